@@ -1,0 +1,61 @@
+"""gradverify: the test that every backward pass must pass.
+
+Names are imported on first use, so that `import gradverify` (and with it the pytest plugin) costs
+nothing in a project that does not need it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gradverify.checking import check as check
+    from gradverify.errors import DeclarationError as DeclarationError
+    from gradverify.errors import GradientMismatch as GradientMismatch
+    from gradverify.errors import GradverifyError as GradverifyError
+    from gradverify.errors import NothingVerified as NothingVerified
+    from gradverify.errors import TargetError as TargetError
+    from gradverify.errors import UsageError as UsageError
+    from gradverify.layer import Layer as Layer
+    from gradverify.layer import Loss as Loss
+    from gradverify.registry import register as register
+    from gradverify.types import Case as Case
+    from gradverify.types import Finding as Finding
+    from gradverify.types import Report as Report
+    from gradverify.types import Verdict as Verdict
+    from gradverify.verification import verify as verify
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "check": "checking",
+    "verify": "verification",
+    "Layer": "layer",
+    "Loss": "layer",
+    "register": "registry",
+    "Case": "types",
+    "Finding": "types",
+    "Report": "types",
+    "Verdict": "types",
+    "DeclarationError": "errors",
+    "GradientMismatch": "errors",
+    "GradverifyError": "errors",
+    "NothingVerified": "errors",
+    "TargetError": "errors",
+    "UsageError": "errors",
+}
+__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'gradverify' has no attribute {name!r}")
+    value = getattr(import_module(f"gradverify.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,65 @@
+"""Calling conventions: each file here turns one of them into a Layer.
+
+An adapter is an object with `name`, `priority`, `recognises(target) -> bool`,
+`adapt(target, **declaration) -> Layer` and `hint`, the two lines of user code that declare it.
+Other packages add theirs through the entry-point group ``gradverify.adapters``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gradverify.errors import DeclarationError
+from gradverify.layer import Layer
+from gradverify.registry import Registry, import_submodules
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """One calling convention.
+
+    Attributes
+    ----------
+    name : short identifier
+    recognises : whether a target is written in this convention; must be cheap and free of side effects
+    adapt : ``(target, **declaration) -> Layer``
+    hint : the lines of user code that would declare a target in this convention
+    priority : tried from high to low
+    """
+
+    name: str
+    recognises: Callable[[Any], bool]
+    adapt: Callable[..., Layer]
+    hint: str
+    priority: int = 0
+
+
+adapters: Registry[Adapter] = Registry("adapter", "gradverify.adapters")
+
+
+def add(adapter: Adapter) -> Adapter:
+    """Register an adapter under its name."""
+    return adapters.add(adapter.name, adapter)
+
+
+def as_layer(target: Any, *, name: str | None = None, **declaration: Any) -> Layer:
+    """Turn a target into a Layer by the first adapter that recognises it.
+
+    Raises
+    ------
+    DeclarationError
+        If none does, with what was tried and the lines that would declare it.
+    """
+    known = sorted((adapters.get(n) for n in adapters.names()), key=lambda a: -a.priority)
+    for adapter in known:
+        if adapter.recognises(target):
+            return adapter.adapt(target, **({"name": name} if name else {}), **declaration)
+    tried = "\n".join(f"  {adapter.name}: {adapter.hint}" for adapter in known)
+    raise DeclarationError(
+        f"cannot tell how {target!r} computes its gradient. Conventions tried, and how to declare each:\n{tried}"
+    )
+
+
+import_submodules(__name__, __path__)

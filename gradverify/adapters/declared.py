@@ -1,0 +1,92 @@
+"""Layers that declare themselves: a Layer object, a pair of functions, or a class of static functions.
+
+A class names its primals as attributes, forward directly above backward:
+
+    @gradverify.register
+    class dense:
+        x, W, b = "N D", "D H", "H"
+        def forward(x, W, b): return x @ W + b, (x, W)
+        def backward(dy, saved): x, W = saved; return dy @ W.T, x.T @ dy, dy.sum(0)
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from gradverify.adapters import Adapter, add
+from gradverify.errors import DeclarationError
+from gradverify.layer import KEYWORDS, Layer, Loss
+
+
+def _is_pair(target: Any) -> bool:
+    return isinstance(target, tuple) and len(target) == 2 and all(callable(part) for part in target)
+
+
+def _is_static_class(target: Any) -> bool:
+    if not inspect.isclass(target):
+        return False
+    functions = [inspect.getattr_static(target, role, None) for role in ("forward", "backward")]
+    return all(f is not None for f in functions) and bool(_dimension_strings(target))
+
+
+def _dimension_strings(cls: type) -> dict[str, Any]:
+    """Class attributes that are arguments of forward and hold dimension strings."""
+    forward = inspect.getattr_static(cls, "forward")
+    forward = getattr(forward, "__func__", forward)
+    try:
+        parameters = list(inspect.signature(forward).parameters)
+    except (TypeError, ValueError):
+        return {}
+    if parameters[:1] == ["self"]:
+        return {}
+    return {n: getattr(cls, n) for n in parameters if isinstance(getattr(cls, n, None), (str, tuple))}
+
+
+def _from_class(target: type, **declaration: Any) -> Layer:
+    found = {k: v for k, v in vars(target).items() if k in KEYWORDS and not k.startswith("__")}
+    found |= {"primals": _dimension_strings(target), "doc": inspect.getdoc(target) or ""}
+    found = {k: getattr(v, "__func__", v) for k, v in found.items()}
+    forward, backward = (
+        getattr(f, "__func__", f) for f in (inspect.getattr_static(target, r) for r in ("forward", "backward"))
+    )
+    build = Loss if declaration.pop("loss", False) or getattr(target, "loss", False) else Layer
+    return build(forward, backward, **{"name": target.__name__, **found, **declaration})
+
+
+def _derive(layer: Layer, *, name: str | None = None, **declaration: Any) -> Layer:
+    if declaration:
+        raise DeclarationError(
+            f"layer {layer.name!r} is declared already; {', '.join(declaration)} cannot be given again "
+            "(use layer.derive(...) to change a field)"
+        )
+    return layer if name is None else layer.derive(name=name)
+
+
+add(
+    Adapter(
+        "layer",
+        lambda target: isinstance(target, Layer),
+        _derive,
+        'gradverify.Layer(forward, backward, x="N D", W="D H")',
+        priority=100,
+    )
+)
+add(
+    Adapter(
+        "pair",
+        _is_pair,
+        lambda target, **declaration: Layer(*target, **declaration),
+        'gradverify.check(forward, backward, x="N D", W="D H")',
+        priority=90,
+    )
+)
+add(
+    Adapter(
+        "class",
+        _is_static_class,
+        _from_class,
+        'class dense: x, W = "N D", "D H"; forward and backward as static functions',
+        priority=80,
+    )
+)

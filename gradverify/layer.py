@@ -1,0 +1,321 @@
+"""What an author declares: a forward, a backward, and the primals between them.
+
+Every calling convention is turned into one normal form:
+
+    forward(*primals, **options) -> (output or tuple of outputs, saved)
+    backward(cotangent or tuple of cotangents, saved) -> gradients, in forward's order or by name
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gradverify import dims, domains
+from gradverify.errors import DeclarationError
+
+Forward = Callable[..., tuple[Any, Any]]
+Backward = Callable[..., Any]
+
+KINK_CONVENTIONS = ("between", "left", "right", "middle")
+
+
+@dataclass(frozen=True, slots=True)
+class Primal:
+    """An input or parameter array of a layer: its name, its dimensions and its domain."""
+
+    name: str
+    dims: dims.Dims
+    domain: domains.Domain
+    differentiable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """What the author declares on purpose, so that nobody has to guess; shown in every report.
+
+    Attributes
+    ----------
+    kinks : which one-sided slope is right at a kink: "between" (any value from the left to the
+        right slope), "left", "right" or "middle"
+    surrogate : the function that is differentiated in place of forward (straight-through,
+        clipping, stop-gradient); same arguments, returns the outputs alone; if it takes a keyword
+        `at`, it gets the unperturbed primals by name
+    zero : primals whose gradient is zero on purpose
+    factor : clean factor of analytic over true gradient, for all primals or by name (-1 for a
+        maximised objective)
+    conjugate : for complex primals, True where the gradient is dL/dRe + i dL/dIm (torch), False
+        where it is its conjugate (JAX)
+    stateful : the layer keeps state on itself from forward to backward
+    """
+
+    kinks: str = "between"
+    surrogate: Callable[..., Any] | None = None
+    zero: tuple[str, ...] = ()
+    factor: float | Mapping[str, float] = 1.0
+    conjugate: bool = True
+    stateful: bool = False
+
+    def factor_of(self, primal: str) -> float:
+        if isinstance(self.factor, Mapping):
+            return float(self.factor.get(primal, 1.0))
+        return float(self.factor)
+
+    def lines(self) -> tuple[str, ...]:
+        """One line for each declaration that departs from the default."""
+        said = []
+        if self.kinks != "between":
+            said.append(f"kinks: the {self.kinks} slope")
+        if self.surrogate is not None:
+            said.append(f"surrogate: gradients are those of {getattr(self.surrogate, '__name__', 'a surrogate')}")
+        if self.zero:
+            said.append(f"zero on purpose: {', '.join(self.zero)}")
+        if self.factor != 1.0:
+            said.append(f"factor: {self.factor}")
+        if not self.conjugate:
+            said.append("complex gradients: dL/dRe - i dL/dIm")
+        if self.stateful:
+            said.append("stateful")
+        return tuple(said)
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Optional extra ways into a layer, filled in by adapters and by authors.
+
+    Attributes
+    ----------
+    session : returns a new (forward, backward) pair that shares one instance of a stateful layer
+    reference : a high-precision forward with forward's arguments, returning the outputs alone
+    jvp : (primals, tangents, **options) -> tangents of the outputs
+    accumulate : (cotangents, saved, buffers by name) -> None, adds the gradients into the buffers
+    wants : (cotangents, saved, names) -> gradients by name of a subset of the primals
+    batched : (stacked primals by name, options) -> outputs with the same leading axis
+    """
+
+    session: Callable[[], tuple[Forward, Backward]] | None = None
+    reference: Callable[..., Any] | None = None
+    jvp: Callable[..., Any] | None = None
+    accumulate: Callable[..., None] | None = None
+    wants: Callable[..., Any] | None = None
+    batched: Callable[..., Any] | None = None
+
+
+@dataclass(frozen=True, init=False)
+class Layer:
+    """A forward, a hand-written backward, and the primals between them.
+
+    Parameters
+    ----------
+    forward : ``forward(*primals, **options) -> (output or tuple of outputs, saved)``
+    backward : ``backward(dy, saved) -> gradients`` in forward's order, or a dict by primal name;
+        with several outputs, `dy` is a tuple of cotangents
+    name : defaults to the name of `forward`
+    primals : primals by name, for names that clash with a keyword of this class
+    **declaration : every keyword that is not a setting is a primal: a dimension string ("N D"),
+        optionally with a domain ("N: labels K"), or a pair (dimension string, domain), where the
+        domain is a word or a Hypothesis strategy of single elements. Settings: `options` (name to
+        a list of choices, simplest first, a tuple of such lists, or a Hypothesis strategy),
+        `returns` (dimension strings of the outputs by name), `batch` (name of the batch axis),
+        `assume` (predicate on primals and options by name; False rejects the case), `empty` (True
+        where axes of size 0 are allowed), `constants` (names of primals that need no gradient),
+        and the fields of `Declared` and `Hooks`.
+
+    Raises
+    ------
+    DeclarationError
+        Naming the layer and the argument that cannot be used.
+    """
+
+    name: str
+    forward: Forward
+    backward: Backward
+    primals: tuple[Primal, ...]
+    options: Mapping[str, Any]
+    returns: Mapping[str, dims.Dims]
+    batch: str | None
+    assume: Callable[..., bool] | None
+    empty: bool
+    declared: Declared
+    hooks: Hooks
+    doc: str
+    origin: str | None  # what `replay` loads: "package.module:object" or "file.py:object"
+
+    def __init__(
+        self,
+        forward: Forward,
+        backward: Backward,
+        *,
+        name: str | None = None,
+        primals: Mapping[str, Any] | None = None,
+        **declaration: Any,
+    ) -> None:
+        label = name or getattr(forward, "__name__", "layer")
+        for role, function in (("forward", forward), ("backward", backward)):
+            if not callable(function):
+                raise DeclarationError(f"layer {label!r}: {role} is not callable (got {type(function).__name__})")
+        arrays = {**{k: v for k, v in declaration.items() if k not in KEYWORDS}, **(primals or {})}
+        constants = _names(declaration.get("constants", ()))
+        if "zero" in declaration:
+            declaration["zero"] = _names(declaration["zero"])
+        self._set(
+            name=label,
+            forward=forward,
+            backward=backward,
+            primals=tuple(_primal(label, key, arrays[key], constants) for key in _order(forward, arrays)),
+            options=dict(declaration.get("options") or {}),
+            returns=_returns(label, declaration.get("returns")),
+            batch=declaration.get("batch"),
+            assume=declaration.get("assume"),
+            empty=bool(declaration.get("empty", False)),
+            declared=Declared(**{k: v for k, v in declaration.items() if k in _DECLARED}),
+            hooks=Hooks(**{k: v for k, v in declaration.items() if k in _HOOKS}),
+            doc=declaration.get("doc") or inspect.getdoc(forward) or "",
+            origin=declaration.get("origin"),
+        )
+        _validate(self, constants)
+
+    def _set(self, **values: Any) -> None:
+        for key, value in values.items():
+            object.__setattr__(self, key, value)
+
+    def derive(self, **changes: Any) -> Layer:
+        """A copy with some fields replaced, e.g. ``layer.derive(backward=wrong)``."""
+        copied = copy.copy(self)
+        copied._set(**changes)
+        return copied
+
+    @property
+    def kind(self) -> str:
+        return "layer"
+
+    @property
+    def primal_names(self) -> tuple[str, ...]:
+        return tuple(primal.name for primal in self.primals)
+
+    @property
+    def differentiable(self) -> tuple[Primal, ...]:
+        return tuple(primal for primal in self.primals if primal.differentiable)
+
+    def primal(self, name: str) -> Primal:
+        return next(primal for primal in self.primals if primal.name == name)
+
+    @property
+    def default_options(self) -> dict[str, Any]:
+        """The simplest value of each option: the first of its choices."""
+        return {name: simplest(spec) for name, spec in self.options.items()}
+
+
+class Loss(Layer):
+    """A Layer with a scalar output, e.g. mean squared error: E = 1/N sum_n sum_k (y - x)^2.
+
+    Its first primal is the prediction; `gradverify.check(layer, loss=name)` feeds it the layer's output.
+    """
+
+    @property
+    def kind(self) -> str:
+        return "loss"
+
+
+def simplest(spec: Any) -> Any:
+    """The first choice of an option's declaration; None where only Hypothesis can tell."""
+    if isinstance(spec, tuple):
+        return tuple(simplest(part) for part in spec)
+    if isinstance(spec, (list, range)):
+        return spec[0]
+    return None
+
+
+def accepted(function: Callable[..., Any], names: Sequence[str]) -> tuple[str, ...]:
+    """The names among `names` that a function takes as keywords."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return ()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return tuple(names)
+    taken = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+    return tuple(name for name in names if name in taken)
+
+
+_SETTINGS = {"options", "returns", "batch", "assume", "empty", "constants", "doc", "origin"}
+_DECLARED = {"kinks", "surrogate", "zero", "factor", "conjugate", "stateful"}
+_HOOKS = {"session", "reference", "jvp", "accumulate", "wants", "batched"}
+KEYWORDS = frozenset(_SETTINGS | _DECLARED | _HOOKS | {"name", "primals"})
+
+
+def _names(value: str | Sequence[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _order(forward: Forward, arrays: Mapping[str, Any]) -> list[str]:
+    """Primals in forward's own order, when its signature names them all; else as declared."""
+    try:
+        names = list(inspect.signature(forward).parameters)
+    except (TypeError, ValueError):
+        return list(arrays)
+    return [n for n in names if n in arrays] if set(arrays) <= set(names) else list(arrays)
+
+
+def _primal(label: str, name: str, spec: Any, constants: tuple[str, ...]) -> Primal:
+    try:
+        text, domain = _split(spec)
+        return Primal(name, dims.parse(text), domain, domain.differentiable and name not in constants)
+    except DeclarationError as error:
+        raise DeclarationError(f"layer {label!r}, primal {name!r}: {error}") from None
+
+
+def _split(spec: Any) -> tuple[str, domains.Domain]:
+    if isinstance(spec, str):
+        text, _, word = spec.partition(":")
+        return text, domains.parse(word)
+    if isinstance(spec, tuple) and len(spec) == 2 and isinstance(spec[0], str):
+        text, domain = spec
+        if isinstance(domain, str):
+            return text, domains.parse(domain)
+        if hasattr(domain, "example"):  # a Hypothesis strategy, recognised without importing Hypothesis
+            return text, domains.Domain("custom", "real", strategy=domain)
+    raise DeclarationError(
+        f"expected a dimension string such as 'N D' or 'N: labels K', or a pair (string, domain); got {spec!r}"
+    )
+
+
+def _returns(label: str, spec: Any) -> dict[str, dims.Dims]:
+    if spec is None:
+        return {}
+    named = {"y": spec} if isinstance(spec, str) else dict(spec)
+    try:
+        return {key: dims.parse(text) for key, text in named.items()}
+    except DeclarationError as error:
+        raise DeclarationError(f"layer {label!r}, returns: {error}") from None
+
+
+def _validate(layer: Layer, constants: tuple[str, ...]) -> None:
+    if not layer.primals:
+        raise DeclarationError(
+            f"layer {layer.name!r} declares no primals: name each array argument of forward with its "
+            'dimensions, e.g. x="N D", W="D H"'
+        )
+    known = set(layer.primal_names)
+    factor = layer.declared.factor
+    for key, names in (
+        ("zero", layer.declared.zero),
+        ("constants", constants),
+        ("factor", tuple(factor) if isinstance(factor, Mapping) else ()),
+    ):
+        for name in names:
+            if name not in known:
+                raise DeclarationError(f"layer {layer.name!r}, {key}: there is no primal {name!r} (has {sorted(known)})")
+    if layer.declared.kinks not in KINK_CONVENTIONS:
+        raise DeclarationError(
+            f"layer {layer.name!r}, kinks: {layer.declared.kinks!r} is not one of {', '.join(KINK_CONVENTIONS)}"
+        )
+    names = {n for primal in layer.primals for n in primal.dims.names}
+    if layer.batch is not None and layer.batch not in names:
+        raise DeclarationError(f"layer {layer.name!r}, batch: no primal has an axis {layer.batch!r}")
+    for name in layer.options:
+        if name in known:
+            raise DeclarationError(f"layer {layer.name!r}: {name!r} is declared both as a primal and as an option")

@@ -1,0 +1,310 @@
+"""The frozen nouns that flow through the house: Case, Comparison, Finding, Outcome, Report."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+Array = Any  # numpy.ndarray of any dtype; shapes stand in the docstrings
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """Everything concrete that one check needs; it can be saved, sent and replayed.
+
+    Attributes
+    ----------
+    layer : name of the layer it was drawn for
+    primals : every primal by name, as stored
+    options : option values by name (numbers, strings, booleans, None, tuples of these)
+    cotangents : one array for each output; None until a forward has told their shapes
+    step : relative step of the first central difference (the tutorial's epsilon); None lets the
+        checker choose
+    seed : source of all randomness that a property needs beyond the arrays
+    target : what `gradverify replay` loads: a registered name, "package.module:object" or "file.py:object"
+    """
+
+    layer: str
+    primals: Mapping[str, Array]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    cotangents: tuple[Array, ...] | None = None
+    step: float | None = None
+    seed: int = 0
+    target: str | None = None
+
+    def but(self, **changes: Any) -> Case:
+        """A copy with some fields replaced."""
+        return replace(self, **changes)
+
+    def rng(self, *stream: int) -> np.random.Generator:
+        """A generator of its own for each stream of numbers; the same for the same Case."""
+        return np.random.default_rng([self.seed, *stream])
+
+    @property
+    def size(self) -> int:
+        """Number of array elements of all primals and cotangents."""
+        return sum(a.size for a in self.primals.values()) + sum(v.size for v in self.cotangents or ())
+
+    def save(self, path: Any) -> None:
+        """Write this Case to one file; see `gradverify.casefile`."""
+        from gradverify import casefile
+
+        casefile.save(self, path)
+
+    @staticmethod
+    def load(path: Any) -> Case:
+        """Read a Case file.
+
+        Raises
+        ------
+        CaseFileError
+            If the file is damaged or of an unknown version.
+        """
+        from gradverify import casefile
+
+        return casefile.load(path)
+
+
+class Verdict(enum.IntEnum):
+    """Of one entry or direction, from the comparison of an Estimate with the analytic value."""
+
+    AGREES = 0
+    KINK = 1  # the analytic value lies between the one-sided slopes
+    UNRESOLVED = 2  # the bound is too wide to tell
+    DISAGREES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Numerical derivatives with their bounds, all arrays of the same shape.
+
+    Attributes
+    ----------
+    value : numerical derivative
+    truncation, rounding : bounds on the two parts of its error, same unit as `value`
+    """
+
+    value: Array
+    truncation: Array
+    rounding: Array
+
+    @property
+    def bound(self) -> Array:
+        """Bound on the error of `value`: truncation plus rounding."""
+        return self.truncation + self.rounding
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Analytic against numerical gradient of one primal; every array has the primal's shape.
+
+    Attributes
+    ----------
+    primal : its name
+    analytic, numerical : the two gradients
+    bound : bound on the error of their difference
+    verdicts : `Verdict` values (int8)
+    scale : magnitude against which an unresolved bound is judged; same unit as the gradient
+    labels : a readable name for each axis
+    """
+
+    primal: str
+    analytic: Array
+    numerical: Array
+    bound: Array
+    verdicts: Array
+    scale: float
+    labels: tuple[str, ...] = ()
+
+    @property
+    def error(self) -> Array:
+        return np.abs(self.analytic - self.numerical)
+
+    @property
+    def wrong(self) -> Array:
+        """Mask of the entries that disagree."""
+        return self.verdicts == Verdict.DISAGREES
+
+    @property
+    def ratio(self) -> Array:
+        """Disagreement in units of the bound; 0 where both are 0."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(self.error == 0, 0.0, self.error / self.bound)
+
+    @property
+    def resolution(self) -> float:
+        """Smallest error that would have been noticed in most entries: the median bound relative to the scale."""
+        decided = self.bound[self.verdicts != Verdict.UNRESOLVED]
+        if decided.size == 0:
+            return float("inf")
+        return float(np.median(decided)) / (self.scale or 1.0)
+
+    @property
+    def worst(self) -> tuple[int, ...]:
+        """Index of the entry that disagrees most, in units of its bound."""
+        ratio = np.where(np.isnan(self.ratio), np.inf, self.ratio) * (self.verdicts != Verdict.UNRESOLVED)
+        return tuple(int(k) for k in np.unravel_index(int(np.argmax(ratio)), ratio.shape)) if ratio.size else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """A signature that fits a finding, in words and with the evidence that was tried.
+
+    Attributes
+    ----------
+    name : short identifier, e.g. "factor"
+    bug_class : class of mutants it belongs to, e.g. "FACTOR"
+    text : one sentence in the author's names
+    confidence : in [0, 1]; used for ranking only
+    evidence : numbers and facts behind the sentence, plain Python values
+    """
+
+    name: str
+    bug_class: str
+    text: str
+    confidence: float
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """A property that does not hold, where and by how much.
+
+    Attributes
+    ----------
+    property, kind : what was asked, and how it failed ("wrong", "missing", "shape", "nan", "crash", ...)
+    primal : which gradient, None if it concerns no single primal
+    message : one sentence in the author's names
+    case : the Case that shows it
+    comparison : the full matrices, where two gradients were compared
+    severity : error in units of its bound (inf where there is no bound)
+    facts : plain numbers for diagnosis and reports
+    worst : the Case with the largest severity seen, when it is not `case`
+    """
+
+    property: str
+    kind: str
+    primal: str | None
+    message: str
+    case: Case
+    comparison: Comparison | None = None
+    severity: float = float("inf")
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    diagnoses: tuple[Diagnosis, ...] = ()
+    worst: Case | None = None
+
+    def but(self, **changes: Any) -> Finding:
+        """A copy with some fields replaced."""
+        return replace(self, **changes)
+
+    @property
+    def fingerprint(self) -> tuple[str, str, str]:
+        """What makes two findings the same: property, kind and primal."""
+        return (self.property, self.kind, self.primal or "")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one property said of one Case.
+
+    Attributes
+    ----------
+    compared : comparisons made, by primal (may be empty for exact properties)
+    entries : number of numbers compared
+    skipped : the reason, if the property was not tried on this Case
+    """
+
+    property: str
+    findings: tuple[Finding, ...] = ()
+    compared: tuple[Comparison, ...] = ()
+    entries: int = 0
+    skipped: str | None = None
+
+
+@dataclass(slots=True)
+class Tally:
+    """Sums over the cases of one property."""
+
+    property: str
+    cases: int = 0
+    entries: int = 0
+    verdicts: dict[str, int] = field(default_factory=lambda: {v.name.lower(): 0 for v in Verdict})
+    worst_ratio: float = 0.0
+    resolution: float = 0.0
+    skipped: int = 0
+    reason: str | None = None
+    seconds: float = 0.0
+
+    def add(self, outcome: Outcome, seconds: float = 0.0) -> None:
+        """Count one more outcome."""
+        self.seconds += seconds
+        if outcome.skipped is not None:
+            self.skipped += 1
+            self.reason = outcome.skipped
+            return
+        self.cases += 1
+        self.entries += outcome.entries
+        for comparison in outcome.compared:
+            counts = np.bincount(comparison.verdicts.ravel().astype(int), minlength=len(Verdict))
+            for verdict in Verdict:
+                self.verdicts[verdict.name.lower()] += int(counts[verdict])
+            decided = comparison.verdicts != Verdict.UNRESOLVED
+            if decided.any():
+                self.worst_ratio = max(self.worst_ratio, float(np.nanmax(comparison.ratio[decided])))
+                self.resolution = max(self.resolution, comparison.resolution)
+
+    @property
+    def verified(self) -> bool:
+        """Whether anything was decided: a tally in which all is unresolved has verified nothing."""
+        compared = sum(self.verdicts.values())
+        return self.cases > 0 and (compared == 0 or self.verdicts["unresolved"] < compared)
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """The result of checking one layer.
+
+    Attributes
+    ----------
+    layer : its name
+    tallies : one `Tally` for each property, by name
+    findings : what does not hold, most severe first
+    declared : the author's declarations that bear on the result, one line each
+    seed, seconds, examples : how the cases were drawn, and how long it took
+    """
+
+    layer: str
+    tallies: Mapping[str, Tally]
+    findings: tuple[Finding, ...] = ()
+    declared: tuple[str, ...] = ()
+    seed: int | None = None
+    seconds: float = 0.0
+    examples: int = 0
+    notes: Sequence[str] = ()
+
+    @property
+    def ok(self) -> bool:
+        """No finding, and something was verified."""
+        return not self.findings and self.verified
+
+    @property
+    def verified(self) -> bool:
+        return any(tally.verified for tally in self.tallies.values())
+
+    @property
+    def cases(self) -> int:
+        return max((tally.cases for tally in self.tallies.values()), default=0)
+
+    def __iter__(self) -> Iterator[Finding]:
+        return iter(self.findings)
+
+    def __str__(self) -> str:
+        from gradverify.report import terminal
+
+        return terminal.render(self)
+
+    __repr__ = __str__
