@@ -1,0 +1,63 @@
+"""What must hold of a backward pass: one file for each property, found by the registry.
+
+A property says which layers it applies to, what it asks of the drawn cases, and what must hold of
+one Case. Other packages add theirs through the entry-point group ``gradverify.properties``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gradverify.layer import Layer
+from gradverify.registry import Registry, import_submodules
+from gradverify.types import Case, Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Regime:
+    """What a property asks of the cases drawn for it.
+
+    Attributes
+    ----------
+    special : draw special points (zeros, ties, borders, saturation, equal rows, size-1 and empty axes) only
+    dtype : floating type of the primals ("float32"); None takes the type of the check
+    small : keep every axis at 3 or less, for properties that are costly
+    """
+
+    special: bool = False
+    dtype: str | None = None
+    small: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Property:
+    """One thing that must hold of a backward pass.
+
+    Attributes
+    ----------
+    name : what users type and reports print
+    says : the property in one sentence
+    holds : ``(layer, case) -> Outcome``; pure: the same Case gives the same Outcome
+    applies : ``(layer) -> reason it does not apply, or None``
+    regime : what it asks of the drawn cases
+    share : fraction of the examples of a check that it wants (costly properties ask for less)
+    """
+
+    name: str
+    says: str
+    holds: Callable[[Layer, Case], Outcome]
+    applies: Callable[[Layer], str | None] = lambda layer: None
+    regime: Regime = field(default_factory=Regime)
+    share: float = 1.0
+
+
+properties: Registry[Property] = Registry("property", "gradverify.properties")
+
+
+def add(prop: Property) -> Property:
+    """Register a property under its name."""
+    return properties.add(prop.name, prop)
+
+
+import_submodules(__name__, __path__)
