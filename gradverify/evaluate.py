@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.layer import Backward, Forward, Layer
+from gradverify.layer import Backward, Forward, Layer, accepted
 from gradverify.types import Array, Case
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
@@ -84,7 +84,7 @@ def run(
         arguments = (*cotangents, saved) if len(cotangents) > 1 and _spreads(backward, len(cotangents)) else None
         if arguments is None:
             arguments = (cotangents if len(outputs) > 1 else cotangents[0], saved)
-        raw = guarded("backward", backward, *arguments, **layer.options_for(backward, options))
+        raw = guarded("backward", backward, *arguments, **{k: options[k] for k in accepted(backward, tuple(options))})
         return by_name(layer, raw)
 
     return Evaluation(outputs, saved, pull)

@@ -12,6 +12,7 @@ import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from gradverify import dims, domains
@@ -93,6 +94,8 @@ class Hooks:
     jvp : (primals, tangents, **options) -> tangents of the outputs
     accumulate : (cotangents, saved, buffers by name) -> None, adds the gradients into the buffers
     wants : (cotangents, saved, names) -> gradients by name of a subset of the primals
+    second : (primals, cotangents, weights by name, **options) -> gradient by primal name of the
+        weighted sum of the gradients: the backward of the backward
     batched : (stacked primals by name, options) -> outputs with the same leading axis
     """
 
@@ -101,6 +104,7 @@ class Hooks:
     jvp: Callable[..., Any] | None = None
     accumulate: Callable[..., None] | None = None
     wants: Callable[..., Any] | None = None
+    second: Callable[..., Any] | None = None
     batched: Callable[..., Any] | None = None
 
 
@@ -229,7 +233,8 @@ def simplest(spec: Any) -> Any:
     return None
 
 
-def accepted(function: Callable[..., Any], names: Sequence[str]) -> tuple[str, ...]:
+@lru_cache(maxsize=4096)
+def accepted(function: Callable[..., Any], names: tuple[str, ...]) -> tuple[str, ...]:
     """The names among `names` that a function takes as keywords."""
     try:
         parameters = inspect.signature(function).parameters.values()
@@ -243,7 +248,7 @@ def accepted(function: Callable[..., Any], names: Sequence[str]) -> tuple[str, .
 
 _SETTINGS = {"options", "returns", "batch", "assume", "empty", "constants", "doc", "origin"}
 _DECLARED = {"kinks", "surrogate", "zero", "factor", "conjugate", "stateful"}
-_HOOKS = {"session", "reference", "jvp", "accumulate", "wants", "batched"}
+_HOOKS = {"session", "reference", "jvp", "accumulate", "wants", "second", "batched"}
 KEYWORDS = frozenset(_SETTINGS | _DECLARED | _HOOKS | {"name", "primals"})
 
 

@@ -122,7 +122,8 @@ class Comparison:
 
     @property
     def error(self) -> Array:
-        return np.abs(self.analytic - self.numerical)
+        difference: Array = np.abs(self.analytic - self.numerical)
+        return difference
 
     @property
     def wrong(self) -> Array:
@@ -146,7 +147,8 @@ class Comparison:
     @property
     def worst(self) -> tuple[int, ...]:
         """Index of the entry that disagrees most, in units of its bound."""
-        ratio = np.where(np.isnan(self.ratio), np.inf, self.ratio) * (self.verdicts != Verdict.UNRESOLVED)
+        told = (self.verdicts == Verdict.AGREES) | (self.verdicts == Verdict.DISAGREES)
+        ratio = np.where(told, np.where(np.isnan(self.ratio), np.inf, self.ratio), -1.0)
         return tuple(int(k) for k in np.unravel_index(int(np.argmax(ratio)), ratio.shape)) if ratio.size else ()
 
 
@@ -252,7 +254,7 @@ class Tally:
             counts = np.bincount(comparison.verdicts.ravel().astype(int), minlength=len(Verdict))
             for verdict in Verdict:
                 self.verdicts[verdict.name.lower()] += int(counts[verdict])
-            decided = comparison.verdicts != Verdict.UNRESOLVED
+            decided = (comparison.verdicts == Verdict.AGREES) | (comparison.verdicts == Verdict.DISAGREES)
             if decided.any():
                 self.worst_ratio = max(self.worst_ratio, float(np.nanmax(comparison.ratio[decided])))
                 self.resolution = max(self.resolution, comparison.resolution)
@@ -307,4 +309,5 @@ class Report:
 
         return terminal.render(self)
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        return str(self)

@@ -1,0 +1,302 @@
+"""Draw Cases, verify them, shrink what fails: the one call behind every face."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gradverify import tuning
+from gradverify.adapters import as_layer
+from gradverify.compose import under_loss
+from gradverify.errors import GradientMismatch, NothingVerified, UsageError
+from gradverify.layer import Layer
+from gradverify.properties import Property, Regime
+from gradverify.registry import layers
+from gradverify.types import Case, Finding, Report, Tally
+from gradverify.verification import examine, ranked, selected
+
+EXAMPLES = 100  # cases for each property, unless told otherwise
+DTYPES = ("float64", "float32", "float16")
+_ENOUGH = 25  # cases drawn after the first finding, to see whether there are others
+_CONFIRM = 5  # runs of the minimal case that tell a wrong layer from a flaky one
+_SHRINK_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How cases are drawn and compared.
+
+    Attributes
+    ----------
+    examples : cases drawn for each property
+    seed : of the drawing; None takes 0, so that a run can be repeated
+    eps : relative step of the first central difference; None draws it with each case
+    dtype : floating type of the primals
+    properties : names of the properties to try; None tries all that apply
+    method : "adaptive", "central" (the tutorial's procedure at `eps` alone) or "complex"
+    sweep : True compares every entry whatever their number, False screens only, None decides by size
+    memory : bytes of perturbed copies in flight
+    shrink : whether failing cases are made small
+    """
+
+    examples: int = EXAMPLES
+    seed: int | None = None
+    eps: float | None = None
+    dtype: str = "float64"
+    properties: tuple[str, ...] | None = None
+    method: str = "adaptive"
+    sweep: bool | None = None
+    memory: int | None = None
+    shrink: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.examples, int) or self.examples < 1:
+            raise UsageError(f"examples must be a whole number of at least 1, got {self.examples!r}")
+        if self.eps is not None and not (math.isfinite(self.eps) and 0 < self.eps < 1):
+            raise UsageError(f"eps must be a finite step between 0 and 1 (relative to the entry), got {self.eps!r}")
+        if self.dtype not in DTYPES:
+            raise UsageError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        if self.method not in ("adaptive", "central", "complex"):
+            raise UsageError(f"method must be adaptive, central or complex, got {self.method!r}")
+        if self.seed is not None and not isinstance(self.seed, (int, np.integer)):
+            raise UsageError(f"seed must be a whole number, got {self.seed!r}")
+        if self.memory is not None and self.memory < 1:
+            raise UsageError(f"memory must be a positive number of bytes, got {self.memory!r}")
+        selected(self.properties)
+
+    @property
+    def tuning(self) -> tuning.Tuning:
+        limit = {None: tuning.current().sweep_limit, True: sys.maxsize, False: 0}[self.sweep]
+        return tuning.Tuning(method=self.method, eps=self.eps, sweep_limit=limit, memory=self.memory)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """An event of a running check."""
+
+    layer: str
+    cases: int
+    examples: int
+    findings: int
+
+
+Listener = Callable[[Progress], None]
+
+
+def check(
+    target: Any,
+    backward: Callable[..., Any] | None = None,
+    /,
+    *,
+    loss: str | None = None,
+    examples: int | None = None,
+    seed: int | None = None,
+    eps: float | None = None,
+    dtype: str = "float64",
+    properties: Sequence[str] | str | None = None,
+    method: str = "adaptive",
+    raises: bool = True,
+    **declaration: Any,
+) -> Report:
+    """Check that a backward pass is right.
+
+    Parameters
+    ----------
+    target : a forward (with `backward`), a registered name, a Layer, or anything an adapter recognises
+    backward : the hand-written backward, when `target` is a forward
+    loss : name of a registered loss to put on top
+    examples, seed, eps, dtype, properties, method : see `Settings`
+    raises : raise when there is a finding, or nothing could be verified; False returns the Report
+    **declaration : dimension strings of the primals and everything else that `Layer` takes
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    GradientMismatch
+        An AssertionError with the report as its text.
+    NothingVerified
+        An AssertionError: no entry of any case could be decided.
+    GradverifyError
+        For a target, a declaration or an argument that cannot be used.
+    """
+    layer = _resolve(target, backward, declaration)
+    if loss is not None:
+        layer = under_loss(layer, loss)
+    names = (properties,) if isinstance(properties, str) else None if properties is None else tuple(properties)
+    settings = Settings(
+        examples=EXAMPLES if examples is None else examples,
+        seed=seed,
+        eps=eps,
+        dtype=dtype,
+        properties=names,
+        method=method,
+    )
+    report = check_layer(layer, settings)
+    if raises and report.findings:
+        raise GradientMismatch(report, f"{len(report.findings)} finding(s)\n{report}")
+    if raises and not report.verified:
+        raise NothingVerified(report, f"nothing could be verified\n{report}")
+    return report
+
+
+def _resolve(target: Any, backward: Callable[..., Any] | None, declaration: dict[str, Any]) -> Layer:
+    if isinstance(target, str):
+        if backward is not None or declaration:
+            raise UsageError(f"{target!r} is a registered layer; it takes no backward and no declaration")
+        return layers.get(target)
+    return as_layer(target if backward is None else (target, backward), **declaration)
+
+
+def check_layer(layer: Layer, settings: Settings, listen: Listener | None = None) -> Report:
+    """Check one layer with given settings; `listen` hears of progress after each case."""
+    return Search(layer, settings, listen or (lambda event: None)).run()
+
+
+class _Enough(Exception):
+    """Enough cases were seen after the first finding."""
+
+
+@dataclass
+class Search:
+    """One check of one layer: what was counted and found so far."""
+
+    layer: Layer
+    settings: Settings
+    listen: Listener
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    found: dict[tuple[str, str, str], tuple[Finding, Property, Regime]] = field(default_factory=dict)
+    cases: int = 0
+    total: int = 0
+    first: int | None = None
+
+    def run(self) -> Report:
+        """Draw, verify, shrink; one pass for each group of properties that draw alike."""
+        start = time.perf_counter()
+        with tuning.using(self.settings.tuning):
+            groups = list(_groups(self._applicable()))
+            self.total = sum(_count(self.settings.examples, props) for _, props in groups)
+            for regime, props in groups:
+                self._draw(regime, props)
+            findings = [self._minimal(*item) for item in self.found.values()]
+        return Report(
+            self.layer.name,
+            self.tallies,
+            ranked(findings),
+            self.layer.declared.lines(),
+            seed=self.seed,
+            seconds=time.perf_counter() - start,
+            examples=self.settings.examples,
+        )
+
+    @property
+    def seed(self) -> int:
+        return int(self.settings.seed or 0)
+
+    def _applicable(self) -> list[Property]:
+        chosen = []
+        for prop in selected(self.settings.properties):
+            tally = self.tallies.setdefault(prop.name, Tally(prop.name))
+            tally.reason = prop.applies(self.layer)
+            if tally.reason is None:
+                chosen.append(prop)
+        return chosen
+
+    def _strategy(self, regime: Regime) -> Any:
+        from gradverify.strategies import cases
+
+        target = self.layer.origin or (self.layer.name if self.layer.name in layers else None)
+        return cases(self.layer, regime, dtype=self.settings.dtype, eps=self.settings.eps, target=target)
+
+    def _stream(self, regime: Regime) -> int:
+        return zlib.crc32(f"{self.seed} {self.layer.name} {regime}".encode())
+
+    def _draw(self, regime: Regime, props: list[Property]) -> None:
+        from gradverify.strategies import each
+
+        drawn = 0
+
+        def body(case: Case) -> None:
+            nonlocal drawn
+            drawn += 1
+            self.cases += 1
+            for prop in props:
+                if int(drawn * prop.share) > int((drawn - 1) * prop.share) or drawn == 1:
+                    self._try(case, prop, regime)
+            self.listen(Progress(self.layer.name, self.cases, self.total, len(self.found)))
+            if self.first is not None and self.cases >= self.first + _ENOUGH:
+                raise _Enough
+
+        try:
+            each(self._strategy(regime), _count(self.settings.examples, props), self._stream(regime), body)
+        except _Enough:
+            self.first = self.cases  # the next group of properties gets its own chance
+
+    def _try(self, case: Case, prop: Property, regime: Regime) -> None:
+        begun = time.perf_counter()
+        outcome = examine(self.layer, case, prop)
+        self.tallies[prop.name].add(outcome, time.perf_counter() - begun)
+        for finding in outcome.findings:
+            known = self.found.get(finding.fingerprint)
+            if known is None:
+                self.first = self.cases if self.first is None else self.first
+                self.found[finding.fingerprint] = (finding, prop, regime)
+            else:
+                self.found[finding.fingerprint] = (_smaller(known[0], finding), known[1], known[2])
+
+    def _minimal(self, finding: Finding, prop: Property, regime: Regime) -> Finding:
+        """The same finding on a small case; worst and minimal are both kept."""
+        from gradverify.shrink import shrink
+
+        worst = finding.worst or finding.case
+        threshold = min(10.0, finding.severity)
+
+        def fails(case: Case) -> bool:
+            same = _same(self.layer, case, prop, finding)
+            return same is not None and same.severity >= threshold
+
+        case = finding.case
+        if self.settings.shrink:
+            case = shrink(self.layer, case, fails, seconds=_SHRINK_SECONDS)
+        again = [_same(self.layer, case, prop, finding) for _ in range(_CONFIRM)]
+        seen = [f for f in again if f is not None]
+        if len(seen) == _CONFIRM:
+            return seen[0].but(worst=worst)
+        return (seen[0] if seen else finding).but(
+            kind="nondeterministic",
+            worst=worst,
+            message=f"nondeterministic ({len(seen)} of {_CONFIRM} runs of one case): {finding.message}",
+        )
+
+
+def _same(layer: Layer, case: Case, prop: Property, finding: Finding) -> Finding | None:
+    outcome = examine(layer, case, prop)
+    return next((f for f in outcome.findings if f.fingerprint == finding.fingerprint), None)
+
+
+def _smaller(known: Finding, new: Finding) -> Finding:
+    """Keep the finding on the smaller case, and remember the case where it was worst."""
+    worst = max((known, new), key=lambda f: f.severity)
+    best = min((known, new), key=lambda f: f.case.size)
+    return best.but(worst=worst.worst or worst.case)
+
+
+def _groups(props: Iterable[Property]) -> Iterable[tuple[Regime, list[Property]]]:
+    """Properties that draw alike share their cases."""
+    groups: dict[Regime, list[Property]] = {}
+    for prop in props:
+        groups.setdefault(prop.regime, []).append(prop)
+    return groups.items()
+
+
+def _count(examples: int, props: list[Property]) -> int:
+    return max(1, math.ceil(examples * max(prop.share for prop in props)))

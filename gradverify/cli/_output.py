@@ -1,0 +1,93 @@
+"""Where text goes: data to stdout, everything else to stderr, colour only where it is wanted."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any, TextIO, TypeVar
+
+import click
+
+from gradverify.errors import UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def color_option(function: F) -> F:
+    """`--color/--no-color`; by default colour follows NO_COLOR, FORCE_COLOR and the terminal."""
+    option = click.option("--color/--no-color", default=None, help="Colour, or none; the default asks the terminal.")
+    return option(function)
+
+
+def colored(stream: TextIO, wanted: bool | None) -> bool:
+    """Whether to write ANSI colour to a stream."""
+    if wanted is not None:
+        return wanted
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or (stream.isatty() and os.environ.get("TERM") != "dumb")
+
+
+@contextmanager
+def data_stream() -> Iterator[TextIO]:
+    """Gives the real stdout; whatever a layer prints inside goes to stderr."""
+    data = sys.stdout
+    with redirect_stdout(sys.stderr):
+        yield data
+
+
+def write(text: str, stream: TextIO) -> None:
+    """A line or more; signs that the stream cannot encode are replaced."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = text.replace("±", "+-").replace("…", "...").encode(encoding, "replace").decode(encoding)
+    stream.write(f"{text}\n")
+    stream.flush()
+
+
+def note(text: str) -> None:
+    """A line on stderr."""
+    write(text, sys.stderr)
+
+
+def writable(path: str | None) -> None:
+    """Refuse a file that cannot be written before an hour of work, not after.
+
+    Raises
+    ------
+    UsageError
+        If the folder does not exist or cannot be written, or the path is a folder.
+    """
+    if path is None or path == "-":
+        return
+    folder = Path(path).absolute().parent
+    if not folder.is_dir():
+        raise UsageError(f"cannot write {path!r}: there is no folder {str(folder)!r}")
+    if Path(path).is_dir():
+        raise UsageError(f"cannot write {path!r}: it is a folder")
+    if not os.access(path if os.path.exists(path) else folder, os.W_OK):
+        raise UsageError(f"cannot write {path!r}: permission denied")
+
+
+def write_json(content: Any, path: str, data: TextIO) -> None:
+    """JSON to a file, or to stdout for "-".
+
+    Raises
+    ------
+    UsageError
+        If the file cannot be written.
+    """
+    text = json.dumps(content, indent=2, allow_nan=False)
+    if path == "-":
+        write(text, data)
+        return
+    try:
+        Path(path).write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {path!r}: {error.strerror or error}") from None

@@ -1,0 +1,66 @@
+"""What `check` and `replay` print when they are done, and the exit status that goes with it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TextIO
+
+from gradverify.cli._output import colored, write
+
+if TYPE_CHECKING:
+    from gradverify.layer import Layer
+    from gradverify.types import Case, Comparison, Finding, Report
+
+OK, FOUND, NOTHING = 0, 1, 3
+
+
+def show(
+    reports: Sequence[Report],
+    replays: Mapping[Finding, str],
+    stream: TextIO,
+    color: bool | None,
+    matrices: bool = False,
+) -> None:
+    """The table, each finding, and one line that sums up."""
+    from gradverify.report.table import summary, table
+    from gradverify.report.terminal import render_finding, side_by_side
+
+    paint = colored(stream, color)
+    write(table(reports, paint), stream)
+    for report in reports:
+        for line in [f"{report.layer}: declared {said}" for said in report.declared]:
+            write(line, stream)
+        for finding in report.findings:
+            write("\n" + render_finding(finding, paint, _width(), replays.get(finding)), stream)
+            if matrices and finding.comparison is not None:
+                write("\n" + side_by_side(finding.comparison, paint, _width()), stream)
+    write(f"\n{summary(reports)}", stream)
+
+
+def show_matrices(name: str, compared: Sequence[Comparison], stream: TextIO, color: bool | None) -> None:
+    """The gradients of one case in full."""
+    from gradverify.report.terminal import side_by_side
+
+    for comparison in compared:
+        write(f"\n{name}, gradient of {side_by_side(comparison, colored(stream, color), _width())}", stream)
+
+
+def _width() -> int:
+    """Columns of the terminal; 80 where there is none, or a narrower one."""
+    return max(80, shutil.get_terminal_size((80, 24)).columns)
+
+
+def status(reports: Sequence[Report]) -> int:
+    """0 nothing wrong, 1 a finding, 3 where for some layer nothing could be verified."""
+    if any(report.findings for report in reports):
+        return FOUND
+    return OK if reports and all(report.verified for report in reports) else NOTHING
+
+
+def compared(layer: Layer, case: Case) -> Sequence[Comparison]:
+    """What the gradient property compared on one case."""
+    from gradverify.properties import properties
+    from gradverify.verification import examine
+
+    return examine(layer, case, properties.get("gradient")).compared

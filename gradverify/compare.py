@@ -1,0 +1,238 @@
+"""Estimates against analytic values: agrees, disagrees, kink or unresolved, entry by entry.
+
+Most entries are decided by one central difference: where value and analytic gradient differ by no
+more than the rounding noise, and the noise is small, no finer instrument could say more. The rest
+climb the ladder; what then disagrees is tried for a kink, and for rounding in the backward itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradverify.differences import ladder
+from gradverify.differences.central import best_step, central, paired
+from gradverify.differences.complexstep import complex_step
+from gradverify.differences.neighbourhood import explained
+from gradverify.differences.point import Point
+from gradverify.types import Array, Case, Comparison, Estimate, Verdict
+
+FINE = 1e-8  # a single step decides only where its bound is below this share of the largest entry
+WIDE = 1e-3  # a bound above this share of the entry ...
+COARSE = 1e-4  # ... and this share of the primal's scale is too wide to tell
+
+
+@dataclass(slots=True)
+class Sweep:
+    """Element-by-element result over the flat parameters; every array has shape (P,)."""
+
+    numerical: Array
+    bound: Array
+    verdicts: Array
+    scale: Array  # for each entry, the scale of its primal's gradient
+
+
+def sweep(
+    point: Point,
+    analytic: Array,
+    step: float | None = None,
+    *,
+    method: str = "adaptive",
+    allowance: Callable[[], Array] | None = None,
+    entries: Array | None = None,
+    case: Case | None = None,
+) -> Sweep:
+    """Compare a gradient element by element.
+
+    Parameters
+    ----------
+    analytic : flat gradient, shape (P,); NaN entries are left unresolved
+    step : relative step tried first; None starts at the best step
+    method : "adaptive"; "central" for the tutorial's procedure at `step` alone; "complex" for the complex step
+    allowance : rounding error of the analytic gradient itself, shape (P,), asked for only on disagreement
+    entries : flat indices to compare, default all
+    case : of the point; with it, disagreements where several kinks meet are looked at from nearby
+    """
+    result = Sweep(
+        numerical=np.full(point.size, np.nan),
+        bound=np.full(point.size, np.inf),
+        verdicts=np.full(point.size, Verdict.UNRESOLVED, np.int8),
+        scale=_scales(point, analytic),
+    )
+    todo = np.arange(point.size) if entries is None else entries
+    todo = todo[np.isfinite(analytic[todo])]
+    if method == "complex":
+        _settle(point, result, analytic, todo, complex_step(point, todo))
+    elif method == "central":
+        _settle(point, result, analytic, todo, paired(point, todo, step or best_step(point.eps), analytic)[0])
+    else:
+        todo = _single_steps(point, result, analytic, todo, step)
+        todo = _climb(point, result, analytic, todo)
+    wrong = np.flatnonzero(result.verdicts == Verdict.DISAGREES)
+    if wrong.size and allowance is not None:
+        wrong = _allow(result, analytic, wrong, allowance())
+    if wrong.size:
+        wrong = _kinks(point, result, analytic, wrong)
+    if wrong.size and case is not None:
+        accepted, unclear = explained(point, case, wrong, analytic[wrong], result.numerical[wrong])
+        result.verdicts[wrong[accepted]] = Verdict.KINK
+        result.verdicts[wrong[unclear]] = Verdict.UNRESOLVED
+    if point.layer.declared.kinks != "between":
+        _conventions(point, result, analytic)
+    return result
+
+
+def _scales(point: Point, analytic: Array) -> Array:
+    """Largest analytic entry of each primal; where that is zero, the natural scale |v y| / |x|."""
+    scale = np.empty(point.size)
+    for slot in point.slots:
+        part = slice(slot.start, slot.stop)
+        top = float(np.max(np.abs(analytic[part][np.isfinite(analytic[part])]), initial=0.0))
+        scale[part] = top if top > 0 else point.loudness / point.scale[part]
+    return scale
+
+
+def _single_steps(point: Point, result: Sweep, analytic: Array, todo: Array, step: float | None) -> Array:
+    best = best_step(point.eps)
+    first = best if step is None else max(step, 8 * point.eps)
+    for relative in dict.fromkeys((first, best)):
+        if todo.size == 0:
+            break
+        estimate, residual, moved = central(point, todo, relative, analytic)
+        _widen(point, result, todo, estimate.value)
+        bound = estimate.rounding
+        decided = (np.abs(residual) <= bound) & (bound <= FINE * result.scale[todo]) & moved
+        _store(result, todo[decided], estimate.value[decided], bound[decided], Verdict.AGREES)
+        todo = todo[~decided]
+    return todo
+
+
+def _widen(point: Point, result: Sweep, entries: Array, numerical: Array) -> None:
+    """A primal's scale is the largest of either gradient, so that one that is zero by mistake does not hide."""
+    for slot in point.slots:
+        inside = (entries >= slot.start) & (entries < slot.stop) & np.isfinite(numerical)
+        top = float(np.max(np.abs(numerical[inside]), initial=0.0))
+        part = slice(slot.start, slot.stop)
+        result.scale[part] = np.maximum(result.scale[part], top)
+
+
+def _climb(point: Point, result: Sweep, analytic: Array, todo: Array) -> Array:
+    """Ladder on what one step left open; entries still unresolved are tried at other scales."""
+    for scale in _reaches(point):
+        if todo.size == 0:
+            break
+        _settle(point, result, analytic, todo, ladder.entrywise(point, todo, analytic, scale=scale[todo]))
+        todo = todo[result.verdicts[todo] == Verdict.UNRESOLVED]
+    for side in (+1, -1):  # the edge of a domain has one side only
+        if todo.size == 0:
+            break
+        open_ = todo[~np.isfinite(result.bound[todo])]
+        if open_.size:
+            _settle(point, result, analytic, open_, ladder.entrywise(point, open_, analytic, side=side))
+        todo = todo[result.verdicts[todo] == Verdict.UNRESOLVED]
+    return todo
+
+
+def _reaches(point: Point) -> tuple[Array, ...]:
+    """First rungs: the natural scale; each entry's own magnitude; one, for primals that are tiny."""
+    own = np.abs(point.values).astype(float)
+    own = np.where(own > 0, own, point.scale)
+    reaches = [point.scale]
+    if np.any(own < 1e-3 * point.scale):
+        reaches.append(own)
+    if np.any(point.scale < 1e-2):
+        reaches.append(np.maximum(point.scale, 1.0))
+    return tuple(reaches)
+
+
+def _settle(point: Point, result: Sweep, analytic: Array, entries: Array, estimate: Estimate) -> None:
+    value, bound = np.asarray(estimate.value, float), np.asarray(estimate.bound, float)
+    better = bound < result.bound[entries]
+    entries, value, bound = entries[better], value[better], bound[better]
+    _widen(point, result, entries, value)
+    _store(result, entries, value, bound, judge(analytic[entries], value, bound, _floor(point, result, entries)))
+
+
+def _floor(point: Point, result: Sweep, entries: Array) -> Array:
+    """Scale below which a bound is fine enough to tell: the primal's own, or the natural one where all is noise."""
+    natural = point.loudness / point.scale[entries]
+    scale = result.scale[entries]
+    return np.where(scale > 64 * point.eps * natural, scale, natural)
+
+
+def judge(analytic: Array, value: Array, bound: Array, scale: Array) -> Array:
+    """Verdicts without regard to kinks; every array has one element for each entry."""
+    error = np.abs(value - analytic)
+    wide = (bound > WIDE * np.maximum(np.abs(value), np.abs(analytic))) & (bound > COARSE * scale)
+    verdicts = np.where(wide, Verdict.UNRESOLVED, Verdict.AGREES)
+    return np.where((error > bound) & np.isfinite(bound), Verdict.DISAGREES, verdicts).astype(np.int8)
+
+
+def _store(result: Sweep, entries: Array, value: Array, bound: Array, verdicts: Array | int) -> None:
+    result.numerical[entries] = value
+    result.bound[entries] = bound
+    result.verdicts[entries] = verdicts
+
+
+def _allow(result: Sweep, analytic: Array, wrong: Array, rounding: Array) -> Array:
+    """Add the rounding of the backward itself to the bound, unless it is so large that it would hide anything."""
+    extra = rounding[wrong]
+    extra = np.where(np.isfinite(extra) & (extra <= 1e-4 * result.scale[wrong]), extra, 0.0)
+    result.bound[wrong] += extra
+    pardoned = np.abs(result.numerical[wrong] - analytic[wrong]) <= result.bound[wrong]
+    result.verdicts[wrong[pardoned]] = Verdict.AGREES
+    return wrong[~pardoned]
+
+
+def _kinks(point: Point, result: Sweep, analytic: Array, wrong: Array) -> Array:
+    """Accept what lies between two one-sided slopes that differ by more than their bounds."""
+    right = ladder.entrywise(point, wrong, analytic, side=+1)
+    left = ladder.entrywise(point, wrong, analytic, side=-1)
+    accepted, jump = accept_kink(analytic[wrong], left, right, point.layer.declared.kinks)
+    result.verdicts[wrong[accepted]] = Verdict.KINK
+    middle = wrong[jump]
+    result.numerical[middle] = 0.5 * (left.value + right.value)[jump]
+    result.bound[middle] = (left.bound + right.bound)[jump]
+    return wrong[~accepted]
+
+
+def accept_kink(analytic: Array, left: Estimate, right: Estimate, convention: str) -> tuple[Array, Array]:
+    """Which entries are kinks at which the analytic value is accepted, and which are kinks at all."""
+    slack = left.bound + right.bound
+    with np.errstate(invalid="ignore"):
+        jump = np.abs(right.value - left.value) > slack
+        low, high = np.minimum(left.value, right.value), np.maximum(left.value, right.value)
+        if convention == "between":
+            fits = (analytic >= low - slack) & (analytic <= high + slack)
+        else:
+            wanted = {"left": left.value, "right": right.value, "middle": 0.5 * (left.value + right.value)}[convention]
+            fits = np.abs(analytic - wanted) <= slack
+    return jump & fits, jump
+
+
+def _conventions(point: Point, result: Sweep, analytic: Array) -> None:
+    """A declared convention is stricter than a central difference, which any symmetric kink satisfies."""
+    entries = np.flatnonzero(np.isfinite(analytic) & (result.verdicts != Verdict.DISAGREES))
+    if entries.size == 0:
+        return
+    right = ladder.entrywise(point, entries, analytic, side=+1)
+    left = ladder.entrywise(point, entries, analytic, side=-1)
+    accepted, jump = accept_kink(analytic[entries], left, right, point.layer.declared.kinks)
+    result.verdicts[entries[jump]] = Verdict.DISAGREES
+    result.verdicts[entries[accepted]] = Verdict.KINK
+
+
+def comparisons(point: Point, analytic: Array, result: Sweep) -> tuple[Comparison, ...]:
+    """The flat result as one Comparison for each primal, in the primal's shape."""
+    found = []
+    for slot in point.slots:
+        part = slice(slot.start, slot.stop)
+        primal = point.layer.primal(slot.name)
+        labels = primal.dims.labels(len(slot.shape) - slot.complex) + (("re/im",) if slot.complex else ())
+        shaped = (a[part].reshape(slot.shape) for a in (analytic, result.numerical, result.bound, result.verdicts))
+        a, n, b, v = shaped
+        top = float(np.max(result.scale[part], initial=0.0))
+        found.append(Comparison(slot.name, a, n, b, v, top, labels))
+    return tuple(found)

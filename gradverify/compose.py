@@ -1,0 +1,89 @@
+"""A layer under a loss: the loss's prediction is the layer's output, its other primals come along."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gradverify import dims
+from gradverify.errors import DeclarationError
+from gradverify.evaluate import by_name
+from gradverify.layer import Layer, Loss, Primal, accepted
+from gradverify.registry import loss as find_loss
+
+
+def under_loss(layer: Layer, name: str) -> Layer:
+    """A layer whose output is the loss of the given layer's output.
+
+    The layer must have one output and declare its dimensions (``returns``), from which those of
+    the loss's other primals follow. Names that clash get the loss's name in front.
+
+    Raises
+    ------
+    TargetError
+        If there is no such loss.
+    DeclarationError
+        If the layer's output cannot be matched with the prediction.
+    """
+    loss = find_loss(name)
+    prediction, *others = loss.primals
+    if isinstance(layer, Loss):
+        raise DeclarationError(f"{layer.name!r} is a loss already; --loss takes a layer")
+    if len(layer.returns) != 1:
+        raise DeclarationError(
+            f"layer {layer.name!r} cannot be put under the loss {name!r}: it must have one output and declare "
+            'its dimensions, e.g. returns="N K"'
+        )
+    rename = _match(layer, prediction, next(iter(layer.returns.values())), name)
+    taken = set(layer.primal_names)
+    extra = {p.name: (f"{name}_{p.name}" if p.name in taken else p.name) for p in others}
+    own = {key: (f"{name}_{key}" if key in layer.options else key) for key in loss.options}
+
+    def forward(*arrays: Any, **options: Any) -> tuple[Any, Any]:
+        count = len(layer.primals)
+        mine = {k: v for k, v in options.items() if k in layer.options}
+        theirs = {key: options[alias] for key, alias in own.items() if alias in options}
+        output, saved = layer.forward(*arrays[:count], **mine)
+        value, kept = loss.forward(output, *arrays[count:], **theirs)
+        return value, (saved, kept, mine, theirs)
+
+    def backward(dE: Any, saved: Any) -> Mapping[str, Any]:
+        inner, kept, mine, theirs = saved
+        above = by_name(loss, loss.backward(dE, kept, **_taken(loss.backward, theirs)))
+        below = by_name(layer, layer.backward(above.pop(prediction.name), inner, **_taken(layer.backward, mine)))
+        return {**below, **{extra[key]: value for key, value in above.items()}}
+
+    added = tuple(Primal(extra[p.name], _renamed(p.dims, rename), p.domain, p.differentiable) for p in others)
+    composed = Loss(forward, backward, name=f"{layer.name}+{name}", primals={"x": ""})
+    composed._set(
+        primals=(*layer.primals, *added),
+        options={**layer.options, **{own[key]: spec for key, spec in loss.options.items()}},
+        declared=layer.declared,
+        assume=layer.assume,
+        empty=layer.empty and loss.empty,
+        doc=f"{layer.doc} Under the loss {name}.",
+        origin=None,
+    )
+    return composed
+
+
+def _match(layer: Layer, prediction: Primal, output: dims.Dims, name: str) -> dict[str, str]:
+    """The loss's axis names in terms of the layer's; a starred group takes all that is left."""
+    mine, theirs = output.text.split(), prediction.dims.text.split()
+    if theirs and theirs[0].startswith("*"):
+        cut = len(mine) - len(theirs) + 1
+        return {theirs[0]: " ".join(mine[:cut]), **dict(zip(theirs[1:], mine[cut:]))}
+    if len(mine) != len(theirs):
+        raise DeclarationError(
+            f"the output {output.text!r} of layer {layer.name!r} does not fit the prediction "
+            f"{prediction.dims.text!r} of the loss {name!r}"
+        )
+    return dict(zip(theirs, mine))
+
+
+def _renamed(spec: dims.Dims, rename: Mapping[str, str]) -> dims.Dims:
+    return dims.parse(" ".join(rename.get(token, token) for token in spec.text.split()))
+
+
+def _taken(function: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: options[key] for key in accepted(function, tuple(options))}

@@ -1,0 +1,124 @@
+"""Adaptive ladder: steps from large to small, extrapolated, the rung chosen by Lepski's principle.
+
+Going from the smallest step upward, each rung (and each extrapolation of it) is an interval as wide
+as its rounding noise. The running intersection is kept, and a larger step counts only while it is
+consistent with every smaller one; the last consistent one with the least noise is the estimate.
+O. V. Lepski, "On a problem of adaptive estimation in Gaussian white noise" (1990); extrapolation
+after L. F. Richardson (1911). Choosing the rung where neighbours differ least would accept the
+false plateau that every bounded function has beyond its own length scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from gradverify.differences.central import NOISE_FACTOR
+from gradverify.differences.point import Differences, Point
+from gradverify.types import Array, Estimate
+
+RATIO = 4.0
+SAFETY = 4.0  # what a consistent larger step may hide: a bias of a few noise widths of its smaller neighbours
+_CENTRAL = (2, 4, 6)  # powers of h in the error of a central difference
+_ONE_SIDED = (1, 2, 3)
+
+
+def rungs(eps: float, reach: float = 1.0) -> Array:
+    """Relative steps, large to small, down to eps^0.6."""
+    count = int(np.ceil(-0.6 * np.log(eps) / np.log(RATIO))) + 1
+    return reach * RATIO ** -np.arange(count, dtype=float)
+
+
+def entrywise(
+    point: Point, entries: Array, analytic: Array | None = None, *, side: int = 0, scale: Array | None = None
+) -> Estimate:
+    """Derivatives along single entries, shape (n,).
+
+    Parameters
+    ----------
+    analytic : flat gradient, shape (P,); the ladder then runs on the residual, which for a right
+        gradient is truncation plus noise
+    side : 0 for central differences, +1 or -1 for one-sided slopes
+    scale : step of the first rung for each entry, default the point's own
+    """
+    known = np.zeros(entries.size) if analytic is None else np.nan_to_num(analytic[entries])
+    h = (point.scale[entries] if scale is None else scale)[:, None] * rungs(point.eps)
+    tiled = np.repeat(entries, h.shape[1])
+    d = _differences(lambda a, b: point.slopes(tiled, a, b), h.ravel(), side)
+    residual = (d.change - np.repeat(known, h.shape[1]) * d.gap).reshape(h.shape)
+    gap = d.gap.reshape(h.shape)
+    estimate = select(*_rates(residual, gap, d.noise.reshape(h.shape)), _ONE_SIDED if side else _CENTRAL)
+    return Estimate(estimate.value + known, estimate.truncation, estimate.rounding)
+
+
+def directional(point: Point, direction: Array, analytic: Array | None = None, *, side: int = 0) -> Estimate:
+    """Residual derivative along one joint direction, shape (1,): numerical minus <analytic, direction>."""
+    h = rungs(point.eps, 0.25)
+    zero = np.zeros(point.size) if analytic is None else analytic
+    d = _differences(lambda a, b: point.along(direction, a, b, zero), h, side)
+    gap = (h if side else 2 * h) * (side or 1)
+    return select(*_rates((d.change - d.gap)[None], gap[None], d.noise[None]), _ONE_SIDED if side else _CENTRAL)
+
+
+def _differences(primitive: Callable[[Array, Array | None], Differences], h: Array, side: int) -> Differences:
+    return primitive(h, -h) if side == 0 else primitive(side * h, None)
+
+
+def _rates(change: Array, gap: Array, noise: Array) -> tuple[Array, Array]:
+    with np.errstate(all="ignore"):
+        rate, width = change / gap, NOISE_FACTOR * noise / np.abs(gap)
+    usable = np.isfinite(rate) & np.isfinite(width)
+    return np.where(usable, rate, np.nan).astype(float), np.where(usable, width, np.nan).astype(float)
+
+
+def select(rate: Array, noise: Array, powers: tuple[int, ...]) -> Estimate:
+    """Lepski's choice over rungs and extrapolations.
+
+    Parameters
+    ----------
+    rate, noise : difference quotients and their noise, shape (n, R), large steps first; NaN where unusable
+    powers : of h in the error expansion, lowest first
+
+    Returns
+    -------
+    Estimate of shape (n,); the bound is infinite where no rung was usable
+    """
+    n = rate.shape[0]
+    low, high = np.full(n, -np.inf), np.full(n, np.inf)
+    best, width = np.zeros(n), np.full(n, np.inf)
+    levels = _extrapolations(rate, noise, powers)
+    alive = np.ones((len(levels), n), bool)
+    started = np.zeros(n, bool)
+    for j in range(rate.shape[1] - 1, -1, -1):
+        for order, (value, spread) in enumerate(levels):
+            if j >= value.shape[1]:
+                continue
+            v, s = value[:, j], spread[:, j]
+            valid = np.isfinite(v) & np.isfinite(s)
+            with np.errstate(invalid="ignore"):
+                consistent = valid & alive[order] & (v - s <= high) & (v + s >= low)
+            alive[order] &= consistent | (~valid & ~started)
+            low = np.where(consistent, np.maximum(low, v - s), low)
+            high = np.where(consistent, np.minimum(high, v + s), high)
+            better = consistent & (s < width)
+            best, width = np.where(better, v, best), np.where(better, s, width)
+            started |= consistent
+    return Estimate(best, (SAFETY - 1.0) * width, width)
+
+
+def _extrapolations(rate: Array, noise: Array, powers: tuple[int, ...]) -> list[tuple[Array, Array]]:
+    """The rungs themselves, then Richardson's eliminations of one power of h after the other."""
+    levels = [(rate, noise)]
+    for power in powers:
+        value, spread = levels[-1]
+        if value.shape[1] < 2:
+            break
+        factor = RATIO**power
+        levels.append(
+            (
+                (factor * value[:, 1:] - value[:, :-1]) / (factor - 1.0),
+                (factor * spread[:, 1:] + spread[:, :-1]) / (factor - 1.0),
+            )
+        )
+    return levels

@@ -1,0 +1,329 @@
+"""The forward of a layer around one point, evaluated at many perturbed copies at once.
+
+Two primitives serve every method: `slopes` moves one entry at a time, `along` moves all primals
+together. Both difference the outputs first and contract with the cotangent after (the other order
+loses the digits that matter), use the step as it was realised in floating point, and report the
+rounding noise of each difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from gradverify.differences.noise import noise_levels
+from gradverify.evaluate import LayerFailure, cast, guarded, outputs_of, run
+from gradverify.layer import Layer, accepted
+from gradverify.types import Array, Case
+
+MEMORY = 4 << 20  # bytes of perturbed primals and outputs in flight; fits the cache of a CPU core
+
+_refused: WeakKeyDictionary[Callable[..., Any], set[Any]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where one primal lies in the flat vector of real parameters."""
+
+    name: str
+    start: int
+    stop: int
+    shape: tuple[int, ...]  # of the real parameters: complex primals have a last axis of 2
+    complex: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """Contracted differences phi(a) - phi(b); every array has one element for each row.
+
+    Attributes
+    ----------
+    change : sum over outputs of cotangent * (y(a) - y(b))
+    gap : realised step between a and b (1-D), or the analytic prediction <g, a - b> along a direction
+    noise : rounding noise of `change`, about one standard deviation, same unit
+    moved : whether any output changed at all
+    """
+
+    change: Array
+    gap: Array
+    noise: Array
+    moved: Array
+
+
+class Point:
+    """A layer's forward around the primals of one Case.
+
+    Parameters
+    ----------
+    layer, case : the case must have cotangents
+    dtype : floating type in which the forward is run; None takes the case's own
+    memory : bytes of perturbed copies in flight at once
+    """
+
+    def __init__(self, layer: Layer, case: Case, dtype: Any = None, memory: int | None = None) -> None:
+        self.layer = layer
+        self.options = case.options
+        self.primals = cast(case.primals, dtype) if dtype is not None else dict(case.primals)
+        self.memory = memory or MEMORY
+        self.slots = tuple(self._slots())
+        self.size = self.slots[-1].stop if self.slots else 0
+        self.forwards = 0
+        self._at = {name: np.array(a) for name, a in self.primals.items()}
+        assert case.cotangents is not None
+        self._cotangents = case.cotangents
+        raw = self._call(self.primals)
+        self.shapes = [y.shape for y in raw]
+        self.base = self._flat([y[None] for y in raw])[0]
+        self.dtype = np.result_type(*[y.real.dtype for y in raw if y.dtype.kind in "fc"] or [np.float64])
+        self.eps = float(np.finfo(self.dtype).eps)
+        self.weights = self._weights(raw)
+
+    def _slots(self) -> Iterator[Slot]:
+        start = 0
+        for primal in self.layer.differentiable:
+            array = self.primals[primal.name]
+            is_complex = array.dtype.kind == "c"
+            shape = (*array.shape, 2) if is_complex else array.shape
+            stop = start + int(np.prod(shape))
+            yield Slot(primal.name, start, stop, shape, is_complex)
+            start = stop
+
+    def _weights(self, raw: tuple[Array, ...]) -> Array:
+        """Cotangents as real weights on the flat outputs; dL = Re(conj(v) dy), or Re(v dy) by declaration."""
+        sign = 1.0 if self.layer.declared.conjugate else -1.0
+        parts = []
+        for v, y in zip(self._cotangents, raw):
+            v = np.asarray(v)
+            if y.dtype.kind == "c":
+                parts.append(np.stack([v.real, sign * v.imag], -1).ravel())
+            else:
+                parts.append((v.real if y.dtype.kind == "f" else np.zeros(y.shape)).ravel())
+        wide = np.result_type(np.float64, self.dtype)
+        return np.concatenate(parts).astype(wide) if parts else np.zeros(0, wide)
+
+    def vector(self, arrays: Mapping[str, Array]) -> Array:
+        """Arrays by primal name as one flat real vector; a missing one is NaN."""
+        flat = np.full(self.size, np.nan)
+        for slot in self.slots:
+            if slot.name in arrays:
+                flat[slot.start : slot.stop] = real_parts(arrays[slot.name], slot, self.layer.declared.conjugate)
+        return flat
+
+    @cached_property
+    def values(self) -> Array:
+        """The differentiable primals as one flat real vector."""
+        flat = np.empty(self.size, np.result_type(np.float64, *[a.real.dtype for a in self.primals.values()]))
+        for slot in self.slots:
+            flat[slot.start : slot.stop] = real_parts(self.primals[slot.name], slot, True)
+        return flat
+
+    @cached_property
+    def scale(self) -> Array:
+        """Natural step of each entry: its own magnitude or its primal's root mean square, 1 where both are 0."""
+        scale = np.empty(self.size)
+        for slot in self.slots:
+            magnitude = np.abs(self.values[slot.start : slot.stop]).astype(float)
+            top = magnitude.max(initial=0.0)
+            rms = top * float(np.sqrt(np.mean((magnitude / top) ** 2))) if top > 0 else 1.0
+            scale[slot.start : slot.stop] = np.maximum(magnitude, rms)
+        return scale
+
+    @cached_property
+    def sigma(self) -> Array:
+        """Rounding noise of each flat output, about one standard deviation."""
+        return noise_levels(self)
+
+    @cached_property
+    def loudness(self) -> float:
+        """Sum of |cotangent * output|: what a relative change of one would amount to."""
+        return float(np.sum(np.abs(self.weights * self.base)))
+
+    # -- evaluation -------------------------------------------------------------------------
+
+    def outputs(self, stack: Mapping[str, Array], count: int) -> Array:
+        """Flat outputs, shape (count, K), at stacked primals (count, *shape); others stay at the point.
+
+        The whole stack goes through one forward when the layer's code broadcasts over leading axes
+        and gives the same as a loop does, which is tried on two rows; else row by row.
+        """
+        key = (tuple(stack), str(self.options), tuple(self.primals[n].shape for n in stack))
+        refused = _refused.setdefault(self.layer.forward, set())
+        if count > 2 and key not in refused:
+            flat = self._stacked(stack, count)
+            if flat is not None and self._same(flat, stack, count):
+                return flat
+            refused.add(key)
+        return np.concatenate([self._row(stack, k) for k in range(count)]) if count else np.zeros((0, self.base.size))
+
+    def _stacked(self, stack: Mapping[str, Array], count: int) -> Array | None:
+        rank = max(np.ndim(a) for a in self.primals.values())
+        padded = {n: a.reshape((count,) + (1,) * (rank - a.ndim + 1) + a.shape[1:]) for n, a in stack.items()}
+        try:
+            if self.layer.hooks.batched is not None:
+                raw = outputs_of(self.layer, self.layer.hooks.batched(stack, self.options))
+            else:
+                raw = self._call({**self.primals, **padded})
+            self.forwards += 1
+            parts = [_leading(y, count, shape) for y, shape in zip(raw, self.shapes)]
+        except (LayerFailure, ValueError):
+            return None
+        return self._flat(parts) if len(raw) == len(self.shapes) else None
+
+    def _same(self, flat: Array, stack: Mapping[str, Array], count: int) -> bool:
+        for k in (0, count - 1):
+            row = self._row(stack, k)[0]
+            with np.errstate(all="ignore"):
+                slack = 64 * self.eps * (np.abs(row) + np.abs(self.base).max(initial=0.0) * 0.01)
+                close = (np.abs(flat[k] - row) <= slack) | (~np.isfinite(row) & ~np.isfinite(flat[k]))
+            if not close.all():
+                return False
+        return True
+
+    def _row(self, stack: Mapping[str, Array], k: int) -> Array:
+        self.forwards += 1
+        return self._flat([y[None] for y in self._call({**self.primals, **{n: a[k] for n, a in stack.items()}})])
+
+    def _call(self, primals: Mapping[str, Array]) -> tuple[Array, ...]:
+        surrogate = self.layer.declared.surrogate
+        if surrogate is None:
+            return run(self.layer, primals, self.options).outputs
+        arguments = [primals[p.name] for p in self.layer.primals]
+        extra = {"at": self._at} if accepted(surrogate, ("at",)) else {}
+        return outputs_of(self.layer, guarded("forward", surrogate, *arguments, **self.options, **extra))
+
+    def _flat(self, parts: list[Array]) -> Array:
+        flat = [np.stack([y.real, y.imag], -1) if y.dtype.kind == "c" else y for y in parts]
+        columns = [y.reshape(y.shape[0], -1) for y in flat]
+        return columns[0] if len(columns) == 1 and columns[0].dtype.kind == "f" else np.concatenate(
+            [c if c.dtype.kind == "f" else c.astype(float) for c in columns], axis=1
+        )
+
+    # -- primitives -------------------------------------------------------------------------
+
+    def slopes(self, entries: Array, a: Array, b: Array | None) -> Differences:
+        """Differences between entry + a and entry + b, one entry at a time.
+
+        Parameters
+        ----------
+        entries : flat indices, shape (n,)
+        a, b : offsets, shape (n,); b = None is the point itself
+        """
+        parts = [
+            self._slope_chunk(entries[chunk], a[chunk], None if b is None else b[chunk], slots)
+            for chunk, slots in self._chunks(entries)
+        ]
+        return _joined(parts)
+
+    def _chunks(self, entries: Array) -> Iterator[tuple[Array, tuple[Slot, ...]]]:
+        """Rows that go through one forward, with the primals that move in it."""
+        row = 8 * (self.size + self.base.size)
+        if 2 * entries.size * row <= self.memory // 8:
+            moved = tuple(s for s in self.slots if ((entries >= s.start) & (entries < s.stop)).any())
+            yield np.arange(entries.size), moved
+            return
+        for slot in self.slots:
+            inside = np.flatnonzero((entries >= slot.start) & (entries < slot.stop))
+            width = 16 * (slot.stop - slot.start + 4 * self.base.size + 1)
+            step = max(1, self.memory // width)
+            for first in range(0, inside.size, step):
+                yield inside[first : first + step], (slot,)
+
+    def _slope_chunk(self, entries: Array, a: Array, b: Array | None, slots: tuple[Slot, ...]) -> Differences:
+        n = entries.size
+        offsets = a if b is None else np.concatenate([a, b])
+        tiled = entries if b is None else np.concatenate([entries, entries])
+        stack, reached = {}, np.empty(offsets.size, self.values.dtype)
+        for slot in slots:
+            array = self.primals[slot.name]
+            copies = np.repeat(array[None], offsets.size, axis=0)
+            rows = np.flatnonzero((tiled >= slot.start) & (tiled < slot.stop))
+            flat = (copies.view(copies.real.dtype) if slot.complex else copies).reshape(offsets.size, -1)
+            local = tiled[rows] - slot.start
+            flat[rows, local] += offsets[rows].astype(flat.dtype)
+            reached[rows] = flat[rows, local]
+            stack[slot.name] = copies
+        y = self.outputs(stack, offsets.size)
+        if b is None:
+            return self._contract(y, self.base[None], reached - self.values[entries], a)
+        return self._contract(y[:n], y[n:], reached[:n] - reached[n:], a)
+
+    def along(self, direction: Array, a: Array, b: Array | None, analytic: Array | None = None) -> Differences:
+        """Differences between point + a * direction and point + b * direction, one row for each step.
+
+        Parameters
+        ----------
+        direction, analytic : flat real vectors, shape (P,); `gap` of the result is <analytic, realised step>
+        a, b : steps, shape (r,); b = None is the point itself
+        """
+        rows = max(1, int(self.memory // (16 * (self.size + self.base.size) + 1)))
+        parts = []
+        for first in range(0, a.size, rows):
+            chunk = slice(first, first + rows)
+            parts.append(self._along_chunk(direction, a[chunk], None if b is None else b[chunk], analytic))
+        return _joined(parts)
+
+    def _along_chunk(self, direction: Array, a: Array, b: Array | None, analytic: Array | None) -> Differences:
+        n, steps = a.size, a if b is None else np.concatenate([a, b])
+        stack, gap = {}, np.zeros(n)
+        for slot in self.slots:
+            part = direction[slot.start : slot.stop]
+            if not part.any():
+                continue
+            array = self.primals[slot.name]
+            real = (array.view(array.real.dtype) if slot.complex else array).reshape(-1)
+            moved = real + (steps[:, None] * part).astype(real.dtype)
+            if analytic is not None:
+                realised = moved[:n] - (moved[n:] if b is not None else real)
+                gap += realised.astype(float) @ np.nan_to_num(analytic[slot.start : slot.stop])
+            stack[slot.name] = (moved.view(array.dtype) if slot.complex else moved).reshape(steps.size, *array.shape)
+        y = self.outputs(stack, steps.size)
+        return self._contract(y[:n], y[n:] if b is not None else self.base[None], gap, a)
+
+    def _contract(self, ya: Array, yb: Array, gap: Array, a: Array) -> Differences:
+        with np.errstate(all="ignore"):
+            delta = ya - yb
+            change = delta @ self.weights
+            changed = delta != 0
+            weight = np.abs(self.weights)
+            if a.size and np.max(np.abs(a)) > 1e-3:  # far from the point outputs, and their rounding, may be larger
+                level = np.maximum(self.sigma, self.eps * np.maximum(np.abs(ya), np.abs(yb)))
+                noise = np.where(changed, level, 0) @ weight
+            else:
+                noise = changed.astype(weight.dtype) @ (weight * self.sigma)
+            moved = changed.any(axis=1)
+            floor = self.eps * float(weight @ np.abs(self.base))
+        return Differences(change, gap, np.where(moved, noise, floor), moved)
+
+
+def real_parts(array: Any, slot: Slot, conjugate: bool) -> Array:
+    """A gradient or primal as the flat real parameters of a slot."""
+    array = np.asarray(array)
+    if not slot.complex:
+        return array.real.ravel()
+    return np.stack([array.real, array.imag if conjugate else -array.imag], -1).ravel()
+
+
+def _leading(y: Array, count: int, shape: tuple[int, ...]) -> Array:
+    """Bring a stacked output to (count, *shape); outputs that did not depend on the stack are repeated."""
+    if y.shape == shape:
+        return np.broadcast_to(y, (count, *shape))
+    extra = y.ndim - len(shape) - 1
+    if extra < 0 or y.shape[0] not in (1, count) or y.shape[1 : 1 + extra] != (1,) * extra:
+        raise ValueError("the stack was not carried through")
+    y = y.reshape(y.shape[0], *y.shape[1 + extra :])
+    return np.broadcast_to(y, (count, *shape))
+
+
+def _joined(parts: list[Differences]) -> Differences:
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        return Differences(np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0, bool))
+    return Differences(
+        *(np.concatenate([getattr(p, field) for p in parts]) for field in ("change", "gap", "noise", "moved"))
+    )

@@ -1,0 +1,99 @@
+"""Screen, then localise: all primals at once for a handful of forwards, whatever their number.
+
+A random signed direction over every entry compares <gradient, direction> with one ladder. When it
+disagrees, the coordinates are bisected (group testing, R. Dorfman 1943): half of them move, the
+residual of the other half follows by subtraction of what is known, until single entries are left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradverify.differences import ladder
+from gradverify.differences.central import NOISE_FACTOR, best_step
+from gradverify.differences.point import Point
+from gradverify.types import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """Residuals along random directions.
+
+    Attributes
+    ----------
+    residual, bound : numerical minus analytic derivative along each direction, shape (k,)
+    power : smallest error of a single entry that the screen would have noticed, relative to the
+        largest entry of the gradient
+    forwards : evaluations spent
+    """
+
+    residual: Array
+    bound: Array
+    power: float
+    forwards: int
+
+    @property
+    def agrees(self) -> bool:
+        return bool((np.abs(self.residual) <= self.bound).all())
+
+
+def directions(point: Point, seed: int, count: int) -> list[Array]:
+    """Signed directions with magnitudes in [1, 2) natural steps: two equal errors do not cancel."""
+    rng = np.random.default_rng([seed, 0x5C])
+    return [
+        point.scale * rng.choice([-1.0, 1.0], point.size) * rng.uniform(1.0, 2.0, point.size) for _ in range(count)
+    ]
+
+
+def screen(point: Point, analytic: Array, seed: int, count: int = 2) -> Screened:
+    """Compare along `count` joint directions: the first by a ladder, the others at its best step."""
+    before = point.forwards
+    chosen = directions(point, seed, count)
+    first = ladder.directional(point, chosen[0], analytic)
+    residual, bound = [float(first.value[0])], [float(first.bound[0])]
+    for direction in chosen[1:]:
+        value, width = probe(point, direction, analytic)
+        residual.append(value)
+        bound.append(max(width, float(first.bound[0])))
+    smallest = float(point.scale.min(initial=np.inf))
+    top = float(np.max(np.abs(np.nan_to_num(analytic)), initial=0.0)) or 1.0
+    power = 2 * float(np.max(bound)) / (smallest * top) if point.size else 0.0
+    return Screened(np.array(residual), np.array(bound), power, point.forwards - before)
+
+
+def probe(point: Point, direction: Array, analytic: Array, step: float | None = None) -> tuple[float, float]:
+    """Residual along one direction from two forwards, and its rounding bound."""
+    h = np.array([step or best_step(point.eps)])
+    d = point.along(direction, h, -h, analytic)
+    rounding = NOISE_FACTOR * d.noise[0] + 8 * point.eps * abs(d.gap[0])
+    return float((d.change[0] - d.gap[0]) / (2 * h[0])), float(rounding / (2 * h[0]))
+
+
+def localise(point: Point, analytic: Array, seed: int, limit: int = 16) -> Array:
+    """Flat indices of entries whose residual stands out, at most `limit`, found by bisection.
+
+    Each level costs two forwards for a group that is split; the half that moves is measured and
+    the other half is measured too, so that errors that cancel in their parent still show.
+    """
+    direction = directions(point, seed, 1)[0]
+    total, width = probe(point, direction, analytic)
+    threshold = max(8 * width, 1e-3 * abs(total) / max(1, limit))
+    found: list[int] = []
+    groups = [(np.arange(point.size), total)]
+    while groups and len(found) < limit:
+        groups.sort(key=lambda group: -abs(group[1]))
+        members, residual = groups.pop(0)
+        if members.size == 1:
+            found.append(int(members[0]))
+            continue
+        half = members[: members.size // 2]
+        part = np.zeros(point.size)
+        part[half] = direction[half]
+        left, _ = probe(point, part, analytic)
+        right = residual - left
+        for child, value in ((half, left), (members[members.size // 2 :], right)):
+            if abs(value) > threshold:
+                groups.append((child, value))
+    return np.array(sorted(found), dtype=np.intp)

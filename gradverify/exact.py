@@ -1,0 +1,144 @@
+"""Analytic gradients that must be equal up to rounding: no numerical derivative is needed.
+
+Two gradients of the same layer, got in two ways (another layout, another order of calls), may
+differ by the rounding of the backward. How large that is, is measured by moving primals and
+cotangents by one unit in the last place, and only when a difference is in sight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from gradverify import evaluate
+from gradverify.evaluate import LayerFailure
+from gradverify.facts import best_ratio
+from gradverify.layer import Layer
+from gradverify.types import Array, Case, Comparison, Finding, Outcome, Verdict
+
+Gradients = Mapping[str, Array]
+
+_ULPS = 4096.0  # reductions in another order move the last digits; bugs move the first
+_SPREADS = 16.0
+
+
+def gradients(layer: Layer, case: Case, cotangents: tuple[Array, ...] | None = None) -> dict[str, Array]:
+    """Usable gradients of one fresh forward and backward, on copies; the case must be completed."""
+    given = cotangents if cotangents is not None else case.cotangents or ()
+    raw = evaluate.gradients(layer, case.primals, case.options, given)
+    return usable(layer, case, raw)
+
+
+def usable(layer: Layer, case: Case, raw: Mapping[str, Any]) -> dict[str, Array]:
+    """Gradients that can be compared; raises LayerFailure where one cannot."""
+    good, bad = evaluate.usable(layer, case, raw)
+    if bad:
+        raise bad[0]
+    return good
+
+
+def ready(layer: Layer, case: Case) -> tuple[Case, str | None]:
+    """The completed case, and the reason why its gradients say nothing, if there is one."""
+    case, outputs = evaluate.completed(layer, case)
+    if not all(np.isfinite(y).all() for y in outputs if y.dtype.kind in "fc"):
+        return case, "forward is not finite at the point"
+    return case, None
+
+
+def outcome(
+    layer: Layer,
+    case: Case,
+    name: str,
+    pairs: Sequence[tuple[str, Gradients, Gradients]],
+    *,
+    kind: str = "differs",
+) -> Outcome:
+    """An Outcome from pairs (what was done, gradients got, gradients expected)."""
+    findings: dict[str, Finding] = {}
+    entries = 0
+    for what, got, expected in pairs:
+        for primal, comparison in compare(layer, case, got, expected).items():
+            entries += comparison.bound.size
+            if comparison.wrong.any() and primal not in findings:
+                findings[primal] = _finding(name, kind, what, case, comparison)
+    return Outcome(name, tuple(findings.values()), entries=entries)
+
+
+def compare(layer: Layer, case: Case, got: Gradients, expected: Gradients) -> dict[str, Comparison]:
+    """Comparison of two gradients by primal; the bound is the rounding of the backward."""
+    spread: dict[str, Array] | None = None
+    found = {}
+    for primal in expected:
+        a, b = np.asarray(got[primal]), np.asarray(expected[primal])
+        with np.errstate(all="ignore"):
+            error = np.abs(a - b)
+            top = float(np.max(np.abs(b[np.isfinite(b)]), initial=0.0))
+            bound = np.full(b.shape, _ULPS * _eps(b) * top)
+            far = ~(error <= bound) & ~((a == b) | (np.isnan(a) & np.isnan(b)))
+        if far.any():
+            spread = rounding(layer, case) if spread is None else spread
+            extra = spread.get(primal, np.zeros(b.shape))
+            if extra.shape == bound.shape:
+                bound = bound + _SPREADS * np.where(np.isfinite(extra) & (extra <= 1e-3 * (top or np.inf)), extra, 0.0)
+            with np.errstate(all="ignore"):
+                far &= ~(error <= bound)
+        verdicts = np.where(far, Verdict.DISAGREES, Verdict.AGREES).astype(np.int8)
+        labels = layer.primal(primal).dims.labels(b.ndim)
+        found[primal] = Comparison(primal, a, b, bound, verdicts, top, labels)
+    return found
+
+
+def rounding(layer: Layer, case: Case) -> dict[str, Array]:
+    """Spread of the gradients under changes of one unit in the last place, by primal."""
+    rng = case.rng(4)
+    try:
+        base = gradients(layer, case)
+        spread = {name: np.zeros(np.shape(g)) for name, g in base.items()}
+        for _ in range(3):
+            nudged = case.but(
+                primals={n: nudge(a, rng) for n, a in case.primals.items()},
+                cotangents=tuple(nudge(v, rng) for v in case.cotangents or ()),
+            )
+            for name, gradient in gradients(layer, nudged).items():
+                with np.errstate(all="ignore"):
+                    spread[name] = np.fmax(spread[name], np.abs(gradient - base[name]))
+    except LayerFailure:
+        return {}
+    return spread
+
+
+def nudge(array: Array, rng: np.random.Generator) -> Array:
+    """The array with each entry moved by -1, 0 or +1 unit in the last place."""
+    if array.dtype.kind not in "fc":
+        return array
+    eps = np.finfo(array.real.dtype).eps
+    return (array * (1 + eps * rng.integers(-1, 2, array.shape))).astype(array.dtype)
+
+
+def _eps(array: Array) -> float:
+    return float(np.finfo(array.real.dtype).eps) if array.dtype.kind in "fc" else 0.0
+
+
+def _finding(name: str, kind: str, what: str, case: Case, comparison: Comparison) -> Finding:
+    where = comparison.worst
+    a, b = comparison.analytic[where], comparison.numerical[where]
+    place = f"{comparison.primal}{list(where) if where else ''}"
+    ratio = comparison.ratio[comparison.wrong]
+    severity = float(np.max(np.where(np.isfinite(ratio), ratio, np.inf)))
+    message = f"{what}, the gradient of {comparison.primal} changes: at {place} it is {a:.6g} instead of {b:.6g}"
+    scalar, remainder = best_ratio(*(np.nan_to_num(np.asarray(x).real.ravel().astype(float)) for x in
+                                     (comparison.analytic, comparison.numerical)))
+    facts = {"ratio": scalar, "remainder": remainder, "wrong": int(comparison.wrong.sum()), "what": what}
+    return Finding(name, kind, comparison.primal, message, case, comparison, severity, facts)
+
+
+def pulled(layer: Layer, case: Case, evaluation: evaluate.Evaluation, cotangents: Callable[[], tuple[Array, ...]]) -> dict[str, Array]:
+    """Usable gradients from an open evaluation."""
+    return usable(layer, case, evaluation.pull(cotangents()))
+
+
+def copied(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Fresh copies of cotangents."""
+    return tuple(np.array(a) for a in arrays)

@@ -1,0 +1,61 @@
+"""Fresh buffers: backward reads no memory that it did not write.
+
+`numpy.empty` hands out whatever was there before, which is often zero in a test and never in a long
+run. While the backward runs, fresh allocations are filled with NaN (or with a large integer).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from gradverify import evaluate, exact
+from gradverify.layer import Layer
+from gradverify.properties import Property, add
+from gradverify.types import Array, Case, Outcome
+
+NAME = "fresh"
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """Inside, arrays from `numpy.empty` and `numpy.empty_like` hold NaN."""
+    originals = np.empty, np.empty_like
+    np.empty, np.empty_like = (_poison(f) for f in originals)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        np.empty, np.empty_like = originals  # type: ignore[assignment]
+
+
+def _poison(allocate: Callable[..., Array]) -> Callable[..., Array]:
+    def allocated(*arguments: Any, **keywords: Any) -> Array:
+        array = allocate(*arguments, **keywords)
+        if array.dtype.kind in "fc":
+            array.fill(np.nan)
+        elif array.dtype.kind in "iu":
+            array.fill(np.iinfo(array.dtype).max // 3)
+        return array
+
+    return allocated
+
+
+def holds(layer: Layer, case: Case) -> Outcome:
+    """Forward and backward on poisoned allocations give what they give otherwise."""
+    case, reason = exact.ready(layer, case)
+    if reason is not None:
+        return Outcome(NAME, skipped=reason)
+    expected = exact.gradients(layer, case)
+    cotangents = exact.copied(case.cotangents or ())
+    primals = evaluate.copies(case.primals)
+    with poisoned():
+        evaluation = evaluate.run(layer, primals, case.options)
+        raw = evaluation.pull(cotangents)
+    pairs = [("when fresh memory does not hold zeros", exact.usable(layer, case, raw), expected)]
+    return exact.outcome(layer, case, NAME, pairs, kind="uninitialised")
+
+
+add(Property(NAME, "backward reads no memory that it did not write", holds, share=0.3))

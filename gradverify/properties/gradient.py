@@ -1,0 +1,125 @@
+"""The gradient property: analytic and numerical gradients agree in every entry of every primal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gradverify import evaluate
+from gradverify.compare import Sweep, comparisons, sweep
+from gradverify.differences import screen
+from gradverify.differences.point import Point
+from gradverify.evaluate import LayerFailure
+from gradverify.facts import facts_of
+from gradverify.layer import Layer
+from gradverify.properties import Property, add
+from gradverify.tuning import current
+from gradverify.types import Array, Case, Comparison, Finding, Outcome, Verdict
+
+NAME = "gradient"
+
+
+def holds(layer: Layer, case: Case) -> Outcome:
+    """Compare every entry; see `gradverify.compare`."""
+    case, outputs = evaluate.completed(layer, case)
+    if not all(np.isfinite(y).all() for y in outputs if y.dtype.kind in "fc"):
+        return Outcome(NAME, skipped="forward is not finite at the point: nothing to differentiate")
+    dtype = working_dtype(case)
+    working = case if dtype is None else case.but(primals=evaluate.cast(case.primals, dtype))
+    raw = evaluate.gradients(layer, working.primals, case.options, case.cotangents or ())
+    good, _ = evaluate.usable(layer, working, raw)
+    point = Point(layer, case, dtype, current().memory)
+    analytic = point.vector({name: _undeclared(layer, name, value) for name, value in good.items()})
+    result = compare(point, case, analytic)
+    compared = comparisons(point, analytic, result)
+    findings = tuple(finding(layer, case, c, good) for c in compared if c.wrong.any())
+    return Outcome(NAME, findings, compared, entries=int(np.isfinite(analytic).sum()))
+
+
+def working_dtype(case: Case) -> Any:
+    """float32 and float16 points are differentiated in float64; the precision property judges the rest."""
+    floats = [a.real.dtype for a in case.primals.values() if a.dtype.kind in "fc"]
+    return np.float64 if floats and np.result_type(*floats).itemsize < 8 else None
+
+
+def _undeclared(layer: Layer, name: str, gradient: Array) -> Array:
+    """Divide out a declared clean factor; a gradient that is zero on purpose is compared with zero elsewhere."""
+    factor = layer.declared.factor_of(name)
+    return gradient if factor == 1.0 else np.asarray(gradient) / factor
+
+
+def compare(point: Point, case: Case, analytic: Array) -> Sweep:
+    """Element by element where that is cheap or asked for, else a screen that localises what it finds."""
+    tuning = current()
+    layer = point.layer
+
+    def allowance() -> Array:
+        return backward_rounding(point, case, analytic)
+
+    zero = [slot for slot in point.slots if slot.name in layer.declared.zero]
+    chosen = np.arange(point.size)
+    if zero:
+        chosen = chosen[np.all([(chosen < s.start) | (chosen >= s.stop) for s in zero], axis=0)]
+    if point.size > tuning.sweep_limit:
+        chosen = screened_entries(point, case, analytic, chosen, tuning.sample)
+    step = tuning.eps if tuning.eps is not None else case.step
+    result = sweep(point, analytic, step, method=tuning.method, allowance=allowance, entries=chosen, case=case)
+    for slot in zero:
+        part = slice(slot.start, slot.stop)
+        result.numerical[part], result.bound[part] = 0.0, 0.0
+        result.verdicts[part] = np.where(analytic[part] == 0, Verdict.AGREES, Verdict.DISAGREES)
+    return result
+
+
+def screened_entries(point: Point, case: Case, analytic: Array, chosen: Array, sample: int) -> Array:
+    """Entries worth a look of their own: what group testing points at, and a random sample."""
+    rng = case.rng(2)
+    picked = rng.choice(chosen, min(sample, chosen.size), replace=False)
+    if not screen.screen(point, analytic, case.seed).agrees:
+        picked = np.concatenate([picked, screen.localise(point, analytic, case.seed)])
+    return np.unique(picked)
+
+
+def backward_rounding(point: Point, case: Case, analytic: Array) -> Array:
+    """How far the analytic gradient moves when primals and cotangents move by one unit in the last place."""
+    spread = np.zeros(point.size)
+    rng = case.rng(3)
+    for _ in range(3):
+        primals = {n: _nudged(a, rng) for n, a in point.primals.items()}
+        cotangents = tuple(_nudged(v, rng) for v in case.cotangents or ())
+        try:
+            raw = evaluate.gradients(point.layer, primals, case.options, cotangents)
+        except LayerFailure:
+            return spread
+        good, _ = evaluate.usable(point.layer, case.but(primals=primals), raw)
+        moved = point.vector({n: _undeclared(point.layer, n, g) for n, g in good.items()})
+        with np.errstate(invalid="ignore"):
+            spread = np.fmax(spread, np.abs(moved - analytic))
+    return 8 * spread
+
+
+def _nudged(array: Array, rng: np.random.Generator) -> Array:
+    if array.dtype.kind not in "fc":
+        return array
+    eps = np.finfo(array.real.dtype).eps
+    return (array * (1 + eps * rng.integers(-1, 2, array.shape))).astype(array.dtype)
+
+
+def finding(layer: Layer, case: Case, comparison: Comparison, good: Mapping[str, Array]) -> Finding:
+    """The finding for one primal, with the facts that diagnosis builds on."""
+    where = comparison.worst
+    ratio = comparison.ratio[comparison.wrong]
+    severity = float(np.max(np.where(np.isnan(ratio), np.inf, ratio)))
+    count, total = int(comparison.wrong.sum()), comparison.wrong.size
+    a, n = comparison.analytic[where], comparison.numerical[where]
+    message = (
+        f"the gradient of {comparison.primal} is wrong in {count} of {total} "
+        f"{'entry' if total == 1 else 'entries'}: at {comparison.primal}{list(where) if where else ''} "
+        f"analytic {a:.6g}, numerical {n:.6g} ± {comparison.bound[where]:.1g}"
+    )
+    return Finding(NAME, "wrong", comparison.primal, message, case, comparison, severity, facts_of(comparison))
+
+
+add(Property(NAME, "analytic and numerical gradients agree in every entry of every primal", holds))

@@ -1,0 +1,110 @@
+"""Precision: a low-precision backward loses no more digits than its arithmetic must.
+
+The same code in float64 at the same stored point is the yardstick, as verified by the gradient
+property. How much of the difference is unavoidable is measured, too: by how far the float64
+gradient moves when primals and cotangents move by one unit of the low precision.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gradverify import evaluate, exact
+from gradverify.evaluate import LayerFailure
+from gradverify.layer import Layer
+from gradverify.properties import Property, Regime, add
+from gradverify.types import Array, Case, Comparison, Finding, Outcome, Verdict
+
+NAME = "precision"
+_FACTOR = 32.0  # multiples of the unavoidable error that a right backward stays below
+
+
+def holds(layer: Layer, case: Case) -> Outcome:
+    """Compare the gradient in the precision of the case with the one in float64."""
+    low = [a.dtype for a in case.primals.values() if a.dtype.kind in "fc" and a.real.dtype.itemsize < 8]
+    if not low:
+        return Outcome(NAME, skipped="no primal has a low precision")
+    eps = float(max(np.finfo(t).eps for t in low))
+    case, outputs = evaluate.completed(layer, case)
+    if not all(np.isfinite(y).all() for y in outputs if y.dtype.kind in "fc"):
+        return Outcome(NAME, skipped="forward overflows in this precision")
+    wide = case.but(primals=evaluate.cast(case.primals, np.float64))
+    try:
+        exactly = exact.gradients(layer, wide)
+        judged = exact.gradients(layer, case)
+    except LayerFailure as failure:
+        if failure.kind == "crash" and failure.stage == "forward":
+            return Outcome(NAME, skipped=f"the code does not run in float64: {failure}")
+        raise
+    if any(g.dtype.itemsize < 8 for g in exactly.values()):
+        return Outcome(NAME, skipped="the code stays in low precision when given float64")
+    allowed = unavoidable(layer, wide, exactly, eps)
+    findings, compared = [], []
+    for name, truth in exactly.items():
+        comparison = _compare(layer, name, judged[name], truth, allowed[name], eps)
+        compared.append(comparison)
+        if comparison.wrong.any():
+            findings.append(_finding(case, comparison, eps))
+    return Outcome(NAME, tuple(findings), tuple(compared), sum(g.size for g in exactly.values()))
+
+
+def unavoidable(layer: Layer, wide: Case, truth: dict[str, Array], eps: float) -> dict[str, Array]:
+    """Spread of the float64 gradient under relative changes of `eps` in primals and cotangents, by primal."""
+    rng = wide.rng(8)
+    spread = {name: np.zeros(g.shape) for name, g in truth.items()}
+    for _ in range(6):
+        moved = wide.but(
+            primals={n: _moved(a, eps, rng) for n, a in wide.primals.items()},
+            cotangents=tuple(_moved(np.asarray(v, float) if v.dtype.kind == "f" else v, eps, rng) for v in wide.cotangents or ()),
+        )
+        for name, gradient in exact.gradients(layer, moved).items():
+            with np.errstate(all="ignore"):
+                spread[name] = np.fmax(spread[name], np.abs(gradient - truth[name]))
+    return spread
+
+
+def _moved(array: Array, eps: float, rng: np.random.Generator) -> Array:
+    return array * (1 + eps * rng.uniform(-1, 1, array.shape)) if array.dtype.kind in "fc" else array
+
+
+def _compare(layer: Layer, name: str, judged: Array, truth: Array, spread: Array, eps: float) -> Comparison:
+    """Entries are allowed the larger of their own spread and the primal's typical one, and a few roundings."""
+    judged = judged.astype(truth.dtype)
+    top = float(np.max(np.abs(truth[np.isfinite(truth)]), initial=0.0))
+    typical = float(np.median(spread)) if spread.size else 0.0
+    tiny = float(np.finfo(np.float16 if eps > 1e-4 else np.float32).tiny)
+    with np.errstate(all="ignore"):
+        bound = _FACTOR * (np.maximum(spread, typical) + eps * np.abs(truth) + eps * eps * top + tiny)
+        error = np.abs(judged - truth)
+        usable = np.isfinite(truth) & np.isfinite(bound) & (np.abs(truth) < 0.1 / tiny)
+        verdicts = np.where(usable, np.where(error <= bound, Verdict.AGREES, Verdict.DISAGREES), Verdict.UNRESOLVED)
+    verdicts = np.where(usable & ~np.isfinite(judged), Verdict.DISAGREES, verdicts).astype(np.int8)
+    return Comparison(name, judged, truth, bound, verdicts, top, layer.primal(name).dims.labels(truth.ndim))
+
+
+def _finding(case: Case, comparison: Comparison, eps: float) -> Finding:
+    where = comparison.worst
+    a, n, b = (float(np.real(x[where])) for x in (comparison.analytic, comparison.numerical, comparison.bound))
+    lost = math.log10(max(abs(a - n), 1e-300) / (b / _FACTOR)) if b > 0 and math.isfinite(a) else float("inf")
+    has = max(0.0, -math.log10(max(abs(a - n) / abs(n), 1e-17))) if n and math.isfinite(a) else 0.0
+    kind = "float16" if eps > 1e-4 else "float32"
+    message = (
+        f"in {kind} the gradient of {comparison.primal} loses {lost:.1f} digits more than its arithmetic must: "
+        f"at {comparison.primal}{list(where) if where else ''} it is {a:.6g}, in float64 {n:.6g} ({has:.1f} digits right)"
+    )
+    severity = float(np.nanmax(comparison.ratio[comparison.wrong]))
+    facts = {"digits_lost": lost, "digits_right": has, "dtype": kind, "wrong": int(comparison.wrong.sum())}
+    return Finding(NAME, "precision", comparison.primal, message, case, comparison, severity, facts)
+
+
+add(
+    Property(
+        NAME,
+        "in float32 the gradient loses no more digits than its arithmetic must",
+        holds,
+        regime=Regime(dtype="float32"),
+        share=0.3,
+    )
+)

@@ -1,0 +1,98 @@
+"""Purity: backward and forward leave their arguments alone, and return no alias of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from gradverify import evaluate, exact
+from gradverify.layer import Layer
+from gradverify.properties import Property, add
+from gradverify.types import Array, Case, Finding, Outcome
+
+NAME = "pure"
+
+
+def holds(layer: Layer, case: Case) -> Outcome:
+    """Primals, cotangents, outputs and saved arrays are unchanged; no gradient shares memory with them."""
+    case, _ = evaluate.completed(layer, case)
+    primals = evaluate.copies(case.primals)
+    cotangents = exact.copied(case.cotangents or ())
+    evaluation = evaluate.run(layer, primals, case.options)
+    cotangents = tuple(v.astype(y.dtype) if y.dtype.kind in "fc" else v for v, y in zip(cotangents, evaluation.outputs))
+    findings = [_mutated("forward", f"its argument {n}", n, case) for n, a in _changed(primals, case.primals)]
+    saved = dict(_arrays(evaluation.saved, "saved"))
+    kept = {name: array.copy() for name, array in saved.items()}
+    outputs = [y.copy() for y in evaluation.outputs]
+    upstream = exact.copied(cotangents)
+    gradients = evaluation.pull(cotangents)
+    findings += [_mutated("backward", f"the primal {n}", n, case) for n, a in _changed(primals, case.primals)]
+    findings += [
+        _mutated("backward", _cotangent(k, len(upstream)), None, case)
+        for k, (now, before) in enumerate(zip(cotangents, upstream))
+        if not _equal(now, before)
+    ]
+    findings += [
+        _mutated("backward", f"the output {k}", None, case)
+        for k, (now, before) in enumerate(zip(evaluation.outputs, outputs))
+        if not _equal(now, before)
+    ]
+    if not findings and not layer.declared.stateful:
+        findings += [
+            _mutated("backward", f"{n}, which forward saved", None, case) for n, a in _changed(saved, kept)
+        ]
+    findings += _aliases(layer, gradients, primals, cotangents, case)
+    unique = {f.fingerprint: f for f in reversed(findings)}
+    return Outcome(NAME, tuple(unique.values()), entries=sum(a.size for a in primals.values()))
+
+
+def _changed(now: dict[str, Array], before: Any) -> Iterator[tuple[str, Array]]:
+    return ((name, array) for name, array in now.items() if not _equal(array, before[name]))
+
+
+def _equal(a: Array, b: Array) -> bool:
+    return np.array_equal(a, b, equal_nan=a.dtype.kind in "fc")
+
+
+def _cotangent(k: int, count: int) -> str:
+    return "the cotangent (upstream gradient)" if count == 1 else f"the cotangent of output {k}"
+
+
+def _mutated(stage: str, what: str, primal: str | None, case: Case) -> Finding:
+    message = f"{stage} changes {what} in place; whoever else uses that array gets wrong values"
+    return Finding(NAME, "mutates", primal, message, case, facts={"stage": stage, "what": what})
+
+
+def _aliases(
+    layer: Layer, gradients: dict[str, Any], primals: dict[str, Array], cotangents: tuple[Array, ...], case: Case
+) -> list[Finding]:
+    """A gradient that shares memory with a cotangent, a primal or another gradient is overwritten with it."""
+    found = []
+    arrays = {n: g for n, g in gradients.items() if isinstance(g, np.ndarray) and g.size}
+    others = [("the cotangent", v) for v in cotangents] + [(f"the primal {n}", a) for n, a in primals.items()]
+    names = list(arrays)
+    for k, name in enumerate(names):
+        peers = others + [(f"the gradient of {n}", arrays[n]) for n in names[:k]]
+        for what, other in peers:
+            if other.size and np.shares_memory(arrays[name], other, max_work=1000) and arrays[name].flags.writeable:
+                message = f"the gradient of {name} shares its memory with {what}: adding to one changes the other"
+                found.append(Finding(NAME, "aliases", name, message, case, facts={"what": what}))
+                break
+    return found
+
+
+def _arrays(value: Any, path: str) -> Iterator[tuple[str, Array]]:
+    """Arrays inside nested tuples, lists and dicts, with readable names."""
+    if isinstance(value, np.ndarray):
+        yield path, value
+    elif isinstance(value, (tuple, list)):
+        for k, part in enumerate(value):
+            yield from _arrays(part, f"{path}[{k}]")
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield from _arrays(part, f"{path}[{key!r}]")
+
+
+add(Property(NAME, "primals, cotangents and saved arrays are left unchanged, and no gradient is an alias", holds, share=0.5))

@@ -1,0 +1,94 @@
+"""Special points: zeros, ties, borders, saturation, equal rows, repeated indices, empty axes.
+
+The comparison is that of the gradient property. On top of it, entries that hold the same value are
+moved together: at a tie each of two maxima may claim the whole gradient without leaving its own
+one-sided slopes, and only the joint direction shows that together they claim too much.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradverify import evaluate
+from gradverify.differences import ladder
+from gradverify.differences.point import Point
+from gradverify.layer import Layer
+from gradverify.properties import Property, Regime, add, gradient
+from gradverify.tuning import current
+from gradverify.types import Array, Case, Finding, Outcome
+
+NAME = "special"
+_GROUPS = 6  # tied values tried for each case
+
+
+def holds(layer: Layer, case: Case) -> Outcome:
+    """Every entry agrees at a special point, and so does every group of tied entries."""
+    outcome = gradient.holds(layer, case)
+    if outcome.skipped is not None:
+        return Outcome(NAME, skipped=outcome.skipped)
+    findings = {f.primal: f.but(property=NAME) for f in outcome.findings}
+    for finding in _ties(layer, case) if layer.declared.kinks == "between" else ():
+        findings.setdefault(finding.primal, finding)
+    return Outcome(NAME, tuple(findings.values()), outcome.compared, outcome.entries)
+
+
+def _ties(layer: Layer, case: Case) -> list[Finding]:
+    """Groups of equal entries, moved together: a smooth direction across ties that disagrees is wrong."""
+    case, _ = evaluate.completed(layer, case)
+    dtype = gradient.working_dtype(case)
+    point = Point(layer, case, dtype, current().memory)
+    if point.size == 0 or layer.declared.zero or layer.declared.factor != 1.0:
+        return []
+    raw = evaluate.gradients(layer, point.primals, case.options, case.cotangents or ())
+    good, bad = evaluate.usable(layer, case.but(primals=point.primals), raw)
+    analytic = point.vector(good)
+    if bad or not np.isfinite(analytic).all():
+        return []
+    found = []
+    for value, members in tied_groups(point.values):
+        direction = np.zeros(point.size)
+        direction[members] = max(1.0, abs(value))
+        estimate = ladder.directional(point, direction, analytic)
+        slack = estimate.bound[0] + 1e3 * point.eps * float(np.abs(analytic[members]) @ direction[members])
+        if np.isfinite(slack) and abs(estimate.value[0]) > slack and _smooth(point, direction, analytic):
+            found.append(_finding(point, case, value, members, analytic, float(estimate.value[0]), slack))
+    return found
+
+
+def tied_groups(values: Array) -> list[tuple[float, Array]]:
+    """Values that several entries share, most frequent first, with the flat indices of those entries."""
+    unique, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    shared = [k for k in np.argsort(-counts, kind="stable") if counts[k] > 1][:_GROUPS]
+    return [(float(unique[k]), np.flatnonzero(inverse.ravel() == k)) for k in shared]
+
+
+def _smooth(point: Point, direction: Array, analytic: Array) -> bool:
+    """No kink along the direction: both one-sided slopes are the same, and disagree."""
+    right = ladder.directional(point, direction, analytic, side=+1)
+    left = ladder.directional(point, direction, analytic, side=-1)
+    slack = right.bound[0] + left.bound[0]
+    same = abs(right.value[0] - left.value[0]) <= slack
+    return bool(same and min(abs(right.value[0]), abs(left.value[0])) > slack)
+
+
+def _finding(
+    point: Point, case: Case, value: float, members: Array, analytic: Array, residual: float, slack: float
+) -> Finding:
+    slot = next(s for s in point.slots if s.start <= members[0] < s.stop)
+    claimed = float(np.sum(analytic[members])) * max(1.0, abs(value))
+    message = (
+        f"{members.size} tied entries (all {value:g}, the first in {slot.name}) together have the derivative "
+        f"{claimed + residual:.6g} when they move as one; their analytic gradients add up to {claimed:.6g}"
+    )
+    facts = {"tied": int(members.size), "value": value, "residual": residual, "claimed": claimed}
+    return Finding(NAME, "tie", slot.name, message, case, severity=abs(residual) / slack, facts=facts)
+
+
+add(
+    Property(
+        NAME,
+        "the gradient is right at zeros, ties, borders, saturation and repeated indices",
+        holds,
+        regime=Regime(special=True),
+    )
+)

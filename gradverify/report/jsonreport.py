@@ -1,0 +1,150 @@
+"""Reports as JSON for other programs; the schema is documented in docs/json.md and versioned here."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+import gradverify
+from gradverify.report.terminal import PASTED
+from gradverify.types import Case, Comparison, Finding, Report, Tally
+
+SCHEMA = "gradverify-report"
+VERSION = 1  # raised when a field is removed or changes its meaning; new fields do not raise it
+
+
+def to_json(reports: Sequence[Report], files: Mapping[Finding, str] | None = None) -> dict[str, Any]:
+    """Plain Python values only, ready for `json.dumps(..., allow_nan=False)`.
+
+    Parameters
+    ----------
+    files : for a finding, the path of its Case file, where one was written
+    """
+    return {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "gradverify": gradverify.__version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "ok": bool(reports) and all(report.ok for report in reports),
+        "layers": [_layer(report, files or {}) for report in reports],
+    }
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON holds it: non-finite floats as "nan", "inf", "-inf"; complex numbers as a pair."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        value = value.astype(float) if value.dtype.kind == "V" or value.dtype == np.longdouble else value
+        return plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple, range, set, frozenset)):
+        return [plain(part) for part in value]
+    if isinstance(value, complex):
+        return [plain(value.real), plain(value.imag)]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else repr(float(value))
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+
+
+def _layer(report: Report, files: Mapping[Finding, str]) -> dict[str, Any]:
+    return {
+        "layer": report.layer,
+        "ok": report.ok,
+        "verified": report.verified,
+        "seed": report.seed,
+        "examples": report.examples,
+        "cases": report.cases,
+        "seconds": plain(report.seconds),
+        "declared": list(report.declared),
+        "notes": list(report.notes),
+        "properties": {name: _tally(tally) for name, tally in report.tallies.items()},
+        "findings": [_finding(finding, files.get(finding)) for finding in report.findings],
+    }
+
+
+def _tally(tally: Tally) -> dict[str, Any]:
+    return {
+        "cases": tally.cases,
+        "entries": tally.entries,
+        "verdicts": dict(tally.verdicts),
+        "worst_ratio": plain(tally.worst_ratio),
+        "resolution": plain(tally.resolution),
+        "skipped": tally.skipped,
+        "reason": tally.reason,
+        "seconds": plain(tally.seconds),
+    }
+
+
+def _finding(finding: Finding, file: str | None) -> dict[str, Any]:
+    return {
+        "property": finding.property,
+        "kind": finding.kind,
+        "primal": finding.primal,
+        "message": finding.message,
+        "severity": plain(finding.severity),
+        "entry": None if finding.comparison is None else _entry(finding.comparison),
+        "facts": plain(finding.facts),
+        "diagnoses": [
+            {
+                "name": diagnosis.name,
+                "bug_class": diagnosis.bug_class,
+                "text": diagnosis.text,
+                "confidence": plain(diagnosis.confidence),
+                "evidence": plain(diagnosis.evidence),
+            }
+            for diagnosis in finding.diagnoses
+        ],
+        "case": _case(finding.case, file),
+        "comparison": None if finding.comparison is None else _comparison(finding.comparison),
+    }
+
+
+def _entry(comparison: Comparison) -> dict[str, Any] | None:
+    """The entry that disagrees most."""
+    if comparison.wrong.size == 0:
+        return None
+    where = comparison.worst
+    return {
+        "index": list(where),
+        "labels": list(comparison.labels),
+        "analytic": plain(comparison.analytic[where]),
+        "numerical": plain(comparison.numerical[where]),
+        "bound": plain(comparison.bound[where]),
+        "ratio": plain(comparison.ratio[where]),
+        "wrong": int(comparison.wrong.sum()),
+        "total": int(comparison.wrong.size),
+    }
+
+
+def _comparison(comparison: Comparison) -> dict[str, Any] | None:
+    """The full matrices, where they are small."""
+    if comparison.wrong.size > PASTED:
+        return None
+    names = ("analytic", "numerical", "bound", "verdicts")
+    return {name: plain(getattr(comparison, name)) for name in names}
+
+
+def _case(case: Case, file: str | None) -> dict[str, Any]:
+    small = case.size <= PASTED
+    cotangents = case.cotangents
+    return {
+        "file": file,
+        "layer": case.layer,
+        "target": case.target,
+        "options": plain(case.options),
+        "step": plain(case.step),
+        "seed": int(case.seed),
+        "primals": {name: _array(array, small) for name, array in case.primals.items()},
+        "cotangents": None if cotangents is None else [_array(array, small) for array in cotangents],
+    }
+
+
+def _array(array: Any, inline: bool) -> dict[str, Any]:
+    array = np.asarray(array)
+    described = {"dtype": array.dtype.name, "shape": list(array.shape)}
+    return described | ({"values": plain(array)} if inline else {})

@@ -1,0 +1,81 @@
+"""The table of `gradverify check`: one row for each layer, and the line that sums them up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gradverify.report.numbers import short
+from gradverify.report.terminal import columns, painter
+from gradverify.types import Report, Tally
+
+HEADER = ("layer", "cases", "entries", "worst/bound", "resolution", "time", "unresolved", "kinks", "verdict")
+
+
+def table(reports: Sequence[Report], color: bool = False) -> str:
+    """Layer, cases, entries compared, worst disagreement in units of its bound, resolution, time, verdict.
+
+    Columns in which no row has anything to say (unresolved, kinks) are left out.
+    """
+    head, *rows = columns([HEADER, *(_row(report) for report in reports)])
+    return "\n".join([painter("bold", color)(head), *(_colored(*pair, color) for pair in zip(rows, reports))])
+
+
+def verdict(report: Report) -> str:
+    """ "ok", the gradients or properties that are wrong, or "nothing verified"."""
+    if report.findings:
+        wrong = dict.fromkeys(f"{f.property}{f' of {f.primal}' if f.primal else ''}" for f in report.findings)
+        return f"WRONG {next(iter(wrong))}{f' +{len(wrong) - 1}' if len(wrong) > 1 else ''}"
+    return "ok" if report.verified else "nothing verified"
+
+
+def summary(reports: Sequence[Report]) -> str:
+    """One line: how many layers are right, wrong, or were not verified, in what time."""
+    wrong = [report for report in reports if report.findings]
+    open_ = [report for report in reports if not report.findings and not report.verified]
+    right = len(reports) - len(wrong) - len(open_)
+    said = [f"{right} of {_many(len(reports), 'layer')} ok"]
+    if wrong:
+        said.append(f"{_many(sum(len(report.findings) for report in wrong), 'finding')} in {len(wrong)}")
+    if open_:
+        said.append(f"{len(open_)} not verified")
+    seeds = {report.seed for report in reports if report.seed is not None}
+    seed = f", seed {seeds.pop()}" if len(seeds) == 1 else ""
+    return f"{', '.join(said)} ({sum(report.seconds for report in reports):.3g} s{seed})"
+
+
+def _row(report: Report) -> tuple[str, ...]:
+    tallies = list(report.tallies.values())
+    compared = [tally for tally in tallies if sum(tally.verdicts.values())]
+    return (
+        report.layer,
+        str(report.cases),
+        str(sum(tally.entries for tally in tallies)),
+        short(max(tally.worst_ratio for tally in compared), 3) if compared else "-",
+        short(_resolution(report, compared), 2) if compared else "-",
+        f"{report.seconds:.2g}s" if report.seconds < 10 else f"{report.seconds:.0f}s",
+        _unresolved(compared),
+        str(sum(tally.verdicts["kink"] for tally in compared) or "-"),
+        verdict(report),
+    )
+
+
+def _resolution(report: Report, compared: list[Tally]) -> float:
+    """That of the gradient property; other properties look elsewhere, at other precisions."""
+    gradient = report.tallies.get("gradient")
+    return gradient.resolution if gradient in compared and gradient else max(t.resolution for t in compared)
+
+
+def _unresolved(compared: list[Tally]) -> str:
+    count = sum(tally.verdicts["unresolved"] for tally in compared)
+    total = sum(sum(tally.verdicts.values()) for tally in compared)
+    return f"{count / total:.1%}" if count else "-"
+
+
+def _colored(row: str, report: Report, color: bool) -> str:
+    style = "red" if report.findings else "green" if report.verified else "yellow"
+    said = verdict(report)
+    return row.removesuffix(said) + painter(style, color)(said)
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"

@@ -1,0 +1,171 @@
+"""Reports and findings as text, readable at 80 columns without colour."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+
+import numpy as np
+
+from gradverify.report import code
+from gradverify.report.numbers import Paint, entry, fitting, matrices, parts, short
+from gradverify.types import Case, Comparison, Finding, Report, Tally
+
+PASTED = 400  # elements of a Case up to which its arrays are printed as code
+_STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
+
+
+def painter(style: str, color: bool) -> Paint:
+    """A function that wraps text in an ANSI style, or leaves it alone."""
+    return (lambda text: f"\x1b[{_STYLES[style]}m{text}\x1b[0m") if color else (lambda text: text)
+
+
+def render(report: Report, color: bool = False, width: int = 80, replays: Mapping[Finding, str] | None = None) -> str:
+    """A whole Report: what was checked, what was declared or skipped, and every finding.
+
+    Parameters
+    ----------
+    replays : for a finding, the command that replays it, where it is known
+    """
+    lines = [painter("bold", color)(_headline(report)), *_wrapped(_tallies(report), 2, None)]
+    lines += _wrapped([f"skipped {name}: {reason}" for name, reason in _skipped(report)], 2, width)
+    lines += _wrapped([f"declared: {line}" for line in report.declared], 2, width)
+    lines += _wrapped([f"note: {line}" for line in report.notes], 2, width)
+    for finding in report.findings:
+        lines += ["", render_finding(finding, color, width, (replays or {}).get(finding))]
+    return "\n".join(lines)
+
+
+def render_finding(finding: Finding, color: bool = False, width: int = 80, replay: str | None = None) -> str:
+    """One finding: what is wrong and where, the two gradients, what it looks like, how to see it again."""
+    sections = [
+        _opening(finding, color, width),
+        _compared(finding.comparison, color, width) if finding.comparison is not None else [],
+        _diagnosed(finding, color, width),
+        _smallest(finding.case, replay),
+        _worst_seen(finding, width),
+        [f"  replay it: {replay}"] if replay else [],
+    ]
+    return "\n".join("\n".join(lines) for lines in sections if lines)
+
+
+def side_by_side(comparison: Comparison, color: bool = False, width: int = 80) -> str:
+    """Every entry of the analytic and numerical gradients, their difference and its bound."""
+    arrays = parts(comparison, "analytic", "numerical", "difference", "bound")
+    title = f"{comparison.primal} {_shape(np.shape(comparison.analytic))}"
+    marked = "" if not comparison.wrong.any() else "   (* disagrees)"
+    lines = matrices(comparison, arrays, width - 2, painter("red", color) if color else None)
+    return "\n".join([f"{title}{marked}", *(f"  {line}" for line in lines)])
+
+
+def _headline(report: Report) -> str:
+    found = len(report.findings)
+    verdict = f"{found} finding{'s' * (found != 1)}" if found else "ok" if report.verified else "nothing was verified"
+    entries = sum(tally.entries for tally in report.tallies.values())
+    seed = "" if report.seed is None else f", seed {report.seed}"
+    return f"{report.layer}: {verdict} ({report.cases} cases, {entries} entries compared{seed}, {report.seconds:.3g} s)"
+
+
+def _tallies(report: Report) -> list[str]:
+    tried = [tally for tally in report.tallies.values() if tally.cases]
+    header = ("property", "cases", "entries", "worst/bound", "resolution", "unresolved", "kinks")
+    rows: list[tuple[str, ...]] = [header]
+    rows += [(t.property, str(t.cases), str(t.entries), *measured(t)) for t in tried]
+    return columns(rows) if tried else []
+
+
+def measured(tally: Tally) -> tuple[str, str, str, str]:
+    """Worst ratio, resolution, share unresolved and number of kinks; "-" where nothing was compared."""
+    compared = sum(tally.verdicts.values())
+    if not compared:
+        return ("-",) * 4
+    unresolved = tally.verdicts["unresolved"] / compared
+    return (
+        short(tally.worst_ratio, 3),
+        short(tally.resolution, 2),
+        f"{unresolved:.1%}" if unresolved else "-",
+        str(tally.verdicts["kink"] or "-"),
+    )
+
+
+def columns(rows: list[tuple[str, ...]]) -> list[str]:
+    """Rows as aligned text: numbers to the right, words to the left; columns with nothing but "-" are dropped."""
+    kept = [k for k in range(len(rows[0])) if k == 0 or any(row[k] != "-" for row in rows[1:])]
+    widths = {k: max(len(row[k]) for row in rows) for k in kept}
+    words = {k for k in kept if rows[0][k] in ("layer", "property", "verdict")}
+    return [
+        "  ".join(row[k].ljust(widths[k]) if k in words else row[k].rjust(widths[k]) for k in kept).rstrip()
+        for row in rows
+    ]
+
+
+def _skipped(report: Report) -> list[tuple[str, str]]:
+    return [(t.property, t.reason or "not tried") for t in report.tallies.values() if t.skipped and not t.cases]
+
+
+def _opening(finding: Finding, color: bool, width: int) -> list[str]:
+    message = finding.message.partition(": at ")[0] if finding.comparison is not None else finding.message
+    sentence = textwrap.wrap(f"{finding.case.layer}: {message}", width, subsequent_indent="  ", break_long_words=False)
+    title = [painter("bold", color)(painter("red", color)(line)) for line in sentence]
+    return [*title, f"  property {finding.property}, {finding.kind}"]
+
+
+def _compared(comparison: Comparison, color: bool, width: int) -> list[str]:
+    where, wrong = comparison.worst, comparison.wrong
+    if comparison.wrong.size == 0:
+        return []
+    a, n = short(comparison.analytic[where], 6), short(comparison.numerical[where], 6)
+    lines = [
+        f"  at {entry(comparison.primal, where, comparison.labels)}",
+        f"    analytic   {a}",
+        f"    numerical  {n} ± {short(comparison.bound[where], 2)}",
+        f"  {int(wrong.sum())} of {wrong.size} disagree (*), {_bounds(comparison)}",
+        "",
+    ]
+    paint = painter("red", color) if color else None
+    shown = fitting(comparison, parts(comparison, "analytic", "numerical", "bound"), width - 4, paint)
+    return [*lines, *(f"    {line}" for line in shown), ""]
+
+
+def _bounds(comparison: Comparison) -> str:
+    known = comparison.bound[np.isfinite(comparison.bound)]
+    low, high = (short(f(known), 2) if known.size else "inf" for f in (np.min, np.max))
+    return f"bounds {low} to {high}" if low != high else f"bound {high}"
+
+
+def _diagnosed(finding: Finding, color: bool, width: int) -> list[str]:
+    best = sorted(finding.diagnoses, key=lambda d: -d.confidence)[:3]
+    lines = _wrapped([f"looks like: {diagnosis.text}" for diagnosis in best], 2, width)
+    return [painter("yellow", color)(line) for line in lines]
+
+
+def _smallest(case: Case, replay: str | None) -> list[str]:
+    if case.size > PASTED:
+        return [f"  on {_shapes(case)}{'; the arrays are in the case file' if replay else ''}"]
+    return ["  on this case:", textwrap.indent(code.python(case), "    ")]
+
+
+def _worst_seen(finding: Finding, width: int) -> list[str]:
+    if finding.worst is None:
+        return []
+    shapes = _shapes(finding.worst)
+    return _wrapped([f"worst seen on {shapes}"], 2, width) if shapes != _shapes(finding.case) else []
+
+
+def _shapes(case: Case) -> str:
+    return ", ".join(f"{name} {_shape(np.shape(a))}" for name, a in case.primals.items())
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def _wrapped(lines: list[str], indent: int, width: int | None) -> list[str]:
+    if width is None:
+        return [" " * indent + line for line in lines]
+    hang = " " * (indent + 2)
+    return [
+        piece
+        for line in lines
+        for piece in textwrap.wrap(line, width, initial_indent=" " * indent, subsequent_indent=hang)
+    ]

@@ -1,0 +1,37 @@
+"""The smallest Case with the same finding: simplest options, then short axes, then round entries.
+
+Works on the explicit arrays, so that it needs neither Hypothesis nor the way a case was drawn; it
+serves case files and crashes as well. Every step keeps the case legal and failing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gradverify.layer import Layer
+from gradverify.shrink import axes, entries, options
+from gradverify.shrink.search import Search, TimeUp
+from gradverify.types import Case
+
+__all__ = ["shrink"]
+
+
+def shrink(layer: Layer, case: Case, fails: Callable[[Case], bool], *, seconds: float = 2.0) -> Case:
+    """A case that still fails, as small and as round as the time allows; `case` itself if nothing smaller fails.
+
+    Parameters
+    ----------
+    fails : the verdict on a candidate; whatever it raises, short of a KeyboardInterrupt, counts as "does not fail"
+    seconds : after this time no further candidate is tried
+    """
+    search = Search(layer, case, fails, seconds)
+    try:
+        search.complete()
+        while True:
+            before = search.best
+            for passes in (options.simplify, axes.shorten, entries.simplify):
+                passes(search)
+            if search.best is before:
+                return before
+    except TimeUp:
+        return search.best

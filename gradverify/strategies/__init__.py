@@ -1,0 +1,13 @@
+"""Drawing cases: the only room that knows Hypothesis.
+
+A case is decoded from one row of random bytes (`knobs`), in the order options, sizes (`shapes`),
+arrays (`values`, with the numbers that the layer's own code mentions, `constants`). One draw
+instead of a hundred makes a case cheap, and Hypothesis's own integer and float draws would depend
+on which modules happen to be imported, so that the same seed would give other cases in another process.
+"""
+
+from gradverify.strategies.drawing import cases as cases
+from gradverify.strategies.running import each as each
+from gradverify.strategies.running import minimal as minimal
+
+__all__ = ["cases", "each", "minimal"]

@@ -1,0 +1,187 @@
+"""Cases of a layer as a Hypothesis strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from hypothesis import reject
+from hypothesis import strategies as st
+
+from gradverify.errors import DeclarationError
+from gradverify.layer import Layer, Primal, accepted
+from gradverify.properties import Regime
+from gradverify.strategies import shapes, values
+from gradverify.strategies.constants import constants as constants_of
+from gradverify.strategies.knobs import Knobs
+from gradverify.types import Case
+
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+
+_ATTEMPTS = 20  # before a case is given up, so that an author's `assume` may refuse nine of ten
+_STEPS = (None, *(float(f"1e-{k}") for k in range(7, 1, -1)), *(float(f"3e-{k}") for k in range(7, 2, -1)))
+_VALUE_BYTES = 22  # of a case: manner, seed, step, planted entries
+_PRIMAL_BYTES = 6
+_FEW = 8
+
+
+def cases(
+    layer: Layer,
+    regime: Regime = Regime(),  # noqa: B008  frozen
+    *,
+    dtype: str = "float64",
+    eps: float | None = None,
+    target: str | None = None,
+) -> st.SearchStrategy[Case]:
+    """Cases of a layer: options, sizes, then arrays; cotangents are left to be drawn from the case's seed.
+
+    Parameters
+    ----------
+    regime : what a property asks for (special points only, a floating type, small sizes)
+    dtype : floating type of the primals, unless the regime names one
+    eps : step of every case; by default one is drawn from 1e-7 to 1e-2, or left to the checker
+    target : goes into the case, for replaying it
+
+    Raises
+    ------
+    DeclarationError
+        While drawing, if a domain names a dimension that the layer does not have, or an option that
+        is used as a size is not an integer.
+    """
+    return _Drawing(layer, regime, np.dtype(regime.dtype or dtype), eps, target).strategy()
+
+
+class _Drawing:
+    """Everything about a layer that can be known before the first case."""
+
+    def __init__(
+        self, layer: Layer, regime: Regime, dtype: np.dtype[Any], eps: float | None, target: str | None
+    ) -> None:
+        self.layer, self.regime, self.dtype, self.eps, self.target = layer, regime, dtype, eps, target
+        self.constants = constants_of(layer)
+        self.names = shapes.names_of(layer, self.constants)
+        self.assumed = accepted(layer.assume, (*layer.primal_names, *layer.options)) if layer.assume else ()
+        self.lengths = (8 * len(layer.options), self.names.knobs, _VALUE_BYTES + _PRIMAL_BYTES * len(layer.primals))
+
+    def strategy(self) -> st.SearchStrategy[Case]:
+        row = st.binary(min_size=sum(self.lengths), max_size=sum(self.lengths))
+
+        @st.composite
+        def case(draw: Draw) -> Case:
+            for _ in range(_ATTEMPTS):
+                found = self.decode(draw(row), draw)
+                if found is not None:
+                    return found
+            reject()
+
+        return case()
+
+    def decode(self, row: bytes, draw: Draw) -> Case | None:
+        """The case that a row of bytes stands for, or None if the layer does not allow it."""
+        first, second = self.lengths[0], self.lengths[0] + self.lengths[1]
+        optional, sizing, valuing = Knobs(row[:first]), Knobs(row[first:second]), Knobs(row[second:])
+        options = {name: _option(optional, spec, draw) for name, spec in self.layer.options.items()}
+        sizes = shapes.draw_sizes(sizing, self.names, _integers(options), self.regime, self.layer.empty)
+        try:
+            found = {p.name: shapes.draw_shape(sizing, p.dims, sizes) for p in self.layer.primals}
+        except KeyError as error:
+            raise DeclarationError(
+                f"layer {self.layer.name!r}: {error} is used as a size, but the option is not an integer"
+            ) from None
+        except DeclarationError:  # an axis such as T-2 would be negative
+            return None
+        if not self.layer.empty and any(0 in shape for shape in found.values()):
+            return None
+        seed, step = valuing.word(), valuing.pick(_STEPS)
+        primals = self.arrays(valuing, seed, found, {**_numbers(options), **sizes}, draw)
+        if primals is None or not self.allowed(primals, options):
+            return None
+        return Case(self.layer.name, primals, options, None, step if self.eps is None else self.eps, seed, self.target)
+
+    def arrays(
+        self, knobs: Knobs, seed: int, found: Mapping[str, shapes.Shape], sizes: Mapping[str, Any], draw: Draw
+    ) -> dict[str, Any] | None:
+        """The primals by name, or None if a domain has no elements at these sizes."""
+        special = self.regime.special
+        manner = values.draw_manner(knobs)
+        borders = (0.0, 1.0, -1.0, *(s * c for c in (*self.constants, *_lasts(sizes)) for s in (1.0, -1.0)))
+        raw: dict[str, Any] = {}
+        for k, primal in enumerate(self.layer.primals):
+            shape, domain = found[primal.name], primal.domain
+            if domain.strategy is not None:
+                raw[primal.name] = _elements(draw, domain.strategy, seed, k, shape)
+            elif domain.discrete:
+                raw[primal.name] = values.uniforms(knobs, seed, k, shape, special)
+            elif special:
+                raw[primal.name] = values.special_reals(knobs, seed, k, shape, borders, raw.values())
+            else:
+                raw[primal.name] = values.reals(knobs, seed, k, shape, manner)
+        open_to_reals = [p.name for p in self.layer.primals if not p.domain.discrete and p.domain.strategy is None]
+        values.plant(knobs, {name: raw[name] for name in open_to_reals}, self.constants, special)
+        return self._projected(raw, seed, sizes)
+
+    def _projected(self, raw: Mapping[str, Any], seed: int, sizes: Mapping[str, Any]) -> dict[str, Any] | None:
+        primals: dict[str, Any] = {}
+        for k, primal in enumerate(self.layer.primals):
+            array = _project(primal, raw[primal.name], seed, k, sizes)
+            array = values.stored(primal, array, self.dtype)
+            if not values.fits(primal, array, sizes):
+                # values so large that this type cannot keep them apart, or no element at these sizes
+                small = raw[primal.name] / max(1.0, float(np.abs(raw[primal.name]).max(initial=0.0)))
+                array = values.stored(primal, _project(primal, small, seed, k, sizes), self.dtype)
+                if not values.fits(primal, array, sizes):
+                    return None
+            primals[primal.name] = array
+        return primals
+
+    def allowed(self, primals: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
+        """Whether the author's `assume` holds."""
+        if self.layer.assume is None:
+            return True
+        given = {**primals, **options}
+        with np.errstate(all="ignore"):
+            return bool(self.layer.assume(**{name: given[name] for name in self.assumed}))
+
+
+def _project(primal: Primal, raw: Any, seed: int, stream: int, sizes: Mapping[str, Any]) -> Any:
+    if primal.domain.strategy is not None:
+        return raw
+    if primal.domain.kind == "complex":
+        raw = raw + 1j * values.imaginary(seed, stream, raw)
+    return np.asarray(primal.domain.project(raw, sizes))
+
+
+def _option(knobs: Knobs, spec: Any, draw: Draw) -> Any:
+    """One value of an option: a choice of a list, a tuple of choices, or a draw of the author's strategy."""
+    if isinstance(spec, st.SearchStrategy):
+        return draw(spec)
+    if isinstance(spec, tuple):
+        return tuple(_option(knobs, part, draw) for part in spec)
+    if isinstance(spec, (list, range)):
+        return knobs.pick(spec)
+    return spec
+
+
+def _elements(draw: Draw, strategy: st.SearchStrategy[Any], seed: int, stream: int, shape: shapes.Shape) -> Any:
+    """An array of an author's elements: each drawn where there are few, else a few repeated in mixed order."""
+    count = int(np.prod(shape))
+    drawn = np.array([draw(strategy) for _ in range(min(count, _FEW) or 1)])
+    order = np.arange(count) if count <= _FEW else values.order(seed, stream, count, _FEW)
+    return drawn[order].reshape(shape)
+
+
+def _integers(options: Mapping[str, Any]) -> dict[str, int]:
+    return {n: v for n, v in options.items() if isinstance(v, int) and not isinstance(v, bool)}
+
+
+def _numbers(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that a domain may name as a bound."""
+    return {n: v for n, v in options.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+
+
+def _lasts(sizes: Mapping[str, Any]) -> set[float]:
+    """The last place of each axis, a border for layers that look things up at coordinates."""
+    return {float(n - 1) for n in sizes.values() if isinstance(n, int) and n > 2}
+
+

@@ -1,0 +1,128 @@
+"""The pipeline: one Case through the properties. Read this first; there is no arithmetic in it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from gradverify import evaluate
+from gradverify.evaluate import LayerFailure
+from gradverify.layer import Layer
+from gradverify.limits import time_limit
+from gradverify.properties import Property, properties
+from gradverify.types import Case, Finding, Outcome, Report, Tally
+
+COMPLETE = "complete"  # the property that a layer breaks when its code fails outright
+SECONDS = 20.0
+
+
+def verify(layer: Layer, case: Case, names: Sequence[str] | None = None) -> Report:
+    """Verify one concrete Case; no Hypothesis, no shrinking.
+
+    Parameters
+    ----------
+    layer : a Layer, or anything that `gradverify.register` takes
+    case : primals, options and cotangents; cotangents that are None are drawn from the Case's seed
+    names : properties to try, default all that apply
+
+    Raises
+    ------
+    DeclarationError, UsageError
+        If the layer cannot be used, or the case lacks a primal.
+    """
+    if not isinstance(layer, Layer):
+        from gradverify.adapters import as_layer
+
+        layer = as_layer(layer)
+    case = checked(layer, case)
+    start = time.perf_counter()
+    tallies: dict[str, Tally] = {}
+    found: dict[tuple[str, str, str], Finding] = {}
+    for prop in selected(names):
+        begun = time.perf_counter()
+        outcome = examine(layer, case, prop)
+        tallies.setdefault(prop.name, Tally(prop.name)).add(outcome, time.perf_counter() - begun)
+        for finding in outcome.findings:
+            found.setdefault(finding.fingerprint, finding)
+    return Report(
+        layer.name,
+        tallies,
+        ranked(found.values()),
+        layer.declared.lines(),
+        seconds=time.perf_counter() - start,
+        examples=1,
+    )
+
+
+def selected(names: Sequence[str] | None) -> list[Property]:
+    """Properties by name, in a fixed order with `complete` first; all of them for None.
+
+    Raises
+    ------
+    TargetError
+        If a name is not registered.
+    """
+    chosen = [properties.get(name) for name in (names if names is not None else properties.names())]
+    return sorted(chosen, key=lambda prop: (prop.name != COMPLETE, prop.name != "gradient", prop.name))
+
+
+def checked(layer: Layer, case: Case) -> Case:
+    """The case, if it holds what the layer declares.
+
+    Raises
+    ------
+    UsageError
+        Naming the primal that is missing or whose shape does not fit.
+    """
+    from gradverify.errors import DeclarationError, UsageError
+
+    sizes = {k: v for k, v in case.options.items() if isinstance(v, int) and not isinstance(v, bool)}
+    for primal in layer.primals:
+        if primal.name not in case.primals:
+            raise UsageError(f"the case has no array for the primal {primal.name!r} of layer {layer.name!r}")
+        try:
+            sizes = primal.dims.bind(np.shape(case.primals[primal.name]), sizes)  # type: ignore[assignment]
+        except DeclarationError as error:
+            raise UsageError(f"primal {primal.name!r} of layer {layer.name!r}: {error}") from None
+    arrays = {name: np.asarray(a) for name, a in case.primals.items()}
+    return case.but(primals=arrays, options={**layer.default_options, **case.options})
+
+
+def examine(layer: Layer, case: Case, prop: Property, seconds: float | None = SECONDS) -> Outcome:
+    """One property on one Case. What the layer's own code breaks becomes a finding of `complete`.
+
+    A disagreement is only reported as one if the forward gives the same outputs when asked again.
+    """
+    reason = prop.applies(layer)
+    if reason is not None:
+        return Outcome(prop.name, skipped=reason)
+    try:
+        with time_limit(seconds):
+            outcome = prop.holds(layer, case)
+            if outcome.findings and prop.name != "repeatable":
+                return _unless_random(layer, case, outcome)
+            return outcome
+    except LayerFailure as failure:
+        if prop.name != COMPLETE and failure.kind in ("missing", "surplus", "shape", "dtype"):
+            return Outcome(prop.name, skipped=f"the gradient is incomplete: {failure}")
+        return Outcome(prop.name, findings=(failed(case, failure),))
+
+
+def failed(case: Case, failure: LayerFailure) -> Finding:
+    """The finding for a layer whose code failed outright."""
+    return Finding(COMPLETE, failure.kind, failure.primal, str(failure), case)
+
+
+def _unless_random(layer: Layer, case: Case, outcome: Outcome) -> Outcome:
+    first, second = (evaluate.run(layer, evaluate.copies(case.primals), case.options).outputs for _ in range(2))
+    if all(np.array_equal(a, b, equal_nan=True) for a, b in zip(first, second)):
+        return outcome
+    message = "forward gives different outputs for the same inputs, so its derivative is not defined"
+    return Outcome(outcome.property, findings=(Finding("repeatable", "random", None, message, case),))
+
+
+def ranked(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Most severe first; failures of the code itself before disagreements."""
+    return tuple(sorted(findings, key=lambda f: (-f.severity, f.fingerprint)))

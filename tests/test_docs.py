@@ -1,0 +1,93 @@
+"""Every Python block of the README and the documentation runs, and prints what the page says."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from gradverify.registry import layers
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OUTPUT = 'text title="output"'
+NOT_RUN = {"text", "console"}
+FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    info: str
+    body: str
+    line: int  # of the first line of the body, counted from 0
+
+
+def blocks_of(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [Block(m["info"].strip(), m["body"], text.count("\n", 0, m.start("body"))) for m in FENCE.finditer(text)]
+
+
+def relative(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture
+def registry_as_before() -> Iterator[None]:
+    """Forget the layers that a page registers."""
+    with layers.source("documentation"):
+        yield
+    with layers.source("documentation"):
+        pass
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if any(b.info == "python" for b in blocks_of(p))], ids=relative)
+def test_the_python_blocks_of_a_page_run_in_order(page, registry_as_before, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "__page__"}
+    printed = io.StringIO()
+    for block in blocks_of(page):
+        if block.info == "python":
+            printed = io.StringIO()
+            # The page is the file and the lines are its lines, so that a traceback points into the page.
+            code = compile("\n" * block.line + block.body, str(page), "exec")
+            with contextlib.redirect_stdout(printed):
+                exec(code, namespace)
+        elif block.info == OUTPUT:
+            shown = [line.rstrip() for line in printed.getvalue().splitlines()]
+            assert shown == block.body.rstrip("\n").splitlines(), f"{relative(page)}:{block.line} shows other output"
+    for name, test in list(namespace.items()):
+        if name.startswith("test_") and callable(test):
+            test()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_no_block_escapes_by_an_unknown_language(page):
+    for block in blocks_of(page):
+        word = block.info.split()[0] if block.info else ""
+        assert word in {"python", "toml"} | NOT_RUN, f"{relative(page)}:{block.line}: ```{block.info}"
+        assert word != "python" or block.info == "python", "a Python block is run as it stands, without settings"
+    assert page.read_text(encoding="utf-8").count("```") == 2 * len(blocks_of(page)), "a fence is not closed"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_toml_blocks_can_be_read(page):
+    tomllib = pytest.importorskip("tomllib")
+    for block in blocks_of(page):
+        if block.info == "toml":
+            assert tomllib.loads(block.body)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_links_to_other_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{relative(page)} links to {target}"
+
+
+def test_the_readme_and_the_architecture_stay_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+    assert len((ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").splitlines()) <= 80

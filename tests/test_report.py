@@ -1,0 +1,306 @@
+"""Reports can be read at 80 columns, their code runs, and their JSON holds plain values only."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from gradverify.report import code, jsonreport, table, terminal
+from gradverify.report.numbers import entry, short
+from gradverify.types import Case, Comparison, Diagnosis, Finding, Report, Tally, Verdict
+
+
+def comparison(shape: tuple[int, ...], wrong: Any, labels: tuple[str, ...] = ()) -> Comparison:
+    numerical = np.arange(1.0, 1.0 + math.prod(shape)).reshape(shape)
+    analytic, verdicts = np.array(numerical), np.zeros(shape, np.int8)
+    analytic[wrong] *= 2
+    verdicts[wrong] = Verdict.DISAGREES
+    return Comparison("W", analytic, numerical, np.full(shape, 1e-9), verdicts, 1.0, labels)
+
+
+def a_case(**changes: Any) -> Case:
+    primals = {"x": np.array([[1.0, 2.0]]), "W": np.array([[0.5], [0.25]])}
+    return Case("dense", primals, {"stride": 2}, (np.array([[1.5]]),), 1e-5, 7, "mine.py:dense").but(**changes)
+
+
+def a_finding(compared: Comparison | None = None, **changes: Any) -> Finding:
+    if compared is None:
+        compared = comparison((3, 2), (1, 0), ("D", "H"))
+    found = Finding(
+        "gradient",
+        "wrong",
+        "W",
+        "the gradient of W is wrong in 1 of 6 entries: at W[1, 0] analytic 6, numerical 3 ± 1e-09",
+        a_case(),
+        compared,
+        3e9,
+        {"ratio": 2.0, "wrong": np.int64(1), "remainder": float("nan")},
+        (
+            Diagnosis("unlikely", "SIGN", "the sign is flipped", 0.1),
+            Diagnosis("factor", "FACTOR", "dW is twice the true gradient", 0.9, {"factor": np.float64(2.0)}),
+        ),
+    )
+    return found.but(**changes)
+
+
+def a_tally(name: str = "gradient", **changes: Any) -> Tally:
+    verdicts = {"agrees": 90, "kink": 0, "unresolved": 0, "disagrees": 0}
+    return Tally(
+        name, **{"cases": 50, "entries": 90, "verdicts": verdicts, "worst_ratio": 0.25, "resolution": 2e-11} | changes
+    )
+
+
+def a_report(*findings: Finding, name: str = "dense", **changes: Any) -> Report:
+    tallies = {"gradient": a_tally(), "accumulates": Tally("accumulates", skipped=50, reason="it has no buffers")}
+    return Report(
+        name, **{"tallies": tallies, "findings": findings, "seed": 17, "seconds": 1.5, "examples": 50} | changes
+    )
+
+
+def test_a_finding_says_where_by_how_much_and_how_to_see_it_again() -> None:
+    text = terminal.render_finding(a_finding(), replay="gradverify replay case.npz")
+    lines = text.splitlines()
+    assert lines[0] == "dense: the gradient of W is wrong in 1 of 6 entries"
+    assert "  at W[D=1, H=0]" in lines
+    assert "    analytic   6" in lines
+    assert "    numerical  3 ± 1e-09" in lines
+    assert lines[-1] == "  replay it: gradverify replay case.npz"
+
+
+def test_the_likeliest_diagnosis_comes_first() -> None:
+    text = terminal.render_finding(a_finding())
+    assert 0 < text.index("dW is twice the true gradient") < text.index("the sign is flipped")
+
+
+def test_wrong_entries_are_starred_beside_their_numerical_values() -> None:
+    lines = terminal.render_finding(a_finding()).splitlines()
+    titles = next(k for k, line in enumerate(lines) if line.split() == ["analytic", "numerical", "bound"])
+    assert [line.split() for line in lines[titles + 1 : titles + 4]] == [
+        ["1", "2", "1", "2", "1e-09", "1e-09"],
+        ["6*", "4", "3", "4", "1e-09", "1e-09"],
+        ["5", "6", "5", "6", "1e-09", "1e-09"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shape", "wrong"),
+    [
+        ((), ()),
+        ((1,), (0,)),
+        ((9,), (7,)),
+        ((30, 40), (20, 30)),
+        ((2, 3, 50), (1, 2, 49)),
+        ((2, 2, 2, 2), (0, 1, 0, 1)),
+    ],
+)
+def test_matrices_of_any_shape_are_cut_around_the_worst_entry_to_80_columns(
+    shape: tuple[int, ...], wrong: tuple[int, ...]
+) -> None:
+    text = terminal.render_finding(a_finding(comparison(shape, wrong)))
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert text.count("*") == 2  # the wrong entry, and the legend
+    assert ("…" in text) == (max(shape, default=1) > 6)
+
+
+def test_a_finding_without_a_comparison_prints_its_whole_message() -> None:
+    crash = a_finding().but(comparison=None, kind="crash", message="forward raised ValueError: at least one")
+    text = terminal.render_finding(crash)
+    assert text.startswith("dense: forward raised ValueError: at least one\n  property gradient, crash")
+
+
+def test_an_empty_gradient_can_be_rendered() -> None:
+    assert "property gradient" in terminal.render_finding(a_finding(comparison((0, 3), ())))
+
+
+def test_entries_that_nobody_looked_at_show_a_dash_and_not_nan() -> None:
+    compared = comparison((1, 3), (0, 0))
+    compared.numerical[0, 2], compared.bound[0, 2], compared.verdicts[0, 2] = np.nan, np.inf, Verdict.UNRESOLVED
+    text = terminal.render_finding(a_finding(compared))
+    assert "nan" not in text
+    assert "inf" not in text
+
+
+def test_the_worst_case_seen_is_mentioned_when_it_is_another() -> None:
+    bigger = a_case(primals={"x": np.ones((5, 3))})
+    assert "worst seen on x 5x3" in terminal.render_finding(a_finding(worst=bigger))
+    assert "worst seen" not in terminal.render_finding(a_finding(worst=a_case()))
+
+
+def test_large_cases_are_described_and_not_pasted() -> None:
+    text = terminal.render_finding(
+        a_finding(case=a_case(primals={"x": np.ones((30, 30))})), replay="gradverify replay f"
+    )
+    assert "on x 30x30; the arrays are in the case file" in text
+    assert "np.array" not in text
+
+
+def test_full_matrices_show_every_entry() -> None:
+    compared = comparison((3, 2), (1, 0))
+    lines = terminal.side_by_side(compared).splitlines()
+    assert lines[1].split() == ["analytic", "numerical", "difference", "bound"]
+    assert [len(line.split()) for line in lines[2:]] == [8, 8, 8]
+    wide = terminal.side_by_side(comparison((4, 30), (1, 20))).splitlines()
+    assert len(wide) == 2 + 120
+    assert next(line for line in wide if "[1, 20]" in line).split() == ["[1,", "20]", "102*", "51", "51", "1e-09"]
+    assert all(len(line) <= 80 for line in wide)
+
+
+def test_colour_adds_escapes_and_nothing_else() -> None:
+    import re
+
+    plain, colored = (terminal.render(a_report(a_finding()), color=color) for color in (False, True))
+    assert "\x1b[" not in plain
+    assert re.sub(r"\x1b\[\d+m", "", colored) == plain != colored
+
+
+def test_a_report_prints_what_was_tried_skipped_and_declared() -> None:
+    text = str(a_report(declared=("kinks: the left slope",), notes=("one core",)))
+    assert text.splitlines()[0] == "dense: ok (50 cases, 90 entries compared, seed 17, 1.5 s)"
+    for said in ("skipped accumulates: it has no buffers", "declared: kinks: the left slope", "note: one core"):
+        assert said in text
+    assert "2e-11" in text
+
+
+def test_a_report_in_which_nothing_was_verified_says_so() -> None:
+    assert str(a_report(tallies={})).startswith("dense: nothing was verified")
+
+
+def test_the_table_has_one_row_for_each_layer_and_hides_empty_columns() -> None:
+    lines = table.table([a_report(), a_report(a_finding(), name="lstm_cell")]).splitlines()
+    assert lines[0].split() == ["layer", "cases", "entries", "worst/bound", "resolution", "time", "verdict"]
+    assert lines[1].split() == ["dense", "50", "90", "0.25", "2e-11", "1.5s", "ok"]
+    assert lines[2].endswith("WRONG gradient of W")
+
+
+def test_the_table_tells_kinks_and_the_unresolved_share() -> None:
+    tally = a_tally(verdicts={"agrees": 90, "kink": 4, "unresolved": 6, "disagrees": 0})
+    head, row = table.table([a_report(tallies={"gradient": tally})]).splitlines()
+    assert head.split()[-3:] == ["unresolved", "kinks", "verdict"]
+    assert row.split()[-3:] == ["6.0%", "4", "ok"]
+
+
+def test_the_resolution_in_the_table_is_that_of_the_gradient_property() -> None:
+    tallies = {"precision": a_tally("precision", resolution=1e-3), "gradient": a_tally()}
+    assert "2e-11" in table.table([a_report(tallies=tallies)])
+
+
+def test_the_summary_counts_layers_and_findings() -> None:
+    reports = [a_report(), a_report(a_finding(), a_finding()), a_report(tallies={})]
+    assert table.summary(reports) == "1 of 3 layers ok, 2 findings in 1, 1 not verified (4.5 s, seed 17)"
+
+
+def run(text: str) -> dict[str, Any]:
+    scope: dict[str, Any] = {}
+    exec(text, scope)
+    return scope
+
+
+def test_the_code_of_a_case_gives_back_the_case() -> None:
+    scope = run(code.python(a_case()))
+    np.testing.assert_array_equal(scope["x"], a_case().primals["x"])
+    assert scope["options"] == {"stride": 2}
+    assert len(scope["cotangents"]) == 1
+
+
+def test_primals_whose_names_are_no_identifiers_go_into_a_dict() -> None:
+    scope = run(code.python(a_case(primals={"0.weight": np.ones(2), "lambda": np.zeros(1)})))
+    assert list(scope["primals"]) == ["0.weight", "lambda"]
+
+
+def test_options_of_every_kind_survive_as_code() -> None:
+    options = {"a": (1,), "b": [2.5, None], "c": float("inf"), "d": "two  spaces", "e": True, "f": np.float64(0.1)}
+    assert run(code.python(a_case(options=options)))["options"] == options
+
+
+@given(
+    hnp.arrays(
+        st.sampled_from(["f8", "f4", "f2", "c16", "c8", "i8", "i4", "u1", "?"]),
+        hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=9),
+    )
+)
+def test_every_array_survives_as_code_bit_by_bit(array: np.ndarray[Any, Any]) -> None:
+    again = run(code.python(Case("f", {"x": array}, cotangents=(array, array))))
+    for copy in (again["x"], *again["cotangents"]):
+        assert (copy.dtype, copy.shape) == (array.dtype, array.shape)
+        np.testing.assert_array_equal(copy, array)
+        parts = [(copy.real, array.real), (copy.imag, array.imag)] if array.dtype.kind == "c" else [(copy, array)]
+        for new, old in parts:
+            if array.dtype.kind in "fc":
+                kept = ~np.isnan(old)  # the sign of a NaN has no spelling
+                np.testing.assert_array_equal(np.signbit(new)[kept], np.signbit(old)[kept])
+
+
+def test_long_arrays_are_wrapped_into_lines_that_fit() -> None:
+    rng = np.random.default_rng(0)
+    text = code.python(a_case(primals={"x": rng.standard_normal((4, 7)), "y": rng.standard_normal(20)}))
+    assert all(len(line) <= 76 for line in text.splitlines())
+    run(text)
+
+
+def test_numbers_are_short_and_entries_carry_axis_names() -> None:
+    assert [short(v) for v in (1234.5678, np.float32(0.1), 3, 1 + 2j)] == ["1235", "0.1", "3", "1+2j"]
+    assert entry("W", (1, 0), ("D", "H")) == "W[D=1, H=0]"
+    assert entry("W", (1,), ()) == "W[axis 0=1]"
+    assert entry("b", (), ()) == "b"
+
+
+def test_json_holds_plain_values_and_says_what_wrote_it() -> None:
+    finding = a_finding()
+    content = json.loads(json.dumps(jsonreport.to_json([a_report(finding)], {finding: "case.npz"}), allow_nan=False))
+    assert (content["schema"], content["version"], content["ok"]) == ("gradverify-report", 1, False)
+    assert {"gradverify", "python", "numpy"} <= set(content)
+    (layer,) = content["layers"]
+    assert (layer["layer"], layer["seed"], layer["verified"]) == ("dense", 17, True)
+    assert layer["properties"]["accumulates"]["reason"] == "it has no buffers"
+    (found,) = layer["findings"]
+    assert found["case"]["file"] == "case.npz"
+    assert found["facts"] == {"ratio": 2.0, "wrong": 1, "remainder": "nan"}
+    assert found["entry"] == {
+        "index": [1, 0],
+        "labels": ["D", "H"],
+        "analytic": 6.0,
+        "numerical": 3.0,
+        "bound": 1e-9,
+        "ratio": 3.0 / 1e-9,
+        "wrong": 1,
+        "total": 6,
+    }
+    assert found["diagnoses"][1]["evidence"] == {"factor": 2.0}
+
+
+def test_json_inlines_small_arrays_only() -> None:
+    def case_of(size: int) -> dict[str, Any]:
+        finding = a_finding(case=a_case(primals={"x": np.ones(size)}))
+        case: dict[str, Any] = jsonreport.to_json([a_report(finding)])["layers"][0]["findings"][0]["case"]
+        return case["primals"]["x"]
+
+    assert case_of(2) == {"dtype": "float64", "shape": [2], "values": [1.0, 1.0]}
+    assert case_of(2000) == {"dtype": "float64", "shape": [2000]}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (np.float64("inf"), "inf"),
+        (np.array([1.0, -np.inf]), [1.0, "-inf"]),
+        (np.array([1 + 2j]), [[1.0, 2.0]]),
+        (np.bool_(True), True),
+        ({1: (np.int8(3), None)}, {"1": [3, None]}),
+        (np.longdouble(0.5), 0.5),
+        (Verdict, str(Verdict)),
+    ],
+)
+def test_values_become_plain(value: Any, expected: Any) -> None:
+    assert jsonreport.plain(value) == expected
+    assert type(jsonreport.plain(value)) is type(expected)
+
+
+def test_a_report_of_nothing_is_not_ok() -> None:
+    assert jsonreport.to_json([])["ok"] is False
