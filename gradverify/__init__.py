@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gradverify.errors import UsageError as UsageError
     from gradverify.layer import Layer as Layer
     from gradverify.layer import Loss as Loss
+    from gradverify.recurrent import register_cell as register_cell
     from gradverify.registry import register as register
     from gradverify.types import Case as Case
     from gradverify.types import Finding as Finding
@@ -34,6 +35,7 @@ _HOMES = {
     "Layer": "layer",
     "Loss": "layer",
     "register": "registry",
+    "register_cell": "recurrent",
     "Case": "types",
     "Finding": "types",
     "Report": "types",

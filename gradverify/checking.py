@@ -187,7 +187,7 @@ class Search:
             self.total = sum(_count(self.settings.examples, props) for _, props in groups)
             for regime, props in groups:
                 self._draw(regime, props)
-            findings = [self._minimal(*item) for item in self.found.values()]
+            findings = [self._minimal(*item) for item in self._unexplained()]
         return Report(
             self.layer.name,
             self.tallies,
@@ -252,6 +252,16 @@ class Search:
                 self.found[finding.fingerprint] = (finding, prop, regime)
             else:
                 self.found[finding.fingerprint] = (_smaller(known[0], finding), known[1], known[2])
+
+    def _unexplained(self) -> list[tuple[Finding, Property, Regime]]:
+        """Findings that no other finding on the same primal explains."""
+        primals = {(name, primal) for name, _, primal in self.found}
+        return [
+            (finding, prop, regime)
+            for finding, prop, regime in self.found.values()
+            if not any((name, finding.primal or "") in primals for name in prop.implied_by)
+            or finding.property != prop.name
+        ]
 
     def _minimal(self, finding: Finding, prop: Property, regime: Regime) -> Finding:
         """The same finding on a small case; worst and minimal are both kept."""

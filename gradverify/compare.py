@@ -20,7 +20,9 @@ from gradverify.differences.point import Point
 from gradverify.types import Array, Case, Comparison, Estimate, Verdict
 
 FINE = 1e-8  # a single step decides only where its bound is below this share of the largest entry
+FIRM = 8.0  # errors up to this many bounds are in doubt, not wrong
 WIDE = 1e-3  # a bound above this share of the entry ...
+ROUNDINGS = 1e-14  # of the analytic value itself: some tens of operations in float64
 COARSE = 1e-4  # ... and this share of the primal's scale is too wide to tell
 
 
@@ -72,7 +74,7 @@ def sweep(
         todo = _climb(point, result, analytic, todo)
     wrong = np.flatnonzero(result.verdicts == Verdict.DISAGREES)
     if wrong.size and allowance is not None:
-        wrong = _allow(result, analytic, wrong, allowance())
+        wrong = _allow(point, result, analytic, wrong, allowance())
     if wrong.size:
         wrong = _kinks(point, result, analytic, wrong)
     if wrong.size and case is not None:
@@ -124,7 +126,7 @@ def _climb(point: Point, result: Sweep, analytic: Array, todo: Array) -> Array:
         if todo.size == 0:
             break
         _settle(point, result, analytic, todo, ladder.entrywise(point, todo, analytic, scale=scale[todo]))
-        todo = todo[result.verdicts[todo] == Verdict.UNRESOLVED]
+        todo = todo[(result.verdicts[todo] == Verdict.UNRESOLVED) & ~np.isfinite(result.bound[todo])]
     for side in (+1, -1):  # the edge of a domain has one side only
         if todo.size == 0:
             break
@@ -136,12 +138,10 @@ def _climb(point: Point, result: Sweep, analytic: Array, todo: Array) -> Array:
 
 
 def _reaches(point: Point) -> tuple[Array, ...]:
-    """First rungs: the natural scale; each entry's own magnitude; one, for primals that are tiny."""
+    """First rungs: the natural scale; far below it, for what is sharp there; one, for primals that are tiny."""
     own = np.abs(point.values).astype(float)
-    own = np.where(own > 0, own, point.scale)
-    reaches = [point.scale]
-    if np.any(own < 1e-3 * point.scale):
-        reaches.append(own)
+    own = np.where(own > 0, np.minimum(own, 1e-4 * point.scale), 1e-4 * point.scale)
+    reaches = [point.scale, own, 1e-4 * own]
     if np.any(point.scale < 1e-2):
         reaches.append(np.maximum(point.scale, 1.0))
     return tuple(reaches)
@@ -166,8 +166,10 @@ def judge(analytic: Array, value: Array, bound: Array, scale: Array) -> Array:
     """Verdicts without regard to kinks; every array has one element for each entry."""
     error = np.abs(value - analytic)
     wide = (bound > WIDE * np.maximum(np.abs(value), np.abs(analytic))) & (bound > COARSE * scale)
+    bound = bound + ROUNDINGS * np.maximum(np.abs(value), np.abs(analytic))
     verdicts = np.where(wide, Verdict.UNRESOLVED, Verdict.AGREES)
-    return np.where((error > bound) & np.isfinite(bound), Verdict.DISAGREES, verdicts).astype(np.int8)
+    verdicts = np.where(error > bound, Verdict.UNRESOLVED, verdicts)
+    return np.where((error > FIRM * bound) & np.isfinite(bound), Verdict.DISAGREES, verdicts).astype(np.int8)
 
 
 def _store(result: Sweep, entries: Array, value: Array, bound: Array, verdicts: Array | int) -> None:
@@ -176,13 +178,16 @@ def _store(result: Sweep, entries: Array, value: Array, bound: Array, verdicts: 
     result.verdicts[entries] = verdicts
 
 
-def _allow(result: Sweep, analytic: Array, wrong: Array, rounding: Array) -> Array:
+def _allow(point: Point, result: Sweep, analytic: Array, wrong: Array, rounding: Array) -> Array:
     """Add the rounding of the backward itself to the bound, unless it is so large that it would hide anything."""
     extra = rounding[wrong]
-    extra = np.where(np.isfinite(extra) & (extra <= 1e-4 * result.scale[wrong]), extra, 0.0)
+    cap = 1e-4 * np.maximum(result.scale[wrong], point.loudness / point.scale[wrong])
+    extra = np.where(np.isfinite(extra) & (extra <= cap), extra, 0.0)
     result.bound[wrong] += extra
-    pardoned = np.abs(result.numerical[wrong] - analytic[wrong]) <= result.bound[wrong]
-    result.verdicts[wrong[pardoned]] = Verdict.AGREES
+    error = np.abs(result.numerical[wrong] - analytic[wrong])
+    pardoned = error <= FIRM * result.bound[wrong]
+    result.verdicts[wrong[pardoned]] = Verdict.UNRESOLVED
+    result.verdicts[wrong[error <= result.bound[wrong]]] = Verdict.AGREES
     return wrong[~pardoned]
 
 

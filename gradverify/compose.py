@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from gradverify import dims
+from gradverify.domains import Domain
 from gradverify.errors import DeclarationError
 from gradverify.evaluate import by_name
 from gradverify.layer import Layer, Loss, Primal, accepted
@@ -53,7 +55,7 @@ def under_loss(layer: Layer, name: str) -> Layer:
         below = by_name(layer, layer.backward(above.pop(prediction.name), inner, **_taken(layer.backward, mine)))
         return {**below, **{extra[key]: value for key, value in above.items()}}
 
-    added = tuple(Primal(extra[p.name], _renamed(p.dims, rename), p.domain, p.differentiable) for p in others)
+    added = tuple(Primal(extra[p.name], _renamed(p.dims, rename), _domain(p.domain, rename), p.differentiable) for p in others)
     composed = Loss(forward, backward, name=f"{layer.name}+{name}", primals={"x": ""})
     composed._set(
         primals=(*layer.primals, *added),
@@ -62,7 +64,7 @@ def under_loss(layer: Layer, name: str) -> Layer:
         assume=layer.assume,
         empty=layer.empty and loss.empty,
         doc=f"{layer.doc} Under the loss {name}.",
-        origin=None,
+        origin=f"{layer.origin or layer.name}+{name}",
     )
     return composed
 
@@ -83,6 +85,10 @@ def _match(layer: Layer, prediction: Primal, output: dims.Dims, name: str) -> di
 
 def _renamed(spec: dims.Dims, rename: Mapping[str, str]) -> dims.Dims:
     return dims.parse(" ".join(rename.get(token, token) for token in spec.text.split()))
+
+
+def _domain(domain: Domain, rename: Mapping[str, str]) -> Domain:
+    return replace(domain, arguments=tuple(rename.get(argument, argument) for argument in domain.arguments))
 
 
 def _taken(function: Any, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import operator
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Union
 
 from gradverify.errors import DeclarationError
@@ -45,7 +46,11 @@ class Axis:
 
     def size(self, sizes: Sizes) -> int:
         """Size of a single axis, given the sizes of the names in it."""
-        value = _evaluate(ast.parse(self.text.rstrip("?"), mode="eval").body, sizes)
+        if self.kind == "name":
+            known = sizes[self.names[0]]
+            value = known if isinstance(known, int) else int(known[0])
+        else:
+            value = _evaluate(_tree(self.text.rstrip("?")), sizes)
         if value < 0:
             raise DeclarationError(f"axis {self.text!r} has the negative size {value} for {dict(sizes)}")
         return value
@@ -108,7 +113,8 @@ class Dims:
                 name = axis.names[0] if axis.kind == "name" else None
                 if name is not None and name not in found:
                     found[name] = extent[0]
-                elif all(n in found for n in axis.names) and axis.size(found) != extent[0]:
+                found.update(_solved(axis, found, extent[0]))
+                if all(n in found for n in axis.names) and axis.size(found) != extent[0]:
                     raise DeclarationError(
                         f"shape {shape} does not fit {self.text!r}: axis {axis.text!r} should be {axis.size(found)}"
                     )
@@ -176,6 +182,24 @@ def _axis(token: str, text: str) -> Axis:
             "write names, sizes, N?, *batch, or arithmetic such as 4*H, separated by spaces"
         ) from None
     return Axis(token, "sum", names, optional)
+
+
+@lru_cache(maxsize=1024)
+def _tree(text: str) -> ast.expr:
+    return ast.parse(text, mode="eval").body
+
+
+def _solved(axis: Axis, sizes: Sizes, extent: int) -> dict[str, int]:
+    """The size of the only unknown name in an arithmetic axis, e.g. H from 4*H = 12; empty if there is none."""
+    unknown = [name for name in axis.names if name not in sizes]
+    if axis.kind == "sum" and len(unknown) == 1:
+        for size in range(extent + 65):
+            try:
+                if axis.size({**sizes, unknown[0]: size}) == extent:
+                    return {unknown[0]: size}
+            except (DeclarationError, ZeroDivisionError):
+                continue
+    return {}
 
 
 def _evaluate(node: ast.expr, sizes: Sizes) -> int:

@@ -158,7 +158,7 @@ def guarded(stage: str, function: Callable[..., Any], *arguments: Any, **keyword
             return function(*arguments, **keywords)
     except LayerFailure:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise LayerFailure(
             "crash", stage, f"{stage} raised {type(error).__name__}: {_first_line(error)}{_authors_line(error)}"
         ) from error

@@ -54,19 +54,25 @@ def outcome(
     pairs: Sequence[tuple[str, Gradients, Gradients]],
     *,
     kind: str = "differs",
+    terms: Gradients | None = None,
 ) -> Outcome:
-    """An Outcome from pairs (what was done, gradients got, gradients expected)."""
+    """An Outcome from pairs (what was done, gradients got, gradients expected).
+
+    `terms` are gradients of which the expected ones are sums; their size counts for the rounding.
+    """
     findings: dict[str, Finding] = {}
     entries = 0
     for what, got, expected in pairs:
-        for primal, comparison in compare(layer, case, got, expected).items():
+        for primal, comparison in compare(layer, case, got, expected, terms).items():
             entries += comparison.bound.size
             if comparison.wrong.any() and primal not in findings:
                 findings[primal] = _finding(name, kind, what, case, comparison)
     return Outcome(name, tuple(findings.values()), entries=entries)
 
 
-def compare(layer: Layer, case: Case, got: Gradients, expected: Gradients) -> dict[str, Comparison]:
+def compare(
+    layer: Layer, case: Case, got: Gradients, expected: Gradients, terms: Gradients | None = None
+) -> dict[str, Comparison]:
     """Comparison of two gradients by primal; the bound is the rounding of the backward."""
     spread: dict[str, Array] | None = None
     found = {}
@@ -74,14 +80,18 @@ def compare(layer: Layer, case: Case, got: Gradients, expected: Gradients) -> di
         a, b = np.asarray(got[primal]), np.asarray(expected[primal])
         with np.errstate(all="ignore"):
             error = np.abs(a - b)
-            top = float(np.max(np.abs(b[np.isfinite(b)]), initial=0.0))
-            bound = np.full(b.shape, _ULPS * _eps(b) * top)
+            sizes = np.abs(b) if terms is None else np.maximum(np.abs(b), np.abs(terms[primal]))
+            top = float(np.max(sizes[np.isfinite(sizes)], initial=0.0))
+            bound = np.full(b.shape, _ULPS * (_eps(b) * top + _tiny(b)))
             far = ~(error <= bound) & ~((a == b) | (np.isnan(a) & np.isnan(b)))
         if far.any():
             spread = rounding(layer, case) if spread is None else spread
             extra = spread.get(primal, np.zeros(b.shape))
+            natural = _natural(layer, case, primal)
+            bound = bound + _ULPS * _eps(b) * natural
             if extra.shape == bound.shape:
-                bound = bound + _SPREADS * np.where(np.isfinite(extra) & (extra <= 1e-3 * (top or np.inf)), extra, 0.0)
+                cap = 1e-3 * max(top, natural) or np.inf
+                bound = bound + _SPREADS * np.where(np.isfinite(extra) & (extra <= cap), extra, 0.0)
             with np.errstate(all="ignore"):
                 far &= ~(error <= bound)
         verdicts = np.where(far, Verdict.DISAGREES, Verdict.AGREES).astype(np.int8)
@@ -96,7 +106,7 @@ def rounding(layer: Layer, case: Case) -> dict[str, Array]:
     try:
         base = gradients(layer, case)
         spread = {name: np.zeros(np.shape(g)) for name, g in base.items()}
-        for _ in range(3):
+        for _ in range(8):
             nudged = case.but(
                 primals={n: nudge(a, rng) for n, a in case.primals.items()},
                 cotangents=tuple(nudge(v, rng) for v in case.cotangents or ()),
@@ -115,6 +125,19 @@ def nudge(array: Array, rng: np.random.Generator) -> Array:
         return array
     eps = np.finfo(array.real.dtype).eps
     return (array * (1 + eps * rng.integers(-1, 2, array.shape))).astype(array.dtype)
+
+
+def _natural(layer: Layer, case: Case, primal: str) -> float:
+    """Size of the terms that a gradient is a sum of, also where they cancel: |v y| / |x|."""
+    outputs = evaluate.run(layer, evaluate.copies(case.primals), case.options).outputs
+    loudness = sum(float(np.abs(v * y).sum()) for v, y in zip(case.cotangents or (), outputs) if y.dtype.kind in "fc")
+    x = np.abs(np.asarray(case.primals[primal]))
+    scale = float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) if x.size else 1.0
+    return loudness / scale if scale > 0 and np.isfinite(loudness) else 0.0
+
+
+def _tiny(array: Array) -> float:
+    return float(np.finfo(array.real.dtype).tiny) if array.dtype.kind in "fc" else 0.0
 
 
 def _eps(array: Array) -> float:

@@ -321,6 +321,21 @@ def _validate(layer: Layer, constants: tuple[str, ...]) -> None:
     names = {n for primal in layer.primals for n in primal.dims.names}
     if layer.batch is not None and layer.batch not in names:
         raise DeclarationError(f"layer {layer.name!r}, batch: no primal has an axis {layer.batch!r}")
+    for primal in layer.primals:
+        for argument in primal.domain.arguments:
+            if argument not in names and argument not in layer.options and not _is_number(argument):
+                raise DeclarationError(
+                    f"layer {layer.name!r}, primal {primal.name!r}: the domain {primal.domain.name!r} is given "
+                    f"{argument!r}, which is neither a number, a dimension of a primal nor an option"
+                )
     for name in layer.options:
         if name in known:
             raise DeclarationError(f"layer {layer.name!r}: {name!r} is declared both as a primal and as an option")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -236,7 +236,7 @@ class Tally:
     entries: int = 0
     verdicts: dict[str, int] = field(default_factory=lambda: {v.name.lower(): 0 for v in Verdict})
     worst_ratio: float = 0.0
-    resolution: float = 0.0
+    resolutions: list[float] = field(default_factory=list)
     skipped: int = 0
     reason: str | None = None
     seconds: float = 0.0
@@ -257,7 +257,12 @@ class Tally:
             decided = (comparison.verdicts == Verdict.AGREES) | (comparison.verdicts == Verdict.DISAGREES)
             if decided.any():
                 self.worst_ratio = max(self.worst_ratio, float(np.nanmax(comparison.ratio[decided])))
-                self.resolution = max(self.resolution, comparison.resolution)
+                self.resolutions.append(comparison.resolution)
+
+    @property
+    def resolution(self) -> float:
+        """Smallest error, relative to the gradient, that would have been noticed: the median over comparisons."""
+        return float(np.median(self.resolutions)) if self.resolutions else 0.0
 
     @property
     def verified(self) -> bool:

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
+from typing import Protocol
 
 import numpy as np
 
 from gradverify import evaluate
 from gradverify.evaluate import LayerFailure
+from gradverify.failures import COMPLETE, failed
 from gradverify.layer import Layer
 from gradverify.limits import time_limit
 from gradverify.properties import Property, properties
 from gradverify.types import Case, Finding, Outcome, Report, Tally
 
-COMPLETE = "complete"  # the property that a layer breaks when its code fails outright
 SECONDS = 20.0
+
+
+class Watcher(Protocol):
+    """Hears of every case before and after the layer's code sees it, e.g. to name the case that ends the process."""
+
+    def before(self, layer: Layer, case: Case, prop: Property) -> None: ...
+
+    def after(self, layer: Layer, outcome: Outcome) -> None: ...
+
+
+watcher: ContextVar[Watcher | None] = ContextVar("gradverify_watcher", default=None)
 
 
 def verify(layer: Layer, case: Case, names: Sequence[str] | None = None) -> Report:
@@ -98,6 +111,16 @@ def examine(layer: Layer, case: Case, prop: Property, seconds: float | None = SE
     reason = prop.applies(layer)
     if reason is not None:
         return Outcome(prop.name, skipped=reason)
+    watching = watcher.get()
+    if watching is None:
+        return _examine(layer, case, prop, seconds)
+    watching.before(layer, case, prop)
+    outcome = _examine(layer, case, prop, seconds)
+    watching.after(layer, outcome)
+    return outcome
+
+
+def _examine(layer: Layer, case: Case, prop: Property, seconds: float | None) -> Outcome:
     try:
         with time_limit(seconds):
             outcome = prop.holds(layer, case)
@@ -108,11 +131,6 @@ def examine(layer: Layer, case: Case, prop: Property, seconds: float | None = SE
         if prop.name != COMPLETE and failure.kind in ("missing", "surplus", "shape", "dtype"):
             return Outcome(prop.name, skipped=f"the gradient is incomplete: {failure}")
         return Outcome(prop.name, findings=(failed(case, failure),))
-
-
-def failed(case: Case, failure: LayerFailure) -> Finding:
-    """The finding for a layer whose code failed outright."""
-    return Finding(COMPLETE, failure.kind, failure.primal, str(failure), case)
 
 
 def _unless_random(layer: Layer, case: Case, outcome: Outcome) -> Outcome:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 
 from gradverify import Layer, evaluate
+from gradverify.strategies import cases, each
 
 MAGIC = 7.25
 
@@ -147,3 +150,23 @@ def planted(name):
         return any(not np.allclose(ours[n], theirs[n], rtol=1e-6, atol=1e-12) for n in ours)
 
     return layer, fails
+
+
+class Met(Exception):
+    """Ends a run."""
+
+
+def first_failure(name, seed):
+    """The first of 300 cases that shows the bug, or None."""
+    wrong, fails = planted(name)
+    found = None
+
+    def body(case):
+        nonlocal found
+        if fails(case):
+            found = case
+            raise Met
+
+    with contextlib.suppress(Met):
+        each(cases(wrong), 300, seed, body)
+    return found

@@ -24,17 +24,18 @@ def show(
 ) -> None:
     """The table, each finding, and one line that sums up."""
     from gradverify.report.table import summary, table
-    from gradverify.report.terminal import render_finding, side_by_side
+    from gradverify.report.terminal import render_findings, side_by_side
 
     paint = colored(stream, color)
     write(table(reports, paint), stream)
     for report in reports:
         for line in [f"{report.layer}: declared {said}" for said in report.declared]:
             write(line, stream)
-        for finding in report.findings:
-            write("\n" + render_finding(finding, paint, _width(), replays.get(finding)), stream)
-            if matrices and finding.comparison is not None:
-                write("\n" + side_by_side(finding.comparison, paint, _width()), stream)
+        for text in render_findings(report, paint, _width(), replays):
+            write(text, stream)
+        for found in (finding.comparison for finding in report.findings if matrices):
+            if found is not None:
+                write(f"\n{report.layer}, gradient of {side_by_side(found, paint, _width())}", stream)
     write(f"\n{summary(reports)}", stream)
 
 

@@ -20,6 +20,7 @@ from gradverify.types import Array, Estimate
 
 RATIO = 4.0
 SAFETY = 4.0  # what a consistent larger step may hide: a bias of a few noise widths of its smaller neighbours
+SUPPORT = 3  # plain rungs that must agree before any of them is believed
 _CENTRAL = (2, 4, 6)  # powers of h in the error of a central difference
 _ONE_SIDED = (1, 2, 3)
 
@@ -43,9 +44,11 @@ def entrywise(
     scale : step of the first rung for each entry, default the point's own
     """
     known = np.zeros(entries.size) if analytic is None else np.nan_to_num(analytic[entries])
+    if entries.size == 0:
+        return Estimate(known, known, known)
     h = (point.scale[entries] if scale is None else scale)[:, None] * rungs(point.eps)
     tiled = np.repeat(entries, h.shape[1])
-    d = _differences(lambda a, b: point.slopes(tiled, a, b), h.ravel(), side)
+    d = _differences(lambda a, b: point.slopes(tiled, a, b, h.shape[1]), h.ravel(), side)
     residual = (d.change - np.repeat(known, h.shape[1]) * d.gap).reshape(h.shape)
     gap = d.gap.reshape(h.shape)
     estimate = select(*_rates(residual, gap, d.noise.reshape(h.shape)), _ONE_SIDED if side else _CENTRAL)
@@ -88,13 +91,16 @@ def select(rate: Array, noise: Array, powers: tuple[int, ...]) -> Estimate:
     low, high = np.full(n, -np.inf), np.full(n, np.inf)
     best, width = np.zeros(n), np.full(n, np.inf)
     levels = _extrapolations(rate, noise, powers)
+    support = np.zeros(n, int)
     alive = np.ones((len(levels), n), bool)
     started = np.zeros(n, bool)
     for j in range(rate.shape[1] - 1, -1, -1):
+        # noise may drop by more than the ratio of the steps, truncation does not: never trust more than that
+        least = np.where(started, (high - low) / (2 * RATIO), 0.0)
         for order, (value, spread) in enumerate(levels):
             if j >= value.shape[1]:
                 continue
-            v, s = value[:, j], spread[:, j]
+            v, s = value[:, j], np.maximum(spread[:, j], least)
             valid = np.isfinite(v) & np.isfinite(s)
             with np.errstate(invalid="ignore"):
                 consistent = valid & alive[order] & (v - s <= high) & (v + s >= low)
@@ -104,6 +110,8 @@ def select(rate: Array, noise: Array, powers: tuple[int, ...]) -> Estimate:
             better = consistent & (s < width)
             best, width = np.where(better, v, best), np.where(better, s, width)
             started |= consistent
+            support += consistent & (order == 0)
+    width = np.where(support >= SUPPORT, width, np.inf)  # a lone rung says nothing of its truncation
     return Estimate(best, (SAFETY - 1.0) * width, width)
 
 

@@ -15,7 +15,7 @@ from gradverify.differences.point import Point
 from gradverify.types import Array, Case
 
 _FAR = 1e-6  # distance of the neighbours, in natural steps
-_FIRST, _MORE = 4, 20  # neighbours that tell whether there is a kink; those that span its slopes
+_FIRST, _MORE = 12, 24  # neighbours that tell whether there is a kink; those that span its slopes
 
 
 def neighbours(point: Point, case: Case, entries: Array, count: int, stream: int) -> Array:

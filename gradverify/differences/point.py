@@ -205,22 +205,23 @@ class Point:
 
     # -- primitives -------------------------------------------------------------------------
 
-    def slopes(self, entries: Array, a: Array, b: Array | None) -> Differences:
+    def slopes(self, entries: Array, a: Array, b: Array | None, rungs: int = 1) -> Differences:
         """Differences between entry + a and entry + b, one entry at a time.
 
         Parameters
         ----------
         entries : flat indices, shape (n,)
         a, b : offsets, shape (n,); b = None is the point itself
+        rungs : consecutive rows that belong to one entry, largest step first
         """
         parts = [
-            self._slope_chunk(entries[chunk], a[chunk], None if b is None else b[chunk], slots)
-            for chunk, slots in self._chunks(entries)
+            self._slope_chunk(entries[chunk], a[chunk], None if b is None else b[chunk], slots, rungs)
+            for chunk, slots in self._chunks(entries, rungs)
         ]
         return _joined(parts)
 
-    def _chunks(self, entries: Array) -> Iterator[tuple[Array, tuple[Slot, ...]]]:
-        """Rows that go through one forward, with the primals that move in it."""
+    def _chunks(self, entries: Array, rungs: int) -> Iterator[tuple[Array, tuple[Slot, ...]]]:
+        """Rows that go through one forward, with the primals that move in it; an entry's rungs stay together."""
         row = 8 * (self.size + self.base.size)
         if 2 * entries.size * row <= self.memory // 8:
             moved = tuple(s for s in self.slots if ((entries >= s.start) & (entries < s.stop)).any())
@@ -229,11 +230,13 @@ class Point:
         for slot in self.slots:
             inside = np.flatnonzero((entries >= slot.start) & (entries < slot.stop))
             width = 16 * (slot.stop - slot.start + 4 * self.base.size + 1)
-            step = max(1, self.memory // width)
+            step = rungs * max(1, self.memory // (width * rungs))
             for first in range(0, inside.size, step):
                 yield inside[first : first + step], (slot,)
 
-    def _slope_chunk(self, entries: Array, a: Array, b: Array | None, slots: tuple[Slot, ...]) -> Differences:
+    def _slope_chunk(
+        self, entries: Array, a: Array, b: Array | None, slots: tuple[Slot, ...], rungs: int
+    ) -> Differences:
         n = entries.size
         offsets = a if b is None else np.concatenate([a, b])
         tiled = entries if b is None else np.concatenate([entries, entries])
@@ -249,8 +252,8 @@ class Point:
             stack[slot.name] = copies
         y = self.outputs(stack, offsets.size)
         if b is None:
-            return self._contract(y, self.base[None], reached - self.values[entries], a)
-        return self._contract(y[:n], y[n:], reached[:n] - reached[n:], a)
+            return self._contract(y, self.base[None], reached - self.values[entries], a, rungs)
+        return self._contract(y[:n], y[n:], reached[:n] - reached[n:], a, rungs)
 
     def along(self, direction: Array, a: Array, b: Array | None, analytic: Array | None = None) -> Differences:
         """Differences between point + a * direction and point + b * direction, one row for each step.
@@ -261,6 +264,13 @@ class Point:
         a, b : steps, shape (r,); b = None is the point itself
         """
         rows = max(1, int(self.memory // (16 * (self.size + self.base.size) + 1)))
+        if a.size > rows:
+            return self._along_loop(direction, a, b, analytic, rows)
+        return self._along_chunk(direction, a, b, analytic)
+
+    def _along_loop(
+        self, direction: Array, a: Array, b: Array | None, analytic: Array | None, rows: int
+    ) -> Differences:
         parts = []
         for first in range(0, a.size, rows):
             chunk = slice(first, first + rows)
@@ -282,9 +292,9 @@ class Point:
                 gap += realised.astype(float) @ np.nan_to_num(analytic[slot.start : slot.stop])
             stack[slot.name] = (moved.view(array.dtype) if slot.complex else moved).reshape(steps.size, *array.shape)
         y = self.outputs(stack, steps.size)
-        return self._contract(y[:n], y[n:] if b is not None else self.base[None], gap, a)
+        return self._contract(y[:n], y[n:] if b is not None else self.base[None], gap, a, n)
 
-    def _contract(self, ya: Array, yb: Array, gap: Array, a: Array) -> Differences:
+    def _contract(self, ya: Array, yb: Array, gap: Array, a: Array, rungs: int) -> Differences:
         with np.errstate(all="ignore"):
             delta = ya - yb
             change = delta @ self.weights
@@ -296,8 +306,41 @@ class Point:
             else:
                 noise = changed.astype(weight.dtype) @ (weight * self.sigma)
             moved = changed.any(axis=1)
-            floor = self.eps * float(weight @ np.abs(self.base))
-        return Differences(change, gap, np.where(moved, noise, floor), moved)
+            peak = np.maximum(np.abs(ya), np.abs(yb)) if rungs > 1 else None
+            noise = noise + self._hidden(changed, moved, a, rungs, peak)
+        return Differences(change, gap, noise, moved)
+
+    def _hidden(self, changed: Array, moved: Array, a: Array, rungs: int, peak: Array | None) -> Array:
+        """What outputs that did not change may hide: half a unit in their last place.
+
+        An output that a larger step of the same entry does change depends on it, and was rounded back at
+        this step, maybe inside the layer, on the way to an output as large as it gets on other rungs; one
+        that no step changed may hide that much at the largest step, and less at others.
+        """
+        weight = 0.5 * self.eps * np.abs(self.weights * self.base)
+        if peak is None:
+            return np.where(moved, 0.0, 2 * self._inner)
+        shape = (a.size // rungs, rungs, changed.shape[1])
+        depends = np.logical_or.accumulate(changed.reshape(shape), axis=1)
+        highest = np.nanmax(np.where(np.isfinite(peak), peak, 0.0).reshape(shape), axis=1, initial=0.0)
+        inside = 0.5 * self.eps * np.abs(self.weights) * np.maximum(highest, self._magnitude)
+        rounded = np.einsum("nrk,nk->nr", depends & ~changed.reshape(shape), inside)
+        never = (~depends[:, -1]) @ weight if rungs else np.zeros(shape[0])
+        step = np.abs(a).reshape(-1, rungs)
+        share = step / np.maximum(step[:, :1], np.finfo(float).tiny)
+        still = ~moved.reshape(step.shape)
+        return (rounded + np.where(still, 1.0, share) * never[:, None] + np.where(still, self._inner, 0.0)).ravel()
+
+    @cached_property
+    def _magnitude(self) -> float:
+        """Scale of the values inside the layer, as far as primals and outputs tell."""
+        parts = [np.abs(self.base), *(np.abs(a.ravel()) for a in self.primals.values() if a.dtype.kind in "fc")]
+        return float(max((np.max(p[np.isfinite(p)], initial=0.0) for p in parts), default=0.0))
+
+    @cached_property
+    def _inner(self) -> float:
+        """What may be rounded away inside the layer when no output changes at all."""
+        return self.eps * self._magnitude * float(np.sum(np.abs(self.weights)))
 
 
 def real_parts(array: Any, slot: Slot, conjugate: bool) -> Array:

@@ -42,6 +42,7 @@ class Property:
     applies : ``(layer) -> reason it does not apply, or None``
     regime : what it asks of the drawn cases
     share : fraction of the examples of a check that it wants (costly properties ask for less)
+    implied_by : properties whose finding on a primal explains this one's, which is then not reported again
     """
 
     name: str
@@ -50,6 +51,7 @@ class Property:
     applies: Callable[[Layer], str | None] = lambda layer: None
     regime: Regime = field(default_factory=Regime)
     share: float = 1.0
+    implied_by: tuple[str, ...] = ()
 
 
 properties: Registry[Property] = Registry("property", "gradverify.properties")

@@ -75,4 +75,4 @@ def _join(layer: Layer, name: str, parts: list[Array]) -> Array:
     return parts[0] + parts[1] if axis is None else np.concatenate(parts, axis)
 
 
-add(Property(NAME, "rows of the batch do not see each other", holds, applies, share=0.5))
+add(Property(NAME, "rows of the batch do not see each other", holds, applies, share=0.5, implied_by=("gradient",)))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from gradverify import evaluate
+from gradverify.failures import COMPLETE, failed
 from gradverify.layer import Layer
 from gradverify.properties import Property, add
 from gradverify.types import Array, Case, Finding, Outcome
-from gradverify.verification import COMPLETE, failed
 
 
 def holds(layer: Layer, case: Case) -> Outcome:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gradverify import evaluate
+from gradverify import evaluate, exact
 from gradverify.compare import Sweep, comparisons, sweep
 from gradverify.differences import screen
 from gradverify.differences.point import Point
@@ -86,9 +86,9 @@ def backward_rounding(point: Point, case: Case, analytic: Array) -> Array:
     """How far the analytic gradient moves when primals and cotangents move by one unit in the last place."""
     spread = np.zeros(point.size)
     rng = case.rng(3)
-    for _ in range(3):
-        primals = {n: _nudged(a, rng) for n, a in point.primals.items()}
-        cotangents = tuple(_nudged(v, rng) for v in case.cotangents or ())
+    for _ in range(5):
+        primals = {n: exact.nudge(a, rng) for n, a in point.primals.items()}
+        cotangents = tuple(exact.nudge(v, rng) for v in case.cotangents or ())
         try:
             raw = evaluate.gradients(point.layer, primals, case.options, cotangents)
         except LayerFailure:
@@ -98,13 +98,6 @@ def backward_rounding(point: Point, case: Case, analytic: Array) -> Array:
         with np.errstate(invalid="ignore"):
             spread = np.fmax(spread, np.abs(moved - analytic))
     return 8 * spread
-
-
-def _nudged(array: Array, rng: np.random.Generator) -> Array:
-    if array.dtype.kind not in "fc":
-        return array
-    eps = np.finfo(array.real.dtype).eps
-    return (array * (1 + eps * rng.integers(-1, 2, array.shape))).astype(array.dtype)
 
 
 def finding(layer: Layer, case: Case, comparison: Comparison, good: Mapping[str, Array]) -> Finding:

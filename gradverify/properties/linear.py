@@ -32,6 +32,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
         NAME,
         [("with the cotangent doubled", twice, scaled), ("for the sum of two cotangents", both, summed)],
         kind="nonlinear",
+        terms={n: np.abs(at_v[n]) + np.abs(at_w[n]) for n in at_v},
     )
     constant = [_constant(n, g, case) for n, g in zero.items() if np.any(np.nan_to_num(g) != 0)]
     fresh = [f for f in constant if f.primal not in {g.primal for g in outcome.findings}]

@@ -54,4 +54,4 @@ def _interrupted(layer: Layer, case: Case, name: str, others: list[Any]) -> Outc
     return exact.outcome(layer, case, NAME, [("after a forward in another mode", got, expected)])
 
 
-add(Property(NAME, "each mode has the right gradient, and does not reach into the other", holds, applies, share=0.2))
+add(Property(NAME, "each mode has the right gradient, and does not reach into the other", holds, applies, share=0.2, implied_by=("gradient",)))

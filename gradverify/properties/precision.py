@@ -18,6 +18,8 @@ from gradverify.properties import Property, Regime, add
 from gradverify.types import Array, Case, Comparison, Finding, Outcome, Verdict
 
 NAME = "precision"
+_MODERATE = 8.0
+LOST = 0.3  # a finding needs about half of the digits to be lost
 _FACTOR = 32.0  # multiples of the unavoidable error that a right backward stays below
 
 
@@ -26,6 +28,9 @@ def holds(layer: Layer, case: Case) -> Outcome:
     low = [a.dtype for a in case.primals.values() if a.dtype.kind in "fc" and a.real.dtype.itemsize < 8]
     if not low:
         return Outcome(NAME, skipped="no primal has a low precision")
+    largest = max((float(np.max(np.abs(a), initial=0.0)) for a in case.primals.values() if a.dtype.kind in "fc"))
+    if largest > _MODERATE:
+        return Outcome(NAME, skipped=f"values up to {largest:.2g}: products of them leave no digits to judge")
     eps = float(max(np.finfo(t).eps for t in low))
     case, outputs = evaluate.completed(layer, case)
     if not all(np.isfinite(y).all() for y in outputs if y.dtype.kind in "fc"):
@@ -43,7 +48,8 @@ def holds(layer: Layer, case: Case) -> Outcome:
     allowed = unavoidable(layer, wide, exactly, eps)
     findings, compared = [], []
     for name, truth in exactly.items():
-        comparison = _compare(layer, name, judged[name], truth, allowed[name], eps)
+        terms = _terms(case, name, outputs)
+        comparison = _compare(layer, name, judged[name], truth, allowed[name], eps, terms)
         compared.append(comparison)
         if comparison.wrong.any():
             findings.append(_finding(case, comparison, eps))
@@ -69,14 +75,27 @@ def _moved(array: Array, eps: float, rng: np.random.Generator) -> Array:
     return array * (1 + eps * rng.uniform(-1, 1, array.shape)) if array.dtype.kind in "fc" else array
 
 
-def _compare(layer: Layer, name: str, judged: Array, truth: Array, spread: Array, eps: float) -> Comparison:
+def _terms(case: Case, name: str, outputs: tuple[Array, ...]) -> float:
+    """Typical size of the terms that a gradient is a sum of, also where they cancel: |v y| / |x|."""
+    products = [np.abs(np.asarray(v, float) * np.asarray(y, float)).ravel()
+                for v, y in zip(case.cotangents or (), outputs) if y.dtype.kind == "f"]
+    x = np.asarray(np.abs(case.primals[name]), float)
+    scale = float(np.sqrt(np.mean(x**2))) if x.size else 0.0
+    joined = np.concatenate(products) if products else np.zeros(0)
+    return float(joined.max()) / scale if joined.size and scale else 0.0
+
+
+def _compare(
+    layer: Layer, name: str, judged: Array, truth: Array, spread: Array, eps: float, terms: float
+) -> Comparison:
     """Entries are allowed the larger of their own spread and the primal's typical one, and a few roundings."""
     judged = judged.astype(truth.dtype)
     top = float(np.max(np.abs(truth[np.isfinite(truth)]), initial=0.0))
     typical = float(np.median(spread)) if spread.size else 0.0
     tiny = float(np.finfo(np.float16 if eps > 1e-4 else np.float32).tiny)
     with np.errstate(all="ignore"):
-        bound = _FACTOR * (np.maximum(spread, typical) + eps * np.abs(truth) + eps * eps * top + tiny)
+        bound = _FACTOR * (np.maximum(spread, typical) + eps * np.abs(truth) + eps * terms + tiny)
+        bound = np.maximum(bound, LOST * eps**0.5 * np.maximum(np.abs(truth), 1e-3 * top))
         error = np.abs(judged - truth)
         usable = np.isfinite(truth) & np.isfinite(bound) & (np.abs(truth) < 0.1 / tiny)
         verdicts = np.where(usable, np.where(error <= bound, Verdict.AGREES, Verdict.DISAGREES), Verdict.UNRESOLVED)
@@ -106,5 +125,6 @@ add(
         holds,
         regime=Regime(dtype="float32"),
         share=0.3,
+        implied_by=("gradient", "special"),
     )
 )

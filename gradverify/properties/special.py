@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from gradverify import evaluate
+from gradverify.compare import FIRM
 from gradverify.differences import ladder
 from gradverify.differences.point import Point
 from gradverify.layer import Layer
@@ -49,7 +50,10 @@ def _ties(layer: Layer, case: Case) -> list[Finding]:
         direction = np.zeros(point.size)
         direction[members] = max(1.0, abs(value))
         estimate = ladder.directional(point, direction, analytic)
-        slack = estimate.bound[0] + 1e3 * point.eps * float(np.abs(analytic[members]) @ direction[members])
+        slack = FIRM * estimate.bound[0] + 1e-3 * float(np.abs(analytic[members]) @ direction[members])
+        slack += 1e4 * point.eps * point.loudness
+        if not slack > 0:
+            continue
         if np.isfinite(slack) and abs(estimate.value[0]) > slack and _smooth(point, direction, analytic):
             found.append(_finding(point, case, value, members, analytic, float(estimate.value[0]), slack))
     return found
@@ -90,5 +94,6 @@ add(
         "the gradient is right at zeros, ties, borders, saturation and repeated indices",
         holds,
         regime=Regime(special=True),
+        implied_by=("gradient",),
     )
 )

@@ -11,6 +11,7 @@ from gradverify.report import code
 from gradverify.report.numbers import Paint, entry, fitting, matrices, parts, short
 from gradverify.types import Case, Comparison, Finding, Report, Tally
 
+FULL = 5  # findings of one layer that are printed in full
 PASTED = 400  # elements of a Case up to which its arrays are printed as code
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 
@@ -31,9 +32,20 @@ def render(report: Report, color: bool = False, width: int = 80, replays: Mappin
     lines += _wrapped([f"skipped {name}: {reason}" for name, reason in _skipped(report)], 2, width)
     lines += _wrapped([f"declared: {line}" for line in report.declared], 2, width)
     lines += _wrapped([f"note: {line}" for line in report.notes], 2, width)
-    for finding in report.findings:
-        lines += ["", render_finding(finding, color, width, (replays or {}).get(finding))]
-    return "\n".join(lines)
+    return "\n".join([*lines, *render_findings(report, color, width, replays)])
+
+
+def render_findings(
+    report: Report, color: bool = False, width: int = 80, replays: Mapping[Finding, str] | None = None
+) -> list[str]:
+    """The findings of a report, an empty line before each; after the most severe ones, only what is wrong."""
+    known = replays or {}
+    lines = []
+    for finding in report.findings[:FULL]:
+        lines += ["", render_finding(finding, color, width, known.get(finding))]
+    for finding in report.findings[FULL:]:
+        lines += ["", *_opening(finding, color, width), *_replayed(known.get(finding))]
+    return lines
 
 
 def render_finding(finding: Finding, color: bool = False, width: int = 80, replay: str | None = None) -> str:
@@ -44,7 +56,7 @@ def render_finding(finding: Finding, color: bool = False, width: int = 80, repla
         _diagnosed(finding, color, width),
         _smallest(finding.case, replay),
         _worst_seen(finding, width),
-        [f"  replay it: {replay}"] if replay else [],
+        _replayed(replay),
     ]
     return "\n".join("\n".join(lines) for lines in sections if lines)
 
@@ -150,6 +162,10 @@ def _worst_seen(finding: Finding, width: int) -> list[str]:
         return []
     shapes = _shapes(finding.worst)
     return _wrapped([f"worst seen on {shapes}"], 2, width) if shapes != _shapes(finding.case) else []
+
+
+def _replayed(replay: str | None) -> list[str]:
+    return [f"  replay it: {replay}"] if replay else []
 
 
 def _shapes(case: Case) -> str:

@@ -51,8 +51,9 @@ def _shorten(search: Search, group: tuple[Key, ...]) -> None:
     for few in (range(1), range(length - 1, length), range(2), range(length - 2, length)):
         if 0 < len(few) < length and search.attempt(cut(search, dict.fromkeys(group, few))):
             break
-    chunk = _length(search, group) // 2
-    while chunk:
+    length = _length(search, group)
+    chunk, shortest = length // 2, max(1, length // 32)  # a long axis is not tried place by place
+    while chunk >= shortest:
         start = 0
         while start < (length := _length(search, group)) > chunk:
             rest = [k for k in range(length) if not start <= k < start + chunk]
@@ -140,9 +141,7 @@ def _axes(dims: Dims, rank: int, sizes: Mapping[str, Any]) -> Iterator[tuple[Axi
         yield from ((axis, (axis.names[0], whole - count + k)) for k in range(count))
 
 
-def _places_of(
-    axis: Axis, key: Key, extent: int, kept: Kept, sizes: Mapping[str, Any]
-) -> Sequence[int] | None:
+def _places_of(axis: Axis, key: Key, extent: int, kept: Kept, sizes: Mapping[str, Any]) -> Sequence[int] | None:
     """Places of one axis that stay; None for all."""
     if axis.kind == "fixed":
         return None

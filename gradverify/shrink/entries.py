@@ -15,6 +15,7 @@ Slot = Union[str, int]  # a primal by name, or a cotangent by position
 
 _SIMPLE_IS_ONE = ("mask", "signs", "bool")
 _MANY = 200  # arrays with more places than this are simplified in blocks only
+_RUNS = 64
 
 
 def simplify(search: Search) -> None:
@@ -82,7 +83,7 @@ def _empty(search: Search, slot: Slot) -> None:
     simplest = _simplest(search, slot)
     places = np.flatnonzero(_array(search.best, slot) != simplest)
     chunk = (len(places) + 1) // 2
-    shortest = 1 if len(places) <= _MANY else max(1, len(places) // 64)
+    shortest = max(1, len(places) // _RUNS)
     while chunk >= shortest:
         for start in range(0, len(places), chunk):
             _edit(search, slot, places[start : start + chunk], simplest)

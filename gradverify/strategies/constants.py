@@ -56,6 +56,9 @@ def _mentioned(value: Any, seen: set[int], depth: int) -> Iterator[float]:
     if value is None or id(value) in seen or depth == 0:
         return
     seen.add(id(value))
+    owner = getattr(value, "__self__", None) if isinstance(value, MethodType) else value
+    for item in () if callable(owner) else tuple(getattr(owner, "__dict__", {}).values()):
+        yield from _numbers(item)
     for function in _functions(value):
         if (function.__module__ or "").split(".")[0] in _FOREIGN:
             continue

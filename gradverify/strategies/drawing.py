@@ -82,8 +82,8 @@ class _Drawing:
         first, second = self.lengths[0], self.lengths[0] + self.lengths[1]
         optional, sizing, valuing = Knobs(row[:first]), Knobs(row[first:second]), Knobs(row[second:])
         options = {name: _option(optional, spec, draw) for name, spec in self.layer.options.items()}
-        sizes = shapes.draw_sizes(sizing, self.names, _integers(options), self.regime, self.layer.empty)
         try:
+            sizes = shapes.draw_sizes(sizing, self.names, _integers(options), self.regime, self.layer.empty)
             found = {p.name: shapes.draw_shape(sizing, p.dims, sizes) for p in self.layer.primals}
         except KeyError as error:
             raise DeclarationError(
@@ -183,5 +183,3 @@ def _numbers(options: Mapping[str, Any]) -> dict[str, Any]:
 def _lasts(sizes: Mapping[str, Any]) -> set[float]:
     """The last place of each axis, a border for layers that look things up at coordinates."""
     return {float(n - 1) for n in sizes.values() if isinstance(n, int) and n > 2}
-
-

@@ -152,5 +152,3 @@ def _storage_elsewhere() -> Iterator[None]:
             yield
         finally:
             configuration.set_hypothesis_home_dir(home)
-
-

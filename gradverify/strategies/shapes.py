@@ -123,9 +123,7 @@ def extent_of(axis: Axis, sizes: Mapping[str, Union[int, Shape]]) -> int:
 def _span(dims: Dims) -> Callable[[Mapping[str, Union[int, Shape]]], int]:
     def span(sizes: Mapping[str, Union[int, Shape]]) -> int:
         try:
-            return prod(
-                prod(_tuple(sizes[a.names[0]])) if a.kind == "many" else extent_of(a, sizes) for a in dims.axes
-            )
+            return prod(prod(_tuple(sizes[a.names[0]])) if a.kind == "many" else extent_of(a, sizes) for a in dims.axes)
         except ValueError:  # negative for now; told by draw_shape
             return 0
 
@@ -171,9 +169,7 @@ def _empty(knobs: Knobs, sizes: Sizes, free: list[str]) -> None:
     sizes[chosen] = (*old[:-1], 0) if isinstance(old, tuple) else 0
 
 
-def _fitted(
-    names: Names, fixed: Mapping[str, int], single: dict[str, int], many: dict[str, Shape], cap: int
-) -> Sizes:
+def _fitted(names: Names, fixed: Mapping[str, int], single: dict[str, int], many: dict[str, Shape], cap: int) -> Sizes:
     """The sizes, the largest of them lowered until all primals together have at most `cap` elements."""
     sizes: Sizes = {**fixed, **single, **many}
     while sum(span(sizes) for span in names.spans) > cap:

@@ -22,7 +22,7 @@ Shape = tuple[int, ...]
 
 LARGEST = 1e4  # what float16 still holds, with room for a sum
 _STYLES = ("integers", "tenths", "full", "full", "tenths", "full", "full", "full")
-_SCALES = (1.0,) * 20 + (0.1, 0.1, 0.1, 10.0, 10.0, 10.0, 0.01, 0.01, 100.0, 100.0, 1e-4, 1e3)
+_SCALES = (1.0,) * 28 + (0.1, 0.1, 0.1, 10.0, 10.0, 10.0, 0.01, 0.01, 100.0, 100.0, 1e-4, 1e3)
 _PLANTED = (0, 0, 1, 0, 1, 2, 1, 3)
 _ROUND_NUMBERS = (0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 3.0, -3.0, 10.0, -10.0, 100.0, -100.0)
 
@@ -42,8 +42,8 @@ def draw_manner(knobs: Knobs) -> Manner:
 
 
 def reals(knobs: Knobs, seed: int, stream: int, shape: Shape, manner: Manner) -> Array:
-    """Raw real values of one primal, in the manner of the case or, one time in three, in its own."""
-    own, regime, scale = knobs.chance(34), knobs.pick(_OWN_REGIMES), knobs.pick(_SCALES)
+    """Raw real values of one primal, in the manner of the case or, one time in four, in its own."""
+    own, regime, scale = knobs.chance(25), knobs.pick(_OWN_REGIMES), knobs.pick(_SCALES)
     if own:
         manner = Manner(regime, manner.style, scale)
     values = _REGIMES[manner.regime](seed, stream, shape, manner)

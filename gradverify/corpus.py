@@ -1,0 +1,171 @@
+"""The corpus: a folder of failing Cases, kept until they fail no more.
+
+One Case file (see `gradverify.casefile`) for each finding, and beside it a JSON file that says what
+was found, and by which check (its *owner*). A Case file without one is a regression case of the
+team's own: it is replayed with every check of its layer, and never removed; nor is one whose JSON
+file says ``"pinned": true``. Files are renamed into place, so several processes may share a folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gradverify import casefile
+from gradverify.errors import CaseFileError
+from gradverify.types import Case, Finding
+
+FORMAT, VERSION = "gradverify-corpus", 1
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One case of the corpus.
+
+    Attributes
+    ----------
+    path : its Case file
+    owner : the check that found it, as the caller names its checks; None for a case of the team's own
+    asked : the property that was being tried
+    fingerprint : property, kind and primal of the finding
+    pinned : whether it stays when it fails no more
+    """
+
+    path: Path
+    case: Case
+    owner: str | None = None
+    asked: str | None = None
+    fingerprint: tuple[str, str, str] = ("", "", "")
+    message: str = ""
+    pinned: bool = True
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A file of the corpus that cannot be read, and why."""
+
+    path: Path
+    reason: str
+
+
+class Corpus:
+    """A folder of failing cases; it is created when the first one is kept."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+
+    def read(self) -> tuple[list[Entry], list[Damaged]]:
+        """Everything in the folder and its subfolders, by path; what cannot be read comes as `Damaged`."""
+        entries: list[Entry] = []
+        damaged: list[Damaged] = []
+        for path in sorted(self.folder.rglob("*.npz")):
+            if path.name.startswith("."):
+                continue  # another process is writing it
+            try:
+                entries.append(_entry(path))
+            except CaseFileError as error:
+                if path.exists():  # else another process has removed it meanwhile
+                    damaged.append(Damaged(path, str(error)))
+        return entries, damaged
+
+    def keep(self, finding: Finding, owner: str, asked: str, failing: Iterable[Entry] = ()) -> Path:
+        """Keep the case of a finding, and return its file; of the same finding, only the smallest case is kept.
+
+        Parameters
+        ----------
+        owner, asked : the check that found it, and the property it was trying
+        failing : cases of the corpus that still show the same finding
+
+        Raises
+        ------
+        OSError
+            If the folder cannot be written.
+        CaseFileError
+            If the case holds an option that no file can hold.
+        """
+        known = sorted(failing, key=lambda entry: (entry.case.size, entry.path.name))
+        if known and known[0].case.size <= finding.case.size:
+            smallest, larger = known[0].path, known[1:]
+        else:
+            smallest, larger = self._write(finding, owner, asked), known
+        for entry in larger:
+            if not entry.pinned:
+                remove(entry)
+        return smallest
+
+    def _write(self, finding: Finding, owner: str, asked: str) -> Path:
+        parts = (finding.case.layer, *finding.fingerprint)
+        stem = "-".join(re.sub(r"[^\w.+]+", "_", part) for part in parts if part)
+        digest = hashlib.sha256(f"{owner} {asked} {casefile.digest(finding.case)}".encode()).hexdigest()[:8]
+        path = self.folder / f"{stem[:100]}-{digest}.npz"
+        about = {
+            "format": FORMAT,
+            "version": VERSION,
+            "owner": owner,
+            "asked": asked,
+            "property": finding.property,
+            "kind": finding.kind,
+            "primal": finding.primal,
+            "message": finding.message,
+            "severity": repr(float(finding.severity)),
+            "pinned": False,
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # the JSON file first: a Case file on its own would count as a regression case
+        _replace(_beside(path), json.dumps(about, indent=1) + "\n")
+        return casefile.save(finding.case, path)
+
+
+def remove(entry: Entry) -> None:
+    """Remove a case from its folder; not an error if another process did so before."""
+    entry.path.unlink(missing_ok=True)
+    _beside(entry.path).unlink(missing_ok=True)
+
+
+def replay_command(path: str | os.PathLike[str], case: Case) -> str:
+    """What to type; a layer that no target names needs one."""
+    return f"gradverify replay {shlex.quote(os.fspath(path))}{'' if case.target else ' --target TARGET'}"
+
+
+def _entry(path: Path) -> Entry:
+    case = casefile.load(path)
+    try:
+        about: Any = json.loads(_beside(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Entry(path, case)
+    except (OSError, ValueError) as error:
+        raise CaseFileError(f"{_beside(path).name!r} beside it cannot be read: {error}") from None
+    if not isinstance(about, dict) or about.get("format") != FORMAT or about.get("version") != VERSION:
+        raise CaseFileError(f"{_beside(path).name!r} beside it is not of the format {FORMAT}, version {VERSION}")
+    texts = {key: about.get(key) or "" for key in ("property", "kind", "primal", "message")}
+    if not all(isinstance(text, str) for text in (*texts.values(), about.get("owner"), about.get("asked"))):
+        raise CaseFileError(f"{_beside(path).name!r} beside it says something else than text")
+    return Entry(
+        path,
+        case,
+        about["owner"],
+        about["asked"],
+        (texts["property"], texts["kind"], texts["primal"]),
+        texts["message"],
+        about.get("pinned") is True,
+    )
+
+
+def _beside(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

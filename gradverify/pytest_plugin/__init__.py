@@ -1,0 +1,182 @@
+"""The pytest plugin: options, the fixture, and hooks that cost nothing until a run has work for them.
+
+Imports the standard library and pytest only; the rooms beside `settings` and `shared` are imported
+when a run first needs them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gradverify.pytest_plugin import settings, shared
+
+if TYPE_CHECKING:
+    from gradverify.pytest_plugin.collection import Planned
+    from gradverify.pytest_plugin.fixture import Checker
+    from gradverify.pytest_plugin.run import Run
+
+ROOT = "gradverify"
+
+
+class State:
+    """What the plugin knows of the run in this process.
+
+    Attributes
+    ----------
+    wanted : node ids `gradverify::...` of the command line
+    collects : whether layers become tests in this run
+    records : what the tests of all processes came to
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.settings = settings.resolve(config)
+        self.wanted = _wanted(config)
+        self.collects = bool(self.wanted) or (self.settings.collects and _everything(config))
+        self.tests: list[Planned] = []
+        self.records: list[dict[str, Any]] = []
+        self.item: pytest.Item | None = None
+        self.lost: list[str] = []
+        self._run: Run | None = None
+
+    def run(self) -> Run:
+        """The room of the run, made when it is first needed."""
+        if self._run is None:
+            from gradverify.pytest_plugin.run import Run
+
+            self._run = Run(self.config, self.settings)
+            if not hasattr(self.config, "workerinput"):
+                self._mourn(self._run)
+        return self._run
+
+    def _mourn(self, run: Run) -> None:
+        """Tell and keep what an earlier run left behind that was killed."""
+        from gradverify.pytest_plugin.journal import left_by_the_dead
+        from gradverify.pytest_plugin.summary import of_the_dead
+
+        for left in left_by_the_dead(run.journal_folder):
+            _, text = of_the_dead(run, left)
+            self.lost.append(f"an earlier run ended inside {left.owner}\n{text}")
+
+
+STATE = pytest.StashKey[State]()
+
+
+def _wanted(config: pytest.Config) -> tuple[str, ...]:
+    """Take node ids `gradverify::...` out of the arguments: pytest would look for a file of that name."""
+    wanted = tuple(arg for arg in config.args if arg.startswith(f"{ROOT}::"))
+    config.args = [arg for arg in config.args if arg not in wanted]
+    return wanted
+
+
+def _everything(config: pytest.Config) -> bool:
+    """Whether the arguments ask for the whole project, and not for some of its files."""
+    if config.args_source == pytest.Config.ArgsSource.TESTPATHS:
+        return True
+    folders = [(config.invocation_params.dir / arg).resolve() for arg in config.args]
+    return any(folder in (config.rootpath, *config.rootpath.parents) for folder in folders)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    settings.add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"{ROOT}: checks a backward pass; added by the plugin")
+    state = config.stash[STATE] = State(config)
+    if config.pluginmanager.hasplugin("xdist") and not hasattr(config, "workerinput"):
+        from gradverify.pytest_plugin.xdist import Controller
+
+        config.pluginmanager.register(Controller(state.run, state.settings.seed), "gradverify-xdist")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    state = session.config.stash[STATE]
+    if state.collects:  # in the controller of pytest-xdist as well, where a usage error can be told
+        from gradverify.pytest_plugin.collection import plan
+
+        state.tests = plan(state.settings, state.wanted)
+        if not session.config.getoption("collectonly"):
+            state.run()
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    told = config.stash[STATE].settings
+    return f"gradverify: profile {told.profile}, seed {told.seed} (--gradverify-seed={told.seed} draws the same cases)"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The layers stand beside the files of the project."""
+    report = yield
+    if isinstance(collector, pytest.Session) and report.passed:
+        state = collector.config.stash[STATE]
+        if state.tests:
+            from gradverify.pytest_plugin.collection import Root
+
+            report.result = [*report.result, Root.of(collector, state.run(), state.tests)]
+    return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`-m gradverify` selects tests that use the fixture as well."""
+    for item in items:
+        if ROOT in getattr(item, "fixturenames", ()):
+            item.add_marker(ROOT)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.config.stash[STATE].item = item
+
+
+@pytest.fixture(scope="session")
+def gradverify(request: pytest.FixtureRequest) -> Checker:
+    """Check a layer, like `gradverify.check`, with the examples, the seed and the corpus of this run."""
+    from gradverify.pytest_plugin.fixture import Checker
+
+    state = request.config.stash[STATE]
+
+    def current() -> pytest.Item:
+        assert state.item is not None
+        return state.item
+
+    return Checker(state.run(), current)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if call.when == "call" and shared.RECORDS in item.stash:
+        setattr(report, shared.ATTRIBUTE, item.stash[shared.RECORDS])
+        del item.stash[shared.RECORDS]
+        if report.skipped and item.nodeid.startswith(f"{ROOT}::") and isinstance(report.longrepr, tuple):
+            report.longrepr = (ROOT, None, report.longrepr[2])  # not the line of ours that says so; -rs folds alike ones
+    return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    state = config.stash[STATE]
+    records = [r for reports in terminalreporter.stats.values() for rep in reports for r in _records(rep)]
+    if not records and state.settings.json is None:
+        return
+    from gradverify.pytest_plugin import summary
+
+    state.run()  # asks whether an earlier run was killed
+    summary.show(terminalreporter, records, state.lost)
+    if state.settings.json is not None:
+        summary.write_json(state.settings.json, summary.as_json(state.settings, records))
+
+
+def _records(report: object) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = getattr(report, shared.ATTRIBUTE, [])
+    return found

@@ -1,0 +1,82 @@
+"""The fixture `gradverify`: one line in a test of one's own, with the settings of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from gradverify.checking import Settings
+from gradverify.compose import under_loss
+from gradverify.errors import GradientMismatch, NothingVerified, UsageError
+from gradverify.layer import Layer
+from gradverify.pytest_plugin import shared
+from gradverify.pytest_plugin.run import Check, Run
+from gradverify.registry import layers
+from gradverify.report.terminal import render
+from gradverify.types import Report
+
+
+class Checker:
+    """What the fixture gives: called like `gradverify.check`, once or more in a test.
+
+    Its scope is the session, so that it may be used together with `hypothesis.given`.
+    """
+
+    def __init__(self, run: Run, current: Callable[[], pytest.Item]) -> None:
+        self._run = run
+        self._current = current
+
+    def __call__(
+        self,
+        target: Any,
+        backward: Callable[..., Any] | None = None,
+        /,
+        *,
+        loss: str | None = None,
+        examples: int | None = None,
+        seed: int | None = None,
+        eps: float | None = None,
+        dtype: str = "float64",
+        properties: Sequence[str] | str | None = None,
+        method: str = "adaptive",
+        raises: bool = True,
+        **declaration: Any,
+    ) -> Report:
+        """Check that a backward pass is right; arguments, result and errors are those of `gradverify.check`.
+
+        Examples, seed and properties that are not given are those of the run. Cases that fail are
+        kept in the corpus, and replayed first by the same test in the next run.
+        """
+        __tracebackhide__ = True
+        told, item = self._run.settings, self._current()
+        layer = _layer(target, backward, declaration)
+        layer = layer if loss is None else under_loss(layer, loss)
+        names = (properties,) if isinstance(properties, str) else tuple(properties or ())
+        settings = Settings(
+            examples=told.examples if examples is None else examples,
+            seed=told.seed_of(item.nodeid, layer.name) if seed is None else seed,
+            eps=eps,
+            dtype=dtype,
+            properties=names or told.properties,
+            method=method,
+        )
+        result = self._run.check(Check(layer, item.nodeid, settings))
+        shared.attach(item, result.records, told.junit)
+        if raises and result.report.findings:
+            text = f"{len(result.report.findings)} finding(s)\n{render(result.report, replays=result.replays)}"
+            raise GradientMismatch(result.report, text)
+        if raises and not result.report.verified:
+            raise NothingVerified(result.report, f"nothing could be verified\n{result.report}")
+        return result.report
+
+
+def _layer(target: Any, backward: Callable[..., Any] | None, declaration: dict[str, Any]) -> Layer:
+    from gradverify.adapters import as_layer
+
+    if not isinstance(target, str):
+        return as_layer(target if backward is None else (target, backward), **declaration)
+    if backward is not None or declaration:
+        raise UsageError(f"{target!r} is a registered layer; it takes no backward and no declaration")
+    return layers.get(target)

@@ -1,0 +1,155 @@
+"""The write-ahead journal: the case at hand, and what was found so far, on disk before the layer's code runs.
+
+A process that is killed in the middle of a check leaves its journal behind. The controller of
+pytest-xdist reads it when it hears of the death, any other run when the next one starts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from gradverify import casefile
+from gradverify.errors import CaseFileError
+from gradverify.layer import Layer
+from gradverify.properties import Property
+from gradverify.types import Case, Finding, Outcome
+from gradverify.verification import watcher
+
+_RUNNING, _FOUND = ".running", ".found"
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a dead process left behind.
+
+    Attributes
+    ----------
+    owner : the check that it was running
+    asked : the property that it was trying
+    findings : what it had found, and last, as one of kind "killed", the case that it was looking at
+    """
+
+    owner: str
+    asked: str
+    findings: tuple[Finding, ...]
+
+
+class Journal:
+    """The journal of one process in a folder that all processes of all runs share."""
+
+    def __init__(self, folder: Path, worker: str) -> None:
+        self.folder = folder
+        self.stem = f"{worker}-{platform.node()}-{os.getpid()}"
+        self.owner = ""
+        self.found: dict[tuple[str, str, str], Path] = {}
+
+    @contextmanager
+    def watching(self, owner: str) -> Iterator[None]:
+        """Write down every case that is examined inside; leaves no file behind."""
+        self.owner = owner
+        token = watcher.set(self)
+        try:
+            yield
+        finally:
+            watcher.reset(token)
+            self.forget()
+
+    def before(self, layer: Layer, case: Case, prop: Property) -> None:
+        self._write(self._path(_RUNNING), case, {"owner": self.owner, "asked": prop.name, "layer": layer.name})
+
+    def after(self, layer: Layer, outcome: Outcome) -> None:
+        for finding in outcome.findings:
+            if finding.fingerprint not in self.found:
+                path = self._path(f"-{len(self.found)}{_FOUND}")
+                self.found[finding.fingerprint] = path
+                about = {"property": finding.property, "kind": finding.kind, "primal": finding.primal}
+                severity = repr(float(finding.severity))
+                self._write(path, finding.case, {**about, "message": finding.message, "severity": severity})
+
+    def forget(self) -> None:
+        """Remove the files of this process."""
+        for path in (self._path(_RUNNING), *self.found.values()):
+            path.unlink(missing_ok=True)
+        self.found.clear()
+
+    def _path(self, suffix: str) -> Path:
+        return self.folder / f"{self.stem}{suffix}"
+
+    def _write(self, path: Path, case: Case, about: dict[str, str | None]) -> None:
+        """One line of JSON, then the Case file; a journal that cannot be written must not stop the check."""
+        partial = path.with_name(f"{path.name}.part")
+        try:
+            content = casefile.dumps(case)
+        except CaseFileError:  # an option that no file can hold
+            return
+        try:
+            partial.write_bytes(json.dumps(about).encode() + b"\n" + content)
+            os.replace(partial, path)
+        except OSError:
+            return
+
+
+def folder_of(cache: Path | None) -> Path:
+    """Where journals lie: in the folder that pytest keeps for its plugins, else in the temporary folder."""
+    folder = cache or Path(tempfile.gettempdir()) / f"gradverify-journal-{os.getuid() if hasattr(os, 'getuid') else 0}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def left_by(folder: Path, worker: str) -> Left | None:
+    """What a worker of pytest-xdist left behind; its journal is removed."""
+    running = sorted(folder.glob(f"{worker}-*{_RUNNING}"))
+    return _left(running[0]) if running else None
+
+
+def left_by_the_dead(folder: Path) -> list[Left]:
+    """What processes of this machine that live no more have left behind; their journals are removed."""
+    if os.name != "posix":  # elsewhere one cannot ask for a process without disturbing it
+        return []
+    found = []
+    for path in sorted(folder.glob(f"*-{platform.node()}-*{_RUNNING}")):
+        pid = path.name.removesuffix(_RUNNING).rpartition("-")[2]
+        if pid.isdecimal() and not _lives(int(pid)):
+            found.append(_left(path))
+    return [left for left in found if left is not None]
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _left(running: Path) -> Left | None:
+    stem = running.name.removesuffix(_RUNNING)
+    paths = [*sorted(running.parent.glob(f"{stem}-*{_FOUND}")), running]
+    try:
+        read = [_read(path) for path in paths]
+    except (OSError, ValueError, KeyError):  # a CaseFileError is a ValueError
+        return None
+    finally:
+        for path in paths:
+            path.unlink(missing_ok=True)
+    *found, (about, case) = read
+    findings = [
+        Finding(a["property"], a["kind"], a["primal"], a["message"], c, severity=float(a["severity"])) for a, c in found
+    ]
+    message = "the process ended while it ran the layer on this case"
+    killed = Finding(about["asked"], "killed", None, message, case)
+    return Left(about["owner"], about["asked"], (*findings, killed))
+
+
+def _read(path: Path) -> tuple[dict[str, str], Case]:
+    line, _, content = path.read_bytes().partition(b"\n")
+    return dict(json.loads(line)), casefile.loads(content)

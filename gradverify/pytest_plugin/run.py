@@ -1,0 +1,264 @@
+"""One pytest run: its settings, its corpus and journal, and one check of one layer inside it."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gradverify import tuning
+from gradverify.checking import Settings, check_layer
+from gradverify.corpus import Corpus, Damaged, Entry, remove, replay_command
+from gradverify.errors import CaseFileError, UsageError
+from gradverify.layer import Layer
+from gradverify.pytest_plugin import journal, settings
+from gradverify.pytest_plugin.shared import Record
+from gradverify.types import Finding, Report, Tally
+from gradverify.verification import checked, examine, ranked, selected
+
+_TIMES = 5  # runs of a case of the corpus that tell a wrong layer from a flaky one
+_FEW = 25  # new cases for a check that fails on its corpus already
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of one layer.
+
+    Attributes
+    ----------
+    owner : node id of the test that it stands for, which is also its owner in the corpus
+    settings : of the engine
+    shard : which part of how many; only the first replays the corpus
+    """
+
+    layer: Layer
+    owner: str
+    settings: Settings
+    shard: int = 0
+    shards: int = 1
+
+
+@dataclass
+class Result:
+    """What a check came to: the report, the commands that replay its findings, and its records."""
+
+    report: Report
+    replays: dict[Finding, str]
+    records: list[Record]
+
+
+@dataclass
+class Run:
+    """What the processes of a run share, and what this one does."""
+
+    config: pytest.Config
+    settings: settings.Settings
+    corpus: Corpus = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.corpus = Corpus(self.settings.corpus)
+
+    @cached_property
+    def journal_folder(self) -> Path:
+        cache = getattr(self.config, "cache", None)
+        return journal.folder_of(None if cache is None else Path(cache.mkdir("gradverify")))
+
+    @cached_property
+    def journal(self) -> journal.Journal:
+        told = getattr(self.config, "workerinput", {})
+        worker = f"{told['testrunuid']}-{told['workerid']}" if told else "main"
+        return journal.Journal(self.journal_folder, worker)
+
+    @cached_property
+    def kept(self) -> tuple[list[Entry], list[Damaged]]:
+        """The corpus as it was when this process first asked."""
+        return self.corpus.read()
+
+    def check(self, check: Check) -> Result:
+        """Replay what is in the corpus, draw new cases, keep what fails.
+
+        Raises
+        ------
+        GradverifyError
+            If the layer or the settings cannot be used.
+        """
+        props = [prop.name for prop in selected(check.settings.properties)]
+        with self.journal.watching(check.owner), tuning.using(check.settings.tuning):
+            replays = Replays(check, props, self.kept[0] if check.shard == 0 else [])
+            fewer = replace(check.settings, examples=min(check.settings.examples, _FEW))
+            report = check_layer(check.layer, fewer if replays.findings else check.settings)
+        for name, outcomes in replays.outcomes.items():
+            for outcome in outcomes:
+                report.tallies[name].add(outcome)
+        report = replace(report, findings=_united(report.findings, replays.findings), notes=tuple(replays.notes))
+        asked = props[0] if len(props) == 1 else None
+        paths = {f: self.keep(f, check.owner, asked or f.property, replays.failing) for f in report.findings}
+        if self.settings.prune:
+            for entry in replays.fixed:
+                remove(entry)
+        commands = {f: replay_command(path, f.case) for f, path in paths.items() if path is not None}
+        records = [_record(check, report, name, props, commands) for name in props]
+        records[0]["corpus"] = self._told(replays) | {"unkept": sum(path is None for path in paths.values())}
+        return Result(report, commands, records)
+
+    def keep(self, finding: Finding, owner: str, asked: str, failing: Sequence[Entry] = ()) -> str | None:
+        """Keep a finding in the corpus; its file relative to the working folder, None if it cannot be written."""
+        same = [entry for entry in failing if entry.fingerprint == finding.fingerprint and entry.owner is not None]
+        try:
+            return shown(self.corpus.keep(finding, owner, asked, same))
+        except (OSError, CaseFileError):
+            return None
+
+    def _told(self, replays: Replays) -> Record:
+        removed = self.settings.prune
+        return {
+            "replayed": replays.count,
+            "failing": len(replays.failing),
+            "fixed": [[shown(entry.path), removed] for entry in replays.fixed],
+            "stale": [[shown(path), reason] for path, reason in replays.stale],
+            "damaged": [[shown(damaged.path), damaged.reason] for damaged in self.kept[1]],
+        }
+
+
+class Replays:
+    """The cases of the corpus that belong to a check, examined again.
+
+    Attributes
+    ----------
+    outcomes : by property, for the tallies
+    failing, fixed : entries that still fail, and those that do not and may go
+    stale : entries that do not fit the layer any more, and why
+    """
+
+    def __init__(self, check: Check, props: Sequence[str], kept: Sequence[Entry]) -> None:
+        self.check = check
+        self.outcomes: dict[str, list[Any]] = {}
+        self.findings: list[Finding] = []
+        self.failing: list[Entry] = []
+        self.fixed: list[Entry] = []
+        self.stale: list[tuple[Path, str]] = []
+        self.notes: list[str] = []
+        self.count = 0
+        for entry in kept:
+            if entry.case.layer == check.layer.name and entry.owner in (None, check.owner):
+                self._replay(entry, [p for p in props if entry.owner is None or p == entry.asked])
+
+    def _replay(self, entry: Entry, props: Sequence[str]) -> None:
+        layer = self.check.layer
+        try:
+            case = checked(layer, entry.case)
+        except UsageError as error:
+            self.stale.append((entry.path, str(error)))
+            return
+        self.count += bool(props)
+        found: list[Finding] = []
+        for prop in selected(props):
+            runs = [examine(layer, case, prop)]
+            if runs[0].findings or entry.fingerprint[1] == "nondeterministic":
+                runs += [examine(layer, case, prop) for _ in range(_TIMES - 1)]
+            self.outcomes.setdefault(prop.name, []).append(runs[0])
+            found += _confirmed([run.findings for run in runs])
+        if found:
+            self.failing.append(entry)
+            self.findings += found
+            self.notes.append(f"still fails on {shown(entry.path)}")
+        elif props and not entry.pinned:
+            self.fixed.append(entry)
+
+
+def _confirmed(runs: Sequence[Sequence[Finding]]) -> list[Finding]:
+    """Findings of several runs of one case; one that some runs lack is nondeterministic."""
+    seen: dict[tuple[str, str, str], list[Finding]] = {}
+    for findings in runs:
+        for finding in findings:
+            seen.setdefault(finding.fingerprint, []).append(finding)
+    return [
+        same[0]
+        if len(same) == len(runs)
+        else same[0].but(
+            kind="nondeterministic",
+            message=f"nondeterministic ({len(same)} of {len(runs)} runs of one case): {same[0].message}",
+        )
+        for same in seen.values()
+    ]
+
+
+def _united(new: Sequence[Finding], old: Sequence[Finding]) -> tuple[Finding, ...]:
+    """One finding for each fingerprint: the one on the smaller case."""
+    best: dict[tuple[str, str, str], Finding] = {}
+    for finding in (*old, *new):
+        known = best.get(finding.fingerprint)
+        if known is None or finding.case.size < known.case.size:
+            best[finding.fingerprint] = finding
+    return ranked(best.values())
+
+
+def shown(path: Path) -> str:
+    """A path as one types it here."""
+    try:
+        return os.path.relpath(path)
+    except ValueError:  # another drive
+        return str(path)
+
+
+def verdict_of(tally: Tally, findings: Sequence[Any]) -> str:
+    """ "WRONG", "ok", "skipped" or "nothing verified"."""
+    if findings:
+        return "WRONG"
+    if tally.verified:
+        return "ok"
+    return "skipped" if tally.skipped and not tally.cases else "nothing verified"
+
+
+def _record(check: Check, report: Report, name: str, props: Sequence[str], replays: dict[Finding, str]) -> Record:
+    tally = report.tallies[name]
+    # a finding of another property (the code failed outright) belongs to the first check that met it
+    findings = [f for f in report.findings if f.property == name or (f.property not in props and name == props[0])]
+    file, line = source_of(check.layer)
+    compared = sum(tally.verdicts.values())
+    skipped = tally.reason is not None and not tally.cases
+    return {
+        "layer": check.layer.name,
+        "property": name,
+        "shard": check.shard,
+        "shards": check.shards,
+        "seed": int(report.seed or 0),
+        "examples": int(report.examples),
+        "cases": int(tally.cases),
+        "entries": int(tally.entries),
+        "compared": int(compared),
+        "unresolved": int(tally.verdicts["unresolved"]),
+        "worst_ratio": float(tally.worst_ratio),
+        "resolution": float(tally.resolution),
+        "seconds": float(tally.seconds),
+        "verdict": "skipped" if skipped and not findings else verdict_of(tally, findings),
+        "reason": tally.reason,
+        "file": file,
+        "line": line,
+        "findings": [told_of(f, replays.get(f)) for f in findings],
+    }
+
+
+def told_of(finding: Finding, replay: str | None) -> Record:
+    """A finding in plain values, with the command that replays it."""
+    return {
+        "property": finding.property,
+        "kind": finding.kind,
+        "primal": finding.primal,
+        "message": finding.message,
+        "severity": float(finding.severity),
+        "replay": replay,
+    }
+
+
+def source_of(layer: Layer) -> tuple[str | None, int | None]:
+    """File and line of the backward, for annotations."""
+    function = inspect.unwrap(layer.backward)
+    code = getattr(function, "__code__", None)
+    return (shown(Path(code.co_filename)), int(code.co_firstlineno)) if code is not None else (None, None)

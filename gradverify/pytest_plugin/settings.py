@@ -1,0 +1,246 @@
+"""What a run was told: flags, ini keys, `[tool.gradverify]` and profiles become one `Settings`.
+
+A flag wins over the ini file of pytest, which wins over `[tool.gradverify]` in pyproject.toml,
+which wins over the profile. Imports the standard library and pytest only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NamedTuple  # a dataclass takes a millisecond of every run to build
+
+import pytest
+
+PREFIX = "gradverify"
+LISTS = {
+    "modules": "modules whose layers become tests: package.module, package.module:object or file.py",
+    "layers": "registered layers that become tests: names, or patterns such as conv*",
+    "properties": "properties to try; the default is all of them",
+    "shards": "a number of shards for every layer, or lines 'PATTERN = NUMBER'",
+}
+WORDS = {
+    "profile": "quick, thorough or ci; the default is quick, and ci where the variable CI is set",
+    "examples": "cases drawn for each property, instead of the profile's number",
+    "seed": "a whole number, or 'random'",
+    "corpus": "folder of failing cases, relative to the root folder (default .gradverify/corpus)",
+    "prune": "whether a case that fails no more is removed from the corpus (default: not in the profile ci)",
+    "junit": "whether results go into JUnit XML as properties; 'false' keeps to strict schemas",
+}
+
+
+class Profile(NamedTuple):
+    """How much a run does, before flags and ini keys.
+
+    Attributes
+    ----------
+    examples : cases for each property
+    shards : parts into which a property with many cases is split
+    seed : None draws a new one for each run
+    prune : whether fixed cases are removed from the corpus
+    """
+
+    examples: int
+    shards: int = 1
+    seed: int | None = None
+    prune: bool = True
+
+
+PROFILES = {
+    "quick": Profile(examples=25),
+    "thorough": Profile(examples=400, shards=4),
+    "ci": Profile(examples=50, seed=0, prune=False),
+}
+
+
+class Settings(NamedTuple):
+    """What holds for one run; the same in every process of it."""
+
+    profile: str
+    examples: int
+    seed: int
+    modules: tuple[str, ...]
+    layers: tuple[str, ...]
+    properties: tuple[str, ...] | None
+    shards: tuple[tuple[str, int], ...]
+    corpus: Path
+    prune: bool
+    junit: bool
+    json: Path | None
+    where: Mapping[str, str]  # key -> where it was set, for error messages
+
+    @property
+    def collects(self) -> bool:
+        """Whether the project names layers that become tests."""
+        return bool(self.modules or self.layers)
+
+    def shards_of(self, layer: str) -> int:
+        """Into how many parts the properties of a layer are split at most; the last pattern that fits wins."""
+        return [count for pattern, count in self.shards if fnmatchcase(layer, pattern)][-1]
+
+    def seed_of(self, *part: object) -> int:
+        """A seed of its own for each part of the run, the same on every machine."""
+        text = "\0".join(map(str, (self.seed, *part)))
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Flags and ini keys."""
+    group = parser.getgroup(PREFIX, "gradverify: gradients by hand, checked")
+    for key in ("profile", "examples", "seed", "corpus"):
+        group.addoption(f"--{PREFIX}-{key}", dest=f"{PREFIX}_{key}", metavar=key[0].upper(), help=WORDS[key])
+    group.addoption(
+        f"--{PREFIX}-property", dest=f"{PREFIX}_properties", metavar="P", action="append", help="try this property only"
+    )
+    group.addoption(f"--{PREFIX}-json", dest=f"{PREFIX}_json", metavar="FILE", help="write the results as JSON")
+    for key, text in LISTS.items():
+        parser.addini(f"{PREFIX}_{key}", text, type="linelist", default=None)
+    for key, text in WORDS.items():
+        parser.addini(f"{PREFIX}_{key}", text, default=None)
+
+
+def resolve(config: pytest.Config) -> Settings:
+    """The settings of a run.
+
+    Raises
+    ------
+    pytest.UsageError
+        Naming the flag or key whose value cannot be used.
+    """
+    given = _Given(config)
+    name = str(given.get("profile") or ("ci" if os.environ.get("CI") else "quick"))
+    if name not in PROFILES:
+        given.refuse("profile", f"there is no profile {name!r}; there are {', '.join(PROFILES)}")
+    profile = PROFILES[name]
+    examples = given.whole("examples", profile.examples, 1)
+    return Settings(
+        profile=name,
+        examples=examples,
+        seed=_seed(config, given, profile),
+        modules=given.words("modules"),
+        layers=given.words("layers"),
+        properties=given.words("properties") or None,
+        shards=(("*", profile.shards), *_shards(given)),
+        corpus=config.rootpath / str(given.get("corpus") or Path(".gradverify") / "corpus"),
+        prune=given.truth("prune", profile.prune),
+        junit=given.truth("junit", True),
+        json=_writable(given, config),
+        where=given.where,
+    )
+
+
+def _seed(config: pytest.Config, given: _Given, profile: Profile) -> int:
+    told = getattr(config, "workerinput", {}).get("gradverify_seed")
+    if told is not None:
+        return int(told)
+    value = given.get("seed")
+    if value is None:
+        of_hypothesis = str(config.getoption("hypothesis_seed", None))
+        value = int(of_hypothesis) if of_hypothesis.isdecimal() else profile.seed
+    if value is None or value == "random":
+        return random.SystemRandom().randrange(2**31)  # the global generator belongs to the tests
+    return given.whole("seed", 0, 0) if given.get("seed") is not None else int(value)
+
+
+def _shards(given: _Given) -> list[tuple[str, int]]:
+    value = given.get("shards")
+    if value is None:
+        return []
+    if isinstance(value, Mapping):
+        pairs = [(str(pattern), str(count)) for pattern, count in value.items()]
+    else:
+        lines = [str(v) for v in (value if isinstance(value, list) else [value])]
+        pairs = [("*", line) if "=" not in line else tuple(map(str.strip, line.split("=", 1))) for line in lines]  # type: ignore[misc]
+    for pattern, count in pairs:
+        if not count.isdecimal() or int(count) < 1:
+            given.refuse("shards", f"{pattern} = {count}: a number of at least 1 is wanted")
+    return [(pattern, int(count)) for pattern, count in pairs]
+
+
+def _writable(given: _Given, config: pytest.Config) -> Path | None:
+    value = given.get("json")
+    if value is None:
+        return None
+    path = config.invocation_params.dir / str(value)
+    if path.is_dir() or not path.parent.is_dir():
+        given.refuse(
+            "json", f"cannot write {str(value)!r}: {'it is a folder' if path.is_dir() else 'there is no such folder'}"
+        )
+    return path
+
+
+class _Given:
+    """Values as they were written, and where."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.where: dict[str, str] = {}
+        self.table = _table(config)
+        for key in self.table:
+            if key not in LISTS and key not in WORDS:
+                known = ", ".join([*LISTS, *WORDS])
+                raise pytest.UsageError(f"[tool.{PREFIX}] {key}: there is no such key; there are {known}")
+
+    def get(self, key: str) -> Any:
+        flag = self.config.getoption(f"{PREFIX}_{key}", None)
+        if flag is not None:
+            self.where[key] = f"--{PREFIX}-{'property' if key == 'properties' else key}"
+            return flag
+        ini = self.config.getini(f"{PREFIX}_{key}") if key in LISTS or key in WORDS else None
+        if ini is not None and ini != []:
+            self.where[key] = f"{PREFIX}_{key}"
+            return ini
+        if key in self.table:
+            self.where[key] = f"[tool.{PREFIX}] {key}"
+            return self.table[key]
+        return None
+
+    def refuse(self, key: str, text: str) -> None:
+        raise pytest.UsageError(f"{self.where.get(key, f'{PREFIX}_{key}')}: {text}")
+
+    def words(self, key: str) -> tuple[str, ...]:
+        value = self.get(key)
+        values = value if isinstance(value, list) else [] if value is None else [value]
+        return tuple(word for line in values for word in str(line).replace(",", " ").split())
+
+    def whole(self, key: str, default: int, least: int) -> int:
+        value = self.get(key)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not str(value).isdecimal() or int(value) < least:
+            self.refuse(key, f"{value!r} is not a whole number of at least {least}")
+        return int(value)
+
+    def truth(self, key: str, default: bool) -> bool:
+        value = self.get(key)
+        if value is None or isinstance(value, bool):
+            return default if value is None else value
+        if str(value).lower() not in ("true", "false", "1", "0", "yes", "no"):
+            self.refuse(key, f"{value!r} is neither true nor false")
+        return str(value).lower() in ("true", "1", "yes")
+
+
+def _table(config: pytest.Config) -> dict[str, Any]:
+    """`[tool.gradverify]`, read only where a pyproject.toml mentions it."""
+    ini = config.inipath
+    path = ini if ini is not None and ini.name == "pyproject.toml" else config.rootpath / "pyproject.toml"
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return {}
+    if f"[tool.{PREFIX}".encode() not in data:
+        return {}
+    try:
+        import tomllib
+    except ImportError:  # Python 3.10; pytest needs this package there as well
+        import tomli as tomllib  # type: ignore[import-not-found, no-redef]
+
+    try:
+        found = tomllib.loads(data.decode()).get("tool", {}).get(PREFIX, {})
+    except ValueError as error:
+        raise pytest.UsageError(f"{path}: {error}") from None
+    return dict(found)

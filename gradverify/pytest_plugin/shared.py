@@ -1,0 +1,62 @@
+"""What travels from a test to the end of the run: records in plain Python values, on the item and its report.
+
+A record is what one check of one property of one layer came to. Imports the standard library and
+pytest only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pytest
+
+Record = dict[str, Any]
+
+RECORDS = pytest.StashKey[list[Record]]()
+ATTRIBUTE = "gradverify"  # of a TestReport; pytest-xdist sends such attributes along
+_ORDER = ("killed", "WRONG", "nothing verified", "ok", "skipped")  # verdicts, from bad to good
+
+
+def merged(records: Iterable[Record]) -> list[Record]:
+    """One record for each layer and property, sorted; shards and repeated checks are summed up."""
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record["layer"], record["property"]), []).append(record)
+    return [total(groups[key]) for key in sorted(groups)]
+
+
+def total(parts: Sequence[Record]) -> Record:
+    """Several records as one; the order of `parts` does not matter."""
+    parts = sorted(parts, key=lambda r: (r["shard"], r["seed"], r["cases"]))
+    found = {(f["property"], f["kind"], f["primal"] or ""): f for r in parts for f in r["findings"]}
+    sums = {key: sum(r[key] for r in parts) for key in ("cases", "entries", "compared", "unresolved", "seconds")}
+    most = {key: max(r[key] for r in parts) for key in ("worst_ratio", "resolution")}
+    verdict = min((r["verdict"] for r in parts), key=_ORDER.index)
+    replayed = [r["corpus"] for r in parts if "corpus" in r]
+    corpus = {"corpus": _corpora(replayed)} if replayed else {}
+    return {**parts[0], **sums, **most, **corpus, "verdict": verdict, "findings": [found[key] for key in sorted(found)]}
+
+
+def _corpora(parts: Sequence[Record]) -> Record:
+    sums = {key: sum(p[key] for p in parts) for key in ("replayed", "failing", "unkept")}
+    return sums | {key: [odd for p in parts for odd in p[key]] for key in ("fixed", "stale", "damaged")}
+
+
+def attach(item: pytest.Item, records: Sequence[Record], junit: bool) -> None:
+    """Put records onto an item, and into its JUnit properties; a test that checks in a loop has one of each kind."""
+    known = item.stash[RECORDS] = merged([*item.stash.get(RECORDS, []), *records])
+    if junit:
+        own = [pair for record in known for pair in _properties(record)]
+        item.user_properties[:] = [p for p in item.user_properties if not p[0].startswith("gradverify.")] + own
+
+
+def _properties(record: Record) -> list[tuple[str, object]]:
+    label = f"gradverify.{record['layer']}.{record['property']}"
+    said = [(label, record["verdict"])]
+    if record["verdict"] == "skipped":
+        return said
+    if record["compared"]:
+        said.append((f"{label}.ratio", f"{record['worst_ratio']:.6g}"))
+    said += [(f"{label}.cases", str(record["cases"])), (f"{label}.seed", str(record["seed"]))]
+    return said + [(f"{label}.replay", f["replay"]) for f in record["findings"] if f["replay"]]
