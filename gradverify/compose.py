@@ -55,7 +55,9 @@ def under_loss(layer: Layer, name: str) -> Layer:
         below = by_name(layer, layer.backward(above.pop(prediction.name), inner, **_taken(layer.backward, mine)))
         return {**below, **{extra[key]: value for key, value in above.items()}}
 
-    added = tuple(Primal(extra[p.name], _renamed(p.dims, rename), _domain(p.domain, rename), p.differentiable) for p in others)
+    added = tuple(
+        Primal(extra[p.name], _renamed(p.dims, rename), _domain(p.domain, rename), p.differentiable) for p in others
+    )
     composed = Loss(forward, backward, name=f"{layer.name}+{name}", primals={"x": ""})
     composed._set(
         primals=(*layer.primals, *added),

@@ -126,17 +126,15 @@ _TABLE: Mapping[str, _Word] = {
     "complex": _Word("complex", (0,), lambda raw: raw, _yes),
     "positive": _Word("real", (0,), _positive, lambda a: a.min() > 0),
     "nonnegative": _Word("real", (0,), np.abs, lambda a: a.min() >= 0),
-    "nonzero": _Word("real", (0,), _nonzero, lambda a: (a != 0).all()),
+    "nonzero": _Word("real", (0,), _nonzero, lambda a: bool((a != 0).all())),
     "unit": _Word("real", (0,), lambda raw: _fold(raw, 0, 1), lambda a: a.min() >= 0 and a.max() <= 1),
-    "between": _Word(
-        "real", (2,), _fold, lambda a, low, high: a.min() >= low and a.max() <= high
-    ),
+    "between": _Word("real", (2,), _fold, lambda a, low, high: a.min() >= low and a.max() <= high),
     "probabilities": _Word(
         "real", (0,), _probabilities, lambda a: a.min() > 0 and np.allclose(a.sum(-1), 1, atol=1e-3)
     ),
-    "distinct": _Word("real", (0,), _distinct, lambda a: np.unique(a).size == a.size),
-    "mask": _Word("real", (0,), lambda raw: (raw < 0.6) * 1.0, lambda a: np.isin(a, (0, 1)).all()),
-    "signs": _Word("real", (0,), lambda raw: np.where(raw < 0.5, -1.0, 1.0), lambda a: np.isin(a, (-1, 1)).all()),
+    "distinct": _Word("real", (0,), _distinct, lambda a: bool(np.unique(a).size == a.size)),
+    "mask": _Word("real", (0,), lambda raw: (raw < 0.6) * 1.0, lambda a: bool(np.isin(a, (0, 1)).all())),
+    "signs": _Word("real", (0,), lambda raw: np.where(raw < 0.5, -1.0, 1.0), lambda a: bool(np.isin(a, (-1, 1)).all())),
     "bool": _Word("bool", (0,), lambda raw: raw < 0.6, lambda a: a.dtype.kind == "b"),
     "labels": _Word(
         "int", (1,), lambda raw, count: _integers(raw, 0, count - 1), lambda a, count: _is_integer(a, 0, count - 1)

@@ -75,8 +75,7 @@ def run(
         raise LayerFailure(
             "outputs",
             "forward",
-            f"forward of {layer.name!r} must return (outputs, saved), a tuple of two; "
-            f"it returned {_describe(result)}",
+            f"forward of {layer.name!r} must return (outputs, saved), a tuple of two; it returned {_describe(result)}",
         )
     outputs, saved = outputs_of(layer, result[0]), result[1]
 
@@ -147,7 +146,9 @@ def _spreads(backward: Backward, count: int) -> bool:
         parameters = inspect.signature(backward).parameters.values()
     except (TypeError, ValueError):
         return False
-    required = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [
+        p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
     return len(required) == count + 1
 
 
@@ -247,8 +248,9 @@ def gradients(
 ) -> dict[str, Any]:
     """Raw gradients of one fresh forward and backward, on copies of everything."""
     evaluation = run(layer, copies(primals), options)
-    given = tuple(np.array(v, dtype=y.dtype if y.dtype.kind in "fc" else v.dtype)
-                  for v, y in zip(cotangents, evaluation.outputs))
+    given = tuple(
+        np.array(v, dtype=y.dtype if y.dtype.kind in "fc" else v.dtype) for v, y in zip(cotangents, evaluation.outputs)
+    )
     return evaluation.pull(given)
 
 
@@ -277,7 +279,9 @@ def usable(layer: Layer, case: Case, raw: Mapping[str, Any]) -> tuple[dict[str, 
             bad.append(LayerFailure("dtype", "backward", f"the gradient of {name} has dtype {array.dtype}", name))
         elif array.shape != shape:
             bad.append(
-                LayerFailure("shape", "backward", f"the gradient of {name} has shape {array.shape}, {name} has {shape}", name)
+                LayerFailure(
+                    "shape", "backward", f"the gradient of {name} has shape {array.shape}, {name} has {shape}", name
+                )
             )
         elif array.dtype.kind == "c" and np.asarray(case.primals[name]).dtype.kind != "c":
             bad.append(LayerFailure("dtype", "backward", f"the gradient of the real primal {name} is complex", name))

@@ -151,13 +151,16 @@ def _finding(name: str, kind: str, what: str, case: Case, comparison: Comparison
     ratio = comparison.ratio[comparison.wrong]
     severity = float(np.max(np.where(np.isfinite(ratio), ratio, np.inf)))
     message = f"{what}, the gradient of {comparison.primal} changes: at {place} it is {a:.6g} instead of {b:.6g}"
-    scalar, remainder = best_ratio(*(np.nan_to_num(np.asarray(x).real.ravel().astype(float)) for x in
-                                     (comparison.analytic, comparison.numerical)))
+    scalar, remainder = best_ratio(
+        *(np.nan_to_num(np.asarray(x).real.ravel().astype(float)) for x in (comparison.analytic, comparison.numerical))
+    )
     facts = {"ratio": scalar, "remainder": remainder, "wrong": int(comparison.wrong.sum()), "what": what}
     return Finding(name, kind, comparison.primal, message, case, comparison, severity, facts)
 
 
-def pulled(layer: Layer, case: Case, evaluation: evaluate.Evaluation, cotangents: Callable[[], tuple[Array, ...]]) -> dict[str, Array]:
+def pulled(
+    layer: Layer, case: Case, evaluation: evaluate.Evaluation, cotangents: Callable[[], tuple[Array, ...]]
+) -> dict[str, Array]:
     """Usable gradients from an open evaluation."""
     return usable(layer, case, evaluation.pull(cotangents()))
 

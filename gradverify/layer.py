@@ -157,7 +157,7 @@ class Layer:
         primals: Mapping[str, Any] | None = None,
         **declaration: Any,
     ) -> None:
-        label = name or getattr(forward, "__name__", "layer")
+        label = name or str(getattr(forward, "__name__", "layer"))
         for role, function in (("forward", forward), ("backward", backward)):
             if not callable(function):
                 raise DeclarationError(f"layer {label!r}: {role} is not callable (got {type(function).__name__})")
@@ -306,14 +306,16 @@ def _validate(layer: Layer, constants: tuple[str, ...]) -> None:
         )
     known = set(layer.primal_names)
     factor = layer.declared.factor
-    for key, names in (
+    for key, mentioned in (
         ("zero", layer.declared.zero),
         ("constants", constants),
         ("factor", tuple(factor) if isinstance(factor, Mapping) else ()),
     ):
-        for name in names:
+        for name in mentioned:
             if name not in known:
-                raise DeclarationError(f"layer {layer.name!r}, {key}: there is no primal {name!r} (has {sorted(known)})")
+                raise DeclarationError(
+                    f"layer {layer.name!r}, {key}: there is no primal {name!r} (has {sorted(known)})"
+                )
     if layer.declared.kinks not in KINK_CONVENTIONS:
         raise DeclarationError(
             f"layer {layer.name!r}, kinks: {layer.declared.kinks!r} is not one of {', '.join(KINK_CONVENTIONS)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import enum
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -47,7 +48,7 @@ class Case:
     @property
     def size(self) -> int:
         """Number of array elements of all primals and cotangents."""
-        return sum(a.size for a in self.primals.values()) + sum(v.size for v in self.cotangents or ())
+        return sum(int(a.size) for a in (*self.primals.values(), *(self.cotangents or ())))
 
     def save(self, path: Any) -> None:
         """Write this Case to one file; see `gradverify.casefile`."""
@@ -203,7 +204,7 @@ class Finding:
         """A copy with some fields replaced."""
         return replace(self, **changes)
 
-    @property
+    @builtins.property  # a field of this class is called property
     def fingerprint(self) -> tuple[str, str, str]:
         """What makes two findings the same: property, kind and primal."""
         return (self.property, self.kind, self.primal or "")
@@ -259,12 +260,12 @@ class Tally:
                 self.worst_ratio = max(self.worst_ratio, float(np.nanmax(comparison.ratio[decided])))
                 self.resolutions.append(comparison.resolution)
 
-    @property
+    @builtins.property  # a field of this class is called property
     def resolution(self) -> float:
         """Smallest error, relative to the gradient, that would have been noticed: the median over comparisons."""
         return float(np.median(self.resolutions)) if self.resolutions else 0.0
 
-    @property
+    @builtins.property  # a field of this class is called property
     def verified(self) -> bool:
         """Whether anything was decided: a tally in which all is unresolved has verified nothing."""
         compared = sum(self.verdicts.values())

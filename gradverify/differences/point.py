@@ -199,8 +199,10 @@ class Point:
     def _flat(self, parts: list[Array]) -> Array:
         flat = [np.stack([y.real, y.imag], -1) if y.dtype.kind == "c" else y for y in parts]
         columns = [y.reshape(y.shape[0], -1) for y in flat]
-        return columns[0] if len(columns) == 1 and columns[0].dtype.kind == "f" else np.concatenate(
-            [c if c.dtype.kind == "f" else c.astype(float) for c in columns], axis=1
+        return (
+            columns[0]
+            if len(columns) == 1 and columns[0].dtype.kind == "f"
+            else np.concatenate([c if c.dtype.kind == "f" else c.astype(float) for c in columns], axis=1)
         )
 
     # -- primitives -------------------------------------------------------------------------

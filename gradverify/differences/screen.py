@@ -42,9 +42,7 @@ class Screened:
 def directions(point: Point, seed: int, count: int) -> list[Array]:
     """Signed directions with magnitudes in [1, 2) natural steps: two equal errors do not cancel."""
     rng = np.random.default_rng([seed, 0x5C])
-    return [
-        point.scale * rng.choice([-1.0, 1.0], point.size) * rng.uniform(1.0, 2.0, point.size) for _ in range(count)
-    ]
+    return [point.scale * rng.choice([-1.0, 1.0], point.size) * rng.uniform(1.0, 2.0, point.size) for _ in range(count)]
 
 
 def screen(point: Point, analytic: Array, seed: int, count: int = 2) -> Screened:

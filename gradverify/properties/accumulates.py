@@ -13,7 +13,11 @@ NAME = "accumulates"
 
 
 def applies(layer: Layer) -> str | None:
-    return None if layer.hooks.accumulate is not None else "the layer returns its gradients; it accumulates into no buffers"
+    return (
+        None
+        if layer.hooks.accumulate is not None
+        else "the layer returns its gradients; it accumulates into no buffers"
+    )
 
 
 def holds(layer: Layer, case: Case) -> Outcome:

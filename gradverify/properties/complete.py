@@ -48,7 +48,9 @@ def _low(name: str, gradient: Array, case: Case, outputs: tuple[Array, ...]) -> 
         return Finding(COMPLETE, "dtype", name, f"the gradient of {name} has the type {gradient.dtype}", case)
     width = np.finfo(gradient.dtype).bits
     if floats and width < min(np.finfo(primal.dtype).bits, *(np.finfo(t).bits for t in floats)):
-        message = f"the gradient of {name} is {gradient.dtype}, while {name} is {primal.dtype} and the output {floats[0]}"
+        message = (
+            f"the gradient of {name} is {gradient.dtype}, while {name} is {primal.dtype} and the output {floats[0]}"
+        )
         return Finding(COMPLETE, "dtype", name, message, case)
     return None
 

@@ -23,12 +23,14 @@ NAME = "fresh"
 @contextmanager
 def poisoned() -> Iterator[None]:
     """Inside, arrays from `numpy.empty` and `numpy.empty_like` hold NaN."""
-    originals = np.empty, np.empty_like
-    np.empty, np.empty_like = (_poison(f) for f in originals)  # type: ignore[assignment]
+    originals = {name: getattr(np, name) for name in ("empty", "empty_like")}
     try:
+        for name, allocate in originals.items():
+            setattr(np, name, _poison(allocate))
         yield
     finally:
-        np.empty, np.empty_like = originals  # type: ignore[assignment]
+        for name, allocate in originals.items():
+            setattr(np, name, allocate)
 
 
 def _poison(allocate: Callable[..., Array]) -> Callable[..., Array]:

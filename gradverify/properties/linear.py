@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gradverify import exact
-from gradverify.evaluate import draw_cotangents, run, copies
+from gradverify.evaluate import copies, draw_cotangents, run
 from gradverify.layer import Layer
 from gradverify.properties import Property, add
 from gradverify.types import Array, Case, Finding, Outcome

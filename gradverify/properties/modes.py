@@ -6,8 +6,7 @@ from typing import Any
 
 from gradverify import evaluate, exact
 from gradverify.layer import Layer
-from gradverify.properties import Property, add
-from gradverify.properties import gradient
+from gradverify.properties import Property, add, gradient
 from gradverify.types import Case, Finding, Outcome
 
 NAME = "modes"
@@ -54,4 +53,13 @@ def _interrupted(layer: Layer, case: Case, name: str, others: list[Any]) -> Outc
     return exact.outcome(layer, case, NAME, [("after a forward in another mode", got, expected)])
 
 
-add(Property(NAME, "each mode has the right gradient, and does not reach into the other", holds, applies, share=0.2, implied_by=("gradient",)))
+add(
+    Property(
+        NAME,
+        "each mode has the right gradient, and does not reach into the other",
+        holds,
+        applies,
+        share=0.2,
+        implied_by=("gradient",),
+    )
+)

@@ -28,7 +28,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     low = [a.dtype for a in case.primals.values() if a.dtype.kind in "fc" and a.real.dtype.itemsize < 8]
     if not low:
         return Outcome(NAME, skipped="no primal has a low precision")
-    largest = max((float(np.max(np.abs(a), initial=0.0)) for a in case.primals.values() if a.dtype.kind in "fc"))
+    largest = max(float(np.max(np.abs(a), initial=0.0)) for a in case.primals.values() if a.dtype.kind in "fc")
     if largest > _MODERATE:
         return Outcome(NAME, skipped=f"values up to {largest:.2g}: products of them leave no digits to judge")
     eps = float(max(np.finfo(t).eps for t in low))
@@ -63,7 +63,9 @@ def unavoidable(layer: Layer, wide: Case, truth: dict[str, Array], eps: float) -
     for _ in range(6):
         moved = wide.but(
             primals={n: _moved(a, eps, rng) for n, a in wide.primals.items()},
-            cotangents=tuple(_moved(np.asarray(v, float) if v.dtype.kind == "f" else v, eps, rng) for v in wide.cotangents or ()),
+            cotangents=tuple(
+                _moved(np.asarray(v, float) if v.dtype.kind == "f" else v, eps, rng) for v in wide.cotangents or ()
+            ),
         )
         for name, gradient in exact.gradients(layer, moved).items():
             with np.errstate(all="ignore"):
@@ -77,8 +79,11 @@ def _moved(array: Array, eps: float, rng: np.random.Generator) -> Array:
 
 def _terms(case: Case, name: str, outputs: tuple[Array, ...]) -> float:
     """Typical size of the terms that a gradient is a sum of, also where they cancel: |v y| / |x|."""
-    products = [np.abs(np.asarray(v, float) * np.asarray(y, float)).ravel()
-                for v, y in zip(case.cotangents or (), outputs) if y.dtype.kind == "f"]
+    products = [
+        np.abs(np.asarray(v, float) * np.asarray(y, float)).ravel()
+        for v, y in zip(case.cotangents or (), outputs)
+        if y.dtype.kind == "f"
+    ]
     x = np.asarray(np.abs(case.primals[name]), float)
     scale = float(np.sqrt(np.mean(x**2))) if x.size else 0.0
     joined = np.concatenate(products) if products else np.zeros(0)
@@ -111,7 +116,8 @@ def _finding(case: Case, comparison: Comparison, eps: float) -> Finding:
     kind = "float16" if eps > 1e-4 else "float32"
     message = (
         f"in {kind} the gradient of {comparison.primal} loses {lost:.1f} digits more than its arithmetic must: "
-        f"at {comparison.primal}{list(where) if where else ''} it is {a:.6g}, in float64 {n:.6g} ({has:.1f} digits right)"
+        f"at {comparison.primal}{list(where) if where else ''} it is {a:.6g}, in float64 {n:.6g} "
+        f"({has:.1f} digits right)"
     )
     severity = float(np.nanmax(comparison.ratio[comparison.wrong]))
     facts = {"digits_lost": lost, "digits_right": has, "dtype": kind, "wrong": int(comparison.wrong.sum())}

@@ -40,9 +40,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
         if not _equal(now, before)
     ]
     if not findings and not layer.declared.stateful:
-        findings += [
-            _mutated("backward", f"{n}, which forward saved", None, case) for n, a in _changed(saved, kept)
-        ]
+        findings += [_mutated("backward", f"{n}, which forward saved", None, case) for n, a in _changed(saved, kept)]
     findings += _aliases(layer, gradients, primals, cotangents, case)
     unique = {f.fingerprint: f for f in reversed(findings)}
     return Outcome(NAME, tuple(unique.values()), entries=sum(a.size for a in primals.values()))
@@ -76,7 +74,7 @@ def _aliases(
     for k, name in enumerate(names):
         peers = others + [(f"the gradient of {n}", arrays[n]) for n in names[:k]]
         for what, other in peers:
-            if other.size and np.shares_memory(arrays[name], other, max_work=1000) and arrays[name].flags.writeable:
+            if other.size and np.shares_memory(arrays[name], other) and arrays[name].flags.writeable:
                 message = f"the gradient of {name} shares its memory with {what}: adding to one changes the other"
                 found.append(Finding(NAME, "aliases", name, message, case, facts={"what": what}))
                 break
@@ -95,4 +93,8 @@ def _arrays(value: Any, path: str) -> Iterator[tuple[str, Array]]:
             yield from _arrays(part, f"{path}[{key!r}]")
 
 
-add(Property(NAME, "primals, cotangents and saved arrays are left unchanged, and no gradient is an alias", holds, share=0.5))
+add(
+    Property(
+        NAME, "primals, cotangents and saved arrays are left unchanged, and no gradient is an alias", holds, share=0.5
+    )
+)

@@ -36,7 +36,9 @@ def holds(layer: Layer, case: Case) -> Outcome:
         pairs.append(("after another forward ran in between", backward(case, one), expected))
         pairs.append(("after its forward ran first", backward(case, forward(case)), expected))
         second_late = backward(other, two)
-        outcome_other = exact.outcome(layer, other, NAME, [("after the other backward ran", second_late, expected_other)])
+        outcome_other = exact.outcome(
+            layer, other, NAME, [("after the other backward ran", second_late, expected_other)]
+        )
     else:
         outcome_other = Outcome(NAME)
     outcome = exact.outcome(layer, case, NAME, pairs)

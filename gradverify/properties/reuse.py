@@ -47,7 +47,9 @@ def _tied(layer: Layer, case: Case) -> Outcome:
     primals[second] = primals[first]
     evaluation = evaluate.run(layer, primals, equal.options)
     got = exact.pulled(layer, equal, evaluation, lambda: exact.copied(equal.cotangents or ()))
-    return exact.outcome(layer, equal, NAME, [(f"when one array is passed for both {first} and {second}", got, expected)])
+    return exact.outcome(
+        layer, equal, NAME, [(f"when one array is passed for both {first} and {second}", got, expected)]
+    )
 
 
 def _twins(layer: Layer, case: Case) -> tuple[str, str] | None:
