@@ -152,7 +152,10 @@ def _settle(point: Point, result: Sweep, analytic: Array, entries: Array, estima
     better = bound < result.bound[entries]
     entries, value, bound = entries[better], value[better], bound[better]
     _widen(point, result, entries, value)
-    _store(result, entries, value, bound, judge(analytic[entries], value, bound, _floor(point, result, entries)))
+    verdicts = judge(analytic[entries], value, bound, _floor(point, result, entries))
+    faint = np.abs(value - analytic[entries]) <= 4 * point.inner / point.scale[entries]
+    verdicts[faint & (verdicts == Verdict.DISAGREES)] = Verdict.UNRESOLVED  # below what values inside are rounded by
+    _store(result, entries, value, bound, verdicts)
 
 
 def _floor(point: Point, result: Sweep, entries: Array) -> Array:

@@ -53,7 +53,7 @@ def a_finding(compared: Comparison | None = None, **changes: Any) -> Finding:
 def a_tally(name: str = "gradient", **changes: Any) -> Tally:
     verdicts = {"agrees": 90, "kink": 0, "unresolved": 0, "disagrees": 0}
     return Tally(
-        name, **{"cases": 50, "entries": 90, "verdicts": verdicts, "worst_ratio": 0.25, "resolution": 2e-11} | changes
+        name, **{"cases": 50, "entries": 90, "verdicts": verdicts, "worst_ratio": 0.25, "resolutions": [2e-11]} | changes
     )
 
 
@@ -187,7 +187,7 @@ def test_the_table_tells_kinks_and_the_unresolved_share() -> None:
 
 
 def test_the_resolution_in_the_table_is_that_of_the_gradient_property() -> None:
-    tallies = {"precision": a_tally("precision", resolution=1e-3), "gradient": a_tally()}
+    tallies = {"precision": a_tally("precision", resolutions=[1e-3]), "gradient": a_tally()}
     assert "2e-11" in table.table([a_report(tallies=tallies)])
 
 

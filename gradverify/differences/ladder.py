@@ -76,6 +76,43 @@ def _rates(change: Array, gap: Array, noise: Array) -> tuple[Array, Array]:
 
 
 def select(rate: Array, noise: Array, powers: tuple[int, ...]) -> Estimate:
+    """Lepski's choice over rungs and extrapolations, on noise that includes what was rounded inside.
+
+    Same arguments and result as `_lepski`.
+    """
+    estimate, first = _lepski(rate, noise, powers)
+    inner = _inner_noise(rate, noise, estimate.value, first)
+    if not inner.any():
+        return estimate
+    return _lepski(rate, np.maximum(noise, inner), powers)[0]
+
+
+def _inner_noise(rate: Array, noise: Array, value: Array, first: Array) -> Array:
+    """Noise of values that were rounded inside the layer, and so hide from the outputs at small steps.
+
+    Below its quantum such a value does not move: the quotients form a plateau, with less noise than there
+    is. At the first step that moves it the quotient jumps, and falls back as 1/h from there. A kink
+    jumps, too, but does not fall back; truncation sets in gently.
+
+    Parameters
+    ----------
+    first : index of the smallest rung that was not consistent with smaller ones, shape (n,); -1 if none
+    """
+    rows = np.flatnonzero(first >= 1)
+    inner = np.zeros(rate.shape)
+    if rows.size == 0:
+        return inner
+    at = first[rows]
+    with np.errstate(all="ignore"):
+        jump, after = (np.abs(rate[rows, k] - value[rows]) for k in (at, at - 1))
+        sudden = (jump > 2 * after) & (jump > 64 * noise[rows, np.minimum(at + 1, rate.shape[1] - 1)])
+    chosen = rows[sudden]
+    power = np.arange(rate.shape[1])[None] - first[chosen, None]
+    inner[chosen] = 2 * jump[sudden, None] * RATIO**power
+    return inner
+
+
+def _lepski(rate: Array, noise: Array, powers: tuple[int, ...]) -> tuple[Estimate, Array]:
     """Lepski's choice over rungs and extrapolations.
 
     Parameters
@@ -85,8 +122,10 @@ def select(rate: Array, noise: Array, powers: tuple[int, ...]) -> Estimate:
 
     Returns
     -------
-    Estimate of shape (n,); the bound is infinite where no rung was usable
+    Estimate of shape (n,), the bound infinite where no rung was usable; and the index of the smallest
+    plain rung that was inconsistent with smaller ones, -1 if there is none
     """
+    first = np.full(rate.shape[0], -1)
     n = rate.shape[0]
     low, high = np.full(n, -np.inf), np.full(n, np.inf)
     best, width = np.zeros(n), np.full(n, np.inf)
@@ -104,6 +143,8 @@ def select(rate: Array, noise: Array, powers: tuple[int, ...]) -> Estimate:
             valid = np.isfinite(v) & np.isfinite(s)
             with np.errstate(invalid="ignore"):
                 consistent = valid & alive[order] & (v - s <= high) & (v + s >= low)
+            if order == 0:
+                first = np.where((first < 0) & started & valid & ~consistent, j, first)
             alive[order] &= consistent | (~valid & ~started)
             low = np.where(consistent, np.maximum(low, v - s), low)
             high = np.where(consistent, np.minimum(high, v + s), high)
@@ -112,7 +153,7 @@ def select(rate: Array, noise: Array, powers: tuple[int, ...]) -> Estimate:
             started |= consistent
             support += consistent & (order == 0)
     width = np.where(support >= SUPPORT, width, np.inf)  # a lone rung says nothing of its truncation
-    return Estimate(best, (SAFETY - 1.0) * width, width)
+    return Estimate(best, (SAFETY - 1.0) * width, width), first
 
 
 def _extrapolations(rate: Array, noise: Array, powers: tuple[int, ...]) -> list[tuple[Array, Array]]:

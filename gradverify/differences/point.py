@@ -321,7 +321,7 @@ class Point:
         """
         weight = 0.5 * self.eps * np.abs(self.weights * self.base)
         if peak is None:
-            return np.where(moved, 0.0, 2 * self._inner)
+            return np.where(moved, 0.0, 2 * self.inner)
         shape = (a.size // rungs, rungs, changed.shape[1])
         depends = np.logical_or.accumulate(changed.reshape(shape), axis=1)
         highest = np.nanmax(np.where(np.isfinite(peak), peak, 0.0).reshape(shape), axis=1, initial=0.0)
@@ -331,7 +331,7 @@ class Point:
         step = np.abs(a).reshape(-1, rungs)
         share = step / np.maximum(step[:, :1], np.finfo(float).tiny)
         still = ~moved.reshape(step.shape)
-        return (rounded + np.where(still, 1.0, share) * never[:, None] + np.where(still, self._inner, 0.0)).ravel()
+        return (rounded + np.where(still, 1.0, share) * never[:, None] + np.where(still, self.inner, 0.0)).ravel()
 
     @cached_property
     def _magnitude(self) -> float:
@@ -340,7 +340,7 @@ class Point:
         return float(max((np.max(p[np.isfinite(p)], initial=0.0) for p in parts), default=0.0))
 
     @cached_property
-    def _inner(self) -> float:
+    def inner(self) -> float:
         """What may be rounded away inside the layer when no output changes at all."""
         return self.eps * self._magnitude * float(np.sum(np.abs(self.weights)))
 

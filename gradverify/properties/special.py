@@ -28,7 +28,8 @@ def holds(layer: Layer, case: Case) -> Outcome:
     if outcome.skipped is not None:
         return Outcome(NAME, skipped=outcome.skipped)
     findings = {f.primal: f.but(property=NAME) for f in outcome.findings}
-    for finding in _ties(layer, case) if layer.declared.kinks == "between" else ():
+    legal = not outcome.findings and layer.declared.kinks == "between"  # entry by entry
+    for finding in _ties(layer, case) if legal else ():
         findings.setdefault(finding.primal, finding)
     return Outcome(NAME, tuple(findings.values()), outcome.compared, outcome.entries)
 
@@ -51,10 +52,13 @@ def _ties(layer: Layer, case: Case) -> list[Finding]:
         direction[members] = max(1.0, abs(value))
         estimate = ladder.directional(point, direction, analytic)
         slack = FIRM * estimate.bound[0] + 1e-3 * float(np.abs(analytic[members]) @ direction[members])
-        slack += 1e4 * point.eps * point.loudness
+        slack += 1e4 * point.eps * point.loudness + 4 * point.inner * float(np.max(direction / point.scale))
         if not slack > 0:
             continue
         if np.isfinite(slack) and abs(estimate.value[0]) > slack and _smooth(point, direction, analytic):
+            rounding = float(gradient.backward_rounding(point, case, analytic) @ direction)
+            if abs(estimate.value[0]) <= slack + rounding:
+                continue
             found.append(_finding(point, case, value, members, analytic, float(estimate.value[0]), slack))
     return found
 
