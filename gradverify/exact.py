@@ -101,19 +101,25 @@ def compare(
 
 
 def rounding(layer: Layer, case: Case) -> dict[str, Array]:
-    """Spread of the gradients under changes of one unit in the last place, by primal."""
+    """Spread of the gradients where only rounding differs, by primal.
+
+    Primals and cotangents move by one unit in the last place; and the cotangent is scaled by small odd
+    numbers, which a linear pullback returns exactly but for the rounding of what it adds up.
+    """
     rng = case.rng(4)
+    v = case.cotangents or ()
     try:
         base = gradients(layer, case)
         spread = {name: np.zeros(np.shape(g)) for name, g in base.items()}
-        for _ in range(8):
-            nudged = case.but(
-                primals={n: nudge(a, rng) for n, a in case.primals.items()},
-                cotangents=tuple(nudge(v, rng) for v in case.cotangents or ()),
-            )
-            for name, gradient in gradients(layer, nudged).items():
+        samples = [(gradients(layer, case, tuple(factor * a for a in v)), factor) for factor in (3, 5, 7, 11)]
+        for _ in range(4):
+            primals = {n: nudge(a, rng) for n, a in case.primals.items()}
+            nudged = case.but(primals=primals, cotangents=tuple(nudge(a, rng) for a in v))
+            samples.append((gradients(layer, nudged), 1))
+        for sample, factor in samples:
+            for name, gradient in sample.items():
                 with np.errstate(all="ignore"):
-                    spread[name] = np.fmax(spread[name], np.abs(gradient - base[name]))
+                    spread[name] = np.fmax(spread[name], np.abs(gradient / factor - base[name]))
     except LayerFailure:
         return {}
     return spread
@@ -133,7 +139,7 @@ def _natural(layer: Layer, case: Case, primal: str) -> float:
     loudness = sum(float(np.abs(v * y).sum()) for v, y in zip(case.cotangents or (), outputs) if y.dtype.kind in "fc")
     x = np.abs(np.asarray(case.primals[primal]))
     scale = float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) if x.size else 1.0
-    return loudness / scale if scale > 0 and np.isfinite(loudness) else 0.0
+    return loudness / (scale or 1.0) if np.isfinite(loudness) else 0.0
 
 
 def _tiny(array: Array) -> float:
