@@ -55,15 +55,17 @@ def outcome(
     *,
     kind: str = "differs",
     terms: Gradients | None = None,
+    at: Case | None = None,
 ) -> Outcome:
     """An Outcome from pairs (what was done, gradients got, gradients expected).
 
     `terms` are gradients of which the expected ones are sums; their size counts for the rounding.
+    `at` is where rounding is measured, if not at the case.
     """
     findings: dict[str, Finding] = {}
     entries = 0
     for what, got, expected in pairs:
-        for primal, comparison in compare(layer, case, got, expected, terms).items():
+        for primal, comparison in compare(layer, at or case, got, expected, terms).items():
             entries += comparison.bound.size
             if comparison.wrong.any() and primal not in findings:
                 findings[primal] = _finding(name, kind, what, case, comparison)

@@ -24,16 +24,15 @@ def holds(layer: Layer, case: Case) -> Outcome:
     scaled = {n: 2 * g for n, g in at_v.items()}
     summed = {n: at_v[n] + at_w[n] for n in at_v}
     zero = exact.gradients(layer, case, tuple(np.zeros_like(a) for a in v))
-    both = exact.gradients(layer, case, tuple(a + b for a, b in zip(v, w)))
     twice = exact.gradients(layer, case, tuple(2 * a for a in v))
-    outcome = exact.outcome(
-        layer,
-        case,
-        NAME,
-        [("with the cotangent doubled", twice, scaled), ("for the sum of two cotangents", both, summed)],
-        kind="nonlinear",
-        terms={n: np.abs(at_v[n]) + np.abs(at_w[n]) for n in at_v},
-    )
+    total = tuple(a + b for a, b in zip(v, w))
+    both = exact.gradients(layer, case, total)
+    pairs = [("for the sum of two cotangents", both, summed)]
+    terms = {n: np.abs(at_v[n]) + np.abs(at_w[n]) for n in at_v}
+    outcome = exact.outcome(layer, case, NAME, pairs, kind="nonlinear", terms=terms, at=case.but(cotangents=total))
+    if not outcome.findings:
+        pairs = [("with the cotangent doubled", twice, scaled)]
+        outcome = exact.outcome(layer, case, NAME, pairs, kind="nonlinear")
     constant = [_constant(n, g, case) for n, g in zero.items() if np.any(np.nan_to_num(g) != 0)]
     fresh = [f for f in constant if f.primal not in {g.primal for g in outcome.findings}]
     return Outcome(NAME, (*outcome.findings, *fresh), entries=outcome.entries)
