@@ -254,14 +254,18 @@ class Search:
                 self.found[finding.fingerprint] = (_smaller(known[0], finding), known[1], known[2])
 
     def _unexplained(self) -> list[tuple[Finding, Property, Regime]]:
-        """Findings that no other finding on the same primal explains."""
+        """Findings that no other one explains: on the same primal, or on any for a tie, which concerns several."""
         primals = {(name, primal) for name, _, primal in self.found}
-        return [
-            (finding, prop, regime)
-            for finding, prop, regime in self.found.values()
-            if not any((name, finding.primal or "") in primals for name in prop.implied_by)
-            or finding.property != prop.name
-        ]
+        names = {name for name, _ in primals}
+
+        def explained(finding: Finding, prop: Property) -> bool:
+            if finding.property != prop.name:
+                return False
+            if finding.kind == "tie":
+                return not names.isdisjoint(prop.implied_by)
+            return any((name, finding.primal or "") in primals for name in prop.implied_by)
+
+        return [item for item in self.found.values() if not explained(item[0], item[1])]
 
     def _minimal(self, finding: Finding, prop: Property, regime: Regime) -> Finding:
         """The same finding on a small case; worst and minimal are both kept."""

@@ -157,7 +157,9 @@ def test_two_bugs_are_two_findings(project):
 def test_a_property_that_does_not_apply_is_skipped_with_its_reason(project):
     result = project(FIXED, table='properties = ["second_order"]').runpytest("-rs", "-v")
     result.assert_outcomes(skipped=2)
-    result.stdout.fnmatch_lines(["SKIPPED [[]2] gradverify: no second backward is declared*", "*2 of 2 checks were skipped*"])
+    result.stdout.fnmatch_lines(
+        ["2 of 2 checks were skipped*", "SKIPPED [[]2] gradverify: no second backward is declared*"]
+    )
     assert not re.search(r"\bok\b", result.stdout.str())
 
 
@@ -170,18 +172,21 @@ def test_a_check_that_verifies_nothing_fails(project):
 
 def test_a_nondeterministic_layer_is_called_that(project):
     source = FIXED + (
-        "\ncalls = []\n"
+        "\nimport random\n"
+        "coin = random.Random(0)\n"
         "@gradverify.register(name='flaky')\n"
         "class flaky:\n"
         "    x = 'N D'\n"
         "    def forward(x): return 2.0 * x, None\n"
-        "    def backward(dy, saved): calls.append(0); return dy * (2.0 if len(calls) % 3 else 2.5)\n"
+        "    def backward(dy, saved): return dy * coin.choice([2.0, 2.5])\n"
     )
     pytester = project(source)
     for _ in range(2):  # drawn, then replayed from the corpus
         result = pytester.runpytest("-k", "flaky")
         result.assert_outcomes(failed=1, deselected=2)
-        result.stdout.re_match_lines([r".*nondeterministic \(\d of 5 runs of one case\)", r".*WRONG \(nondeterministic"])
+        result.stdout.re_match_lines(
+            [r".*nondeterministic \(\d of 5 runs of one case\)", r".*WRONG \(nondeterministic"]
+        )
         assert "Flaky" not in result.stdout.str()
 
 
@@ -200,7 +205,9 @@ def test_shards_draw_cases_of_their_own_and_are_one_row(project):
     pytester = project(FIXED, table="examples = 100\nshards = 3")
     result = pytester.runpytest("-k", "right", "--junitxml=out.xml", "-v")
     result.assert_outcomes(passed=3, deselected=3)
-    seeds = {node.get("value") for node in ET.parse("out.xml").iter("property") if node.get("name", "").endswith("seed")}
+    seeds = {
+        node.get("value") for node in ET.parse("out.xml").iter("property") if node.get("name", "").endswith("seed")
+    }
     assert len(seeds) == 3
     result.stdout.fnmatch_lines(["gradverify::right::gradient[[]2] PASSED*"])
     result.stdout.re_match_lines([r"right +gradient +10[0-2] .*ok"])
@@ -298,7 +305,9 @@ def test_the_ci_profile_and_a_pin_keep_a_case_that_is_fixed(project):
 
 
 def test_a_case_that_only_the_corpus_knows_is_found(project):
-    source = FIXED.replace("return dy @ W.T, x.T @ dy", "return dy @ W.T, x.T @ dy + (1.0 if x[0, 0] == 123.456 else 0.0)")
+    source = FIXED.replace(
+        "return dy @ W.T, x.T @ dy", "return dy @ W.T, x.T @ dy + (1.0 if x[0, 0] == 123.456 else 0.0)"
+    )
     pytester = project(source)
     pytester.runpytest().assert_outcomes(passed=2)
     case = gradverify.Case("right", {"x": np.full((2, 2), 123.456), "W": np.eye(2)})
@@ -328,7 +337,8 @@ def test_a_corpus_that_cannot_be_written_is_told(project):
 
 def test_the_next_run_tells_of_one_that_was_killed(project):
     killer = "import os, signal\n" + FIXED.replace(
-        "def forward(x, W): return", "def forward(x, W):\n        if x.shape[0] > 1: os.kill(os.getpid(), signal.SIGKILL)\n        return"
+        "def forward(x, W): return",
+        "def forward(x, W):\n        if x.shape[0] > 1: os.kill(os.getpid(), signal.SIGKILL)\n        return",
     )
     pytester = project(killer)
     assert pytester.runpytest_subprocess("-k", "right").ret == -9
@@ -369,10 +379,17 @@ def test_the_fixture_checks_with_the_settings_of_the_run(pytester):
     assert "gradverify(lambda x: (x * x, x)" in text  # the author's line, and none of ours
     assert "fixture.py" not in text
     assert "replay it: gradverify replay .gradverify" in text
-    result.stdout.fnmatch_lines(["*GradientMismatch: 1 finding*", "dense *gradient * 9 *ok", "square *gradient *WRONG (wrong x)"])
+    result.stdout.fnmatch_lines(
+        ["*GradientMismatch: 1 finding*", "dense *gradient * 9 *ok", "square *gradient *WRONG (wrong x)"]
+    )
     owners = {json.loads(path.with_suffix(".json").read_text())["owner"] for path in corpus(pytester)}
-    assert owners == {f"{test}" for test in ("test_the_fixture_checks_with_the_settings_of_the_run.py::test_wrong",
-                                             "test_the_fixture_checks_with_the_settings_of_the_run.py::test_quiet")}
+    assert owners == {
+        f"{test}"
+        for test in (
+            "test_the_fixture_checks_with_the_settings_of_the_run.py::test_wrong",
+            "test_the_fixture_checks_with_the_settings_of_the_run.py::test_quiet",
+        )
+    }
 
 
 def test_the_fixture_works_inside_a_test_of_hypothesis(pytester):
@@ -389,7 +406,8 @@ def test_the_fixture_works_inside_a_test_of_hypothesis(pytester):
     result = pytester.runpytest("--gradverify-examples=2", "--junitxml=out.xml", "-p", "no:cacheprovider")
     result.assert_outcomes(passed=1)
     names = [node.get("name") for node in ET.parse("out.xml").iter("property")]
-    assert len(names) == len(set(names)) == 4
+    own = [name for name in names if name.startswith("gradverify.")]
+    assert len(own) == len(set(own)) == 4
 
 
 def test_the_decorator_draws_cases_beside_strategies_of_ones_own(pytester):
@@ -404,7 +422,7 @@ def test_the_decorator_draws_cases_beside_strategies_of_ones_own(pytester):
         @settings(max_examples=7, deadline=None, database=None)
         @gv.given("dense", k=st.sampled_from([2, 3]))
         def test_linear(case, k, tmp_path_factory):
-            assert case.layer == case.target == "dense" and k in (2, 3)
+            assert case.layer == "dense" and case.target and k in (2, 3)
             assert set(case.primals) == {"x", "W", "b"}
             seen.append(case)
 
@@ -428,7 +446,7 @@ def test_the_decorator_draws_cases_beside_strategies_of_ones_own(pytester):
     )
     result = pytester.runpytest("-p", "no:cacheprovider")
     result.assert_outcomes(passed=3, failed=1)
-    result.stdout.fnmatch_lines(["*Falsifying example: test_shrinks(*", "*case=Case(layer='dense'*"])
+    result.stdout.fnmatch_lines(["*test_shrinks(*", "*case=Case(layer='dense'*"])
 
 
 # Results for other programs
@@ -449,7 +467,7 @@ def test_junit_properties_name_layer_property_ratio_and_replay_command_unless_sw
 def test_results_are_written_as_strict_json(project):
     pytester = project(TWO_BUGS)
     pytester.runpytest("--gradverify-json=out.json")
-    told = json.loads((pytester.path / "out.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    told = json.loads((pytester.path / "out.json").read_text(), parse_constant=pytest.fail)
     assert (told["schema"], told["version"], told["ok"], told["seed"]) == ("gradverify-pytest", 1, False, 1)
     right, wrong = told["checks"]
     assert (right["layer"], right["property"], right["verdict"], right["cases"]) == ("right", "gradient", "ok", 8)
@@ -484,11 +502,17 @@ def test_many_checks_that_pass_are_one_row_for_each_layer(project):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--gradverify-profile=slow"], "--gradverify-profile: there is no profile 'slow'; there are quick, thorough, ci"),
+        (
+            ["--gradverify-profile=slow"],
+            "--gradverify-profile: there is no profile 'slow'; there are quick, thorough, ci",
+        ),
         (["--gradverify-examples=0"], "--gradverify-examples: '0' is not a whole number of at least 1"),
         (["--gradverify-examples=many"], "--gradverify-examples: 'many' is not"),
         (["--gradverify-seed=1.5"], "--gradverify-seed: '1.5' is not"),
-        (["--gradverify-property=gradiant"], "--gradverify-property: there is no property 'gradiant'; did you mean grad"),
+        (
+            ["--gradverify-property=gradiant"],
+            "--gradverify-property: there is no property 'gradiant'; did you mean grad",
+        ),
         (["--gradverify-json=no/such/folder.json"], "--gradverify-json: cannot write"),
         (["--gradverify-json=."], "--gradverify-json: '.' is a folder"),
         (["-o", "gradverify_examples=-1"], "gradverify_examples: '-1' is not"),
@@ -497,7 +521,10 @@ def test_many_checks_that_pass_are_one_row_for_each_layer(project):
         (["-o", "gradverify_modules=no_such_module"], "gradverify_modules: 'no_such_module' is neither"),
         (["-o", "gradverify_modules=raises"], "gradverify_modules: cannot import 'raises': raises.py, line 1"),
         (["-o", "gradverify_modules=empty"], "gradverify_modules: 'empty' holds no layer"),
-        (["-o", "gradverify_modules=twins"], "gradverify_modules: two layers have the name 'twin': twins:a and twins:b"),
+        (
+            ["-o", "gradverify_modules=twins"],
+            "gradverify_modules: two layers have the name 'twin': twins:a and twins:b",
+        ),
         (["-o", "gradverify_modules=taken"], "gradverify_modules: cannot import 'taken'"),
         (["-o", "gradverify_layers=dens"], "gradverify_layers: there is no layer 'dens'; did you mean dense"),
         (["-o", "gradverify_layers=no_such_*"], "gradverify_layers: there is no layer 'no_such_*'"),
@@ -510,7 +537,7 @@ def test_a_wrong_setting_is_a_usage_error_that_names_its_key(project, arguments,
         raises="1 / 0",
         empty="",
         twins=f"import gradverify as gv\na = {pair}\nb = {pair}",
-        taken="import gradverify as gv\ngv.register(gv.Layer(lambda x: (x, None), lambda dy, _: dy, x='N', name='dense'))",
+        taken="import gradverify as gv\n" + f"gv.register({pair.replace('twin', 'dense')})",
     )
     result = pytester.runpytest(*arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR

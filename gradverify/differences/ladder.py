@@ -19,7 +19,10 @@ from gradverify.differences.point import Differences, Point
 from gradverify.types import Array, Estimate
 
 RATIO = 4.0
-SAFETY = 4.0  # what a consistent larger step may hide: a bias of a few noise widths of its smaller neighbours
+# What a consistent larger step may hide: the truth lies in the intersection of the smaller steps, at most RATIO
+# times as wide, and the larger step's interval meets that; so it is at most 1 + 2 RATIO of its half-widths away.
+SAFETY = 1.0 + 2.0 * RATIO
+AUDIBLE = 32.0  # multiples of the noise that a change must reach at some step, where the noise is magnified
 SUPPORT = 3  # plain rungs that must agree before any of them is believed
 _CENTRAL = (2, 4, 6)  # powers of h in the error of a central difference
 _ONE_SIDED = (1, 2, 3)
@@ -51,7 +54,8 @@ def entrywise(
     d = _differences(lambda a, b: point.slopes(tiled, a, b, h.shape[1]), h.ravel(), side)
     residual = (d.change - np.repeat(known, h.shape[1]) * d.gap).reshape(h.shape)
     gap = d.gap.reshape(h.shape)
-    estimate = select(*_rates(residual, gap, d.noise.reshape(h.shape)), _ONE_SIDED if side else _CENTRAL)
+    noise = _audible(point, d.change.reshape(h.shape), d.noise.reshape(h.shape))
+    estimate = select(*_rates(residual, gap, noise), _ONE_SIDED if side else _CENTRAL)
     return Estimate(estimate.value + known, estimate.truncation, estimate.rounding)
 
 
@@ -61,7 +65,21 @@ def directional(point: Point, direction: Array, analytic: Array | None = None, *
     zero = np.zeros(point.size) if analytic is None else analytic
     d = _differences(lambda a, b: point.along(direction, a, b, zero), h, side)
     gap = (h if side else 2 * h) * (side or 1)
-    return select(*_rates((d.change - d.gap)[None], gap[None], d.noise[None]), _ONE_SIDED if side else _CENTRAL)
+    noise = _audible(point, d.change[None], d.noise[None])
+    return select(*_rates((d.change - d.gap)[None], gap[None], noise), _ONE_SIDED if side else _CENTRAL)
+
+
+def _audible(point: Point, change: Array, noise: Array) -> Array:
+    """Noise, shape (n, R), infinite where no step of an entry is heard above it though it is magnified rounding.
+
+    A bounded function whose length scale is a few units in the last place never rises above its noise: all
+    its quotients agree on 0, and none of them knows anything.
+    """
+    if not point.magnified:
+        return noise
+    with np.errstate(all="ignore"):
+        heard = np.nanmax(np.where(noise > 0, np.abs(change) / noise, 0.0), axis=1, initial=0.0) > AUDIBLE
+    return np.where(heard[:, None], noise, np.inf)
 
 
 def _differences(primitive: Callable[[Array, Array | None], Differences], h: Array, side: int) -> Differences:

@@ -18,11 +18,11 @@ _FAR = 1e-6  # distance of the neighbours, in natural steps
 _FIRST, _MORE = 12, 24  # neighbours that tell whether there is a kink; those that span its slopes
 
 
-def neighbours(point: Point, case: Case, entries: Array, count: int, stream: int) -> Array:
-    """Central differences of entries at random neighbours, shape (count, n); NaN where not finite."""
+def neighbours(point: Point, case: Case, entries: Array, count: int, stream: int) -> tuple[Array, Array]:
+    """Central differences of entries at random neighbours and their rounding, shape (count, n); NaN where not finite."""
     rng = np.random.default_rng([case.seed, stream])
     far = _FAR * max(1.0, point.eps / np.finfo(float).eps) ** 0.5
-    found = np.full((count, entries.size), np.nan)
+    found, rounding = (np.full((count, entries.size), np.nan) for _ in range(2))
     for k in range(count):
         moved = dict(point.primals)
         offset = far * point.scale * rng.choice([-1.0, 1.0], point.size) * rng.uniform(0.5, 1.5, point.size)
@@ -31,9 +31,11 @@ def neighbours(point: Point, case: Case, entries: Array, count: int, stream: int
             part = part[..., 0] + 1j * part[..., 1] if slot.complex else part
             moved[slot.name] = (point.primals[slot.name] + part).astype(point.primals[slot.name].dtype)
         there = Point(point.layer, case.but(primals=moved), None, point.memory)
+        there.scale = point.scale  # what was zero is tiny now, and no measure of a step
         estimate, _, _ = central(there, entries, 0.01 * far)
-        found[k] = np.where(np.isfinite(estimate.rounding), estimate.value, np.nan)
-    return found
+        finite = np.isfinite(estimate.rounding)
+        found[k], rounding[k] = (np.where(finite, a, np.nan) for a in (estimate.value, estimate.rounding))
+    return found, rounding
 
 
 def explained(point: Point, case: Case, entries: Array, analytic: Array, numerical: Array) -> tuple[Array, Array]:
@@ -46,13 +48,13 @@ def explained(point: Point, case: Case, entries: Array, analytic: Array, numeric
     """
     accepted, unclear = np.zeros(entries.size, bool), np.zeros(entries.size, bool)
     gap = np.abs(analytic - numerical)
-    first = neighbours(point, case, entries, _FIRST, 21)
+    first, rounding = neighbours(point, case, entries, _FIRST, 21)
     with np.errstate(all="ignore"):
-        kinked = np.nanmax(np.abs(first - numerical), axis=0, initial=0.0) > 0.02 * gap
+        kinked = np.nanmax(np.abs(first - numerical) - rounding, axis=0, initial=0.0) > 0.02 * gap
     chosen = np.flatnonzero(kinked)
     if chosen.size == 0:
         return accepted, unclear
-    more = np.concatenate([first[:, chosen], neighbours(point, case, entries[chosen], _MORE, 22)])
+    more = np.concatenate([first[:, chosen], neighbours(point, case, entries[chosen], _MORE, 22)[0]])
     low, high = np.nanmin(more, axis=0), np.nanmax(more, axis=0)
     width = high - low
     near = 0.02 * gap[chosen] + 1e-6 * np.abs(numerical[chosen])

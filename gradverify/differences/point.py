@@ -139,6 +139,18 @@ class Point:
         return noise_levels(self)
 
     @cached_property
+    def relative(self) -> float:
+        """Typical rounding noise of an output relative to its size."""
+        size = np.abs(self.base)
+        told = (size > 0) & np.isfinite(self.sigma)
+        return max(self.eps, float(np.median(self.sigma[told] / size[told]))) if told.any() else self.eps
+
+    @cached_property
+    def magnified(self) -> bool:
+        """Whether the noise is far above the rounding of values as large as the primals and outputs."""
+        return bool(self.sigma @ np.abs(self.weights) > 100 * self.inner)
+
+    @cached_property
     def loudness(self) -> float:
         """Sum of |cotangent * output|: what a relative change of one would amount to."""
         return float(np.sum(np.abs(self.weights * self.base)))
@@ -303,7 +315,7 @@ class Point:
             changed = delta != 0
             weight = np.abs(self.weights)
             if a.size and np.max(np.abs(a)) > 1e-3:  # far from the point outputs, and their rounding, may be larger
-                level = np.maximum(self.sigma, self.eps * np.maximum(np.abs(ya), np.abs(yb)))
+                level = np.maximum(self.sigma, self.relative * np.maximum(np.abs(ya), np.abs(yb)))
                 noise = np.where(changed, level, 0) @ weight
             else:
                 noise = changed.astype(weight.dtype) @ (weight * self.sigma)

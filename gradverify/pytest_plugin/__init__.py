@@ -159,7 +159,8 @@ def pytest_runtest_makereport(
         setattr(report, shared.ATTRIBUTE, item.stash[shared.RECORDS])
         del item.stash[shared.RECORDS]
         if report.skipped and item.nodeid.startswith(f"{ROOT}::") and isinstance(report.longrepr, tuple):
-            report.longrepr = (ROOT, None, report.longrepr[2])  # not the line of ours that says so; -rs folds alike ones
+            # not our line that raised it, which means nothing to the author; -rs folds alike reasons
+            report.longrepr = (ROOT, None, report.longrepr[2])  # type: ignore[assignment]
     return report
 
 

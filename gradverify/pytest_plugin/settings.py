@@ -166,10 +166,10 @@ def _writable(given: _Given, config: pytest.Config) -> Path | None:
     if value is None:
         return None
     path = config.invocation_params.dir / str(value)
-    if path.is_dir() or not path.parent.is_dir():
-        given.refuse(
-            "json", f"cannot write {str(value)!r}: {'it is a folder' if path.is_dir() else 'there is no such folder'}"
-        )
+    if path.is_dir():
+        given.refuse("json", f"{str(value)!r} is a folder")
+    if not path.parent.is_dir():
+        given.refuse("json", f"cannot write {str(value)!r}: there is no folder {str(path.parent)!r}")
     return path
 
 

@@ -95,7 +95,7 @@ def _smooth(layer: Layer, case: Case, exact: dict[str, Array]) -> bool:
     rng = case.rng(78)
     for _ in range(4):
         near = {
-            n: np.asarray(a, np.longdouble) * (1 + 1e-14 * rng.choice([-1, 1], np.shape(a))) if a.dtype.kind == "f" else a
+            n: np.asarray(a, np.longdouble) * (1 + 16 * np.finfo(a.dtype).eps * rng.choice([-1, 1], np.shape(a))) if a.dtype.kind == "f" else a
             for n, a in case.primals.items()
         }
         there = truth(layer, case.but(primals=near))
