@@ -121,30 +121,28 @@ def _widen(point: Point, result: Sweep, entries: Array, numerical: Array) -> Non
 
 
 def _climb(point: Point, result: Sweep, analytic: Array, todo: Array) -> Array:
-    """Ladder on what one step left open; entries still unresolved are tried at other scales."""
-    for scale in _reaches(point):
-        if todo.size == 0:
-            break
-        _settle(point, result, analytic, todo, ladder.entrywise(point, todo, analytic, scale=scale[todo]))
-        todo = todo[(result.verdicts[todo] == Verdict.UNRESOLVED) & ~np.isfinite(result.bound[todo])]
+    """Ladder on what one step left open; wider, finer or one-sided where the natural scale says nothing."""
+    _settle(point, result, analytic, todo, ladder.entrywise(point, todo, analytic))
+    todo = todo[result.verdicts[todo] == Verdict.UNRESOLVED]
+    tiny = todo[point.scale[todo] < 1e-2]  # steps relative to a tiny entry may be far below the length scale
+    if tiny.size:
+        _settle(point, result, analytic, tiny, ladder.entrywise(point, tiny, analytic, scale=np.ones(tiny.size)))
+    for finer in _finer(point):
+        todo = todo[~np.isfinite(result.bound[todo])]
+        if todo.size:
+            _settle(point, result, analytic, todo, ladder.entrywise(point, todo, analytic, scale=finer[todo]))
     for side in (+1, -1):  # the edge of a domain has one side only
-        if todo.size == 0:
-            break
-        open_ = todo[~np.isfinite(result.bound[todo])]
-        if open_.size:
-            _settle(point, result, analytic, open_, ladder.entrywise(point, open_, analytic, side=side))
-        todo = todo[result.verdicts[todo] == Verdict.UNRESOLVED]
+        todo = todo[~np.isfinite(result.bound[todo])]
+        if todo.size:
+            _settle(point, result, analytic, todo, ladder.entrywise(point, todo, analytic, side=side))
     return todo
 
 
-def _reaches(point: Point) -> tuple[Array, ...]:
-    """First rungs: the natural scale; far below it, for what is sharp there; one, for primals that are tiny."""
+def _finer(point: Point) -> tuple[Array, Array]:
+    """First rungs far below the natural scale: each entry's own magnitude, and less, for what is sharp there."""
     own = np.abs(point.values).astype(float)
     own = np.where(own > 0, np.minimum(own, 1e-4 * point.scale), 1e-4 * point.scale)
-    reaches = [point.scale, own, 1e-4 * own]
-    if np.any(point.scale < 1e-2):
-        reaches.append(np.maximum(point.scale, 1.0))
-    return tuple(reaches)
+    return own, 1e-4 * own
 
 
 def _settle(point: Point, result: Sweep, analytic: Array, entries: Array, estimate: Estimate) -> None:
@@ -152,17 +150,19 @@ def _settle(point: Point, result: Sweep, analytic: Array, entries: Array, estima
     better = bound < result.bound[entries]
     entries, value, bound = entries[better], value[better], bound[better]
     _widen(point, result, entries, value)
-    verdicts = judge(analytic[entries], value, bound, _floor(point, result, entries))
+    verdicts = judge(analytic[entries], value, bound, _floor(point, result, analytic, entries, value))
     faint = np.abs(value - analytic[entries]) <= 4 * point.inner / point.scale[entries]
     verdicts[faint & (verdicts == Verdict.DISAGREES)] = Verdict.UNRESOLVED  # below what values inside are rounded by
     _store(result, entries, value, bound, verdicts)
 
 
-def _floor(point: Point, result: Sweep, entries: Array) -> Array:
+def _floor(point: Point, result: Sweep, analytic: Array, entries: Array, value: Array) -> Array:
     """Scale below which a bound is fine enough to tell: the primal's own, or the natural one where all is noise."""
     natural = point.loudness / point.scale[entries]
     scale = result.scale[entries]
-    return np.where(scale > 64 * point.eps * natural, scale, natural)
+    dead = (value == 0) & (analytic[entries] == 0)
+    natural = np.where(dead, np.maximum(natural, point.inner / point.eps / point.scale[entries]), natural)
+    return np.where((scale > 64 * point.eps * natural) & ~dead, scale, natural)
 
 
 def judge(analytic: Array, value: Array, bound: Array, scale: Array) -> Array:

@@ -19,7 +19,7 @@ _FIRST, _MORE = 12, 24  # neighbours that tell whether there is a kink; those th
 
 
 def neighbours(point: Point, case: Case, entries: Array, count: int, stream: int) -> tuple[Array, Array]:
-    """Central differences of entries at random neighbours and their rounding, shape (count, n); NaN where not finite."""
+    """Central differences at random neighbours and their rounding, shape (count, n); NaN where not finite."""
     rng = np.random.default_rng([case.seed, stream])
     far = _FAR * max(1.0, point.eps / np.finfo(float).eps) ** 0.5
     found, rounding = (np.full((count, entries.size), np.nan) for _ in range(2))
