@@ -22,6 +22,7 @@ from gradverify.types import Array, Case, Comparison, Estimate, Verdict
 FINE = 1e-8  # a single step decides only where its bound is below this share of the largest entry
 FIRM = 8.0  # errors up to this many bounds are in doubt, not wrong
 WIDE = 1e-3  # a bound above this share of the entry ...
+PLATEAU = 4  # larger steps in a row that agree with the analytic value cast doubt on smaller ones that do not
 ROUNDINGS = 1e-14  # of the analytic value itself: some tens of operations in float64
 COARSE = 1e-4  # ... and this share of the primal's scale is too wide to tell
 
@@ -76,6 +77,8 @@ def sweep(
     if wrong.size and allowance is not None:
         wrong = _allow(point, result, analytic, wrong, allowance())
     if wrong.size:
+        wrong = _second_thoughts(point, result, analytic, wrong)
+    if wrong.size:
         wrong = _kinks(point, result, analytic, wrong)
     if wrong.size and case is not None:
         accepted, unclear = explained(point, case, wrong, analytic[wrong], result.numerical[wrong])
@@ -99,7 +102,7 @@ def _scales(point: Point, analytic: Array) -> Array:
 def _single_steps(point: Point, result: Sweep, analytic: Array, todo: Array, step: float | None) -> Array:
     best = best_step(point.eps)
     first = best if step is None else max(step, 8 * point.eps)
-    for relative in dict.fromkeys((first, best)):
+    for relative in dict.fromkeys((first, best, 4 * best)):  # the last where noise alone kept the bound from being fine
         if todo.size == 0:
             break
         estimate, residual, moved = central(point, todo, relative, analytic)
@@ -192,6 +195,21 @@ def _allow(point: Point, result: Sweep, analytic: Array, wrong: Array, rounding:
     result.verdicts[wrong[pardoned]] = Verdict.UNRESOLVED
     result.verdicts[wrong[error <= result.bound[wrong]]] = Verdict.AGREES
     return wrong[~pardoned]
+
+
+def _second_thoughts(point: Point, result: Sweep, analytic: Array, wrong: Array) -> Array:
+    """Doubt a disagreement where several larger steps in a row agree with the analytic value.
+
+    A value that is rounded inside the layer does not move under small steps, and their quotients form
+    a plateau of their own, without noise that could be measured at the outputs.
+    """
+    residual, _ = ladder.quotients(point, wrong, analytic[wrong])
+    gap = np.abs(result.numerical[wrong] - analytic[wrong])
+    with np.errstate(invalid="ignore"):
+        close = np.abs(residual) <= 0.02 * gap[:, None]
+    streak = np.lib.stride_tricks.sliding_window_view(close, PLATEAU, axis=1).all(-1).any(-1)
+    result.verdicts[wrong[streak]] = Verdict.UNRESOLVED
+    return wrong[~streak]
 
 
 def _kinks(point: Point, result: Sweep, analytic: Array, wrong: Array) -> Array:

@@ -49,14 +49,26 @@ def entrywise(
     known = np.zeros(entries.size) if analytic is None else np.nan_to_num(analytic[entries])
     if entries.size == 0:
         return Estimate(known, known, known)
+    estimate = select(*quotients(point, entries, known, side=side, scale=scale), _ONE_SIDED if side else _CENTRAL)
+    return Estimate(estimate.value + known, estimate.truncation, estimate.rounding)
+
+
+def quotients(
+    point: Point, entries: Array, known: Array, *, side: int = 0, scale: Array | None = None
+) -> tuple[Array, Array]:
+    """Residual difference quotients and their noise along single entries, shape (n, R), large steps first.
+
+    Parameters
+    ----------
+    known : derivatives that are subtracted, shape (n,); others as for `entrywise`
+    """
     h = (point.scale[entries] if scale is None else scale)[:, None] * rungs(point.eps)
     tiled = np.repeat(entries, h.shape[1])
     d = _differences(lambda a, b: point.slopes(tiled, a, b, h.shape[1]), h.ravel(), side)
     residual = (d.change - np.repeat(known, h.shape[1]) * d.gap).reshape(h.shape)
     gap = d.gap.reshape(h.shape)
     noise = _audible(point, d.change.reshape(h.shape), d.noise.reshape(h.shape))
-    estimate = select(*_rates(residual, gap, noise), _ONE_SIDED if side else _CENTRAL)
-    return Estimate(estimate.value + known, estimate.truncation, estimate.rounding)
+    return _rates(residual, gap, noise)
 
 
 def directional(point: Point, direction: Array, analytic: Array | None = None, *, side: int = 0) -> Estimate:

@@ -73,6 +73,7 @@ class Point:
         self.slots = tuple(self._slots())
         self.size = self.slots[-1].stop if self.slots else 0
         self.forwards = 0
+        self._probed: set[Any] = set()  # stacks that gave the same as a loop did
         self._at = {name: np.array(a) for name, a in self.primals.items()}
         assert case.cotangents is not None
         self._cotangents = case.cotangents
@@ -167,7 +168,8 @@ class Point:
         refused = _refused.setdefault(self.layer.forward, set())
         if count > 2 and key not in refused:
             flat = self._stacked(stack, count)
-            if flat is not None and self._same(flat, stack, count):
+            if flat is not None and (key in self._probed or self._same(flat, stack, count)):
+                self._probed.add(key)
                 return flat
             refused.add(key)
         return np.concatenate([self._row(stack, k) for k in range(count)]) if count else np.zeros((0, self.base.size))
@@ -257,7 +259,8 @@ class Point:
         stack, reached = {}, np.empty(offsets.size, self.values.dtype)
         for slot in slots:
             array = self.primals[slot.name]
-            copies = np.repeat(array[None], offsets.size, axis=0)
+            copies = np.empty((offsets.size, *array.shape), array.dtype)
+            copies[...] = array
             rows = np.flatnonzero((tiled >= slot.start) & (tiled < slot.stop))
             flat = (copies.view(copies.real.dtype) if slot.complex else copies).reshape(offsets.size, -1)
             local = tiled[rows] - slot.start

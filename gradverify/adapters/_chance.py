@@ -1,0 +1,107 @@
+"""Random numbers of a forward, made the same at each evaluation.
+
+Dropout that draws its mask anew has no derivative; with the same draw at each call it has one. The
+global generators are seeded anew and put back afterwards; generators that a module keeps for itself
+(which no seeding of NumPy reaches) are set back to where they were found.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+_SEED = 20240229
+_KINDS = (np.random.Generator, np.random.RandomState, random.Random)
+
+
+class Chance:
+    """The generators that some functions can reach.
+
+    Attributes
+    ----------
+    drawn : names of the generators from which something was drawn so far
+    """
+
+    def __init__(self, *functions: Callable[..., Any] | None) -> None:
+        self._private = {name: (g, _state(g)) for f in functions for name, g in _reached(f)}
+        self.drawn: set[str] = set()
+
+    @contextmanager
+    def fixed(self) -> Iterator[None]:
+        """Inside, each generator starts from the same state."""
+        before = np.random.get_state(legacy=False), random.getstate()
+        np.random.seed(_SEED)
+        random.seed(_SEED)
+        for generator, state in self._private.values():
+            _restore(generator, state)
+        began = _position(), random.getstate()[1][:3]
+        try:
+            yield
+        finally:
+            self._note(began)
+            np.random.set_state(before[0])
+            random.setstate(before[1])
+
+    def line(self) -> str:
+        """What a report should say of it; empty if nothing was drawn."""
+        names = ", ".join(sorted(self.drawn))
+        return f"random numbers: {names} start(s) from one seed at each forward" if names else ""
+
+    def _note(self, began: tuple[Any, Any]) -> None:
+        if _position() != began[0]:
+            self.drawn.add("numpy.random")
+        if random.getstate()[1][:3] != began[1]:
+            self.drawn.add("random")
+        for name, (generator, state) in self._private.items():
+            if str(_state(generator)) != str(state):
+                self.drawn.add(name)
+
+
+def _position() -> Any:
+    state = np.random.get_state(legacy=False)
+    return state["state"]["pos"], state["has_gauss"]  # type: ignore[call-overload]
+
+
+def _reached(function: Any) -> Iterator[tuple[str, Any]]:
+    """Generators among the globals, the closure and the class attributes that a function or class sees."""
+    function = getattr(function, "__func__", function)
+    names = dict(getattr(function, "__globals__", {}))
+    if isinstance(function, type):
+        for method in vars(function).values():
+            names.update(getattr(method, "__globals__", {}))
+        names.update(vars(function))
+    for name, cell in zip(getattr(getattr(function, "__code__", None), "co_freevars", ()), _cells(function)):
+        names[name] = cell
+    for name, value in names.items():
+        if isinstance(value, _KINDS):
+            yield name, value
+
+
+def _cells(function: Any) -> list[Any]:
+    found = []
+    for cell in getattr(function, "__closure__", None) or ():
+        try:
+            found.append(cell.cell_contents)
+        except ValueError:  # not assigned yet
+            found.append(None)
+    return found
+
+
+def _state(generator: Any) -> Any:
+    if isinstance(generator, np.random.Generator):
+        return copy.deepcopy(generator.bit_generator.state)
+    return copy.deepcopy(generator.getstate() if isinstance(generator, random.Random) else generator.get_state())
+
+
+def _restore(generator: Any, state: Any) -> None:
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        generator.set_state(state)

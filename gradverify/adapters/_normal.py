@@ -1,0 +1,132 @@
+"""What the conventions share: declarations taken apart, one example to call once, and what was inferred.
+
+An adapter may call a target once, on a small example, to see what it returns. What it concludes
+becomes a line of the report, so that a wrong guess is seen and can be corrected.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gradverify.evaluate import LayerFailure, guarded, run
+from gradverify.layer import KEYWORDS, Declared, Layer
+from gradverify.types import Array
+
+_SIZES = ((2, 3, 5, 7, 11, 13, 17), (3, 5, 7, 2, 13, 11, 19), (7, 5, 3, 2, 4, 6, 8), (4,), (1,))
+
+
+@dataclass(frozen=True, slots=True)
+class Told(Declared):
+    """Declarations, and what an adapter inferred beside them."""
+
+    inferred: tuple[str, ...] = ()
+
+    def lines(self) -> tuple[str, ...]:
+        """One line for each declaration, and for each conclusion of the adapter."""
+        return (*self.inferred, *Declared.lines(self))
+
+
+def told(layer: Layer, *lines: str) -> Layer:
+    """The layer, with lines that its reports will print."""
+    known = {f.name: getattr(layer.declared, f.name) for f in dataclasses.fields(Declared)}
+    before = getattr(layer.declared, "inferred", ())
+    return layer.derive(declared=Told(**known, inferred=(*before, *(line for line in lines if line))))
+
+
+def split(declaration: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Primals (dimension strings by name) and settings of a declaration."""
+    settings = {k: v for k, v in declaration.items() if k in KEYWORDS and k != "primals"}
+    primals = {k: v for k, v in declaration.items() if k not in KEYWORDS}
+    return {**primals, **(declaration.get("primals") or {})}, settings
+
+
+def constants(settings: Mapping[str, Any], *more: str) -> tuple[str, ...]:
+    """The names declared constant, and some more."""
+    given = settings.get("constants", ())
+    return tuple(dict.fromkeys([*((given,) if isinstance(given, str) else given), *more]))
+
+
+def examples(layer: Layer) -> Iterator[tuple[dict[str, Array], dict[str, int | tuple[int, ...]]]]:
+    """Small arrays for the primals, and the sizes they were made with; axes have unequal sizes first."""
+    names = list(dict.fromkeys(n for p in layer.primals for n in p.dims.names))
+    if any(p.domain.strategy is not None for p in layer.primals):
+        return
+    options = layer.default_options
+    numbers = {k: v for k, v in options.items() if isinstance(v, int) and not isinstance(v, bool)}
+    for k, extents in enumerate(_SIZES):
+        sizes: dict[str, Any] = {n: extents[i % len(extents)] for i, n in enumerate(names)}
+        sizes = {n: (s,) if n.startswith("*") else s for n, s in sizes.items()} | numbers
+        rng = np.random.default_rng(k)
+        arrays = {p.name: _array(p, sizes, rng) for p in layer.primals}
+        if layer.assume is None or bool(layer.assume(**arrays, **options)):
+            yield arrays, sizes
+
+
+def _array(primal: Any, sizes: Mapping[str, Any], rng: np.random.Generator) -> Array:
+    shape = primal.dims.shape(sizes)
+    raw = rng.random(shape) if primal.domain.discrete else np.asarray(rng.normal(size=shape))
+    return np.asarray(primal.domain.project(raw, sizes))
+
+
+def attempt(layer: Layer) -> tuple[dict[str, Array], Any, LayerFailure | None]:
+    """A forward on the first example that it accepts: primals, evaluation, and the last failure if none is."""
+    failure: LayerFailure | None = None
+    for arrays, _ in examples(layer):
+        try:
+            return arrays, run(layer, {n: np.array(a) for n, a in arrays.items()}, layer.default_options), None
+        except LayerFailure as error:
+            failure = error
+    return {}, None, failure
+
+
+def remarks(layer: Layer) -> tuple[str, ...]:
+    """What one forward shows that would otherwise look like a wrong gradient: a lower precision inside."""
+    arrays, evaluation, _ = attempt(layer)
+    floats = [a.dtype for a in arrays.values() if a.dtype.kind in "fc"]
+    if evaluation is None or not floats:
+        return ()
+    wide = np.result_type(*floats)
+    low = [y.dtype for y in evaluation.outputs if y.dtype.kind in "fc" and y.dtype.itemsize < wide.itemsize]
+    return (f"output is {low[0]} for a {wide} input: judged in that precision",) if low else ()
+
+
+def finished(layer: Layer, *lines: str) -> Layer:
+    """The layer with what was inferred, and with what one forward shows."""
+    return told(layer, *lines, *remarks(layer))
+
+
+def required(function: Callable[..., Any], bound: bool = False) -> list[str] | None:
+    """Names of the arguments that must be given; None if the signature cannot be read."""
+    parameters = positional(function, bound)
+    return None if parameters is None else [p.name for p in parameters if p.default is p.empty]
+
+
+def positional(function: Callable[..., Any], bound: bool = False) -> list[inspect.Parameter] | None:
+    """Arguments that can be given by position (without `self` where `bound` says so); None if unknown."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return None
+    found = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return found[1:] if bound else found
+
+
+def flat(value: Any) -> list[Any]:
+    """A result as a list: of a tuple or list its parts, else the one value."""
+    return list(value) if isinstance(value, (tuple, list)) else [value]
+
+
+def by_options(function: Callable[..., Any], options: Mapping[str, Any], accepted: Sequence[str]) -> dict[str, Any]:
+    """The options whose names a function takes."""
+    return {name: value for name, value in options.items() if name in accepted}
+
+
+def called(stage: str, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+    """Call the author's code; what it raises names the author's own line."""
+    return guarded(stage, function, *arguments, **keywords)
