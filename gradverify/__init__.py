@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gradverify.checking import check as check
+    from gradverify.decorator import given as given
     from gradverify.errors import DeclarationError as DeclarationError
     from gradverify.errors import GradientMismatch as GradientMismatch
     from gradverify.errors import GradverifyError as GradverifyError
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "check": "checking",
+    "given": "decorator",
     "verify": "verification",
     "Layer": "layer",
     "Loss": "layer",

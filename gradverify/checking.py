@@ -129,6 +129,7 @@ def check(
     GradverifyError
         For a target, a declaration or an argument that cannot be used.
     """
+    __tracebackhide__ = True  # pytest shows the line of the test that called
     layer = _resolve(target, backward, declaration)
     if loss is not None:
         layer = under_loss(layer, loss)
@@ -183,11 +184,11 @@ class Search:
         """Draw, verify, shrink; one pass for each group of properties that draw alike."""
         start = time.perf_counter()
         with tuning.using(self.settings.tuning):
-            groups = list(_groups(self._applicable()))
+            groups = list(alike(self.applicable()))
             self.total = sum(_count(self.settings.examples, props) for _, props in groups)
             for regime, props in groups:
                 self._draw(regime, props)
-            findings = [self._minimal(*item) for item in self._unexplained()]
+            findings = [self.minimal(*item) for item in self._unexplained()]
         return Report(
             self.layer.name,
             self.tallies,
@@ -202,7 +203,8 @@ class Search:
     def seed(self) -> int:
         return int(self.settings.seed or 0)
 
-    def _applicable(self) -> list[Property]:
+    def applicable(self) -> list[Property]:
+        """Properties that are asked for and apply; the tallies of the others say why not."""
         chosen = []
         for prop in selected(self.settings.properties):
             tally = self.tallies.setdefault(prop.name, Tally(prop.name))
@@ -255,19 +257,9 @@ class Search:
 
     def _unexplained(self) -> list[tuple[Finding, Property, Regime]]:
         """Findings that no other one explains: on the same primal, or on any for a tie, which concerns several."""
-        primals = {(name, primal) for name, _, primal in self.found}
-        names = {name for name, _ in primals}
+        return [item for item in self.found.values() if not explained(item[0], item[1], self.found)]
 
-        def explained(finding: Finding, prop: Property) -> bool:
-            if finding.property != prop.name:
-                return False
-            if finding.kind == "tie":
-                return not names.isdisjoint(prop.implied_by)
-            return any((name, finding.primal or "") in primals for name in prop.implied_by)
-
-        return [item for item in self.found.values() if not explained(item[0], item[1])]
-
-    def _minimal(self, finding: Finding, prop: Property, regime: Regime) -> Finding:
+    def minimal(self, finding: Finding, prop: Property, regime: Regime) -> Finding:
         """The same finding on a small case; worst and minimal are both kept."""
         from gradverify.shrink import shrink
 
@@ -304,7 +296,17 @@ def _smaller(known: Finding, new: Finding) -> Finding:
     return best.but(worst=worst.worst or worst.case)
 
 
-def _groups(props: Iterable[Property]) -> Iterable[tuple[Regime, list[Property]]]:
+def explained(finding: Finding, prop: Property, found: Iterable[tuple[str, str, str]]) -> bool:
+    """Whether fingerprints that were found explain this finding of `prop`."""
+    primals = {(name, primal) for name, _, primal in found}
+    if finding.property != prop.name:
+        return False
+    if finding.kind == "tie":
+        return not {name for name, _ in primals}.isdisjoint(prop.implied_by)
+    return any((name, finding.primal or "") in primals for name in prop.implied_by)
+
+
+def alike(props: Iterable[Property]) -> Iterable[tuple[Regime, list[Property]]]:
     """Properties that draw alike share their cases."""
     groups: dict[Regime, list[Property]] = {}
     for prop in props:

@@ -91,12 +91,8 @@ def sweep(
 
 def _scales(point: Point, analytic: Array) -> Array:
     """Largest analytic entry of each primal; where that is zero, the natural scale |v y| / |x|."""
-    scale = np.empty(point.size)
-    for slot in point.slots:
-        part = slice(slot.start, slot.stop)
-        top = float(np.max(np.abs(analytic[part][np.isfinite(analytic[part])]), initial=0.0))
-        scale[part] = top if top > 0 else point.loudness / point.scale[part]
-    return scale
+    tops = point.tops(analytic)
+    return tops if tops.all() else np.where(tops > 0, tops, point.loudness / point.scale)
 
 
 def _single_steps(point: Point, result: Sweep, analytic: Array, todo: Array, step: float | None) -> Array:
@@ -116,15 +112,15 @@ def _single_steps(point: Point, result: Sweep, analytic: Array, todo: Array, ste
 
 def _widen(point: Point, result: Sweep, entries: Array, numerical: Array) -> None:
     """A primal's scale is the largest of either gradient, so that one that is zero by mistake does not hide."""
-    for slot in point.slots:
-        inside = (entries >= slot.start) & (entries < slot.stop) & np.isfinite(numerical)
-        top = float(np.max(np.abs(numerical[inside]), initial=0.0))
-        part = slice(slot.start, slot.stop)
-        result.scale[part] = np.maximum(result.scale[part], top)
+    known = np.zeros(point.size)
+    known[entries] = numerical
+    np.maximum(result.scale, point.tops(known), out=result.scale)
 
 
 def _climb(point: Point, result: Sweep, analytic: Array, todo: Array) -> Array:
     """Ladder on what one step left open; wider, finer or one-sided where the natural scale says nothing."""
+    if todo.size == 0:
+        return todo
     _settle(point, result, analytic, todo, ladder.entrywise(point, todo, analytic))
     todo = todo[result.verdicts[todo] == Verdict.UNRESOLVED]
     tiny = todo[point.scale[todo] < 1e-2]  # steps relative to a tiny entry may be far below the length scale
@@ -214,14 +210,30 @@ def _second_thoughts(point: Point, result: Sweep, analytic: Array, wrong: Array)
 
 def _kinks(point: Point, result: Sweep, analytic: Array, wrong: Array) -> Array:
     """Accept what lies between two one-sided slopes that differ by more than their bounds."""
-    right = ladder.entrywise(point, wrong, analytic, side=+1)
-    left = ladder.entrywise(point, wrong, analytic, side=-1)
+    right, left = _slope(point, analytic, wrong, +1), _slope(point, analytic, wrong, -1)
     accepted, jump = accept_kink(analytic[wrong], left, right, point.layer.declared.kinks)
+    told = np.isfinite(left.bound), np.isfinite(right.bound)
+    unknown = ~told[0] & ~told[1]
+    for known, side in zip((told[0] & ~told[1], told[1] & ~told[0]), (left, right)):
+        accepted |= known & (np.abs(analytic[wrong] - side.value) <= side.bound)
     result.verdicts[wrong[accepted]] = Verdict.KINK
+    result.verdicts[wrong[unknown]] = Verdict.UNRESOLVED
     middle = wrong[jump]
     result.numerical[middle] = 0.5 * (left.value + right.value)[jump]
     result.bound[middle] = (left.bound + right.bound)[jump]
-    return wrong[~accepted]
+    return wrong[~accepted & ~unknown]
+
+
+def _slope(point: Point, analytic: Array, entries: Array, side: int) -> Estimate:
+    """One-sided slopes at the natural scale, or at the finest one that tells."""
+    estimate = ladder.entrywise(point, entries, analytic, side=side)
+    for finer in _finer(point):
+        open_ = np.flatnonzero(~np.isfinite(estimate.bound))
+        if open_.size:
+            closer = ladder.entrywise(point, entries[open_], analytic, side=side, scale=finer[entries[open_]])
+            for name in ("value", "truncation", "rounding"):
+                getattr(estimate, name)[open_] = getattr(closer, name)
+    return estimate
 
 
 def accept_kink(analytic: Array, left: Estimate, right: Estimate, convention: str) -> tuple[Array, Array]:
@@ -243,8 +255,7 @@ def _conventions(point: Point, result: Sweep, analytic: Array) -> None:
     entries = np.flatnonzero(np.isfinite(analytic) & (result.verdicts != Verdict.DISAGREES))
     if entries.size == 0:
         return
-    right = ladder.entrywise(point, entries, analytic, side=+1)
-    left = ladder.entrywise(point, entries, analytic, side=-1)
+    right, left = _slope(point, analytic, entries, +1), _slope(point, analytic, entries, -1)
     accepted, jump = accept_kink(analytic[entries], left, right, point.layer.declared.kinks)
     result.verdicts[entries[jump]] = Verdict.DISAGREES
     result.verdicts[entries[accepted]] = Verdict.KINK

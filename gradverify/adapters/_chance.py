@@ -39,7 +39,7 @@ class Chance:
         random.seed(_SEED)
         for generator, state in self._private.values():
             _restore(generator, state)
-        began = _position(), random.getstate()[1][:3]
+        began = _position(), random.getstate()[1][-1]
         try:
             yield
         finally:
@@ -55,10 +55,10 @@ class Chance:
     def _note(self, began: tuple[Any, Any]) -> None:
         if _position() != began[0]:
             self.drawn.add("numpy.random")
-        if random.getstate()[1][:3] != began[1]:
+        if random.getstate()[1][-1] != began[1]:
             self.drawn.add("random")
         for name, (generator, state) in self._private.items():
-            if str(_state(generator)) != str(state):
+            if name not in self.drawn and str(_state(generator)) != str(state):
                 self.drawn.add(name)
 
 

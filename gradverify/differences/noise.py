@@ -57,11 +57,24 @@ def _samples(point: Point, direction: Array, steps: Array) -> Array:
 
 def _table_noise(table: Array) -> Array:
     """Largest estimate over the orders of the difference table, shape (K,)."""
-    best = np.zeros(table.shape[1])
-    differences = table.astype(np.result_type(table.dtype, np.float64))
-    for order in range(1, max(_ORDERS) + 1):
-        differences = np.diff(differences, axis=0)
-        if order in _ORDERS:
-            gamma = factorial(order) ** 2 / factorial(2 * order)
-            best = np.maximum(best, np.sqrt(gamma * np.mean(differences**2, axis=0)).astype(float))
-    return best
+    nearby = table - table[POINTS // 2]  # nothing is rounded here, and no digits are lost below
+    squares = (_DIFFERENCES @ nearby) ** 2
+    largest: Array = np.sqrt(np.max(_MEANS @ squares, axis=0)).astype(float)
+    return largest
+
+
+def _tables() -> tuple[Array, Array]:
+    """Rows that form the differences of each order, and those that average their squares, over the variance factor."""
+    rows, means, first = [], [], 0
+    for order in _ORDERS:
+        differences = np.diff(np.eye(POINTS), order, axis=0)
+        gamma = factorial(order) ** 2 / factorial(2 * order)
+        mean = np.zeros(sum(POINTS - k for k in _ORDERS))
+        mean[first : first + len(differences)] = gamma / len(differences)
+        first += len(differences)
+        rows.append(differences)
+        means.append(mean)
+    return np.concatenate(rows), np.array(means)
+
+
+_DIFFERENCES, _MEANS = _tables()

@@ -23,6 +23,10 @@ from gradverify.types import Array, Case
 
 MEMORY = 4 << 20  # bytes of perturbed primals and outputs in flight; fits the cache of a CPU core
 
+# The C library gives freed memory back to the system, and stacks pay for every page anew, until a block this large
+# was freed once (glibc raises its thresholds then); the block is never touched, so it costs nothing.
+np.empty(31 << 20, np.uint8)
+
 _refused: WeakKeyDictionary[Callable[..., Any], set[Any]] = WeakKeyDictionary()
 
 
@@ -126,13 +130,33 @@ class Point:
     @cached_property
     def scale(self) -> Array:
         """Natural step of each entry: its own magnitude or its primal's root mean square, 1 where both are 0."""
-        scale = np.empty(self.size)
-        for slot in self.slots:
-            magnitude = np.abs(self.values[slot.start : slot.stop]).astype(float)
-            top = magnitude.max(initial=0.0)
-            rms = top * float(np.sqrt(np.mean((magnitude / top) ** 2))) if top > 0 else 1.0
-            scale[slot.start : slot.stop] = np.maximum(magnitude, rms)
+        magnitude = np.abs(self.values).astype(float)
+        if self.size == 0:
+            return magnitude
+        top = self.tops(magnitude)
+        top[top == 0] = 1.0
+        squares = np.add.reduceat((magnitude / top) ** 2, self._starts)
+        rms = np.sqrt(squares / self._lengths)
+        scale: Array = np.maximum(magnitude, top * np.repeat(np.where(rms > 0, rms, 1.0), self._lengths))
         return scale
+
+    @cached_property
+    def _starts(self) -> Array:
+        """Where each primal that is not empty begins."""
+        return np.array([slot.start for slot in self.slots if slot.stop > slot.start], dtype=np.intp)
+
+    @cached_property
+    def _lengths(self) -> Array:
+        return np.diff(np.append(self._starts, self.size))
+
+    def tops(self, flat: Array) -> Array:
+        """For each entry, the largest finite magnitude in its primal: shape (P,), from shape (P,)."""
+        if self.size == 0:
+            return np.zeros(0)
+        size = np.abs(flat)
+        size[~np.isfinite(size)] = 0.0
+        largest: Array = np.repeat(np.maximum.reduceat(size, self._starts), self._lengths)
+        return largest
 
     @cached_property
     def sigma(self) -> Array:
@@ -240,8 +264,9 @@ class Point:
         """Rows that go through one forward, with the primals that move in it; an entry's rungs stay together."""
         row = 8 * (self.size + self.base.size)
         if 2 * entries.size * row <= self.memory // 8:
-            moved = tuple(s for s in self.slots if ((entries >= s.start) & (entries < s.stop)).any())
-            yield np.arange(entries.size), moved
+            stops = np.array([slot.stop for slot in self.slots])
+            hit = np.bincount(np.searchsorted(stops, entries, side="right"), minlength=len(self.slots))
+            yield np.arange(entries.size), tuple(slot for slot, count in zip(self.slots, hit) if count)
             return
         for slot in self.slots:
             inside = np.flatnonzero((entries >= slot.start) & (entries < slot.stop))
@@ -334,9 +359,9 @@ class Point:
         this step, maybe inside the layer, on the way to an output as large as it gets on other rungs; one
         that no step changed may hide that much at the largest step, and less at others.
         """
-        weight = 0.5 * self.eps * np.abs(self.weights * self.base)
         if peak is None:
-            return np.where(moved, 0.0, 2 * self.inner)
+            return np.zeros(moved.shape) if moved.all() else np.where(moved, 0.0, 2 * self.inner)
+        weight = 0.5 * self.eps * np.abs(self.weights * self.base)
         shape = (a.size // rungs, rungs, changed.shape[1])
         depends = np.logical_or.accumulate(changed.reshape(shape), axis=1)
         highest = np.nanmax(np.where(np.isfinite(peak), peak, 0.0).reshape(shape), axis=1, initial=0.0)

@@ -52,6 +52,39 @@ def cases(
     return _Drawing(layer, regime, np.dtype(regime.dtype or dtype), eps, target).strategy()
 
 
+def decoding(
+    layer: Layer,
+    regime: Regime = Regime(),  # noqa: B008  frozen
+    *,
+    dtype: str = "float64",
+    eps: float | None = None,
+    target: str | None = None,
+) -> tuple[tuple[int, int, int], Callable[[bytes], Case | None]] | None:
+    """How a row of bytes becomes a case, without Hypothesis; see `cases` for the arguments.
+
+    Returns
+    -------
+    The numbers of bytes that decide options, sizes and values, and the decoding, which gives None for a
+    case that the layer does not allow; None if a strategy of the author's takes part.
+    """
+    if any(_drawn(spec) for spec in layer.options.values()) or any(p.domain.strategy for p in layer.primals):
+        return None
+    drawing = _Drawing(layer, regime, np.dtype(regime.dtype or dtype), eps, target)
+
+    def decode(row: bytes) -> Case | None:
+        return drawing.decode(row, _no_draw)
+
+    return drawing.lengths, decode
+
+
+def _drawn(spec: Any) -> bool:
+    return isinstance(spec, st.SearchStrategy) or (isinstance(spec, tuple) and any(_drawn(part) for part in spec))
+
+
+def _no_draw(strategy: st.SearchStrategy[Any]) -> Any:
+    raise AssertionError(f"a case of rows alone draws from {strategy!r}")
+
+
 class _Drawing:
     """Everything about a layer that can be known before the first case."""
 

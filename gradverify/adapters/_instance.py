@@ -1,0 +1,192 @@
+"""Fresh objects of a stateful layer: how they are built, copied, and given the primals of a case."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gradverify import dims
+from gradverify.adapters._chance import Chance
+from gradverify.adapters._normal import required
+from gradverify.adapters._pairs import Pair, attributes, fetch, is_array, show, store
+from gradverify.errors import DeclarationError
+from gradverify.types import Array
+
+_DEEP = 6  # attributes of attributes of ..., when an array is replaced wherever the object holds it
+_KEPT = 64  # prototypes
+
+
+@dataclass
+class Maker:
+    """Builds an object from sizes, arrays and options, and copies it for each evaluation.
+
+    Attributes
+    ----------
+    target : an object (copied as it is), or a class or function that gives one
+    init : what it is called with: names of sizes, primals and options, or values; None matches its
+        arguments by name
+    """
+
+    target: Any
+    init: tuple[Any, ...] | Mapping[str, Any] | None
+    chance: Chance
+    prototypes: dict[Any, Any] = field(default_factory=dict)
+
+    @property
+    def is_object(self) -> bool:
+        return not (inspect.isclass(self.target) or inspect.isroutine(self.target))
+
+    def make(
+        self,
+        sizes: Mapping[str, Any],
+        arrays: Mapping[str, Array],
+        options: Mapping[str, Any],
+        warm: Callable[[Any], None] | None = None,
+        more: Any = None,
+    ) -> tuple[Any, dict[str, Array]]:
+        """A fresh object, and the arrays that it was built from by primal name.
+
+        `warm` is run on the prototype, once for each `more`.
+        """
+        if self.is_object:
+            arguments: tuple[list[Any], dict[str, Any]] = ([], {})
+        else:
+            arguments = self._arguments(sizes, arrays, options)
+        given = [a for a in (*arguments[0], *arguments[1].values()) if isinstance(a, np.ndarray)]
+        used = {n: a for n, a in arrays.items() if any(a is g for g in given)}
+        if used:
+            made = self.target(*arguments[0], **arguments[1])
+            if warm is not None:
+                warm(made)
+            return made, used
+        key = (repr(arguments), repr(more))
+        if key not in self.prototypes:
+            if len(self.prototypes) >= _KEPT:
+                self.prototypes.clear()
+            made = copy.deepcopy(self.target) if self.is_object else self.target(*arguments[0], **arguments[1])
+            if warm is not None:
+                warm(made)
+            self.prototypes[key] = made
+        try:
+            return copy.deepcopy(self.prototypes[key]), {}
+        except (TypeError, ValueError, AttributeError, RuntimeError):  # generators, locks, open files
+            made = self.prototypes.pop(key)
+            return made, {}
+
+    def _arguments(
+        self, sizes: Mapping[str, Any], arrays: Mapping[str, Array], options: Mapping[str, Any]
+    ) -> tuple[list[Any], dict[str, Any]]:
+        known = {**sizes, **options, **arrays}
+        if isinstance(self.init, Mapping):
+            return [], {name: _resolved(value, known) for name, value in self.init.items()}
+        if self.init is not None:
+            return [_resolved(value, known) for value in self.init], {}
+        names = accepted_by(self.target)
+        missing = [n for n in required(self.target) or [] if n not in known]
+        if missing:
+            called = getattr(self.target, "__name__", "the class")
+            raise DeclarationError(
+                f"{called} needs {', '.join(missing)} when it is built, and no size, primal or option has that "
+                f'name; say what to give: init=("D", "H") or init={{"{missing[0]}": "D"}}'
+            )
+        return [], {n: known[n] for n in names if n in known}
+
+
+def accepted_by(target: Any) -> list[str]:
+    """Names of the arguments that a class or function takes."""
+    try:
+        return list(inspect.signature(target).parameters)
+    except (TypeError, ValueError):
+        return []
+
+
+def _resolved(value: Any, known: Mapping[str, Any]) -> Any:
+    """A name or arithmetic on names becomes its size, array or value; what is no name stays."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(_resolved(part, known) for part in value)
+    if not isinstance(value, str):
+        return value
+    if value in known:
+        return known[value]
+    try:
+        return dims.parse(value).shape(known)[0] if any(c in value for c in "*+-/") else value
+    except (DeclarationError, KeyError, IndexError):
+        return value
+
+
+def assign(instance: Any, pair: Pair, array: Array) -> None:
+    """Give a parameter its value, wherever the object holds the array.
+
+    In place where type and shape are those of the array that is there, which also reaches views;
+    else every reference is replaced, so that the object's own precision does not round the value.
+    """
+    old = fetch(instance, pair.values[0])
+    if isinstance(old, np.ndarray) and old.dtype == array.dtype and old.shape == array.shape and old.flags.writeable:
+        np.copyto(old, array)
+        for path in pair.values[1:]:
+            if fetch(instance, path) is not old:
+                store(instance, path, np.array(array))
+        return
+    new: Any = np.array(array)
+    if isinstance(old, float) and not isinstance(old, np.ndarray):
+        new = array.dtype.type(array) if isinstance(old, np.floating) else float(array)
+    elif isinstance(old, np.ndarray):
+        _replace(instance, old, new, set(), _DEEP)
+    for path in pair.values:
+        if fetch(instance, path) is not new:
+            try:
+                store(instance, path, new)
+            except (AttributeError, TypeError) as error:
+                raise DeclarationError(f"{show(path)} cannot be set: {error}") from None
+
+
+def _replace(holder: Any, old: Array, new: Array, seen: set[int], deep: int) -> None:
+    if deep == 0 or id(holder) in seen:
+        return
+    seen.add(id(holder))
+    if isinstance(holder, dict):
+        items: list[tuple[Any, Any]] = list(holder.items())
+    elif isinstance(holder, list):
+        items = list(enumerate(holder))
+    elif isinstance(holder, tuple):
+        for value in holder:
+            _replace(value, old, new, seen, deep - 1)
+        return
+    elif hasattr(holder, "__dict__") and not isinstance(holder, type):
+        _replace(vars(holder), old, new, seen, deep)
+        return
+    else:
+        return
+    for key, value in items:
+        if value is old:
+            holder[key] = new
+        elif isinstance(value, (dict, list, tuple)) or hasattr(value, "__dict__"):
+            _replace(value, old, new, seen, deep - 1)
+
+
+def summed(instance: Any, pair: Pair) -> Any:
+    """The gradient of a parameter: a copy, because objects reuse their buffers; None if there is none."""
+    if callable(pair.gradient):
+        return _copied(pair.gradient(instance))
+    parts = [fetch(instance, path) for path in pair.gradient]
+    distinct = list({id(p): p for p in parts}.values())
+    if any(p is None for p in distinct):
+        return None
+    total = _copied(distinct[0])
+    for part in distinct[1:]:
+        total = total + part
+    return total
+
+
+def _copied(value: Any) -> Any:
+    return np.array(value) if is_array(value) or isinstance(value, (np.ndarray, list, int)) else value
+
+
+def float_arrays(instance: Any) -> dict[str, Array]:
+    """Floating arrays among an object's attributes."""
+    return {n: v for n, v in attributes(instance).items() if isinstance(v, np.ndarray) and v.dtype.kind in "fc"}

@@ -1,0 +1,65 @@
+"""Mutants of embedding and gather: repeated indices, the padding row, the precision of the sum."""
+
+# mypy: allow-untyped-defs, allow-untyped-calls
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradverify.layers.indexing import add_at
+from gradverify.mutants import catalogue, plant
+
+EMBEDDING = catalogue("embedding")
+
+
+@plant(74, "embedding", "REPEAT-IDX", "dW[idx] = dy", of=EMBEDDING, needs="repeats", copies="pytorch#1631")
+def rows_overwrite(dy, saved):
+    ids, keep, shape = saved
+    dW = np.zeros(shape, dy.dtype)
+    dW[ids[keep]] = dy[keep]
+    return dW
+
+
+@plant(
+    76,
+    "embedding",
+    "MASK",
+    "the padding row gets a gradient",
+    of=EMBEDDING,
+    needs="padding drawn",
+    copies="pytorch#3842",
+)
+def padding_counts(dy, saved):
+    ids, _, shape = saved
+    return add_at(shape, ids, dy)
+
+
+@plant(
+    77,
+    "embedding",
+    "PRECISION",
+    "the sum kept in float16",
+    of=EMBEDDING,
+    needs="many repeats, float16",
+    copies="mxnet#17703",
+)
+def half_sum(dy, saved):
+    ids, keep, shape = saved
+    total = np.zeros(shape, dy.dtype)  # float16 where the table is
+    np.add.at(total, ids[keep], dy[keep])
+    return total
+
+
+@plant(
+    78,
+    "gather",
+    "REPEAT-IDX",
+    "backward uses gather",
+    of=catalogue("gather"),
+    needs="sizes that differ",
+    copies="AiDotNet.Tensors#894",
+)
+def gathers_again(dy, saved):
+    shape, index = saved
+    reach = np.minimum(np.resize(index, shape), dy.shape[1] - 1)
+    return np.take_along_axis(dy, reach, axis=1)

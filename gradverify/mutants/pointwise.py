@@ -1,0 +1,170 @@
+"""Mutants of single numbers in, single numbers out: activations, dropout, roots, kinks, second order."""
+
+# mypy: allow-untyped-defs, allow-untyped-calls
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from gradverify.layer import Layer
+from gradverify.layers.elementwise import sum_to
+from gradverify.layers.gelu import cumulative, gelu_tanh
+from gradverify.layers.mlp import logistic
+from gradverify.mutants import catalogue, declared, plant
+
+DROPOUT, GELU = catalogue("dropout"), catalogue("gelu")
+
+
+@plant(89, "dropout", "FACTOR", "1/(1 - p) missing in backward", of=DROPOUT, needs="p > 0")
+def unscaled(dy, mask, mode):
+    return np.where(mask != 0, dy, 0) if mode == "train" else dy.copy()
+
+
+@plant(90, "dropout", "MODE", "backward of eval still masks", of=DROPOUT, needs="eval")
+def masked_in_eval(dy, mask, p, mode):
+    return np.where(mask != 0, dy / (1 - p) if mode == "train" else dy, 0)
+
+
+@plant(
+    91,
+    "gelu",
+    "TERM",
+    "derivative of the tanh approximation for the exact forward",
+    of=GELU,
+    needs="a tight tolerance: the largest difference is 8.7e-4",
+    copies="kulinseth/pytorch#284",
+)
+def approximate_slope(dy, saved):
+    x, _ = saved
+    return gelu_tanh.backward(dy, np.clip(x, -60, 60))
+
+
+@plant(92, "gelu", "TERM", "the term x phi(x) dropped", of=GELU)
+def density_dropped(dy, saved):
+    x, _ = saved
+    return dy * cumulative(x)
+
+
+@plant(
+    94,
+    "sigmoid",
+    "TAIL",
+    "s (1 - s), exactly 0 at x = 40 where the slope is 4e-18",
+    of=catalogue("sigmoid"),
+    needs="x = 40, a relative error",
+    copies="jax#40342",
+)
+def cancelling_slope(dy, x):
+    s = logistic(x)
+    return dy * s * (1 - s)
+
+
+class norm:
+    """y = |x| along the last axis; the slope at x = 0 is 0."""
+
+    x = "*batch D"
+    returns = "*batch"
+
+    @staticmethod
+    def forward(x):
+        y = np.sqrt(np.sum(x * x, axis=-1))
+        return y, (x, y)
+
+    @staticmethod
+    def backward(dy, saved):
+        x, y = saved
+        return dy[..., None] * x / np.where(y == 0, 1, y)[..., None]
+
+
+@plant(
+    103, "norm", "SINGULAR", "x / |x| without a guard", of=declared(norm), needs="a zero vector", copies="pytorch#2421"
+)
+def unguarded_norm(dy, saved):
+    x, y = saved
+    return dy[..., None] * x / y[..., None]
+
+
+class safe_sqrt:
+    """y = sqrt(x) for x > 0, else 0; the slope at 0 is 0."""
+
+    x = "*batch"
+    returns = "*batch"
+
+    @staticmethod
+    def forward(x):
+        y = np.sqrt(np.maximum(x, 0))
+        return y, y
+
+    @staticmethod
+    def backward(dy, y):
+        return np.where(y > 0, 0.5 * dy / np.where(y > 0, y, 1), 0)
+
+
+@plant(
+    104,
+    "sqrt",
+    "SINGULAR",
+    "where() outside the division",
+    of=declared(safe_sqrt),
+    needs="exact zero",
+    copies="kornia#3980",
+)
+def where_outside(dy, y):
+    return (y > 0) * (0.5 * dy / y)
+
+
+@plant(106, "prod", "SINGULAR", "y / x", of=catalogue("prod"), needs="one zero, and two", copies="tinygrad#17404")
+def quotient(dy, x):
+    return dy[..., None] * np.prod(x, axis=-1, keepdims=True) / x
+
+
+@plant(108, "logaddexp/abs", "TIE", "0 at a tie", of=catalogue("logaddexp"), needs="an exact tie", copies="jax#2107")
+def zero_at_tie(dz, saved):
+    gap, shape = saved
+    dx, dy = (np.where(gap == 0, 0, dz * logistic(d)) for d in (gap, -gap))
+    return dx, sum_to(dy, shape)
+
+
+class tanh_gate:
+    """y = x tanh(x)."""
+
+    x = "*batch"
+    returns = "*batch"
+
+    @staticmethod
+    def forward(x):
+        t = np.tanh(x)
+        return x * t, (x, t)
+
+    @staticmethod
+    def backward(dy, saved):
+        x, t = saved
+        return dy * (t + x * (1 - t * t))
+
+
+def _second(primals, cotangents, weights):
+    """d/dx of w dy (t + x (1 - t^2)) with t = tanh(x): w dy (2 (1 - t^2) - 2 x t (1 - t^2))."""
+    x, t = primals["x"], np.tanh(primals["x"])
+    return {"x": weights["x"] * cotangents[0] * 2 * (1 - t * t) * (1 - x * t)}
+
+
+def _twice_differentiable() -> Layer:
+    right = declared(tanh_gate)()
+    return right.derive(hooks=replace(right.hooks, second=_second))
+
+
+@plant(
+    117,
+    "any custom Function",
+    "ORDER2",
+    "backward uses a detached copy, so the second order is wrong",
+    of=_twice_differentiable,
+    into=lambda right, wrong: right.derive(hooks=replace(right.hooks, second=wrong)),
+    needs="the gradient of the gradient",
+    copies="pytorch#18619",
+)
+def detached(primals, cotangents, weights):
+    t = np.tanh(primals["x"])  # taken for a constant
+    return {"x": weights["x"] * cotangents[0] * (1 - t * t)}
