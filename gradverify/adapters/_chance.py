@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 _SEED = 20240229
+_TRIALS = 4  # evaluations in one configuration that draw nothing, after which nothing is put back any more
 _KINDS = (np.random.Generator, np.random.RandomState, random.Random)
 
 
@@ -30,10 +31,21 @@ class Chance:
     def __init__(self, *functions: Callable[..., Any] | None) -> None:
         self._private = {name: (g, _state(g)) for f in functions for name, g in _reached(f)}
         self.drawn: set[str] = set()
+        self._quiet: dict[Any, int] = {}
 
     @contextmanager
-    def fixed(self) -> Iterator[None]:
-        """Inside, each generator starts from the same state."""
+    def fixed(self, key: Any = None, note: bool = True) -> Iterator[None]:
+        """Inside, each generator starts from the same state.
+
+        Parameters
+        ----------
+        key : of the configuration; once some evaluations have drawn nothing in it, this costs nothing
+        note : remember which generators were used
+        """
+        key = (repr(key), note)
+        if self._quiet.get(key, 0) >= _TRIALS:
+            yield
+            return
         before = np.random.get_state(legacy=False), random.getstate()
         np.random.seed(_SEED)
         random.seed(_SEED)
@@ -43,7 +55,10 @@ class Chance:
         try:
             yield
         finally:
-            self._note(began)
+            used = self._used(began)
+            self._quiet[key] = 0 if used else self._quiet.get(key, 0) + 1
+            if note:
+                self.drawn |= used
             np.random.set_state(before[0])
             random.setstate(before[1])
 
@@ -52,14 +67,10 @@ class Chance:
         names = ", ".join(sorted(self.drawn))
         return f"random numbers: {names} start(s) from one seed at each forward" if names else ""
 
-    def _note(self, began: tuple[Any, Any]) -> None:
-        if _position() != began[0]:
-            self.drawn.add("numpy.random")
-        if random.getstate()[1][-1] != began[1]:
-            self.drawn.add("random")
-        for name, (generator, state) in self._private.items():
-            if name not in self.drawn and str(_state(generator)) != str(state):
-                self.drawn.add(name)
+    def _used(self, began: tuple[Any, Any]) -> set[str]:
+        used = {"numpy.random"} if _position() != began[0] else set()
+        used |= {"random"} if random.getstate()[1][-1] != began[1] else set()
+        return used | {name for name, (g, state) in self._private.items() if str(_state(g)) != str(state)}
 
 
 def _position() -> Any:

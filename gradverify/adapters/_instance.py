@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ from gradverify.types import Array
 
 _DEEP = 6  # attributes of attributes of ..., when an array is replaced wherever the object holds it
 _KEPT = 64  # prototypes
+_SIZE = re.compile(r"[A-Z]\d?")
 
 
 @dataclass
@@ -37,9 +39,17 @@ class Maker:
     chance: Chance
     prototypes: dict[Any, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._takes = [] if self.is_object else accepted_by(self.target)
+        self._needs = [] if self.is_object else required(self.target) or []
+
     @property
     def is_object(self) -> bool:
         return not (inspect.isclass(self.target) or inspect.isroutine(self.target))
+
+    def sizes(self) -> tuple[str, ...]:
+        """Names in `init` that look like sizes: one capital letter."""
+        return tuple(v for v in _leaves(self.init) if _SIZE.fullmatch(v))
 
     def make(
         self,
@@ -86,15 +96,24 @@ class Maker:
             return [], {name: _resolved(value, known) for name, value in self.init.items()}
         if self.init is not None:
             return [_resolved(value, known) for value in self.init], {}
-        names = accepted_by(self.target)
-        missing = [n for n in required(self.target) or [] if n not in known]
+        missing = [n for n in self._needs if n not in known]
         if missing:
             called = getattr(self.target, "__name__", "the class")
             raise DeclarationError(
                 f"{called} needs {', '.join(missing)} when it is built, and no size, primal or option has that "
                 f'name; say what to give: init=("D", "H") or init={{"{missing[0]}": "D"}}'
             )
-        return [], {n: known[n] for n in names if n in known}
+        return [], {n: known[n] for n in self._takes if n in known}
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield from re.split(r"[*+\-/]", value)
+    elif isinstance(value, Mapping):
+        yield from _leaves(tuple(value.values()))
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _leaves(part)
 
 
 def accepted_by(target: Any) -> list[str]:

@@ -52,9 +52,12 @@ def constants(settings: Mapping[str, Any], *more: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*((given,) if isinstance(given, str) else given), *more]))
 
 
-def examples(layer: Layer) -> Iterator[tuple[dict[str, Array], dict[str, int | tuple[int, ...]]]]:
-    """Small arrays for the primals, and the sizes they were made with; axes have unequal sizes first."""
-    names = list(dict.fromkeys(n for p in layer.primals for n in p.dims.names))
+def examples(layer: Layer, more: tuple[str, ...] = ()) -> Iterator[tuple[dict[str, Array], dict[str, int | tuple[int, ...]]]]:
+    """Small arrays for the primals, and the sizes they were made with; axes have unequal sizes first.
+
+    `more` are names of sizes that no primal has.
+    """
+    names = list(dict.fromkeys([*(n for p in layer.primals for n in p.dims.names), *more]))
     if any(p.domain.strategy is not None for p in layer.primals):
         return
     options = layer.default_options

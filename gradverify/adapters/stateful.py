@@ -32,7 +32,7 @@ from gradverify.adapters._normal import (
 from gradverify.adapters._pairs import Pair, attributes, discover, fetch, told_pair
 from gradverify.errors import DeclarationError
 from gradverify.evaluate import LayerFailure
-from gradverify.layer import Backward, Forward, Layer, accepted
+from gradverify.layer import Backward, Forward, Layer
 from gradverify.types import Array
 
 FORWARDS = ("forward", "forward_pass", "fprop", "forward_propagation", "feedforward", "__call__")
@@ -51,7 +51,7 @@ FOREIGN = ("torch", "jax", "jaxlib", "flax", "equinox", "tensorflow", "keras", "
 
 @dataclass
 class Stateful:
-    """A stateful layer in the normal form; `saved` is the object that ran the forward.
+    """A stateful layer in the normal form; `saved` is the object that ran the forward, and its options.
 
     Attributes
     ----------
@@ -74,6 +74,8 @@ class Stateful:
     flush: str | None = None
     accumulates: bool = False
     names: tuple[str, ...] = ()  # of all primals, in order
+    signatures: dict[Any, tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
+    assumed: Mapping[str, Any] = field(default_factory=dict)  # sizes, while parameters are not known yet
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -82,10 +84,11 @@ class Stateful:
     # -- forward ------------------------------------------------------------------------------
 
     def forward(self, *arrays: Array, **options: Any) -> tuple[Any, Any]:
-        """A fresh object with the primals set, its forward, and the object itself as what is saved."""
+        """A fresh object with the primals set, its forward, and the object with the options as what is saved."""
         primals = dict(zip(self.names, arrays))
-        with self.maker.chance.fixed():
+        with self.maker.chance.fixed(options, note=False):
             instance, built = self.fresh(primals, options)
+        with self.maker.chance.fixed(options):
             return self.run(instance, primals, options, built)
 
     def fresh(self, primals: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Any, dict[str, Array]]:
@@ -120,7 +123,7 @@ class Stateful:
         for name, value in options.items():
             if hasattr(instance, name) and name not in self._forward_options(instance):
                 setattr(instance, name, value)
-        return self._call(instance, [primals[n] for n in self.inputs], options), instance
+        return self._call(instance, [primals[n] for n in self.inputs], options), (instance, options)
 
     def _call(self, instance: Any, given: list[Array], options: Mapping[str, Any]) -> Any:
         method = getattr(instance, self.methods[0])
@@ -129,10 +132,18 @@ class Stateful:
         return tuple(raw) if isinstance(raw, list) else raw
 
     def _forward_options(self, instance: Any) -> tuple[str, ...]:
-        return tuple(accepted_by(getattr(instance, self.methods[0])))
+        return self._signature(instance, self.methods[0])[0]
+
+    def _signature(self, instance: Any, method: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Names of all, and of the required, arguments of a method."""
+        key = type(instance), method
+        if key not in self.signatures:
+            bound = getattr(instance, method)
+            self.signatures[key] = tuple(accepted_by(bound)), tuple(required(bound) or ())
+        return self.signatures[key]
 
     def _sizes(self, primals: Mapping[str, Array]) -> dict[str, Any]:
-        sizes: dict[str, Any] = {}
+        sizes: dict[str, Any] = dict(self.assumed)
         for name, array in primals.items():
             if name in self.dims:
                 sizes = self.dims[name].bind(np.shape(array), sizes)
@@ -147,17 +158,18 @@ class Stateful:
 
     # -- backward -----------------------------------------------------------------------------
 
-    def backward(self, cotangent: Any, saved: Any, **options: Any) -> dict[str, Any]:
+    def backward(self, cotangent: Any, saved: Any) -> dict[str, Any]:
         """Gradients by primal name, from what backward returned and what it left on the object."""
-        pairs = {n: self._pair(saved, n, {}) for n in self.parameters}
-        before = self.remember(saved, pairs)
-        with self.maker.chance.fixed():
-            raw = self._pull(saved, cotangent, options)
+        instance, options = saved
+        pairs = {n: self._pair(instance, n, {}) for n in self.parameters}
+        before = self.remember(instance, pairs)
+        with self.maker.chance.fixed(("backward", options)):
+            raw = self._pull(instance, cotangent, options)
         gradients = self._returned(raw)
         for name in self.parameters:
             if name not in gradients:
-                gradients[name] = self.read(saved, self._pair(saved, name, {}), before)
-        if self._implicit(saved):
+                gradients[name] = self.read(instance, self._pair(instance, name, {}), before)
+        if self._implicit(instance):
             gradients = {n: None if g is None else g * cotangent for n, g in gradients.items()}
         return gradients
 
@@ -172,22 +184,17 @@ class Stateful:
         return gradient - held if held is not None and gradient is not None else gradient
 
     def _pull(self, instance: Any, cotangent: Any, options: Mapping[str, Any]) -> Any:
-        method = getattr(instance, self.methods[1])
-        extra = {**{n: options[n] for n in accepted(method, tuple(options))}, **self.extra}
+        method, (takes, needs) = getattr(instance, self.methods[1]), self._signature(instance, self.methods[1])
+        extra = {**{n: options[n] for n in takes if n in options}, **self.extra}
         if self._implicit(instance):
             return called("backward", method, **extra)
-        needed = len([n for n in required(method) or [] if n not in extra])
-        spread = isinstance(cotangent, tuple) and needed == len(cotangent)
+        spread = isinstance(cotangent, tuple) and len(set(needs) - set(extra)) == len(cotangent)
         return called("backward", method, *(cotangent if spread else (cotangent,)), **extra)
 
     def _implicit(self, instance: Any) -> bool:
         """Whether backward takes no cotangent, as those of losses do."""
-        method = getattr(instance, self.methods[1])
-        try:
-            parameters = inspect.signature(method).parameters.values()
-        except (TypeError, ValueError):
-            return False
-        return not [p for p in parameters if p.name not in self.extra]
+        takes = self._signature(instance, self.methods[1])[0]
+        return not set(takes) - set(self.extra)
 
     def _returned(self, raw: Any) -> dict[str, Any]:
         """Names for what backward returned: inputs, or inputs and parameters, in forward's order."""
@@ -221,13 +228,15 @@ class Stateful:
 
         def forward(*arrays: Array, **options: Any) -> tuple[Any, Any]:
             primals = dict(zip(self.names, arrays))
-            with self.maker.chance.fixed():
-                if "instance" in kept:
-                    self._flush(kept["instance"])
-                    return self.run(kept["instance"], primals, options, {})
-                instance, built = self.fresh(primals, options)
+            with self.maker.chance.fixed(options, note=False):
+                built: dict[str, Array] = {}
+                instance = kept.get("instance")
+                if instance is None:
+                    instance, built = self.fresh(primals, options)
+                self._flush(instance)
                 if all(n in self.pairs for n in built):  # else it could not be given other arrays later
                     kept["instance"] = instance
+            with self.maker.chance.fixed(options):
                 return self.run(instance, primals, options, built)
 
         return forward, self.backward
@@ -330,9 +339,9 @@ def _first(
     """An object built once for a look at it, or why there is none."""
     sketch = Layer(lambda *a, **o: (0.0, None), lambda dy, s: (), name=label, **_declared(primals or {"x": ""}, settings))
     failure: Exception | None = None
-    for arrays, sizes in examples(sketch):
+    for arrays, sizes in examples(sketch, inner.maker.sizes()):
         try:
-            with inner.maker.chance.fixed():
+            with inner.maker.chance.fixed("built", note=False):
                 made, built = inner.maker.make(sizes, arrays, sketch.default_options)
         except DeclarationError as error:
             return None, error
@@ -400,14 +409,16 @@ def _complete(
     first = _layer(inner, primals, settings, label, only_inputs=True)
     found: dict[str, Pair] = {}
     shapes: list[tuple[dict[str, Any], dict[str, tuple[int, ...]]]] = []
-    for arrays, sizes in examples(_layer(inner, primals, settings, label)):
-        looked = _look(inner, first, arrays, label)
+    for arrays, sizes in examples(_layer(inner, primals, settings, label), inner.maker.sizes()):
+        inner.assumed = sizes
+        looked = _look(inner, first, arrays)
         if looked is None:
             continue
         found = {**looked[0], **found}
         shapes.append((sizes, looked[1]))
         if len(shapes) == 2:
             break
+    inner.assumed = {}
     added = {n: p for n, p in found.items() if n not in inner.pairs and n not in inner.inputs}
     inner.pairs.update(added)
     inferred = []
@@ -421,15 +432,16 @@ def _complete(
 
 
 def _look(
-    inner: Stateful, first: Layer, arrays: Mapping[str, Array], label: str
+    inner: Stateful, first: Layer, arrays: Mapping[str, Array]
 ) -> tuple[dict[str, Pair], dict[str, tuple[int, ...]]] | None:
     """Pairs and shapes of the parameters that an object shows before and after one forward and backward."""
     options = first.default_options
     given = [np.array(arrays[n]) for n in inner.inputs]
     try:
-        with inner.maker.chance.fixed():
+        with inner.maker.chance.fixed(options, note=False):
             made, built = inner.fresh({n: np.array(a) for n, a in arrays.items()}, options)
             start = {*discover(made, built), *float_arrays(made)}
+        with inner.maker.chance.fixed(options):
             output = inner._call(made, given, options)
             cotangent = tuple(np.ones(np.shape(y)) for y in output) if isinstance(output, tuple) else np.ones(np.shape(output))
             try:

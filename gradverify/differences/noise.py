@@ -22,37 +22,39 @@ _SPACING = 6.0  # units in the last place of each entry
 _ORDERS = (2, 3, 4)
 
 
-def noise_levels(point: Point) -> Array:
-    """About one standard deviation of the rounding error of each flat output, shape (K,).
-
-    Never below half a unit in the last place of the output itself, nor far below the relative noise
-    that is typical of the others: seven samples of one output can agree by accident.
-    """
-    own = np.abs(point.base) * (0.5 * point.eps)
-    if point.base.size == 0 or point.size == 0:
-        return own
+def samples(point: Point) -> dict[str, Array]:
+    """Primals by name at `POINTS` equidistant points on a random line, shape (POINTS, *shape); the point is the middle."""
     rng = np.random.default_rng(point.size)
     direction = point.scale * rng.choice([-1.0, 1.0], point.size) * rng.uniform(1.0, 2.0, point.size)
     primal_eps = max(float(np.finfo(a.real.dtype).eps) for a in point.primals.values() if a.dtype.kind in "fc")
     steps = (np.arange(POINTS) - POINTS // 2) * (_SPACING * primal_eps)
-    table = _samples(point, direction, steps)
-    with np.errstate(all="ignore"):
-        measured = _table_noise(table)
-        measured = np.where(np.isfinite(measured), measured, 0.0)
-        magnitude = np.abs(point.base)
-        relative = measured / np.where(magnitude > 0, magnitude, np.inf)
-        pooled = np.sqrt(np.mean(np.minimum(relative, 1.0) ** 2))
-    return np.maximum(np.maximum(own, 1.5 * measured), min(float(pooled), 1e3 * point.eps) * magnitude)
-
-
-def _samples(point: Point, direction: Array, steps: Array) -> Array:
     stack = {}
     for slot in point.slots:
         array = point.primals[slot.name]
         real = (array.view(array.real.dtype) if slot.complex else array).reshape(-1)
         moved = real + (steps[:, None] * direction[slot.start : slot.stop]).astype(real.dtype)
-        stack[slot.name] = (moved.view(array.dtype) if slot.complex else moved).reshape(steps.size, *array.shape)
-    return point.outputs(stack, steps.size)
+        stack[slot.name] = (moved.view(array.dtype) if slot.complex else moved).reshape(POINTS, *array.shape)
+    return stack
+
+
+def levels(point: Point, table: Array) -> Array:
+    """About one standard deviation of the rounding error of each flat output, shape (K,).
+
+    Never below half a unit in the last place of the output itself, nor far below the relative noise
+    that is typical of the others: seven samples of one output can agree by accident.
+
+    Parameters
+    ----------
+    table : flat outputs at `samples`, shape (POINTS, K)
+    """
+    with np.errstate(all="ignore"):
+        measured = _table_noise(table)
+        measured[~np.isfinite(measured)] = 0.0
+        magnitude = np.abs(point.base)
+        relative = np.minimum(measured / np.where(magnitude > 0, magnitude, np.inf), 1.0)
+        pooled = float(relative @ relative / relative.size) ** 0.5
+        typical = max(0.5 * point.eps, min(pooled, 1e3 * point.eps))
+        return np.asarray(np.maximum(1.5 * measured, typical * magnitude))
 
 
 def _table_noise(table: Array) -> Array:

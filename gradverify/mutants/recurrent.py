@@ -1,19 +1,21 @@
 """Mutants of recurrent layers: gates of a cell, and what is carried from step to step."""
 
-# mypy: allow-untyped-defs, allow-untyped-calls
+# mypy: allow-untyped-defs, allow-untyped-calls, no-check-untyped-defs
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
 from gradverify.layers.mlp import logistic
 from gradverify.layers.recurrent import lstm_cell, sigmoid_slope, tanh_slope
 from gradverify.mutants import catalogue, declared, plant
-from gradverify.recurrent import unroll
+from gradverify.recurrent import as_cell, unroll
 from gradverify.unrolled import Unrolled
 
-LSTM = {"of": catalogue("lstm_cell"), "finish": unroll}
-GRU = {"of": catalogue("gru_cell"), "finish": unroll}
+LSTM: dict[str, Any] = {"of": catalogue("lstm_cell"), "finish": unroll}
+GRU: dict[str, Any] = {"of": catalogue("gru_cell"), "finish": unroll}
 WRITTEN_OUT = catalogue("recurrent_dropout_lstm")
 
 
@@ -147,7 +149,7 @@ class bilstm_stack:
 
 def _both_ways(x, W, U, b, V, R, d):
     """One bidirectional layer: x (T, N, 2H) to both hidden states side by side."""
-    steps = Unrolled(catalogue("lstm_cell")())
+    steps = Unrolled(as_cell("lstm_cell"))
     zero = np.zeros((*x.shape[:-3], x.shape[-2], x.shape[-1] // 2), x.dtype)
     (h, *_), one = steps.forward(x, zero, zero, W, U, b)
     (h_r, *_), two = steps.forward(np.flip(x, -3), zero, zero, V, R, d)

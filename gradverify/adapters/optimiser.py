@@ -1,0 +1,183 @@
+"""Objects whose backward applies the optimiser, and keeps no gradient.
+
+    layer.forward(x);  dx = layer.backward(dy)      # changes layer.W
+
+The gradient is the parameter before minus after, at rate 1. An optimiser that the object holds is
+replaced by one that records what it is given, so that no digit is lost in the subtraction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gradverify.adapters import Adapter, add
+from gradverify.adapters._instance import assign
+from gradverify.adapters._pairs import Pair, attributes, fetch, is_array
+from gradverify.adapters.stateful import Stateful, build
+from gradverify.layer import Layer
+from gradverify.types import Array
+
+_HELD = ("optimizer", "optimiser", "opt", "optim")
+_RATES = ("learning_rate", "lr", "alpha", "eta", "rate", "step_size")
+
+
+class Recorder:
+    """Gradient descent at rate 1 that remembers each parameter and gradient it was given.
+
+    It answers to any method name (`update`, `step`, `apply`, ...) with arguments (parameter,
+    gradient, ...), and returns the parameter minus the gradient.
+    """
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[Array, Array]] = []
+
+    def update(self, parameter: Any, gradient: Any, *_: Any, **__: Any) -> Any:
+        """The parameter after one step."""
+        self.seen.append((parameter, np.array(gradient)))
+        return parameter - gradient
+
+    def __call__(self, parameter: Any, gradient: Any, *_: Any, **__: Any) -> Any:
+        return self.update(parameter, gradient)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self.update
+
+    def __deepcopy__(self, memo: Any) -> Recorder:
+        return Recorder()
+
+    def __copy__(self) -> Recorder:
+        return self  # objects copy one optimiser for each parameter; all are to be heard
+
+
+@dataclass
+class Applied(Stateful):
+    """A stateful layer whose gradients are read from what backward did to the parameters.
+
+    Attributes
+    ----------
+    setup : called as setup(object, optimiser) on each new object
+    rate : learning rate that backward is known to use, where it cannot be set to 1
+    """
+
+    setup: Callable[[Any, Any], Any] | None = None
+    rate: float = 1.0
+    recorders: dict[int, Recorder] = field(default_factory=dict)
+
+    def fresh(self, primals: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Any, dict[str, Array]]:
+        """A new object with a recording optimiser, and rate 1 where it keeps a rate."""
+        instance, built = Stateful.fresh(self, primals, options)
+        self._equip(instance)
+        return instance, built
+
+    def _equip(self, instance: Any) -> None:
+        recorder = Recorder()
+        for name in attributes(instance):
+            if name.lower() in _HELD or name.lower().endswith(("_opt", "_optimizer", "_optimiser")):
+                setattr(instance, name, recorder)
+            elif name in _RATES and self.rate == 1.0:
+                setattr(instance, name, 1.0)
+        if self.setup is not None:
+            before = {n: fetch(instance, self._pair(instance, n, {}).values[0]) for n in self.parameters}
+            self.setup(instance, recorder)
+            for name, value in before.items():  # setting up may draw the parameters anew
+                if value is not None:
+                    assign(instance, self._pair(instance, name, {}), np.asarray(value))
+        instance.__dict__["_gradverify_recorder"] = recorder
+
+    def _pair(self, instance: Any, name: str, built: Mapping[str, Array]) -> Pair:
+        return self.pairs.get(name) or Pair(name, ((("attr", name),),), _before_minus_after)
+
+    def remember(self, instance: Any, pairs: Mapping[str, Pair]) -> dict[str, Any]:
+        """The parameters before backward, and copies of them."""
+        instance.__dict__["_gradverify_recorder"].seen.clear()
+        held = {n: fetch(instance, p.values[0]) for n, p in pairs.items()}
+        return {n: (a, np.array(a)) for n, a in held.items() if a is not None}
+
+    def read(self, instance: Any, pair: Pair, before: Mapping[str, Any]) -> Any:
+        """What the optimiser was given for a parameter, else before minus after."""
+        if pair.name not in before:
+            return None
+        array, value = before[pair.name]
+        heard = [g for p, g in instance.__dict__["_gradverify_recorder"].seen if p is array]
+        if heard:
+            return sum(heard[1:], heard[0])
+        return (value - np.asarray(fetch(instance, pair.values[0]))) / self.rate
+
+
+def _before_minus_after(instance: Any) -> None:
+    raise AssertionError("read from the object before and after backward")
+
+
+def optimiser(
+    target: Any,
+    *,
+    setup: Callable[[Any, Any], Any] | None = None,
+    rate: float = 1.0,
+    init: tuple[Any, ...] | Mapping[str, Any] | None = None,
+    methods: tuple[str, str] | None = None,
+    extra: Mapping[str, Any] | None = None,
+    prepare: Callable[..., Any] | None = None,
+    name: str | None = None,
+    **declaration: Any,
+) -> Layer:
+    """A Layer from an object whose backward applies the optimiser.
+
+    Parameters
+    ----------
+    target, init, methods, extra, prepare : as for `stateful`
+    setup : called as setup(object, optimiser) with an optimiser that records, e.g.
+        ``lambda layer, opt: layer.initialize(opt)``; by default attributes with such names are replaced
+    rate : learning rate of backward, where it is neither an attribute nor an argument; a rate that
+        backward takes as an argument is given as 1
+    **declaration : primals and settings; primals that forward does not take are attributes
+
+    Raises
+    ------
+    DeclarationError
+        As `stateful`.
+    """
+    parameters = [n for n in declaration.get("parameters", ())]
+    layer = build(
+        Applied,
+        target,
+        init=init,
+        pairs={n: (n, _before_minus_after) for n in parameters},
+        methods=methods,
+        name=name,
+        declaration=declaration,
+        extra={**_rate_argument(target, methods), **(extra or {})},
+        prepare=prepare,
+        setup=setup,
+        rate=rate,
+    )
+    return layer
+
+
+def _rate_argument(target: Any, methods: tuple[str, str] | None) -> dict[str, float]:
+    """A rate of 1 for a backward that takes one."""
+    from gradverify.adapters._instance import accepted_by
+    from gradverify.adapters.stateful import _methods
+
+    cls = target if isinstance(target, type) else type(target)
+    found = methods or _methods(cls)
+    names = accepted_by(getattr(cls, found[1], None)) if found is not None else []
+    return {n: 1.0 for n in names if n in _RATES}
+
+
+add(
+    Adapter(
+        "optimiser",
+        lambda target: False,  # cannot be told from a layer that forgets its gradients
+        optimiser,
+        'gradverify.adapt.optimiser(Dense, init=("D", "H"), x="N D", W="D H")',
+        priority=30,
+    )
+)
+
+__all__ = ["Recorder", "is_array", "optimiser"]

@@ -1,0 +1,50 @@
+"""The journal of one worker: the case at hand, in a file before the layer's code sees it.
+
+One file that is written in place, with a checksum in front: what a killed process leaves behind is
+either a whole record or none.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from pathlib import Path
+
+_HEADER = struct.Struct("<4sII")  # mark, length, checksum
+_MARK = b"gvj1"
+SUFFIX = ".case"
+
+
+class Journal:
+    """Writes records over one another; survives the death of the process, not of the machine."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+
+    def write(self, record: bytes) -> None:
+        """Replace the record at hand.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+        """
+        os.pwrite(self._file, _HEADER.pack(_MARK, len(record), zlib.crc32(record)) + record, 0)
+
+    def clear(self) -> None:
+        """No case is at hand."""
+        os.pwrite(self._file, bytes(_HEADER.size), 0)
+
+
+def read(path: str | os.PathLike[str]) -> bytes | None:
+    """The record in a journal; None if there is none, or half of one."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError:
+        return None
+    if len(data) < _HEADER.size:
+        return None
+    mark, length, checksum = _HEADER.unpack_from(data)
+    record = data[_HEADER.size : _HEADER.size + length]
+    return record if mark == _MARK and len(record) == length and zlib.crc32(record) == checksum else None

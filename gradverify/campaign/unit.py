@@ -1,0 +1,238 @@
+"""What travels between a campaign and its workers: plain data that every executor can carry.
+
+Layers travel as targets (import paths), cases as rows of bytes or as Case files, never as pickled code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gradverify.errors import CaseFileError
+from gradverify.properties import Regime
+
+Fingerprint = tuple[str, str, str]  # property, kind and primal ("" for none), as in Finding.fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How every unit of a campaign draws and compares.
+
+    Attributes
+    ----------
+    dtype, eps, properties, method : as in `gradverify.checking.Settings`
+    case_seconds : time limit of one property on one case; what takes longer is a finding of kind "timeout"
+    memory : bytes that a worker may allocate beyond what it has when it starts; None for no limit
+    folder : working directory of the campaign, so that relative targets mean the same in every worker
+    learn : whether interesting rows are kept and mutated
+    """
+
+    dtype: str = "float64"
+    eps: float | None = None
+    properties: tuple[str, ...] | None = None
+    method: str = "adaptive"
+    case_seconds: float = 20.0
+    memory: int | None = 4 << 30
+    folder: str = "."
+    learn: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of bytes from which a case of one layer is decoded, and why it was kept.
+
+    Attributes
+    ----------
+    regime : what the case was drawn for
+    data : the row
+    features : hashes of what was new in its case
+    ratio : its worst disagreement in units of the bound, if that was a record
+    """
+
+    regime: Regime
+    data: bytes
+    features: tuple[int, ...] = ()
+    ratio: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One piece of work: a layer for a slice of time.
+
+    Attributes
+    ----------
+    number, attempt : of the unit in its campaign, and how often it was begun anew after a worker died
+    layer, target : the layer's name, and what loads it
+    seed : of the drawing
+    seconds, cases : the slice ends when either is used up
+    rows : kept rows, to be mutated
+    features : hashes of what has been seen before
+    ratio : worst disagreement seen before, in units of the bound
+    known : fingerprints found before, with the size of the smallest case
+    pending : found or begun before and not settled, as journal records; they are tried first
+    journal : folder in which a case is written down before the layer sees it; None for a temporary one
+    """
+
+    number: int
+    layer: str
+    target: str
+    seed: int
+    seconds: float
+    plan: Plan = field(default_factory=Plan)
+    cases: int | None = None
+    attempt: int = 0
+    rows: tuple[Row, ...] = ()
+    features: frozenset[int] = frozenset()
+    ratio: float = 0.0
+    known: tuple[tuple[Fingerprint, int], ...] = ()
+    pending: tuple[bytes, ...] = ()
+    journal: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A finding as plain data.
+
+    Attributes
+    ----------
+    layer, property, kind, primal, diagnosis : what makes it one finding; see `key`
+    asked : the property that was being tried
+    raw : its fingerprint when it was first seen, by which it is known again
+    message, report : in one sentence, and in full
+    severity : error in units of its bound
+    case : the bytes of a Case file
+    size : number of array elements of the case
+    settled : False while the case is not yet small and confirmed
+    """
+
+    layer: str
+    property: str
+    kind: str
+    primal: str | None
+    diagnosis: str | None
+    asked: str
+    raw: Fingerprint
+    message: str
+    report: str
+    severity: float
+    case: bytes
+    size: int
+    settled: bool = True
+
+    @property
+    def key(self) -> str:
+        """Same layer, property, primal and diagnosis (where there is none, kind): the same finding."""
+        return key_of(self.layer, self.property, self.primal, self.diagnosis or self.kind)
+
+
+def key_of(*parts: str | None) -> str:
+    """Eight hexadecimal digits."""
+    return hashlib.sha256("\0".join(part or "" for part in parts).encode()).hexdigest()[:8]
+
+
+@dataclass(slots=True)
+class Delta:
+    """What happened since the last one.
+
+    Attributes
+    ----------
+    unit, layer : whose it is
+    host, pid, memory : the worker, and its resident bytes
+    cases, entries, seconds, verified : what was tried, what was compared, and whether anything was decided
+    ratio : largest disagreement in units of its bound
+    found, again : new findings; and how often known ones were met again, by raw fingerprint
+    dropped : pending records (their `digest`) that are done with
+    rows : rows worth keeping
+    lost : a worker process died, was no fault of the layer's, and was replaced
+    error : why the layer cannot be tried on this worker
+    """
+
+    unit: int
+    layer: str
+    host: str = ""
+    pid: int = 0
+    memory: int = 0
+    cases: int = 0
+    entries: int = 0
+    seconds: float = 0.0
+    verified: bool = False
+    ratio: float = 0.0
+    found: list[Found] = field(default_factory=list)
+    again: dict[Fingerprint, int] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A case that a layer was about to see, as the journal holds it: a row, or a Case file.
+
+    Attributes
+    ----------
+    asked : the property about to be tried
+    """
+
+    layer: str
+    target: str
+    asked: str
+    regime: Regime
+    content: bytes
+    is_row: bool
+
+    def dumps(self) -> bytes:
+        """One line of JSON, then the row or the Case file."""
+        return self.head(self.layer, self.target, self.asked, self.regime, self.is_row) + self.content
+
+    @staticmethod
+    def head(layer: str, target: str, asked: str, regime: Regime, is_row: bool) -> bytes:
+        about: dict[str, Any] = {"layer": layer, "target": target, "asked": asked, "is_row": is_row}
+        return json.dumps(about | {"regime": regime_to_json(regime)}).encode() + b"\n"
+
+    @staticmethod
+    def loads(data: bytes) -> Record:
+        """Read a record; raises CaseFileError if it is none."""
+        try:
+            line, _, content = data.partition(b"\n")
+            about = json.loads(line)
+            texts = [about[name] for name in ("layer", "target", "asked")]
+            if not all(isinstance(text, str) for text in texts):
+                raise TypeError("texts expected")
+            return Record(*texts, regime_from_json(about["regime"]), content, about["is_row"] is True)
+        except (ValueError, KeyError, TypeError) as error:
+            raise CaseFileError(f"the journal record is damaged ({type(error).__name__}: {error})") from None
+
+
+def digest(data: bytes) -> str:
+    """What names a pending record."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def regime_to_json(regime: Regime) -> dict[str, Any]:
+    return {"special": regime.special, "dtype": regime.dtype, "small": regime.small}
+
+
+def regime_from_json(data: Mapping[str, Any]) -> Regime:
+    return Regime(bool(data["special"]), data["dtype"], bool(data["small"]))
+
+
+def row_to_json(layer: str, row: Row) -> dict[str, Any]:
+    """For the store; a ratio may be infinite, which JSON cannot say."""
+    return {
+        "layer": layer,
+        "regime": regime_to_json(row.regime),
+        "row": row.data.hex(),
+        "features": list(row.features),
+        "ratio": repr(float(row.ratio)),
+    }
+
+
+def row_from_json(data: Mapping[str, Any]) -> tuple[str, Row]:
+    """Raises KeyError, TypeError or ValueError for anything else than what `row_to_json` gives."""
+    features: Iterable[int] = (int(feature) for feature in data["features"])
+    row = Row(regime_from_json(data["regime"]), bytes.fromhex(data["row"]), tuple(features), float(data["ratio"]))
+    return str(data["layer"]), row

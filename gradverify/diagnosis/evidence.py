@@ -1,0 +1,210 @@
+"""What signatures may ask about a finding: the same layer on plain cases, and under which conditions it fails.
+
+The case of a finding has been made small, which hides causes: all sizes are 1, all values round. So the
+layer is first tried on plain cases (sizes that differ, values of order one) with default options, then
+with the options of the finding, then at its sizes. The first of these that fails is the situation, and
+its cases are what a signature must explain, every one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from gradverify.diagnosis import variants
+from gradverify.diagnosis.probe import Probe
+from gradverify.evaluate import LayerFailure
+from gradverify.layer import Layer, simplest
+from gradverify.types import Array, Case, Finding
+
+DRAWS = 3
+ABOUT_GRADIENTS = ("gradient", "special", "complete", "modes")
+
+
+@dataclass(frozen=True, eq=False)
+class Situation:
+    """Where a gradient is wrong.
+
+    Attributes
+    ----------
+    needs : what it takes beside a plain case: "nothing", "options", "sizes" or "values"
+    options : options that are not at their default and without which it does not fail
+    failing, passing : plain cases of that kind; for "values" the finding's own case
+    """
+
+    needs: str
+    options: Mapping[str, Any]
+    failing: tuple[Probe, ...]
+    passing: tuple[Probe, ...] = ()
+
+
+class Evidence:
+    """A finding, and everything that can be found out about it; all of it is computed on demand and kept.
+
+    Attributes
+    ----------
+    layer, finding, case : as found; the case is the minimal one
+    """
+
+    def __init__(self, layer: Layer, finding: Finding) -> None:
+        self.layer = layer
+        self.finding = finding
+        self.case = finding.case.but(options={**layer.default_options, **finding.case.options})
+
+    @cached_property
+    def primal(self) -> str:
+        """The primal of the finding; where it names none, the first that is wrong on its case."""
+        if self.finding.primal is not None:
+            return self.finding.primal
+        names = [p.name for p in self.layer.differentiable]
+        own = self.own
+        wrong = [n for n in names if own is not None and own.failure is None and own.fails(n)]
+        return (wrong or names or [""])[0]
+
+    @property
+    def about_gradient(self) -> bool:
+        """Whether the finding is about a gradient being wrong, rather than two that should be the same."""
+        return self.finding.property in ABOUT_GRADIENTS and self.finding.kind not in ("random", "outputs", "dtype")
+
+    @cached_property
+    def differentiable(self) -> tuple[str, ...]:
+        return tuple(p.name for p in self.layer.differentiable)
+
+    @cached_property
+    def defaults(self) -> dict[str, Any]:
+        """The simplest value of each option; those that only Hypothesis can tell are the case's own."""
+        own = self.case.options
+        return {
+            n: simplest(spec) if isinstance(spec, (list, range, tuple)) else own.get(n)
+            for n, spec in self.layer.options.items()
+        }
+
+    # -- probes -----------------------------------------------------------------------------
+
+    def probe(self, case: Case | None) -> Probe | None:
+        """Both gradients at a case; None where there is no case, or forward fails on it."""
+        try:
+            return None if case is None else Probe(self.layer, case)
+        except LayerFailure:
+            return None
+
+    @cached_property
+    def own(self) -> Probe | None:
+        """The case of the finding itself, with the numerical gradient that was found for it."""
+        apart = self.finding.property == "modes"  # which compares at cotangents of its own
+        case = self.case.but(cotangents=None) if apart else self.case
+        try:
+            return Probe(self.layer, case, None if apart else self.finding.comparison)
+        except LayerFailure:
+            return None
+
+    def wrong(self, probe: Probe | None) -> bool:
+        """Whether the gradient of the finding's primal is wrong on a probe."""
+        if probe is None:
+            return False
+        try:
+            with np.errstate(all="ignore"):
+                return probe.fails(self.finding.primal)
+        except LayerFailure:
+            return False
+
+    def fails(self, case: Case | None) -> bool:
+        """Whether the gradient of the finding's primal is wrong on a case; False where there is none."""
+        return self.wrong(self.probe(case))
+
+    def holds(self, case: Case | None) -> bool:
+        """Whether there is such a case, and the gradient of the finding's primal is right on it."""
+        probe = self.probe(case)
+        return probe is not None and not self.wrong(probe)
+
+    def plain(self, draw: int = 0, options: Mapping[str, Any] | None = None, **sizes: Any) -> Case | None:
+        """A plain case with the situation's options (or others), some sizes fixed."""
+        chosen = self.options if options is None else options
+        return variants.plain(self.layer, self.case, chosen, draw, sizes)
+
+    # -- the situation ----------------------------------------------------------------------
+
+    @cached_property
+    def situation(self) -> Situation:
+        """The simplest kind of case on which it fails."""
+        found = self._tried("nothing", self.defaults)
+        if found is None and self.case.options != self.defaults:
+            found = self._tried("options", self.case.options)
+        if found is None:
+            found = self._tried("sizes", self.case.options, like=self.case)
+        if found is not None:
+            return found
+        own = (self.own,) if self.own is not None else ()
+        needed = self._needed(self.case.options, lambda o: self.fails(self.case.but(options=o)))
+        return Situation("values", needed, own)
+
+    def _tried(self, needs: str, options: Mapping[str, Any], like: Case | None = None) -> Situation | None:
+        def probes(chosen: Mapping[str, Any]) -> list[Probe]:
+            drawn = (variants.plain(self.layer, self.case, chosen, k, like=like) for k in range(DRAWS))
+            return [p for p in map(self.probe, drawn) if p is not None]
+
+        found = probes(options)
+        if not any(map(self.wrong, found)):
+            return None
+        needed = {}
+        if needs != "nothing":
+            needed = self._needed(options, lambda chosen: any(map(self.wrong, probes(chosen))))
+            found = probes({**self.defaults, **needed})
+        wrong = tuple(p for p in found if self.wrong(p))
+        return Situation(needs, needed, wrong, tuple(p for p in found if p not in wrong))
+
+    def _needed(self, options: Mapping[str, Any], fails: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any]:
+        """The smallest set of options that still fails, one put back to its default after the other."""
+        chosen = dict(options)
+        for name, default in self.defaults.items():
+            if chosen.get(name) != default and fails({**chosen, name: default}):
+                chosen[name] = default
+        return {n: v for n, v in chosen.items() if n in self.defaults and v != self.defaults[n]}
+
+    @cached_property
+    def options(self) -> dict[str, Any]:
+        """Options of the situation: the defaults, and what the failure needs beside them."""
+        return {**self.defaults, **self.situation.options}
+
+    @cached_property
+    def given(self) -> str:
+        """The options that it needs in words: " with stride=2"; empty if there are none."""
+        options = self.situation.options
+        return f" with {', '.join(f'{n}={v!r}' for n, v in options.items())}" if options else ""
+
+    # -- claims -----------------------------------------------------------------------------
+
+    @cached_property
+    def probes(self) -> tuple[Probe, ...]:
+        """Cases on which it fails and that a signature must explain, backward having run on them."""
+        found = (p for p in self.situation.failing if p.failure is None)
+        return tuple(p for p in found if p.analytic.get(self.primal) is not None)
+
+    def everywhere(self, test: Callable[[Probe], bool], among: Sequence[Probe] | None = None) -> bool:
+        """Whether something holds on every probe, and there is one."""
+        chosen = self.probes if among is None else among
+        return bool(chosen) and all(_safely(test, probe) for probe in chosen)
+
+    def pair(self, probe: Probe) -> tuple[Array, Array]:
+        """Analytic and numerical gradient of the finding's primal."""
+        return probe.analytic[self.primal], probe.numerical(self.primal)
+
+    def with_cotangents(self, probe: Probe, change: Callable[[Array], Array]) -> dict[str, Array]:
+        """Analytic gradients when each cotangent is changed."""
+        return probe.pulled(tuple(np.asarray(change(v), v.dtype) for v in probe.case.cotangents or ()))
+
+    def others_wrong(self, probe: Probe) -> list[str]:
+        """Primals whose gradients are wrong on a probe, in the author's order."""
+        return [n for n in self.differentiable if probe.wrong(n).any()]
+
+
+def _safely(test: Callable[[Probe], bool], probe: Probe) -> bool:
+    try:
+        with np.errstate(all="ignore"):
+            return bool(test(probe))
+    except (LayerFailure, KeyError):
+        return False

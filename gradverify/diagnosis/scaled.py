@@ -1,0 +1,147 @@
+"""Signatures of scale: one clean factor for all entries, named; the sign; half, a mean for a sum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from gradverify.diagnosis import add
+from gradverify.diagnosis.evidence import Evidence
+from gradverify.diagnosis.probe import Probe, close
+from gradverify.facts import best_ratio
+from gradverify.shrink.search import sizes_of
+from gradverify.types import Array, Diagnosis
+
+_NUMBERS = (2.0, 0.5, 3.0, 1 / 3, 4.0, 0.25, 10.0, 0.1, 2**0.5, 0.5**0.5, np.pi, 1 / np.pi)
+
+
+def ratio_of(evidence: Evidence, probe: Probe) -> float | None:
+    """The factor of analytic over numerical, if it is one number for all entries that is neither 0 nor 1."""
+    a, n = evidence.pair(probe)
+    if not (np.isfinite(a).all() and np.isfinite(n).all()):
+        return None
+    ratio, _ = best_ratio(a.ravel(), n.ravel())
+    if not np.isfinite(ratio) or abs(ratio) < 1e-9 or not close(a, ratio * n) or np.count_nonzero(n) < 1:
+        return None
+    return None if abs(ratio - 1) < 1e-6 else ratio
+
+
+def _informative(evidence: Evidence) -> list[Probe]:
+    """Probes with more than one entry: a single number has a factor always."""
+    return [p for p in evidence.probes if np.count_nonzero(p.numerical(evidence.primal)) > 1]
+
+
+def ratios(evidence: Evidence) -> list[tuple[Probe, float]]:
+    """The factor on each probe; empty unless there is one on all of them."""
+    probes = _informative(evidence) or (list(evidence.probes) if len(evidence.probes) > 1 else [])
+    found = [(p, ratio_of(evidence, p)) for p in probes]
+    return [(p, r) for p, r in found if r is not None] if all(r is not None for _, r in found) else []
+
+
+@add("sign", "SIGN")
+def sign(evidence: Evidence) -> Diagnosis | None:
+    """The negated gradient: everywhere, or in some entries."""
+    if not evidence.about_gradient:
+        return None
+    d = f"the gradient of {evidence.primal}"
+    found = ratios(evidence)
+    if found and all(abs(r + 1) < 1e-6 for _, r in found):
+        hint = "; if it is meant to be (a descent direction, a maximised objective), declare factor=-1"
+        return Diagnosis("sign", "SIGN", f"{d} has the wrong sign{evidence.given}{hint}", 0.97, _tried(found))
+    if evidence.everywhere(lambda p: _some_signs(*evidence.pair(p))):
+        return Diagnosis("sign", "SIGN", f"{d} has the right size, but the wrong sign in some entries", 0.8)
+    return None
+
+
+def _some_signs(a: Array, n: Array) -> bool:
+    return a.size > 2 and close(np.abs(a), np.abs(n)) and bool((np.abs(n) > 1e-6).sum() > 2)
+
+
+@add("factor", "FACTOR")
+def factor(evidence: Evidence) -> Diagnosis | None:
+    """One factor for all entries, which follows sizes or options from case to case, or stays."""
+    if not evidence.about_gradient:
+        return None
+    found = ratios(evidence)
+    if not found or all(abs(r + 1) < 1e-6 for _, r in found):
+        return None
+    d = f"the gradient of {evidence.primal}"
+    tried = _tried(found)
+    follows_option = None
+    for words, values, of_options in _names(evidence, [p for p, _ in found]):
+        if all(abs(r - v) <= 1e-6 * abs(v) for (_, r), v in zip(found, values)):
+            follows_option = of_options
+            where = " (sum for mean, or the other way round)" if words.strip("1/").isidentifier() else ""
+            text = f"{d} is the right one times {words}{where}{evidence.given}, in all of {len(found)} cases tried"
+            only = evidence.situation.needs == "options" and not of_options
+            categorical = only and any(not isinstance(v, float) for v in evidence.situation.options.values())
+            return Diagnosis("factor", "FACTOR", _hint(text, words), 0.6 if categorical else 0.96, tried)
+    del follows_option
+    low, high = min(r for _, r in found), max(r for _, r in found)
+    same = high - low <= 1e-6 * abs(high)
+    value = f"{found[0][1]:.6g}" if same else f"a number from {low:.4g} to {high:.4g}, one for each case"
+    text = f"{d} is the right one times {value}{evidence.given}"
+    return Diagnosis("factor", "FACTOR", text, 0.72 if same else 0.5, tried)
+
+
+def _hint(text: str, words: str) -> str:
+    known = words.replace(".", "", 1).replace("/", "", 1).isdigit()
+    return f"{text}; if this is meant, declare factor={words}" if known else text
+
+
+def _tried(found: list[tuple[Probe, float]]) -> dict[str, Any]:
+    return {"factors": [round(r, 9) for _, r in found], "cases": len(found)}
+
+
+def _names(evidence: Evidence, probes: list[Probe]) -> Iterator[tuple[str, list[float], bool]]:
+    """Numbers that have a name, each with its value on every probe and whether an option is in it, simplest first."""
+    for number in _NUMBERS:
+        yield _number(number), [number] * len(probes), False
+    sizes = [_sizes(p) for p in probes]
+    names = [n for n in dict.fromkeys(n for s in sizes for n in s) if all(n in s for s in sizes)]
+    given = {n for n in names if n in evidence.layer.options or "[" in n or "output" in n}
+    for n in names:
+        values = [s[n] for s in sizes]
+        if all(0 < v < 1 for v in values) and n in given:
+            yield f"(1 - {n})", [1 - v for v in values], True
+            yield f"1/(1 - {n})", [1 / (1 - v) for v in values], True
+    for count in (1, 2, 3, 4):
+        for group in combinations(names, count):
+            values = [float(prod(s[n] for n in group)) for s in sizes]
+            if not all(values):
+                continue
+            option = any(n in evidence.layer.options or "[" in n for n in group)
+            words = " ".join(group) if count == 1 else "*".join(group)
+            for scale, before in ((1.0, ""), (2.0, "2*"), (0.5, "0.5*")):
+                yield f"{before}{words}", [scale * v for v in values], option
+                over = f"({before}{words})" if count > 1 or before else words
+                yield f"1/{over}", [1 / (scale * v) for v in values], option
+            yield f"sqrt({words})", [abs(v) ** 0.5 for v in values], option
+            yield f"1/sqrt({words})", [abs(v) ** -0.5 for v in values], option
+
+
+def _number(value: float) -> str:
+    named = {1 / 3: "1/3", 0.5: "1/2", 0.25: "1/4", 2**0.5: "sqrt(2)", 0.5**0.5: "1/sqrt(2)", np.pi: "pi"}
+    return named.get(value, f"1/pi" if value == 1 / np.pi else f"{value:g}")
+
+
+def _sizes(probe: Probe) -> dict[str, float]:
+    """Sizes by name, numeric options, the parts of tuples, and the axes of outputs."""
+    layer, case = probe.layer, probe.case
+    found: dict[str, float] = {}
+    for name, value in (sizes_of(layer, case.primals, case.options) or {}).items():
+        if isinstance(value, tuple):
+            found |= {(f"{name[1:]}[{k}]" if len(value) > 1 else name[1:]): float(v) for k, v in enumerate(value)}
+        else:
+            found[name] = float(value)
+    for name, value in case.options.items():
+        if isinstance(value, tuple) and all(isinstance(v, (int, float)) for v in value):
+            found |= {f"{name}[{k}]": float(v) for k, v in enumerate(value)}
+    found = {n: v for n, v in found.items() if v not in (0.0, 1.0)}
+    if not layer.returns and len(probe.outputs) == 1:
+        found |= {f"output axis {k}": float(v) for k, v in enumerate(probe.outputs[0].shape)}
+    return found
