@@ -15,9 +15,13 @@ import numpy as np
 from gradverify import tuning
 from gradverify.adapters import as_layer
 from gradverify.compose import under_loss
+from gradverify.coverage import Coverage
+from gradverify.differences.profile import profile
 from gradverify.errors import GradientMismatch, NothingVerified, UsageError
+from gradverify.evaluate import LayerFailure
 from gradverify.layer import Layer
 from gradverify.properties import Property, Regime
+from gradverify.properties.gradient import working_dtype
 from gradverify.registry import layers
 from gradverify.types import Case, Finding, Report, Tally
 from gradverify.verification import examine, ranked, selected
@@ -176,6 +180,7 @@ class Search:
     listen: Listener
     tallies: dict[str, Tally] = field(default_factory=dict)
     found: dict[tuple[str, str, str], tuple[Finding, Property, Regime]] = field(default_factory=dict)
+    coverage: Coverage = field(default_factory=Coverage)
     cases: int = 0
     total: int = 0
     first: int | None = None
@@ -187,7 +192,8 @@ class Search:
             groups = list(alike(self.applicable()))
             self.total = sum(_count(self.settings.examples, props) for _, props in groups)
             for regime, props in groups:
-                self._draw(regime, props)
+                if not self.hangs:
+                    self._draw(regime, props)
             findings = [self.minimal(*item) for item in self._unexplained()]
         return Report(
             self.layer.name,
@@ -197,7 +203,13 @@ class Search:
             seed=self.seed,
             seconds=time.perf_counter() - start,
             examples=self.settings.examples,
+            coverage=self.coverage,
         )
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the layer ran into the time limit: one such case is enough, and costs enough."""
+        return any(kind == "timeout" for _, kind, _ in self.found)
 
     @property
     def seed(self) -> int:
@@ -231,11 +243,14 @@ class Search:
             nonlocal drawn
             drawn += 1
             self.cases += 1
+            self.coverage.add(self.layer, case)
             for prop in props:
+                if self.hangs:
+                    break
                 if int(drawn * prop.share) > int((drawn - 1) * prop.share) or drawn == 1:
                     self._try(case, prop, regime)
             self.listen(Progress(self.layer.name, self.cases, self.total, len(self.found)))
-            if self.first is not None and self.cases >= self.first + _ENOUGH:
+            if self.hangs or (self.first is not None and self.cases >= self.first + _ENOUGH):
                 raise _Enough
 
         try:
@@ -263,6 +278,8 @@ class Search:
         """The same finding on a small case; worst and minimal are both kept."""
         from gradverify.shrink import shrink
 
+        if finding.kind == "timeout":
+            return finding
         worst = finding.worst or finding.case
         threshold = min(10.0, finding.severity)
 
@@ -276,7 +293,7 @@ class Search:
         again = [_same(self.layer, case, prop, finding) for _ in range(_CONFIRM)]
         seen = [f for f in again if f is not None]
         if len(seen) == _CONFIRM:
-            return seen[0].but(worst=worst)
+            return _with_ladder(self.layer, seen[0].but(worst=worst))
         return (seen[0] if seen else finding).but(
             kind="nondeterministic",
             worst=worst,
@@ -287,6 +304,18 @@ class Search:
 def _same(layer: Layer, case: Case, prop: Property, finding: Finding) -> Finding | None:
     outcome = examine(layer, case, prop)
     return next((f for f in outcome.findings if f.fingerprint == finding.fingerprint), None)
+
+
+def _with_ladder(layer: Layer, finding: Finding) -> Finding:
+    """The finding with its error at every step, which lets a reader tell noise, truncation and a wrong gradient."""
+    if finding.property != "gradient" or finding.comparison is None:
+        return finding
+    dtype = working_dtype(finding.case)
+    try:
+        rungs = profile(layer, finding.case, finding.comparison, dtype)
+    except LayerFailure:
+        return finding
+    return finding.but(facts={**finding.facts, "ladder": rungs})
 
 
 def _smaller(known: Finding, new: Finding) -> Finding:

@@ -145,10 +145,11 @@ def _as_layer(target: Any, name: str | None, declaration: dict[str, Any]) -> Lay
 
 def loss(name: str) -> Loss:
     """A registered loss by name; raises TargetError if there is none."""
-    found = layers.get(name)
+    found = layers.get(name) if name in layers else None
     if not isinstance(found, Loss):
         losses = [n for n in layers.names() if isinstance(layers.get(n), Loss)]
-        raise TargetError(f"{name!r} is a layer, not a loss; losses are {', '.join(losses)}")
+        what = "there is no loss" if found is None else "a layer, not a loss, is called"
+        raise TargetError(f"{what} {name!r}; losses are {', '.join(losses)}")
     return found
 
 

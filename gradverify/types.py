@@ -6,11 +6,15 @@ import builtins
 import enum
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from gradverify.coverage import Coverage
+
 Array = Any  # numpy.ndarray of any dtype; shapes stand in the docstrings
+RATIOS = tuple(float(f"1e{k}") for k in range(-6, 9))  # borders of the bins of `Tally.histogram`
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,6 +213,11 @@ class Finding:
         """What makes two findings the same: property, kind and primal."""
         return (self.property, self.kind, self.primal or "")
 
+    def _repr_html_(self) -> str:
+        from gradverify.report import html
+
+        return html.render_finding(self)
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -230,7 +239,11 @@ class Outcome:
 
 @dataclass(slots=True)
 class Tally:
-    """Sums over the cases of one property."""
+    """Sums over the cases of one property.
+
+    `histogram` counts the entries that were decided by their error in units of its bound: below the first
+    of `RATIOS`, between each and the next, and from the last on (NaN included).
+    """
 
     property: str
     cases: int = 0
@@ -238,6 +251,7 @@ class Tally:
     verdicts: dict[str, int] = field(default_factory=lambda: {v.name.lower(): 0 for v in Verdict})
     worst_ratio: float = 0.0
     resolutions: list[float] = field(default_factory=list)
+    histogram: list[int] = field(default_factory=lambda: [0] * (len(RATIOS) + 1))
     skipped: int = 0
     reason: str | None = None
     seconds: float = 0.0
@@ -257,8 +271,11 @@ class Tally:
                 self.verdicts[verdict.name.lower()] += int(counts[verdict])
             decided = (comparison.verdicts == Verdict.AGREES) | (comparison.verdicts == Verdict.DISAGREES)
             if decided.any():
-                self.worst_ratio = max(self.worst_ratio, float(np.nanmax(comparison.ratio[decided])))
+                ratio = comparison.ratio[decided]
+                self.worst_ratio = max(self.worst_ratio, float(np.nanmax(ratio)))
                 self.resolutions.append(comparison.resolution)
+                bins = np.bincount(np.searchsorted(RATIOS, ratio, side="right"), minlength=len(self.histogram))
+                self.histogram = [count + int(more) for count, more in zip(self.histogram, bins)]
 
     @builtins.property  # a field of this class is called property
     def resolution(self) -> float:
@@ -283,6 +300,7 @@ class Report:
     findings : what does not hold, most severe first
     declared : the author's declarations that bear on the result, one line each
     seed, seconds, examples : how the cases were drawn, and how long it took
+    coverage : which sizes, options, types and values were drawn; None where nothing was
     """
 
     layer: str
@@ -293,6 +311,7 @@ class Report:
     seconds: float = 0.0
     examples: int = 0
     notes: Sequence[str] = ()
+    coverage: Coverage | None = None
 
     @property
     def ok(self) -> bool:
@@ -317,3 +336,8 @@ class Report:
 
     def __repr__(self) -> str:
         return str(self)
+
+    def _repr_html_(self) -> str:
+        from gradverify.report import html
+
+        return html.render_report(self)

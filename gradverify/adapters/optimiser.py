@@ -9,20 +9,22 @@ replaced by one that records what it is given, so that no digit is lost in the s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from gradverify.adapters import Adapter, add
-from gradverify.adapters._instance import assign
-from gradverify.adapters._pairs import Pair, attributes, fetch, is_array
-from gradverify.adapters.stateful import Stateful, build
+from gradverify.adapters._instance import accepted_by
+from gradverify.adapters._normal import told
+from gradverify.adapters._pairs import Pair, attributes, fetch
+from gradverify.adapters.stateful import Stateful, build, methods_of
 from gradverify.layer import Layer
 from gradverify.types import Array
 
 _HELD = ("optimizer", "optimiser", "opt", "optim")
 _RATES = ("learning_rate", "lr", "alpha", "eta", "rate", "step_size")
+_KEY = "_gradverify_recorder"
 
 
 class Recorder:
@@ -67,35 +69,26 @@ class Applied(Stateful):
 
     setup: Callable[[Any, Any], Any] | None = None
     rate: float = 1.0
-    recorders: dict[int, Recorder] = field(default_factory=dict)
 
-    def fresh(self, primals: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Any, dict[str, Array]]:
-        """A new object with a recording optimiser, and rate 1 where it keeps a rate."""
-        instance, built = Stateful.fresh(self, primals, options)
-        self._equip(instance)
-        return instance, built
-
-    def _equip(self, instance: Any) -> None:
+    def ready(self, instance: Any, given: list[Array], options: Mapping[str, Any]) -> None:
+        """A recording optimiser in place of the object's own, and rate 1 where it keeps a rate."""
         recorder = Recorder()
+        if self.setup is not None:
+            self.setup(instance, recorder)
+        Stateful.ready(self, instance, given, options)
         for name in attributes(instance):
             if name.lower() in _HELD or name.lower().endswith(("_opt", "_optimizer", "_optimiser")):
                 setattr(instance, name, recorder)
             elif name in _RATES and self.rate == 1.0:
                 setattr(instance, name, 1.0)
-        if self.setup is not None:
-            before = {n: fetch(instance, self._pair(instance, n, {}).values[0]) for n in self.parameters}
-            self.setup(instance, recorder)
-            for name, value in before.items():  # setting up may draw the parameters anew
-                if value is not None:
-                    assign(instance, self._pair(instance, name, {}), np.asarray(value))
-        instance.__dict__["_gradverify_recorder"] = recorder
+        instance.__dict__[_KEY] = recorder
 
     def _pair(self, instance: Any, name: str, built: Mapping[str, Array]) -> Pair:
-        return self.pairs.get(name) or Pair(name, ((("attr", name),),), _before_minus_after)
+        return Pair(name, ((("attr", name),),), _before_minus_after)
 
     def remember(self, instance: Any, pairs: Mapping[str, Pair]) -> dict[str, Any]:
         """The parameters before backward, and copies of them."""
-        instance.__dict__["_gradverify_recorder"].seen.clear()
+        instance.__dict__[_KEY].seen.clear()
         held = {n: fetch(instance, p.values[0]) for n, p in pairs.items()}
         return {n: (a, np.array(a)) for n, a in held.items() if a is not None}
 
@@ -104,7 +97,7 @@ class Applied(Stateful):
         if pair.name not in before:
             return None
         array, value = before[pair.name]
-        heard = [g for p, g in instance.__dict__["_gradverify_recorder"].seen if p is array]
+        heard = [g for p, g in instance.__dict__[_KEY].seen if p is array]
         if heard:
             return sum(heard[1:], heard[0])
         return (value - np.asarray(fetch(instance, pair.values[0]))) / self.rate
@@ -142,12 +135,11 @@ def optimiser(
     DeclarationError
         As `stateful`.
     """
-    parameters = [n for n in declaration.get("parameters", ())]
     layer = build(
         Applied,
         target,
         init=init,
-        pairs={n: (n, _before_minus_after) for n in parameters},
+        pairs=None,
         methods=methods,
         name=name,
         declaration=declaration,
@@ -156,16 +148,14 @@ def optimiser(
         setup=setup,
         rate=rate,
     )
-    return layer
+    inner: Applied = layer.forward.__self__  # type: ignore[attr-defined]
+    return told(layer, "pairs: " + ", ".join(f"{n}<->{n} before minus after" for n in inner.parameters))
 
 
 def _rate_argument(target: Any, methods: tuple[str, str] | None) -> dict[str, float]:
     """A rate of 1 for a backward that takes one."""
-    from gradverify.adapters._instance import accepted_by
-    from gradverify.adapters.stateful import _methods
-
     cls = target if isinstance(target, type) else type(target)
-    found = methods or _methods(cls)
+    found = methods or methods_of(cls)
     names = accepted_by(getattr(cls, found[1], None)) if found is not None else []
     return {n: 1.0 for n in names if n in _RATES}
 
@@ -179,5 +169,3 @@ add(
         priority=30,
     )
 )
-
-__all__ = ["Recorder", "is_array", "optimiser"]

@@ -20,9 +20,7 @@ from gradverify.adapters import Adapter, add
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._instance import Maker, accepted_by, assign, float_arrays, summed
 from gradverify.adapters._normal import (
-    attempt,
     called,
-    constants,
     examples,
     finished,
     flat,
@@ -97,18 +95,18 @@ class Stateful:
         given = [primals[n] for n in self.inputs]
 
         def warm(instance: Any) -> None:
-            if self.prepare is not None:
-                self.prepare(instance, *given)
-            elif any(fetch(instance, self._pair(instance, n, {}).values[0]) is None for n in self.parameters):
-                self._call(instance, given, options)  # parameters that only come into being with the first input
-                self._flush(instance)
-
-        def lazily(instance: Any) -> None:
-            if self.prepare is not None or self.parameters:
-                warm(instance)
+            self.ready(instance, given, options)
 
         more = tuple(a.shape for a in given) if self.prepare is not None or self.parameters else None
-        return self.maker.make(sizes, primals, options, lazily, more)
+        return self.maker.make(sizes, primals, options, warm, more)
+
+    def ready(self, instance: Any, given: list[Array], options: Mapping[str, Any]) -> None:
+        """Bring the parameters of a new object into being: by `prepare`, or by a first forward."""
+        if self.prepare is not None:
+            self.prepare(instance, *given)
+        elif any(fetch(instance, self._pair(instance, n, {}).values[0]) is None for n in self.parameters):
+            self._call(instance, given, options)
+            self._flush(instance)
 
     def run(
         self, instance: Any, primals: Mapping[str, Array], options: Mapping[str, Any], built: Mapping[str, Array]
@@ -316,7 +314,7 @@ def build(
     inner = kind(maker, ("", ""), (), (), {}, dict(told), **fields)
     first, failure = _first(inner, primals, settings, label, methods, target)
     if first is None:
-        inner.methods = methods or _methods(cls) or ("forward", "backward")
+        inner.methods = methods or methods_of(cls) or ("forward", "backward")
         inner.inputs = _inputs(cls, inner.methods[0], primals, told)
     if not inner.inputs:
         raise DeclarationError(_no_inputs(label, cls, inner.methods[0]))
@@ -352,7 +350,7 @@ def _first(
             )
             continue
         inner.maker.prototypes.clear()
-        found = methods or _methods(type(made))
+        found = methods or methods_of(type(made))
         if found is None:
             raise DeclarationError(
                 f"{label} has no pair of methods such as forward and backward; name them: "
@@ -368,7 +366,8 @@ def _declared(primals: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[s
     return {"primals": dict(primals), **settings}
 
 
-def _methods(cls: type) -> tuple[str, str] | None:
+def methods_of(cls: type) -> tuple[str, str] | None:
+    """Names of the forward and the backward method of a class, if it has both."""
     forward = next((n for n in FORWARDS if inspect.isroutine(getattr(cls, n, None))), None)
     backward = next((n for n in BACKWARDS if inspect.isroutine(getattr(cls, n, None))), None)
     return None if forward is None or backward is None else (forward, backward)
@@ -516,7 +515,7 @@ def _recognises(target: Any) -> bool:
         return False
     if any(c.__module__.split(".")[0] in FOREIGN for c in cls.__mro__):
         return False
-    found = _methods(cls)
+    found = methods_of(cls)
     if found is None or (found[0] == "__call__" and inspect.isclass(target) and "__call__" not in vars(cls)):
         return False
     return accepted_by(getattr(cls, found[0]))[:1] != ["ctx"]
@@ -531,5 +530,3 @@ add(
         priority=40,
     )
 )
-
-__all__ = ["attempt", "constants", "stateful"]

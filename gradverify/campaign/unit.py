@@ -103,7 +103,8 @@ class Found:
     raw : its fingerprint when it was first seen, by which it is known again
     message, report : in one sentence, and in full
     severity : error in units of its bound
-    case : the bytes of a Case file
+    case : the bytes of a Case file; empty if no file can hold one of its options
+    regime : what the case was drawn for
     size : number of array elements of the case
     settled : False while the case is not yet small and confirmed
     """
@@ -120,6 +121,7 @@ class Found:
     severity: float
     case: bytes
     size: int
+    regime: Regime = field(default_factory=Regime)
     settled: bool = True
 
     @property
@@ -205,6 +207,11 @@ class Record:
             return Record(*texts, regime_from_json(about["regime"]), content, about["is_row"] is True)
         except (ValueError, KeyError, TypeError) as error:
             raise CaseFileError(f"the journal record is damaged ({type(error).__name__}: {error})") from None
+
+
+def record_of(found: Found, target: str) -> bytes:
+    """The journal record by which an unsettled finding is tried again."""
+    return Record(found.layer, target, found.asked, found.regime, found.case, False).dumps()
 
 
 def digest(data: bytes) -> str:

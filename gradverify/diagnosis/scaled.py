@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.diagnosis import add
+from gradverify.diagnosis import add, variants
 from gradverify.diagnosis.evidence import Evidence
 from gradverify.diagnosis.probe import Probe, close
 from gradverify.facts import best_ratio
@@ -39,7 +39,17 @@ def ratios(evidence: Evidence) -> list[tuple[Probe, float]]:
     """The factor on each probe; empty unless there is one on all of them."""
     probes = _informative(evidence) or (list(evidence.probes) if len(evidence.probes) > 1 else [])
     found = [(p, ratio_of(evidence, p)) for p in probes]
-    return [(p, r) for p, r in found if r is not None] if all(r is not None for _, r in found) else []
+    if not found or any(r is None for _, r in found):
+        return []
+    return [(p, r) for p, r in [*found, *_at_other_options(evidence)] if r is not None]
+
+
+def _at_other_options(evidence: Evidence) -> Iterator[tuple[Probe, float | None]]:
+    """The factor where it is clean after one option was changed: it may follow that option."""
+    for options in variants.other_options(evidence.layer, evidence.options):
+        probe = evidence.probe(evidence.plain(1, options))
+        if probe is not None and probe.failure is None and np.count_nonzero(probe.numerical(evidence.primal)) > 1:
+            yield probe, ratio_of(evidence, probe)
 
 
 @add("sign", "SIGN")
@@ -71,16 +81,13 @@ def factor(evidence: Evidence) -> Diagnosis | None:
         return None
     d = f"the gradient of {evidence.primal}"
     tried = _tried(found)
-    follows_option = None
     for words, values, of_options in _names(evidence, [p for p, _ in found]):
         if all(abs(r - v) <= 1e-6 * abs(v) for (_, r), v in zip(found, values)):
-            follows_option = of_options
             where = " (sum for mean, or the other way round)" if words.strip("1/").isidentifier() else ""
             text = f"{d} is the right one times {words}{where}{evidence.given}, in all of {len(found)} cases tried"
             only = evidence.situation.needs == "options" and not of_options
             categorical = only and any(not isinstance(v, float) for v in evidence.situation.options.values())
             return Diagnosis("factor", "FACTOR", _hint(text, words), 0.6 if categorical else 0.96, tried)
-    del follows_option
     low, high = min(r for _, r in found), max(r for _, r in found)
     same = high - low <= 1e-6 * abs(high)
     value = f"{found[0][1]:.6g}" if same else f"a number from {low:.4g} to {high:.4g}, one for each case"
@@ -103,7 +110,8 @@ def _names(evidence: Evidence, probes: list[Probe]) -> Iterator[tuple[str, list[
         yield _number(number), [number] * len(probes), False
     sizes = [_sizes(p) for p in probes]
     names = [n for n in dict.fromkeys(n for s in sizes for n in s) if all(n in s for s in sizes)]
-    given = {n for n in names if n in evidence.layer.options or "[" in n or "output" in n}
+    names = [n for n in names if any(s[n] != 1 for s in sizes)]
+    given = set(evidence.layer.options)
     for n in names:
         values = [s[n] for s in sizes]
         if all(0 < v < 1 for v in values) and n in given:
@@ -141,7 +149,6 @@ def _sizes(probe: Probe) -> dict[str, float]:
     for name, value in case.options.items():
         if isinstance(value, tuple) and all(isinstance(v, (int, float)) for v in value):
             found |= {f"{name}[{k}]": float(v) for k, v in enumerate(value)}
-    found = {n: v for n, v in found.items() if v not in (0.0, 1.0)}
     if not layer.returns and len(probe.outputs) == 1:
         found |= {f"output axis {k}": float(v) for k, v in enumerate(probe.outputs[0].shape)}
     return found

@@ -128,6 +128,21 @@ def values(primal: Primal, shape: tuple[int, ...], sizes: Sizes, rng: np.random.
     return np.asarray(domain.project(raw, sizes))
 
 
+def other_options(layer: Layer, options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The options with one of them, or one part of a tuple, at the next of its choices."""
+    for name, spec in layer.options.items():
+        value = options.get(name)
+        if isinstance(spec, tuple) and isinstance(value, tuple):
+            for k, part in enumerate(spec):
+                yield from ({**options, name: (*value[:k], v, *value[k + 1 :])} for v in _next(part, value[k]))
+        elif isinstance(spec, (list, range)):
+            yield from ({**options, name: v} for v in _next(spec, value))
+
+
+def _next(spec: Any, value: Any) -> list[Any]:
+    return [v for v in spec if v != value][:1] if isinstance(spec, (list, range)) else []
+
+
 def but(layer: Layer, case: Case, name: str, change: Callable[[Array], Array]) -> Case | None:
     """The case with one primal changed, cotangents kept where they still fit; None if it is not legal."""
     array = np.asarray(case.primals[name])

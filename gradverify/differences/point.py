@@ -76,7 +76,7 @@ class Point:
         self.memory = memory or MEMORY
         self.slots = tuple(self._slots())
         self.size = self.slots[-1].stop if self.slots else 0
-        self.forwards = 0
+        self.forwards = 1  # evaluations, however many of them go through one call
         self._probed: set[Any] = set()  # stacks that gave the same as a loop did
         self._at = {name: np.array(a) for name, a in self.primals.items()}
         assert case.cotangents is not None
@@ -208,7 +208,7 @@ class Point:
                 raw = outputs_of(self.layer, self.layer.hooks.batched(stack, self.options))
             else:
                 raw = self._call({**self.primals, **padded})
-            self.forwards += 1
+            self.forwards += count
             parts = [_leading(y, count, shape) for y, shape in zip(raw, self.shapes)]
         except (LayerFailure, ValueError):
             return None

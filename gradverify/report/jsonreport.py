@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 import gradverify
+from gradverify.coverage import Coverage, regions
 from gradverify.report.terminal import PASTED
-from gradverify.types import Case, Comparison, Finding, Report, Tally
+from gradverify.types import RATIOS, Case, Comparison, Finding, Report, Tally
 
 SCHEMA = "gradverify-report"
 VERSION = 1  # raised when a field is removed or changes its meaning; new fields do not raise it
@@ -63,6 +64,7 @@ def _layer(report: Report, files: Mapping[Finding, str]) -> dict[str, Any]:
         "declared": list(report.declared),
         "notes": list(report.notes),
         "properties": {name: _tally(tally) for name, tally in report.tallies.items()},
+        "coverage": None if report.coverage is None else _coverage(report.coverage),
         "findings": [_finding(finding, files.get(finding)) for finding in report.findings],
     }
 
@@ -73,10 +75,22 @@ def _tally(tally: Tally) -> dict[str, Any]:
         "entries": tally.entries,
         "verdicts": dict(tally.verdicts),
         "worst_ratio": plain(tally.worst_ratio),
+        "histogram": {"borders": list(RATIOS), "counts": list(tally.histogram)},
         "resolution": plain(tally.resolution),
         "skipped": tally.skipped,
         "reason": tally.reason,
         "seconds": plain(tally.seconds),
+    }
+
+
+def _coverage(coverage: Coverage) -> dict[str, Any]:
+    return {
+        "cases": coverage.cases,
+        "sizes": plain(coverage.sizes),
+        "options": plain(coverage.options),
+        "dtypes": plain(coverage.dtypes),
+        "regions": list(regions()),
+        "values": plain(coverage.values),
     }
 
 

@@ -1,0 +1,98 @@
+"""NumPy arrays as torch tensors and back: one memory where that is possible, the same strides in any case.
+
+A backward that mutates its cotangent is found because the tensor shares the array's memory; one that
+takes its cotangent to be row-major is found because the tensor has the array's strides, 0 included.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gradverify.errors import DeclarationError
+
+Array = Any  # numpy.ndarray
+Tensor = Any  # torch.Tensor
+
+
+def import_torch() -> Any:
+    """The module torch.
+
+    Raises
+    ------
+    DeclarationError
+        If it is not installed, with the extra that brings it.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise DeclarationError(f"torch cannot be imported ({error}): pip install 'gradverify[torch]'") from None
+    return torch
+
+
+def tensor(array: Array, device: Any = None, dtype: Any = None) -> Tensor:
+    """A tensor with the values and the strides of an array.
+
+    On the CPU and in the array's own type it shares the array's memory. Torch knows no negative strides
+    and no read-only memory, so such arrays are copied; stride 0 becomes an expanded tensor.
+
+    Parameters
+    ----------
+    device, dtype : where the tensor lives, and the type of floating values; None keeps them
+    """
+    torch = import_torch()
+    array = np.asarray(array)
+    repeated = tuple(k for k, s in enumerate(array.strides) if s == 0 and array.shape[k] > 1)
+    compact = array[tuple(slice(0, 1) if k in repeated else slice(None) for k in range(array.ndim))]
+    odd = any(s < 0 or s % array.itemsize for s in compact.strides)
+    if odd or not compact.flags.writeable or not compact.dtype.isnative:
+        compact = np.array(compact, dtype=compact.dtype.newbyteorder("="), order="K")
+    made = torch.from_numpy(compact)
+    made = made.expand(array.shape) if repeated else made
+    return _moved(made, device, dtype if made.is_floating_point() else None)
+
+
+def _moved(source: Tensor, device: Any, dtype: Any) -> Tensor:
+    """On another device or in another type, with the same strides: `to` alone would make slices contiguous."""
+    device, dtype = device or source.device, dtype or source.dtype
+    if (source.device.type, source.dtype) == (getattr(device, "type", device), dtype):
+        return source
+    if source.numel() == 0 or source.is_contiguous():
+        return source.to(device, dtype)
+    span = 1 + sum((n - 1) * s for n, s in zip(source.shape, source.stride()))
+    buffer = source.as_strided((span,), (1,), source.storage_offset())
+    return buffer.to(device, dtype).as_strided(source.shape, source.stride())
+
+
+def array(value: Tensor) -> Array:
+    """A tensor as an array, in its memory where it lies on the CPU in a type that NumPy has.
+
+    bfloat16 and the 8-bit floating types become float32, which holds their values exactly.
+    """
+    torch = import_torch()
+    value = value.detach()
+    value = value.to_dense() if value.layout != torch.strided else value
+    value = value.resolve_conj().resolve_neg().cpu()
+    if value.is_floating_point() and value.dtype not in (torch.float64, torch.float32, torch.float16):
+        value = value.float()
+    return value.numpy()
+
+
+def place(value: Tensor) -> int:
+    """What two tensors that share memory have in common."""
+    return int(value.untyped_storage().data_ptr()) if value.layout is import_torch().strided else id(value)
+
+
+def tensors_in(value: Any) -> tuple[Tensor, ...]:
+    """The tensors inside nested tuples, lists, dicts and data classes, in order."""
+    torch = import_torch()
+    if isinstance(value, torch.Tensor):
+        return (value,)
+    if isinstance(value, dict) or hasattr(value, "items"):
+        return tuple(t for part in dict(value).values() for t in tensors_in(part))
+    if isinstance(value, (tuple, list)):
+        return tuple(t for part in value for t in tensors_in(part))
+    if hasattr(value, "__dataclass_fields__"):
+        return tuple(t for name in value.__dataclass_fields__ for t in tensors_in(getattr(value, name)))
+    return ()

@@ -1,0 +1,106 @@
+"""Evaluation surroundings of torch code: fixed random numbers, poisoned allocations, Functions without a tape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from gradverify.adapters._torch_arrays import import_torch
+
+SEED = 20240229
+_EMPTY = np.empty
+
+
+@contextmanager
+def fixed(device: Any, stage: int = 0) -> Iterator[None]:
+    """Inside, random numbers start from one seed; afterwards they go on as if nothing had been drawn.
+
+    `stage` gives backward other numbers than forward: a backward that draws its mask anew must not get
+    the right one by luck.
+    """
+    torch = import_torch()
+    generators = [torch.default_generator]
+    if getattr(device, "type", "cpu") == "cuda":
+        generators.append(torch.cuda.default_generators[device.index or torch.cuda.current_device()])
+    states = [g.get_state() for g in generators]
+    for generator in generators:
+        generator.manual_seed(SEED + stage)
+    try:
+        with poisoned_if_asked():
+            yield
+    finally:
+        for generator, state in zip(generators, states):
+            generator.set_state(state)
+
+
+@contextmanager
+def poisoned_if_asked() -> Iterator[None]:
+    """Where `numpy.empty` is poisoned, by the property `fresh`, so are torch's."""
+    if np.empty is _EMPTY:
+        yield
+        return
+    torch = import_torch()
+    homes = [(torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")]
+    originals = [getattr(home, name) for home, name in homes]
+    for (home, name), original in zip(homes, originals):
+        setattr(home, name, _poison(original))
+    try:
+        yield
+    finally:
+        for (home, name), original in zip(homes, originals):
+            setattr(home, name, original)
+
+
+def _poison(allocate: Callable[..., Any]) -> Callable[..., Any]:
+    def allocated(*arguments: Any, **keywords: Any) -> Any:
+        made = allocate(*arguments, **keywords)
+        if made.is_floating_point() or made.is_complex():
+            made.fill_(float("nan"))
+        return made
+
+    return allocated
+
+
+class Context:
+    """Stands in for `ctx` where nobody is going to call backward."""
+
+    def __init__(self, count: int) -> None:
+        self.needs_input_grad = (False,) * count
+        self.saved_tensors: tuple[Any, ...] = ()
+
+    def save_for_backward(self, *tensors: Any) -> None:
+        self.saved_tensors = tensors
+
+    save_for_forward = save_for_backward
+
+    def mark_dirty(self, *tensors: Any) -> None: ...
+
+    def mark_non_differentiable(self, *tensors: Any) -> None: ...
+
+    def set_materialize_grads(self, value: bool) -> None: ...
+
+
+@contextmanager
+def without_tape() -> Iterator[None]:
+    """Inside, `Function.apply` calls forward alone, so that `torch.func.vmap` sees through it.
+
+    A Function that brings its own rule for vmap keeps it.
+    """
+    function = import_torch().autograd.Function
+    original = function.__dict__["apply"]
+
+    def apply(cls: Any, *arguments: Any, **keywords: Any) -> Any:
+        if cls.vmap is not function.vmap:
+            return original.__get__(None, cls)(*arguments, **keywords)
+        if cls.setup_context is not function.setup_context:
+            return cls.forward(*arguments, **keywords)
+        return cls.forward(Context(len(arguments)), *arguments, **keywords)
+
+    function.apply = classmethod(apply)
+    try:
+        yield
+    finally:
+        function.apply = original

@@ -1,0 +1,291 @@
+"""Torch code behind NumPy arrays: forward, backward by autograd, and the other ways into it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from gradverify.adapters._torch_arrays import Array, Tensor, array, import_torch, place, tensor, tensors_in
+from gradverify.adapters._torch_direct import fixed, without_tape
+from gradverify.evaluate import LayerFailure
+
+_GUARDED = 1 << 24  # elements up to which a copy on another device is watched for being overwritten
+
+
+@dataclass(frozen=True, slots=True)
+class Tape:
+    """What forward keeps for backward: the leaves, the outputs with their graph, and where they came from."""
+
+    leaves: dict[str, Tensor]
+    outputs: tuple[Tensor, ...]
+    options: Mapping[str, Any]
+    watched: tuple[tuple[Array, Tensor, Tensor], ...]  # array, its copy on the device, that copy as it was
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """One torch callable.
+
+    Attributes
+    ----------
+    name : for messages
+    call : (tensors by primal name, options) -> outputs in any nesting
+    names : primals in the order of the layer's forward
+    differentiable : names of the primals that require a gradient
+    device : where tensors go
+    kernel : the one floating type that the code takes, or None where it takes any
+    strict : None from backward stays None (a Function's own answer), else it is zero, as autograd means it
+    """
+
+    name: str
+    call: Callable[[dict[str, Tensor], dict[str, Any]], Any]
+    names: tuple[str, ...]
+    differentiable: tuple[str, ...]
+    device: Any
+    kernel: Any = None
+    strict: bool = False
+
+    def but(self, **changes: Any) -> Engine:
+        """A copy with some fields replaced."""
+        return replace(self, **changes)
+
+    # -- the normal form --------------------------------------------------------------------
+
+    def forward(self, *arrays: Array, **options: Any) -> tuple[Any, Tape]:
+        """Outputs as arrays, and the tape."""
+        leaves = self._leaves(dict(zip(self.names, arrays)), self.differentiable)
+        watched = tuple(self._watched(arrays, leaves))
+        outputs = self._run(leaves, options)
+        tape = Tape(leaves, outputs, options, watched)
+        _write_back(watched)
+        found = tuple(array(y) for y in outputs)
+        return (found[0] if len(found) == 1 else found), tape
+
+    def backward(self, cotangents: Any, tape: Tape) -> dict[str, Array | None]:
+        """Gradients by primal name, for cotangents as the layer's outputs are: one, or a tuple."""
+        given = cotangents if isinstance(cotangents, tuple) else (cotangents,)
+        vs = self._cotangents(given, tape.outputs)
+        watched = tuple(self._watched(given, dict(enumerate(vs))))
+        grads = self._grad(tape.outputs, tape.leaves, vs)
+        _write_back((*tape.watched, *watched))
+        return self._arrays(grads, (*tape.leaves.values(), *vs))
+
+    def wants(self, cotangents: tuple[Array, ...], tape: Tape, names: tuple[str, ...]) -> dict[str, Array]:
+        """Gradients of some primals, by a forward in which no other requires one."""
+        leaves = {n: t.detach().requires_grad_(n in names) for n, t in tape.leaves.items()}
+        outputs = self._run(leaves, tape.options)
+        vs = self._cotangents(cotangents, outputs)
+        grads = self._grad(outputs, {n: leaves[n] for n in names}, vs)
+        found = self._arrays(grads, (*leaves.values(), *vs))
+        return {n: np.zeros(leaves[n].shape) if g is None else g for n, g in found.items()}
+
+    # -- other derivatives ------------------------------------------------------------------
+
+    def second(
+        self, primals: Mapping[str, Array], cotangents: tuple[Array, ...], weights: Mapping[str, Array], **options: Any
+    ) -> dict[str, Array]:
+        """Gradient of the weighted sum of the gradients, by differentiating backward once more."""
+        torch = import_torch()
+        leaves = self._leaves(primals, self.differentiable)
+        outputs = self._run(leaves, options)
+        vs = tuple(v.requires_grad_(v.is_floating_point()) for v in self._cotangents(cotangents, outputs))
+        grads = self._grad(outputs, leaves, vs, create_graph=True)
+        parts = [
+            (g.conj() * tensor(weights[n], g.device).to(g.dtype)).real.sum()
+            for n, g in grads.items()
+            if g is not None and n in weights and g.requires_grad
+        ]
+        if not parts:
+            return {}
+        wanted = {n: leaves[n] for n in grads}
+        with self._explained("second backward"), fixed(self.device, 2):
+            try:
+                found = torch.autograd.grad(sum(parts), list(wanted.values()), allow_unused=True)
+            except RuntimeError as error:
+                if "once_differentiable" in str(error) or "is not implemented" in str(error):
+                    raise LayerFailure("missing", "second backward", f"no second backward: {error}") from None
+                raise
+        return {n: array(g) for n, g in zip(wanted, found) if g is not None}
+
+    def jvp(self, primals: Mapping[str, Array], tangents: Mapping[str, Array], **options: Any) -> tuple[Array, ...]:
+        """Tangents of the outputs by forward-mode differentiation."""
+        torch = import_torch()
+        mode = torch.autograd.forward_ad
+        leaves = self._leaves(primals, ())
+        with mode.dual_level():
+            duals = dict(leaves)
+            for name, tangent in tangents.items():
+                duals[name] = mode.make_dual(leaves[name], tensor(tangent, self.device).to(leaves[name].dtype))
+            try:
+                outputs = self._run(duals, options)
+            except NotImplementedError as error:
+                raise LayerFailure("missing", "jvp", f"no forward mode: {str(error).splitlines()[0]}") from None
+            pairs = [mode.unpack_dual(y) for y in outputs]
+            return tuple(array(torch.zeros_like(p.primal) if p.tangent is None else p.tangent) for p in pairs)
+
+    # -- many copies at once ----------------------------------------------------------------
+
+    def batched(self, stack: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Array, ...]:
+        """Outputs, each with a leading axis, at stacked primals by `torch.func.vmap`.
+
+        Parameters
+        ----------
+        stack : every primal, shape (count, *shape), or (1, *shape) where all copies share it
+
+        Raises
+        ------
+        LayerFailure
+            If the code cannot be vectorised; the caller goes copy by copy then.
+        """
+        if set(stack) != set(self.names):
+            raise LayerFailure("crash", "forward", "the stack lacks a primal")
+        torch = import_torch()
+        try:
+            with torch.no_grad(), without_tape():
+                return tuple(array(y) for y in self._vectorised({n: stack[n] for n in self.names}, options))
+        except Exception as error:  # noqa: BLE001  whatever it is, the loop says it better
+            raise LayerFailure("crash", "forward", f"not vectorised: {error}") from error
+
+    def _vectorised(self, stack: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        torch = import_torch()
+        count = max(a.shape[0] for a in stack.values())
+        given = [tensor(a, self.device, self.kernel) for a in stack.values()]
+        shared = [t.shape[0] == 1 for t in given]
+        arguments = [t[0] if one else t for t, one in zip(given, shared)]
+
+        def single(*tensors: Tensor) -> tuple[Tensor, ...]:
+            return tensors_in(self.call(dict(zip(self.names, tensors)), dict(options)))
+
+        try:
+            with fixed(self.device):
+                mapped = torch.func.vmap(single, tuple(None if one else 0 for one in shared), randomness="same")
+                outputs: tuple[Tensor, ...] = mapped(*arguments)
+                return outputs
+        except torch.OutOfMemoryError:
+            if count < 2:
+                raise
+            halves = [
+                {n: a if a.shape[0] == 1 else a[part] for n, a in stack.items()}
+                for part in (slice(0, count // 2), slice(count // 2, None))
+            ]
+            parts = [self._vectorised(half, options) for half in halves]
+            return tuple(torch.cat(pair) for pair in zip(*parts))
+
+    # -- within -----------------------------------------------------------------------------
+
+    def _leaves(self, arrays: Mapping[str, Array], wanted: tuple[str, ...]) -> dict[str, Tensor]:
+        leaves = {name: tensor(a, self.device, self.kernel) for name, a in arrays.items()}
+        shared: dict[int, str] = {}
+        for name in wanted:
+            if leaves[name].requires_grad or id(arrays[name]) in shared:
+                continue
+            shared[id(arrays[name])] = name
+            leaves[name].requires_grad_(True)
+        return {name: t.requires_grad_(True) if name in wanted else t for name, t in leaves.items()}
+
+    def _run(self, leaves: dict[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        with self._explained("forward"), fixed(self.device):
+            raw = self.call(dict(leaves), dict(options))
+        outputs = tensors_in(raw)
+        if not outputs:
+            raise LayerFailure("outputs", "forward", f"{self.name!r} returned no tensor but a {type(raw).__name__}")
+        differentiable = [y for y in outputs if y.requires_grad]
+        return tuple(differentiable) if self.strict and differentiable else outputs
+
+    def _cotangents(self, given: tuple[Array, ...], outputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(tensor(v, y.device, y.dtype if y.is_floating_point() else None) for v, y in zip(given, outputs))
+
+    def _grad(
+        self,
+        outputs: tuple[Tensor, ...],
+        leaves: Mapping[str, Tensor],
+        cotangents: tuple[Tensor, ...],
+        create_graph: bool = False,
+    ) -> dict[str, Tensor | None]:
+        torch = import_torch()
+        pairs = [(y, v) for y, v in zip(outputs, cotangents) if y.requires_grad]
+        if not pairs:
+            raise LayerFailure(
+                "missing",
+                "backward",
+                f"no output of {self.name!r} has a gradient: it was detached, computed under no_grad, or turned "
+                "into NumPy on the way",
+            )
+        wanted = {n: t for n, t in leaves.items() if t.requires_grad}
+        with self._explained("backward"), fixed(self.device, 1):
+            found = torch.autograd.grad(
+                [y for y, _ in pairs],
+                list(wanted.values()),
+                [v for _, v in pairs],
+                retain_graph=True,
+                create_graph=create_graph,
+                allow_unused=True,
+            )
+        return dict(zip(wanted, found))
+
+    def _arrays(
+        self, grads: Mapping[str, Tensor | None], others: tuple[Tensor, ...]
+    ) -> dict[str, Array | None]:
+        """Arrays that share memory with nothing: a Function may return its cotangent, autograd never adds in place."""
+        taken = {place(t) for t in others}
+        found: dict[str, Array | None] = {}
+        for name, g in grads.items():
+            if g is None:
+                found[name] = None if self.strict else np.zeros(others[list(grads).index(name)].shape)
+                continue
+            g = g.detach()
+            g = g.clone() if place(g) in taken or not g.is_contiguous() else g
+            taken.add(place(g))
+            found[name] = array(g)
+        return found
+
+    def _watched(self, arrays: Any, tensors: Mapping[Any, Tensor]) -> Iterator[tuple[Array, Tensor, Tensor]]:
+        """Copies on a device, or in another type, that the code could overwrite without the array showing it."""
+        for a, t in zip(arrays, tensors.values()):
+            if (t.device.type != "cpu" or self.kernel is not None) and 0 < t.numel() <= _GUARDED:
+                yield a, t, t.detach().clone()
+
+    @contextmanager
+    def _explained(self, stage: str) -> Iterator[None]:
+        """Turn what torch says into what the author can do."""
+        try:
+            yield
+        except RuntimeError as error:
+            text = str(error)
+            counts = re.search(r"(\w+) returned an incorrect number of gradients \(expected (\d+), got (\d+)\)", text)
+            if counts:
+                who, expected, got = counts[1].removesuffix("Backward"), int(counts[2]), int(counts[3])
+                kind = "missing" if got < expected else "surplus"
+                raise LayerFailure(
+                    kind,
+                    stage,
+                    f"backward of {who!r} returns {got} gradient(s) for {expected} argument(s) of forward; "
+                    "None stands for an argument that has none",
+                ) from error
+            hint = _hint(text)
+            if hint:
+                raise LayerFailure("crash", stage, f"{stage} raised {type(error).__name__}: {text}; {hint}") from error
+            raise
+
+
+def _hint(text: str) -> str:
+    if "same device" in text:
+        return "primals go where device=... says, by default to the CPU or to the module's parameters"
+    if re.search(r"not implemented for '(Half|BFloat16)'", text) or "Low precision dtypes not supported" in text:
+        return 'this device has no kernel for that type; check with dtype="float32" or device="cuda"'
+    if "must have the same dtype" in text or "same dtype" in text or "expected scalar type" in text:
+        return "the code mixes floating types; make its constants follow the inputs, or declare kernel=... and reference=..."
+    return ""
+
+
+def _write_back(watched: tuple[tuple[Array, Tensor, Tensor], ...]) -> None:
+    torch = import_torch()
+    for a, now, before in watched:
+        same = torch.equal(now.detach().nan_to_num(), before.nan_to_num())
+        if not same and a.flags.writeable:
+            np.copyto(a, array(now))

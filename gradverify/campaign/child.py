@@ -1,0 +1,128 @@
+"""The worker process: loads layers, works on units, and may be killed by any of them."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+from multiprocessing.connection import Connection
+from types import FrameType
+from typing import Any
+
+from gradverify import targets
+from gradverify.campaign.explore import Explorer
+from gradverify.campaign.journal import Journal
+from gradverify.campaign.trial import confirm
+from gradverify.campaign.unit import Plan, Unit
+from gradverify.errors import GradverifyError
+from gradverify.layer import Layer
+
+
+class Child:
+    """A worker process: answers one task after another until its parent closes the connection."""
+
+    def __init__(self, connection: Connection, journal: Journal) -> None:
+        self.connection = connection
+        self.journal = journal
+        self.stopping = False
+        self._layers: dict[str, Layer] = {}
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+        signal.signal(signal.SIGTERM, self._stop)
+
+    def _stop(self, signum: int, frame: FrameType | None) -> None:
+        self.stopping = True
+
+    def serve(self) -> None:
+        """Answer tasks: ("list", targets, plan), ("unit", unit), ("confirm", unit, record, status)."""
+        while True:
+            try:
+                kind, *arguments = self.connection.recv()
+                self.connection.send(("done", getattr(self, f"_{kind}")(*arguments)))
+            except (EOFError, BrokenPipeError, ConnectionResetError):
+                return
+
+    def _list(self, named: tuple[str, ...], plan: Plan) -> list[tuple[str, str]] | str:
+        """Name and target of every layer, once each; or why a target cannot be loaded."""
+        prepare(plan)
+        try:
+            found = [layer for target in named or (None,) for layer in targets.load(target)]
+        except GradverifyError as error:
+            return str(error)
+        return list(dict.fromkeys((layer.name, layer.origin or layer.name) for layer in found))
+
+    def _unit(self, unit: Unit) -> str | None:
+        """Work on a unit; the answer is why its layer cannot be loaded, if it cannot."""
+        layer = self._layer(unit)
+        if isinstance(layer, str):
+            return layer
+        self.connection.send(("loaded", None))
+        Explorer(unit, layer, lambda d: self.connection.send(("delta", d)), self.journal, lambda: self.stopping).run()
+        return None
+
+    def _confirm(self, unit: Unit, record: bytes, status: int | str) -> Any:
+        layer = self._layer(unit)
+        return None if isinstance(layer, str) else confirm(unit, layer, record, status)
+
+    def _layer(self, unit: Unit) -> Layer | str:
+        prepare(unit.plan)
+        if unit.target not in self._layers:
+            try:
+                found = targets.load(unit.target)
+            except GradverifyError as error:
+                return str(error)
+            if len(found) != 1:
+                return f"{unit.target!r} names {len(found)} layers"
+            self._layers[unit.target] = found[0]
+        return self._layers[unit.target]
+
+
+def prepare(plan: Plan) -> None:
+    """Go to the folder of the campaign, where there is one, and limit the memory."""
+    if os.path.isdir(plan.folder):
+        os.chdir(plan.folder)
+    if plan.memory is not None:
+        limit_memory(plan.memory)
+
+
+def limit_memory(more: int) -> None:
+    """Let allocations fail beyond what the process had at first plus `more` bytes."""
+    global _base
+    try:
+        import resource
+
+        with open("/proc/self/statm", encoding="ascii") as file:
+            pages = int(file.read().split()[5])  # data and stack, which is what RLIMIT_DATA counts
+        _base = _base or pages * resource.getpagesize()
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        wanted = _base + more
+        resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard < 0 else min(wanted, hard), hard))
+    except (ImportError, OSError, ValueError, IndexError):
+        return  # a system that has no such limit
+
+
+_base = 0
+
+
+def die_with_parent() -> None:
+    """Ask Linux to end this process with its parent, even while a layer hangs in compiled code."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def main(descriptor: int, journal: str, log: str) -> None:
+    """Entry point of the process; what the layers print goes to the log."""
+    die_with_parent()
+    written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(written, 1)
+    os.dup2(written, 2)
+    faulthandler.enable(written)
+    try:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    except (ImportError, OSError, ValueError):
+        pass
+    Child(Connection(descriptor), Journal(journal)).serve()

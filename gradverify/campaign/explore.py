@@ -1,0 +1,264 @@
+"""One unit in a worker: draw rows, decode, examine, keep what is interesting, settle what fails."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from gradverify import casefile, tuning
+from gradverify.campaign.interest import RECORD, Pool, features, verdict_features
+from gradverify.campaign.journal import Journal
+from gradverify.campaign.unit import Delta, Found, Record, Row, Unit, digest, record_of
+from gradverify.checking import Search, Settings, alike, explained
+from gradverify.errors import CaseFileError
+from gradverify.layer import Layer
+from gradverify.properties import Property, Regime, properties
+from gradverify.report.terminal import render_finding
+from gradverify.strategies import cases, decoding, each
+from gradverify.types import Case, Finding, Outcome, Tally
+from gradverify.verification import examine, watcher
+
+BEAT = 0.5  # seconds between two deltas
+_BATCH = 16  # cases of one group of properties before the next has its turn
+_SETTLED = 5  # findings made small in one unit; the others wait for the next
+_RETRIES = 5  # of a finding that was not settled, before it counts as not seen again
+
+
+class Over(BaseException):
+    """The unit is over."""
+
+
+class Turn:
+    """A group of properties that draw alike, and where their cases come from."""
+
+    def __init__(self, unit: Unit, layer: Layer, regime: Regime, props: list[Property], rng: random.Random) -> None:
+        self.regime, self.props = regime, props
+        self.count = max(1, round(_BATCH * max(prop.share for prop in props)))
+        self.drawn = rng.randrange(100)
+        self.heads = {p.name: Record.head(layer.name, unit.target, p.name, regime, True) for p in props}
+        arguments = {"dtype": unit.plan.dtype, "eps": unit.plan.eps, "target": unit.target}
+        decoded = decoding(layer, regime, **arguments)  # type: ignore[arg-type]
+        self.pool = self.decode = self.strategy = None
+        if decoded is None:
+            self.strategy = cases(layer, regime, **arguments)  # type: ignore[arg-type]
+        else:
+            lengths, self.decode = decoded
+            known = [row for row in unit.rows if row.regime == regime and unit.plan.learn]
+            self.pool = Pool(known, lengths, rng)
+
+    def due(self) -> list[Property]:
+        """The properties that want the next case, by their share of the cases."""
+        self.drawn += 1
+        return [p for p in self.props if int(self.drawn * p.share) > int((self.drawn - 1) * p.share)]
+
+
+class Explorer:
+    """One unit being worked on; as a watcher it notes every case before the layer sees it."""
+
+    def __init__(
+        self, unit: Unit, layer: Layer, send: Callable[[Delta], None], journal: Journal, stopped: Callable[[], bool]
+    ) -> None:
+        self.unit, self.layer, self.send, self.journal, self.stopped = unit, layer, send, journal, stopped
+        self.rng = random.Random(unit.seed)
+        self.seen = set(unit.features)
+        self.known = dict(unit.known)
+        self.ratio = unit.ratio
+        self.cases = self.settled = 0
+        self.started = self.last = time.perf_counter()
+        self.delta = Delta(unit.number, unit.layer)
+        self.head: tuple[Turn, bytes] | None = None  # of the row at hand
+        plan = unit.plan
+        settings = Settings(dtype=plan.dtype, eps=plan.eps, properties=plan.properties, method=plan.method)
+        self.search = Search(layer, settings, lambda event: None)
+
+    def run(self) -> None:
+        """Work until the slice is used up, or somebody asks to stop."""
+        token = watcher.set(self)
+        try:
+            with tuning.using(self.search.settings.tuning):
+                for record in self.unit.pending:
+                    self._retry(record)
+                turns = [
+                    Turn(self.unit, self.layer, regime, props, self.rng)
+                    for regime, props in alike(self.search.applicable())
+                ]
+                while turns:
+                    for turn in turns:
+                        self._batch(turn)
+        except Over:
+            pass
+        finally:
+            watcher.reset(token)
+        self.journal.clear()
+        self.flush()
+
+    def before(self, layer: Layer, case: Case, prop: Property) -> None:
+        """Journal the case, and show that the worker lives."""
+        if self.head is not None:
+            turn, row = self.head
+            self.journal.write(turn.heads[prop.name] + row)
+        else:
+            try:
+                content = casefile.dumps(case)
+            except CaseFileError:  # an option that no file can hold
+                return
+            self.journal.write(Record(layer.name, self.unit.target, prop.name, Regime(), content, False).dumps())
+        if time.perf_counter() > self.last + BEAT:
+            self.flush()
+
+    def after(self, layer: Layer, outcome: Outcome) -> None:
+        """Nothing to do."""
+
+    def flush(self) -> None:
+        """Send what happened since the last time."""
+        now = time.perf_counter()
+        self.delta.seconds, self.last = now - self.last, now
+        self.delta.host, self.delta.pid, self.delta.memory = platform.node(), os.getpid(), resident()
+        self.send(self.delta)
+        self.delta = Delta(self.unit.number, self.unit.layer)
+
+    def _check(self) -> None:
+        spent = time.perf_counter() - self.started
+        if spent >= self.unit.seconds or self.cases >= (self.unit.cases or self.cases + 1) or self.stopped():
+            raise Over
+
+    def _batch(self, turn: Turn) -> None:
+        if turn.strategy is not None:
+            # Hypothesis draws what an author's own strategy draws; such cases are not mutated
+            each(turn.strategy, turn.count, self.rng.getrandbits(64), lambda case: self._case(turn, case, None))
+            return
+        for _ in range(turn.count):
+            row = turn.pool.next()  # type: ignore[attr-defined]
+            self.head = (turn, row)
+            self.journal.write(turn.heads[turn.props[0].name] + row)  # decoding runs the author's `assume`
+            case = turn.decode(row)  # type: ignore[misc]
+            if case is None:
+                self._check()
+            else:
+                self._case(turn, case, row)
+
+    def _case(self, turn: Turn, case: Case, row: bytes | None) -> None:
+        self._check()
+        self.cases += 1
+        self.delta.cases += 1
+        noted, record = features(case), 0.0
+        for prop in turn.due():
+            self.head = None if row is None else (turn, row)
+            outcome = examine(self.layer, case, prop, self.unit.plan.case_seconds)
+            ratio = self._count(outcome)
+            noted.update(verdict_features(outcome))
+            if not outcome.findings:
+                record = max(record, ratio)
+            for finding in outcome.findings:
+                self._hit(finding, prop, turn.regime)
+        new = noted - self.seen
+        best = np.isfinite(record) and record > RECORD * self.ratio
+        if row is not None and turn.pool is not None and (new or best) and turn.pool.keep(row):
+            self.delta.rows.append(Row(turn.regime, row, tuple(sorted(new)), record if best else 0.0))
+        self.seen |= new
+        self.ratio = record if best else self.ratio
+
+    def _count(self, outcome: Outcome) -> float:
+        tally = Tally(outcome.property)
+        tally.add(outcome)
+        self.delta.entries += outcome.entries
+        self.delta.verified |= tally.verified
+        self.delta.ratio = max(self.delta.ratio, tally.worst_ratio)
+        return tally.worst_ratio
+
+    def _hit(self, finding: Finding, prop: Property, regime: Regime) -> None:
+        """Count a known finding; send a new one as it is, then small and confirmed."""
+        if finding.kind == "crash" and "MemoryError" in finding.message:
+            finding = finding.but(kind="memory")
+        raw = finding.fingerprint
+        size = self.known.get(raw)
+        if size is not None:
+            self.delta.again[raw] = self.delta.again.get(raw, 0) + 1
+        if (size is not None and finding.case.size >= size) or explained(finding, prop, set(self.known) - {raw}):
+            return
+        self.known[raw] = finding.case.size
+        quick = finding.kind in ("timeout", "memory")  # to make such a case smaller takes too long, or too much
+        first = found_of(self.layer, finding, prop, regime, raw, quick)
+        self.delta.found.append(first)
+        self.flush()
+        if quick or self.settled >= _SETTLED or self.stopped():
+            return
+        self.settled += 1
+        self.head = None
+        small = found_of(self.layer, self.search.minimal(finding, prop, regime), prop, regime, raw)
+        self.known[raw] = small.size
+        self.delta.found.append(small)
+        self.delta.dropped.append(digest(record_of(first, self.unit.target)))
+        self.flush()
+
+    def _retry(self, data: bytes) -> None:
+        """Try a case again that was found or begun, and not settled, before a process ended."""
+        self._check()
+        self.head = None
+        try:
+            record = Record.loads(data)
+            case = case_of(record, self.layer, self.unit)
+        except CaseFileError:
+            case = None
+        if case is not None:
+            prop = properties.get(record.asked)
+            for _ in range(_RETRIES):
+                outcome = examine(self.layer, case, prop, self.unit.plan.case_seconds)
+                for finding in outcome.findings:
+                    self._hit(finding, prop, record.regime)
+                if outcome.findings:
+                    break
+        self.delta.dropped.append(digest(data))
+        self.flush()
+
+
+def case_of(record: Record, layer: Layer, unit: Unit) -> Case | None:
+    """The case of a journal record; None if the layer does not allow it. Raises CaseFileError for a damaged one."""
+    if not record.is_row:
+        return casefile.loads(record.content)
+    decoded = decoding(layer, record.regime, dtype=unit.plan.dtype, eps=unit.plan.eps, target=unit.target)
+    return None if decoded is None else decoded[1](record.content)
+
+
+def found_of(
+    layer: Layer, finding: Finding, prop: Property, regime: Regime, raw: tuple[str, str, str], settled: bool = True
+) -> Found:
+    """A finding as plain data, with its full report."""
+    try:
+        content = casefile.dumps(finding.case)
+    except CaseFileError:  # an option that no file can hold
+        content = b""
+    return Found(
+        layer.name,
+        finding.property,
+        finding.kind,
+        finding.primal,
+        _first(diagnosis.name for diagnosis in finding.diagnoses),
+        prop.name,
+        raw,
+        finding.message,
+        render_finding(finding),
+        float(finding.severity),
+        content,
+        finding.case.size,
+        regime,
+        settled,
+    )
+
+
+def _first(names: Iterable[str]) -> str | None:
+    return next(iter(names), None)
+
+
+def resident() -> int:
+    """Bytes of memory of this process; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0

@@ -1,0 +1,91 @@
+"""Coverage: which sizes, options, floating types and values the cases of a check reached.
+
+A check that never drew a size of 1, the option `causal=True` or a negative value has said nothing
+about them; these counts let a reader see it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gradverify.errors import DeclarationError
+from gradverify.layer import Layer
+from gradverify.types import Array, Case
+
+DECADES = tuple(float(f"1e{k}") for k in range(-4, 5))
+# borders of the value regions, from large negative through exactly 0 to large positive
+_BORDERS = np.array([*(-d for d in reversed(DECADES)), 0.0, np.nextafter(0.0, 1.0), *DECADES])
+DISTINCT = 40  # kinds of one size or option that are counted apart
+OTHERS = "others"
+
+
+def regions() -> tuple[str, ...]:
+    """A name for each value region, in the order in which `Coverage.values` counts them."""
+    steps = [f"{d:g}" for d in DECADES]
+    up = [f"below {steps[0]}", *(f"{low} to {high}" for low, high in zip(steps, steps[1:])), f"{steps[-1]} and more"]
+    down = [f"above -{steps[0]}", *(f"-{high} to -{low}" for low, high in zip(steps, steps[1:])), f"below -{steps[-1]}"]
+    return (*reversed(down), "0", *up)
+
+
+@dataclass(slots=True)
+class Coverage:
+    """Counts over every case that was drawn for one layer.
+
+    Attributes
+    ----------
+    cases : number of cases
+    sizes : for each named dimension, cases by its size; a group of leading axes reads "2x3"
+    options : for each option, cases by its value as code
+    dtypes : cases by the floating type of their primals
+    values : for each primal of real or complex numbers, elements by value region (see `regions`)
+    """
+
+    cases: int = 0
+    sizes: dict[str, Counter[str]] = field(default_factory=dict)
+    options: dict[str, Counter[str]] = field(default_factory=dict)
+    dtypes: Counter[str] = field(default_factory=Counter)
+    values: dict[str, list[int]] = field(default_factory=dict)
+
+    def add(self, layer: Layer, case: Case) -> None:
+        """Count one more case; its arrays are only read."""
+        self.cases += 1
+        for name, size in _sizes(layer, case).items():
+            _count(self.sizes.setdefault(name, Counter()), _extent(size))
+        for name, value in case.options.items():
+            _count(self.options.setdefault(name, Counter()), repr(value))
+        self.dtypes.update({a.dtype.name for a in case.primals.values() if a.dtype.kind in "fcV"})
+        for name, array in case.primals.items():
+            if array.dtype.kind in "fcV":
+                counts = np.bincount(_regions(array), minlength=len(_BORDERS) + 1)
+                known = self.values.get(name)
+                self.values[name] = [int(c) for c in (counts if known is None else counts + known)]
+
+
+def _sizes(layer: Layer, case: Case) -> dict[str, int | tuple[int, ...]]:
+    """Sizes of the named dimensions of the primals; those of options are counted as options."""
+    sizes: dict[str, int | tuple[int, ...]] = {}
+    for primal in layer.primals:
+        try:
+            sizes = primal.dims.bind(np.shape(case.primals[primal.name]), sizes)
+        except (DeclarationError, KeyError):
+            continue  # arithmetic on an option, which `sizes` does not hold
+    return sizes
+
+
+def _extent(size: int | tuple[int, ...]) -> str:
+    return "x".join(map(str, size)) or "none" if isinstance(size, tuple) else str(size)
+
+
+def _regions(array: Array) -> Array:
+    """Index of the region of each element; complex numbers count twice, by real and by imaginary part."""
+    if array.dtype.kind == "c":
+        array = np.stack([array.real, array.imag])
+    flat = array.ravel().astype(float) if array.dtype.kind == "V" else array.ravel()
+    return np.searchsorted(_BORDERS, flat, side="right")
+
+
+def _count(counter: Counter[str], text: str) -> None:
+    counter[text if text in counter or len(counter) < DISTINCT else OTHERS] += 1

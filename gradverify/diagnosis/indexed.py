@@ -1,0 +1,189 @@
+"""Signatures of a wrong index: the right numbers in the wrong places, or of the wrong array."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import permutations
+
+import numpy as np
+
+from gradverify.diagnosis import add, variants
+from gradverify.diagnosis.evidence import Evidence
+from gradverify.diagnosis.probe import Probe, close
+from gradverify.shrink.search import sizes_of
+from gradverify.types import Array, Case, Diagnosis
+
+Move = Callable[[Array], Array]
+
+
+def moves(labels: tuple[str, ...], shape: tuple[int, ...]) -> Iterator[tuple[str, Move]]:
+    """Ways to put the entries of an array elsewhere without changing its shape, in words."""
+    axes = [k for k, n in enumerate(shape) if n > 1]
+    for i, j in ((i, j) for i in axes for j in axes if i < j and shape[i] == shape[j]):
+        yield f"transposed over {labels[i]} and {labels[j]}", lambda a, i=i, j=j: np.swapaxes(a, i, j)  # type: ignore[misc]
+    for k in axes:
+        yield f"flipped along {labels[k]}", lambda a, k=k: np.flip(a, k)  # type: ignore[misc]
+    for i, j in ((i, j) for i in axes for j in axes if i < j):
+        yield f"flipped along {labels[i]} and {labels[j]}", lambda a, i=i, j=j: np.flip(a, (i, j))  # type: ignore[misc]
+    for k in axes:
+        for by in (1, -1):
+            yield f"shifted by {by} along {labels[k]}", lambda a, k=k, by=by: np.roll(a, by, k)  # type: ignore[misc]
+
+
+def _twins(evidence: Evidence) -> tuple[Probe, ...]:
+    """Cases where two axes of the primal have one size, so that a transposition keeps the shape."""
+    return tuple(p for p in (_square(evidence, draw) for draw in range(2)) if evidence.wrong(p) and p is not None)
+
+
+def _square(evidence: Evidence, draw: int) -> Probe | None:
+    names = variants.axis_names(evidence.layer)
+    size = 3 + draw
+    return evidence.probe(evidence.plain(draw, **{n: ((size,) if n.startswith("*") else size) for n in names}))
+
+
+@add("moved", "INDEX")
+def moved(evidence: Evidence) -> Diagnosis | None:
+    """The numerical gradient, transposed, flipped, shifted or permuted along an axis."""
+    if not evidence.about_gradient or not evidence.differentiable:
+        return None
+    for probes in (evidence.probes, _twins(evidence)):
+        if not probes:
+            continue
+        shape, labels = probes[0].shape(evidence.primal), probes[0].labels(evidence.primal)
+        for words, move in moves(labels, shape):
+            if evidence.everywhere(lambda p, move=move: _is_moved(evidence, p, move), probes):  # type: ignore[misc]
+                where = _equal_sizes(evidence)
+                text = f"the gradient of {evidence.primal} is the right one {words}{where}{evidence.given}"
+                return Diagnosis("moved", "INDEX", text, 0.95, {"cases": len(probes)})
+    found = _permuted(evidence)
+    if found is not None:
+        text = f"the gradient of {evidence.primal} is the right one with its places along {found} in another order"
+        return Diagnosis("moved", "INDEX", text, 0.8, {"cases": len(evidence.probes)})
+    return None
+
+
+def _is_moved(evidence: Evidence, probe: Probe, move: Move) -> bool:
+    a, n = evidence.pair(probe)
+    return move(n).shape == n.shape and close(a, move(n)) and not close(a, n)
+
+
+def _permuted(evidence: Evidence) -> str | None:
+    """The axis along which the slices of the analytic gradient are those of the numerical one, in another order."""
+    if not evidence.probes:
+        return None
+    labels = evidence.probes[0].labels(evidence.primal)
+    for axis, label in enumerate(labels):
+        if evidence.everywhere(lambda p, axis=axis: _other_order(*evidence.pair(p), axis)):  # type: ignore[misc]
+            return label
+    return None
+
+
+def _other_order(a: Array, n: Array, axis: int) -> bool:
+    if axis >= a.ndim or not 2 < a.shape[axis] <= 6 or close(a, n) or not np.isfinite(a).all():
+        return False
+    return any(close(a, np.take(n, order, axis)) for order in permutations(range(a.shape[axis])))
+
+
+@add("swapped", "INDEX")
+def swapped(evidence: Evidence) -> Diagnosis | None:
+    """The gradient of another primal of the same shape."""
+    if not evidence.about_gradient or len(evidence.differentiable) < 2:
+        return None
+    for probes in (evidence.probes, _twins(evidence)):
+        for other in evidence.differentiable:
+            if other == evidence.primal or not evidence.everywhere(
+                lambda p, other=other: _is_that_of(evidence, p, other),  # type: ignore[misc]
+                probes,
+            ):
+                continue
+            both = all(close(p.analytic[other], p.numerical(evidence.primal)) for p in probes)
+            d = f"the gradient of {evidence.primal}"
+            text = f"{d} and that of {other} are swapped" if both else f"{d} is that of {other}"
+            return Diagnosis("swapped", "INDEX", text, 0.96, {"cases": len(probes)})
+    return None
+
+
+def _is_that_of(evidence: Evidence, probe: Probe, other: str) -> bool:
+    a, n = evidence.pair(probe)
+    return close(a, probe.numerical(other)) and not close(a, n)
+
+
+@add("another_value", "INDEX")
+def another_value(evidence: Evidence) -> Diagnosis | None:
+    """The gradient that would be right if another primal were transposed, flipped or shifted."""
+    if not evidence.about_gradient:
+        return None
+    for probes in (evidence.probes, _twins(evidence)):
+        if not probes:
+            continue
+        for name in evidence.layer.primal_names:
+            array = probes[0].case.primals[name]
+            labels = evidence.layer.primal(name).dims.labels(np.ndim(array))
+            for words, move in moves(labels, np.shape(array)):
+                if evidence.everywhere(lambda p, n=name, m=move: _as_if(evidence, p, n, m), probes):  # type: ignore[misc]
+                    text = (
+                        f"the gradient of {evidence.primal} is the one that would be right if {name} were "
+                        f"{words}{_equal_sizes(evidence)}{evidence.given}"
+                    )
+                    return Diagnosis("another_value", "INDEX", text, 0.95, {"cases": len(probes)})
+    return None
+
+
+def _as_if(evidence: Evidence, probe: Probe, name: str, move: Move) -> bool:
+    """The gradient is linear in `name` where this can be seen from outside: forward keeps the rest as it was."""
+    array = np.asarray(probe.case.primals[name])
+    if move(array).shape != array.shape or np.array_equal(move(array), array):
+        return False
+    a, n = evidence.pair(probe)
+    other = evidence.probe(probe.case.but(primals={**probe.case.primals, name: np.ascontiguousarray(move(array))}))
+    if other is None or other.shape(evidence.primal) != a.shape:
+        return False
+    right = other.numerical(evidence.primal)
+    return close(a, right) and not close(n, right)
+
+
+@add("equal_sizes", "INDEX")
+def equal_sizes(evidence: Evidence) -> Diagnosis | None:
+    """Wrong only where two axes have one size: with other sizes the mix-up could not run."""
+    names = _pair_of_sizes(evidence)
+    if names is None:
+        return None
+    text = (
+        f"the gradient of {evidence.primal} is wrong where {names[0]} = {names[1]}{evidence.given}, and right where "
+        "they differ: a transpose, or an array taken for another, that only equal sizes let pass"
+    )
+    return Diagnosis("equal_sizes", "INDEX", text, 0.9, {"axes": names})
+
+
+def _equal_sizes(evidence: Evidence) -> str:
+    names = _pair_of_sizes(evidence)
+    return f" where {names[0]} = {names[1]}" if names else ""
+
+
+def _pair_of_sizes(evidence: Evidence) -> tuple[str, str] | None:
+    """Two axes that must have one size for the failure: it appears and goes with their being equal."""
+    if evidence.situation.needs != "sizes" or not evidence.about_gradient:
+        return None
+    sizes = {n: v for n, v in (sizes_of(evidence.layer, evidence.case.primals, evidence.case.options) or {}).items()}
+    free = [n for n in variants.axis_names(evidence.layer) if n in sizes]
+    for one, two in ((a, b) for k, a in enumerate(free) for b in free[k + 1 :]):
+        if _lone(sizes[one]) == _lone(sizes[two]) is not None and _follows(evidence, one, two):
+            return one.lstrip("*"), two.lstrip("*")
+    return None
+
+
+def _lone(size: object) -> int | None:
+    """The size of an axis, or of a group of one axis."""
+    if isinstance(size, tuple):
+        return size[0] if len(size) == 1 else None
+    return size if isinstance(size, int) else None
+
+
+def _follows(evidence: Evidence, one: str, two: str) -> bool:
+    def case(a: int, b: int, draw: int) -> Case | None:
+        sizes = {n: ((v,) if n.startswith("*") else v) for n, v in ((one, a), (two, b))}
+        return evidence.plain(draw, **sizes)
+
+    equal = [evidence.fails(case(n, n, draw)) for draw, n in enumerate((3, 4))]
+    apart = [evidence.holds(case(a, b, draw)) for draw, (a, b) in enumerate(((3, 4), (4, 3)))]
+    return all(equal) and all(apart)
