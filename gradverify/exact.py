@@ -56,16 +56,18 @@ def outcome(
     kind: str = "differs",
     terms: Gradients | None = None,
     at: Case | None = None,
+    same: bool = False,
 ) -> Outcome:
     """An Outcome from pairs (what was done, gradients got, gradients expected).
 
     `terms` are gradients of which the expected ones are sums; their size counts for the rounding.
-    `at` is where rounding is measured, if not at the case.
+    `at` is where rounding is measured, if not at the case; with `same`, the very same arithmetic was done
+    twice, and how much rounding there is makes no difference.
     """
     findings: dict[str, Finding] = {}
     entries = 0
     for what, got, expected in pairs:
-        for primal, comparison in compare(layer, at or case, got, expected, terms).items():
+        for primal, comparison in compare(layer, at or case, got, expected, terms, {} if same else None).items():
             entries += comparison.bound.size
             if comparison.wrong.any() and primal not in findings:
                 findings[primal] = _finding(name, kind, what, case, comparison)
@@ -73,10 +75,14 @@ def outcome(
 
 
 def compare(
-    layer: Layer, case: Case, got: Gradients, expected: Gradients, terms: Gradients | None = None
+    layer: Layer,
+    case: Case,
+    got: Gradients,
+    expected: Gradients,
+    terms: Gradients | None = None,
+    spread: Gradients | None = None,
 ) -> dict[str, Comparison]:
     """Comparison of two gradients by primal; the bound is the rounding of the backward."""
-    spread: dict[str, Array] | None = None
     found = {}
     for primal in expected:
         a, b = np.asarray(got[primal]), np.asarray(expected[primal])

@@ -7,6 +7,7 @@ Other packages add theirs through the entry-point group ``gradverify.adapters``.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -56,10 +57,30 @@ def as_layer(target: Any, *, name: str | None = None, **declaration: Any) -> Lay
     for adapter in known:
         if adapter.recognises(target):
             return adapter.adapt(target, **({"name": name} if name else {}), **declaration)
-    tried = "\n".join(f"  {adapter.name}: {adapter.hint}" for adapter in known)
-    raise DeclarationError(
-        f"cannot tell how {target!r} computes its gradient. Conventions tried, and how to declare each:\n{tried}"
+    raise unrecognised(target)
+
+
+def unrecognised(target: Any, why: str = "") -> DeclarationError:
+    """The error for a target that no adapter can take: what it looks like, what was tried, how to declare each."""
+    known = sorted((adapters.get(n) for n in adapters.names()), key=lambda a: -a.priority)
+    tried = "\n".join(f"  {adapter.name + ':':<13}{adapter.hint}" for adapter in known)
+    return DeclarationError(
+        f"cannot tell how {_described(target)} computes its gradient{f': {why}' if why else ''}. "
+        f"Conventions tried, and how to declare each:\n{tried}\n"
+        "Any other is two functions in the normal form:\n"
+        "  def forward(x, W): return y, saved\n"
+        "  def backward(dy, saved): return dx, dW"
     )
+
+
+def _described(target: Any) -> str:
+    """A target in a few words, with the public methods of objects, among which a backward may hide."""
+    if inspect.isroutine(target):
+        return f"the function {getattr(target, '__name__', target)!r}"
+    cls = target if inspect.isclass(target) else type(target)
+    methods = [n for n in dir(cls) if not n.startswith("_") and callable(getattr(cls, n, None))]
+    listed = f" (methods: {', '.join(methods[:8])}{', ...' if len(methods) > 8 else ''})" if methods else ""
+    return f"{'the class' if inspect.isclass(target) else 'an object of type'} {cls.__name__!r}{listed}"
 
 
 import_submodules(__name__, __path__)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from gradverify.adapters._chance import Chance
 from gradverify.evaluate import LayerFailure, guarded, run
 from gradverify.layer import KEYWORDS, Declared, Layer
 from gradverify.types import Array
@@ -99,9 +100,10 @@ def remarks(layer: Layer) -> tuple[str, ...]:
     return (f"output is {low[0]} for a {wide} input: judged in that precision",) if low else ()
 
 
-def finished(layer: Layer, *lines: str) -> Layer:
+def finished(layer: Layer, *lines: str, chance: Chance | None = None) -> Layer:
     """The layer with what was inferred, and with what one forward shows."""
-    return told(layer, *lines, *remarks(layer))
+    shown = remarks(layer)
+    return told(layer, *lines, *shown, chance.line() if chance is not None else "")
 
 
 def required(function: Callable[..., Any], bound: bool = False) -> list[str] | None:

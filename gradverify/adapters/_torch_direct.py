@@ -12,6 +12,22 @@ from gradverify.adapters._torch_arrays import import_torch
 
 SEED = 20240229
 _EMPTY = np.empty
+_SMALL = 1 << 18  # elements
+
+
+@contextmanager
+def one_thread(elements: int) -> Iterator[None]:
+    """Inside, torch runs small work in one thread: waking others costs more, and far more on a busy machine."""
+    torch = import_torch()
+    before = torch.get_num_threads()
+    if before == 1 or elements > _SMALL:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

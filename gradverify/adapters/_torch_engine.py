@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters._torch_arrays import Array, Tensor, array, import_torch, place, tensor, tensors_in
-from gradverify.adapters._torch_direct import fixed, without_tape
+from gradverify.adapters._torch_direct import fixed, one_thread, without_tape
 from gradverify.evaluate import LayerFailure
 
 _GUARDED = 1 << 24  # elements up to which a copy on another device is watched for being overwritten
@@ -39,6 +39,7 @@ class Engine:
     differentiable : names of the primals that require a gradient
     device : where tensors go
     kernel : the one floating type that the code takes, or None where it takes any
+    updated : primals that the code updates in place (running statistics), so that each copy needs its own
     strict : None from backward stays None (a Function's own answer), else it is zero, as autograd means it
     """
 
@@ -48,6 +49,7 @@ class Engine:
     differentiable: tuple[str, ...]
     device: Any
     kernel: Any = None
+    updated: tuple[str, ...] = ()
     strict: bool = False
 
     def but(self, **changes: Any) -> Engine:
@@ -73,16 +75,15 @@ class Engine:
         watched = tuple(self._watched(given, dict(enumerate(vs))))
         grads = self._grad(tape.outputs, tape.leaves, vs)
         _write_back((*tape.watched, *watched))
-        return self._arrays(grads, (*tape.leaves.values(), *vs))
+        return _arrays(grads, (*tape.leaves.values(), *vs), tape.leaves if not self.strict else {})
 
-    def wants(self, cotangents: tuple[Array, ...], tape: Tape, names: tuple[str, ...]) -> dict[str, Array]:
+    def wants(self, cotangents: tuple[Array, ...], tape: Tape, names: tuple[str, ...]) -> dict[str, Array | None]:
         """Gradients of some primals, by a forward in which no other requires one."""
         leaves = {n: t.detach().requires_grad_(n in names) for n, t in tape.leaves.items()}
         outputs = self._run(leaves, tape.options)
         vs = self._cotangents(cotangents, outputs)
         grads = self._grad(outputs, {n: leaves[n] for n in names}, vs)
-        found = self._arrays(grads, (*leaves.values(), *vs))
-        return {n: np.zeros(leaves[n].shape) if g is None else g for n, g in found.items()}
+        return _arrays(grads, (*leaves.values(), *vs), leaves)
 
     # -- other derivatives ------------------------------------------------------------------
 
@@ -103,7 +104,7 @@ class Engine:
         if not parts:
             return {}
         wanted = {n: leaves[n] for n in grads}
-        with self._explained("second backward"), fixed(self.device, 2):
+        with self._explained("second backward"), fixed(self.device, 2), one_thread(_elements(leaves)):
             try:
                 found = torch.autograd.grad(sum(parts), list(wanted.values()), allow_unused=True)
             except RuntimeError as error:
@@ -155,6 +156,7 @@ class Engine:
         torch = import_torch()
         count = max(a.shape[0] for a in stack.values())
         given = [tensor(a, self.device, self.kernel) for a in stack.values()]
+        given = [t.expand(count, *t.shape[1:]) if n in self.updated else t for n, t in zip(stack, given)]
         shared = [t.shape[0] == 1 for t in given]
         arguments = [t[0] if one else t for t, one in zip(given, shared)]
 
@@ -162,11 +164,11 @@ class Engine:
             return tensors_in(self.call(dict(zip(self.names, tensors)), dict(options)))
 
         try:
-            with fixed(self.device):
+            with fixed(self.device), one_thread(sum(t.numel() for t in arguments)):
                 mapped = torch.func.vmap(single, tuple(None if one else 0 for one in shared), randomness="same")
                 outputs: tuple[Tensor, ...] = mapped(*arguments)
                 return outputs
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             if count < 2:
                 raise
             halves = [
@@ -180,16 +182,10 @@ class Engine:
 
     def _leaves(self, arrays: Mapping[str, Array], wanted: tuple[str, ...]) -> dict[str, Tensor]:
         leaves = {name: tensor(a, self.device, self.kernel) for name, a in arrays.items()}
-        shared: dict[int, str] = {}
-        for name in wanted:
-            if leaves[name].requires_grad or id(arrays[name]) in shared:
-                continue
-            shared[id(arrays[name])] = name
-            leaves[name].requires_grad_(True)
-        return {name: t.requires_grad_(True) if name in wanted else t for name, t in leaves.items()}
+        return {name: t.requires_grad_(name in wanted) for name, t in leaves.items()}
 
     def _run(self, leaves: dict[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, ...]:
-        with self._explained("forward"), fixed(self.device):
+        with self._explained("forward"), fixed(self.device), one_thread(_elements(leaves)):
             raw = self.call(dict(leaves), dict(options))
         outputs = tensors_in(raw)
         if not outputs:
@@ -217,7 +213,7 @@ class Engine:
                 "into NumPy on the way",
             )
         wanted = {n: t for n, t in leaves.items() if t.requires_grad}
-        with self._explained("backward"), fixed(self.device, 1):
+        with self._explained("backward"), fixed(self.device, 1), one_thread(_elements(leaves)):
             found = torch.autograd.grad(
                 [y for y, _ in pairs],
                 list(wanted.values()),
@@ -227,22 +223,6 @@ class Engine:
                 allow_unused=True,
             )
         return dict(zip(wanted, found))
-
-    def _arrays(
-        self, grads: Mapping[str, Tensor | None], others: tuple[Tensor, ...]
-    ) -> dict[str, Array | None]:
-        """Arrays that share memory with nothing: a Function may return its cotangent, autograd never adds in place."""
-        taken = {place(t) for t in others}
-        found: dict[str, Array | None] = {}
-        for name, g in grads.items():
-            if g is None:
-                found[name] = None if self.strict else np.zeros(others[list(grads).index(name)].shape)
-                continue
-            g = g.detach()
-            g = g.clone() if place(g) in taken or not g.is_contiguous() else g
-            taken.add(place(g))
-            found[name] = array(g)
-        return found
 
     def _watched(self, arrays: Any, tensors: Mapping[Any, Tensor]) -> Iterator[tuple[Array, Tensor, Tensor]]:
         """Copies on a device, or in another type, that the code could overwrite without the array showing it."""
@@ -273,6 +253,10 @@ class Engine:
             raise
 
 
+def _elements(leaves: Mapping[str, Tensor]) -> int:
+    return sum(t.numel() for t in leaves.values())
+
+
 def _hint(text: str) -> str:
     if "same device" in text:
         return "primals go where device=... says, by default to the CPU or to the module's parameters"
@@ -283,9 +267,35 @@ def _hint(text: str) -> str:
     return ""
 
 
-def _write_back(watched: tuple[tuple[Array, Tensor, Tensor], ...]) -> None:
+def _arrays(
+    grads: Mapping[str, Tensor | None], others: tuple[Tensor, ...], zeros: Mapping[str, Tensor]
+) -> dict[str, Array | None]:
+    """Arrays that share memory with nothing: a Function may return its cotangent, autograd never adds in place.
+
+    None becomes zeros like the tensor of that name in `zeros`, where there is one.
+    """
+    taken = {place(t) for t in others}
+    found: dict[str, Array | None] = {}
+    for name, g in grads.items():
+        if g is None:
+            found[name] = np.zeros_like(array(zeros[name])) if name in zeros else None
+            continue
+        g = g.detach()
+        g = g.clone() if place(g) in taken or not g.is_contiguous() else g
+        taken.add(place(g))
+        found[name] = array(g)
+    return found
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
     torch = import_torch()
+    exact: bool = torch.equal(a, b)
+    if exact or not (a.is_floating_point() or a.is_complex()):
+        return exact
+    return bool(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True))
+
+
+def _write_back(watched: tuple[tuple[Array, Tensor, Tensor], ...]) -> None:
     for a, now, before in watched:
-        same = torch.equal(now.detach().nan_to_num(), before.nan_to_num())
-        if not same and a.flags.writeable:
+        if not _same(now.detach(), before) and a.flags.writeable:
             np.copyto(a, array(now))

@@ -7,13 +7,14 @@ forward) are given anew at each call; entries that are lists become options.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._chance import Chance
-from gradverify.adapters._normal import attempt, called, finished, flat, split
+from gradverify.adapters._normal import called, finished, flat, split
 from gradverify.errors import DeclarationError
 from gradverify.layer import Layer, accepted
 from gradverify.types import Array
@@ -91,12 +92,10 @@ def cached(
     order = None if gives is None else tuple(gives)
     inner = Cached(forward, backward, dicts, Chance(forward, backward), swapped, order)
     label = name or getattr(forward, "__name__", "cached")
+    settings.setdefault("doc", inspect.getdoc(forward) or "")
     layer = Layer(inner.forward, inner.backward, name=label, primals=primals, **settings)
-    if not (set(layer.primal_names) - set(primals)) and not layer.doc:
-        layer = layer.derive(doc=getattr(forward, "__doc__", None) or "")
-    attempt(layer)
     given = ", ".join(f"{n}={dict(spec)}" for n, spec in dicts.items())
-    return finished(layer, f"given anew at each call: {given}" if given else "", inner.chance.line())
+    return finished(layer, f"given anew at each call: {given}" if given else "", chance=inner.chance)
 
 
 add(

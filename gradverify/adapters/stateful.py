@@ -323,7 +323,7 @@ def build(
     if first is None and isinstance(failure, DeclarationError):
         raise failure
     paired = ", ".join(str(inner.pairs[n]) for n in inner.parameters if n in inner.pairs)
-    return finished(layer, f"pairs: {paired}" if paired else "", *lines, maker.chance.line())
+    return finished(layer, f"pairs: {paired}" if paired else "", *lines, chance=maker.chance)
 
 
 def _first(

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -26,6 +27,7 @@ class Child:
         self.connection = connection
         self.journal = journal
         self.stopping = False
+        self._memory = data_size()
         self._layers: dict[str, Layer] = {}
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
         signal.signal(signal.SIGTERM, self._stop)
@@ -44,7 +46,7 @@ class Child:
 
     def _list(self, named: tuple[str, ...], plan: Plan) -> list[tuple[str, str]] | str:
         """Name and target of every layer, once each; or why a target cannot be loaded."""
-        prepare(plan)
+        self._prepare(plan)
         try:
             found = [layer for target in named or (None,) for layer in targets.load(target)]
         except GradverifyError as error:
@@ -64,8 +66,15 @@ class Child:
         layer = self._layer(unit)
         return None if isinstance(layer, str) else confirm(unit, layer, record, status)
 
+    def _prepare(self, plan: Plan) -> None:
+        """Go to the folder of the campaign, where there is one, and limit the memory."""
+        if os.path.isdir(plan.folder):
+            os.chdir(plan.folder)
+        if plan.memory is not None and self._memory is not None:
+            limit_memory(self._memory + plan.memory)
+
     def _layer(self, unit: Unit) -> Layer | str:
-        prepare(unit.plan)
+        self._prepare(unit.plan)
         if unit.target not in self._layers:
             try:
                 found = targets.load(unit.target)
@@ -77,31 +86,24 @@ class Child:
         return self._layers[unit.target]
 
 
-def prepare(plan: Plan) -> None:
-    """Go to the folder of the campaign, where there is one, and limit the memory."""
-    if os.path.isdir(plan.folder):
-        os.chdir(plan.folder)
-    if plan.memory is not None:
-        limit_memory(plan.memory)
+def data_size() -> int | None:
+    """Bytes that RLIMIT_DATA counts of this process; None where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return None
 
 
-def limit_memory(more: int) -> None:
-    """Let allocations fail beyond what the process had at first plus `more` bytes."""
-    global _base
+def limit_memory(size: int) -> None:
+    """Let allocations fail that would make the data of this process larger."""
     try:
         import resource
 
-        with open("/proc/self/statm", encoding="ascii") as file:
-            pages = int(file.read().split()[5])  # data and stack, which is what RLIMIT_DATA counts
-        _base = _base or pages * resource.getpagesize()
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        wanted = _base + more
-        resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard < 0 else min(wanted, hard), hard))
-    except (ImportError, OSError, ValueError, IndexError):
+        resource.setrlimit(resource.RLIMIT_DATA, (size if hard < 0 else min(size, hard), hard))
+    except (ImportError, OSError, ValueError):
         return  # a system that has no such limit
-
-
-_base = 0
 
 
 def die_with_parent() -> None:

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,11 +43,13 @@ class Turn:
         self.count = max(1, round(_BATCH * max(prop.share for prop in props)))
         self.drawn = rng.randrange(100)
         self.heads = {p.name: Record.head(layer.name, unit.target, p.name, regime, True) for p in props}
-        arguments = {"dtype": unit.plan.dtype, "eps": unit.plan.eps, "target": unit.target}
-        decoded = decoding(layer, regime, **arguments)  # type: ignore[arg-type]
-        self.pool = self.decode = self.strategy = None
+        arguments: dict[str, Any] = {"dtype": unit.plan.dtype, "eps": unit.plan.eps, "target": unit.target}
+        decoded = decoding(layer, regime, **arguments)
+        self.pool: Pool | None = None
+        self.decode: Callable[[bytes], Case | None] | None = None
+        self.strategy: Any = None
         if decoded is None:
-            self.strategy = cases(layer, regime, **arguments)  # type: ignore[arg-type]
+            self.strategy = cases(layer, regime, **arguments)
         else:
             lengths, self.decode = decoded
             known = [row for row in unit.rows if row.regime == regime and unit.plan.learn]
@@ -129,15 +132,15 @@ class Explorer:
             raise Over
 
     def _batch(self, turn: Turn) -> None:
-        if turn.strategy is not None:
+        if turn.pool is None or turn.decode is None:
             # Hypothesis draws what an author's own strategy draws; such cases are not mutated
             each(turn.strategy, turn.count, self.rng.getrandbits(64), lambda case: self._case(turn, case, None))
             return
         for _ in range(turn.count):
-            row = turn.pool.next()  # type: ignore[attr-defined]
+            row = turn.pool.next()
             self.head = (turn, row)
             self.journal.write(turn.heads[turn.props[0].name] + row)  # decoding runs the author's `assume`
-            case = turn.decode(row)  # type: ignore[misc]
+            case = turn.decode(row)
             if case is None:
                 self._check()
             else:

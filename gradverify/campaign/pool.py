@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from gradverify.campaign.guard import Guard, adopt
@@ -53,6 +53,3 @@ def workers_of(executor: Any) -> int:
         if isinstance(count, int) and count > 0:
             return count
     return 1
-
-
-Futures = Future[Any]

@@ -77,9 +77,9 @@ class Store:
         path.mkdir(exist_ok=True)
         return path
 
-    def event(self, kind: str, **about: Any) -> None:
+    def event(self, event: str, /, **about: Any) -> None:
         """Append one line to the event log; raises StoreError if it cannot be written."""
-        line = {"event": kind, "time": round(time.time(), 3), "run": self.run, **about}
+        line = {"event": event, "time": round(time.time(), 3), "run": self.run, **about}
         self._append(self._events, line)
 
     def keep_row(self, layer: str, row: Row) -> None:
@@ -136,6 +136,15 @@ class Store:
         entries = [self._entry(path) for path in sorted((self.folder / "findings").glob("*.json"))]
         told = [replace(entry, count=max(1, counts.get(entry.found.key, 1))) for entry in entries if entry is not None]
         return sorted(told, key=lambda entry: (-entry.found.severity, entry.found.layer, entry.found.property))
+
+    def fix(self, key: str) -> None:
+        """Forget a finding that does not fail any more."""
+        with _told(self.folder), self._alone():
+            for path in (self.folder / "findings").glob(f"*-{key}.json"):
+                entry = self._entry(path)
+                path.unlink(missing_ok=True)
+                if entry is not None and entry.file is not None:
+                    entry.file.unlink(missing_ok=True)
 
     def hold(self, record: bytes) -> None:
         """Keep a record until it is settled."""
@@ -264,10 +273,24 @@ def _finding_to_json(found: Found, file: Path | None) -> dict[str, Any]:
 
 
 def _finding_from_json(about: Mapping[str, Any], case: bytes) -> Found:
-    texts = [about[name] for name in ("layer", "property", "kind", "primal", "diagnosis", "asked")]
+    layer, prop, kind, primal, diagnosis, asked = (
+        about[name] for name in ("layer", "property", "kind", "primal", "diagnosis", "asked")
+    )
     first, second, third = about["raw"]
-    size, severity = int(about["size"]), float(about["severity"])
-    return Found(*texts, (first, second, third), str(about["message"]), str(about["report"]), severity, case, size)
+    return Found(
+        layer,
+        prop,
+        kind,
+        primal,
+        diagnosis,
+        asked,
+        raw=(first, second, third),
+        message=str(about["message"]),
+        report=str(about["report"]),
+        severity=float(about["severity"]),
+        case=case,
+        size=int(about["size"]),
+    )
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -45,11 +45,13 @@ def confirm(unit: Unit, layer: Layer, data: bytes, status: int | str) -> Found |
     case = case_of(record, layer, unit)
     if case is None:
         return None
-    if status != HUNG:
+    known = dead(layer, case, record, status)
+    if status != HUNG and known.raw not in {raw for raw, _ in unit.known}:
         # the search would run the forward outside a trial, to draw cotangents
         harmless = layer.derive(forward=_refuse)
         case = shrink(harmless, case, lambda candidate: ended(candidate) == status, seconds=_SHRINK_SECONDS)
-    return dead(layer, case, record, status)
+        return dead(layer, case, record, status)
+    return known
 
 
 def _refuse(*primals: Any, **options: Any) -> Any:

@@ -5,6 +5,7 @@ Layers travel as targets (import paths), cases as rows of bytes or as Case files
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -124,7 +125,7 @@ class Found:
     regime: Regime = field(default_factory=Regime)
     settled: bool = True
 
-    @property
+    @builtins.property  # a field of this class is called property
     def key(self) -> str:
         """Same layer, property, primal and diagnosis (where there is none, kind): the same finding."""
         return key_of(self.layer, self.property, self.primal, self.diagnosis or self.kind)
@@ -201,10 +202,8 @@ class Record:
         try:
             line, _, content = data.partition(b"\n")
             about = json.loads(line)
-            texts = [about[name] for name in ("layer", "target", "asked")]
-            if not all(isinstance(text, str) for text in texts):
-                raise TypeError("texts expected")
-            return Record(*texts, regime_from_json(about["regime"]), content, about["is_row"] is True)
+            layer, target, asked = (str(about[name]) for name in ("layer", "target", "asked"))
+            return Record(layer, target, asked, regime_from_json(about["regime"]), content, about["is_row"] is True)
         except (ValueError, KeyError, TypeError) as error:
             raise CaseFileError(f"the journal record is damaged ({type(error).__name__}: {error})") from None
 

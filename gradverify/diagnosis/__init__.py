@@ -22,6 +22,7 @@ from gradverify.types import Diagnosis, Finding
 __all__ = ["Evidence", "Signature", "add", "diagnose", "signatures"]
 
 MOST = 4  # diagnoses that are kept
+FACTS = "facts"  # the signature of what has none
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,9 @@ def diagnose(layer: Layer, finding: Finding) -> tuple[Diagnosis, ...]:
         if diagnosis is not None:
             found.append(diagnosis)
     ranked = sorted(found, key=lambda d: (-d.confidence, d.name))
+    if len(ranked) > 1:  # bare facts are for where nothing fits
+        ranked = [d for d in ranked if d.name != FACTS]
     return tuple(ranked[:MOST])
 
 
-import_submodules(__name__, __path__)  # type: ignore[name-defined]
+import_submodules(__name__, __path__)

@@ -121,7 +121,9 @@ class Evidence:
         probe = self.probe(case)
         return probe is not None and not self.wrong(probe)
 
-    def plain(self, draw: int = 0, options: Mapping[str, Any] | None = None, **sizes: Any) -> Case | None:
+    def plain(
+        self, draw: int = 0, options: Mapping[str, Any] | None = None, sizes: Mapping[str, Any] | None = None
+    ) -> Case | None:
         """A plain case with the situation's options (or others), some sizes fixed."""
         chosen = self.options if options is None else options
         return variants.plain(self.layer, self.case, chosen, draw, sizes)

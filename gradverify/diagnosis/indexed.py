@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import permutations
 
 import numpy as np
@@ -20,14 +21,14 @@ def moves(labels: tuple[str, ...], shape: tuple[int, ...]) -> Iterator[tuple[str
     """Ways to put the entries of an array elsewhere without changing its shape, in words."""
     axes = [k for k, n in enumerate(shape) if n > 1]
     for i, j in ((i, j) for i in axes for j in axes if i < j and shape[i] == shape[j]):
-        yield f"transposed over {labels[i]} and {labels[j]}", lambda a, i=i, j=j: np.swapaxes(a, i, j)  # type: ignore[misc]
+        yield f"transposed over {labels[i]} and {labels[j]}", partial(np.swapaxes, axis1=i, axis2=j)
     for k in axes:
-        yield f"flipped along {labels[k]}", lambda a, k=k: np.flip(a, k)  # type: ignore[misc]
+        yield f"flipped along {labels[k]}", partial(np.flip, axis=k)
     for i, j in ((i, j) for i in axes for j in axes if i < j):
-        yield f"flipped along {labels[i]} and {labels[j]}", lambda a, i=i, j=j: np.flip(a, (i, j))  # type: ignore[misc]
+        yield f"flipped along {labels[i]} and {labels[j]}", partial(np.flip, axis=(i, j))
     for k in axes:
         for by in (1, -1):
-            yield f"shifted by {by} along {labels[k]}", lambda a, k=k, by=by: np.roll(a, by, k)  # type: ignore[misc]
+            yield f"shifted by {by} along {labels[k]}", partial(np.roll, shift=by, axis=k)
 
 
 def _twins(evidence: Evidence) -> tuple[Probe, ...]:
@@ -38,7 +39,7 @@ def _twins(evidence: Evidence) -> tuple[Probe, ...]:
 def _square(evidence: Evidence, draw: int) -> Probe | None:
     names = variants.axis_names(evidence.layer)
     size = 3 + draw
-    return evidence.probe(evidence.plain(draw, **{n: ((size,) if n.startswith("*") else size) for n in names}))
+    return evidence.probe(evidence.plain(draw, sizes={n: ((size,) if n.startswith("*") else size) for n in names}))
 
 
 @add("moved", "INDEX")
@@ -51,7 +52,7 @@ def moved(evidence: Evidence) -> Diagnosis | None:
             continue
         shape, labels = probes[0].shape(evidence.primal), probes[0].labels(evidence.primal)
         for words, move in moves(labels, shape):
-            if evidence.everywhere(lambda p, move=move: _is_moved(evidence, p, move), probes):  # type: ignore[misc]
+            if evidence.everywhere(partial(_is_moved, evidence, move), probes):
                 where = _equal_sizes(evidence)
                 text = f"the gradient of {evidence.primal} is the right one {words}{where}{evidence.given}"
                 return Diagnosis("moved", "INDEX", text, 0.95, {"cases": len(probes)})
@@ -62,7 +63,7 @@ def moved(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-def _is_moved(evidence: Evidence, probe: Probe, move: Move) -> bool:
+def _is_moved(evidence: Evidence, move: Move, probe: Probe) -> bool:
     a, n = evidence.pair(probe)
     return move(n).shape == n.shape and close(a, move(n)) and not close(a, n)
 
@@ -73,12 +74,13 @@ def _permuted(evidence: Evidence) -> str | None:
         return None
     labels = evidence.probes[0].labels(evidence.primal)
     for axis, label in enumerate(labels):
-        if evidence.everywhere(lambda p, axis=axis: _other_order(*evidence.pair(p), axis)):  # type: ignore[misc]
+        if evidence.everywhere(partial(_other_order, evidence, axis)):
             return label
     return None
 
 
-def _other_order(a: Array, n: Array, axis: int) -> bool:
+def _other_order(evidence: Evidence, axis: int, probe: Probe) -> bool:
+    a, n = evidence.pair(probe)
     if axis >= a.ndim or not 2 < a.shape[axis] <= 6 or close(a, n) or not np.isfinite(a).all():
         return False
     return any(close(a, np.take(n, order, axis)) for order in permutations(range(a.shape[axis])))
@@ -91,10 +93,8 @@ def swapped(evidence: Evidence) -> Diagnosis | None:
         return None
     for probes in (evidence.probes, _twins(evidence)):
         for other in evidence.differentiable:
-            if other == evidence.primal or not evidence.everywhere(
-                lambda p, other=other: _is_that_of(evidence, p, other),  # type: ignore[misc]
-                probes,
-            ):
+            test = partial(_is_that_of, evidence, other)
+            if other == evidence.primal or not evidence.everywhere(test, probes):
                 continue
             both = all(close(p.analytic[other], p.numerical(evidence.primal)) for p in probes)
             d = f"the gradient of {evidence.primal}"
@@ -103,7 +103,7 @@ def swapped(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-def _is_that_of(evidence: Evidence, probe: Probe, other: str) -> bool:
+def _is_that_of(evidence: Evidence, other: str, probe: Probe) -> bool:
     a, n = evidence.pair(probe)
     return close(a, probe.numerical(other)) and not close(a, n)
 
@@ -120,7 +120,7 @@ def another_value(evidence: Evidence) -> Diagnosis | None:
             array = probes[0].case.primals[name]
             labels = evidence.layer.primal(name).dims.labels(np.ndim(array))
             for words, move in moves(labels, np.shape(array)):
-                if evidence.everywhere(lambda p, n=name, m=move: _as_if(evidence, p, n, m), probes):  # type: ignore[misc]
+                if evidence.everywhere(partial(_as_if, evidence, name, move), probes):
                     text = (
                         f"the gradient of {evidence.primal} is the one that would be right if {name} were "
                         f"{words}{_equal_sizes(evidence)}{evidence.given}"
@@ -129,7 +129,7 @@ def another_value(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-def _as_if(evidence: Evidence, probe: Probe, name: str, move: Move) -> bool:
+def _as_if(evidence: Evidence, name: str, move: Move, probe: Probe) -> bool:
     """The gradient is linear in `name` where this can be seen from outside: forward keeps the rest as it was."""
     array = np.asarray(probe.case.primals[name])
     if move(array).shape != array.shape or np.array_equal(move(array), array):
@@ -145,7 +145,7 @@ def _as_if(evidence: Evidence, probe: Probe, name: str, move: Move) -> bool:
 @add("equal_sizes", "INDEX")
 def equal_sizes(evidence: Evidence) -> Diagnosis | None:
     """Wrong only where two axes have one size: with other sizes the mix-up could not run."""
-    names = _pair_of_sizes(evidence)
+    names = pair_of_sizes(evidence)
     if names is None:
         return None
     text = (
@@ -156,15 +156,15 @@ def equal_sizes(evidence: Evidence) -> Diagnosis | None:
 
 
 def _equal_sizes(evidence: Evidence) -> str:
-    names = _pair_of_sizes(evidence)
+    names = pair_of_sizes(evidence)
     return f" where {names[0]} = {names[1]}" if names else ""
 
 
-def _pair_of_sizes(evidence: Evidence) -> tuple[str, str] | None:
+def pair_of_sizes(evidence: Evidence) -> tuple[str, str] | None:
     """Two axes that must have one size for the failure: it appears and goes with their being equal."""
     if evidence.situation.needs != "sizes" or not evidence.about_gradient:
         return None
-    sizes = {n: v for n, v in (sizes_of(evidence.layer, evidence.case.primals, evidence.case.options) or {}).items()}
+    sizes = sizes_of(evidence.layer, evidence.case.primals, evidence.case.options) or {}
     free = [n for n in variants.axis_names(evidence.layer) if n in sizes]
     for one, two in ((a, b) for k, a in enumerate(free) for b in free[k + 1 :]):
         if _lone(sizes[one]) == _lone(sizes[two]) is not None and _follows(evidence, one, two):
@@ -182,7 +182,7 @@ def _lone(size: object) -> int | None:
 def _follows(evidence: Evidence, one: str, two: str) -> bool:
     def case(a: int, b: int, draw: int) -> Case | None:
         sizes = {n: ((v,) if n.startswith("*") else v) for n, v in ((one, a), (two, b))}
-        return evidence.plain(draw, **sizes)
+        return evidence.plain(draw, sizes=sizes)
 
     equal = [evidence.fails(case(n, n, draw)) for draw, n in enumerate((3, 4))]
     apart = [evidence.holds(case(a, b, draw)) for draw, (a, b) in enumerate(((3, 4), (4, 3)))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
@@ -22,15 +23,14 @@ def overwritten(evidence: Evidence) -> Diagnosis | None:
     found = _along_an_axis(evidence)
     if found is not None:
         axis, which = found
-        sample = {"last": "last", "first": "first"}[which]
         text = (
             f"the gradient of {evidence.primal} is not summed over the {_axis_words(evidence, axis)}: it equals the "
-            f"numerical one of the {sample} place alone{evidence.given}"
+            f"numerical one of the {which} place alone{evidence.given}"
         )
         bug_class = "OVERWRITE" if which == "last" else "UNBROADCAST"
         return Diagnosis("overwritten", bug_class, text, 0.96, {"axis": axis, "cases": len(evidence.probes)})
     for which, places in (("last", -1), ("first", 0)):
-        if evidence.everywhere(lambda p, k=places: _by_entry(evidence, p, k)):  # type: ignore[misc]
+        if evidence.everywhere(partial(by_entry, evidence, places)):
             text = (
                 f"entries of {evidence.primal} that reach several outputs hold the contribution of the {which} of them "
                 f"alone{evidence.given}: it is assigned where it must be added"
@@ -49,7 +49,7 @@ def _along_an_axis(evidence: Evidence) -> tuple[str, str] | None:
     for output, y in enumerate(first.outputs):
         for axis in range(y.ndim):
             for which, place in (("last", -1), ("first", 0)):
-                if evidence.everywhere(lambda p, o=output, x=axis, k=place: _one_place(evidence, p, o, x, k)):  # type: ignore[misc]
+                if evidence.everywhere(partial(_one_place, evidence, output, axis, place)):
                     return _label(evidence, output, axis, y.ndim), which
     return None
 
@@ -58,8 +58,7 @@ def _label(evidence: Evidence, output: int, axis: int, rank: int) -> str:
     returns = list(evidence.layer.returns.values())
     if output < len(returns):
         return returns[output].labels(rank)[axis]
-    names = evidence.layer.batch
-    return names if names and axis == 0 else f"{axis} of the output"
+    return evidence.layer.batch if evidence.layer.batch and axis == 0 else f"{axis} of the output"
 
 
 def _by_output(probe: Probe, name: str) -> list[Array]:
@@ -73,7 +72,7 @@ def _by_output(probe: Probe, name: str) -> list[Array]:
     return found
 
 
-def _one_place(evidence: Evidence, probe: Probe, output: int, axis: int, place: int) -> bool:
+def _one_place(evidence: Evidence, output: int, axis: int, place: int, probe: Probe) -> bool:
     a, n = evidence.pair(probe)
     parts = _by_output(probe, evidence.primal)
     shape = probe.outputs[output].shape
@@ -85,13 +84,14 @@ def _one_place(evidence: Evidence, probe: Probe, output: int, axis: int, place: 
     return close(a, taken + rest) and bool(np.any(a))
 
 
-def _by_entry(evidence: Evidence, probe: Probe, which: int) -> bool:
+def by_entry(evidence: Evidence, which: int, probe: Probe) -> bool:
+    """Whether entries that reach several outputs hold the first (0) or last (-1) contribution, others being right."""
     a, n = evidence.pair(probe)
     terms = probe.contributions(evidence.primal)
     top = float(np.abs(terms).max(initial=0.0))
     there = np.abs(terms) > 1e-7 * top
     several = there.sum(0) > 1
-    if not several.any() or close(a, n) or close(np.where(several, 0, a), np.where(several, 0, n)) is False:
+    if not several.any() or close(a, n) or not close(np.where(several, 0, a), np.where(several, 0, n)):
         return False
     order = np.argmax(there[:: 1 if which == 0 else -1], axis=0)
     index = order if which == 0 else len(terms) - 1 - order
@@ -100,15 +100,14 @@ def _by_entry(evidence: Evidence, probe: Probe, which: int) -> bool:
 
 @add("one_use", "OVERWRITE")
 def one_use(evidence: Evidence) -> Diagnosis | None:
-    """A parameter used several times has the contribution of one use: it lies in the span of what that use multiplies."""
+    """A parameter used several times has the contribution of one use: in the span of what it multiplies."""
     if not evidence.about_gradient or evidence.situation.needs not in ("nothing", "options"):
         return None
     for name, axis, words, take in _uses(evidence):
-        probes = [p for p in (evidence.probe(_narrow(evidence, name, axis, draw)) for draw in range(2)) if p is not None]
-        if len(probes) == 2 and evidence.everywhere(
-            lambda p, n=name, x=axis, t=take: _in_span(evidence, p, n, x, t),  # type: ignore[misc]
-            probes,
-        ):
+        probes = [
+            p for p in (evidence.probe(_narrow(evidence, name, axis, draw)) for draw in range(2)) if p is not None
+        ]
+        if len(probes) == 2 and evidence.everywhere(partial(_in_span, evidence, name, axis, take), probes):
             text = (
                 f"the gradient of {evidence.primal} lies in the span of {words}, the numerical one does not: only that "
                 f"use of {evidence.primal} is counted, others are overwritten"
@@ -141,10 +140,10 @@ def _narrow(evidence: Evidence, name: str, axis: str, draw: int) -> Case | None:
     """A case where the shared axis is long and all others of that primal are short, so that a span says something."""
     others = [t.text for t in evidence.layer.primal(name).dims.axes if t.kind == "name" and t.text != axis]
     sizes = {n: 2 for n in others if n not in evidence.layer.options}
-    return evidence.plain(draw, **{**sizes, axis: _FEW})
+    return evidence.plain(draw, sizes={**sizes, axis: _FEW})
 
 
-def _in_span(evidence: Evidence, probe: Probe, name: str, shared: str, take: tuple[int, int] | None) -> bool:
+def _in_span(evidence: Evidence, name: str, shared: str, take: tuple[int, int] | None, probe: Probe) -> bool:
     a, n = evidence.pair(probe)
     x = np.asarray(probe.case.primals[name], float)
     tokens = [axis.text for axis in evidence.layer.primal(name).dims.axes]

@@ -134,7 +134,7 @@ def _names(evidence: Evidence, probes: list[Probe]) -> Iterator[tuple[str, list[
 
 def _number(value: float) -> str:
     named = {1 / 3: "1/3", 0.5: "1/2", 0.25: "1/4", 2**0.5: "sqrt(2)", 0.5**0.5: "1/sqrt(2)", np.pi: "pi"}
-    return named.get(value, f"1/pi" if value == 1 / np.pi else f"{value:g}")
+    return named.get(value, "1/pi" if value == 1 / np.pi else f"{value:g}")
 
 
 def _sizes(probe: Probe) -> dict[str, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -10,6 +12,8 @@ from gradverify.diagnosis import add
 from gradverify.diagnosis.evidence import Evidence
 from gradverify.diagnosis.probe import Probe, close
 from gradverify.types import Array, Diagnosis
+
+_REDUCTIONS: dict[str, Callable[..., Array]] = {"sum": np.sum, "mean": np.mean}
 
 
 @add("summed", "UNBROADCAST")
@@ -21,8 +25,8 @@ def summed(evidence: Evidence) -> Diagnosis | None:
     for count in range(1, len(labels) + 1):
         for axes in combinations(range(len(labels)), count):
             names = " and ".join(labels[k] for k in axes)
-            for how, reduce in (("sum", np.sum), ("mean", np.mean)):
-                if evidence.everywhere(lambda p, axes=axes, r=reduce: _is_reduced(evidence, p, axes, r)):  # type: ignore[misc]
+            for how, reduce in _REDUCTIONS.items():
+                if evidence.everywhere(partial(_is_reduced, evidence, axes, reduce)):
                     text = (
                         f"the gradient of {evidence.primal} is its {how} over {names}, the same in every place: "
                         f"a {how} over an axis that {evidence.primal} has itself"
@@ -31,11 +35,11 @@ def summed(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-def _is_reduced(evidence: Evidence, probe: Probe, axes: tuple[int, ...], reduce: object) -> bool:
+def _is_reduced(evidence: Evidence, axes: tuple[int, ...], reduce: Callable[..., Array], probe: Probe) -> bool:
     a, n = evidence.pair(probe)
     if any(n.shape[k] < 2 for k in axes):
         return False
-    return close(a, np.broadcast_to(reduce(n, axis=axes, keepdims=True), n.shape))  # type: ignore[operator]
+    return close(a, np.broadcast_to(reduce(n, axis=axes, keepdims=True), n.shape))
 
 
 @add("shape", "UNBROADCAST")
@@ -72,20 +76,20 @@ def _repair(probe: Probe, name: str) -> tuple[str, str] | None:
 def _fits(got: Array, n: Array, stretched: list[int]) -> bool:
     extra = got.ndim - n.ndim
     kept = [m for k, m in enumerate(got.shape) if k >= extra and k not in stretched]
-    return int(np.prod(kept)) == n.size
+    return bool(np.prod(kept) == n.size)
 
 
 def _is_sum(got: Array, n: Array) -> bool:
     for count in range(1, n.ndim + 1):
         for axes in combinations(range(n.ndim), count):
-            if got.squeeze().shape == n.sum(axes).squeeze().shape and close(got.squeeze(), n.sum(axes).squeeze()):
+            if close(got.squeeze(), n.sum(axes).squeeze()):
                 return True
     return False
 
 
 @add("stretched", "UNBROADCAST")
 def stretched(evidence: Evidence) -> Diagnosis | None:
-    """Right for operands of one shape, wrong where one is stretched; the gradient is one place of those to be summed."""
+    """Right for operands of one shape, wrong where one is stretched; it may hold one place of the sum."""
     if evidence.situation.needs != "sizes" or not evidence.about_gradient or not evidence.probes:
         return None
     primal = evidence.layer.primal(evidence.primal)
@@ -101,21 +105,19 @@ def stretched(evidence: Evidence) -> Diagnosis | None:
 
 def _stretched_places(evidence: Evidence) -> str:
     for which, k in (("first", 0), ("last", -1)):
-        if evidence.everywhere(lambda p, k=k: _one_place(evidence, p, k)):  # type: ignore[misc]
+        if evidence.everywhere(partial(_one_place, evidence, k)):
             return f"; it holds the {which} place of those to be summed"
     return ""
 
 
-def _one_place(evidence: Evidence, probe: Probe, place: int) -> bool:
+def _one_place(evidence: Evidence, place: int, probe: Probe) -> bool:
     a, _ = evidence.pair(probe)
     if len(probe.outputs) != 1:
         return False
     parts = probe.contributions(evidence.primal).reshape(*probe.outputs[0].shape, *a.shape)
     chosen = np.zeros(probe.outputs[0].shape)
     extra = probe.outputs[0].ndim - a.ndim
-    index = tuple(
-        place if k < extra or a.shape[k - extra] == 1 else slice(None) for k in range(probe.outputs[0].ndim)
-    )
+    index = tuple(place if k < extra or a.shape[k - extra] == 1 else slice(None) for k in range(probe.outputs[0].ndim))
     chosen[index] = 1
     axes = tuple(range(chosen.ndim))
     return close(a, np.tensordot(chosen, parts, (axes, axes)))

@@ -15,13 +15,17 @@ from gradverify.differences.point import Point
 from gradverify.types import Array, Case
 
 _FAR = 1e-6  # distance of the neighbours, in natural steps
+_NEARER = 8.0  # how much nearer other neighbours are, that tell a kink from curvature
 _FIRST, _MORE = 12, 24  # neighbours that tell whether there is a kink; those that span its slopes
 
 
-def neighbours(point: Point, case: Case, entries: Array, count: int, stream: int) -> tuple[Array, Array]:
+def neighbours(
+    point: Point, case: Case, entries: Array, count: int, stream: int, nearer: float = 1.0
+) -> tuple[Array, Array]:
     """Central differences at random neighbours and their rounding, shape (count, n); NaN where not finite."""
     rng = np.random.default_rng([case.seed, stream])
-    far = _FAR * max(1.0, point.eps / np.finfo(float).eps) ** 0.5
+    reach = _FAR * max(1.0, point.eps / np.finfo(float).eps) ** 0.5
+    far = reach / nearer
     found, rounding = (np.full((count, entries.size), np.nan) for _ in range(2))
     for k in range(count):
         moved = dict(point.primals)
@@ -32,7 +36,7 @@ def neighbours(point: Point, case: Case, entries: Array, count: int, stream: int
             moved[slot.name] = (point.primals[slot.name] + part).astype(point.primals[slot.name].dtype)
         there = Point(point.layer, case.but(primals=moved), None, point.memory)
         there.scale = point.scale  # what was zero is tiny now, and no measure of a step
-        estimate, _, _ = central(there, entries, 0.01 * far)
+        estimate, _, _ = central(there, entries, 0.01 * reach)
         finite = np.isfinite(estimate.rounding)
         found[k], rounding[k] = (np.where(finite, a, np.nan) for a in (estimate.value, estimate.rounding))
     return found, rounding
@@ -51,6 +55,7 @@ def explained(point: Point, case: Case, entries: Array, analytic: Array, numeric
     first, rounding = neighbours(point, case, entries, _FIRST, 21)
     with np.errstate(all="ignore"):
         kinked = np.nanmax(np.abs(first - numerical) - rounding, axis=0, initial=0.0) > 0.02 * gap
+    kinked &= _abrupt(point, case, entries, first)
     chosen = np.flatnonzero(kinked)
     if chosen.size == 0:
         return accepted, unclear
@@ -64,6 +69,15 @@ def explained(point: Point, case: Case, entries: Array, analytic: Array, numeric
     outside = ~inside & several & (values >= low - width) & (values <= high + width)
     accepted[chosen], unclear[chosen] = inside, outside
     return accepted, unclear
+
+
+def _abrupt(point: Point, case: Case, entries: Array, far: Array) -> Array:
+    """Whether the slopes differ as much at nearer neighbours: those of a kink do, those of a smooth curve do not."""
+    near, rounding = neighbours(point, case, entries, far.shape[0], 23, nearer=_NEARER)
+    with np.errstate(all="ignore"):
+        spread, wide = (np.nanmax(a, axis=0, initial=-np.inf) - np.nanmin(a, axis=0, initial=np.inf) for a in (near, far))
+        abrupt: Array = spread - 2 * np.nanmax(rounding, axis=0, initial=0.0) > 0.5 * wide
+    return abrupt
 
 
 def _distinct(values: Array, tolerance: float) -> int:

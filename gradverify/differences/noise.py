@@ -25,14 +25,16 @@ _ORDERS = (2, 3, 4)
 def samples(point: Point) -> dict[str, Array]:
     """Primals by name at `POINTS` equidistant points on a random line, shape (POINTS, *shape); the point is the middle."""
     rng = np.random.default_rng(point.size)
-    direction = point.scale * rng.choice([-1.0, 1.0], point.size) * rng.uniform(1.0, 2.0, point.size)
+    with np.errstate(over="ignore"):
+        direction = point.scale * rng.choice([-1.0, 1.0], point.size) * rng.uniform(1.0, 2.0, point.size)
     primal_eps = max(float(np.finfo(a.real.dtype).eps) for a in point.primals.values() if a.dtype.kind in "fc")
     steps = (np.arange(POINTS) - POINTS // 2) * (_SPACING * primal_eps)
     stack = {}
     for slot in point.slots:
         array = point.primals[slot.name]
         real = (array.view(array.real.dtype) if slot.complex else array).reshape(-1)
-        moved = real + (steps[:, None] * direction[slot.start : slot.stop]).astype(real.dtype)
+        with np.errstate(over="ignore"):
+            moved = real + (steps[:, None] * direction[slot.start : slot.stop]).astype(real.dtype)
         stack[slot.name] = (moved.view(array.dtype) if slot.complex else moved).reshape(POINTS, *array.shape)
     return stack
 

@@ -45,9 +45,9 @@ def padding_counts(dy, saved):
 )
 def half_sum(dy, saved):
     ids, keep, shape = saved
-    total = np.zeros(shape, dy.dtype)  # float16 where the table is
-    np.add.at(total, ids[keep], dy[keep])
-    return total
+    total = np.zeros(shape, np.float16)
+    np.add.at(total, ids[keep], dy[keep].astype(np.float16))
+    return total.astype(dy.dtype)
 
 
 @plant(

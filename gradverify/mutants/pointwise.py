@@ -87,9 +87,9 @@ def unguarded_norm(dy, saved):
 
 
 class safe_sqrt:
-    """y = sqrt(x) for x > 0, else 0; the slope at 0 is 0."""
+    """y = sqrt(x) for x >= 0, with a gradient of 0 at 0, where there is no slope."""
 
-    x = "*batch"
+    x = "*batch: nonnegative"
     returns = "*batch"
 
     @staticmethod

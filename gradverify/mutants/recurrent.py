@@ -153,7 +153,8 @@ def _both_ways(x, W, U, b, V, R, d):
     zero = np.zeros((*x.shape[:-3], x.shape[-2], x.shape[-1] // 2), x.dtype)
     (h, *_), one = steps.forward(x, zero, zero, W, U, b)
     (h_r, *_), two = steps.forward(np.flip(x, -3), zero, zero, V, R, d)
-    return np.concatenate([h, np.flip(h_r, -3)], axis=-1), (steps, one, two, zero)
+    pair = np.broadcast_arrays(h, np.flip(h_r, -3))
+    return np.concatenate(pair, axis=-1), (steps, one, two, zero)
 
 
 def _stacked(dy, saved, in_place=False):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -70,10 +71,8 @@ def first_finding(layer: Layer, settings: Settings) -> tuple[str | None, int, fl
 
     search = Search(layer, settings, listen)
     start = time.perf_counter()
-    try:
+    with suppress(_Found):
         search.run()
-    except _Found:
-        pass
     seconds = time.perf_counter() - start
     return next((name for name, _, _ in search.found), None), search.cases, seconds
 

@@ -19,14 +19,14 @@ def holds(layer: Layer, case: Case) -> Outcome:
     findings = [failed(case, failure) for failure in bad]
     finite = all(np.isfinite(y).all() for y in outputs if y.dtype.kind in "fc")
     for name, gradient in good.items():
-        found = _not_a_number(name, gradient, case) if finite else None
+        found = not_a_number(name, gradient, case) if finite else None
         found = found or _low(name, gradient, case, outputs)
         if found is not None:
             findings.append(found)
     return Outcome(COMPLETE, tuple(findings), entries=len(layer.differentiable))
 
 
-def _not_a_number(name: str, gradient: Array, case: Case) -> Finding | None:
+def not_a_number(name: str, gradient: Array, case: Case) -> Finding | None:
     """NaN is no gradient; infinities are left to the comparison, which can see a vertical slope."""
     nan = np.isnan(gradient)
     if not nan.any():

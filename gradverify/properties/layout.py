@@ -68,7 +68,10 @@ def holds(layer: Layer, case: Case) -> Outcome:
                 crashes.append(_crash(case, f"with the {side} {what}", failure))
                 continue
             pairs.append((f"with the {side} {what}", got, expected))
-    pairs += _expanded(layer, case, plain)
+    try:
+        pairs += _expanded(layer, case, plain)
+    except LayerFailure as failure:
+        crashes.append(_crash(case, "with the cotangent expanded from one value (stride 0)", failure))
     outcome = exact.outcome(layer, case, NAME, pairs)
     return Outcome(NAME, (*outcome.findings, *crashes[:1]), entries=outcome.entries)
 

@@ -1,4 +1,4 @@
-"""Purity: backward and forward leave their arguments alone, and return no alias of them."""
+"""Purity: backward and forward leave their arguments alone, and no gradient is a primal itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAME = "pure"
 
 
 def holds(layer: Layer, case: Case) -> Outcome:
-    """Primals, cotangents, outputs and saved arrays are unchanged; no gradient shares memory with them."""
+    """Primals, cotangents, outputs and saved arrays are unchanged; no gradient shares memory with a primal."""
     case, _ = evaluate.completed(layer, case)
     primals = evaluate.copies(case.primals)
     cotangents = exact.copied(case.cotangents or ())
@@ -41,7 +41,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     ]
     if not findings and not layer.declared.stateful:
         findings += [_mutated("backward", f"{n}, which forward saved", None, case) for n, a in _changed(saved, kept)]
-    findings += _aliases(layer, gradients, primals, cotangents, case)
+    findings += _aliases(gradients, primals, case)
     unique = {f.fingerprint: f for f in reversed(findings)}
     return Outcome(NAME, tuple(unique.values()), entries=sum(a.size for a in primals.values()))
 
@@ -63,20 +63,19 @@ def _mutated(stage: str, what: str, primal: str | None, case: Case) -> Finding:
     return Finding(NAME, "mutates", primal, message, case, facts={"stage": stage, "what": what})
 
 
-def _aliases(
-    layer: Layer, gradients: dict[str, Any], primals: dict[str, Array], cotangents: tuple[Array, ...], case: Case
-) -> list[Finding]:
-    """A gradient that shares memory with a cotangent, a primal or another gradient is overwritten with it."""
+def _aliases(gradients: dict[str, Any], primals: dict[str, Array], case: Case) -> list[Finding]:
+    """A gradient that is a view of a primal: adding to it, as accumulation does, would change the primal.
+
+    Views of the cotangent are what backward of a sum, a transpose or a reshape returns everywhere.
+    """
     found = []
-    arrays = {n: g for n, g in gradients.items() if isinstance(g, np.ndarray) and g.size}
-    others = [("the cotangent", v) for v in cotangents] + [(f"the primal {n}", a) for n, a in primals.items()]
-    names = list(arrays)
-    for k, name in enumerate(names):
-        peers = others + [(f"the gradient of {n}", arrays[n]) for n in names[:k]]
-        for what, other in peers:
-            if other.size and np.shares_memory(arrays[name], other) and arrays[name].flags.writeable:
-                message = f"the gradient of {name} shares its memory with {what}: adding to one changes the other"
-                found.append(Finding(NAME, "aliases", name, message, case, facts={"what": what}))
+    for name, gradient in gradients.items():
+        if not isinstance(gradient, np.ndarray) or not gradient.flags.writeable:
+            continue
+        for other, array in primals.items():
+            if np.shares_memory(gradient, array):
+                message = f"the gradient of {name} shares its memory with the primal {other}: adding to it changes {other}"
+                found.append(Finding(NAME, "aliases", name, message, case, facts={"what": f"the primal {other}"}))
                 break
     return found
 
@@ -95,6 +94,6 @@ def _arrays(value: Any, path: str) -> Iterator[tuple[str, Array]]:
 
 add(
     Property(
-        NAME, "primals, cotangents and saved arrays are left unchanged, and no gradient is an alias", holds, share=0.5
+        NAME, "primals, cotangents and saved arrays are left unchanged, and no gradient is a primal itself", holds, share=0.5
     )
 )

@@ -32,7 +32,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     if not layer.declared.stateful:
         second = exact.pulled(layer, case, first, lambda: exact.copied(v))
         pairs.insert(0, ("when backward is called twice", second, once))
-    return exact.outcome(layer, case, NAME, pairs)
+    return exact.outcome(layer, case, NAME, pairs, same=True)
 
 
 add(Property(NAME, "the same case gives the same outputs and gradients again", holds, share=0.3))

@@ -15,6 +15,7 @@ from gradverify.differences import ladder
 from gradverify.differences.point import Point
 from gradverify.layer import Layer
 from gradverify.properties import Property, Regime, add, gradient
+from gradverify.properties.complete import not_a_number
 from gradverify.tuning import current
 from gradverify.types import Array, Case, Finding, Outcome
 
@@ -27,11 +28,20 @@ def holds(layer: Layer, case: Case) -> Outcome:
     outcome = gradient.holds(layer, case)
     if outcome.skipped is not None:
         return Outcome(NAME, skipped=outcome.skipped)
-    findings = {f.primal: f.but(property=NAME) for f in outcome.findings}
+    findings = {f.primal: f.but(property=NAME) for f in (*_undefined(layer, case), *outcome.findings)}
     legal = not outcome.findings and layer.declared.kinks == "between"  # entry by entry
     for finding in _ties(layer, case) if legal else ():
         findings.setdefault(finding.primal, finding)
     return Outcome(NAME, tuple(findings.values()), outcome.compared, outcome.entries)
+
+
+def _undefined(layer: Layer, case: Case) -> list[Finding]:
+    """Gradients that are NaN: the comparison leaves such entries open."""
+    case, _ = evaluate.completed(layer, case)
+    raw = evaluate.gradients(layer, case.primals, case.options, case.cotangents or ())
+    good, _ = evaluate.usable(layer, case, raw)
+    found = (not_a_number(name, gradient, case) for name, gradient in good.items())
+    return [finding for finding in found if finding is not None]
 
 
 def _ties(layer: Layer, case: Case) -> list[Finding]:
@@ -98,6 +108,6 @@ add(
         "the gradient is right at zeros, ties, borders, saturation and repeated indices",
         holds,
         regime=Regime(special=True),
-        implied_by=("gradient",),
+        implied_by=("gradient", "complete"),
     )
 )

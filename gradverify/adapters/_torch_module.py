@@ -1,0 +1,178 @@
+"""A module as a function of its inputs, parameters and buffers, which leaves the module as it was."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from gradverify.adapters._torch_arrays import Tensor, import_torch, tensor
+from gradverify.errors import DeclarationError
+
+MODE = "training"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a Layer needs to know of a module."""
+
+    call: Callable[..., Any]
+    primals: dict[str, Any]
+    settings: dict[str, Any]
+    device: Any
+    updated: tuple[str, ...]  # primals that are buffers
+
+
+def module_parts(
+    label: str, module: Any, inputs: dict[str, Any], settings: dict[str, Any], device: Any, keep: Any
+) -> Parts:
+    """Parameters and floating buffers become primals named by their path with dots replaced.
+
+    Buffers, and parameters that require no gradient, are constants: they are drawn, but have no gradient.
+    Buffers that hold only positive values stay positive; those with infinite values, integers and what
+    `keep` names stay as they are. An option `training` is added where the module has a mode.
+
+    Raises
+    ------
+    DeclarationError
+        If parameters lie on several devices, are not initialised, or share a name with an input.
+    """
+    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    _usable(label, state, device)
+    alias = {path: path.replace(".", "_") for path in state}
+    keep = {keep} if isinstance(keep, str) else set(keep)
+    drawn = [p for p, t in state.items() if _drawn(t) and not {p, alias[p]} & keep]
+    own = {alias[p]: inputs.pop(alias[p], None) for p in drawn}
+    if len(own) < len(drawn):
+        raise DeclarationError(f"layer {label!r}: two of {', '.join(drawn)} get the same name with their dots replaced")
+    constants = tuple(alias[p] for p in drawn if not state[p].requires_grad)
+    primals = {**inputs, **{alias[p]: _spec(state[p], own[alias[p]]) for p in drawn}}
+    told = settings.get("constants", ())
+    settings = {**settings, "constants": (*((told,) if isinstance(told, str) else told), *constants)}
+    if _has_mode(module) and MODE not in (settings.get("options") or {}):
+        settings["options"] = {**(settings.get("options") or {}), MODE: [False, True]}
+    called = _Called(module, tuple(inputs), {alias[p]: p for p in drawn}, _takes(module, inputs), _takes(module, (MODE,)))
+    home = device or next((t.device for t in state.values()), None)
+    if _normalises(module) and settings.get("assume") is None:
+        settings["assume"] = _more_than_one_value(called, tuple(primals), home)
+    buffers = dict(module.named_buffers())
+    return Parts(called, primals, settings, home, tuple(alias[p] for p in drawn if p in buffers))
+
+
+def _usable(label: str, state: Mapping[str, Tensor], device: Any) -> None:
+    homes: dict[str, str] = {}
+    for path, t in state.items():
+        if not hasattr(t, "shape") or type(t).__name__.startswith("Uninitialized"):
+            raise DeclarationError(f"layer {label!r}: {path} is not initialised; call the module once first")
+        homes.setdefault(str(t.device), path)
+    if "meta" in homes:
+        raise DeclarationError(f"layer {label!r}: {homes['meta']} lies on the meta device, and holds no numbers")
+    if len(homes) > 1 and device is None:
+        places = ", ".join(f"{path} on {home}" for home, path in homes.items())
+        raise DeclarationError(
+            f"layer {label!r} has parameters on several devices ({places}); move it to one, or say device=..."
+        )
+
+
+def _drawn(value: Tensor) -> bool:
+    torch = import_torch()
+    floating = value.is_floating_point() or value.is_complex()
+    return floating and bool(torch.isfinite(value.detach().float() if value.is_floating_point() else value).all())
+
+
+def _spec(value: Tensor, told: Any) -> Any:
+    """The shape as fixed axes, with the domain that the author told or the values suggest."""
+    shape = " ".join(str(n) for n in value.shape)
+    if isinstance(told, tuple):
+        return (shape, told[1])
+    word = told.partition(":")[2] if isinstance(told, str) else ""
+    if not word and value.is_complex():
+        word = "complex"
+    if not word and not value.requires_grad and value.numel() and bool((value > 0).all()):
+        word = "positive"
+    return f"{shape}: {word}" if word else shape
+
+
+def _takes(module: Any, names: Iterable[str]) -> bool:
+    """Whether forward has arguments of these names."""
+    try:
+        return set(names) <= set(inspect.signature(module.forward).parameters)
+    except (TypeError, ValueError):
+        return False
+
+
+def _has_mode(module: Any) -> bool:
+    """Whether train and eval differ: a layer that drops out or keeps statistics, or code that asks."""
+    torch = import_torch()
+    kinds = (torch.nn.modules.dropout._DropoutNd, torch.nn.modules.batchnorm._NormBase)
+    for part in module.modules():
+        if isinstance(part, kinds) or getattr(part, "dropout", 0):
+            return True
+        code = getattr(type(part).forward, "__code__", None)
+        ours = type(part).__module__.partition(".")[0] != "torch"
+        if ours and code is not None and MODE in code.co_names:
+            return True
+    return False
+
+
+def _normalises(module: Any) -> bool:
+    kind = import_torch().nn.modules.batchnorm._NormBase
+    return any(isinstance(part, kind) for part in module.modules())
+
+
+def _more_than_one_value(called: _Called, names: tuple[str, ...], device: Any) -> Callable[..., bool]:
+    """Whether a module that normalises over the batch accepts a case: in training it refuses single values."""
+
+    def more_than_one_value(**given: Any) -> bool:
+        options = {**{k: v for k, v in given.items() if k not in names}, MODE: True}
+        torch = import_torch()
+        try:
+            with torch.no_grad():
+                called({n: tensor(given[n], device) for n in names}, options)
+        except ValueError as error:
+            return "more than 1" not in str(error)
+        except Exception:  # noqa: BLE001  found again, and reported, when the case is verified
+            return True
+        return True
+
+    return more_than_one_value
+
+
+@dataclass(frozen=True)
+class _Called:
+    """The module under `functional_call`: state comes from the primals, modes and buffers are as before after it."""
+
+    module: Any
+    inputs: tuple[str, ...]
+    paths: Mapping[str, str]  # of parameters and buffers, by primal name
+    by_name: bool
+    takes_mode: bool  # as an argument of its forward
+
+    def __call__(self, tensors: dict[str, Tensor], options: dict[str, Any]) -> Any:
+        torch = import_torch()
+        buffers = {path: b.detach().clone() for path, b in self.module.named_buffers()}
+        state = {**buffers, **{path: tensors[name] for name, path in self.paths.items()}}
+        # Statistics are updated in place, on a copy. A module owns its state, and always stores it in rows.
+        state = {path: t.clone() if path in buffers else t.contiguous() for path, t in state.items()}
+        chosen = dict(options)
+        mode = None if self.takes_mode else chosen.pop(MODE, None)
+        positional = () if self.by_name else tuple(tensors[n] for n in self.inputs)
+        named = {n: tensors[n] for n in self.inputs} if self.by_name else {}
+        with _mode(self.module, mode):
+            return torch.func.functional_call(self.module, state, positional, {**named, **chosen})
+
+
+@contextmanager
+def _mode(module: Any, training: bool | None) -> Iterator[None]:
+    if training is None:
+        yield
+        return
+    before = {part: part.training for part in module.modules()}
+    module.train(training)
+    try:
+        yield
+    finally:
+        for part, value in before.items():
+            part.training = value

@@ -1,0 +1,56 @@
+"""A function alone that returns (value, gradient): seen by calling it once, when nothing else fits."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+
+from gradverify.adapters import Adapter, add, unrecognised
+from gradverify.adapters._normal import examples, split
+from gradverify.adapters.losses import loss
+from gradverify.layer import Layer
+
+
+def function(target: Any, *, name: str | None = None, **declaration: Any) -> Layer:
+    """A Loss from a function that returns a number and gradients.
+
+    Raises
+    ------
+    DeclarationError
+        If the function returns anything else, with the lines that would declare it.
+    """
+    primals, settings = split(declaration)
+    if not primals:
+        raise unrecognised(target, "its arrays are not named")
+    sketch = Layer(lambda *a: (0.0, None), lambda dy, saved: (), primals=primals, **settings)
+    seen = "no call of it succeeded"
+    for arrays, _ in examples(sketch):
+        try:
+            result = target(*arrays.values(), **sketch.default_options)
+        except Exception as error:  # noqa: BLE001  whatever the author's function raises
+            seen = f"it raised {type(error).__name__}: {error}"
+            continue
+        if isinstance(result, (tuple, list)) and len(result) >= 2 and np.size(result[0]) == 1:
+            return loss(target, name=name, **declaration)
+        seen = f"it returned {_told(result)}, not a number and its gradient"
+        break
+    raise unrecognised(target, seen)
+
+
+def _told(result: Any) -> str:
+    if isinstance(result, (tuple, list)):
+        return f"({', '.join(_told(part) for part in result)})"
+    return f"an array of shape {np.shape(result)}" if isinstance(result, np.ndarray) else type(result).__name__
+
+
+add(
+    Adapter(
+        "function",
+        lambda target: inspect.isfunction(target),
+        function,
+        'gradverify.check(forward, backward, x="N D"): a forward alone has no backward',
+        priority=-10,
+    )
+)

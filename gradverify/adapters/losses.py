@@ -1,0 +1,182 @@
+"""Losses that give a number and a gradient, with no cotangent: (loss, grad) in one function, or two functions.
+
+The cotangent of a loss is 1 where its author leaves it out; here every gradient is multiplied by it.
+Targets and labels (arguments called y, t, target, y_true, labels, ...) get no gradient unless told.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gradverify.adapters import Adapter, add
+from gradverify.adapters._chance import Chance
+from gradverify.adapters._instance import accepted_by
+from gradverify.adapters._normal import called, constants, finished, flat, split
+from gradverify.errors import DeclarationError
+from gradverify.evaluate import LayerFailure
+from gradverify.layer import Layer, Loss, accepted
+from gradverify.types import Array
+
+TARGETS = ("y", "t", "target", "targets", "y_true", "ytrue", "label", "labels", "truth", "actual", "y_actual", "expected")
+VALUES = ("loss", "value", "compute", "fn", "forward", "__call__")
+GRADIENTS = ("grad", "gradient", "loss_gradient", "derivative", "loss_derivative", "prime", "backward")
+
+
+@dataclass
+class Valued:
+    """A loss in the normal form.
+
+    Attributes
+    ----------
+    value : arguments to the loss, or to (loss, gradients) where `gradient` is None
+    gradient : arguments to the gradients
+    order : of the arguments of value and of gradient
+    wrt : primals that the gradients are of, in the order in which they are returned
+    """
+
+    value: Callable[..., Any]
+    gradient: Callable[..., Any] | None
+    names: tuple[str, ...]
+    orders: tuple[tuple[str, ...], tuple[str, ...]]
+    wrt: tuple[str, ...]
+    chance: Chance
+
+    def forward(self, *arrays: Array, **options: Any) -> tuple[Any, Any]:
+        """The loss, and what backward needs: the gradients, or the arguments to get them from."""
+        primals = dict(zip(self.names, arrays))
+        with self.chance.fixed(options):
+            taken = {n: options[n] for n in accepted(self.value, tuple(options))}
+            result = called("forward", self.value, *(primals[n] for n in self.orders[0]), **taken)
+        if self.gradient is not None:
+            return result, (primals, options)
+        if not isinstance(result, (tuple, list)) or len(result) < 2:
+            raise LayerFailure(
+                "outputs", "forward", "the loss must return (loss, gradient), or its gradient be given as a function"
+            )
+        value, *gradients = result
+        return value, (gradients[0] if len(gradients) == 1 else gradients, options)
+
+    def backward(self, cotangent: Any, saved: Any) -> dict[str, Any]:
+        """Gradients by name, each times the cotangent."""
+        raw, options = saved
+        if self.gradient is not None:
+            with self.chance.fixed(("backward", options)):
+                taken = {n: options[n] for n in accepted(self.gradient, tuple(options))}
+                raw = called("backward", self.gradient, *(raw[n] for n in self.orders[1]), **taken)
+        if not isinstance(raw, Mapping):
+            values = flat(raw) if len(self.wrt) > 1 else [raw[0] if isinstance(raw, (tuple, list)) else raw]
+            if len(values) != len(self.wrt):
+                raise LayerFailure(
+                    "missing" if len(values) < len(self.wrt) else "surplus",
+                    "backward",
+                    f"{len(values)} gradient(s) were returned for {', '.join(self.wrt)}; say which they are of: "
+                    'wrt=("W", "b")',
+                )
+            raw = dict(zip(self.wrt, values))
+        scaled = {n: None if g is None else np.multiply(g, _broadcast(cotangent, g)) for n, g in raw.items()}
+        return {n: g for n, g in scaled.items() if n in self.names or (n[:1] == "d" and n[1:] in self.names)}
+
+
+def _broadcast(cotangent: Any, gradient: Any) -> Any:
+    """The cotangent, with axes for what a gradient has more than a loss of each row."""
+    extra = np.ndim(gradient) - np.ndim(cotangent)
+    return np.reshape(cotangent, np.shape(cotangent) + (1,) * max(0, extra))
+
+
+def loss(
+    value: Any,
+    gradient: Callable[..., Any] | None = None,
+    *,
+    wrt: str | Sequence[str] | None = None,
+    order: Sequence[str] | None = None,
+    name: str | None = None,
+    **declaration: Any,
+) -> Layer:
+    """A Loss from a function that returns (loss, gradient), from two functions, or from an object with both.
+
+    Parameters
+    ----------
+    value : ``value(*arrays) -> (loss, gradient)``, with a tuple or dict of gradients for several
+        primals; or the loss alone, scalar or one for each row
+    gradient : ``gradient(*arrays) -> gradient``, where it is a function of its own. Arguments are
+        matched by name where both functions have the names of the primals, else given in order
+    wrt : primals that the gradient is of; by default all that are not targets by their name
+    order : primals in the order in which the gradient function takes them
+    **declaration : primals and settings as for `gradverify.Loss`
+
+    Raises
+    ------
+    DeclarationError
+        If no function for the gradient can be found on an object.
+    """
+    label = name or getattr(value, "__name__", type(value).__name__)
+    if gradient is None and not inspect.isroutine(value) and find(value) is not None:
+        value, gradient = find(value) or (value, None)
+    primals, settings = split(declaration)
+    if not primals:
+        names = accepted_by(value) or ["x"]
+        raise DeclarationError(f"{label}: name its arrays with their dimensions, e.g. {names[0]}=\"N K\"")
+    targets = [n for n in primals if n.lower() in TARGETS] if len(primals) > 1 else []
+    chosen = ((wrt,) if isinstance(wrt, str) else tuple(wrt)) if wrt is not None else None
+    targets = [n for n in primals if n not in chosen] if chosen is not None else targets
+    settings["constants"] = constants(settings, *targets)
+    shape = Loss(lambda *a: (0.0, None), lambda dy, saved: (), name=label, primals=primals, **settings)
+    of = chosen or tuple(p.name for p in shape.differentiable)
+    first = _order(value, tuple(primals))
+    second = tuple(order) if order is not None else _order(gradient, first) if gradient is not None else first
+    inner = Valued(value, gradient, tuple(primals), (first, second), of, Chance(value, gradient))
+    doc = settings.pop("doc", None) or inspect.getdoc(value)
+    layer = Loss(inner.forward, inner.backward, name=label, primals=primals, doc=doc, **settings)
+    lines = [f"gradient with respect to {', '.join(of)}" if targets and chosen is None else ""]
+    if second != first:
+        lines.append(f"order: {label}({', '.join(first)}), gradient({', '.join(second)})")
+    return finished(layer, *lines, chance=inner.chance)
+
+
+def _order(function: Callable[..., Any] | None, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Primals in the function's own order where it names them all, else as declared."""
+    own = [n for n in accepted_by(function) if n in names]
+    return tuple(own) if set(own) == set(names) else names
+
+
+def find(target: Any) -> tuple[Callable[..., Any], Callable[..., Any]] | None:
+    """Loss and gradient methods of an object or a class (which is instantiated without arguments)."""
+    cls = target if inspect.isclass(target) else type(target)
+    value = next((n for n in VALUES if inspect.isroutine(inspect.getattr_static(cls, n, None)) or _static(cls, n)), None)
+    gradient = next((n for n in GRADIENTS if n in dir(cls) and callable(getattr(cls, n, None))), None)
+    if value is None or gradient is None or (value == "__call__" and inspect.isclass(target) and "__call__" not in dir(cls)):
+        return None
+    if inspect.isclass(target) and not (_static(cls, value) and _static(cls, gradient)):
+        try:
+            target = target()
+        except TypeError:
+            return None
+    return getattr(target, value), getattr(target, gradient)
+
+
+def _static(cls: type, name: str) -> bool:
+    return isinstance(inspect.getattr_static(cls, name, None), (staticmethod, classmethod))
+
+
+def _recognises(target: Any) -> bool:
+    if isinstance(target, Layer) or inspect.isroutine(target) or inspect.ismodule(target):
+        return False
+    cls = target if inspect.isclass(target) else type(target)
+    value = any(callable(getattr(cls, n, None)) for n in ("loss",))
+    return value and any(callable(getattr(cls, n, None)) for n in GRADIENTS[:-1])
+
+
+add(
+    Adapter(
+        "loss",
+        _recognises,
+        loss,
+        'gradverify.adapt.loss(value_and_grad, x="N K", y="N: labels K"), or loss(value, grad, ...)',
+        priority=50,
+    )
+)

@@ -1,0 +1,199 @@
+"""PyTorch: autograd Functions, modules and plain functions of tensors, each turned into a Layer on NumPy arrays.
+
+    gradverify.check(MyFunction, x="N D", W="D H")       # torch.autograd.Function, called by apply
+    gradverify.check(nn.Linear(3, 4), x="N 3")           # parameters and buffers become primals
+    gradverify.check(lambda x, W: torch.tanh(x @ W), x="N D", W="D H")
+
+torch is recognised by what is imported already, and imported only when a target needs it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gradverify.adapters import Adapter, add
+from gradverify.adapters._references import refers_to
+from gradverify.adapters._torch_arrays import import_torch
+from gradverify.adapters._torch_engine import Engine
+from gradverify.adapters._torch_module import module_parts
+from gradverify.adapters._torch_reference import reference_of
+from gradverify.errors import DeclarationError
+from gradverify.layer import KEYWORDS, Layer, Loss
+
+_OWN = ("device", "kernel", "second", "keep", "reference", "loss")
+_KERNELS = ("bfloat16", "float16")
+
+
+def torch_layer(target: Any, *, name: str | None = None, **declaration: Any) -> Layer:
+    """A Layer on NumPy arrays from torch code, which computes on tensors.
+
+    Parameters
+    ----------
+    target : a torch.autograd.Function, an nn.Module, or a function of tensors
+    name : defaults to the target's own
+    **declaration : primals by dimension strings and everything else that `Layer` takes, and
+
+        device : where the tensors live; default the CPU, or where the module's parameters are
+        kernel : "bfloat16" or "float16", for code that takes no other type; needs `reference`
+        reference : the same function in plain torch operations, of tensors in any type; it is run in
+            float64 and in the type of the kernel
+        second : False where no second backward is meant to exist
+        keep : parameters and buffers of a module that stay as they are, by name
+
+    Raises
+    ------
+    DeclarationError
+        If torch is not installed, the target cannot be called with what is declared, or a module's
+        parameters lie on several devices.
+    """
+    torch = import_torch()
+    own = {key: declaration.pop(key) for key in _OWN if key in declaration}
+    label = name or getattr(target, "__name__", None) or type(target).__name__
+    is_function = inspect.isclass(target) and issubclass(target, torch.autograd.Function)
+    declared = _primals(target if is_function else None, declaration)
+    settings = {k: v for k, v in declaration.items() if k in KEYWORDS and k != "primals"}
+    device = torch.device(own["device"]) if own.get("device") is not None else None
+    updated: tuple[str, ...] = ()
+    if isinstance(target, torch.nn.Module):
+        parts = module_parts(label, target, declared, settings, device, own.get("keep", ()))
+        call, declared, settings, device = parts.call, parts.primals, parts.settings, parts.device
+        updated = parts.updated
+    elif is_function:
+        call, declared = _apply(label, target, declared, settings)
+    else:
+        call, declared = caller(target, declared)
+    probe = Layer(lambda: None, lambda: None, name=label, primals=declared, constants=settings.get("constants", ()))
+    engine = Engine(
+        label,
+        call,
+        tuple(declared),
+        tuple(p.name for p in probe.differentiable),
+        device or torch.device("cpu"),
+        _kernel(label, own),
+        updated,
+        strict=is_function,
+    )
+    return _layer(engine, target, declared, settings, own)
+
+
+def _layer(
+    engine: Engine, target: Any, declared: dict[str, Any], settings: dict[str, Any], own: Mapping[str, Any]
+) -> Layer:
+    def forward(*arrays: Any, **options: Any) -> Any:
+        return engine.forward(*arrays, **options)
+
+    def backward(cotangents: Any, saved: Any) -> Any:
+        return engine.backward(cotangents, saved)
+
+    hooks: dict[str, Any] = {"wants": engine.wants, "batched": engine.batched}
+    if own.get("second", True) is not False and engine.kernel is None:
+        hooks["second"] = engine.second
+    if engine.kernel is None and (not engine.strict or _has_jvp(target)):
+        hooks["jvp"] = engine.jvp
+    if "reference" in own:
+        hooks["reference"] = reference_of(engine, own["reference"], declared)
+    told = {"doc": inspect.getdoc(target) or "", **hooks, **settings}
+    build = Loss if own.get("loss") else Layer
+    layer = build(forward, backward, name=engine.name, primals=declared, **told)
+    setattr(forward, "__wrapped__", target)  # noqa: B010  its constants are worth drawing
+    return layer
+
+
+def _primals(function: Any, declaration: Mapping[str, Any]) -> dict[str, Any]:
+    """Declared primals; a Function may hold their dimension strings as class attributes."""
+    told = {k: v for k, v in declaration.items() if k not in KEYWORDS and k not in _OWN}
+    found = {**told, **(declaration.get("primals") or {})}
+    if function is not None and not found:
+        names = _parameters(function.forward)
+        found = {n: getattr(function, n) for n in names if isinstance(getattr(function, n, None), (str, tuple))}
+    return found
+
+
+def _kernel(label: str, own: Mapping[str, Any]) -> Any:
+    kernel = own.get("kernel")
+    if kernel is None:
+        if "reference" in own:
+            raise DeclarationError(
+                f'layer {label!r}: reference=... is for code that takes one type only; say which: kernel="bfloat16"'
+            )
+        return None
+    if kernel not in _KERNELS:
+        raise DeclarationError(f"layer {label!r}, kernel: {kernel!r} is not one of {', '.join(_KERNELS)}")
+    if "reference" not in own:
+        raise DeclarationError(
+            f"layer {label!r}: code fixed to {kernel} needs reference=..., the same function in plain torch "
+            "operations; differences in that type alone resolve nothing"
+        )
+    return getattr(import_torch(), kernel)
+
+
+def _has_jvp(function: Any) -> bool:
+    return function.jvp is not import_torch().autograd.Function.jvp
+
+
+def _parameters(function: Callable[..., Any]) -> list[str]:
+    """Names of positional parameters; empty where there is no telling."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
+def _apply(
+    label: str, function: Any, declared: dict[str, Any], settings: Mapping[str, Any]
+) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Call by `apply`, which takes primals and options in the order of forward's own arguments."""
+    torch = import_torch()
+    names = _parameters(function.forward)
+    if function.setup_context is torch.autograd.Function.setup_context:
+        names = names[1:]  # ctx
+    options = set(settings.get("options") or ())
+    if not set(declared) <= set(names):
+        return (lambda tensors, chosen: function.apply(*tensors.values(), *chosen.values())), declared
+    defaults = {
+        n: p.default for n, p in inspect.signature(function.forward).parameters.items() if p.default is not p.empty
+    }
+    missing = [n for n in names if n not in declared and n not in options and n not in defaults]
+    if missing:
+        raise DeclarationError(
+            f"layer {label!r}: forward takes ({', '.join(names)}), but {missing[0]!r} is declared neither as a primal "
+            "nor as an option"
+        )
+
+    def call(tensors: dict[str, Any], chosen: dict[str, Any]) -> Any:
+        return function.apply(*({**defaults, **chosen, **tensors}[n] for n in names))
+
+    return call, {n: declared[n] for n in names if n in declared}
+
+
+def caller(target: Callable[..., Any], declared: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Call by name where the target's signature has the names, else in the order of declaration."""
+    names = _parameters(target.forward if isinstance(target, import_torch().nn.Module) else target)
+    if set(declared) <= set(names):
+        return (lambda tensors, options: target(**tensors, **options)), {n: declared[n] for n in names if n in declared}
+    return (lambda tensors, options: target(*tensors.values(), **options)), declared
+
+
+def _recognises(target: Any) -> bool:
+    torch = sys.modules.get("torch")
+    if torch is None or not hasattr(torch, "autograd") or not hasattr(torch, "nn"):
+        return False
+    if inspect.isclass(target):
+        return issubclass(target, torch.autograd.Function)
+    return isinstance(target, torch.nn.Module) or (callable(target) and refers_to(target, "torch"))
+
+
+add(
+    Adapter(
+        "torch",
+        _recognises,
+        torch_layer,
+        'gradverify.check(MyFunction, x="N D", W="D H")  # a torch.autograd.Function, nn.Module or function of '
+        'tensors;\n    gradverify.check(gradverify.adapters.torch_.torch_layer(f, x="N D"))  # one that never names torch',
+        priority=95,
+    )
+)

@@ -1,0 +1,17 @@
+"""Campaigns: checks that run for hours, on all cores or a cluster, and lose nothing.
+
+In the order of the data: `engine` sends units (`unit`) of the layer that is most urgent (`schedule`) to an
+executor (`pool`, `dask`); a `guard` beside each worker keeps a `child` process at work, which draws
+and examines cases (`explore`, `interest`) and notes each in a `journal` first; what ended a child is tried
+again (`trial`); what comes home goes through the `ledger` into the `store`.
+"""
+
+from gradverify.campaign.engine import Campaign as Campaign
+from gradverify.campaign.engine import Snapshot as Snapshot
+from gradverify.campaign.engine import Summary as Summary
+from gradverify.campaign.pool import WorkerPool as WorkerPool
+from gradverify.campaign.store import Store as Store
+from gradverify.campaign.store import StoreError as StoreError
+from gradverify.campaign.unit import Plan as Plan
+
+__all__ = ["Campaign", "Plan", "Snapshot", "Store", "StoreError", "Summary", "WorkerPool"]

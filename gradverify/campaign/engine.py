@@ -1,0 +1,267 @@
+"""A campaign: units over an executor until the time is spent, and what they bring home into the ledger."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from gradverify.campaign.flight import Factory, Flight
+from gradverify.campaign.guard import Guard
+from gradverify.campaign.ledger import Ledger
+from gradverify.campaign.schedule import Progress, next_layer, seed_of
+from gradverify.campaign.store import Entry, Store, StoreError
+from gradverify.campaign.unit import Delta, Found, Plan, Unit
+from gradverify.errors import UsageError
+
+SLICE = 5.0  # seconds of the longest unit
+_TICK = 0.1
+_SHOWN = 0.5  # seconds between two calls of the listener
+_SAVED = 5.0  # seconds between two counts in the store
+_PATIENCE = 15.0  # seconds that units in flight get to come home after the end
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A campaign as it stands.
+
+    Attributes
+    ----------
+    layers : what is known of each
+    seconds, left : since the start, and to the end; `left` is None where there is no limit
+    workers, lost : units at once, and processes that were lost and replaced
+    """
+
+    layers: tuple[Progress, ...]
+    seconds: float
+    left: float | None
+    workers: int
+    lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How a campaign ended.
+
+    Attributes
+    ----------
+    reason : "time", "units", "findings", "nothing to try", "interrupted" or "store"
+    findings : all that the store holds about these layers, without what other findings explain
+    unsettled : findings that are not small and confirmed yet; the next run on the store settles them
+    fixed : ids of findings of earlier runs that do not fail any more
+    trouble : why the campaign had to stop early, and what of the store could not be read
+    """
+
+    reason: str
+    layers: tuple[Progress, ...]
+    findings: tuple[Entry, ...]
+    unsettled: tuple[Found, ...]
+    seconds: float
+    cases: int
+    lost: int
+    fixed: tuple[str, ...] = ()
+    trouble: tuple[str, ...] = ()
+
+
+@dataclass
+class Campaign:
+    """One run of a campaign.
+
+    Attributes
+    ----------
+    targets : as `gradverify check` takes them; none for all that is registered
+    store : where everything is kept
+    seconds, units, max_findings : the run ends when one of them is reached; None for no limit
+    workers : units at once; by default as many as the executor has workers, or the machine has cores
+    seed : of the drawing; every run and every unit derives its own
+    plan : how cases are drawn and compared
+    executor : any `concurrent.futures.Executor`, or a function that makes one, which is called again when
+        the executor breaks; None for a pool of processes on this machine
+    longest : seconds of the longest unit
+    listen : hears of progress twice a second
+    """
+
+    targets: Sequence[str]
+    store: Store
+    seconds: float | None = None
+    units: int | None = None
+    max_findings: int | None = None
+    workers: int | None = None
+    seed: int = 0
+    plan: Plan = field(default_factory=Plan)
+    executor: Executor | Factory | None = None
+    longest: float = SLICE
+    listen: Callable[[Snapshot], None] = lambda snapshot: None
+
+    def run(self) -> Summary:
+        """Work until the time is spent, enough is found, or somebody presses Ctrl-C.
+
+        Raises
+        ------
+        TargetError, UsageError
+            If a target cannot be loaded, or two of them hold layers of one name.
+        StoreError
+            If the store cannot be used at the start; later it ends the run in an orderly way.
+        """
+        plan = dataclasses.replace(self.plan, folder=os.getcwd())
+        layers = {name: Progress(name, target) for name, target in listed(self.targets, plan)}
+        return _Run(self, plan, Ledger(self.store, layers)).run()
+
+
+class _Run:
+    """The state of a run: what is in flight, and on which executor."""
+
+    def __init__(self, campaign: Campaign, plan: Plan, ledger: Ledger) -> None:
+        self.campaign, self.plan, self.ledger = campaign, plan, ledger
+        self.layers, self.store = ledger.layers, campaign.store
+        self.flight = Flight(campaign.executor, campaign.workers)
+        self.number = 0
+        self.started = time.monotonic()
+        self.shown = self.saved = 0.0
+
+    def run(self) -> Summary:
+        self.ledger.remember()
+        about = {"seed": self.campaign.seed, "seconds": self.campaign.seconds, "layers": sorted(self.layers)}
+        self.store.event("start", **about, workers=self.flight.capacity)
+        trouble: list[str] = []
+        reason = self._orderly(self._loop, "time", trouble)
+        reason = self._orderly(self._land, reason, trouble)
+        self.flight.close()
+        with suppress(StoreError):
+            self._save()
+            self.store.event("end", reason=reason, spent=round(self._spent(), 3), cases=self.ledger.cases)
+        return Summary(
+            reason,
+            tuple(self.layers.values()),
+            tuple(self.ledger.findings()),
+            tuple(self.ledger.unsettled.values()),
+            self._spent(),
+            self.ledger.cases,
+            self.ledger.lost,
+            tuple(self.ledger.fixed),
+            (*trouble, *dict.fromkeys(self.store.damaged)),
+        )
+
+    def _orderly(self, stage: Callable[[], str | None], reason: str, trouble: list[str]) -> str:
+        """Run a stage; Ctrl-C and a store that fails end it, and are the reason why."""
+        try:
+            return stage() or reason
+        except KeyboardInterrupt:
+            return "interrupted"
+        except StoreError as error:
+            trouble.append(str(error))
+            return "store"
+
+    def _loop(self) -> str:
+        most = self.campaign.max_findings
+        while True:
+            if self._left() == 0.0:
+                return "time"
+            if most is not None and len(self.ledger.fresh) >= most:
+                return "findings"
+            while self.flight.room and (unit := self._next()) is not None:
+                self.layers[unit.layer].running += 1
+                self.flight.send(unit)
+            if not self.flight.units:
+                return "units" if self.number == self.campaign.units else "nothing to try"
+            self._absorb(_TICK)
+            self._tell()
+
+    def _next(self) -> Unit | None:
+        """The next unit, of the layer that is most urgent."""
+        layer = None if self.number == self.campaign.units else next_layer(self.layers.values())
+        if layer is None:
+            return None
+        self.number += 1
+        left, seconds = self._left(), layer.slice(self.campaign.longest)
+        seed = seed_of(self.campaign.seed, self.store.run, self.number)
+        unit = Unit(
+            self.number,
+            layer.name,
+            layer.target,
+            seed,
+            seconds if left is None else max(0.1, min(seconds, left)),
+            self.plan,
+            rows=layer.chosen(seed),
+            features=frozenset(layer.features),
+            ratio=layer.ratio,
+            known=tuple((raw, size) for raw, (_, size) in layer.known.items()),
+            pending=() if layer.running else tuple(layer.pending.values()),
+            journal=str(self.store.journals) if self.flight.local else None,
+        )
+        layer.units += 1
+        layer.fresh = False
+        return unit
+
+    def _absorb(self, seconds: float) -> None:
+        """Take what has arrived; wait for it a little."""
+        for arrived in self.flight.arrivals(seconds):
+            if isinstance(arrived, Delta):
+                self.layers[arrived.layer].fresh |= bool(arrived.rows)
+                self.ledger.absorb(arrived)
+                continue
+            layer = self.layers[arrived.unit.layer]
+            layer.running -= 1
+            layer.spent += arrived.seconds
+            if arrived.error is not None:
+                self.ledger.losing(layer, arrived.unit.number, arrived.error)
+            if arrived.given_up:
+                layer.deaths += 1
+                self.ledger.giving_up(layer, f"its units end their workers ({arrived.error})", arrived.unit.number)
+            elif arrived.error is not None:
+                layer.running += 1  # it is sent again
+
+    def _land(self) -> None:
+        """Send no more, and take what still comes home."""
+        self.flight.stop()
+        deadline = time.monotonic() + _PATIENCE
+        while self.flight.units and time.monotonic() < deadline:
+            self._absorb(_TICK)
+        self._absorb(0.0)
+
+    def _tell(self) -> None:
+        now = time.monotonic()
+        if now > self.shown + _SHOWN:
+            self.shown = now
+            layers = tuple(self.layers.values())
+            self.campaign.listen(Snapshot(layers, self._spent(), self._left(), self.flight.capacity, self.ledger.lost))
+        if now > self.saved + _SAVED:
+            self.saved = now
+            self._save()
+
+    def _save(self) -> None:
+        self.ledger.save(seed=self.campaign.seed, spent=round(self._spent(), 3), units=self.number)
+
+    def _spent(self) -> float:
+        return time.monotonic() - self.started
+
+    def _left(self) -> float | None:
+        return None if self.campaign.seconds is None else max(0.0, self.campaign.seconds - self._spent())
+
+
+def listed(targets: Sequence[str], plan: Plan) -> list[tuple[str, str]]:
+    """Name and target of every layer that the targets name, found out in a process of its own.
+
+    Raises
+    ------
+    TargetError
+        If a target cannot be loaded, or ends the process that tries.
+    UsageError
+        If two layers have one name: findings are told apart by it.
+    """
+    if os.name != "posix":
+        raise UsageError("a campaign needs a POSIX system: its workers are limited and ended by signals")
+    guard = Guard()
+    try:
+        found = guard.list(tuple(targets), plan)
+    finally:
+        guard.close()
+    names = [name for name, _ in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(f"the targets hold two layers of the same name: {', '.join(twice)}")
+    return found

@@ -1,0 +1,162 @@
+"""Units in flight on an executor, whichever it is, and what becomes of them when it breaks."""
+
+from __future__ import annotations
+
+import os
+import queue
+import time
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Union
+
+from gradverify.campaign.guard import run_unit
+from gradverify.campaign.pool import WorkerPool, workers_of
+from gradverify.campaign.unit import Delta, Unit
+from gradverify.errors import UsageError
+
+Factory = Callable[[], Executor]
+
+_TRIES = 3  # workers that one unit may break
+
+
+@dataclass(frozen=True, slots=True)
+class Landing:
+    """A unit that is no longer in flight.
+
+    Attributes
+    ----------
+    seconds : since it was sent
+    error : why it did not come home: its worker, or the whole executor, broke
+    given_up : whether it has broken so many workers that it is not sent again
+    """
+
+    unit: Unit
+    seconds: float
+    error: str | None = None
+    given_up: bool = False
+
+
+class Flight:
+    """Units in flight on an executor; one that breaks is made anew, and its units are sent again singly."""
+
+    def __init__(self, executor: Executor | Factory | None, workers: int | None) -> None:
+        self._make, self._owned = _factory(executor, workers)
+        self._executor = self._make()
+        self.capacity = workers or workers_of(self._executor)
+        self.units: dict[int, Unit] = {}
+        self._futures: dict[int, Future[Any]] = {}
+        self._suspects: list[Unit] = []
+        self._tries: dict[int, int] = {}
+        self._sent: dict[int, float] = {}
+        self._stopping = False
+        self._arrived: queue.SimpleQueue[Union[Delta, tuple[Unit, Future[Any]]]] = queue.SimpleQueue()
+
+    @property
+    def local(self) -> bool:
+        """Whether workers share this machine's files, and report while they work."""
+        return isinstance(self._executor, WorkerPool)
+
+    @property
+    def room(self) -> bool:
+        """Whether another unit can be sent; not while the culprit of a break is looked for."""
+        return not (self._suspects or any(self._tries.values())) and len(self._futures) < self.capacity
+
+    def send(self, unit: Unit) -> None:
+        """Send a unit."""
+        self.units[unit.number] = unit
+        self._sent[unit.number] = time.monotonic()
+        listen = (self._arrived.put,) if self.local else ()
+        try:
+            future = self._executor.submit(run_unit, unit, *listen)
+        except RuntimeError as error:  # it broke after the last look
+            future = Future()
+            future.set_exception(error)
+        self._futures[unit.number] = future
+        future.add_done_callback(lambda done: self._arrived.put((unit, done)))
+
+    def arrivals(self, seconds: float) -> list[Delta | Landing]:
+        """What has arrived, after a wait of at most `seconds` for the first."""
+        arrived: list[Delta | Landing] = []
+        with suppress(queue.Empty):
+            while True:
+                item = self._arrived.get(timeout=seconds) if seconds else self._arrived.get_nowait()
+                seconds = 0.0
+                arrived += [item] if isinstance(item, Delta) else self._landed(*item)
+        if self._suspects and not self._futures and not self._stopping:
+            self.send(self._suspects.pop())
+        return arrived
+
+    def stop(self) -> None:
+        """Ask for an early end of everything in flight."""
+        self._stopping = True
+        for unit in self._suspects:
+            self.units.pop(unit.number, None)
+        if isinstance(self._executor, WorkerPool):
+            self._executor.stop()
+        for future in list(self._futures.values()):
+            future.cancel()
+
+    def close(self) -> None:
+        """End an executor of our own; units that are still in flight are given up."""
+        if isinstance(self._executor, WorkerPool) and self._futures:
+            self._executor.kill()
+        if self._owned:
+            self._executor.shutdown(wait=not self._futures or self.local, cancel_futures=True)
+
+    def _landed(self, unit: Unit, future: Future[Any]) -> list[Delta | Landing]:
+        if self._futures.get(unit.number) is not future:
+            return []
+        del self._futures[unit.number]
+        try:
+            deltas = list(future.result())
+        except CancelledError:
+            deltas = []
+        except Exception as error:  # noqa: BLE001  of the executor, whichever it is
+            return [self._broken(unit, error)]
+        self.units.pop(unit.number, None)
+        self._tries.pop(unit.number, None)
+        return [*deltas, Landing(unit, self._flown(unit))]
+
+    def _flown(self, unit: Unit) -> float:
+        return time.monotonic() - self._sent.pop(unit.number)
+
+    def _broken(self, unit: Unit, error: Exception) -> Landing:
+        told = f"{type(error).__name__}: {error}"
+        self._tries[unit.number] = self._tries.get(unit.number, 0) + 1
+        if isinstance(error, BrokenExecutor) and not self._stopping and not _works(self._executor):
+            self._executor.shutdown(wait=False, cancel_futures=True)
+            self._executor = self._make()
+        if self._tries[unit.number] >= _TRIES or self._stopping:
+            del self._tries[unit.number]
+            self.units.pop(unit.number, None)
+            return Landing(unit, self._flown(unit), told, given_up=not self._stopping)
+        self._suspects.append(unit)
+        return Landing(unit, self._flown(unit), told)
+
+
+def _works(executor: Executor) -> bool:
+    """Whether an executor still takes work."""
+    try:
+        executor.submit(int).cancel()
+    except RuntimeError:  # BrokenExecutor is one
+        return False
+    return True
+
+
+def _factory(executor: Executor | Factory | None, workers: int | None) -> tuple[Factory, bool]:
+    """What makes the executor, and whether it is ours to shut down."""
+    if executor is None:
+        count = workers or os.cpu_count() or 1
+        return (lambda: WorkerPool(count)), True
+    if not isinstance(executor, Executor):
+        return executor, True
+    given = [executor]
+
+    def once() -> Executor:
+        if not given:
+            raise UsageError("the executor broke; pass a function that makes one, and it is made anew")
+        return given.pop()
+
+    return once, False

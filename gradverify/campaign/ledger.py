@@ -1,0 +1,192 @@
+"""What comes home from the workers, into the progress of each layer and into the store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import cast
+
+from gradverify.campaign.schedule import Progress
+from gradverify.campaign.store import Entry, Store
+from gradverify.campaign.unit import Delta, Fingerprint, Found, Record, digest, record_of
+from gradverify.checking import explained
+from gradverify.errors import CaseFileError
+from gradverify.properties import Regime, properties
+from gradverify.types import Finding
+
+_DEADLY = ("crash", "timeout", "memory")
+
+
+class Ledger:
+    """The books of one run.
+
+    Attributes
+    ----------
+    counts : how often each finding was met, by its id
+    fresh : ids of findings that are new in this run
+    unsettled : findings that are not small and confirmed yet, by the digest of their record
+    fixed : ids of findings of earlier runs that do not fail any more
+    memory : resident bytes of each worker, when it last said so
+    """
+
+    def __init__(self, store: Store, layers: Mapping[str, Progress]) -> None:
+        self.store, self.layers = store, layers
+        self.cases = self.lost = 0
+        self.counts: dict[str, int] = {}
+        self.fresh: set[str] = set()
+        self.unsettled: dict[str, Found] = {}
+        self.fixed: list[str] = []
+        self.memory: dict[str, int] = {}
+        self._retests: dict[str, str] = {}  # digests of cases of earlier runs to the ids of their findings
+        self._entries: dict[str, int] = {}  # of earlier runs
+
+    def remember(self) -> None:
+        """What earlier runs on this store have counted, kept and found, and what they left unsettled."""
+        for run in self.store.runs():
+            for name, counted in dict(run.get("layers", {})).items():
+                if name in self.layers:
+                    self.layers[name].cases += int(counted["cases"])
+                    self.layers[name].entries += int(counted["entries"])
+                    self.layers[name].verified |= bool(counted["verified"])
+        for name, row in self.store.rows():
+            if name in self.layers:
+                self.layers[name].learn(row)
+        for data in self.store.inherit():
+            with suppress(CaseFileError):
+                record = Record.loads(data)
+                if record.layer in self.layers:
+                    self.layers[record.layer].pending[digest(data)] = data
+        for entry in self.store.findings():
+            if entry.found.layer in self.layers:
+                self._recall(self.layers[entry.found.layer], entry.found)
+        for name, layer in self.layers.items():
+            layer.before = layer.cases
+            self._entries[name] = layer.entries
+
+    def _recall(self, layer: Progress, found: Found) -> None:
+        """A finding of an earlier run is known, and is tried again: perhaps it is fixed."""
+        layer.known[found.raw] = (found.key, found.size)
+        layer.findings = _distinct(layer)
+        if found.case:
+            data = Record(found.layer, layer.target, found.asked, Regime(), found.case, False).dumps()
+            layer.pending[digest(data)] = data
+            self._retests[digest(data)] = found.key
+
+    def absorb(self, delta: Delta) -> None:
+        """One delta; raises StoreError if it cannot be kept."""
+        layer = self.layers[delta.layer]
+        self.cases += delta.cases
+        layer.cases += delta.cases
+        layer.entries += delta.entries
+        layer.seconds += delta.seconds
+        layer.verified |= delta.verified
+        layer.ratio = max(layer.ratio, delta.ratio)
+        for row in delta.rows:
+            layer.learn(row)
+            self.store.keep_row(layer.name, row)
+        for found in delta.found:
+            self._found(layer, found, delta.unit)
+        for raw, number in delta.again.items():
+            self._met(layer, raw, number)
+        for name in delta.dropped:
+            self._dropped(layer, name)
+        for why in delta.lost:
+            self.losing(layer, delta.unit, why)
+        if delta.error is not None:
+            self.giving_up(layer, f"on the worker {delta.host}: {delta.error}", delta.unit)
+        if delta.memory:
+            self.memory[f"{delta.host}:{delta.pid}"] = delta.memory
+
+    def losing(self, layer: Progress, unit: int, why: str) -> None:
+        """A worker process was lost while it worked on a unit; not the layer's fault."""
+        self.lost += 1
+        self.store.event("lost", layer=layer.name, unit=unit, why=why)
+
+    def giving_up(self, layer: Progress, why: str, unit: int) -> None:
+        """A layer cannot be tried any more."""
+        layer.error = why
+        self.store.event("error", layer=layer.name, unit=unit, why=why)
+
+    def _found(self, layer: Progress, found: Found, unit: int) -> None:
+        if not found.settled and found.case:
+            data = record_of(found, layer.target)
+            self.unsettled[digest(data)] = found
+            layer.pending[digest(data)] = data
+            self.store.hold(data)
+            return
+        if found.kind in _DEADLY and found.primal is None:
+            layer.deaths += 1
+        new = all(found.key != key for key, _ in layer.known.values())
+        entry = self.store.keep(found)
+        layer.known[found.raw] = (found.key, entry.found.size)
+        self.counts[found.key] = self.counts.get(found.key, 0) + 1
+        if not new:
+            return
+        self.fresh.add(found.key)
+        layer.findings = _distinct(layer)
+        self.store.event(
+            "finding",
+            layer=layer.name,
+            unit=unit,
+            id=found.key,
+            property=found.property,
+            kind=found.kind,
+            primal=found.primal,
+            message=found.message,
+            case=None if entry.file is None else str(entry.file.relative_to(self.store.folder)),
+        )
+
+    def _met(self, layer: Progress, raw: Fingerprint, number: int) -> None:
+        if raw in layer.known:
+            key = layer.known[raw][0]
+            self.counts[key] = self.counts.get(key, 0) + number
+
+    def _dropped(self, layer: Progress, name: str) -> None:
+        """A pending case was tried again, or made small."""
+        key = self._retests.pop(name, None)
+        if key is not None and key not in self.counts:
+            self.fixed.append(key)
+            layer.known = {raw: known for raw, known in layer.known.items() if known[0] != key}
+            layer.findings = _distinct(layer)
+            self.store.fix(key)
+            self.store.event("fixed", layer=layer.name, id=key)
+        self.unsettled.pop(name, None)
+        if layer.pending.pop(name, None) is not None:
+            self.store.release(name)
+
+    def save(self, **about: object) -> None:
+        """What this run has counted, into the store and the event log."""
+        layers = {
+            layer.name: {
+                "target": layer.target,
+                "cases": layer.cases - layer.before,
+                "entries": layer.entries - self._entries[layer.name],
+                "verified": layer.verified,
+                "seconds": round(layer.seconds, 3),
+                "units": layer.units,
+                "worst": repr(float(layer.ratio)),
+            }
+            for layer in self.layers.values()
+        }
+        self.store.count({**about, "lost": self.lost, "counts": self.counts, "layers": layers})
+        self.store.event("progress", **about, cases=self.cases, lost=self.lost, memory=self.memory)
+
+    def findings(self) -> list[Entry]:
+        """What the store holds about these layers, without what other findings explain."""
+        return unexplained(entry for entry in self.store.findings() if entry.found.layer in self.layers)
+
+
+def unexplained(entries: Iterable[Entry]) -> list[Entry]:
+    """Findings that no other one of the same layer explains."""
+    entries = list(entries)
+
+    def explains(found: Found) -> bool:
+        others = {e.found.raw for e in entries if e.found.layer == found.layer and e.found.key != found.key}
+        known = found.property in properties
+        return known and explained(cast(Finding, found), properties.get(found.property), others)
+
+    return [entry for entry in entries if not explains(entry.found)]
+
+
+def _distinct(layer: Progress) -> int:
+    return len({key for key, _ in layer.known.values()})

@@ -1,0 +1,136 @@
+"""`gradverify fuzz`: check until the time is spent or somebody stops it, and keep everything."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gradverify.cli import _campaign
+from gradverify.cli._output import color_option, data_stream, note
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from gradverify.campaign import Campaign, Store
+
+FOLDER = Path(".gradverify") / "fuzz"
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SIZES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+class Duration(click.ParamType[float]):
+    """Seconds, as 90, 90s, 10m, 1h30m or 2d."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        parts = re.findall(r"(\d+(?:\.\d*)?)([smhd]?)", str(value))
+        seconds = sum(float(number) * _UNITS[unit or "s"] for number, unit in parts)
+        if "".join(n + u for n, u in parts) != str(value) or seconds <= 0:
+            self.fail(f"{value!r} is no duration; write 90s, 10m, 1h30m", param, ctx)
+        return seconds
+
+
+class Bytes(click.ParamType[int]):
+    """Bytes, as 500M or 4G."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = re.fullmatch(r"(\d+)([KMG]?)", str(value))
+        if match is None:
+            self.fail(f"{value!r} is no number of bytes; write 500M, 4G", param, ctx)
+        return int(match[1]) * _SIZES[match[2]]
+
+
+@click.command("fuzz")
+@click.argument("targets", metavar="[TARGET]...", nargs=-1)
+@click.option("--for", "seconds", type=Duration(), metavar="TIME", help="Stop after 90s, 10m, 1h30m; else on Ctrl-C.")
+@click.option("--workers", type=click.IntRange(1), metavar="N", help="Units at once; the default is all cores.")
+@click.option("--store", "folder", metavar="DIR", help="Keep everything here; a store that exists is resumed.")
+@click.option("--seed", type=int, default=0, show_default=True, metavar="S", help="Seed of the drawing.")
+@click.option("--max-findings", type=click.IntRange(1), metavar="K", help="Stop after K new findings.")
+@click.option("--scheduler", metavar="ADDRESS", help="Work on the Dask cluster of this scheduler, tcp://host:port.")
+@click.option("--dtype", metavar="D", default="float64", show_default=True, help="Floating type of the primals.")
+@click.option("--eps", type=float, metavar="E", help="Relative step of the first difference, instead of a drawn one.")
+@click.option("--property", "properties", metavar="P", multiple=True, help="Try this property only; may be repeated.")
+@click.option("--case-seconds", type=float, default=20.0, show_default=True, metavar="T", help="Limit for one case.")
+@click.option("--case-memory", type=Bytes(), default="4G", show_default=True, metavar="B", help="What a layer may use.")
+@color_option
+def command(
+    targets: tuple[str, ...],
+    folder: str | None,
+    scheduler: str | None,
+    dtype: str,
+    eps: float | None,
+    properties: tuple[str, ...],
+    case_seconds: float,
+    case_memory: int,
+    color: bool | None,
+    **given: Any,
+) -> int:
+    """Check layers for hours, on all cores or a cluster, and lose nothing.
+
+    TARGET is as for `gradverify check`. Ctrl-C stops in an orderly way; with --store the next run goes on
+    where this one stopped. A layer that crashes, hangs or exhausts memory ends one worker, which is
+    replaced, and becomes a finding. Exit status as for `check`; a spent time is no error.
+    """
+    from gradverify.campaign import Campaign, Plan
+    from gradverify.checking import Settings
+
+    Settings(dtype=dtype, eps=eps, properties=properties or None)  # refuses what makes no sense
+    plan = Plan(dtype, eps, properties or None, case_seconds=case_seconds, memory=case_memory or None)
+    with data_stream() as data, _store(folder) as store, _executor(scheduler) as executor:
+        note(f"gradverify: everything is kept in {str(store.folder)!r}")
+        with _campaign.live(color) as listen:
+            campaign = Campaign(targets, store, plan=plan, executor=executor, listen=listen, **given)
+            summary = _interruptible(campaign)
+        _campaign.show(summary, store, data, color)
+    if summary.reason == "interrupted":
+        raise KeyboardInterrupt
+    return _campaign.status(summary)
+
+
+def _interruptible(campaign: Campaign) -> Any:
+    """SIGTERM, which job schedulers send before they kill, ends a campaign as Ctrl-C does."""
+    import signal
+
+    def interrupt(signum: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        return campaign.run()
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def _store(folder: str | None) -> Iterator[Store]:
+    from gradverify.campaign import Store
+
+    store = Store(folder or FOLDER / time.strftime("%Y%m%d-%H%M%S"))
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@contextmanager
+def _executor(scheduler: str | None) -> Iterator[Executor | None]:
+    if scheduler is None:
+        yield None
+        return
+    from gradverify.campaign.dask import cluster
+
+    with cluster(scheduler) as executor:
+        note(f"gradverify: {getattr(executor, 'workers', '?')} threads of workers at {scheduler}")
+        yield executor
+    sys.stderr.flush()

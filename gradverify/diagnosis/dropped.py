@@ -1,0 +1,64 @@
+"""Signatures of a dependency that is dropped: gradients, or parts of them, that are exactly zero or absent."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradverify.diagnosis import add
+from gradverify.diagnosis.evidence import Evidence
+from gradverify.diagnosis.probe import Probe
+from gradverify.types import Array, Diagnosis
+
+
+@add("dropped", "DROPPED")
+def dropped(evidence: Evidence) -> Diagnosis | None:
+    """Exactly zero where it should not be: the whole gradient, or some places of an axis; or no gradient at all."""
+    d = f"the gradient of {evidence.primal}"
+    if evidence.finding.kind == "missing":
+        hint = "if it is zero on purpose, declare it: zero=..."
+        return Diagnosis("dropped", "DROPPED", f"backward gives no gradient for {evidence.primal}; {hint}", 0.97)
+    if not evidence.about_gradient or not evidence.probes:
+        return None
+    cases = {"cases": len(evidence.probes)}
+    if evidence.everywhere(lambda p: _all_zero(*evidence.pair(p))):
+        text = f"{d} is exactly zero{evidence.given}, the right one is not: the dependency is dropped"
+        return Diagnosis("dropped", "DROPPED", text, 0.97, cases)
+    if not evidence.everywhere(lambda p: _wrong_are_zero(evidence, p)):
+        return None
+    place = _place(evidence)
+    if place is None:
+        text = f"{d} is exactly zero in every entry that is wrong{evidence.given}, and right in the others"
+        return Diagnosis("dropped", "DROPPED", text, 0.6, cases)
+    text = f"{d} is exactly zero at {place}{evidence.given}, and right elsewhere"
+    return Diagnosis("dropped", "DROPPED", text, 0.87, {**cases, "place": place})
+
+
+def _all_zero(a: Array, n: Array) -> bool:
+    return not np.any(a) and bool(np.any(n))
+
+
+def _wrong_are_zero(evidence: Evidence, probe: Probe) -> bool:
+    a, _ = evidence.pair(probe)
+    wrong = probe.wrong(evidence.primal)
+    return bool(wrong.any()) and not np.any(a[wrong]) and not wrong.all()
+
+
+def _place(evidence: Evidence) -> str | None:
+    """Where all zeros are: the last, the first place of an axis, or a block of it."""
+    labels = evidence.probes[0].labels(evidence.primal)
+    for axis, label in enumerate(labels):
+        hits = [
+            (np.flatnonzero(_others(p.wrong(evidence.primal), axis)), p.shape(evidence.primal)[axis])
+            for p in evidence.probes
+        ]
+        if all(set(h) == {n - 1} and n > 1 for h, n in hits):
+            return f"the last place of {label}"
+        if all(set(h) == {0} and n > 1 for h, n in hits):
+            return f"the first place of {label}"
+        if all(0 < len(h) < n for h, n in hits):
+            return f"some places of {label} ({', '.join(map(str, hits[0][0][:8]))} of {hits[0][1]})"
+    return None
+
+
+def _others(wrong: Array, axis: int) -> Array:
+    return np.asarray(wrong.any(tuple(k for k in range(wrong.ndim) if k != axis)))

@@ -1,0 +1,176 @@
+"""Signatures that other properties tell: mutation, aliases, layout, state, races, memory, precision, second order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gradverify.diagnosis import add
+from gradverify.diagnosis.evidence import Evidence
+from gradverify.properties import properties
+from gradverify.types import Diagnosis, Finding
+from gradverify.verification import examine
+
+
+def asked(evidence: Evidence, name: str) -> tuple[Finding, ...]:
+    """What another property finds on the case of the finding, and on the plain cases on which it fails."""
+    cases = [evidence.case]
+    if evidence.about_gradient:
+        cases += [p.case for p in evidence.situation.failing[:1]]
+    found: dict[Any, Finding] = {}
+    for case in cases:
+        for finding in examine(evidence.layer, case, properties.get(name)).findings:
+            found.setdefault(finding.fingerprint, finding)
+    return tuple(found.values())
+
+
+@add("mutation", "MUTATE")
+def mutation(evidence: Evidence) -> Diagnosis | None:
+    """An array of the caller's is changed in place, or a gradient is an alias of one."""
+    finding = evidence.finding
+    if finding.property == "pure":
+        return Diagnosis("mutation", "MUTATE", finding.message, 0.98, dict(finding.facts))
+    changes = [f for f in asked(evidence, "pure") if f.kind == "mutates"] if evidence.about_gradient else []
+    if not changes:
+        return None
+    stage, what = changes[0].facts["stage"], changes[0].facts["what"]
+    text = f"{stage} changes {what} in place, and the gradient of {evidence.primal} is wrong: it may be read after that"
+    return Diagnosis("mutation", "MUTATE", text, 0.975, dict(changes[0].facts))
+
+
+@add("uninitialised", "OVERWRITE")
+def uninitialised(evidence: Evidence) -> Diagnosis | None:
+    """Backward reads a fresh buffer that it has not filled."""
+    finding = evidence.finding
+    wants = finding.property == "wants"
+    found = finding.property == "fresh"
+    if evidence.about_gradient and not found:
+        found = any(f.primal == finding.primal for f in asked(evidence, "fresh"))
+    if not found or wants:
+        return None
+    text = (
+        f"the gradient of {evidence.primal} depends on what fresh memory holds: a buffer from numpy.empty is read, or "
+        "added to, before all of it is written"
+    )
+    return Diagnosis("uninitialised", "OVERWRITE", text, 0.985)
+
+
+@add("layout", "LAYOUT")
+def layout(evidence: Evidence) -> Diagnosis | None:
+    """The same values in another memory layout give another gradient."""
+    finding = evidence.finding
+    if finding.property != "layout":
+        return None
+    what = finding.facts.get("what", "in another layout")
+    text = f"{what}, backward gives another gradient of {evidence.primal}: it counts on memory that is contiguous"
+    if finding.kind == "crash":
+        text = f"{what}, the code fails: it counts on memory that is contiguous or writeable"
+    return Diagnosis("layout", "LAYOUT", text, 0.96, {"what": what})
+
+
+@add("state", "STALE")
+def state(evidence: Evidence) -> Diagnosis | None:
+    """A gradient that depends on other calls; and whether it is that of another call."""
+    finding = evidence.finding
+    if finding.property not in ("reusable", "reuse", "repeatable", "accumulates") or finding.kind == "random":
+        return None
+    what = str(finding.facts.get("what", ""))
+    d = f"the gradient of {evidence.primal} changes {what}"
+    if finding.property == "accumulates":
+        return Diagnosis("state", "OVERWRITE", f"{d}: buffers are overwritten, not added to", 0.95)
+    if finding.kind == "nondeterministic" or _varies(evidence):
+        return None
+    if finding.property == "reuse" and "passed for both" in what:
+        return Diagnosis("state", "OVERWRITE", f"{d}: arrays are told apart by identity", 0.8)
+    comparison = finding.comparison
+    times = finding.facts.get("ratio")
+    if comparison is not None and times is not None and abs(times - round(times)) < 1e-9 and round(times) > 1:
+        clean = np.allclose(comparison.analytic, round(times) * comparison.numerical)
+        if clean and "twice" in what:
+            text = f"{d}: it is {round(times)} times itself, so gradients of earlier calls are still in its buffer"
+            return Diagnosis("state", "STALE", text, 0.95)
+    text = f"{d}: state of another call reaches it (a cache, or statistics, that later calls overwrite)"
+    return Diagnosis("state", "STALE", text, 0.94, {"what": what})
+
+
+def _varies(evidence: Evidence) -> bool:
+    """Whether fresh calls on one case differ from each other without any order in it."""
+    own = evidence.own
+    if own is None:
+        return False
+    seen = [own.pulled(own.case.cotangents or ()).get(evidence.primal) for _ in range(12)]
+    if any(g is None for g in seen):
+        return False
+    changes = [not np.array_equal(seen[0], g, equal_nan=True) for g in seen[1:]]  # type: ignore[arg-type]
+    return any(changes) and not all(changes)
+
+
+@add("race", "RACE")
+def race(evidence: Evidence) -> Diagnosis | None:
+    """The same call gives now this and now that."""
+    finding = evidence.finding
+    if finding.kind == "random":
+        text = "forward is random: it draws numbers of its own; pass them in as a primal, or fix the seed"
+        return Diagnosis("race", "RNG", text, 0.9)
+    if finding.kind == "nondeterministic" or _varies(evidence):
+        d = f"the gradient of {evidence.primal}"
+        text = f"{d} differs from run to run on one case: a race, or random numbers in backward"
+        return Diagnosis("race", "RACE", text, 0.99)
+    return None
+
+
+@add("wants", "MODE")
+def wants(evidence: Evidence) -> Diagnosis | None:
+    """The gradient depends on which others are wanted."""
+    if evidence.finding.property != "wants":
+        return None
+    what = evidence.finding.facts.get("what", "")
+    text = f"{what}, the gradient of {evidence.primal} is another one: it is computed along with one not wanted then"
+    return Diagnosis("wants", "MODE", text, 0.97)
+
+
+@add("modes", "MODE")
+def modes(evidence: Evidence) -> Diagnosis | None:
+    """A call in another mode reaches the backward of this one."""
+    finding = evidence.finding
+    if finding.property != "modes" or finding.kind != "differs":
+        return None
+    text = f"{finding.facts.get('what', '')}, the gradient of {evidence.primal} changes: the mode is read too late"
+    return Diagnosis("modes", "MODE", text, 0.95)
+
+
+@add("batch", "INDEX")
+def batch(evidence: Evidence) -> Diagnosis | None:
+    """Rows of the batch see each other."""
+    if evidence.finding.property != "batch":
+        return None
+    what = evidence.finding.facts.get("what", "")
+    text = f"{what}, the gradient of {evidence.primal} changes: rows of the batch are mixed up, in forward or backward"
+    return Diagnosis("batch", "INDEX", text, 0.8)
+
+
+@add("second_order", "ORDER2")
+def second_order(evidence: Evidence) -> Diagnosis | None:
+    """The first order is right, the second is not."""
+    finding = evidence.finding
+    if finding.property != "second_order":
+        return None
+    right = not examine(evidence.layer, evidence.case, properties.get("gradient")).findings
+    zero = finding.facts.get("ratio") in (None, 0.0)
+    how = "zero" if zero else "wrong"
+    first = "the first derivative is right, " if right else ""
+    text = f"{first}the second along {evidence.primal} is {how}: a saved array is taken for a constant, or detached"
+    return Diagnosis("second_order", "ORDER2", text, 0.97)
+
+
+@add("forward_mode", "TERM")
+def forward_mode(evidence: Evidence) -> Diagnosis | None:
+    """The forward-mode rule, which has no matrices to look at."""
+    finding = evidence.finding
+    if finding.property != "forward_mode":
+        return None
+    ratio = finding.facts.get("ratio")
+    signed = ratio is not None and abs(ratio + 1) < 1e-6
+    text = "the forward-mode rule has the wrong sign" if signed else "the forward-mode rule misses or mistakes a term"
+    return Diagnosis("forward_mode", "SIGN" if signed else "TERM", text, 0.8 if signed else 0.4, {"ratio": ratio})

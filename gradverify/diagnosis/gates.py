@@ -1,0 +1,165 @@
+"""Signatures of recurrent layers: gates swapped, copied or wrong, a lost state, the mask of another step."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+
+import numpy as np
+
+from gradverify.diagnosis import add, variants
+from gradverify.diagnosis.evidence import Evidence
+from gradverify.diagnosis.probe import Probe, close
+from gradverify.types import Array, Diagnosis
+
+_PACKED = re.compile(r"(\d+)\*\(?(\w+)\)?\Z")
+
+
+def packed(evidence: Evidence, name: str) -> tuple[int, int] | None:
+    """Axis that holds several gates side by side ("4*H"), and how many; None if there is none."""
+    for axis, token in enumerate(evidence.layer.primal(name).dims.axes):
+        match = _PACKED.match(token.text)
+        if match and token.kind == "sum" and 2 < int(match[1]) < 9:
+            return axis, int(match[1])
+    return None
+
+
+def blocks(array: Array, axis: int, count: int) -> Array:
+    """One gate after the other, shape (count, ...)."""
+    return np.stack(np.split(array, count, axis))
+
+
+@add("gates", "GATE")
+def gates(evidence: Evidence) -> Diagnosis | None:
+    """Blocks of a packed axis: which are wrong, and whether they hold what belongs to another block."""
+    name = evidence.primal
+    if not evidence.about_gradient or not evidence.probes or not evidence.differentiable:
+        return None
+    found = packed(evidence, name)
+    if found is None:
+        return _through_other_primals(evidence)
+    copies = [_copies(evidence, p, *found) for p in evidence.probes]
+    d = f"the gradient of {name}"
+    if copies[0] and all(c == copies[0] for c in copies):
+        said = ", ".join(f"gate {k} holds that of gate {j}" for k, j in copies[0])
+        swapped = len(copies[0]) == 2 and copies[0][0] == copies[0][1][::-1]
+        text = f"gates {copies[0][0][0]} and {copies[0][0][1]} of {d} are swapped" if swapped else f"in {d} {said}"
+        return Diagnosis("gates", "GATE", text, 0.95, {"blocks": copies[0], "cases": len(copies)})
+    wrong = [_wrong_blocks(p, name, *found) for p in evidence.probes]
+    if any(w != wrong[0] for w in wrong) or not 0 < len(wrong[0]) < found[1]:
+        return None
+    same = [n for n in evidence.differentiable if n != name and _same_blocks(evidence, n, wrong[0])]
+    said = f"gate{'s' * (len(wrong[0]) > 1)} {', '.join(map(str, wrong[0]))} of {found[1]}"
+    if same:
+        text = f"only {said} is wrong in {d}, and in {', '.join(same)} as well: the derivative of that gate is wrong"
+        return Diagnosis("gates", "GATE", text, 0.84, {"blocks": wrong[0]})
+    text = (
+        f"only {said} is wrong in {d}, and other parameters of that gate are right: a factor or a term is missing there"
+    )
+    return Diagnosis("gates", "TERM", text, 0.84, {"blocks": wrong[0]})
+
+
+def _through_other_primals(evidence: Evidence) -> Diagnosis | None:
+    """A primal without gates of its own is wrong because of one gate of the parameters."""
+    for name in evidence.differentiable:
+        found = packed(evidence, name)
+        if found is None or not evidence.everywhere(partial(_any_wrong, name)):
+            continue
+        wrong = [_wrong_blocks(p, name, *found) for p in evidence.probes]
+        if all(w == wrong[0] for w in wrong) and 0 < len(wrong[0]) < found[1]:
+            said = f"gate{'s' * (len(wrong[0]) > 1)} {', '.join(map(str, wrong[0]))} of {found[1]}"
+            text = (
+                f"the gradient of {evidence.primal} is wrong together with {said} in that of {name}, the others right"
+            )
+            return Diagnosis("gates", "GATE", text, 0.8, {"blocks": wrong[0]})
+    return None
+
+
+def _any_wrong(name: str, probe: Probe) -> bool:
+    return bool(probe.wrong(name).any())
+
+
+def _copies(evidence: Evidence, probe: Probe, axis: int, count: int) -> list[tuple[int, int]]:
+    """Wrong blocks that hold the right gradient of another block."""
+    a, n = (blocks(g, axis, count) for g in evidence.pair(probe))
+    found = []
+    for k in range(count):
+        if close(a[k], n[k]):
+            continue
+        match = [j for j in range(count) if j != k and close(a[k], n[j])]
+        if not match:
+            return []
+        found.append((k, match[0]))
+    return found
+
+
+def _wrong_blocks(probe: Probe, name: str, axis: int, count: int) -> list[int]:
+    wrong = blocks(probe.wrong(name), axis, count).reshape(count, -1).any(1)
+    return [int(k) for k in np.flatnonzero(wrong)]
+
+
+def _same_blocks(evidence: Evidence, name: str, wanted: list[int]) -> bool:
+    found = packed(evidence, name)
+    return found is not None and evidence.everywhere(lambda p: _wrong_blocks(p, name, *found) == wanted)
+
+
+def _time(evidence: Evidence) -> str | None:
+    """The axis of time: named T, or the leading axis of an input of a layer with states that carry on."""
+    names = variants.axis_names(evidence.layer)
+    return "T" if "T" in names and any("T" not in p.dims.names for p in evidence.layer.differentiable) else None
+
+
+@add("steps", "GATE")
+def steps(evidence: Evidence) -> Diagnosis | None:
+    """Right for one step, wrong for two: what is carried from step to step."""
+    time = _time(evidence)
+    if time is None or not evidence.about_gradient or not evidence.probes:
+        return None
+    if not any(re.fullmatch(r"\w+0(_reverse)?|\w+_0", n) for n in evidence.layer.primal_names):
+        return None
+    one, two = ([evidence.plain(draw, sizes={time: count}) for draw in range(2)] for count in (1, 2))
+    if not all(map(evidence.holds, one)) or not all(map(evidence.fails, two)):
+        return None
+    probe = evidence.probe(two[0])
+    assert probe is not None
+    wrong = evidence.others_wrong(probe)
+    timed = [n for n in wrong if time in evidence.layer.primal(n).dims.names]
+    d = f"the gradient of {evidence.primal} is right for {time} = 1 and wrong for {time} = 2"
+    if timed or any(re.fullmatch(r"\w+0(_reverse)?", n) for n in wrong):
+        text = f"{d}, as are those of {', '.join(wrong)}: the gradient of a state is not passed back as it should be"
+        return Diagnosis("steps", "GATE", text, 0.82, {"wrong": wrong})
+    text = f"{d}, while all inputs and states have right gradients: what the steps contribute is not added up"
+    return Diagnosis("steps", "OVERWRITE", text, 0.82, {"wrong": wrong})
+
+
+@add("step_mask", "RNG")
+def step_mask(evidence: Evidence) -> Diagnosis | None:
+    """Right where a mask is the same for every step, or keeps everything; wrong otherwise."""
+    if not evidence.about_gradient or not evidence.probes or not drops(evidence):
+        return None
+    for primal in evidence.layer.primals:
+        if primal.domain.name != "mask":
+            continue
+        full = [variants.but(evidence.layer, p.case, primal.name, np.ones_like) for p in evidence.probes]
+        if not all(map(evidence.holds, full)):
+            continue
+        d = f"the gradient of {evidence.primal} is right where {primal.name} drops nothing, and wrong where it does"
+        labels = primal.dims.labels(np.ndim(evidence.case.primals[primal.name]))
+        constant = [variants.but(evidence.layer, p.case, primal.name, _first_of_all) for p in evidence.probes]
+        if all(map(evidence.holds, constant)) and np.ndim(evidence.case.primals[primal.name]) > 1:
+            text = f"{d}, unless it drops the same at every {labels[0]}: backward takes the mask of one place for all"
+            return Diagnosis("step_mask", "RNG", text, 0.95)
+        return Diagnosis("step_mask", "RNG", f"{d}: forward and backward do not drop the same", 0.75)
+    return None
+
+
+def _first_of_all(mask: Array) -> Array:
+    return np.repeat(mask[:1], len(mask), 0) if mask.ndim else mask
+
+
+def drops(evidence: Evidence) -> bool:
+    """Whether the mask is one of dropout: there is a rate among the options, or the name says so."""
+    names = {*evidence.layer.options, *evidence.layer.name.split("_")}
+    return (
+        bool(names & {"p", "rate", "drop", "dropout", "keep", "keep_prob", "zoneout"}) or "drop" in evidence.layer.doc
+    )

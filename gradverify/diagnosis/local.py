@@ -1,0 +1,109 @@
+"""Signatures of a local derivative that is missing, surplus or wrong: the ratio is a function of an array."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+
+from gradverify.diagnosis import add
+from gradverify.diagnosis.evidence import Evidence
+from gradverify.diagnosis.probe import Probe, close
+from gradverify.types import Array, Diagnosis
+
+Function = Callable[[Array], Array]
+
+
+def _sigmoid(z: Array) -> Array:
+    return 1 / (1 + np.exp(-z))
+
+
+# Ratios of analytic over numerical, by what they mean; of an input z, and of an output y.
+OF_INPUT: dict[str, Function] = {
+    "sigmoid'({0})": lambda z: _sigmoid(z) * _sigmoid(-z),
+    "tanh'({0}) = 1 - tanh({0})^2": lambda z: 1 - np.tanh(z) ** 2,
+    "sigmoid({0})": _sigmoid,
+    "{0}": lambda z: z,
+    "{0}^2": lambda z: z * z,
+    "2 {0}": lambda z: 2 * z,
+    "exp({0})": np.exp,
+    "cos({0})": np.cos,
+    "|{0}|": np.abs,
+    "sqrt({0})": lambda z: np.sqrt(np.abs(z)),
+}
+OF_OUTPUT: dict[str, Function] = {
+    "{0}": lambda y: y,
+    "{0} (1 - {0})": lambda y: y * (1 - y),
+    "1 - {0}": lambda y: 1 - y,
+    "1 - {0}^2": lambda y: 1 - y * y,
+    "2 {0}": lambda y: 2 * y,
+    "{0}^2": lambda y: y * y,
+}
+
+
+@add("local", "TERM")
+def local(evidence: Evidence) -> Diagnosis | None:
+    """The ratio of the gradients is a known function of a primal or an output: a factor of the chain is missing."""
+    if not evidence.about_gradient or not evidence.probes:
+        return None
+    if not evidence.everywhere(lambda p: bool(np.ptp(_ratio(evidence, p)) > 1e-4)):
+        return None
+    for source, name in _sources(evidence):
+        for words, function in (OF_OUTPUT if source == "output" else OF_INPUT).items():
+            for sign in (1.0, -1.0):
+                said = words.format(name)
+                test = partial(_is, evidence, (source, name), partial(_signed, function, sign))
+                if evidence.everywhere(partial(test, 1)):
+                    what = f"a factor {said} too many"
+                elif evidence.everywhere(partial(test, -1)):
+                    what = f"the factor {said} missing"
+                else:
+                    continue
+                minus = ", and the wrong sign" if sign < 0 else ""
+                text = f"the gradient of {evidence.primal} has {what}{minus}{evidence.given}"
+                return Diagnosis("local", "TERM", text, 0.94, {"cases": len(evidence.probes)})
+    return None
+
+
+def _ratio(evidence: Evidence, probe: Probe) -> Array:
+    a, n = evidence.pair(probe)
+    told = np.abs(n) > 1e-7 * max(float(np.abs(n).max(initial=0.0)), 1e-300)
+    return np.asarray((a[told] / n[told]).ravel()) if told.any() else np.zeros(1)
+
+
+def _sources(evidence: Evidence) -> Iterator[tuple[str, str]]:
+    """Arrays that can be stretched to the gradient's shape."""
+    names = list(evidence.layer.returns) or ["y"]
+    probe = evidence.probes[0]
+    shape = probe.shape(evidence.primal)
+    for name in evidence.layer.primal_names:
+        if np.asarray(probe.case.primals[name]).dtype.kind == "f" and _fits(np.shape(probe.case.primals[name]), shape):
+            yield "primal", name
+    for k, y in enumerate(probe.outputs):
+        if y.dtype.kind == "f" and _fits(y.shape, shape):
+            yield "output", names[k] if k < len(names) else f"output {k}"
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    try:
+        return shape != () and np.broadcast_shapes(shape, wanted) == wanted
+    except ValueError:
+        return False
+
+
+def _signed(function: Function, sign: float, array: Array) -> Array:
+    return sign * function(array)
+
+
+def _is(evidence: Evidence, array_of: tuple[str, str], function: Function, power: int, probe: Probe) -> bool:
+    a, n = evidence.pair(probe)
+    source, name = array_of
+    if source == "primal":
+        array = np.asarray(probe.case.primals[name], float)
+    else:
+        names = list(evidence.layer.returns) or ["y"]
+        array = np.asarray(probe.outputs[names.index(name) if name in names else int(name.split()[-1])], float)
+    factor = np.broadcast_to(function(array), n.shape)
+    left, right = (a, n * factor) if power == 1 else (a * factor, n)
+    return int(np.count_nonzero(n)) > 1 and close(left, right)

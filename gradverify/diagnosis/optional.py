@@ -1,0 +1,77 @@
+"""Signatures of options: the smallest set that fails, a mode, a weight that backward leaves out."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradverify.diagnosis import add, variants
+from gradverify.diagnosis.evidence import Evidence
+from gradverify.types import Diagnosis
+
+_MODES = ("mode", "train", "training", "is_training", "eval")
+_MASKS = ("ignore", "pad", "mask")
+_SHAPING = ("heads", "groups")
+
+
+@add("options", "OPTION")
+def options(evidence: Evidence) -> Diagnosis | None:
+    """Right at the defaults, wrong with some options changed."""
+    if not evidence.about_gradient:
+        return None
+    needed = evidence.situation.options
+    if not needed:
+        return _mode(evidence)
+    tried = len(evidence.situation.failing)
+    d = f"the gradient of {evidence.primal} is wrong{evidence.given}, and right"
+    defaults = ", ".join(f"{n}={evidence.defaults[n]!r}" for n in needed)
+    facts = {"options": dict(needed), "cases": tried}
+    if any(name in _MODES for name in needed):
+        text = f"{d} with {defaults}: backward does not follow the mode of forward"
+        return Diagnosis("options", "MODE", text, 0.93, facts)
+    if any(word in name for name in needed for word in _MASKS):
+        return Diagnosis("options", "MASK", f"{d} with {defaults}: places that do not count are counted", 0.91, facts)
+    unequal = [n for n, v in needed.items() if isinstance(v, tuple) and len(set(v)) > 1]
+    same = ""
+    if unequal and evidence.situation.needs == "options" and all(_right_when_equal(evidence, n) for n in unequal):
+        same = f"; with equal parts of {', '.join(unequal)} it is right: one part is taken for all"
+    text = f"{d} with the default {defaults}{same}: backward does not follow forward there"
+    return Diagnosis("options", "OPTION", text, 0.9 if evidence.situation.needs == "options" else 0.8, facts)
+
+
+def _right_when_equal(evidence: Evidence, name: str) -> bool:
+    value = evidence.options[name]
+    cases = [evidence.plain(0, {**evidence.options, name: (v,) * len(value)}) for v in dict.fromkeys(value)]
+    return all(map(evidence.holds, cases))
+
+
+def _mode(evidence: Evidence) -> Diagnosis | None:
+    """Wrong in one mode only, although that is the default."""
+    for name in _MODES:
+        spec = evidence.layer.options.get(name)
+        if not isinstance(spec, list) or evidence.situation.needs == "values":
+            continue
+        others = [v for v in spec if v != evidence.options[name]]
+        cases = [evidence.plain(k, {**evidence.options, name: v}) for v in others for k in range(2)]
+        if cases and all(map(evidence.holds, cases)):
+            value = evidence.options[name]
+            text = f"the gradient of {evidence.primal} is wrong with {name}={value!r} only, and right in other modes"
+            return Diagnosis("options", "MODE", text, 0.3, {"mode": value})
+    return None
+
+
+@add("constant_left_out", "OPTION")
+def constant_left_out(evidence: Evidence) -> Diagnosis | None:
+    """Right where a primal that needs no gradient (class weights, a mask) is all ones: backward leaves it out."""
+    if not evidence.about_gradient or not evidence.probes or evidence.situation.needs == "values":
+        return None
+    for primal in evidence.layer.primals:
+        if primal.differentiable or primal.domain.kind != "real" or primal.domain.discrete:
+            continue
+        ones = [variants.but(evidence.layer, p.case, primal.name, np.ones_like) for p in evidence.probes]
+        if all(map(evidence.holds, ones)):
+            text = (
+                f"the gradient of {evidence.primal} is right where {primal.name} is all ones, and wrong otherwise"
+                f"{evidence.given}: backward leaves {primal.name} out, or takes it into account twice"
+            )
+            return Diagnosis("constant_left_out", "OPTION", text, 0.93, {"cases": len(ones)})
+    return None

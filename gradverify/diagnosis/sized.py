@@ -1,0 +1,127 @@
+"""Signatures of sizes: for which lengths of an axis, or for which ranks, the gradient is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gradverify.diagnosis import add, variants
+from gradverify.diagnosis.evidence import Evidence
+from gradverify.diagnosis.indexed import pair_of_sizes
+from gradverify.shrink.search import sizes_of
+from gradverify.types import Case, Diagnosis
+
+_LENGTHS = range(1, 9)
+
+
+@add("sizes", "SHAPE")
+def sizes(evidence: Evidence) -> Diagnosis | None:
+    """Wrong for some lengths of an axis: odd ones, those that a block does not divide, short or long ones."""
+    if not evidence.about_gradient or evidence.situation.needs == "values":
+        return None
+    if evidence.finding.kind == "shape" and evidence.situation.needs == "nothing":
+        return None
+    for name in variants.axis_names(evidence.layer):
+        if name.startswith("*"):
+            continue
+        wrong, right = _scan(evidence, name)
+        told = _pattern(wrong, right)
+        if told is None:
+            continue
+        words, bug_class, confidence = told
+        block = _option_of(evidence, wrong, right)
+        text = (
+            f"the gradient of {evidence.primal} is wrong where {name} is {block or words}{evidence.given} "
+            f"({name} = {_list(wrong)}), and right for {name} = {_list(right)}"
+        )
+        return Diagnosis("sizes", bug_class, text, confidence, {"wrong": wrong, "right": right})
+    return None
+
+
+def _scan(evidence: Evidence, name: str) -> tuple[list[int], list[int]]:
+    wrong: list[int] = []
+    right: list[int] = []
+    for n in _LENGTHS:
+        case = evidence.plain(0, sizes={name: n})
+        probe = evidence.probe(case)
+        if probe is None or not _has(evidence, probe.case, name, n):
+            continue
+        (wrong if evidence.wrong(probe) else right).append(n)
+    return wrong, right
+
+
+def _has(evidence: Evidence, case: Case, name: str, n: int) -> bool:
+    sizes = sizes_of(evidence.layer, case.primals, case.options) or {}
+    return bool(sizes.get(name) == n)
+
+
+def _pattern(wrong: Sequence[int], right: Sequence[int]) -> tuple[str, str, float] | None:
+    """What the wrong lengths have in common and the right ones have not; wrong from 2 on is nothing special."""
+    if not wrong or not right or len(wrong) + len(right) < 4:
+        return None
+    for block in (2, 3, 4, 5):
+        if all(n % block for n in wrong) and all(n % block == 0 for n in right) and len(right) > 1:
+            return f"not a multiple of {block}", "SHAPE", 0.93
+        if all(n % block == 0 for n in wrong) and all(n % block for n in right) and len(wrong) > 1:
+            return f"a multiple of {block}", "SHAPE", 0.9
+    if max(right) < min(wrong) and min(wrong) > 2:
+        return f"{min(wrong)} or more", "SHAPE", 0.85
+    if max(wrong) < min(right):
+        return ("1" if max(wrong) == 1 else f"{max(wrong)} or less"), "SHAPE", 0.85
+    return None
+
+
+def _option_of(evidence: Evidence, wrong: Sequence[int], right: Sequence[int]) -> str:
+    for name, value in evidence.options.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 2:
+            continue
+        if all(n % value for n in wrong) and all(n % value == 0 for n in right):
+            return f"not a multiple of {name} = {value}"
+    return ""
+
+
+def _list(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+@add("rank", "SHAPE")
+def rank(evidence: Evidence) -> Diagnosis | None:
+    """Wrong for some numbers of leading axes."""
+    if not evidence.about_gradient or evidence.situation.needs == "values":
+        return None
+    groups = [n for n in variants.axis_names(evidence.layer) if n.startswith("*")]
+    if not groups or any(axis.optional for p in evidence.layer.primals for axis in p.dims.axes):
+        return None
+    tried = {count: evidence.plain(0, sizes=dict.fromkeys(groups, (3, 2, 4)[:count])) for count in range(4)}
+    wrong = [count for count, case in tried.items() if evidence.fails(case)]
+    right = [count for count, case in tried.items() if evidence.holds(case)]
+    if not wrong or not right or wrong == [1, 2, 3]:
+        return None
+    text = (
+        f"the gradient of {evidence.primal} is wrong with {_list(wrong)} leading axes ({groups[0]}), and right with "
+        f"{_list(right)}: backward counts on a number of axes"
+    )
+    return Diagnosis("rank", "SHAPE", text, 0.93, {"wrong": wrong, "right": right})
+
+
+@add("only_these_sizes", "SHAPE")
+def only_these_sizes(evidence: Evidence) -> Diagnosis | None:
+    """Right on plain sizes, wrong on those of the finding, whatever the values."""
+    if evidence.situation.needs != "sizes" or not evidence.about_gradient or not evidence.situation.failing:
+        return None
+    equal = pair_of_sizes(evidence)
+    shapes = ", ".join(f"{n} {'x'.join(map(str, np.shape(a))) or 'scalar'}" for n, a in evidence.case.primals.items())
+    also = f" (they need {equal[0]} = {equal[1]})" if equal else ""
+    text = (
+        f"the gradient of {evidence.primal} is right on plain shapes, and wrong on these{also}, whatever the values: "
+        f"{shapes}{evidence.given}"
+    )
+    confidence = 0.92 if equal and _vector(evidence, equal) else 0.7
+    return Diagnosis("only_these_sizes", "SHAPE", text, confidence, {"cases": len(evidence.situation.failing)})
+
+
+def _vector(evidence: Evidence, equal: tuple[str, str]) -> bool:
+    """Whether one of two axes that must be equal belongs to a primal of one axis, which has no transpose."""
+    lone = {p.dims.axes[0].text.lstrip("*") for p in evidence.layer.primals if len(p.dims.axes) == 1}
+    return bool(lone & set(equal)) and len(evidence.layer.primals) == 2

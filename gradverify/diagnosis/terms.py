@@ -1,0 +1,153 @@
+"""Signatures of a missing, doubled or wrong term: where the error lies, and what it takes to make it go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain, combinations
+
+import numpy as np
+
+from gradverify.diagnosis import add
+from gradverify.diagnosis.evidence import Evidence
+from gradverify.diagnosis.probe import Probe
+from gradverify.types import Array, Diagnosis
+
+_LEFT = 1e-5  # share of the error that a span may leave
+
+
+@add("span", "TERM")
+def span(evidence: Evidence) -> Diagnosis | None:
+    """The error is, along some axes, a multiple of 1, of the primal, or of both: a term of the mean or the variance."""
+    if not evidence.about_gradient or evidence.situation.needs == "values" or not evidence.probes:
+        return None
+    labels = evidence.probes[0].labels(evidence.primal)
+    axes_sets = chain.from_iterable(combinations(range(len(labels)), count) for count in range(len(labels), 0, -1))
+    for axes in axes_sets:
+        for words, kinds in (("1", ("one",)), (evidence.primal, ("x",)), (f"1 and {evidence.primal}", ("one", "x"))):
+            if evidence.everywhere(partial(_in_span, evidence, axes, kinds)):
+                names = " and ".join(labels[k] for k in axes)
+                return _told(evidence, names, words, kinds)
+    return None
+
+
+def _told(evidence: Evidence, names: str, words: str, kinds: tuple[str, ...]) -> Diagnosis:
+    meaning = {
+        ("one",): "the term of the mean is missing, doubled or wrong",
+        ("x",): f"a term along {evidence.primal} is missing or wrong, as when its norm is taken for a constant",
+        ("one", "x"): "terms of mean and variance are missing or wrong",
+    }[kinds]
+    d = f"the error of the gradient of {evidence.primal}"
+    normaliser = _normaliser(evidence)
+    if normaliser:
+        text = (
+            f"{d} is along {names} a multiple of {words}, and vanishes where {normaliser} = 1: the mean in backward "
+            f"does not count {normaliser}, so its divisor is wrong{evidence.given}"
+        )
+        return Diagnosis("span", "FACTOR", text, 0.9, {"axes": names, "span": words, "divisor": normaliser})
+    text = f"{d} is along {names} a multiple of {words}: {meaning}{evidence.given}"
+    return Diagnosis("span", "TERM", text, 0.86, {"axes": names, "span": words})
+
+
+def _in_span(evidence: Evidence, axes: tuple[int, ...], kinds: tuple[str, ...], probe: Probe) -> bool:
+    a, n = evidence.pair(probe)
+    x = np.asarray(probe.case.primals[evidence.primal], float)
+    if x.shape != a.shape:
+        return False
+    error, values = (_rows(array, axes) for array in (a - n, x))
+    if error.shape[1] <= len(kinds) + 1 or not np.any(error) or np.linalg.norm(error) < 1e-6 * np.linalg.norm(n):
+        return False
+    left = 0.0
+    for row, value in zip(error, values):
+        basis = np.stack([np.ones_like(value) if kind == "one" else value for kind in kinds], -1)
+        left += float(np.sum((row - basis @ np.linalg.lstsq(basis, row, rcond=None)[0]) ** 2))
+    return bool(left**0.5 <= _LEFT * float(np.linalg.norm(error)))
+
+
+def _rows(array: Array, axes: tuple[int, ...]) -> Array:
+    moved = np.moveaxis(array, axes, tuple(range(-len(axes), 0)))
+    return np.asarray(moved.reshape(-1, int(np.prod([array.shape[k] for k in axes]))))
+
+
+def _normaliser(evidence: Evidence) -> str:
+    """Axes that, at size 1, make the error vanish; empty if none do."""
+    dims = evidence.layer.primal(evidence.primal).dims
+    names = [axis.text for axis in dims.axes if axis.kind == "name" and axis.text not in evidence.layer.options]
+    if len(names) < 2:
+        return ""
+    for count in (1, 2, 3):
+        for group in combinations(names, count):
+            if len(group) == len(names):
+                continue
+            cases = [evidence.plain(draw, sizes=dict.fromkeys(group, 1)) for draw in range(2)]
+            if all(evidence.holds(case) for case in cases):
+                return "*".join(group)
+    return ""
+
+
+@add("small_error", "TERM")
+def small_error(evidence: Evidence) -> Diagnosis | None:
+    """Nearly right everywhere: an approximation of the derivative."""
+    if not evidence.about_gradient or not evidence.probes:
+        return None
+    sizes = [_relative(evidence, p) for p in evidence.probes]
+    if not all(1e-6 < size < 2e-2 for size in sizes):
+        return None
+    text = (
+        f"the gradient of {evidence.primal} is nearly right, to {max(sizes):.1g} of its largest entry, and the error "
+        f"is the same when asked again: the derivative of an approximation, or a small term that is missing"
+    )
+    return Diagnosis("small_error", "TERM", text, 0.6, {"largest": max(sizes)})
+
+
+def _relative(evidence: Evidence, probe: Probe) -> float:
+    a, n = evidence.pair(probe)
+    top = float(np.abs(n).max(initial=0.0))
+    return float(np.abs(a - n).max(initial=0.0)) / top if top else 0.0
+
+
+@add("region", "TERM")
+def region(evidence: Evidence) -> Diagnosis | None:
+    """Wrong only where an entry lies on one side of a bound: a branch of the derivative."""
+    if not evidence.about_gradient or not evidence.probes or evidence.situation.needs == "values":
+        return None
+    for words, values in _values(evidence):
+        ranges = [(p, values(p)) for p in evidence.probes]
+        if any(v.shape != p.wrong(evidence.primal).shape for p, v in ranges):
+            continue
+        wrong = np.concatenate([v[p.wrong(evidence.primal)] for p, v in ranges])
+        right = np.concatenate([v[~p.wrong(evidence.primal)] for p, v in ranges])
+        if wrong.size < 2 or right.size < 2:
+            continue
+        for sign, word in ((1, "above"), (-1, "below")):
+            if (sign * wrong).min() > (sign * right).max():
+                bound = 0.5 * sign * float((sign * wrong).min() + (sign * right).max())
+                text = (
+                    f"the gradient of {evidence.primal} is wrong where {words} is {word} some {bound:.2g}, and right "
+                    f"elsewhere ({wrong.size} entries and {right.size}): a branch of the derivative is wrong"
+                )
+                return Diagnosis("region", "TERM", text, 0.7 if min(wrong.size, right.size) > 4 else 0.55)
+    return None
+
+
+def _values(evidence: Evidence) -> Iterator[tuple[str, Callable[[Probe], Array]]]:
+    ours = evidence.primal
+
+    def own(probe: Probe) -> Array:
+        return np.asarray(probe.case.primals[ours], float)
+
+    yield ours, own
+    yield f"|{ours}|", lambda p: np.abs(own(p))
+    for other in evidence.differentiable:
+        if other != ours:
+            yield f"{ours} - {other}", partial(_difference, ours, other)
+            yield other, partial(_difference, None, other)
+
+
+def _difference(one: str | None, other: str, probe: Probe) -> Array:
+    """One primal minus another (or the other alone); empty if their shapes differ."""
+    subtracted = np.asarray(probe.case.primals[other], float)
+    if one is None:
+        return subtracted
+    array = np.asarray(probe.case.primals[one], float)
+    return array - subtracted if array.shape == subtracted.shape else np.zeros(0)

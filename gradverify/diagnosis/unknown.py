@@ -1,0 +1,39 @@
+"""What is said where nothing fits: the facts, and that nothing fits."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradverify.diagnosis import add
+from gradverify.diagnosis.evidence import Evidence
+from gradverify.facts import best_ratio
+from gradverify.types import Diagnosis
+
+
+@add("facts", "TERM")
+def facts(evidence: Evidence) -> Diagnosis | None:
+    """Ratio, what is left after scaling, and where the wrong entries lie, on plain cases."""
+    if not evidence.about_gradient:
+        return None
+    if evidence.finding.kind == "crash":
+        how = {"options": evidence.given, "sizes": " at these sizes", "values": " at these values"}
+        text = f"backward breaks down{how.get(evidence.situation.needs, ' on plain cases as well')}"
+        return Diagnosis("facts", "SHAPE", text, 0.3)
+    if not evidence.probes:
+        return None
+    probe = evidence.probes[0]
+    a, n = evidence.pair(probe)
+    wrong = probe.wrong(evidence.primal)
+    known = np.isfinite(a) & np.isfinite(n)
+    ratio, rest = best_ratio(a[known], n[known])
+    with np.errstate(all="ignore"):
+        spread = (a / n)[wrong & known & (n != 0)]
+    ranges = f"the ratio goes from {spread.min():.3g} to {spread.max():.3g}" if spread.size else "there is no ratio"
+    conditions = {"nothing": "on plain cases", "sizes": "at these sizes", "values": "at these values"}
+    where = conditions.get(evidence.situation.needs, "") + evidence.given
+    text = (
+        f"no cleaner signature: the gradient of {evidence.primal} is wrong {where.strip()} in {int(wrong.sum())} of "
+        f"{wrong.size} entries; {ranges}, and {rest:.2g} of it is left after the best factor {ratio:.4g}: "
+        "a term is missing or wrong"
+    )
+    return Diagnosis("facts", "TERM", text, 0.35, {"ratio": ratio, "remainder": rest, "wrong": int(wrong.sum())})

@@ -1,0 +1,125 @@
+"""Signatures of an upstream gradient that is ignored, or used in another way than as a factor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from gradverify.diagnosis import add
+from gradverify.diagnosis.evidence import Evidence
+from gradverify.diagnosis.probe import Probe, close
+from gradverify.types import Array, Diagnosis
+
+# What backward may have made of a cotangent, as functions of the flat weights of all outputs.
+_USES: dict[str, Callable[[Array], Array]] = {
+    "1": np.ones_like,
+    "the first entry of the upstream gradient": lambda w: np.full_like(w, w[0]),
+    "the sum of the upstream gradient": lambda w: np.full_like(w, w.sum()),
+    "the mean of the upstream gradient": lambda w: np.full_like(w, w.mean()),
+    "the square of the upstream gradient": lambda w: w * w,
+    "1 over the upstream gradient": lambda w: 1 / w,
+    "the magnitude of the upstream gradient": np.abs,
+    "the sign of the upstream gradient": np.sign,
+    "minus 1": lambda w: -np.ones_like(w),
+}
+
+
+@add("upstream", "UPSTREAM")
+def upstream(evidence: Evidence) -> Diagnosis | None:
+    """The gradient for another cotangent: ones, its first entry, its inverse."""
+    if not evidence.about_gradient or not evidence.probes:
+        return None
+    d = f"the gradient of {evidence.primal}"
+    for words, use in _USES.items():
+        if evidence.everywhere(partial(_is_used, evidence, use)):
+            ignored = words in ("1", "minus 1")
+            said = "ignores the upstream gradient" if ignored else f"takes {words} for the upstream gradient"
+            text = f"{d} {said}: it is the right one for dy = {words}" if ignored else f"{d} {said}"
+            return Diagnosis("upstream", "UPSTREAM", text + evidence.given, 0.97, {"cases": len(evidence.probes)})
+    if evidence.everywhere(partial(_unmoved, evidence)):
+        text = f"{d} does not change when the upstream gradient is doubled: it ignores it"
+        return Diagnosis("upstream", "UPSTREAM", text, 0.95, {"cases": len(evidence.probes)})
+    return None
+
+
+def _is_used(evidence: Evidence, use: Callable[[Array], Array], probe: Probe) -> bool:
+    a, n = evidence.pair(probe)
+    weights = probe.point.weights
+    if close(a, n) or not np.any(a):
+        return False
+    return close(a, probe.under(evidence.primal, use(weights)))
+
+
+def _unmoved(evidence: Evidence, probe: Probe) -> bool:
+    a, n = evidence.pair(probe)
+    twice = evidence.with_cotangents(probe, lambda v: 2 * v).get(evidence.primal)
+    return twice is not None and bool(np.any(a)) and bool(np.any(n)) and close(a, twice)
+
+
+@add("output_ignored", "UPSTREAM")
+def output_ignored(evidence: Evidence) -> Diagnosis | None:
+    """The cotangent of one of several outputs reaches no gradient, though the output depends on the primal."""
+    if not evidence.about_gradient or not evidence.probes or len(evidence.probes[0].outputs) < 2:
+        return None
+    names = list(evidence.layer.returns) or [f"output {k}" for k in range(len(evidence.probes[0].outputs))]
+    ignored = [k for k in range(len(names)) if evidence.everywhere(partial(_ignored, evidence, k))]
+    if not ignored or len(ignored) == len(names):
+        return None
+    said = " and ".join(names[k] for k in ignored)
+    text = f"backward ignores the upstream gradient of {said}: changing it changes no gradient of {evidence.primal}"
+    fits = evidence.everywhere(partial(_explains, evidence, ignored))
+    return Diagnosis(
+        "output_ignored", "UPSTREAM", text, 0.97 if fits else 0.6, {"outputs": [names[k] for k in ignored]}
+    )
+
+
+def _ignored(evidence: Evidence, output: int, probe: Probe) -> bool:
+    cotangents = list(probe.case.cotangents or ())
+    without = _weights_without(probe, (output,))
+    matters = not close(probe.under(evidence.primal, without), probe.numerical(evidence.primal))
+    cotangents[output] = 3 * cotangents[output] + 1
+    changed = probe.pulled(tuple(cotangents)).get(evidence.primal)
+    return matters and changed is not None and close(changed, probe.analytic[evidence.primal])
+
+
+def _explains(evidence: Evidence, outputs: list[int], probe: Probe) -> bool:
+    return close(probe.analytic[evidence.primal], probe.under(evidence.primal, _weights_without(probe, tuple(outputs))))
+
+
+def _weights_without(probe: Probe, outputs: tuple[int, ...]) -> Array:
+    weights, start = probe.point.weights.copy(), 0
+    for k, y in enumerate(probe.outputs):
+        width = y.size * (2 if y.dtype.kind == "c" else 1)
+        if k in outputs:
+            weights[start : start + width] = 0
+        start += width
+    return weights
+
+
+@add("nonlinear", "UPSTREAM")
+def nonlinear(evidence: Evidence) -> Diagnosis | None:
+    """Linear in the cotangent only up to a bound: clipping; or not at all."""
+    if evidence.finding.property != "linear" or evidence.own is None or not evidence.own.analytic:
+        return None
+    name, own = evidence.primal, evidence.own
+    d = f"the gradient of {name}"
+    big = own.pulled(tuple(1e6 * v for v in own.case.cotangents or ())).get(name)
+    bigger = own.pulled(tuple(1e8 * v for v in own.case.cotangents or ())).get(name)
+    small = own.pulled(tuple(1e-9 * v for v in own.case.cotangents or ())).get(name)
+    zero = own.pulled(tuple(0 * v for v in own.case.cotangents or ())).get(name)
+    if big is not None and bigger is not None and np.any(big) and close(big, bigger):
+        most = float(np.abs(big).max())
+        text = f"{d} is clipped: it stays the same (at most {most:.4g}) however large the upstream gradient; {_MEANT}"
+        if small is not None and np.any(small) and close(small * 1e9, own.numerical(name), 1e-4):
+            return Diagnosis("nonlinear", "UPSTREAM", text, 0.95, {"bound": most})
+        text = f"{d} does not depend on the size of the upstream gradient: it is ignored, or only its sign is used"
+        return Diagnosis("nonlinear", "UPSTREAM", text, 0.95)
+    if zero is not None and np.any(zero):
+        text = f"{d} is not zero for an upstream gradient of zero: it is ignored, or something is added to it"
+        return Diagnosis("nonlinear", "UPSTREAM", text, 0.9)
+    return Diagnosis("nonlinear", "UPSTREAM", f"{d} is not linear in the upstream gradient", 0.8)
+
+
+_MEANT = "if clipping is meant, it belongs outside backward, or declare a surrogate"

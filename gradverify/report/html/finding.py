@@ -1,0 +1,141 @@
+"""The article of one finding: what is wrong, the pictures, the case as code, and how to see it again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gradverify.report import code
+from gradverify.report.html.heatmap import heatmaps
+from gradverify.report.html.ladder import ladder_plot
+from gradverify.report.html.markup import Markup, details, el, pairs
+from gradverify.report.jsonreport import plain
+from gradverify.report.numbers import entry, short
+from gradverify.report.terminal import PASTED
+from gradverify.types import Case, Comparison, Diagnosis, Finding
+
+LIKELY = 3  # diagnoses that are shown
+_LONG = 300  # characters of a fact
+_HIDDEN = {"ladder"}  # facts that have a picture of their own
+
+
+def article(finding: Finding, file: str | None, prefix: str, level: int = 3) -> Markup:
+    """One finding.
+
+    Parameters
+    ----------
+    file : path of its Case file, if one was written
+    prefix : id of the article
+    level : of its heading
+    """
+    compared = finding.comparison
+    message = finding.message.partition(": at ")[0] if compared is not None else finding.message
+    return el(
+        "article",
+        el(f"h{level}", message, id=f"{prefix}-h"),
+        el("p", _kind(finding), cls="dim"),
+        _diagnoses(finding),
+        None if compared is None else _worst(compared),
+        None if compared is None else heatmaps(compared),
+        _ladder(finding),
+        _facts(finding.facts),
+        _case(finding, file, level + 1),
+        id=prefix,
+        cls="finding",
+        aria_labelledby=f"{prefix}-h",
+    )
+
+
+def _kind(finding: Finding) -> str:
+    said = f"property {finding.property}, {finding.kind}"
+    return f"{said}, {short(finding.severity, 3)} times its bound" if np.isfinite(finding.severity) else said
+
+
+def _diagnoses(finding: Finding) -> Markup | None:
+    best = sorted(finding.diagnoses, key=lambda d: -d.confidence)[:LIKELY]
+    return el("ul", *(el("li", *_diagnosis(d)) for d in best), cls="diagnoses", aria_label="Diagnosis") if best else None
+
+
+def _diagnosis(diagnosis: Diagnosis) -> list[Markup | None]:
+    evidence = pairs([(_words(key), _fact(value)) for key, value in diagnosis.evidence.items()])
+    return [
+        el("p", el("b", "Looks like: "), diagnosis.text),
+        None if evidence is None else details(f"Evidence for {_words(diagnosis.name)}", evidence),
+    ]
+
+
+def _worst(comparison: Comparison) -> Markup | None:
+    if comparison.wrong.size == 0:
+        return None
+    where = comparison.worst
+    items: list[tuple[Any, Any]] = [
+        ("worst entry", entry(comparison.primal, where, comparison.labels)),
+        ("analytic", short(comparison.analytic[where], 6)),
+        ("numerical", f"{short(comparison.numerical[where], 6)} ± {short(comparison.bound[where], 2)}"),
+        ("disagree", f"{int(comparison.wrong.sum())} of {comparison.wrong.size}"),
+    ]
+    return pairs(items)
+
+
+def _ladder(finding: Finding) -> Markup | None:
+    rungs, compared = finding.facts.get("ladder"), finding.comparison
+    if not rungs or compared is None or compared.wrong.size == 0 or np.iscomplexobj(compared.numerical):
+        return None
+    return ladder_plot(rungs, float(compared.numerical[compared.worst]) - float(compared.analytic[compared.worst]))
+
+
+def _facts(facts: Mapping[str, Any]) -> Markup | None:
+    known = pairs([(_words(key), _fact(value)) for key, value in facts.items() if key not in _HIDDEN])
+    return None if known is None else details("Facts", known)
+
+
+def _words(name: str) -> str:
+    return str(name).replace("_", " ")
+
+
+def _fact(value: Any) -> str:
+    value = plain(value)
+    text = short(value) if isinstance(value, float) else "yes" if value is True else "no" if value is False else str(value)
+    return text if len(text) <= _LONG else f"{text[:_LONG]} …"
+
+
+def _case(finding: Finding, file: str | None, level: int) -> Markup:
+    case = finding.case
+    items = [(name, f"{_shape(a)} {np.asarray(a).dtype.name}") for name, a in case.primals.items()]
+    items += [(f"option {name}", repr(value)) for name, value in case.options.items()]
+    items += [("seed", str(case.seed)), *([("step", short(case.step))] if case.step is not None else [])]
+    worst = None if finding.worst is None else _shapes(finding.worst)
+    return el(
+        "div",
+        el(f"h{level}", "The smallest case found"),
+        pairs(items),
+        _code(code.python(case), "the case as code") if case.size <= PASTED else _elsewhere(file),
+        el("p", f"Worst seen on {worst}.") if worst and worst != _shapes(case) else None,
+        None if file is None else el("p", "Replay it:"),
+        None if file is None else _code(_replay(file, case), "the replay command"),
+    )
+
+
+def _elsewhere(file: str | None) -> Markup:
+    return el("p", f"The arrays are too large to show{'; they are in the case file' if file else ''}.")
+
+
+def _replay(file: str, case: Case) -> str:
+    """What to type; a layer that no target names needs one."""
+    return f"gradverify replay {shlex.quote(file)}{'' if case.target else ' --target TARGET'}"
+
+
+def _code(text: str, label: str) -> Markup:
+    """Code that can be selected; the script adds a button that copies it."""
+    return el("div", el("pre", el("code", text), tabindex=0, role="region", aria_label=label), cls="code")
+
+
+def _shapes(case: Case) -> str:
+    return ", ".join(f"{name} {_shape(a)}" for name, a in case.primals.items())
+
+
+def _shape(array: Any) -> str:
+    return "x".join(map(str, np.shape(array))) or "scalar"

@@ -1,0 +1,122 @@
+"""The section of one layer: its findings, each property in figures, and what was drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gradverify.coverage import Coverage, regions
+from gradverify.report.html.bars import Bar, named, ordered
+from gradverify.report.html.finding import article
+from gradverify.report.html.markup import Markup, details, el, frame, join
+from gradverify.report.html.overview import SIGNS, figures, reason, row_id, state
+from gradverify.report.table import verdict
+from gradverify.types import RATIOS, Finding, Report, Tally
+
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def section(report: Report, files: Mapping[Finding, str], prefix: str, level: int = 2) -> Markup:
+    """One layer; open if there is a finding.
+
+    Parameters
+    ----------
+    prefix : start of the ids inside, and id of the section
+    level : of its heading
+    """
+    kind = "wrong" if report.findings else "ok" if report.verified else "open"
+    title = el(f"h{level}", report.layer, " ", el("span", f"{SIGNS[kind]} {verdict(report)}", cls=f"verdict {kind}"))
+    drawn = f"{report.cases} cases, {sum(t.entries for t in report.tallies.values())} entries compared"
+    seed = "" if report.seed is None else f", seed {report.seed}"
+    return el(
+        "details",
+        el("summary", title),
+        el("p", f"{drawn}{seed}, {report.seconds:.3g} s", cls="dim"),
+        _lines("Declared by the author", report.declared),
+        _lines("Notes", tuple(report.notes)),
+        *(article(f, files.get(f), f"{prefix}-f{k}", level + 1) for k, f in enumerate(report.findings)),
+        details("Properties in figures", _properties(report, prefix), open=not report.findings),
+        _distributions(report),
+        None if report.coverage is None or not report.coverage.cases else _coverage(report.coverage, level + 1),
+        id=prefix,
+        cls=f"layer {kind}",
+        open=kind != "ok",
+    )
+
+
+def _lines(title: str, lines: tuple[str, ...]) -> Markup | None:
+    return el("div", el("p", el("b", title)), el("ul", *(el("li", line) for line in lines))) if lines else None
+
+
+def _properties(report: Report, prefix: str) -> Markup:
+    """A row for each property, with the reason where it was skipped."""
+    names = tuple(report.tallies)
+    titles = ["property", "", *(name for name, _ in figures(Tally("")))]
+    rows = []
+    for name, tally in report.tallies.items():
+        kind = state(report, name)
+        cells: list[Markup] = [el("th", name, scope="row"), el("td", SIGNS[kind], cls=kind, aria_label=kind)]
+        if tally.cases or kind == "wrong":
+            cells += [el("td", value) for _, value in figures(tally)]
+            why = reason(tally) if tally.cases else None
+        else:
+            why = None
+            cells.append(el("td", reason(tally), colspan=len(titles) - 2, cls="reason"))
+        rows.append(el("tr", *cells, id=row_id(prefix, names, name)))
+        if why:
+            rows.append(el("tr", el("td"), el("td"), el("td", why, colspan=len(titles) - 2, cls="reason")))
+    head = el("tr", *(el("th", title or "holds", scope="col") for title in titles))
+    return frame(el("table", el("thead", head), el("tbody", *rows), cls="figures"), "Properties in figures")
+
+
+def _distributions(report: Report) -> Markup | None:
+    """Error over bound, over all cases, for each property that compares gradients."""
+    drawn = [_distribution(name, tally) for name, tally in report.tallies.items() if any(tally.histogram)]
+    if not drawn:
+        return None
+    said = "Error of each entry in units of its bound, over all cases. Bars are logarithmic, their numbers are counts."
+    return details("Distribution of error over bound", el("p", said, cls="dim"), *drawn)
+
+
+def _distribution(name: str, tally: Tally) -> Markup:
+    powers = range(-6, 9)
+    names = [f"below {RATIOS[0]:g}", *(f"{low:g} to {high:g}" for low, high in zip(RATIOS, RATIOS[1:]))]
+    names.append(f"{RATIOS[-1]:g} and more")
+    marks = ["", *(_power(p) if p % 3 == 0 else "" for p in powers)]
+    tones = ["good" if k <= powers.index(0) else "doubt" if k == powers.index(0) + 1 else "bad" for k in range(len(names))]
+    bars = [Bar(*each) for each in zip(names, tally.histogram, marks, tones)]
+    within = sum(bar.count for bar in bars if bar.tone == "good")
+    total = sum(tally.histogram)
+    return ordered(f"{name}: {within} of {total} entries within the bound", bars)
+
+
+def _power(p: int) -> str:
+    return "1" if p == 0 else f"10{str(p).translate(_SUPERSCRIPT)}"
+
+
+def _coverage(coverage: Coverage, level: int) -> Markup:
+    """Which sizes, options, types and values the cases had."""
+    parts = [
+        *(named(f"size of {name}", sorted(counts.items(), key=_by_size)) for name, counts in coverage.sizes.items()),
+        *(named(f"option {name}", counts.most_common()) for name, counts in coverage.options.items()),
+        named("floating types", coverage.dtypes.most_common()),
+    ]
+    values = [ordered(f"values of {name}", _values(counts)) for name, counts in coverage.values.items()]
+    return details(
+        "What was drawn",
+        el("p", f"{coverage.cases} cases. Bars are logarithmic, their numbers are counts.", cls="dim"),
+        el("div", *parts, cls="grid"),
+        join(*values),
+    )
+
+
+def _by_size(item: tuple[str, int]) -> tuple[int, list[int], str]:
+    """Sizes by number, groups of axes by their rank first, what is no number last."""
+    parts = item[0].split("x")
+    return (len(parts), [int(p) for p in parts], "") if all(p.isdigit() for p in parts) else (99, [], item[0])
+
+
+def _values(counts: list[int]) -> list[Bar]:
+    names = regions()
+    middle = len(names) // 2
+    marks = {0: "−10⁴", middle - 5: "−1", middle: "0", middle + 5: "1", len(names) - 1: "10⁴"}
+    return [Bar(name, count, marks.get(k, ""), "plain") for k, (name, count) in enumerate(zip(names, counts))]

@@ -1,0 +1,477 @@
+"""The comparison: bounds that hold, verdicts that do not depend on the step, right layers silent, wrong entries found."""
+
+from __future__ import annotations
+
+import mpmath
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradverify import Case, Layer, Verdict, evaluate, tuning, verify
+from gradverify.compare import judge, sweep
+from gradverify.differences import ladder, screen
+from gradverify.differences.central import best_step, central
+from gradverify.differences.complexstep import complex_step
+from gradverify.differences.point import Point
+from gradverify.properties import gradient, special
+from gradverify.registry import layers
+
+
+def elementwise(forward, backward, **declaration):
+    """A layer of one primal x of shape (N,), from plain functions."""
+    return Layer(lambda x: (forward(x), x), lambda dy, x: backward(dy, x), name="layer", x="N", **declaration)
+
+
+def verdicts(layer, x, **case):
+    """Verdicts of the gradient property on the one primal x."""
+    outcome = gradient.holds(layer, Case("layer", {"x": np.asarray(x)}, **case))
+    return outcome.compared[0].verdicts
+
+
+def point_of(layer, primals, cotangents=None, dtype=None):
+    """A Point, and the analytic gradient as a flat vector."""
+    case, _ = evaluate.completed(layer, Case(layer.name, primals, dict(layer.default_options), cotangents))
+    raw = evaluate.gradients(layer, case.primals, case.options, case.cotangents)
+    point = Point(layer, case, dtype)
+    return point, point.vector(evaluate.usable(layer, case, raw)[0])
+
+
+SINE = elementwise(np.sin, lambda dy, x: dy * np.cos(x))
+X = np.array([-2.3, -0.4, 0.0, 0.7, 1.9])
+
+
+# -- bounds ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0, 1e4, 1e8])
+@pytest.mark.parametrize("aware", [False, True])
+def test_the_true_derivative_lies_within_the_bound_of_an_estimate(offset, aware):
+    rng = np.random.default_rng(5)
+    layer = elementwise(lambda x: offset + np.sin(x), lambda dy, x: dy * np.cos(x))
+    outside = 0
+    for _ in range(20):
+        x = rng.uniform(-10, 10, 10)
+        point, analytic = point_of(layer, {"x": x})
+        v = point.weights
+        estimate = ladder.entrywise(point, np.arange(10), analytic if aware else None)
+        truth = np.array([float(mpmath.mpf(w) * mpmath.cos(mpmath.mpf(t))) for w, t in zip(v, x)])
+        assert np.isfinite(estimate.bound).all()
+        outside += int((np.abs(estimate.value - truth) > estimate.bound + 2e-16 * np.abs(truth)).sum())
+    assert outside == 0
+
+
+def test_a_larger_step_with_a_hidden_bias_stays_within_the_bound():
+    """The bias of each step is 16 times that of the next: whatever its size, some step barely passes for consistent."""
+    rng = np.random.default_rng(1)
+    h = ladder.rungs(2.2e-16)
+    outside = 0
+    for curvature in np.geomspace(1e-6, 1e6, 400):
+        noise = 1e-16 / h
+        rate = 1.0 + curvature * h**2 + noise * rng.normal(size=h.size)
+        estimate = ladder.select(rate[None], 4 * noise[None], (2, 4, 6))
+        outside += abs(estimate.value[0] - 1.0) > estimate.bound[0]
+    assert outside == 0
+
+
+def test_an_offset_costs_digits_and_the_bound_says_so():
+    sharp, _ = point_of(SINE, {"x": X})
+    blunt, _ = point_of(elementwise(lambda x: 1e4 + np.sin(x), lambda dy, x: dy * np.cos(x)), {"x": X})
+    bounds = [np.median(ladder.entrywise(p, np.arange(X.size)).bound) for p in (sharp, blunt)]
+    assert bounds[0] < 1e-11
+    assert 1e2 < bounds[1] / bounds[0] < 1e6
+
+
+def test_noise_that_grows_with_the_output_is_known_at_large_steps():
+    layer = layers.get("layer_norm")
+    rng = np.random.default_rng(0)
+    outside = 0
+    for _ in range(30):
+        primals = {"x": 1e3 + 1e-3 * rng.normal(size=(2, 5)), "gamma": rng.normal(size=5), "beta": rng.normal(size=5)}
+        point, _ = point_of(layer, primals)
+        wide = {n: a.astype(np.longdouble) for n, a in primals.items()}
+        raw = evaluate.gradients(layer, wide, point.options, tuple(np.asarray(v) for v in point._cotangents))
+        truth = np.asarray(raw["gamma"], float)
+        estimate = ladder.entrywise(point, np.arange(10, 15))
+        outside += int((np.abs(estimate.value - truth) > estimate.bound).sum())
+    assert outside == 0
+
+
+def test_a_function_that_never_rises_above_its_magnified_noise_has_no_estimate():
+    layer = layers.get("layer_norm")
+    rng = np.random.default_rng(2)
+    x = (1e3 + 1e-3 * rng.normal(size=(2, 5))).astype(np.float32)  # sixteen units in the last place
+    ones = np.ones(5, np.float32)
+    point, _ = point_of(layer, {"x": x, "gamma": ones, "beta": ones})
+    estimate = ladder.entrywise(point, np.arange(10))
+    wide = {"x": x.astype(float), "gamma": ones.astype(float), "beta": ones.astype(float)}
+    truth = evaluate.gradients(layer, wide, point.options, tuple(v.astype(float) for v in point._cotangents))["x"]
+    claimed = np.isfinite(estimate.bound)
+    assert (np.abs(estimate.value - truth.ravel()) <= estimate.bound)[claimed].all()
+    assert not claimed.all()
+
+
+def test_constants_far_beyond_the_length_scale_are_no_plateau():
+    """Beyond its length scale the difference quotient of a bounded function tends to 0, smoothly."""
+    layer = elementwise(lambda x: np.sin(1e3 * x), lambda dy, x: 1e3 * dy * np.cos(1e3 * x))
+    point, analytic = point_of(layer, {"x": X})
+    estimate = ladder.entrywise(point, np.arange(X.size))
+    assert (np.abs(estimate.value - analytic) <= estimate.bound + 1e-12).all()
+    assert (estimate.bound < 1e-4).all()
+
+
+# -- verdicts -------------------------------------------------------------------------------
+
+
+@given(step=st.floats(1e-15, 0.5), wrong=st.booleans(), name=st.sampled_from(["sine", "offset", "cube", "exp"]))
+def test_the_verdict_never_flips_between_agrees_and_disagrees_whatever_step_is_drawn(step, wrong, name):
+    forward, slope = {
+        "sine": (np.sin, np.cos),
+        "offset": (lambda x: 1e4 + np.sin(x), np.cos),
+        "cube": (lambda x: x * x * x, lambda x: 3 * x * x),
+        "exp": (np.exp, np.exp),
+    }[name]
+    factor = 1.01 if wrong else 1.0
+    found = verdicts(elementwise(forward, lambda dy, x: factor * dy * slope(x)), X, step=step)
+    forbidden = Verdict.AGREES if wrong else Verdict.DISAGREES
+    slopes_differ = np.abs(slope(X)) > 0
+    assert not (found[slopes_differ] == forbidden).any()
+
+
+@given(step=st.floats(1e-12, 0.1))
+def test_central_differences_at_a_given_step_agree_or_abstain_on_a_right_layer(step):
+    with tuning.using(tuning.Tuning(method="central", eps=step)):
+        assert not (verdicts(SINE, X) == Verdict.DISAGREES).any()
+
+
+def test_central_differences_at_the_tutorials_step_find_a_wrong_sign():
+    with tuning.using(tuning.Tuning(method="central", eps=1e-5)):
+        assert (verdicts(elementwise(np.sin, lambda dy, x: -dy * np.cos(x)), X) == Verdict.DISAGREES).all()
+        assert (verdicts(SINE, X) == Verdict.AGREES).all()
+
+
+def test_an_infinite_bound_is_unresolved_and_never_agrees():
+    assert judge(np.ones(1), np.ones(1), np.full(1, np.inf), np.ones(1))[0] == Verdict.UNRESOLVED
+
+
+def test_a_pass_states_its_resolution():
+    compared = gradient.holds(SINE, Case("layer", {"x": X})).compared[0]
+    assert 0 < compared.resolution < 1e-8
+
+
+# -- right layers stay silent ----------------------------------------------------------------
+
+AT_ZERO = np.array([0.0, 1.5, -0.5, 0.0])
+NORMAL = np.random.default_rng(1).normal(size=5)
+
+
+def split_max(x):
+    top = x == x.max()
+    return np.asarray(x.max()), top / top.sum()
+
+
+def norm_sum(x):
+    c = x - x.mean(-1, keepdims=True)
+    return np.asarray((c / np.sqrt((c * c).mean(-1, keepdims=True) + 1e-5)).sum())
+
+
+RIGHT = {
+    "relu at 0 with slope 0": (lambda x: np.maximum(x, 0), lambda dy, x: dy * (x > 0), AT_ZERO),
+    "relu at 0 with slope 1": (lambda x: np.maximum(x, 0), lambda dy, x: dy * (x >= 0), AT_ZERO),
+    "clip at its border": (
+        lambda x: np.clip(x, -1, 1),
+        lambda dy, x: dy * ((x >= -1) & (x <= 1)),
+        np.array([-1, 0.3, 1.0]),
+    ),
+    "LayerNorm(x).sum()": (norm_sum, lambda dy, x: np.zeros_like(x), NORMAL),
+    "float32 inside a float64 run": (
+        lambda x: np.tanh(x.astype(np.float32)),
+        lambda dy, x: (dy * (1 - np.tanh(x.astype(np.float32)) ** 2)).astype(x.dtype),
+        NORMAL,
+    ),
+    "linear at 1e12": (lambda x: 1e12 * x, lambda dy, x: 1e12 * dy, NORMAL),
+    "linear at 1e-12": (lambda x: 1e-12 * x, lambda dy, x: 1e-12 * dy, NORMAL),
+    "x^3 at 0": (lambda x: x * x * x, lambda dy, x: 3 * x * x * dy, AT_ZERO),
+    "1e4 + sin x": (lambda x: 1e4 + np.sin(x), lambda dy, x: dy * np.cos(x), NORMAL),
+    "saturated sigmoid": (layers.get("sigmoid").forward, layers.get("sigmoid").backward, np.array([-800.0, -40, 40, 800])),
+}
+
+
+@pytest.mark.parametrize("name", [n for n in RIGHT if n != "saturated sigmoid"])
+@pytest.mark.parametrize("step", [None, 1e-7, 1e-2])
+@pytest.mark.parametrize("check", [gradient.holds, special.holds])
+def test_right_layers_stay_silent(name, step, check):
+    forward, backward, x = RIGHT[name]
+    outcome = check(elementwise(forward, backward), Case("layer", {"x": x}, step=step))
+    assert outcome.findings == ()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("name", ["1e4 + sin x", "x^3 at 0", "relu at 0 with slope 1"])
+def test_right_layers_stay_silent_in_low_precision(name, dtype):
+    forward, backward, x = RIGHT[name]
+    report = verify(elementwise(forward, backward), Case("layer", {"x": x.astype(dtype)}), ["gradient", "special"])
+    assert report.findings == ()
+
+
+def test_a_sigmoid_stays_silent_in_both_tails():
+    outcome = gradient.holds(layers.get("sigmoid"), Case("sigmoid", {"x": RIGHT["saturated sigmoid"][2]}))
+    assert outcome.findings == ()
+
+
+def test_a_maximum_that_splits_ties_evenly_stays_silent():
+    layer = Layer(split_max, lambda dy, share: dy * share, name="max", x="N")
+    for x in ([1.0, 2.0, 2.0], [3.0, 3.0, 3.0]):
+        assert verify(layer, Case("max", {"x": np.array(x)}), ["gradient", "special"]).findings == ()
+
+
+def test_two_maxima_that_both_claim_the_whole_gradient_are_found():
+    layer = Layer(lambda x: (np.asarray(x.max()), x == x.max()), lambda dy, top: dy * top, name="max", x="N")
+    assert verify(layer, Case("max", {"x": np.array([1.0, 2.0, 2.0])}), ["special"]).findings
+
+
+# -- wrong layers are found ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-6, 1.0, 1e12])
+def test_a_wrong_sign_is_found_at_any_scale(scale):
+    wrong = elementwise(lambda x: scale * np.sin(x), lambda dy, x: -scale * dy * np.cos(x))
+    assert (verdicts(wrong, X) == Verdict.DISAGREES).all()
+
+
+def test_one_of_a_thousand_entries_zeroed_is_found_and_no_other():
+    def forgetful(dy, x):
+        g = dy * np.cos(x)
+        g[417] = 0
+        return g
+
+    x = np.random.default_rng(4).normal(size=1000)
+    assert np.flatnonzero(verdicts(elementwise(np.sin, forgetful), x) == Verdict.DISAGREES).tolist() == [417]
+
+
+@pytest.mark.parametrize("share", [1e-8, 1e-6, 1e-3])
+def test_an_error_far_below_the_largest_entry_is_found(share):
+    def off(dy, x):
+        g = dy * np.cos(x)
+        g[3] += share * np.abs(g).max()
+        return g
+
+    x = np.random.default_rng(4).normal(size=1000)
+    assert verdicts(elementwise(np.sin, off), x)[3] == Verdict.DISAGREES
+
+
+def test_two_inputs_that_meet_in_one_kink_are_found_where_they_are_jointly_wrong():
+    layer = Layer(
+        lambda p, q: (np.abs(p - q), p - q),
+        lambda dy, d: (dy * np.where(d >= 0, 1, -1), dy * np.where(d >= 0, 1, -1)),
+        name="distance",
+        p="N",
+        q="N",
+    )
+    tied = Case("distance", {"p": np.array([1.0, 2.0]), "q": np.array([1.0, 2.0])})
+    legal = gradient.holds(layer, tied)
+    assert legal.findings == ()  # each entry alone lies between its one-sided slopes
+    assert special.holds(layer, tied).findings
+
+
+def test_a_declared_slope_at_a_kink_is_enforced():
+    relu = elementwise(lambda x: np.maximum(x, 0), lambda dy, x: dy * (x >= 0), kinks="left")
+    assert verdicts(relu, AT_ZERO)[0] == Verdict.DISAGREES
+    fits = elementwise(lambda x: np.maximum(x, 0), lambda dy, x: dy * (x > 0), kinks="left")
+    assert verdicts(fits, AT_ZERO)[0] == Verdict.KINK
+
+
+# -- bad input -------------------------------------------------------------------------------
+
+
+def test_a_forward_that_is_nan_at_the_point_is_reported_and_not_compared():
+    outcome = gradient.holds(elementwise(np.log, lambda dy, x: dy / x), Case("layer", {"x": np.array([-1.0, 2.0])}))
+    assert outcome.skipped
+    assert "not finite" in outcome.skipped
+
+
+def test_nothing_verified_is_no_pass():
+    layer = elementwise(np.log, lambda dy, x: dy / x)
+    assert not verify(layer, Case("layer", {"x": np.array([-1.0])}), ["gradient"]).ok
+
+
+@pytest.mark.parametrize("x", [0.5, 0.0])
+def test_at_the_edge_of_a_domain_one_side_decides(x):
+    def forward(x):
+        return np.where(x >= 0, x * x + 3 * x, np.nan)
+
+    right = elementwise(forward, lambda dy, x: dy * (2 * x + 3))
+    wrong = elementwise(forward, lambda dy, x: dy * (2 * x + 4))
+    assert verdicts(right, [x])[0] == Verdict.AGREES
+    assert verdicts(wrong, [x])[0] == Verdict.DISAGREES
+
+
+def test_an_integer_primal_needs_no_gradient():
+    layer = Layer(
+        lambda w, idx: (w[idx], (w.shape, idx)),
+        lambda dy, saved: np.bincount(saved[1], dy, saved[0][0]),
+        name="take",
+        w="V",
+        idx="N: indices V",
+        constants=("idx",),
+    )
+    outcome = gradient.holds(layer, Case("take", {"w": np.arange(3.0), "idx": np.array([0, 2, 2])}))
+    assert [c.primal for c in outcome.compared] == ["w"]
+    assert outcome.findings == ()
+
+
+def test_an_empty_array_is_compared_with_nothing():
+    outcome = gradient.holds(SINE, Case("layer", {"x": np.zeros(0)}))
+    assert outcome.findings == ()
+    assert outcome.entries == 0
+
+
+@pytest.mark.parametrize("size", [1e308, 1e-308, 5e-324])
+def test_primals_at_the_ends_of_the_range_raise_no_alarm(size):
+    for forward, backward in (
+        (lambda x: x / 2, lambda dy, x: dy / 2),
+        (np.tanh, lambda dy, x: dy * (1 - np.tanh(x) ** 2)),
+    ):
+        assert not (verdicts(elementwise(forward, backward), [size, -size]) == Verdict.DISAGREES).any()
+
+
+def test_a_random_forward_is_not_repeatable_and_not_called_wrong():
+    rng = np.random.default_rng(0)
+    noisy = elementwise(lambda x: np.sin(x) + rng.normal(size=x.shape), lambda dy, x: dy * np.cos(x))
+    findings = verify(noisy, Case("layer", {"x": X}), ["gradient"]).findings
+    assert all((f.property, f.kind) == ("repeatable", "random") for f in findings)
+    assert verify(noisy, Case("layer", {"x": X}), ["repeatable"]).findings
+
+
+# -- complex numbers -------------------------------------------------------------------------
+
+Z = np.array([1.0 + 2.0j, -0.5 + 0.3j, 2.0 - 1.0j])
+TIMES = {True: lambda dy, z: 2 * np.conj(z) * dy, False: lambda dy, z: 2 * z * dy}
+
+
+@pytest.mark.parametrize("conjugate", [True, False])
+def test_a_missing_conjugate_is_found_in_both_conventions(conjugate):
+    for backward, right in ((TIMES[conjugate], True), (TIMES[not conjugate], False)):
+        layer = Layer(
+            lambda z: (z * z, z), lambda dy, z: backward(dy, z), name="square", z="N: complex", conjugate=conjugate
+        )
+        outcome = gradient.holds(layer, Case("square", {"z": Z}))
+        assert (outcome.findings == ()) is right
+
+
+@pytest.mark.parametrize("conjugate", [True, False])
+def test_a_real_loss_of_complex_primals_is_judged_in_both_conventions(conjugate):
+    sign = 1 if conjugate else -1
+    layer = Layer(
+        lambda z: ((z * z.conj()).real, z),
+        lambda dy, z: 2 * dy * (z.real + sign * 1j * z.imag),
+        name="power",
+        z="N: complex",
+        conjugate=conjugate,
+    )
+    assert gradient.holds(layer, Case("power", {"z": Z})).findings == ()
+
+
+def test_the_complex_step_is_exact_to_rounding():
+    point, analytic = point_of(SINE, {"x": X})
+    estimate = complex_step(point, np.arange(X.size))
+    assert (np.abs(estimate.value - analytic) <= estimate.bound).all()
+    assert (estimate.bound < 1e-12).all()
+
+
+def test_the_complex_method_finds_a_wrong_factor_and_abstains_where_it_is_not_analytic():
+    with tuning.using(tuning.Tuning(method="complex")):
+        assert (verdicts(elementwise(np.sin, lambda dy, x: 1.001 * dy * np.cos(x)), X) == Verdict.DISAGREES).all()
+        found = verdicts(elementwise(np.abs, lambda dy, x: dy * np.sign(x)), X[X != 0])
+        assert (found == Verdict.UNRESOLVED).all()
+
+
+# -- screen and localise ---------------------------------------------------------------------
+
+
+def many(size, entry=None, factor=1.0):
+    """tanh of a matrix summed along rows; one entry of the gradient may be wrong."""
+
+    def backward(dy, w):
+        g = dy[:, None] * (1 - np.tanh(w) ** 2)
+        if entry is not None:
+            g.reshape(-1)[entry] *= factor
+        return g
+
+    layer = Layer(lambda w: (np.tanh(w).sum(-1), w), backward, name="many", w="K M")
+    return layer, np.random.default_rng(size).normal(size=(4, size // 4))
+
+
+def test_screening_and_localising_finds_one_wrong_entry_in_a_hundred_thousand():
+    layer, w = many(100_000, 54_321, 1.001)
+    point, analytic = point_of(layer, {"w": w})
+    told = screen.screen(point, analytic, seed=3)
+    assert not told.agrees
+    before = point.forwards
+    assert screen.localise(point, analytic, seed=3).tolist() == [54_321]
+    assert point.forwards - before <= 100
+    (finding,) = gradient.holds(layer, Case("many", {"w": w})).findings
+    assert finding.facts["wrong"] == 1
+
+
+def test_the_screen_passes_a_right_gradient_and_states_what_it_would_have_noticed():
+    point, analytic = point_of(*_with(many(100_000)))
+    told = screen.screen(point, analytic, seed=3)
+    assert told.agrees
+    assert 0 < told.power < 1e-5
+
+
+@pytest.mark.parametrize("size", [100, 1_000, 10_000, 100_000])
+def test_the_screen_costs_the_same_whatever_the_number_of_entries(size):
+    point, analytic = point_of(*_with(many(size)))
+    screen.screen(point, analytic, seed=0)
+    assert point.forwards <= 40
+
+
+def _with(pair):
+    layer, w = pair
+    return layer, {"w": w}
+
+
+# -- one step, stacks ------------------------------------------------------------------------
+
+
+def test_a_stack_through_one_call_gives_what_a_loop_gives():
+    layer = layers.get("dense")
+    rng = np.random.default_rng(0)
+    primals = {"x": rng.normal(size=(3, 4)), "W": rng.normal(size=(4, 2)), "b": rng.normal(size=2)}
+    point, analytic = point_of(layer, primals)
+
+    def stubborn(x, W, b):
+        assert x.ndim == 2
+        return layer.forward(x, W, b)
+
+    looped, _ = point_of(layer.derive(forward=stubborn), primals)
+    entries = np.arange(point.size)
+    for ours, theirs in zip(*(central(p, entries, best_step(p.eps), analytic)[:2] for p in (point, looped))):
+        left = getattr(ours, "value", ours)
+        right = getattr(theirs, "value", theirs)
+        np.testing.assert_allclose(left, right, rtol=0, atol=1e-9)
+
+
+def test_a_forward_that_mixes_the_stack_is_evaluated_row_by_row():
+    layer = elementwise(lambda x: x - x.mean(), lambda dy, x: dy - dy.mean())
+    assert (verdicts(layer, X) == Verdict.AGREES).all()
+
+
+def test_memory_is_a_budget_and_changes_no_verdict():
+    layer, w = many(2_000, 77, 1.001)
+    found = []
+    for budget in (1 << 12, 1 << 22):
+        with tuning.using(tuning.Tuning(memory=budget)):
+            found.append(gradient.holds(layer, Case("many", {"w": w})).compared[0].verdicts)
+    np.testing.assert_array_equal(*found)
+
+
+def test_entries_that_noise_alone_kept_open_are_decided_by_a_larger_step_not_by_a_ladder():
+    layer = elementwise(lambda x: 30.0 + np.sin(x), lambda dy, x: dy * np.cos(x))
+    point, analytic = point_of(layer, {"x": np.linspace(0.3, 1.2, 50)})
+    before = point.forwards
+    result = sweep(point, analytic)
+    assert (result.verdicts == Verdict.AGREES).all()
+    assert point.forwards - before < 10 * point.size

@@ -1,0 +1,304 @@
+"""Each property fires on a layer that breaks it, names the primal, and stays silent on the right layer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gradverify.checking import Settings, check_layer
+from gradverify.layer import Layer
+from gradverify.properties import properties
+
+EXAMPLES = 40
+
+
+def dense(x, W, b):
+    return x @ W + b, (x, W)
+
+
+def dense_back(dy, saved):
+    x, W = saved
+    return dy @ W.T, x.T @ dy, dy.sum(0)
+
+
+def a_dense(backward=dense_back, forward=dense, **changes):
+    usual = {"name": "a_dense", "x": "N D", "W": "D H", "b": "H", "returns": "N H", "batch": "N"}
+    return Layer(forward, backward, **usual | changes)
+
+
+def relu_layer(slope_at_zero):
+    def forward(x):
+        return np.maximum(x, 0), x
+
+    def backward(dy, x):
+        return dy * np.where(x == 0, slope_at_zero, x > 0)
+
+    return Layer(forward, backward, name="a_relu", x="*batch")
+
+
+def row_maximum(share):
+    def forward(x):
+        top = x.max(-1, keepdims=True)
+        return top[..., 0], x == top
+
+    def backward(dy, ties):
+        return dy[..., None] * (ties / ties.sum(-1, keepdims=True) if share else ties)
+
+    return Layer(forward, backward, name="a_maximum", x="N D")
+
+
+def mean_sum(dy, saved):
+    dx, dW, db = dense_back(dy, saved)
+    return dx, dW, db / len(dy)
+
+
+def drops_bias(dy, saved):
+    return dense_back(dy, saved)[:2]
+
+
+def ignores_size(dy, saved):
+    return dense_back(np.sign(dy), saved)
+
+
+DICE = np.random.default_rng(2)
+
+
+def noisy(dy, saved):
+    dx, dW, db = dense_back(dy, saved)
+    return dx, dW * (1 + 1e-3 * DICE.standard_normal()), db
+
+
+def writes_cotangent(dy, saved):
+    gradients = dense_back(dy, saved)
+    dy *= 2
+    return gradients
+
+
+def remembers():
+    last = []
+
+    def forward(x, W, b):
+        last[:] = [x]
+        return x @ W + b, W
+
+    def backward(dy, W):
+        return dy @ W.T, last[0].T @ dy, dy.sum(0)
+
+    return a_dense(backward, forward)
+
+
+def row_major(dy, saved):
+    flat = dy.ravel(order="K").reshape(dy.shape)
+    return dense_back(flat, saved)
+
+
+def leaves_holes(dy, saved):
+    dx, dW, db = dense_back(dy, saved)
+    held = np.empty(dW.shape)
+    held[1:] = dW[1:]
+    held[:1] += 0.0 * dW[:1]
+    held[:1] = np.where(np.abs(held[:1]) < 1e300, dW[:1], held[:1])
+    return dx, held, db
+
+
+def keyed_by_identity():
+    def forward(x, y):
+        return x * y**2, (x, y)
+
+    def backward(dz, saved):
+        x, y = saved
+        gradients = {id(x): dz * y**2, id(y): 2 * dz * x * y}
+        return gradients[id(x)], gradients[id(y)]
+
+    return Layer(forward, backward, name="by_id", x="N", y="N")
+
+
+def wants_layer(right):
+    def backward(dy, saved, wants=("x", "W", "b")):
+        x, W = saved
+        gradients = {"x": lambda: dy @ W.T, "W": lambda: x.T @ dy, "b": lambda: dy.sum(0)}
+        scale = 1.0 if right or "x" in wants else 0.5
+        return {name: scale * gradients[name]() for name in wants}
+
+    return a_dense(backward)
+
+
+def accumulating(right):
+    def accumulate(cotangents, saved, buffers):
+        for name, gradient in zip("xWb", dense_back(cotangents[0], saved)):
+            if right:
+                buffers[name] += gradient
+            else:
+                buffers[name][...] = gradient
+
+    return a_dense(accumulate=accumulate)
+
+
+def two_modes(right):
+    seen = {}
+
+    def forward(x, mask, mode="train"):
+        seen["mode"] = mode
+        return (x * mask if mode == "train" else x * 1.0), (mask, mode)
+
+    def backward(dy, saved):
+        mask, mode = saved
+        mode = mode if right else seen["mode"]
+        return dy * mask if mode == "train" else dy * 1.0
+
+    return Layer(forward, backward, name="modal", x="N D", mask="N D: mask", options={"mode": ["train", "eval"]})
+
+
+def centred(right):
+    def forward(x):
+        return (x - x.mean(0) if not right else x - x.mean(1, keepdims=True)), None
+
+    def backward(dy, saved):
+        return dy - (dy.mean(1, keepdims=True) if right else dy.mean(0))
+
+    return Layer(forward, backward, name="centred", x="N D", returns="N D", batch="N")
+
+
+def half_digits(right):
+    def forward(x):
+        return np.log1p(x), x
+
+    def backward(dy, x):
+        return dy / (1 + x) if right else (dy.astype(np.float16) / (1 + x).astype(np.float16)).astype(x.dtype)
+
+    def exact_in_float64(dy, x):
+        return dy / (1 + x) if x.dtype == np.float64 else backward(dy, x)
+
+    return Layer(forward, exact_in_float64, name="halves", x="N: unit")
+
+
+def second_order(right):
+    def forward(x):
+        return x**3, x
+
+    def backward(dy, x):
+        return 3 * x**2 * dy
+
+    def second(primals, cotangents, weights):
+        return {"x": (6.0 if right else 3.0) * primals["x"] * cotangents[0] * weights["x"]}
+
+    return Layer(forward, backward, name="cube", x="N", second=second)
+
+
+def forward_mode(right):
+    def jvp(primals, tangents):
+        return np.cos(primals["x"]) * tangents["x"] * (1.0 if right else -1.0)
+
+    return Layer(lambda x: (np.sin(x), x), lambda dy, x: dy * np.cos(x), name="sine", x="N D", jvp=jvp)
+
+
+a_product = Layer(
+    lambda x, y: (x * y**2, (x, y)), lambda dz, s: (dz * s[1] ** 2, 2 * dz * s[0] * s[1]), name="product", x="N", y="N"
+)
+
+WRONG = {
+    "gradient": (a_dense(mean_sum), a_dense(), "b"),
+    "complete": (a_dense(drops_bias), a_dense(), "b"),
+    "linear": (a_dense(ignores_size), a_dense(), "x"),
+    "repeatable": (a_dense(noisy), a_dense(), "W"),
+    "pure": (a_dense(writes_cotangent), a_dense(), None),
+    "reusable": (remembers(), a_dense(), "W"),
+    "layout": (a_dense(row_major), a_dense(), None),
+    "fresh": (a_dense(leaves_holes), a_dense(), "W"),
+    "reuse": (keyed_by_identity(), a_product, None),
+    "wants": (wants_layer(False), wants_layer(True), None),
+    "accumulates": (accumulating(False), accumulating(True), None),
+    "modes": (two_modes(False), two_modes(True), "x"),
+    "batch": (centred(False), centred(True), "x"),
+    "special": (relu_layer(2.0), relu_layer(0.3), "x"),
+    "precision": (half_digits(False), half_digits(True), "x"),
+    "second_order": (second_order(False), second_order(True), "x"),
+    "forward_mode": (forward_mode(False), forward_mode(True), None),
+}
+
+
+def check(layer, *names):
+    return check_layer(layer, Settings(examples=EXAMPLES, seed=5, properties=names or None, shrink=False))
+
+
+@pytest.mark.parametrize("name", sorted(WRONG))
+def test_a_property_fires_on_a_layer_that_breaks_it(name):
+    wrong, _, primal = WRONG[name]
+    findings = [f for f in check(wrong, name).findings if f.property == name]
+    assert findings
+    if primal is not None:
+        assert primal in {f.primal for f in findings}
+
+
+@pytest.mark.parametrize("name", sorted(WRONG))
+def test_a_property_is_silent_on_the_right_layer_and_was_tried(name):
+    _, right, _ = WRONG[name]
+    report = check(right, name)
+    assert not report.findings
+    assert report.tallies[name].cases > 0
+
+
+def test_every_registered_property_is_tested_here():
+    known = {name for name in properties.names() if properties.origin(name) is None}
+    assert known - {"reference"} <= set(WRONG)
+
+
+def test_tied_maxima_that_each_claim_the_whole_gradient_are_found_by_moving_them_together():
+    findings = check(row_maximum(share=False), "special").findings
+    assert [f.kind for f in findings] == ["tie"]
+    assert not check(row_maximum(share=True), "special").findings
+
+
+def test_a_cotangent_returned_as_a_gradient_is_an_alias():
+    identity = Layer(lambda x: (x * 1.0, None), lambda dy, saved: dy, name="identity", x="N D")
+    assert {(f.kind, f.primal) for f in check(identity, "pure").findings} == {("aliases", "x")}
+
+
+def test_a_property_that_does_not_apply_says_why():
+    report = check(a_dense(batch=None), "batch")
+    assert "no batch axis" in report.tallies["batch"].reason
+    assert report.tallies["batch"].cases == 0
+
+
+def test_a_random_forward_is_reported_as_not_repeatable_and_not_as_wrong():
+    rng = np.random.default_rng(1)
+    report = check(Layer(lambda x: (x * rng.random(), None), lambda dy, s: dy * 1.0, name="dice", x="N D"))
+    assert {f.property for f in report.findings} == {"repeatable"}
+
+
+def test_one_mistake_is_one_finding():
+    report = check(a_dense(mean_sum))
+    assert [(f.property, f.primal) for f in report.findings] == [("gradient", "b")]
+
+
+def test_two_mistakes_are_two_findings():
+    def two(dy, saved):
+        dx, dW, db = mean_sum(dy, saved)
+        return dx, 2 * dW, db
+
+    assert {f.primal for f in check(a_dense(two), "gradient").findings} == {"W", "b"}
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.5, 1.0])
+def test_any_slope_between_the_one_sided_ones_is_right_at_a_kink(slope):
+    assert not check(relu_layer(slope)).findings
+
+
+def test_a_declared_convention_is_stricter():
+    strict = relu_layer(0.5).derive(declared=relu_layer(0.5).declared.__class__(kinks="left"))
+    assert check(strict, "special").findings
+    right = relu_layer(0.0).derive(declared=strict.declared)
+    assert not check(right, "special").findings
+
+
+def test_declared_exceptions_are_respected_and_reported():
+    straight = Layer(
+        lambda x: (np.round(x), None), lambda dy, s: dy * 1.0, name="rounds", x="N D", surrogate=lambda x, at: x * 1.0
+    )
+    report = check(straight, "gradient")
+    assert not report.findings and "surrogate" in report.declared[0]
+    ascent = a_dense(lambda dy, s: tuple(-g for g in dense_back(dy, s)), factor=-1)
+    assert not check(ascent, "gradient").findings
+    stopped = a_dense(lambda dy, s: (dense_back(dy, s)[0] * 0, *dense_back(dy, s)[1:]), zero="x")
+    assert not check(stopped, "gradient").findings
+    assert check(a_dense(zero="x"), "gradient").findings  # it is not zero
