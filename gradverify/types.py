@@ -241,12 +241,14 @@ class Outcome:
 class Tally:
     """Sums over the cases of one property.
 
+    `failing` counts the cases with a finding, also where that of another property explains it;
     `histogram` counts the entries that were decided by their error in units of its bound: below the first
     of `RATIOS`, between each and the next, and from the last on (NaN included).
     """
 
     property: str
     cases: int = 0
+    failing: int = 0
     entries: int = 0
     verdicts: dict[str, int] = field(default_factory=lambda: {v.name.lower(): 0 for v in Verdict})
     worst_ratio: float = 0.0
@@ -264,6 +266,7 @@ class Tally:
             self.reason = outcome.skipped
             return
         self.cases += 1
+        self.failing += any(finding.property == self.property for finding in outcome.findings)
         self.entries += outcome.entries
         for comparison in outcome.compared:
             counts = np.bincount(comparison.verdicts.ravel().astype(int), minlength=len(Verdict))

@@ -70,7 +70,7 @@ def verify(layer: Layer, case: Case, names: Sequence[str] | None = None) -> Repo
 
 
 def selected(names: Sequence[str] | None) -> list[Property]:
-    """Properties by name, in a fixed order with `complete` first; all of them for None.
+    """Properties by name, in a fixed order with `complete` first; all that are tried by default for None.
 
     Raises
     ------
@@ -78,6 +78,7 @@ def selected(names: Sequence[str] | None) -> list[Property]:
         If a name is not registered.
     """
     chosen = [properties.get(name) for name in (names if names is not None else properties.names())]
+    chosen = [prop for prop in chosen if prop.default or names is not None]
     return sorted(chosen, key=lambda prop: (prop.name != COMPLETE, prop.name != "gradient", prop.name))
 
 

@@ -240,7 +240,7 @@ def test_a_property_is_silent_on_the_right_layer_and_was_tried(name):
 
 def test_every_registered_property_is_tested_here():
     known = {name for name in properties.names() if properties.origin(name) is None}
-    assert known - {"reference"} <= set(WRONG)
+    assert known - {"reference", "alias"} <= set(WRONG)
 
 
 def test_tied_maxima_that_each_claim_the_whole_gradient_are_found_by_moving_them_together():
@@ -251,7 +251,8 @@ def test_tied_maxima_that_each_claim_the_whole_gradient_are_found_by_moving_them
 
 def test_a_cotangent_returned_as_a_gradient_is_an_alias():
     identity = Layer(lambda x: (x * 1.0, None), lambda dy, saved: dy, name="identity", x="N D")
-    assert {(f.kind, f.primal) for f in check(identity, "pure").findings} == {("aliases", "x")}
+    assert {(f.kind, f.primal) for f in check(identity, "alias").findings} == {("aliases", "x")}
+    assert not check(identity).findings  # strict, and only tried when asked for
 
 
 def test_a_property_that_does_not_apply_says_why():

@@ -49,8 +49,7 @@ class Chance:
         before = np.random.get_state(legacy=False), random.getstate()
         np.random.seed(_SEED)
         random.seed(_SEED)
-        for generator, state in self._private.values():
-            _restore(generator, state)
+        restore(self._private)
         began = _position(), random.getstate()[1][-1]
         try:
             yield
@@ -70,7 +69,24 @@ class Chance:
     def _used(self, began: tuple[Any, Any]) -> set[str]:
         used = {"numpy.random"} if _position() != began[0] else set()
         used |= {"random"} if random.getstate()[1][-1] != began[1] else set()
-        return used | {name for name, (g, state) in self._private.items() if str(_state(g)) != str(state)}
+        return used | moved(self._private)
+
+
+def held(instance: Any) -> dict[str, tuple[Any, Any]]:
+    """Generators that an object keeps, by attribute, with the states they are in."""
+    own = getattr(instance, "__dict__", {})
+    return {f"self.{n}": (g, _state(g)) for n, g in own.items() if isinstance(g, _KINDS)}
+
+
+def restore(generators: dict[str, tuple[Any, Any]]) -> None:
+    """Put generators back into the states that came with them."""
+    for generator, state in generators.values():
+        _restore(generator, state)
+
+
+def moved(generators: dict[str, tuple[Any, Any]]) -> set[str]:
+    """Names of the generators that have drawn since."""
+    return {name for name, (g, state) in generators.items() if str(_state(g)) != str(state)}
 
 
 def _position() -> Any:

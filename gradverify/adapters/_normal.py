@@ -78,12 +78,16 @@ def _array(primal: Any, sizes: Mapping[str, Any], rng: np.random.Generator) -> A
     return np.asarray(primal.domain.project(raw, sizes))
 
 
-def attempt(layer: Layer) -> tuple[dict[str, Array], Any, LayerFailure | None]:
+def _one_by_one(*_: Any) -> Any:
+    raise ValueError("random numbers are drawn")
+
+
+def attempt(layer: Layer, options: Mapping[str, Any] | None = None) -> tuple[dict[str, Array], Any, LayerFailure | None]:
     """A forward on the first example that it accepts: primals, evaluation, and the last failure if none is."""
     failure: LayerFailure | None = None
     for arrays, _ in examples(layer):
         try:
-            return arrays, run(layer, {n: np.array(a) for n, a in arrays.items()}, layer.default_options), None
+            return arrays, run(layer, {n: np.array(a) for n, a in arrays.items()}, {**layer.default_options, **(options or {})}), None
         except LayerFailure as error:
             failure = error
     return {}, None, failure
@@ -103,6 +107,12 @@ def remarks(layer: Layer) -> tuple[str, ...]:
 def finished(layer: Layer, *lines: str, chance: Chance | None = None) -> Layer:
     """The layer with what was inferred, and with what one forward shows."""
     shown = remarks(layer)
+    for name, choices in layer.options.items() if chance is not None else ():
+        for value in choices[1:8] if isinstance(choices, (list, range)) else ():
+            attempt(layer, {name: value})
+    if chance is not None and chance.drawn:
+        # A stack of copies would draw other numbers for each copy than one forward does.
+        layer = layer.derive(hooks=dataclasses.replace(layer.hooks, batched=_one_by_one))
     return told(layer, *lines, *shown, chance.line() if chance is not None else "")
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from gradverify import dims
 from gradverify.adapters import Adapter, add
-from gradverify.adapters._chance import Chance
+from gradverify.adapters._chance import Chance, held, moved, restore
 from gradverify.adapters._instance import Maker, accepted_by, assign, float_arrays, summed
 from gradverify.adapters._normal import (
     called,
@@ -121,7 +121,10 @@ class Stateful:
         for name, value in options.items():
             if hasattr(instance, name) and name not in self._forward_options(instance):
                 setattr(instance, name, value)
-        return self._call(instance, [primals[n] for n in self.inputs], options), (instance, options)
+        generators = held(instance)
+        result = self._call(instance, [primals[n] for n in self.inputs], options)
+        self.maker.chance.drawn |= moved(generators)
+        return result, (instance, options)
 
     def _call(self, instance: Any, given: list[Array], options: Mapping[str, Any]) -> Any:
         method = getattr(instance, self.methods[0])
@@ -231,7 +234,9 @@ class Stateful:
                 instance = kept.get("instance")
                 if instance is None:
                     instance, built = self.fresh(primals, options)
+                    kept["generators"] = held(instance)
                 self._flush(instance)
+                restore(kept["generators"])
                 if all(n in self.pairs for n in built):  # else it could not be given other arrays later
                     kept["instance"] = instance
             with self.maker.chance.fixed(options):
@@ -418,7 +423,9 @@ def _complete(
         if len(shapes) == 2:
             break
     inner.assumed = {}
+    taken = {path for p in inner.pairs.values() for path in p.values}
     added = {n: p for n, p in found.items() if n not in inner.pairs and n not in inner.inputs}
+    added = {n: p for n, p in added.items() if not taken & set(p.values)}
     inner.pairs.update(added)
     inferred = []
     for name, pair in inner.pairs.items():

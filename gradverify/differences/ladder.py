@@ -23,7 +23,7 @@ RATIO = 4.0
 # times as wide, and the larger step's interval meets that; so it is at most 1 + 2 RATIO of its half-widths away.
 SAFETY = 1.0 + 2.0 * RATIO
 AUDIBLE = 32.0  # multiples of the noise that a change must reach at some step, where the noise is magnified
-SUPPORT = 3  # plain rungs that must agree before any of them is believed
+SUPPORT = 3  # rungs that must agree, plain or extrapolated, before any of them is believed
 _CENTRAL = (2, 4, 6)  # powers of h in the error of a central difference
 _ONE_SIDED = (1, 2, 3)
 
@@ -73,7 +73,7 @@ def quotients(
 
 def directional(point: Point, direction: Array, analytic: Array | None = None, *, side: int = 0) -> Estimate:
     """Residual derivative along one joint direction, shape (1,): numerical minus <analytic, direction>."""
-    h = rungs(point.eps, 0.25, 0.53)  # all primals are heard at once, so that the smallest steps add little
+    h = rungs(point.eps, 0.25, 0.46)  # all primals are heard at once, so that the smallest steps add little
     zero = np.zeros(point.size) if analytic is None else analytic
     d = _differences(lambda a, b: point.along(direction, a, b, zero), h, side)
     gap = (h if side else 2 * h) * (side or 1)
@@ -165,6 +165,7 @@ def _lepski(rate: Array, noise: Array, powers: tuple[int, ...]) -> tuple[Estimat
     started = np.zeros(n, bool)
     for j in range(rate.shape[1] - 1, -1, -1):
         # noise may drop by more than the ratio of the steps, truncation does not: never trust more than that
+        agreed = np.zeros(n, bool)
         least = np.where(started, (high - low) / (2 * RATIO), 0.0)
         for order, (value, spread) in enumerate(levels):
             if j >= value.shape[1]:
@@ -181,7 +182,8 @@ def _lepski(rate: Array, noise: Array, powers: tuple[int, ...]) -> tuple[Estimat
             better = consistent & (s < width)
             best, width = np.where(better, v, best), np.where(better, s, width)
             started |= consistent
-            support += consistent & (order == 0)
+            agreed |= consistent
+        support += agreed
     width = np.where(support >= SUPPORT, width, np.inf)  # a lone rung says nothing of its truncation
     return Estimate(best, (SAFETY - 1.0) * width, width), first
 

@@ -42,6 +42,7 @@ class Property:
     applies : ``(layer) -> reason it does not apply, or None``
     regime : what it asks of the drawn cases
     share : fraction of the examples of a check that it wants (costly properties ask for less)
+    default : whether it is tried unless others are named
     implied_by : properties whose finding on a primal explains this one's, which is then not reported again
     """
 
@@ -52,6 +53,7 @@ class Property:
     regime: Regime = field(default_factory=Regime)
     share: float = 1.0
     implied_by: tuple[str, ...] = ()
+    default: bool = True
 
 
 properties: Registry[Property] = Registry("property", "gradverify.properties")

@@ -72,6 +72,7 @@ def _layer(report: Report, files: Mapping[Finding, str]) -> dict[str, Any]:
 def _tally(tally: Tally) -> dict[str, Any]:
     return {
         "cases": tally.cases,
+        "failing": tally.failing,
         "entries": tally.entries,
         "verdicts": dict(tally.verdicts),
         "worst_ratio": plain(tally.worst_ratio),

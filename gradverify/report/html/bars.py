@@ -25,9 +25,9 @@ class Bar(NamedTuple):
     tone: str
 
 
-def ordered(title: str, bars: list[Bar]) -> Markup:
-    """Bins of one axis, in one row at any width."""
-    return _chart(title, bars, "bars ordered")
+def ordered(title: str, bars: list[Bar], borders: bool = False) -> Markup:
+    """Bins of one axis, in one row at any width; `borders` puts the marks at the bins' lower borders."""
+    return _chart(title, bars, f"bars ordered{' borders' if borders else ''}")
 
 
 def named(title: str, counts: list[tuple[str, int]]) -> Markup | None:

@@ -88,8 +88,12 @@ def _ladder(finding: Finding) -> Markup | None:
 
 
 def _facts(facts: Mapping[str, Any]) -> Markup | None:
-    known = pairs([(_words(key), _fact(value)) for key, value in facts.items() if key not in _HIDDEN])
+    known = pairs([(_words(key), _fact(value)) for key, value in facts.items() if _telling(key, value)])
     return None if known is None else details("Facts", known)
+
+
+def _telling(key: str, value: Any) -> bool:
+    return key not in _HIDDEN and value is not None and not (isinstance(value, (Mapping, tuple, list)) and not value)
 
 
 def _words(name: str) -> str:

@@ -12,7 +12,7 @@ Rungs = Sequence[tuple[float, float, float]]
 Place = Callable[[float], float]
 
 _WIDTH, _HEIGHT = 360, 240
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 10, 36
+_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 10, 40
 _DECADES = 24  # of error at most; what is smaller is drawn on the axis
 
 
@@ -95,7 +95,7 @@ def _axes(xs: tuple[int, int], ys: tuple[int, int], floor: str, x: Place, y: Pla
     low = _HEIGHT - _BOTTOM
     parts = [el("path", d=f"M{_LEFT} {_TOP}V{low}H{_WIDTH - _RIGHT}", cls="axis")]
     for p in _marks(*xs):
-        parts.append(el("text", f"1e{p}", x=f"{x(10.0**p):.1f}", y=low + 15, cls="tick"))
+        parts.append(el("text", f"1e{p}", x=f"{x(10.0**p):.1f}", y=low + 17, cls="tick"))
     for p in _marks(*ys):
         level = y(10.0**p)
         parts.append(el("path", d=f"M{_LEFT} {level:.1f}H{_WIDTH - _RIGHT}", cls="rule"))

@@ -8,7 +8,7 @@ from gradverify.coverage import Coverage, regions
 from gradverify.report.html.bars import Bar, named, ordered
 from gradverify.report.html.finding import article
 from gradverify.report.html.markup import Markup, details, el, frame, join
-from gradverify.report.html.overview import SIGNS, figures, reason, row_id, state
+from gradverify.report.html.overview import SAID, SIGNS, figures, reason, row_id, state
 from gradverify.report.table import verdict
 from gradverify.types import RATIOS, Finding, Report, Tally
 
@@ -54,16 +54,16 @@ def _properties(report: Report, prefix: str) -> Markup:
     rows = []
     for name, tally in report.tallies.items():
         kind = state(report, name)
-        cells: list[Markup] = [el("th", name, scope="row"), el("td", SIGNS[kind], cls=kind, aria_label=kind)]
+        cells: list[Markup] = [el("th", name, scope="row"), el("td", SIGNS[kind], cls=kind, aria_label=SAID[kind])]
         if tally.cases or kind == "wrong":
             cells += [el("td", value) for _, value in figures(tally)]
             why = reason(tally) if tally.cases else None
         else:
             why = None
-            cells.append(el("td", reason(tally), colspan=len(titles) - 2, cls="reason"))
+            cells.append(el("td", el("div", reason(tally)), colspan=len(titles) - 2, cls="reason"))
         rows.append(el("tr", *cells, id=row_id(prefix, names, name)))
         if why:
-            rows.append(el("tr", el("td"), el("td"), el("td", why, colspan=len(titles) - 2, cls="reason")))
+            rows.append(el("tr", el("td"), el("td"), el("td", el("div", why), colspan=len(titles) - 2, cls="reason")))
     head = el("tr", *(el("th", title or "holds", scope="col") for title in titles))
     return frame(el("table", el("thead", head), el("tbody", *rows), cls="figures"), "Properties in figures")
 
@@ -86,7 +86,7 @@ def _distribution(name: str, tally: Tally) -> Markup:
     bars = [Bar(*each) for each in zip(names, tally.histogram, marks, tones)]
     within = sum(bar.count for bar in bars if bar.tone == "good")
     total = sum(tally.histogram)
-    return ordered(f"{name}: {within} of {total} entries within the bound", bars)
+    return ordered(f"{name}: {within} of {total} entries within the bound", bars, borders=True)
 
 
 def _power(p: int) -> str:
@@ -118,5 +118,5 @@ def _by_size(item: tuple[str, int]) -> tuple[int, list[int], str]:
 def _values(counts: list[int]) -> list[Bar]:
     names = regions()
     middle = len(names) // 2
-    marks = {0: "−10⁴", middle - 5: "−1", middle: "0", middle + 5: "1", len(names) - 1: "10⁴"}
+    marks = {0: "−10⁴", middle - 6: "−1", middle: "0", middle + 6: "1", len(names) - 1: "10⁴"}
     return [Bar(name, count, marks.get(k, ""), "plain") for k, (name, count) in enumerate(zip(names, counts))]

@@ -10,8 +10,14 @@ from gradverify.report.table import verdict
 from gradverify.report.terminal import measured
 from gradverify.types import Report, Tally
 
-SIGNS = {"wrong": "✗", "ok": "✓", "open": "?", "skipped": "–"}
-_SAID = {"wrong": "does not hold", "ok": "holds", "open": "nothing could be decided", "skipped": "not tried"}
+SIGNS = {"wrong": "✗", "explained": "(✗)", "ok": "✓", "open": "?", "skipped": "–"}
+SAID = {
+    "wrong": "does not hold",
+    "explained": "does not hold, as another finding explains",
+    "ok": "holds",
+    "open": "nothing could be decided",
+    "skipped": "not tried",
+}
 
 
 def overview(reports: Sequence[Report], prefix: str) -> Markup | None:
@@ -28,7 +34,7 @@ def overview(reports: Sequence[Report], prefix: str) -> Markup | None:
         cls="overview",
     )
     used = {state(report, name) for report in reports for name in names}
-    legend = [el("span", el("b", SIGNS[s], cls=s, aria_hidden="true"), f" {_SAID[s]}") for s in SIGNS if s in used]
+    legend = [el("span", el("b", SIGNS[s], cls=s, aria_hidden="true"), f" {SAID[s]}") for s in SIGNS if s in used]
     return el(
         "section",
         el("h2", "Layers and properties", id=f"{prefix}overview"),
@@ -39,13 +45,13 @@ def overview(reports: Sequence[Report], prefix: str) -> Markup | None:
 
 
 def state(report: Report, name: str) -> str:
-    """ "wrong", "ok", "open" (nothing decided) or "skipped"."""
+    """ "wrong", "explained" (by a finding of another property), "ok", "open" (nothing decided) or "skipped"."""
     if any(finding.property == name for finding in report.findings):
         return "wrong"
     tally = report.tallies.get(name)
     if tally is None or not tally.cases:
         return "skipped"
-    return "ok" if tally.verified else "open"
+    return "explained" if tally.failing else "ok" if tally.verified else "open"
 
 
 def row_id(prefix: str, names: Sequence[str], name: str) -> str:
@@ -89,7 +95,7 @@ def _cell(report: Report, name: str, prefix: str) -> Markup:
         return el("td")
     kind = state(report, name)
     said = _described(report.tallies[name], kind)
-    tip = el("span", el("b", f"{report.layer}, {name}: {_SAID[kind]}. "), said, cls="tip")
+    tip = el("span", el("b", f"{report.layer}, {name}: {SAID[kind]}. "), said, cls="tip")
     sign = el("span", SIGNS[kind], aria_hidden="true")
     return el("td", el("a", sign, tip, href=f"#{row_id(prefix, tuple(report.tallies), name)}", cls=kind))
 

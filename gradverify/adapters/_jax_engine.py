@@ -1,0 +1,232 @@
+"""JAX code behind NumPy arrays: compiled forward and pullback, and the other ways into it.
+
+Compiling costs tens of milliseconds for each new shape, and calling what is compiled some
+microseconds; so everything is compiled, and few copies go one by one where many go by `jax.vmap`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gradverify.errors import DeclarationError
+from gradverify.evaluate import LayerFailure
+
+Array = Any  # numpy.ndarray or jax.Array
+_FEW = 256  # copies that are not worth a compilation of their own
+
+
+def import_jax() -> Any:
+    """The module jax.
+
+    Raises
+    ------
+    DeclarationError
+        If it is not installed, with the extra that brings it.
+    """
+    try:
+        import jax
+    except ImportError as error:
+        raise DeclarationError(f"jax cannot be imported ({error}): pip install 'gradverify[jax]'") from None
+    return jax
+
+
+@dataclass(frozen=True)
+class Tape:
+    """What forward keeps for backward: a pure function is called again, on the same arguments."""
+
+    primals: dict[str, Array]
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One JAX callable.
+
+    Attributes
+    ----------
+    name : for messages
+    call : (arrays by primal name, options) -> outputs in any pytree
+    names : primals in the order of the layer's forward
+    differentiable : names of the primals that get a gradient
+    """
+
+    name: str
+    call: Callable[[dict[str, Any], dict[str, Any]], Any]
+    names: tuple[str, ...]
+    differentiable: tuple[str, ...]
+    _compiled: dict[Any, Any] = field(default_factory=dict)
+    _plain: set[str] = field(default_factory=set)  # kinds of call that cannot be compiled: control flow on values
+
+    def forward(self, *arrays: Array, **options: Any) -> tuple[Any, Tape]:
+        """Outputs as arrays, and the tape."""
+        primals = {n: np.array(a) for n, a in zip(self.names, arrays)}
+        found = self._do("forward", self._outputs(options), options, primals)
+        if not found:
+            raise LayerFailure("outputs", "forward", f"{self.name!r} returned no array")
+        return (found[0] if len(found) == 1 else found), Tape(primals, options)
+
+    def backward(self, cotangents: Any, tape: Tape) -> dict[str, Array]:
+        """Gradients by primal name, for cotangents as the layer's outputs are: one, or a tuple."""
+        return self._pull(cotangents, tape, self.differentiable)
+
+    def wants(self, cotangents: tuple[Array, ...], tape: Tape, names: tuple[str, ...]) -> dict[str, Array]:
+        """Gradients of some primals; the others are constants of the function that is differentiated."""
+        return self._pull(cotangents, tape, names)
+
+    def second(
+        self, primals: Mapping[str, Array], cotangents: tuple[Array, ...], weights: Mapping[str, Array], **options: Any
+    ) -> dict[str, Array]:
+        """Gradient of the weighted sum of the gradients, by differentiating the pullback once more."""
+        jax = import_jax()
+
+        def weighted(moving: dict[str, Any], rest: dict[str, Any], vs: Any, w: dict[str, Any]) -> Any:
+            grads = self._pullback(moving, rest, vs, options)
+            return sum((jax.numpy.conj(w[n]) * g).real.sum() for n, g in grads.items() if n in w)
+
+        moving, rest = self._parted({n: primals[n] for n in self.names}, self.differentiable)
+        arguments = moving, rest, _like(tuple(cotangents)), dict(weights)
+        return dict(self._do("second", jax.grad(weighted), options, *arguments))
+
+    def jvp(self, primals: Mapping[str, Array], tangents: Mapping[str, Array], **options: Any) -> tuple[Array, ...]:
+        """Tangents of the outputs by forward-mode differentiation."""
+        jax = import_jax()
+        moving, rest = self._parted({n: primals[n] for n in self.names}, tuple(tangents))
+        along = {n: np.asarray(tangents[n], moving[n].dtype) for n in moving}
+
+        def pushed(moving: dict[str, Any], rest: dict[str, Any], along: dict[str, Any]) -> Any:
+            outputs = self._outputs(options)
+            return jax.jvp(lambda m: outputs({**rest, **m}), (moving,), (along,))[1]
+
+        try:
+            return tuple(self._do("jvp", pushed, options, moving, rest, along))
+        except TypeError as error:
+            if "custom_vjp" in str(error):
+                raise LayerFailure("missing", "jvp", f"no forward mode: {str(error).splitlines()[0]}") from None
+            raise
+
+    def batched(self, stack: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Array, ...]:
+        """Outputs, each with a leading axis, at stacked primals by `jax.vmap`.
+
+        Parameters
+        ----------
+        stack : every primal, shape (count, *shape), or (1, *shape) where all copies share it
+
+        Raises
+        ------
+        LayerFailure
+            If the code cannot be vectorised; the caller goes copy by copy then.
+        """
+        if set(stack) != set(self.names):
+            raise LayerFailure("crash", "forward", "the stack lacks a primal")
+        count = max(a.shape[0] for a in stack.values())
+        if count <= _FEW:
+            return self._rows(stack, options, count)
+        try:
+            return self._mapped(stack, options, count)
+        except Exception as error:  # noqa: BLE001  whatever it is, the loop says it better
+            raise LayerFailure("crash", "forward", f"not vectorised: {error}") from error
+
+    # -- within -----------------------------------------------------------------------------
+
+    def _rows(self, stack: Mapping[str, Array], options: Mapping[str, Any], count: int) -> tuple[Array, ...]:
+        function = self._outputs(options)
+        rows = [
+            self._do("forward", function, options, {n: stack[n][k % stack[n].shape[0]] for n in self.names})
+            for k in range(count)
+        ]
+        return tuple(np.stack(parts) for parts in zip(*rows))
+
+    def _mapped(self, stack: Mapping[str, Array], options: Mapping[str, Any], count: int) -> tuple[Array, ...]:
+        """Padded to a power of two, so that few sizes are compiled."""
+        jax = import_jax()
+        size = 1 << (count - 1).bit_length()
+        shared = {n: stack[n][0] for n in self.names if stack[n].shape[0] == 1}
+        moving = {n: _padded(stack[n], size) for n in self.names if n not in shared}
+        outputs = self._outputs(options)
+
+        def mapped(moving: dict[str, Any], shared: dict[str, Any]) -> Any:
+            return jax.vmap(lambda m: outputs({**shared, **m}))(moving)
+
+        return tuple(y[:count] for y in self._do(f"mapped {sorted(moving)}", mapped, options, moving, shared))
+
+    def _pull(self, cotangents: Any, tape: Tape, names: tuple[str, ...]) -> dict[str, Array]:
+        given = cotangents if isinstance(cotangents, tuple) else (cotangents,)
+        moving, rest = self._parted(tape.primals, names)
+
+        def pulled(moving: dict[str, Any], rest: dict[str, Any], vs: Any) -> Any:
+            return self._pullback(moving, rest, vs, tape.options)
+
+        found = self._do(f"backward {names}", pulled, tape.options, moving, rest, _like(given))
+        return dict(found)
+
+    def _pullback(self, moving: dict[str, Any], rest: dict[str, Any], vs: Any, options: Mapping[str, Any]) -> Any:
+        jax = import_jax()
+        outputs = self._outputs(options)
+        ys, pull = jax.vjp(lambda m: outputs({**rest, **m}), moving)
+        return pull(tuple(_cotangent(v, y) for v, y in zip(vs, ys)))[0]
+
+    def _parted(self, primals: Mapping[str, Array], names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+        moving = {n: np.asarray(primals[n]) for n in self.names if n in names}
+        return moving, {n: np.asarray(primals[n]) for n in self.names if n not in names}
+
+    def _outputs(self, options: Mapping[str, Any]) -> Callable[[dict[str, Any]], tuple[Any, ...]]:
+        jax = import_jax()
+        return lambda arrays: tuple(jax.tree_util.tree_leaves(self.call(dict(arrays), dict(options))))
+
+    def _do(self, kind: str, function: Callable[..., Any], options: Mapping[str, Any], *arguments: Any) -> Any:
+        """Call by its compiled form, or as it is where its control flow depends on values; results as NumPy arrays."""
+        jax = import_jax()
+        key = kind, repr(sorted(options.items()))
+        with _precision(arguments):
+            if kind not in self._plain:
+                compiled = self._compiled.setdefault(key, jax.jit(function))
+                try:
+                    return jax.tree_util.tree_map(_array, compiled(*arguments))
+                except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError):
+                    self._plain.add(kind)
+            concrete = jax.tree_util.tree_map(jax.numpy.asarray, arguments)
+            return jax.tree_util.tree_map(_array, function(*concrete))
+
+
+@contextmanager
+def _precision(arguments: Any) -> Iterator[None]:
+    """64 bits where an argument has them, else what the user has set."""
+    jax = import_jax()
+    leaves = jax.tree_util.tree_leaves(arguments)
+    wide = any(a.dtype in (np.float64, np.complex128) for a in leaves if hasattr(a, "dtype"))
+    switch = getattr(jax, "enable_x64", None)
+    if switch is None or not callable(switch):
+        from jax.experimental import enable_x64 as switch
+    if not wide:
+        yield
+        return
+    with switch(True):
+        yield
+
+
+def _like(cotangents: tuple[Array, ...]) -> tuple[Array, ...]:
+    return tuple(np.array(v) for v in cotangents)
+
+
+def _cotangent(v: Any, y: Any) -> Any:
+    """In the output's own type; integers have cotangents without values."""
+    jax = import_jax()
+    if jax.numpy.issubdtype(y.dtype, jax.numpy.inexact):
+        return jax.numpy.asarray(v, y.dtype)
+    return np.zeros(y.shape, jax.dtypes.float0)
+
+
+def _array(value: Any) -> Array:
+    """As NumPy has it; bfloat16 and smaller floating types become float32, which holds their values exactly."""
+    found = np.asarray(value)
+    return found.astype(np.float32) if found.dtype.kind == "V" else found
+
+
+def _padded(array: Array, size: int) -> Array:
+    short = size - array.shape[0]
+    return np.concatenate([array, np.repeat(array[-1:], short, axis=0)]) if short else array
