@@ -190,16 +190,18 @@ def _tree(text: str) -> ast.expr:
 
 
 def _solved(axis: Axis, sizes: Sizes, extent: int) -> dict[str, int]:
-    """The size of the only unknown name in an arithmetic axis, e.g. H from 4*H = 12; empty if there is none."""
+    """The size of the only unknown name in an arithmetic axis, e.g. H from 4*H = 12; empty unless it is unique."""
     unknown = [name for name in axis.names if name not in sizes]
-    if axis.kind == "sum" and len(unknown) == 1:
-        for size in range(extent + 65):
-            try:
-                if axis.size({**sizes, unknown[0]: size}) == extent:
-                    return {unknown[0]: size}
-            except (DeclarationError, ZeroDivisionError):
-                continue
-    return {}
+    if axis.kind != "sum" or len(unknown) != 1:
+        return {}
+    fitting = []
+    for size in range(extent + 65):
+        try:
+            if axis.size({**sizes, unknown[0]: size}) == extent:
+                fitting.append(size)
+        except (DeclarationError, ZeroDivisionError):
+            continue
+    return {unknown[0]: fitting[0]} if len(fitting) == 1 else {}
 
 
 def _evaluate(node: ast.expr, sizes: Sizes) -> int:
