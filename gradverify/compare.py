@@ -14,12 +14,14 @@ import numpy as np
 
 from gradverify.differences import ladder
 from gradverify.differences.central import best_step, central, paired
+from gradverify.differences.coincidence import coincident
 from gradverify.differences.complexstep import complex_step
+from gradverify.differences.integral import vindicated
 from gradverify.differences.neighbourhood import explained
 from gradverify.differences.point import Point
 from gradverify.types import Array, Case, Comparison, Estimate, Verdict
 
-FINE = 1e-8  # a single step decides only where its bound is below this share of the largest entry
+FINE = 4e-9  # a single step decides only where its bound is below this share of the largest entry
 FIRM = 8.0  # errors up to this many bounds are in doubt, not wrong
 WIDE = 1e-3  # a bound above this share of the entry ...
 PLATEAU = 4  # larger steps in a row that agree with the analytic value cast doubt on smaller ones that do not
@@ -84,6 +86,11 @@ def sweep(
         accepted, unclear = explained(point, case, wrong, analytic[wrong], result.numerical[wrong])
         result.verdicts[wrong[accepted]] = Verdict.KINK
         result.verdicts[wrong[unclear]] = Verdict.UNRESOLVED
+        wrong = wrong[~accepted & ~unclear]
+        doubtful = vindicated(point, case, wrong, analytic[wrong], result.numerical[wrong])
+        result.verdicts[wrong[doubtful]] = Verdict.UNRESOLVED
+        wrong = wrong[~doubtful]
+        result.verdicts[wrong[coincident(point, case, wrong)]] = Verdict.UNRESOLVED
     if point.layer.declared.kinks != "between":
         _conventions(point, result, analytic)
     return result
@@ -216,6 +223,8 @@ def _kinks(point: Point, result: Sweep, analytic: Array, wrong: Array) -> Array:
     unknown = ~told[0] & ~told[1]
     for known, side in zip((told[0] & ~told[1], told[1] & ~told[0]), (left, right)):
         accepted |= known & (np.abs(analytic[wrong] - side.value) <= side.bound)
+        low, high = np.minimum(side.value, 0.0) - side.bound, np.maximum(side.value, 0.0) + side.bound
+        unknown |= known & ~accepted & (low <= analytic[wrong]) & (analytic[wrong] <= high)  # the other side may be flat
     result.verdicts[wrong[accepted]] = Verdict.KINK
     result.verdicts[wrong[unknown]] = Verdict.UNRESOLVED
     middle = wrong[jump]

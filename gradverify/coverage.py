@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -25,8 +26,8 @@ OTHERS = "others"
 def regions() -> tuple[str, ...]:
     """A name for each value region, in the order in which `Coverage.values` counts them."""
     steps = [f"{d:g}" for d in DECADES]
-    up = [f"below {steps[0]}", *(f"{low} to {high}" for low, high in zip(steps, steps[1:])), f"{steps[-1]} and more"]
-    down = [f"above -{steps[0]}", *(f"-{high} to -{low}" for low, high in zip(steps, steps[1:])), f"below -{steps[-1]}"]
+    up = [f"below {steps[0]}", *(f"{low} to {high}" for low, high in pairwise(steps)), f"{steps[-1]} and more"]
+    down = [f"above -{steps[0]}", *(f"-{high} to -{low}" for low, high in pairwise(steps)), f"below -{steps[-1]}"]
     return (*reversed(down), "0", *up)
 
 

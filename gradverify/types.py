@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Array = Any  # numpy.ndarray of any dtype; shapes stand in the docstrings
 RATIOS = tuple(float(f"1e{k}") for k in range(-6, 9))  # borders of the bins of `Tally.histogram`
+_BORDERS = np.array(RATIOS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,7 +278,7 @@ class Tally:
                 ratio = comparison.ratio[decided]
                 self.worst_ratio = max(self.worst_ratio, float(np.nanmax(ratio)))
                 self.resolutions.append(comparison.resolution)
-                bins = np.bincount(np.searchsorted(RATIOS, ratio, side="right"), minlength=len(self.histogram))
+                bins = np.bincount(np.searchsorted(_BORDERS, ratio, side="right"), minlength=len(self.histogram))
                 self.histogram = [count + int(more) for count, more in zip(self.histogram, bins)]
 
     @builtins.property  # a field of this class is called property

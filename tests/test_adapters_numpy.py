@@ -410,7 +410,9 @@ def test_a_cache_and_a_dict_of_settings():
     report = check(adapt.cached(batchnorm_forward, batchnorm_backward, **declaration))
     assert report.ok, report
     assert "bn_param" in said(report)
-    assert wrong_primals(check(adapt.cached(batchnorm_forward, batchnorm_backward_without_mean, **declaration))) == {"x"}
+    assert wrong_primals(check(adapt.cached(batchnorm_forward, batchnorm_backward_without_mean, **declaration))) == {
+        "x"
+    }
 
 
 def test_a_cache_may_stand_first_and_gradients_in_another_order():
@@ -490,7 +492,9 @@ def test_a_class_with_loss_and_grad_is_recognised_and_targets_get_no_gradient():
 def test_loss_and_gradient_may_take_their_arguments_in_either_order():
     layer = adapt.loss(lambda y, p: ((p - y) ** 2).sum(), lambda p, y: 2 * (p - y), p="N K", y="N K")
     assert check(layer).ok
-    other = adapt.loss(lambda a, b: ((b - a) ** 2).sum(), lambda u, v: 2 * (u - v), order=("b", "a"), wrt="b", a="N", b="N")
+    other = adapt.loss(
+        lambda a, b: ((b - a) ** 2).sum(), lambda u, v: 2 * (u - v), order=("b", "a"), wrt="b", a="N", b="N"
+    )
     assert check(other).ok
 
 
@@ -522,7 +526,7 @@ def test_hessians_and_products_are_checked_in_second_order(sign):
     product = adapt.objective(value, np.cos, hessp=lambda t, v: -sign * np.sin(t) * v, theta="P")
     columns = adapt.hessian(np.cos, lambda t: -sign * np.diag(np.sin(t)), theta="P")
     for layer in (full, product, columns):
-        assert check(layer).ok == (sign == 1)
+        assert check(layer, examples=20).ok == (sign == 1)
 
 
 def test_a_maximised_objective_is_declared():
@@ -743,7 +747,7 @@ def test_a_class_that_needs_unknown_arguments_is_told_how_to_give_them():
 
 
 def test_inputs_that_are_not_named_are_asked_for():
-    with pytest.raises(DeclarationError, match='name the input'):
+    with pytest.raises(DeclarationError, match="name the input"):
         gv.check(Affine, W="D H", b="H")
 
 

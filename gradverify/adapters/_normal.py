@@ -53,7 +53,9 @@ def constants(settings: Mapping[str, Any], *more: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*((given,) if isinstance(given, str) else given), *more]))
 
 
-def examples(layer: Layer, more: tuple[str, ...] = ()) -> Iterator[tuple[dict[str, Array], dict[str, int | tuple[int, ...]]]]:
+def examples(
+    layer: Layer, more: tuple[str, ...] = ()
+) -> Iterator[tuple[dict[str, Array], dict[str, int | tuple[int, ...]]]]:
     """Small arrays for the primals, and the sizes they were made with; axes have unequal sizes first.
 
     `more` are names of sizes that no primal has.
@@ -82,12 +84,18 @@ def _one_by_one(*_: Any) -> Any:
     raise ValueError("random numbers are drawn")
 
 
-def attempt(layer: Layer, options: Mapping[str, Any] | None = None) -> tuple[dict[str, Array], Any, LayerFailure | None]:
+def attempt(
+    layer: Layer, options: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Array], Any, LayerFailure | None]:
     """A forward on the first example that it accepts: primals, evaluation, and the last failure if none is."""
     failure: LayerFailure | None = None
     for arrays, _ in examples(layer):
         try:
-            return arrays, run(layer, {n: np.array(a) for n, a in arrays.items()}, {**layer.default_options, **(options or {})}), None
+            return (
+                arrays,
+                run(layer, {n: np.array(a) for n, a in arrays.items()}, {**layer.default_options, **(options or {})}),
+                None,
+            )
         except LayerFailure as error:
             failure = error
     return {}, None, failure

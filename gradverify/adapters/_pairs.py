@@ -36,7 +36,9 @@ class Pair:
 
     def __str__(self) -> str:
         told = getattr(self.gradient, "__name__", "a function") if callable(self.gradient) else ""
-        return f"{_joined(self.values)}<->{told or _joined(self.gradient)}"  # type: ignore[arg-type]
+        where = _joined(self.values)
+        named = "" if re.search(rf"\b{re.escape(self.name)}\b", where) else f"{self.name}: "
+        return f"{named}{where}<->{told or _joined(self.gradient)}"  # type: ignore[arg-type]
 
 
 def _joined(paths: Iterable[Path]) -> str:
@@ -50,7 +52,7 @@ def parse(text: str) -> Path:
     while position < len(text):
         match = _STEP.match(text, position)
         if match is None:
-            raise DeclarationError(f"cannot read the path {text!r}; write e.g. \"W\", \"cell.W\" or \"grads[0]\"")
+            raise DeclarationError(f'cannot read the path {text!r}; write e.g. "W", "cell.W" or "grads[0]"')
         name, single, double, number = match.groups()
         key = int(number) if number is not None else single if single is not None else double
         steps.append(("attr", name) if name is not None else ("item", key))
@@ -166,9 +168,7 @@ def _lists(instance: Any, aliases: Mapping[str, Array]) -> dict[str, Pair]:
     return {}
 
 
-def _listed(
-    instance: Any, left: str, right: str, values: list[Any], aliases: Mapping[str, Array]
-) -> dict[str, Pair]:
+def _listed(instance: Any, left: str, right: str, values: list[Any], aliases: Mapping[str, Array]) -> dict[str, Pair]:
     groups: dict[int, list[int]] = {}
     for k, value in enumerate(values):
         if is_array(value):
@@ -192,9 +192,7 @@ def _attributes(instance: Any) -> dict[str, Pair]:
     own = attributes(instance)
     found = {}
     for name, value in own.items():
-        holder = next(
-            ((a, b) for a, b in _HOLDERS if is_array(getattr(value, a, None)) and hasattr(value, b)), None
-        )
+        holder = next(((a, b) for a, b in _HOLDERS if is_array(getattr(value, a, None)) and hasattr(value, b)), None)
         if isinstance(value, np.ndarray) or holder is None:
             match = next((g for g in names_of_gradients(name) if g in own), None) if is_array(value) else None
             if match is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -103,12 +104,14 @@ class Engine:
         ]
         if not parts:
             return {}
+        if any(_forbidden(g) for g in grads.values() if g is not None):
+            raise LayerFailure("missing", "second backward", "no second backward: marked with @once_differentiable")
         wanted = {n: leaves[n] for n in grads}
         with self._explained("second backward"), fixed(self.device, 2), one_thread(_elements(leaves)):
             try:
                 found = torch.autograd.grad(sum(parts), list(wanted.values()), allow_unused=True)
             except RuntimeError as error:
-                if "once_differentiable" in str(error) or "is not implemented" in str(error):
+                if "is not implemented" in str(error):
                     raise LayerFailure("missing", "second backward", f"no second backward: {error}") from None
                 raise
         return {n: array(g) for n, g in zip(wanted, found) if g is not None}
@@ -118,7 +121,8 @@ class Engine:
         torch = import_torch()
         mode = torch.autograd.forward_ad
         leaves = self._leaves(primals, ())
-        with mode.dual_level():
+        with warnings.catch_warnings(), mode.dual_level():
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch loads its own rules with a function it deprecates
             duals = dict(leaves)
             for name, tangent in tangents.items():
                 duals[name] = mode.make_dual(leaves[name], tensor(tangent, self.device).to(leaves[name].dtype))
@@ -146,36 +150,41 @@ class Engine:
         if set(stack) != set(self.names):
             raise LayerFailure("crash", "forward", "the stack lacks a primal")
         torch = import_torch()
+        count = max(a.shape[0] for a in stack.values())
+        shared = frozenset(n for n, a in stack.items() if a.shape[0] == 1 < count and n not in self.updated)
+        full = {n: stack[n][0] if n in shared else stack[n] for n in self.names}
+        full |= {n: np.repeat(stack[n], count // stack[n].shape[0], axis=0) for n in self.updated}
         try:
             with torch.no_grad(), without_tape():
-                return tuple(array(y) for y in self._vectorised({n: stack[n] for n in self.names}, options))
+                return tuple(array(y) for y in self._vectorised(full, shared, options))
         except Exception as error:  # noqa: BLE001  whatever it is, the loop says it better
             raise LayerFailure("crash", "forward", f"not vectorised: {error}") from error
 
-    def _vectorised(self, stack: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    def _vectorised(
+        self, stack: Mapping[str, Array], shared: frozenset[str], options: Mapping[str, Any]
+    ) -> tuple[Tensor, ...]:
+        """Outputs at a stack in which the `shared` primals have no leading axis."""
         torch = import_torch()
-        count = max(a.shape[0] for a in stack.values())
-        given = [tensor(a, self.device, self.kernel) for a in stack.values()]
-        given = [t.expand(count, *t.shape[1:]) if n in self.updated else t for n, t in zip(stack, given)]
-        shared = [t.shape[0] == 1 for t in given]
-        arguments = [t[0] if one else t for t, one in zip(given, shared)]
+        count = next(a.shape[0] for n, a in stack.items() if n not in shared)
+        arguments = [tensor(a, self.device, self.kernel) for a in stack.values()]
+        axes = tuple(None if n in shared else 0 for n in stack)
 
         def single(*tensors: Tensor) -> tuple[Tensor, ...]:
             return tensors_in(self.call(dict(zip(self.names, tensors)), dict(options)))
 
         try:
             with fixed(self.device), one_thread(sum(t.numel() for t in arguments)):
-                mapped = torch.func.vmap(single, tuple(None if one else 0 for one in shared), randomness="same")
+                mapped = torch.func.vmap(single, axes, randomness="same")
                 outputs: tuple[Tensor, ...] = mapped(*arguments)
                 return outputs
         except torch.cuda.OutOfMemoryError:
             if count < 2:
                 raise
             halves = [
-                {n: a if a.shape[0] == 1 else a[part] for n, a in stack.items()}
+                {n: a if n in shared else a[part] for n, a in stack.items()}
                 for part in (slice(0, count // 2), slice(count // 2, None))
             ]
-            parts = [self._vectorised(half, options) for half in halves]
+            parts = [self._vectorised(half, shared, options) for half in halves]
             return tuple(torch.cat(pair) for pair in zip(*parts))
 
     # -- within -----------------------------------------------------------------------------
@@ -251,6 +260,20 @@ class Engine:
             if hint:
                 raise LayerFailure("crash", stage, f"{stage} raised {type(error).__name__}: {text}; {hint}") from error
             raise
+
+
+def _forbidden(value: Tensor) -> bool:
+    """Whether a gradient passed a Function that is differentiable once; no path leads on from there."""
+    pending, seen = [value.grad_fn], set()
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        if node.name().endswith(("autograd::Error", "DelayedError")):
+            return True
+        seen.add(node)
+        pending.extend(following for following, _ in node.next_functions)
+    return False
 
 
 def _elements(leaves: Mapping[str, Tensor]) -> int:

@@ -152,8 +152,11 @@ class _Called:
 
     def __call__(self, tensors: dict[str, Tensor], options: dict[str, Any]) -> Any:
         torch = import_torch()
-        buffers = {path: b.detach().clone() for path, b in self.module.named_buffers()}
-        state = {**buffers, **{path: tensors[name] for name, path in self.paths.items()}}
+        dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), None)
+        buffers = {path: b.detach() for path, b in self.module.named_buffers()}
+        kept = {**{path: p.detach() for path, p in self.module.named_parameters()}, **buffers}
+        kept = {path: t.to(dtype) if t.is_floating_point() else t for path, t in kept.items()}
+        state = {**kept, **{path: tensors[name] for name, path in self.paths.items()}}
         # Statistics are updated in place, on a copy. A module owns its state, and always stores it in rows.
         state = {path: t.clone() if path in buffers else t.contiguous() for path, t in state.items()}
         chosen = dict(options)

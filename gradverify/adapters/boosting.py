@@ -66,7 +66,9 @@ class Boosting:
     def _both(self, stage: str, point: Array, data: list[Any], options: Any) -> tuple[Array, Array]:
         raw = flat(called(stage, self.objective, *self._ordered(point, data), **options))
         if len(raw) != 2:
-            raise LayerFailure("outputs", stage, f"the objective must return (grad, hess); it returned {len(raw)} value(s)")
+            raise LayerFailure(
+                "outputs", stage, f"the objective must return (grad, hess); it returned {len(raw)} value(s)"
+            )
         return np.array(raw[0]), np.array(raw[1])
 
     def _ordered(self, point: Array, data: list[Any]) -> list[Any]:

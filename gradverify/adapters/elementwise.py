@@ -86,9 +86,7 @@ def elementwise(
     names = [first, *(f"{first}_{k}" for k in range(1, len(functions) - 1))]
     inner = Chain(tuple(functions), of)
     doc = settings.pop("doc", None) or inspect.getdoc(f) or ""
-    layer = Layer(
-        inner.forward, inner.backward, name=label, primals=dict.fromkeys(names, spec), doc=doc, **settings
-    )
+    layer = Layer(inner.forward, inner.backward, name=label, primals=dict.fromkeys(names, spec), doc=doc, **settings)
     lines = [f"the derivative takes the {of} of {label}"]
     for k, n in enumerate(names[1:], 1):
         lines.append(f"{n} is the input of derivative {k}, of which derivative {k + 1} is the derivative")
@@ -102,7 +100,9 @@ def methods_of(target: Any) -> tuple[Callable[..., Any], ...]:
     made = target
     if inspect.isclass(target):
         if required(target):
-            raise DeclarationError(f"{target.__name__} takes arguments; hand over an object: elementwise({target.__name__}(...))")
+            raise DeclarationError(
+                f"{target.__name__} takes arguments; hand over an object: elementwise({target.__name__}(...))"
+            )
         made = target()
     found = [next((n for n in names if _takes_one(made, n)), None) for names in (FUNCTIONS, DERIVATIVES, SECOND)]
     if found[0] is None or found[1] is None:
@@ -125,7 +125,9 @@ def _recognises(target: Any) -> bool:
     cls = target if inspect.isclass(target) else type(target)
     pairs = (("fn", "grad"), ("function", "derivative"), ("__call__", "gradient"), ("__call__", "derivative"))
     for pair in pairs:
-        needs = [[n for n in required(m) or [] if n not in ("self", "cls")] for m in (vars_of(cls, n) for n in pair) if m]
+        needs = [
+            [n for n in required(m) or [] if n not in ("self", "cls")] for m in (vars_of(cls, n) for n in pair) if m
+        ]
         if len(needs) == 2 and all(len(n) == 1 for n in needs):
             return True
     return False

@@ -55,11 +55,16 @@ def jax_layer(target: Any, *, name: str | None = None, **declaration: Any) -> La
 
     probe = Layer(lambda: None, lambda: None, name=label, primals=declared, constants=settings.get("constants", ()))
     engine = Engine(label, call, tuple(declared), tuple(p.name for p in probe.differentiable))
-    return _layer(engine, target, declared, settings, own)
+    return _layer(engine, target, probe, declared, settings, own)
 
 
 def _layer(
-    engine: Engine, target: Any, declared: dict[str, Any], settings: dict[str, Any], own: Mapping[str, Any]
+    engine: Engine,
+    target: Any,
+    probe: Layer,
+    declared: dict[str, Any],
+    settings: dict[str, Any],
+    own: Mapping[str, Any],
 ) -> Layer:
     def forward(*arrays: Any, **options: Any) -> Any:
         return engine.forward(*arrays, **options)
@@ -72,7 +77,9 @@ def _layer(
         hooks["second"] = engine.second
     if own.get("forward_mode", True) is not False and not _is(target, "custom_vjp"):
         hooks["jvp"] = engine.jvp
-    told = {"doc": inspect.getdoc(target) or "", "conjugate": False, **hooks, **settings}
+    if any(p.domain.kind == "complex" for p in probe.primals):
+        settings = {"conjugate": False, **settings}  # JAX gives dL/dRe - i dL/dIm
+    told = {"doc": inspect.getdoc(target) or "", **hooks, **settings}
     build = Loss if own.get("loss") else Layer
     layer = build(forward, backward, name=engine.name, primals=declared, **told)
     setattr(forward, "__wrapped__", target)  # noqa: B010  its constants are worth drawing

@@ -22,7 +22,20 @@ from gradverify.evaluate import LayerFailure
 from gradverify.layer import Layer, Loss, accepted
 from gradverify.types import Array
 
-TARGETS = ("y", "t", "target", "targets", "y_true", "ytrue", "label", "labels", "truth", "actual", "y_actual", "expected")
+TARGETS = (
+    "y",
+    "t",
+    "target",
+    "targets",
+    "y_true",
+    "ytrue",
+    "label",
+    "labels",
+    "truth",
+    "actual",
+    "y_actual",
+    "expected",
+)
 VALUES = ("loss", "value", "compute", "fn", "forward", "__call__")
 GRADIENTS = ("grad", "gradient", "loss_gradient", "derivative", "loss_derivative", "prime", "backward")
 
@@ -120,7 +133,7 @@ def loss(
     primals, settings = split(declaration)
     if not primals:
         names = accepted_by(value) or ["x"]
-        raise DeclarationError(f"{label}: name its arrays with their dimensions, e.g. {names[0]}=\"N K\"")
+        raise DeclarationError(f'{label}: name its arrays with their dimensions, e.g. {names[0]}="N K"')
     targets = [n for n in primals if n.lower() in TARGETS] if len(primals) > 1 else []
     chosen = ((wrt,) if isinstance(wrt, str) else tuple(wrt)) if wrt is not None else None
     targets = [n for n in primals if n not in chosen] if chosen is not None else targets
@@ -147,9 +160,15 @@ def _order(function: Callable[..., Any] | None, names: tuple[str, ...]) -> tuple
 def find(target: Any) -> tuple[Callable[..., Any], Callable[..., Any]] | None:
     """Loss and gradient methods of an object or a class (which is instantiated without arguments)."""
     cls = target if inspect.isclass(target) else type(target)
-    value = next((n for n in VALUES if inspect.isroutine(inspect.getattr_static(cls, n, None)) or _static(cls, n)), None)
+    value = next(
+        (n for n in VALUES if inspect.isroutine(inspect.getattr_static(cls, n, None)) or _static(cls, n)), None
+    )
     gradient = next((n for n in GRADIENTS if n in dir(cls) and callable(getattr(cls, n, None))), None)
-    if value is None or gradient is None or (value == "__call__" and inspect.isclass(target) and "__call__" not in dir(cls)):
+    if (
+        value is None
+        or gradient is None
+        or (value == "__call__" and inspect.isclass(target) and "__call__" not in dir(cls))
+    ):
         return None
     if inspect.isclass(target) and not (_static(cls, value) and _static(cls, gradient)):
         try:

@@ -1,7 +1,7 @@
 """Objectives on a flat vector: value, gradient, Hessian and Hessian-vector product.
 
-    objective(theta) -> (f, g)          SciPy's jac=True, scikit-learn
-    f(theta), score(theta), hessian(theta), hess_prod(theta, v)          SciPy, statsmodels
+objective(theta) -> (f, g)          SciPy's jac=True, scikit-learn
+f(theta), score(theta), hessian(theta), hess_prod(theta, v)          SciPy, statsmodels
 """
 
 from __future__ import annotations
@@ -120,7 +120,9 @@ def objective(
         settings["factor"] = -1.0
     doc = settings.pop("doc", None) or getattr(fun, "__doc__", None) or ""
     layer = Loss(inner.forward, inner.backward, name=label, primals=primals, doc=doc, **settings)
-    return finished(layer, "maximised: the gradient is that of minus the value" if maximise else "", chance=inner.chance)
+    return finished(
+        layer, "maximised: the gradient is that of minus the value" if maximise else "", chance=inner.chance
+    )
 
 
 def hessian(

@@ -72,7 +72,9 @@ class Stateful:
     flush: str | None = None
     accumulates: bool = False
     names: tuple[str, ...] = ()  # of all primals, in order
+    seen: set[Any] = field(default_factory=set)  # types of the parameters as the object was built
     signatures: dict[Any, tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
+    dtype: Any = None  # of the object's own arrays, where it is lower than that of the primals
     assumed: Mapping[str, Any] = field(default_factory=dict)  # sizes, while parameters are not known yet
 
     @property
@@ -83,11 +85,17 @@ class Stateful:
 
     def forward(self, *arrays: Array, **options: Any) -> tuple[Any, Any]:
         """A fresh object with the primals set, its forward, and the object with the options as what is saved."""
-        primals = dict(zip(self.names, arrays))
+        primals = self.cast(dict(zip(self.names, arrays)))
         with self.maker.chance.fixed(options, note=False):
             instance, built = self.fresh(primals, options)
         with self.maker.chance.fixed(options):
             return self.run(instance, primals, options, built)
+
+    def cast(self, primals: dict[str, Array]) -> dict[str, Array]:
+        """The primals in the precision of the object."""
+        if self.dtype is None:
+            return primals
+        return {n: a.astype(self.dtype) if a.dtype.kind == "f" else a for n, a in primals.items()}
 
     def fresh(self, primals: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Any, dict[str, Array]]:
         """A new object, and the arrays that it was built from."""
@@ -228,7 +236,7 @@ class Stateful:
         kept: dict[str, Any] = {}
 
         def forward(*arrays: Array, **options: Any) -> tuple[Any, Any]:
-            primals = dict(zip(self.names, arrays))
+            primals = self.cast(dict(zip(self.names, arrays)))
             with self.maker.chance.fixed(options, note=False):
                 built: dict[str, Array] = {}
                 instance = kept.get("instance")
@@ -256,6 +264,7 @@ def stateful(
     prepare: Callable[..., Any] | None = None,
     flush: str | None = None,
     accumulates: bool = False,
+    dtype: Any = None,
     name: str | None = None,
     **declaration: Any,
 ) -> Layer:
@@ -275,6 +284,7 @@ def stateful(
         parameters yet is run forward once, and flushed
     flush : name of the method that zeroes accumulated gradients
     accumulates : backward adds to the gradients; what was there before is subtracted
+    dtype : precision in which the object is run; by default that of its parameters, if it is a low one
     **declaration : primals and settings as for `gradverify.Layer`. Primals that forward takes are
         inputs; others are parameters, found with their shapes where they are not declared
 
@@ -296,6 +306,7 @@ def stateful(
         prepare=prepare,
         flush=flush,
         accumulates=accumulates,
+        dtype=np.dtype(dtype) if dtype is not None else None,
     )
 
 
@@ -340,7 +351,9 @@ def _first(
     target: Any,
 ) -> tuple[Any, Exception | None]:
     """An object built once for a look at it, or why there is none."""
-    sketch = Layer(lambda *a, **o: (0.0, None), lambda dy, s: (), name=label, **_declared(primals or {"x": ""}, settings))
+    sketch = Layer(
+        lambda *a, **o: (0.0, None), lambda dy, s: (), name=label, **_declared(primals or {"x": ""}, settings)
+    )
     failure: Exception | None = None
     for arrays, sizes in examples(sketch, inner.maker.sizes()):
         try:
@@ -400,9 +413,8 @@ def _inputs(
 
 def _no_inputs(label: str, cls: type, forward: str) -> str:
     names = [n for n in required(getattr(cls, forward, None) or (lambda x: x)) or [] if n != "self"] or ["x"]
-    return (
-        f"{label}: name the input(s) of {forward} with their dimensions, e.g. "
-        + ", ".join(f'{n}="N D"' for n in names)
+    return f"{label}: name the input(s) of {forward} with their dimensions, e.g. " + ", ".join(
+        f'{n}="N D"' for n in names
     )
 
 
@@ -410,12 +422,12 @@ def _complete(
     inner: Stateful, primals: dict[str, Any], settings: Mapping[str, Any], label: str, made: Any
 ) -> tuple[str, ...]:
     """Call the object forward and backward once, and add the parameters and pairs that show."""
-    first = _layer(inner, primals, settings, label, only_inputs=True)
+    options = _layer(inner, primals, settings, label).default_options
     found: dict[str, Pair] = {}
     shapes: list[tuple[dict[str, Any], dict[str, tuple[int, ...]]]] = []
     for arrays, sizes in examples(_layer(inner, primals, settings, label), inner.maker.sizes()):
         inner.assumed = sizes
-        looked = _look(inner, first, arrays)
+        looked = _look(inner, options, arrays)
         if looked is None:
             continue
         found = {**looked[0], **found}
@@ -434,14 +446,17 @@ def _complete(
             if text is not None:
                 primals[name] = text
                 inferred.append(f'{name} "{text}"')
-    return (f"dimensions: {', '.join(inferred)} (from the object's arrays)",) if inferred else ()
+    lines = [f"dimensions: {', '.join(inferred)} (from the object's arrays)"] if inferred else []
+    if inner.dtype is None and inner.seen and all(np.finfo(t).bits < 64 for t in inner.seen):
+        inner.dtype = np.result_type(*inner.seen)
+        lines.append(f"the object's parameters are {inner.dtype}: everything is run in that precision")
+    return tuple(lines)
 
 
 def _look(
-    inner: Stateful, first: Layer, arrays: Mapping[str, Array]
+    inner: Stateful, options: Mapping[str, Any], arrays: Mapping[str, Array]
 ) -> tuple[dict[str, Pair], dict[str, tuple[int, ...]]] | None:
     """Pairs and shapes of the parameters that an object shows before and after one forward and backward."""
-    options = first.default_options
     given = [np.array(arrays[n]) for n in inner.inputs]
     try:
         with inner.maker.chance.fixed(options, note=False):
@@ -449,7 +464,9 @@ def _look(
             start = {*discover(made, built), *float_arrays(made)}
         with inner.maker.chance.fixed(options):
             output = inner._call(made, given, options)
-            cotangent = tuple(np.ones(np.shape(y)) for y in output) if isinstance(output, tuple) else np.ones(np.shape(output))
+            cotangent = (
+                tuple(np.ones(np.shape(y)) for y in output) if isinstance(output, tuple) else np.ones(np.shape(output))
+            )
             try:
                 inner._pull(made, cotangent, options)
             except LayerFailure:
@@ -464,12 +481,21 @@ def _look(
         for n, p in found.items()
         if (n in start or lazy or n in built) and not any(_same(fetch(made, p.values[0]), a) for a in outside)
     }
+    inner.seen |= {
+        v.dtype
+        for v in (fetch(made, p.values[0]) for p in kept.values())
+        if hasattr(v, "dtype") and v.dtype.kind == "f"
+    }
     every = {**kept, **{n: p for n, p in inner.pairs.items()}}
-    return kept, {n: np.shape(fetch(made, p.values[0])) for n, p in every.items() if fetch(made, p.values[0]) is not None}
+    return kept, {
+        n: np.shape(fetch(made, p.values[0])) for n, p in every.items() if fetch(made, p.values[0]) is not None
+    }
 
 
 def _same(value: Any, other: Any) -> bool:
-    return value is other or (isinstance(value, np.ndarray) and np.shape(value) == np.shape(other) and np.array_equal(value, other))
+    return value is other or (
+        isinstance(value, np.ndarray) and np.shape(value) == np.shape(other) and np.array_equal(value, other)
+    )
 
 
 def _dimensions(name: str, shapes: list[tuple[dict[str, Any], dict[str, tuple[int, ...]]]]) -> str | None:
@@ -499,10 +525,8 @@ def _layer(
     primals: Mapping[str, Any],
     settings: Mapping[str, Any],
     label: str,
-    only_inputs: bool = False,
 ) -> Layer:
-    chosen = {n: primals[n] for n in primals if not only_inputs or n in inner.inputs}
-    ordered = {n: chosen[n] for n in (*inner.inputs, *(n for n in chosen if n not in inner.inputs)) if n in chosen}
+    ordered = {n: primals[n] for n in (*inner.inputs, *(n for n in primals if n not in inner.inputs))}
     layer = Layer(
         inner.forward,
         inner.backward,

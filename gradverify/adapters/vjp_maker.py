@@ -61,7 +61,9 @@ def vjp_maker(
     primals, settings = split(declaration)
     label = name or getattr(function, "__name__", "function")
     if len(makers) > len(primals):
-        raise DeclarationError(f"{label}: {len(makers)} makers for {len(primals)} arrays; name each array, e.g. x=\"N D\"")
+        raise DeclarationError(
+            f'{label}: {len(makers)} makers for {len(primals)} arrays; name each array, e.g. x="N D"'
+        )
     silent = tuple(n for n, maker in zip(primals, makers) if maker is None)
     if silent:
         settings["zero"] = tuple(dict.fromkeys([*silent, *_listed(settings.get("zero", ()))]))

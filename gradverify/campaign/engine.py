@@ -161,7 +161,7 @@ class _Run:
         while True:
             if self._left() == 0.0:
                 return "time"
-            if most is not None and len(self.ledger.fresh) >= most:
+            if most is not None and self.ledger.news >= most:
                 return "findings"
             while self.flight.room and (unit := self._next()) is not None:
                 self.layers[unit.layer].running += 1
@@ -218,7 +218,7 @@ class _Run:
     def _land(self) -> None:
         """Send no more, and take what still comes home."""
         self.flight.stop()
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _PATIENCE + (0.0 if self.flight.local else self.campaign.longest)
         while self.flight.units and time.monotonic() < deadline:
             self._absorb(_TICK)
         self._absorb(0.0)

@@ -22,7 +22,7 @@ from gradverify.layer import Layer
 from gradverify.properties import Property, Regime, properties
 from gradverify.report.terminal import render_finding
 from gradverify.strategies import cases, decoding, each
-from gradverify.types import Case, Finding, Outcome, Tally
+from gradverify.types import Case, Finding, Outcome, Verdict
 from gradverify.verification import examine, watcher
 
 BEAT = 0.5  # seconds between two deltas
@@ -162,18 +162,26 @@ class Explorer:
                 self._hit(finding, prop, turn.regime)
         new = noted - self.seen
         best = np.isfinite(record) and record > RECORD * self.ratio
-        if row is not None and turn.pool is not None and (new or best) and turn.pool.keep(row):
+        pool = turn.pool if self.unit.plan.learn else None
+        if row is not None and pool is not None and (new or best) and pool.keep(row):
             self.delta.rows.append(Row(turn.regime, row, tuple(sorted(new)), record if best else 0.0))
         self.seen |= new
         self.ratio = record if best else self.ratio
 
     def _count(self, outcome: Outcome) -> float:
-        tally = Tally(outcome.property)
-        tally.add(outcome)
+        """Add an outcome to the delta; gives its largest disagreement in units of the bound."""
+        if outcome.skipped is not None:
+            return 0.0
         self.delta.entries += outcome.entries
-        self.delta.verified |= tally.verified
-        self.delta.ratio = max(self.delta.ratio, tally.worst_ratio)
-        return tally.worst_ratio
+        ratio, told = 0.0, not outcome.compared
+        for compared in outcome.compared:
+            told |= bool((compared.verdicts != Verdict.UNRESOLVED).any())
+            decided = (compared.verdicts == Verdict.AGREES) | (compared.verdicts == Verdict.DISAGREES)
+            if decided.any():
+                ratio = max(ratio, float(np.nanmax(compared.ratio[decided], initial=0.0)))
+        self.delta.verified |= told
+        self.delta.ratio = max(self.delta.ratio, ratio)
+        return ratio
 
     def _hit(self, finding: Finding, prop: Property, regime: Regime) -> None:
         """Count a known finding; send a new one as it is, then small and confirmed."""

@@ -61,7 +61,8 @@ class Flight:
     @property
     def room(self) -> bool:
         """Whether another unit can be sent; not while the culprit of a break is looked for."""
-        return not (self._suspects or any(self._tries.values())) and len(self._futures) < self.capacity
+        waiting = 0 if self.local else self.capacity  # so that a distant worker need not wait for its next unit
+        return not (self._suspects or any(self._tries.values())) and len(self._futures) < self.capacity + waiting
 
     def send(self, unit: Unit) -> None:
         """Send a unit."""
@@ -95,7 +96,8 @@ class Flight:
             self.units.pop(unit.number, None)
         if isinstance(self._executor, WorkerPool):
             self._executor.stop()
-        for future in list(self._futures.values()):
+        # an executor such as Dask's cancels what is running as well, and what it has found would be lost
+        for future in list(self._futures.values())[self.capacity :]:
             future.cancel()
 
     def close(self) -> None:

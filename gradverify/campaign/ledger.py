@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import cast
 
 from gradverify.campaign.schedule import Progress
@@ -66,7 +67,7 @@ class Ledger:
     def _recall(self, layer: Progress, found: Found) -> None:
         """A finding of an earlier run is known, and is tried again: perhaps it is fixed."""
         layer.known[found.raw] = (found.key, found.size)
-        layer.findings = _distinct(layer)
+        layer.findings = len(_told(layer))
         if found.case:
             data = Record(found.layer, layer.target, found.asked, Regime(), found.case, False).dumps()
             layer.pending[digest(data)] = data
@@ -123,7 +124,7 @@ class Ledger:
         if not new:
             return
         self.fresh.add(found.key)
-        layer.findings = _distinct(layer)
+        layer.findings = len(_told(layer))
         self.store.event(
             "finding",
             layer=layer.name,
@@ -147,12 +148,17 @@ class Ledger:
         if key is not None and key not in self.counts:
             self.fixed.append(key)
             layer.known = {raw: known for raw, known in layer.known.items() if known[0] != key}
-            layer.findings = _distinct(layer)
+            layer.findings = len(_told(layer))
             self.store.fix(key)
             self.store.event("fixed", layer=layer.name, id=key)
         self.unsettled.pop(name, None)
         if layer.pending.pop(name, None) is not None:
             self.store.release(name)
+
+    @property
+    def news(self) -> int:
+        """Number of findings that are new in this run, and that no other one explains."""
+        return len(self.fresh & {key for layer in self.layers.values() if layer.known for key in _told(layer)})
 
     def save(self, **about: object) -> None:
         """What this run has counted, into the store and the event log."""
@@ -180,13 +186,24 @@ def unexplained(entries: Iterable[Entry]) -> list[Entry]:
     """Findings that no other one of the same layer explains."""
     entries = list(entries)
 
-    def explains(found: Found) -> bool:
-        others = {e.found.raw for e in entries if e.found.layer == found.layer and e.found.key != found.key}
-        known = found.property in properties
-        return known and explained(cast(Finding, found), properties.get(found.property), others)
+    def others(found: Found) -> set[Fingerprint]:
+        return {e.found.raw for e in entries if e.found.layer == found.layer and e.found.key != found.key}
 
-    return [entry for entry in entries if not explains(entry.found)]
+    return [entry for entry in entries if not _explained(entry.found.raw, others(entry.found))]
 
 
-def _distinct(layer: Progress) -> int:
-    return len({key for key, _ in layer.known.values()})
+def _told(layer: Progress) -> set[str]:
+    """Ids of the findings of a layer that no other one explains."""
+    known = layer.known
+    return {
+        key for raw, (key, _) in known.items() if not _explained(raw, {r for r, (k, _) in known.items() if k != key})
+    }
+
+
+def _explained(raw: Fingerprint, others: set[Fingerprint]) -> bool:
+    prop, kind, primal = raw
+    if prop not in properties:
+        return False
+    return explained(
+        cast(Finding, SimpleNamespace(property=prop, kind=kind, primal=primal)), properties.get(prop), others
+    )

@@ -76,18 +76,22 @@ def writable(path: str | None) -> None:
 
 
 def write_json(content: Any, path: str, data: TextIO) -> None:
-    """JSON to a file, or to stdout for "-".
+    """JSON to a file, or to stdout for "-"; see `write_text`."""
+    write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", path, data)
+
+
+def write_text(text: str, path: str, data: TextIO) -> None:
+    """Whole lines to a file, or to stdout for "-".
 
     Raises
     ------
     UsageError
         If the file cannot be written.
     """
-    text = json.dumps(content, indent=2, allow_nan=False)
     if path == "-":
-        write(text, data)
+        write(text.removesuffix("\n"), data)
         return
     try:
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"cannot write {path!r}: {error.strerror or error}") from None

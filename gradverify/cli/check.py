@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradverify.cli import _cases, _show
-from gradverify.cli._output import color_option, colored, data_stream, note, writable, write_json
+from gradverify.cli._output import color_option, colored, data_stream, note, writable, write_json, write_text
 from gradverify.cli._progress import progress
 
 if TYPE_CHECKING:
@@ -27,11 +27,14 @@ if TYPE_CHECKING:
 @click.option("--dtype", metavar="D", default="float64", show_default=True, help="Floating type of the primals.")
 @click.option("--property", "properties", metavar="P", multiple=True, help="Try this property only; may be repeated.")
 @click.option("--json", "json_file", metavar="FILE", help='Write the reports as JSON; "-" is stdout.')
+@click.option("--html", "html_file", metavar="FILE", help="Write the reports as one HTML page.")
 @click.option("--sweep/--screen", default=None, help="Compare every entry, or screen first; the default goes by size.")
 @click.option("--memory", type=int, metavar="BYTES", help="Bytes of perturbed copies that may be in flight.")
 @click.option("--show-matrices", is_flag=True, help="Print the two gradients in full, also where they agree.")
 @color_option
-def command(targets: tuple[str, ...], json_file: str | None, color: bool | None, **given: Any) -> int:
+def command(
+    targets: tuple[str, ...], json_file: str | None, html_file: str | None, color: bool | None, **given: Any
+) -> int:
     """Check layers: the gradient of every primal, and every other property that applies.
 
     TARGET is a registered name, package.module, package.module:object or file.py[:object]; none means
@@ -41,6 +44,7 @@ def command(targets: tuple[str, ...], json_file: str | None, color: bool | None,
     loss, matrices = given.pop("loss"), given.pop("show_matrices")
     with data_stream() as data:
         writable(json_file)
+        writable(html_file)
         settings = _settings(**given)
         layers = _layers(targets, loss)
         reports, finished = _checked(layers, settings, color)
@@ -55,6 +59,10 @@ def command(targets: tuple[str, ...], json_file: str | None, color: bool | None,
             from gradverify.report.jsonreport import to_json
 
             write_json(to_json(reports, files), json_file, data)
+        if html_file is not None:
+            from gradverify.report.html import render_html
+
+            write_text(render_html(reports, files), html_file, data)
     if not finished:
         raise KeyboardInterrupt
     return _show.status(reports)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from gradverify.types import Diagnosis, Finding
 __all__ = ["Evidence", "Signature", "add", "diagnose", "signatures"]
 
 MOST = 4  # diagnoses that are kept
+LONE = 0.65
+TOLD_BY_VALUES = ("tie", "singular", "tail", "mask", "repeats", "mutation", "uninitialised", "race")
 FACTS = "facts"  # the signature of what has none
 
 
@@ -68,10 +70,18 @@ def diagnose(layer: Layer, finding: Finding) -> tuple[Diagnosis, ...]:
             continue
         if diagnosis is not None:
             found.append(diagnosis)
+    found = [_weighed(evidence, diagnosis) for diagnosis in found]
     ranked = sorted(found, key=lambda d: (-d.confidence, d.name))
     if len(ranked) > 1:  # bare facts are for where nothing fits
         ranked = [d for d in ranked if d.name != FACTS]
     return tuple(ranked[:MOST])
+
+
+def _weighed(evidence: Evidence, diagnosis: Diagnosis) -> Diagnosis:
+    """What was seen at special values only, on one case under several cotangents, counts for less."""
+    if not evidence.about_gradient or diagnosis.name in TOLD_BY_VALUES or evidence.situation.needs != "values":
+        return diagnosis
+    return replace(diagnosis, confidence=LONE * diagnosis.confidence)
 
 
 import_submodules(__name__, __path__)

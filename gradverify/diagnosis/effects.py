@@ -31,10 +31,15 @@ def mutation(evidence: Evidence) -> Diagnosis | None:
     finding = evidence.finding
     if finding.property == "pure":
         return Diagnosis("mutation", "MUTATE", finding.message, 0.98, dict(finding.facts))
-    changes = [f for f in asked(evidence, "pure") if f.kind == "mutates"] if evidence.about_gradient else []
+    crash = finding.property == "layout" and finding.kind == "crash"
+    told = asked(evidence, "pure") if evidence.about_gradient or crash else ()
+    changes = [f for f in told if f.kind == "mutates"]
     if not changes:
         return None
     stage, what = changes[0].facts["stage"], changes[0].facts["what"]
+    if crash:
+        text = f"{stage} changes {what} in place, and fails where that array cannot be written"
+        return Diagnosis("mutation", "MUTATE", text, 0.98, dict(changes[0].facts))
     text = f"{stage} changes {what} in place, and the gradient of {evidence.primal} is wrong: it may be read after that"
     return Diagnosis("mutation", "MUTATE", text, 0.975, dict(changes[0].facts))
 
@@ -46,7 +51,7 @@ def uninitialised(evidence: Evidence) -> Diagnosis | None:
     wants = finding.property == "wants"
     found = finding.property == "fresh"
     if evidence.about_gradient and not found:
-        found = any(f.primal == finding.primal for f in asked(evidence, "fresh"))
+        found = any(f.property == "fresh" and f.primal == finding.primal for f in asked(evidence, "fresh"))
     if not found or wants:
         return None
     text = (
@@ -85,7 +90,13 @@ def state(evidence: Evidence) -> Diagnosis | None:
         return Diagnosis("state", "OVERWRITE", f"{d}: arrays are told apart by identity", 0.8)
     comparison = finding.comparison
     times = finding.facts.get("ratio")
-    if comparison is not None and times is not None and abs(times - round(times)) < 1e-9 and round(times) > 1:
+    if (
+        comparison is not None
+        and times is not None
+        and np.isfinite(times)
+        and abs(times - round(times)) < 1e-9
+        and round(times) > 1
+    ):
         clean = np.allclose(comparison.analytic, round(times) * comparison.numerical)
         if clean and "twice" in what:
             text = f"{d}: it is {round(times)} times itself, so gradients of earlier calls are still in its buffer"

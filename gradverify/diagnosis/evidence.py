@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from gradverify.types import Array, Case, Finding
 
 DRAWS = 3
 ABOUT_GRADIENTS = ("gradient", "special", "complete", "modes")
+ABOUT_OTHERS = ("random", "outputs", "dtype", "tie", "differs")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,13 +35,14 @@ class Situation:
     ----------
     needs : what it takes beside a plain case: "nothing", "options", "sizes" or "values"
     options : options that are not at their default and without which it does not fail
-    failing, passing : plain cases of that kind; for "values" the finding's own case
+    failing : plain cases of that kind; for "values" the finding's own case, under several cotangents
+    equal : two axes that must have one size, if that is what it takes
     """
 
     needs: str
     options: Mapping[str, Any]
     failing: tuple[Probe, ...]
-    passing: tuple[Probe, ...] = ()
+    equal: tuple[str, str] | None = None
 
 
 class Evidence:
@@ -68,7 +71,7 @@ class Evidence:
     @property
     def about_gradient(self) -> bool:
         """Whether the finding is about a gradient being wrong, rather than two that should be the same."""
-        return self.finding.property in ABOUT_GRADIENTS and self.finding.kind not in ("random", "outputs", "dtype")
+        return self.finding.property in ABOUT_GRADIENTS and self.finding.kind not in ABOUT_OTHERS
 
     @cached_property
     def differentiable(self) -> tuple[str, ...]:
@@ -97,8 +100,9 @@ class Evidence:
         """The case of the finding itself, with the numerical gradient that was found for it."""
         apart = self.finding.property == "modes"  # which compares at cotangents of its own
         case = self.case.but(cotangents=None) if apart else self.case
+        numerical = self.finding.property in ("gradient", "special")
         try:
-            return Probe(self.layer, case, None if apart else self.finding.comparison)
+            return Probe(self.layer, case, self.finding.comparison if numerical else None)
         except LayerFailure:
             return None
 
@@ -137,12 +141,32 @@ class Evidence:
         if found is None and self.case.options != self.defaults:
             found = self._tried("options", self.case.options)
         if found is None:
+            found = self._equal_sizes()
+        if found is None:
             found = self._tried("sizes", self.case.options, like=self.case)
         if found is not None:
             return found
-        own = (self.own,) if self.own is not None else ()
+        own = (self.own,) if self.own is not None and self.wrong(self.own) else ()
+        others = (self.probe(self.case.but(cotangents=None, seed=self.case.seed + k)) for k in (1, 2))
         needed = self._needed(self.case.options, lambda o: self.fails(self.case.but(options=o)))
-        return Situation("values", needed, own)
+        return Situation("values", needed, (*own, *(p for p in others if p is not None and self.wrong(p))))
+
+    def _equal_sizes(self) -> Situation | None:
+        """Two axes that have one size in the finding's case, and fail on plain cases when they are equal."""
+        options = self.case.options
+        sizes = variants.lone_sizes(self.layer, self.case)
+        for one, two in combinations(sizes, 2):
+            if sizes[one] != sizes[two]:
+                continue
+            made = (
+                variants.plain(self.layer, self.case, options, k, variants.grouped({one: n, two: n}))
+                for k, n in enumerate((3, 4))
+            )
+            probes = tuple(p for p in map(self.probe, made) if p is not None)
+            if probes and all(map(self.wrong, probes)):
+                needed = {n: v for n, v in options.items() if n in self.defaults and v != self.defaults[n]}
+                return Situation("sizes", needed, probes, (one.lstrip("*"), two.lstrip("*")))
+        return None
 
     def _tried(self, needs: str, options: Mapping[str, Any], like: Case | None = None) -> Situation | None:
         def probes(chosen: Mapping[str, Any]) -> list[Probe]:
@@ -157,7 +181,7 @@ class Evidence:
             needed = self._needed(options, lambda chosen: any(map(self.wrong, probes(chosen))))
             found = probes({**self.defaults, **needed})
         wrong = tuple(p for p in found if self.wrong(p))
-        return Situation(needs, needed, wrong, tuple(p for p in found if p not in wrong))
+        return Situation(needs, needed, wrong)
 
     def _needed(self, options: Mapping[str, Any], fails: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any]:
         """The smallest set of options that still fails, one put back to its default after the other."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import partial
 
 import numpy as np
 
@@ -32,56 +31,61 @@ def blocks(array: Array, axis: int, count: int) -> Array:
 @add("gates", "GATE")
 def gates(evidence: Evidence) -> Diagnosis | None:
     """Blocks of a packed axis: which are wrong, and whether they hold what belongs to another block."""
-    name = evidence.primal
-    if not evidence.about_gradient or not evidence.probes or not evidence.differentiable:
+    if (
+        not evidence.about_gradient
+        or not evidence.probes
+        or not any(packed(evidence, n) for n in evidence.differentiable)
+    ):
         return None
-    found = packed(evidence, name)
-    if found is None:
-        return _through_other_primals(evidence)
-    copies = [_copies(evidence, p, *found) for p in evidence.probes]
-    d = f"the gradient of {name}"
-    if copies[0] and all(c == copies[0] for c in copies):
-        said = ", ".join(f"gate {k} holds that of gate {j}" for k, j in copies[0])
-        swapped = len(copies[0]) == 2 and copies[0][0] == copies[0][1][::-1]
-        text = f"gates {copies[0][0][0]} and {copies[0][0][1]} of {d} are swapped" if swapped else f"in {d} {said}"
-        return Diagnosis("gates", "GATE", text, 0.95, {"blocks": copies[0], "cases": len(copies)})
-    wrong = [_wrong_blocks(p, name, *found) for p in evidence.probes]
-    if any(w != wrong[0] for w in wrong) or not 0 < len(wrong[0]) < found[1]:
-        return None
-    same = [n for n in evidence.differentiable if n != name and _same_blocks(evidence, n, wrong[0])]
-    said = f"gate{'s' * (len(wrong[0]) > 1)} {', '.join(map(str, wrong[0]))} of {found[1]}"
-    if same:
-        text = f"only {said} is wrong in {d}, and in {', '.join(same)} as well: the derivative of that gate is wrong"
-        return Diagnosis("gates", "GATE", text, 0.84, {"blocks": wrong[0]})
-    text = (
-        f"only {said} is wrong in {d}, and other parameters of that gate are right: a factor or a term is missing there"
-    )
-    return Diagnosis("gates", "TERM", text, 0.84, {"blocks": wrong[0]})
-
-
-def _through_other_primals(evidence: Evidence) -> Diagnosis | None:
-    """A primal without gates of its own is wrong because of one gate of the parameters."""
-    for name in evidence.differentiable:
+    probes = _one_step(evidence)
+    mine = packed(evidence, evidence.primal)
+    if mine is not None:
+        return _in_blocks(evidence, probes, evidence.primal, *mine)
+    for name in evidence.differentiable:  # a primal without gates may be wrong because of a parameter's
         found = packed(evidence, name)
-        if found is None or not evidence.everywhere(partial(_any_wrong, name)):
-            continue
-        wrong = [_wrong_blocks(p, name, *found) for p in evidence.probes]
-        if all(w == wrong[0] for w in wrong) and 0 < len(wrong[0]) < found[1]:
-            said = f"gate{'s' * (len(wrong[0]) > 1)} {', '.join(map(str, wrong[0]))} of {found[1]}"
-            text = (
-                f"the gradient of {evidence.primal} is wrong together with {said} in that of {name}, the others right"
-            )
-            return Diagnosis("gates", "GATE", text, 0.8, {"blocks": wrong[0]})
+        told = found and _in_blocks(evidence, probes, name, *found)
+        if told:
+            text = f"the gradient of {evidence.primal} is wrong together with that of {name}: {told.text}"
+            return Diagnosis("gates", told.bug_class, text, told.confidence - 0.02, told.evidence)
     return None
 
 
-def _any_wrong(name: str, probe: Probe) -> bool:
-    return bool(probe.wrong(name).any())
+def _one_step(evidence: Evidence) -> tuple[Probe, ...]:
+    """Cases of a single step, where no error of a gate is carried on to others; if it fails on those."""
+    time = _time(evidence)
+    if time is None:
+        return evidence.probes
+    found = [evidence.probe(evidence.plain(draw, sizes={time: 1})) for draw in range(2)]
+    return tuple(p for p in found if p is not None and evidence.wrong(p)) or evidence.probes
 
 
-def _copies(evidence: Evidence, probe: Probe, axis: int, count: int) -> list[tuple[int, int]]:
+def _in_blocks(evidence: Evidence, probes: tuple[Probe, ...], name: str, axis: int, count: int) -> Diagnosis | None:
+    d, facts = f"the gradient of {name}", {"cases": len(probes)}
+    copies = [_copies(p, name, axis, count) for p in probes]
+    if copies[0] and all(c == copies[0] for c in copies):
+        said = ", ".join(f"gate {k} holds that of gate {j}" for k, j in copies[0])
+        swapped = len(copies[0]) == 2 and copies[0][0] == copies[0][1][::-1]
+        text = f"in {d} gates {copies[0][0][0]} and {copies[0][0][1]} are swapped" if swapped else f"in {d} {said}"
+        return Diagnosis("gates", "GATE", text, 0.95, facts)
+    wrong = [_wrong_blocks(p, name, axis, count) for p in probes]
+    if any(w != wrong[0] for w in wrong) or not 0 < len(wrong[0]) < count:
+        return None
+    said = f"gate{'s' * (len(wrong[0]) > 1)} {', '.join(map(str, wrong[0]))} of {count}"
+    if all(not blocks(p.analytic[name], axis, count)[wrong[0]].any() for p in probes):
+        text = f"{d} is exactly zero in {said}, and right in the others: that path is dropped"
+        return Diagnosis("gates", "DROPPED", text, 0.93, facts)
+    others = [n for n in evidence.differentiable if n != name and packed(evidence, n)]
+    same = [n for n in others if all(_wrong_blocks(p, n, *(packed(evidence, n) or (0, 1))) == wrong[0] for p in probes)]
+    if same:
+        text = f"only {said} is wrong in {d}, and in {', '.join(same)} as well: the derivative of that gate is wrong"
+        return Diagnosis("gates", "GATE", text, 0.88, facts)
+    text = f"only {said} is wrong in {d}, and not in {', '.join(others)}: a factor or a term is missing there"
+    return Diagnosis("gates", "TERM", text, 0.84, facts)
+
+
+def _copies(probe: Probe, name: str, axis: int, count: int) -> list[tuple[int, int]]:
     """Wrong blocks that hold the right gradient of another block."""
-    a, n = (blocks(g, axis, count) for g in evidence.pair(probe))
+    a, n = (blocks(g, axis, count) for g in (probe.analytic[name], probe.numerical(name)))
     found = []
     for k in range(count):
         if close(a[k], n[k]):
@@ -96,11 +100,6 @@ def _copies(evidence: Evidence, probe: Probe, axis: int, count: int) -> list[tup
 def _wrong_blocks(probe: Probe, name: str, axis: int, count: int) -> list[int]:
     wrong = blocks(probe.wrong(name), axis, count).reshape(count, -1).any(1)
     return [int(k) for k in np.flatnonzero(wrong)]
-
-
-def _same_blocks(evidence: Evidence, name: str, wanted: list[int]) -> bool:
-    found = packed(evidence, name)
-    return found is not None and evidence.everywhere(lambda p: _wrong_blocks(p, name, *found) == wanted)
 
 
 def _time(evidence: Evidence) -> str | None:

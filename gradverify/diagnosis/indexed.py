@@ -11,8 +11,7 @@ import numpy as np
 from gradverify.diagnosis import add, variants
 from gradverify.diagnosis.evidence import Evidence
 from gradverify.diagnosis.probe import Probe, close
-from gradverify.shrink.search import sizes_of
-from gradverify.types import Array, Case, Diagnosis
+from gradverify.types import Array, Diagnosis
 
 Move = Callable[[Array], Array]
 
@@ -39,7 +38,7 @@ def _twins(evidence: Evidence) -> tuple[Probe, ...]:
 def _square(evidence: Evidence, draw: int) -> Probe | None:
     names = variants.axis_names(evidence.layer)
     size = 3 + draw
-    return evidence.probe(evidence.plain(draw, sizes={n: ((size,) if n.startswith("*") else size) for n in names}))
+    return evidence.probe(evidence.plain(draw, sizes=variants.grouped(dict.fromkeys(names, size))))
 
 
 @add("moved", "INDEX")
@@ -55,7 +54,7 @@ def moved(evidence: Evidence) -> Diagnosis | None:
             if evidence.everywhere(partial(_is_moved, evidence, move), probes):
                 where = _equal_sizes(evidence)
                 text = f"the gradient of {evidence.primal} is the right one {words}{where}{evidence.given}"
-                return Diagnosis("moved", "INDEX", text, 0.95, {"cases": len(probes)})
+                return Diagnosis("moved", "INDEX", text, 0.96, {"cases": len(probes)})
     found = _permuted(evidence)
     if found is not None:
         text = f"the gradient of {evidence.primal} is the right one with its places along {found} in another order"
@@ -98,8 +97,9 @@ def swapped(evidence: Evidence) -> Diagnosis | None:
                 continue
             both = all(close(p.analytic[other], p.numerical(evidence.primal)) for p in probes)
             d = f"the gradient of {evidence.primal}"
+            most = all(p.wrong(evidence.primal).mean() > 0.5 for p in probes)
             text = f"{d} and that of {other} are swapped" if both else f"{d} is that of {other}"
-            return Diagnosis("swapped", "INDEX", text, 0.96, {"cases": len(probes)})
+            return Diagnosis("swapped", "INDEX", text, 0.96 if most else 0.8, {"cases": len(probes)})
     return None
 
 
@@ -145,45 +145,23 @@ def _as_if(evidence: Evidence, name: str, move: Move, probe: Probe) -> bool:
 @add("equal_sizes", "INDEX")
 def equal_sizes(evidence: Evidence) -> Diagnosis | None:
     """Wrong only where two axes have one size: with other sizes the mix-up could not run."""
-    names = pair_of_sizes(evidence)
+    names = evidence.situation.equal if evidence.about_gradient else None
     if names is None:
         return None
-    text = (
-        f"the gradient of {evidence.primal} is wrong where {names[0]} = {names[1]}{evidence.given}, and right where "
-        "they differ: a transpose, or an array taken for another, that only equal sizes let pass"
-    )
+    where = f"where {names[0]} = {names[1]}{evidence.given}"
+    d = f"the gradient of {evidence.primal} is wrong {where}, and right where they differ"
+    if evidence.everywhere(partial(_one_number, evidence)):
+        text = f"{d}: it is one number everywhere, as when two arrays of one axis are multiplied into a number"
+        return Diagnosis("equal_sizes", "SHAPE", text, 0.93, {"axes": names})
+    text = f"{d}: a transpose, or an array taken for another, that only equal sizes let pass"
     return Diagnosis("equal_sizes", "INDEX", text, 0.9, {"axes": names})
 
 
+def _one_number(evidence: Evidence, probe: Probe) -> bool:
+    a, n = evidence.pair(probe)
+    return a.ndim > 1 and a.size > 2 and bool(np.ptp(a) == 0) and bool(np.ptp(n) > 0)
+
+
 def _equal_sizes(evidence: Evidence) -> str:
-    names = pair_of_sizes(evidence)
+    names = evidence.situation.equal
     return f" where {names[0]} = {names[1]}" if names else ""
-
-
-def pair_of_sizes(evidence: Evidence) -> tuple[str, str] | None:
-    """Two axes that must have one size for the failure: it appears and goes with their being equal."""
-    if evidence.situation.needs != "sizes" or not evidence.about_gradient:
-        return None
-    sizes = sizes_of(evidence.layer, evidence.case.primals, evidence.case.options) or {}
-    free = [n for n in variants.axis_names(evidence.layer) if n in sizes]
-    for one, two in ((a, b) for k, a in enumerate(free) for b in free[k + 1 :]):
-        if _lone(sizes[one]) == _lone(sizes[two]) is not None and _follows(evidence, one, two):
-            return one.lstrip("*"), two.lstrip("*")
-    return None
-
-
-def _lone(size: object) -> int | None:
-    """The size of an axis, or of a group of one axis."""
-    if isinstance(size, tuple):
-        return size[0] if len(size) == 1 else None
-    return size if isinstance(size, int) else None
-
-
-def _follows(evidence: Evidence, one: str, two: str) -> bool:
-    def case(a: int, b: int, draw: int) -> Case | None:
-        sizes = {n: ((v,) if n.startswith("*") else v) for n, v in ((one, a), (two, b))}
-        return evidence.plain(draw, sizes=sizes)
-
-    equal = [evidence.fails(case(n, n, draw)) for draw, n in enumerate((3, 4))]
-    apart = [evidence.holds(case(a, b, draw)) for draw, (a, b) in enumerate(((3, 4), (4, 3)))]
-    return all(equal) and all(apart)

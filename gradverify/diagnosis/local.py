@@ -78,7 +78,7 @@ def _sources(evidence: Evidence) -> Iterator[tuple[str, str]]:
     probe = evidence.probes[0]
     shape = probe.shape(evidence.primal)
     for name in evidence.layer.primal_names:
-        if np.asarray(probe.case.primals[name]).dtype.kind == "f" and _fits(np.shape(probe.case.primals[name]), shape):
+        if not evidence.layer.primal(name).domain.discrete and _fits(np.shape(probe.case.primals[name]), shape):
             yield "primal", name
     for k, y in enumerate(probe.outputs):
         if y.dtype.kind == "f" and _fits(y.shape, shape):
@@ -106,4 +106,4 @@ def _is(evidence: Evidence, array_of: tuple[str, str], function: Function, power
         array = np.asarray(probe.outputs[names.index(name) if name in names else int(name.split()[-1])], float)
     factor = np.broadcast_to(function(array), n.shape)
     left, right = (a, n * factor) if power == 1 else (a * factor, n)
-    return int(np.count_nonzero(n)) > 1 and close(left, right)
+    return int(np.count_nonzero(n)) > 3 and close(left, right)

@@ -55,13 +55,13 @@ def repeats(evidence: Evidence) -> Diagnosis | None:
     for primal in evidence.layer.primals:
         if primal.domain.kind != "int" or primal.domain.name not in ("indices", "labels", "integers"):
             continue
-        for words, tail, order in (
-            ("no value is repeated", "is repeated", "shuffled"),
-            ("its values are in order and none is repeated", "is out of order or repeated", "sorted"),
+        for words, tail, change in (
+            ("no value is repeated", "is repeated", _distinct),
+            ("places are taken in their own order", "is taken elsewhere, or repeated", _identity),
         ):
-            cases = [_distinct(evidence, p.case, primal.name, order) for p in evidence.situation.failing]
+            cases = [change(evidence, p.case, primal.name) for p in evidence.situation.failing]
             if cases and all(map(evidence.holds, cases)):
-                last = "; it holds the last contribution alone" if _assigned(evidence) and order == "shuffled" else ""
+                last = "; it holds the last contribution alone" if _assigned(evidence) and change is _distinct else ""
                 text = (
                     f"the gradient of {evidence.primal} is right where in {primal.name} {words}, and wrong where a "
                     f"value {tail}{last}{evidence.given}: what repeated indices contribute must be added up"
@@ -75,7 +75,26 @@ def _assigned(evidence: Evidence) -> bool:
     return evidence.everywhere(partial(by_entry, evidence, -1))
 
 
-def _distinct(evidence: Evidence, case: Case, name: str, order: str) -> Case | None:
+def _identity(evidence: Evidence, case: Case, name: str) -> Case | None:
+    """The case with as many places to take from as are taken, each place from itself."""
+    layer = evidence.layer
+    labels = layer.primal(name).dims.labels(np.ndim(case.primals[name]))
+    counted = layer.primal(name).domain.arguments[-1]
+    free = variants.axis_names(layer)
+    for axis, label in enumerate(labels):
+        if counted not in free or label not in free:
+            continue
+        made = evidence.plain(0, case.options, {counted: 3, label: 3})
+        if made is None:
+            continue
+        order = np.arange(3).reshape([3 if k == axis else 1 for k in range(len(labels))])
+        found = variants.but(layer, made, name, lambda a, order=order: np.broadcast_to(order, a.shape))  # type: ignore[misc]
+        if found is not None and evidence.holds(found):
+            return found
+    return None
+
+
+def _distinct(evidence: Evidence, case: Case, name: str) -> Case | None:
     """The case with indices that are all different along the last axis, and with sizes that have room for them."""
     layer = evidence.layer
     domain = layer.primal(name).domain
@@ -90,9 +109,7 @@ def _distinct(evidence: Evidence, case: Case, name: str, order: str) -> Case | N
         if made is None:
             return None
         case, count = made, array.size
-    flat = np.arange(array.size)
     if array.size > count:
         return None
-    if order == "shuffled":
-        flat = case.rng(35).permutation(count)[: array.size]
+    flat = case.rng(35).permutation(count)[: array.size]
     return variants.but(layer, case, name, lambda a: flat.reshape(a.shape))

@@ -20,16 +20,24 @@ def options(evidence: Evidence) -> Diagnosis | None:
         return None
     needed = evidence.situation.options
     if not needed:
-        return _mode(evidence)
+        return None
     tried = len(evidence.situation.failing)
     d = f"the gradient of {evidence.primal} is wrong{evidence.given}, and right"
     defaults = ", ".join(f"{n}={evidence.defaults[n]!r}" for n in needed)
     facts = {"options": dict(needed), "cases": tried}
     if any(name in _MODES for name in needed):
         text = f"{d} with {defaults}: backward does not follow the mode of forward"
-        return Diagnosis("options", "MODE", text, 0.93, facts)
+        return Diagnosis("options", "MODE", text, 0.975, facts)
     if any(word in name for name in needed for word in _MASKS):
         return Diagnosis("options", "MASK", f"{d} with {defaults}: places that do not count are counted", 0.91, facts)
+    for name in needed:
+        other = _mixed_groups(evidence, name) if isinstance(needed[name], int) else None
+        if other is not None:
+            text = (
+                f"{d} where {other} = 1: along {name}*{other}, places are taken for other {name} than they belong to, "
+                f"place % {name} for place // {other}"
+            )
+            return Diagnosis("options", "INDEX", text, 0.92, facts)
     unequal = [n for n, v in needed.items() if isinstance(v, tuple) and len(set(v)) > 1]
     same = ""
     if unequal and evidence.situation.needs == "options" and all(_right_when_equal(evidence, n) for n in unequal):
@@ -44,18 +52,13 @@ def _right_when_equal(evidence: Evidence, name: str) -> bool:
     return all(map(evidence.holds, cases))
 
 
-def _mode(evidence: Evidence) -> Diagnosis | None:
-    """Wrong in one mode only, although that is the default."""
-    for name in _MODES:
-        spec = evidence.layer.options.get(name)
-        if not isinstance(spec, list) or evidence.situation.needs == "values":
-            continue
-        others = [v for v in spec if v != evidence.options[name]]
-        cases = [evidence.plain(k, {**evidence.options, name: v}) for v in others for k in range(2)]
-        if cases and all(map(evidence.holds, cases)):
-            value = evidence.options[name]
-            text = f"the gradient of {evidence.primal} is wrong with {name}={value!r} only, and right in other modes"
-            return Diagnosis("options", "MODE", text, 0.3, {"mode": value})
+def _mixed_groups(evidence: Evidence, name: str) -> str | None:
+    """The axis beside an option in "groups*C" that, at size 1, makes it right: the order of the two is mistaken."""
+    tokens = {axis for p in evidence.layer.primals for axis in p.dims.axes if axis.kind == "sum" and name in axis.names}
+    for other in dict.fromkeys(n for axis in tokens for n in axis.names if n not in evidence.layer.options):
+        cases = [evidence.plain(draw, sizes={other: 1}) for draw in range(2)]
+        if all(map(evidence.holds, cases)):
+            return other
     return None
 
 
@@ -73,5 +76,5 @@ def constant_left_out(evidence: Evidence) -> Diagnosis | None:
                 f"the gradient of {evidence.primal} is right where {primal.name} is all ones, and wrong otherwise"
                 f"{evidence.given}: backward leaves {primal.name} out, or takes it into account twice"
             )
-            return Diagnosis("constant_left_out", "OPTION", text, 0.93, {"cases": len(ones)})
+            return Diagnosis("constant_left_out", "OPTION", text, 0.95, {"cases": len(ones)})
     return None

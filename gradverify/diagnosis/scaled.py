@@ -68,7 +68,7 @@ def sign(evidence: Evidence) -> Diagnosis | None:
 
 
 def _some_signs(a: Array, n: Array) -> bool:
-    return a.size > 2 and close(np.abs(a), np.abs(n)) and bool((np.abs(n) > 1e-6).sum() > 2)
+    return a.size > 2 and not close(a, n) and close(np.abs(a), np.abs(n)) and bool((np.abs(n) > 1e-6).sum() > 2)
 
 
 @add("factor", "FACTOR")
@@ -85,14 +85,20 @@ def factor(evidence: Evidence) -> Diagnosis | None:
         if all(abs(r - v) <= 1e-6 * abs(v) for (_, r), v in zip(found, values)):
             where = " (sum for mean, or the other way round)" if words.strip("1/").isidentifier() else ""
             text = f"{d} is the right one times {words}{where}{evidence.given}, in all of {len(found)} cases tried"
-            only = evidence.situation.needs == "options" and not of_options
-            categorical = only and any(not isinstance(v, float) for v in evidence.situation.options.values())
-            return Diagnosis("factor", "FACTOR", _hint(text, words), 0.6 if categorical else 0.96, tried)
+            return Diagnosis("factor", "FACTOR", _hint(text, words), _confidence(evidence, of_options), tried)
     low, high = min(r for _, r in found), max(r for _, r in found)
     same = high - low <= 1e-6 * abs(high)
     value = f"{found[0][1]:.6g}" if same else f"a number from {low:.4g} to {high:.4g}, one for each case"
     text = f"{d} is the right one times {value}{evidence.given}"
     return Diagnosis("factor", "FACTOR", text, 0.72 if same else 0.5, tried)
+
+
+def _confidence(evidence: Evidence, of_options: bool) -> float:
+    """A factor that is there at some options or sizes only is less of a cause than those are."""
+    situation = evidence.situation
+    if situation.needs == "options" and not of_options:
+        return 0.6 if any(not isinstance(v, float) for v in situation.options.values()) else 0.96
+    return 0.6 if situation.needs == "sizes" else 0.96
 
 
 def _hint(text: str, words: str) -> str:

@@ -8,7 +8,6 @@ import numpy as np
 
 from gradverify.diagnosis import add, variants
 from gradverify.diagnosis.evidence import Evidence
-from gradverify.diagnosis.indexed import pair_of_sizes
 from gradverify.shrink.search import sizes_of
 from gradverify.types import Case, Diagnosis
 
@@ -25,10 +24,10 @@ def sizes(evidence: Evidence) -> Diagnosis | None:
     for name in variants.axis_names(evidence.layer):
         if name.startswith("*"):
             continue
-        wrong, right = _scan(evidence, name)
+        wrong, right = _scan(evidence, name, 0)
         told = _pattern(wrong, right)
-        if told is None:
-            continue
+        if told is None or any(_scan(evidence, name, draw) != (wrong, right) for draw in (1, 2)):
+            continue  # nothing in common, or it was the values
         words, bug_class, confidence = told
         block = _option_of(evidence, wrong, right)
         text = (
@@ -39,11 +38,11 @@ def sizes(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-def _scan(evidence: Evidence, name: str) -> tuple[list[int], list[int]]:
+def _scan(evidence: Evidence, name: str, draw: int) -> tuple[list[int], list[int]]:
     wrong: list[int] = []
     right: list[int] = []
     for n in _LENGTHS:
-        case = evidence.plain(0, sizes={name: n})
+        case = evidence.plain(draw, sizes={name: n})
         probe = evidence.probe(case)
         if probe is None or not _has(evidence, probe.case, name, n):
             continue
@@ -102,7 +101,7 @@ def rank(evidence: Evidence) -> Diagnosis | None:
         f"the gradient of {evidence.primal} is wrong with {_list(wrong)} leading axes ({groups[0]}), and right with "
         f"{_list(right)}: backward counts on a number of axes"
     )
-    return Diagnosis("rank", "SHAPE", text, 0.93, {"wrong": wrong, "right": right})
+    return Diagnosis("rank", "SHAPE", text, 0.95, {"wrong": wrong, "right": right})
 
 
 @add("only_these_sizes", "SHAPE")
@@ -110,18 +109,11 @@ def only_these_sizes(evidence: Evidence) -> Diagnosis | None:
     """Right on plain sizes, wrong on those of the finding, whatever the values."""
     if evidence.situation.needs != "sizes" or not evidence.about_gradient or not evidence.situation.failing:
         return None
-    equal = pair_of_sizes(evidence)
+    if evidence.situation.equal is not None:
+        return None
     shapes = ", ".join(f"{n} {'x'.join(map(str, np.shape(a))) or 'scalar'}" for n, a in evidence.case.primals.items())
-    also = f" (they need {equal[0]} = {equal[1]})" if equal else ""
     text = (
-        f"the gradient of {evidence.primal} is right on plain shapes, and wrong on these{also}, whatever the values: "
+        f"the gradient of {evidence.primal} is right on plain shapes, and wrong on these, whatever the values: "
         f"{shapes}{evidence.given}"
     )
-    confidence = 0.92 if equal and _vector(evidence, equal) else 0.7
-    return Diagnosis("only_these_sizes", "SHAPE", text, confidence, {"cases": len(evidence.situation.failing)})
-
-
-def _vector(evidence: Evidence, equal: tuple[str, str]) -> bool:
-    """Whether one of two axes that must be equal belongs to a primal of one axis, which has no transpose."""
-    lone = {p.dims.axes[0].text.lstrip("*") for p in evidence.layer.primals if len(p.dims.axes) == 1}
-    return bool(lone & set(equal)) and len(evidence.layer.primals) == 2
+    return Diagnosis("only_these_sizes", "SHAPE", text, 0.7, {"cases": len(evidence.situation.failing)})

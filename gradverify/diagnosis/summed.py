@@ -31,7 +31,7 @@ def summed(evidence: Evidence) -> Diagnosis | None:
                         f"the gradient of {evidence.primal} is its {how} over {names}, the same in every place: "
                         f"a {how} over an axis that {evidence.primal} has itself"
                     )
-                    return Diagnosis("summed", "UNBROADCAST", text, 0.96, {"axes": names, "how": how})
+                    return Diagnosis("summed", "UNBROADCAST", text, 0.975, {"axes": names, "how": how})
     return None
 
 

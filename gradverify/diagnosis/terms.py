@@ -8,10 +8,10 @@ from itertools import chain, combinations
 
 import numpy as np
 
-from gradverify.diagnosis import add
+from gradverify.diagnosis import add, variants
 from gradverify.diagnosis.evidence import Evidence
 from gradverify.diagnosis.probe import Probe
-from gradverify.types import Array, Diagnosis
+from gradverify.types import Array, Case, Diagnosis
 
 _LEFT = 1e-5  # share of the error that a span may leave
 
@@ -21,14 +21,28 @@ def span(evidence: Evidence) -> Diagnosis | None:
     """The error is, along some axes, a multiple of 1, of the primal, or of both: a term of the mean or the variance."""
     if not evidence.about_gradient or evidence.situation.needs == "values" or not evidence.probes:
         return None
+    probes = _wide(evidence)
     labels = evidence.probes[0].labels(evidence.primal)
     axes_sets = chain.from_iterable(combinations(range(len(labels)), count) for count in range(len(labels), 0, -1))
     for axes in axes_sets:
         for words, kinds in (("1", ("one",)), (evidence.primal, ("x",)), (f"1 and {evidence.primal}", ("one", "x"))):
-            if evidence.everywhere(partial(_in_span, evidence, axes, kinds)):
+            if evidence.everywhere(partial(_in_span, evidence, axes, kinds), probes):
                 names = " and ".join(labels[k] for k in axes)
                 return _told(evidence, names, words, kinds)
     return None
+
+
+def _wide(evidence: Evidence) -> list[Probe]:
+    """Cases with axes long enough that lying in a span says something; the plain ones where sizes cannot be chosen."""
+    tokens = evidence.layer.primal(evidence.primal).dims.axes
+    free = [n for axis in tokens for n in axis.names if n not in evidence.layer.options]
+    found = []
+    for draw, lengths in enumerate(((5, 6, 4, 5), (6, 4, 5, 4))):
+        sizes = variants.grouped(dict(zip(free, lengths)))
+        probe = evidence.probe(evidence.plain(draw, sizes=sizes)) if evidence.situation.equal is None else None
+        if probe is not None and evidence.wrong(probe) and probe.analytic.get(evidence.primal) is not None:
+            found.append(probe)
+    return found or list(evidence.probes)
 
 
 def _told(evidence: Evidence, names: str, words: str, kinds: tuple[str, ...]) -> Diagnosis:
@@ -51,7 +65,7 @@ def _told(evidence: Evidence, names: str, words: str, kinds: tuple[str, ...]) ->
 
 def _in_span(evidence: Evidence, axes: tuple[int, ...], kinds: tuple[str, ...], probe: Probe) -> bool:
     a, n = evidence.pair(probe)
-    x = np.asarray(probe.case.primals[evidence.primal], float)
+    x = np.asarray(probe.case.primals[evidence.primal])
     if x.shape != a.shape:
         return False
     error, values = (_rows(array, axes) for array in (a - n, x))
@@ -73,16 +87,22 @@ def _normaliser(evidence: Evidence) -> str:
     """Axes that, at size 1, make the error vanish; empty if none do."""
     dims = evidence.layer.primal(evidence.primal).dims
     names = [axis.text for axis in dims.axes if axis.kind == "name" and axis.text not in evidence.layer.options]
-    if len(names) < 2:
+    if len(names) < 2 or evidence.situation.needs == "sizes":
         return ""
     for count in (1, 2, 3):
         for group in combinations(names, count):
             if len(group) == len(names):
                 continue
             cases = [evidence.plain(draw, sizes=dict.fromkeys(group, 1)) for draw in range(2)]
-            if all(evidence.holds(case) for case in cases):
+            if all(evidence.holds(case) and _matters(evidence, case) for case in cases):
                 return "*".join(group)
     return ""
+
+
+def _matters(evidence: Evidence, case: Case | None) -> bool:
+    """Whether there is a gradient to be right about."""
+    probe = evidence.probe(case)
+    return probe is not None and float(np.abs(probe.numerical(evidence.primal)).max(initial=0.0)) > 1e-6
 
 
 @add("small_error", "TERM")
@@ -132,6 +152,8 @@ def region(evidence: Evidence) -> Diagnosis | None:
 
 def _values(evidence: Evidence) -> Iterator[tuple[str, Callable[[Probe], Array]]]:
     ours = evidence.primal
+    if evidence.layer.primal(ours).domain.kind == "complex":
+        return
 
     def own(probe: Probe) -> Array:
         return np.asarray(probe.case.primals[ours], float)

@@ -24,6 +24,8 @@ def facts(evidence: Evidence) -> Diagnosis | None:
     probe = evidence.probes[0]
     a, n = evidence.pair(probe)
     wrong = probe.wrong(evidence.primal)
+    if not wrong.any():
+        return None
     known = np.isfinite(a) & np.isfinite(n)
     ratio, rest = best_ratio(a[known], n[known])
     with np.errstate(all="ignore"):

@@ -39,9 +39,11 @@ def jittered(evidence: Evidence, case: Case, draw: int = 0) -> Case | None:
 
 def exact(evidence: Evidence) -> bool:
     """Whether the failure goes when values are moved a little: they must be equal, or exact."""
+    if evidence.situation.needs != "values" or not evidence.situation.failing:
+        return False
     cases = [jittered(evidence, evidence.case, k) for k in range(3)]
     told = [c for c in cases if c is not None]
-    return evidence.situation.needs == "values" and bool(told) and all(map(evidence.holds, told))
+    return bool(told) and all(map(evidence.holds, told))
 
 
 def tied(evidence: Evidence, case: Case) -> Case | None:
@@ -121,6 +123,8 @@ def tail(evidence: Evidence) -> Diagnosis | None:
     """Wrong only for large, or tiny, values; the bound is found by bisection."""
     own = evidence.own
     if not evidence.about_gradient or evidence.situation.needs != "values" or own is None or exact(evidence):
+        return None
+    if not evidence.situation.failing:
         return None
     largest = max((_top(a) for a in evidence.case.primals.values()), default=0.0)
     if largest <= 1.0 or own.failure is not None:

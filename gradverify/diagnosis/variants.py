@@ -7,6 +7,7 @@ different and values of order one, shows it. Nothing is drawn here but from the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from gradverify.layer import Layer, Primal, accepted
 from gradverify.shrink.search import sizes_of
 from gradverify.types import Array, Case
 
+_LARGE = 400  # elements of all primals together; above that, sizes are taken from the small pools
+_SMALL = ((3, 2, 2, 2, 2, 2), (2, 2, 3, 2, 2, 3), (2, 3, 2, 2, 3, 2))
 _POOLS = ((3, 2, 5, 4, 6, 7), (2, 5, 3, 4, 7, 6), (4, 3, 2, 5, 6, 7), (5, 4, 3, 6, 2, 7), (6, 7, 5, 8, 4, 9))
 
 Sizes = Mapping[str, Any]
@@ -30,6 +33,19 @@ def axis_names(layer: Layer) -> tuple[str, ...]:
     """Names of axes whose size is free, in order of appearance; groups of leading axes keep their star."""
     names = dict.fromkeys(n for primal in layer.primals for n in primal.dims.names)
     return tuple(n for n in names if n not in layer.options)
+
+
+def lone_sizes(layer: Layer, case: Case) -> dict[str, int]:
+    """Sizes of the free axes, groups of leading axes only where they are one axis."""
+    sizes = sizes_of(layer, case.primals, case.options) or {}
+    found = {n: sizes[n] for n in axis_names(layer) if n in sizes}
+    lone = {n: v[0] if isinstance(v, tuple) and len(v) == 1 else v for n, v in found.items()}
+    return {n: v for n, v in lone.items() if isinstance(v, int)}
+
+
+def grouped(sizes: Mapping[str, int]) -> dict[str, Any]:
+    """Sizes by name, those of groups of leading axes as a tuple of one."""
+    return {n: (v,) if n.startswith("*") else v for n, v in sizes.items()}
 
 
 def legal(layer: Layer, case: Case) -> bool:
@@ -80,6 +96,9 @@ def plain(
     for chosen in _sizes(layer, case, draw):
         wanted = {**chosen, **numeric(options), **(sizes or {})}
         shaped = shapes(layer, wanted)
+        if shaped is not None and sum(prod(s) for s in shaped.values()) > _LARGE:
+            wanted = {**_small(layer, draw), **numeric(options), **(sizes or {})}
+            shaped = shapes(layer, wanted)
         made = None if shaped is None else _filled(layer, case, options, shaped, wanted, draw)
         if made is not None:
             return made
@@ -90,10 +109,15 @@ def _sizes(layer: Layer, case: Case, draw: int) -> Iterator[dict[str, Any]]:
     names = axis_names(layer)
     for attempt in range(len(_POOLS)):
         pool = _POOLS[(draw + attempt) % len(_POOLS)]
-        yield {n: ((pool[k % 6],) if n.startswith("*") else pool[k % 6]) for k, n in enumerate(names)}
+        yield grouped({n: pool[k % 6] for k, n in enumerate(names)})
     own = sizes_of(layer, case.primals, case.options)
     if own is not None:
         yield own
+
+
+def _small(layer: Layer, draw: int) -> dict[str, Any]:
+    pool = _SMALL[draw % len(_SMALL)]
+    return grouped({n: pool[k % 6] for k, n in enumerate(axis_names(layer))})
 
 
 def _filled(
@@ -129,7 +153,7 @@ def values(primal: Primal, shape: tuple[int, ...], sizes: Sizes, rng: np.random.
 
 
 def other_options(layer: Layer, options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The options with one of them, or one part of a tuple, at the next of its choices."""
+    """The options with one of them, or one part of a tuple, at another of its choices."""
     for name, spec in layer.options.items():
         value = options.get(name)
         if isinstance(spec, tuple) and isinstance(value, tuple):
@@ -140,7 +164,7 @@ def other_options(layer: Layer, options: Mapping[str, Any]) -> Iterator[dict[str
 
 
 def _next(spec: Any, value: Any) -> list[Any]:
-    return [v for v in spec if v != value][:1] if isinstance(spec, (list, range)) else []
+    return [v for v in spec if v != value][:2] if isinstance(spec, (list, range)) else []
 
 
 def but(layer: Layer, case: Case, name: str, change: Callable[[Array], Array]) -> Case | None:

@@ -23,7 +23,7 @@ RATIO = 4.0
 # times as wide, and the larger step's interval meets that; so it is at most 1 + 2 RATIO of its half-widths away.
 SAFETY = 1.0 + 2.0 * RATIO
 AUDIBLE = 32.0  # multiples of the noise that a change must reach at some step, where the noise is magnified
-SUPPORT = 3  # rungs that must agree, plain or extrapolated, before any of them is believed
+SUPPORT = 3  # plain rungs that must agree before any of them is believed; twice as many where only extrapolations do
 _CENTRAL = (2, 4, 6)  # powers of h in the error of a central difference
 _ONE_SIDED = (1, 2, 3)
 
@@ -65,7 +65,8 @@ def quotients(
     h = (point.scale[entries] if scale is None else scale)[:, None] * rungs(point.eps)
     tiled = np.repeat(entries, h.shape[1])
     d = _differences(lambda a, b: point.slopes(tiled, a, b, h.shape[1]), h.ravel(), side)
-    residual = (d.change - np.repeat(known, h.shape[1]) * d.gap).reshape(h.shape)
+    with np.errstate(all="ignore"):
+        residual = (d.change - np.repeat(known, h.shape[1]) * d.gap).reshape(h.shape)
     gap = d.gap.reshape(h.shape)
     noise = _audible(point, d.change.reshape(h.shape), d.noise.reshape(h.shape))
     return _rates(residual, gap, noise)
@@ -73,7 +74,7 @@ def quotients(
 
 def directional(point: Point, direction: Array, analytic: Array | None = None, *, side: int = 0) -> Estimate:
     """Residual derivative along one joint direction, shape (1,): numerical minus <analytic, direction>."""
-    h = rungs(point.eps, 0.25, 0.46)  # all primals are heard at once, so that the smallest steps add little
+    h = rungs(point.eps, 0.25, 0.53)  # all primals are heard at once, so that the smallest steps add little
     zero = np.zeros(point.size) if analytic is None else analytic
     d = _differences(lambda a, b: point.along(direction, a, b, zero), h, side)
     gap = (h if side else 2 * h) * (side or 1)
@@ -160,7 +161,8 @@ def _lepski(rate: Array, noise: Array, powers: tuple[int, ...]) -> tuple[Estimat
     low, high = np.full(n, -np.inf), np.full(n, np.inf)
     best, width = np.zeros(n), np.full(n, np.inf)
     levels = _extrapolations(rate, noise, powers)
-    support = np.zeros(n, int)
+    biases = [_bias(value, power) for (value, _), power in zip(levels, (*powers, powers[-1] + powers[0]))]
+    support, extrapolated = np.zeros(n, int), np.zeros(n, int)
     alive = np.ones((len(levels), n), bool)
     started = np.zeros(n, bool)
     for j in range(rate.shape[1] - 1, -1, -1):
@@ -177,15 +179,31 @@ def _lepski(rate: Array, noise: Array, powers: tuple[int, ...]) -> tuple[Estimat
             if order == 0:
                 first = np.where((first < 0) & started & valid & ~consistent, j, first)
             alive[order] &= consistent | (~valid & ~started)
+            s = np.maximum(s, biases[order][:, j])
             low = np.where(consistent, np.maximum(low, v - s), low)
             high = np.where(consistent, np.minimum(high, v + s), high)
             better = consistent & (s < width)
             best, width = np.where(better, v, best), np.where(better, s, width)
             started |= consistent
             agreed |= consistent
-        support += agreed
-    width = np.where(support >= SUPPORT, width, np.inf)  # a lone rung says nothing of its truncation
+            support += consistent & (order == 0)
+        extrapolated += agreed
+    supported = (support >= SUPPORT) | (extrapolated >= 2 * SUPPORT)
+    width = np.where(supported, width, np.inf)  # a lone rung says nothing of its truncation
     return Estimate(best, (SAFETY - 1.0) * width, width), first
+
+
+def _bias(value: Array, power: int) -> Array:
+    """Twice what the change from the next larger step says of each rung's truncation; 0 where there is none.
+
+    A rung that passes for consistent may still be wrong by more than its noise: its interval must not
+    cut off the truth.
+    """
+    bias = np.zeros(value.shape)
+    with np.errstate(all="ignore"):
+        change = np.abs(np.diff(value, axis=1)) * (2.0 / (RATIO**power - 1.0))
+    bias[:, 1:] = np.where(np.isfinite(change), change, 0.0)
+    return bias
 
 
 def _extrapolations(rate: Array, noise: Array, powers: tuple[int, ...]) -> list[tuple[Array, Array]]:

@@ -29,7 +29,7 @@ def neighbours(
     found, rounding = (np.full((count, entries.size), np.nan) for _ in range(2))
     for k in range(count):
         moved = dict(point.primals)
-        offset = far * point.scale * rng.choice([-1.0, 1.0], point.size) * rng.uniform(0.5, 1.5, point.size)
+        offset = far * point.scale * rng.choice([-1.0, 1.0], point.size) * 10.0 ** rng.uniform(-1.5, 0.2, point.size)
         for slot in point.slots:
             part = offset[slot.start : slot.stop].reshape(slot.shape)
             part = part[..., 0] + 1j * part[..., 1] if slot.complex else part
@@ -75,7 +75,9 @@ def _abrupt(point: Point, case: Case, entries: Array, far: Array) -> Array:
     """Whether the slopes differ as much at nearer neighbours: those of a kink do, those of a smooth curve do not."""
     near, rounding = neighbours(point, case, entries, far.shape[0], 23, nearer=_NEARER)
     with np.errstate(all="ignore"):
-        spread, wide = (np.nanmax(a, axis=0, initial=-np.inf) - np.nanmin(a, axis=0, initial=np.inf) for a in (near, far))
+        spread, wide = (
+            np.nanmax(a, axis=0, initial=-np.inf) - np.nanmin(a, axis=0, initial=np.inf) for a in (near, far)
+        )
         abrupt: Array = spread - 2 * np.nanmax(rounding, axis=0, initial=0.0) > 0.5 * wide
     return abrupt
 

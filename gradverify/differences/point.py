@@ -319,7 +319,8 @@ class Point:
             rows = np.flatnonzero((tiled >= slot.start) & (tiled < slot.stop))
             flat = (copies.view(copies.real.dtype) if slot.complex else copies).reshape(count, -1)
             local = tiled[rows] - slot.start
-            flat[rows, local] += offsets[rows].astype(flat.dtype)
+            with np.errstate(over="ignore"):
+                flat[rows, local] += offsets[rows].astype(flat.dtype)
             reached[rows] = flat[rows, local]
             stack[slot.name] = copies
         y = self.outputs(stack, count)

@@ -84,7 +84,9 @@ def _stateful(kind):
         instance = kind()
         return instance.forward, instance.backward
 
-    return Layer(forward, backward, x="N D", gamma="D", beta="D", stateful=True, session=session)
+    return Layer(
+        forward, backward, name="running_batch_norm", x="N D", gamma="D", beta="D", stateful=True, session=session
+    )
 
 
 @plant(

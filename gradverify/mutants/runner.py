@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -77,19 +77,23 @@ def first_finding(layer: Layer, settings: Settings) -> tuple[str | None, int, fl
     return next((name for name, _, _ in search.found), None), search.cases, seconds
 
 
-def chosen(numbers: Iterable[int] = (), classes: Iterable[str] = ()) -> tuple[Mutant, ...]:
+def chosen(mutants: Iterable[Mutant], numbers: Iterable[int] = (), classes: Iterable[str] = ()) -> tuple[Mutant, ...]:
     """The mutants of those numbers and classes; all of them if none are named."""
     numbers, classes = set(numbers), {name.upper() for name in classes}
-    return tuple(m for m in shelf() if (not numbers or m.number in numbers) and (not classes or m.bug_class in classes))
+    return tuple(m for m in mutants if (not numbers or m.number in numbers) and (not classes or m.bug_class in classes))
 
 
-def trial(number: int, seed: int = 0, usual: bool = True) -> Trial:
+def trial(mutant: Mutant, seed: int = 0, usual: bool = True) -> Trial:
     """One mutant through a default check and, if `usual`, through the usual checks."""
-    mutant = next(m for m in shelf() if m.number == number)
     layer = mutant.build()
     name, cases, seconds = first_finding(layer, Settings(seed=seed))
     others = usual_checks(layer, mutant.right(), seed) if usual else (None, None, None)
-    return Trial(number, mutant.layer, mutant.bug_class, mutant.text, name is not None, name, cases, seconds, *others)
+    caught = name is not None
+    return Trial(mutant.number, mutant.layer, mutant.bug_class, mutant.text, caught, name, cases, seconds, *others)
+
+
+def _numbered(number: int, seed: int, usual: bool) -> Trial:
+    return trial(next(m for m in shelf() if m.number == number), seed, usual)
 
 
 def usual_checks(layer: Layer, right: Layer, seed: int) -> tuple[bool | None, bool | None, bool | None]:
@@ -100,14 +104,33 @@ def usual_checks(layer: Layer, right: Layer, seed: int) -> tuple[bool | None, bo
     return caught, None if slow is None else not slow, None if fast is None else not fast
 
 
-def run(mutants: Iterable[Mutant], *, seed: int = 0, workers: int = 1, usual: bool = True) -> Iterator[Trial]:
-    """Trials in the order of the mutants; with several workers, each in a process of its own."""
-    numbers = [m.number for m in mutants]
+def run(mutants: Sequence[Mutant], *, seed: int = 0, workers: int = 1, usual: bool = True) -> Iterator[Trial]:
+    """Trials in the order of the mutants; with several workers, which find theirs on the shelf by number."""
     if workers <= 1:
-        yield from (trial(n, seed, usual) for n in numbers)
+        yield from (trial(m, seed, usual) for m in mutants)
         return
+    count = len(mutants)
     with ProcessPoolExecutor(workers) as pool:
-        yield from pool.map(trial, numbers, [seed] * len(numbers), [usual] * len(numbers))
+        yield from pool.map(_numbered, [m.number for m in mutants], [seed] * count, [usual] * count)
+
+
+def details(trials: Iterable[Trial]) -> list[str]:
+    """One line of text for each mutant: who catches it."""
+    trials = list(trials)
+    named = [f"{t.number} {t.layer}, {t.text}" for t in trials]
+    width = max((len(name) for name in named), default=0) + 2
+    lines = [f"{'mutant':<{width}}{'gradverify':<24}{'usual check':<13}{'gradcheck':<13}fast"]
+    for name, t in zip(named, trials):
+        found = f"{t.property}, {t.cases} cases" if t.caught else "NOT CAUGHT"
+        others = "".join(
+            f"{_word(c):<{w}}" for c, w in zip((t.usual, t.gradcheck_slow, t.gradcheck_fast), (13, 13, 13))
+        )
+        lines.append(f"{name:<{width}}{found:<24}{others}".rstrip())
+    return [*lines, ""]
+
+
+def _word(caught: bool | None) -> str:
+    return {True: "caught", False: "let through", None: "-"}[caught]
 
 
 def table(trials: Iterable[Trial]) -> list[str]:

@@ -78,14 +78,20 @@ def _moved(array: Array, eps: float, rng: np.random.Generator) -> Array:
 
 
 def _terms(case: Case, name: str, outputs: tuple[Array, ...]) -> float:
-    """Typical size of the terms that a gradient is a sum of, also where they cancel: |v y| / |x|."""
+    """Typical size of the terms that a gradient is a sum of, also where they cancel: |v y| / |x|.
+
+    Norms subtract the mean first: where rows are nearly constant, their spread takes the place of |x|.
+    """
     products = [
         np.abs(np.asarray(v, float) * np.asarray(y, float)).ravel()
         for v, y in zip(case.cotangents or (), outputs)
         if y.dtype.kind == "f"
     ]
-    x = np.asarray(np.abs(case.primals[name]), float)
+    x = np.asarray(case.primals[name])
+    x = np.asarray(np.abs(x) if x.dtype.kind == "c" else x, float)
     scale = float(np.sqrt(np.mean(x**2))) if x.size else 0.0
+    spreads = [scale, *(float(s) for axis in range(x.ndim) for s in x.std(axis).ravel())]
+    scale = min((s for s in spreads if s > 0), default=0.0)
     joined = np.concatenate(products) if products else np.zeros(0)
     return float(joined.max()) / scale if joined.size and scale else 0.0
 

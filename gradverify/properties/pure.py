@@ -74,7 +74,9 @@ def _aliases(gradients: dict[str, Any], primals: dict[str, Array], case: Case) -
             continue
         for other, array in primals.items():
             if np.shares_memory(gradient, array):
-                message = f"the gradient of {name} shares its memory with the primal {other}: adding to it changes {other}"
+                message = (
+                    f"the gradient of {name} shares its memory with the primal {other}: adding to it changes {other}"
+                )
                 found.append(Finding(NAME, "aliases", name, message, case, facts={"what": f"the primal {other}"}))
                 break
     return found
@@ -94,6 +96,9 @@ def _arrays(value: Any, path: str) -> Iterator[tuple[str, Array]]:
 
 add(
     Property(
-        NAME, "primals, cotangents and saved arrays are left unchanged, and no gradient is a primal itself", holds, share=0.5
+        NAME,
+        "primals, cotangents and saved arrays are left unchanged, and no gradient is a primal itself",
+        holds,
+        share=0.5,
     )
 )

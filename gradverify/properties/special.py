@@ -12,6 +12,7 @@ import numpy as np
 from gradverify import evaluate
 from gradverify.compare import FIRM
 from gradverify.differences import ladder
+from gradverify.differences.coincidence import coincident_along
 from gradverify.differences.point import Point
 from gradverify.layer import Layer
 from gradverify.properties import Property, Regime, add, gradient
@@ -68,6 +69,8 @@ def _ties(layer: Layer, case: Case) -> list[Finding]:
         if np.isfinite(slack) and abs(estimate.value[0]) > slack and _smooth(point, direction, analytic):
             rounding = float(gradient.backward_rounding(point, case, analytic) @ direction)
             if abs(estimate.value[0]) <= slack + rounding:
+                continue
+            if value == 0 and coincident_along(point, case, direction):
                 continue
             found.append(_finding(point, case, value, members, analytic, float(estimate.value[0]), slack))
     return found

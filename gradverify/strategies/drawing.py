@@ -39,7 +39,7 @@ def cases(
     Parameters
     ----------
     regime : what a property asks for (special points only, a floating type, small sizes)
-    dtype : floating type of the primals, unless the regime names one
+    dtype : floating type of the primals, unless the regime names a lower one
     eps : step of every case; by default one is drawn from 1e-7 to 1e-2, or left to the checker
     target : goes into the case, for replaying it
 
@@ -49,7 +49,7 @@ def cases(
         While drawing, if a domain names a dimension that the layer does not have, or an option that
         is used as a size is not an integer.
     """
-    return _Drawing(layer, regime, np.dtype(regime.dtype or dtype), eps, target).strategy()
+    return _Drawing(layer, regime, _lower(regime.dtype, dtype), eps, target).strategy()
 
 
 def decoding(
@@ -83,6 +83,11 @@ def _drawn(spec: Any) -> bool:
 
 def _no_draw(strategy: st.SearchStrategy[Any]) -> Any:
     raise AssertionError(f"a case of rows alone draws from {strategy!r}")
+
+
+def _lower(wanted: str | None, checked: str) -> np.dtype[Any]:
+    """The type that a property wants, or that of the check where that is lower still."""
+    return min((np.dtype(name) for name in (wanted, checked) if name), key=lambda t: t.itemsize)
 
 
 class _Drawing:

@@ -11,7 +11,6 @@ from gradverify.checking import Settings, check_layer
 from gradverify.diagnosis import diagnose
 from gradverify.mutants import Mutant, shelf
 from gradverify.types import Finding
-from tests.bench.machine import table
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for text in r.texts:
                 print("    ", text)
             print("    ", r.others)
-    print(table([["mutant", "class", "named", "classes", "finding", "s"], *rows]) if False else _aligned(rows))
+    print(_aligned(rows))
     caught = [r for r in results if r.finding is not None]
     for words, count in (("first", sum(r.first for r in caught)), ("first three", sum(r.three for r in caught))):
         print(f"right class {words}: {count} of {len(caught)} ({count / max(1, len(caught)):.1%})")

@@ -51,14 +51,14 @@ def found(accepts: Accepts, share: float, trials: int, first: int = 0) -> int:
 def smallest(accepts: Accepts, trials: int) -> str:
     """The smallest power of ten, and its third, found in 99 % of the cases."""
     shares = [s * 10.0**-k for k in range(0, 14) for s in (3.0, 1.0)]
-    best = None
-    for share in shares:
-        if found(accepts, share, min(3, trials)) < min(3, trials):
-            break
-        if found(accepts, share, trials) < 0.99 * trials:
-            break
-        best = share
-    return "none up to 3" if best is None else f"{best:.0e}"
+    few = min(3, trials)
+    last = 0  # the first of the shares that three cases miss
+    while last < len(shares) and found(accepts, shares[last], few) == few:
+        last += 1
+    for share in reversed(shares[:last]):
+        if found(accepts, share, trials) >= 0.99 * trials:
+            return f"{share:.0e}"
+    return "none up to 3"
 
 
 def wrong_layers() -> dict[str, tuple[Forward, Backward, Array]]:

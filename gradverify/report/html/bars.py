@@ -14,13 +14,13 @@ class Bar(NamedTuple):
     Attributes
     ----------
     name : of the bin, in full
-    count : how many
+    number : how many
     mark : what stands below it on the axis, "" for nothing
     tone : "good", "doubt", "bad" or "plain"
     """
 
     name: str
-    count: int
+    number: int
     mark: str
     tone: str
 
@@ -36,8 +36,8 @@ def named(title: str, counts: list[tuple[str, int]]) -> Markup | None:
 
 
 def _chart(title: str, bars: list[Bar], kind: str) -> Markup:
-    top = math.log1p(max(bar.count for bar in bars))
-    items = [_item(bar, math.log1p(bar.count) / top if top else 0.0) for bar in bars]
+    top = math.log1p(max(bar.number for bar in bars))
+    items = [_item(bar, math.log1p(bar.number) / top if top else 0.0) for bar in bars]
     return el("figure", el("figcaption", title), el("ol", *items, cls=kind))
 
 
@@ -45,8 +45,8 @@ def _item(bar: Bar, share: float) -> Markup:
     return el(
         "li",
         el("span", f"{bar.name}: ", cls="hidden"),
-        el("span", bar.count or "", cls="count"),
+        el("span", bar.number or "", cls="count"),
         el("span", cls=f"bar {bar.tone}", style=f"--h:{share:.3f}"),
         el("span", bar.mark, cls="mark", aria_hidden="true"),
-        title=f"{bar.name}: {bar.count}",
+        title=f"{bar.name}: {bar.number}",
     )

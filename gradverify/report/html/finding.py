@@ -56,7 +56,9 @@ def _kind(finding: Finding) -> str:
 
 def _diagnoses(finding: Finding) -> Markup | None:
     best = sorted(finding.diagnoses, key=lambda d: -d.confidence)[:LIKELY]
-    return el("ul", *(el("li", *_diagnosis(d)) for d in best), cls="diagnoses", aria_label="Diagnosis") if best else None
+    if not best:
+        return None
+    return el("ul", *(el("li", *_diagnosis(d)) for d in best), cls="diagnoses", aria_label="Diagnosis")
 
 
 def _diagnosis(diagnosis: Diagnosis) -> list[Markup | None]:
@@ -82,9 +84,10 @@ def _worst(comparison: Comparison) -> Markup | None:
 
 def _ladder(finding: Finding) -> Markup | None:
     rungs, compared = finding.facts.get("ladder"), finding.comparison
-    if not rungs or compared is None or compared.wrong.size == 0 or np.iscomplexobj(compared.numerical):
+    if not rungs or compared is None or compared.wrong.size == 0:
         return None
-    return ladder_plot(rungs, float(compared.numerical[compared.worst]) - float(compared.analytic[compared.worst]))
+    gap = compared.numerical[compared.worst] - compared.analytic[compared.worst]
+    return None if np.iscomplexobj(gap) else ladder_plot(rungs, float(gap))
 
 
 def _facts(facts: Mapping[str, Any]) -> Markup | None:
@@ -102,7 +105,9 @@ def _words(name: str) -> str:
 
 def _fact(value: Any) -> str:
     value = plain(value)
-    text = short(value) if isinstance(value, float) else "yes" if value is True else "no" if value is False else str(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    text = short(value) if isinstance(value, float) else str(value)
     return text if len(text) <= _LONG else f"{text[:_LONG]} …"
 
 

@@ -13,6 +13,7 @@ from gradverify.types import Array, Comparison, Verdict
 MOST = 16  # rows and columns that are drawn
 LEVELS = 5  # shades on either side of zero
 _WORDY = 5  # columns up to which the cells hold numbers
+_FITTING = 8  # characters that fit in a cell with a number
 _MARGIN = 22
 
 
@@ -47,6 +48,8 @@ def _said(comparison: Comparison, view: Window) -> str:
     for word, shown, size in (("rows", view.rows, view.shape[0]), ("columns", view.columns, view.shape[1])):
         if len(shown) < size:
             said.append(f"{word} {shown.start} to {shown.stop - 1} of {size}")
+    if not np.isfinite(comparison.analytic).all() and len(view.columns) > _WORDY:
+        said.append("n marks what is no number")
     return f"{'; '.join(said)}. Wrong entries are framed and have a corner: {_wrong(comparison)}."
 
 
@@ -76,7 +79,7 @@ def _indices(comparison: Comparison, view: Window) -> Iterator[tuple[int, int, t
 
 def _map(comparison: Comparison, title: str, array: Array, scale: float, view: Window) -> Markup:
     wordy = len(view.columns) <= _WORDY
-    width, height = (64, 26) if wordy else (20, 20)
+    width, height = (64, 26) if wordy else (17, 17)
     total = (_MARGIN + width * len(view.columns) + 2, _MARGIN + height * len(view.rows) + 2)
     cells = [
         _cell(comparison, array, index, scale, (c - view.columns.start, r - view.rows.start), (width, height), wordy)
@@ -121,18 +124,27 @@ def _cell(
     (x, y), (width, height) = (place[0] * size[0], place[1] * size[1]), size
     value, wrong = array[index], bool(comparison.wrong[index])
     hidden = _unknown(comparison, index) and not np.isfinite(value)
-    word = "–" if hidden else short(value, 3) if wordy else "" if np.isfinite(value) else short(value, 3)[:3]
+    word = "–" if hidden else _word(value, wordy)
+    inset = 1 if wrong else 0  # room for the frame
     return el(
         "g",
         el("title", described(comparison, index)),
-        el("rect", x=x, y=y, width=width, height=height),
-        el("path", d=f"M{x + width - 9} {y}h9v9z") if wrong else None,
+        el("rect", x=x + inset, y=y + inset, width=width - 2 * inset, height=height - 2 * inset),
+        el("path", d=f"M{x + width - 8} {y + 1}h7v7z") if wrong else None,
         el("text", word, x=f"{x + width / 2:g}", y=f"{y + height / 2 + 4:g}") if word else None,
         cls=f"cell {_level(value, scale)}{' wrong' if wrong else ''}{'' if wordy else ' small'}",
         role="img",
         tabindex=0 if index == comparison.worst else -1,
         data_at=f"{place[1]} {place[0]}",
     )
+
+
+def _word(value: Array, wordy: bool) -> str:
+    """What stands in a cell: the number where there is room, else only a sign for what is none."""
+    if not wordy:
+        return "" if np.isfinite(value) else "n" if np.isnan(value) else "∞"
+    text = short(value, 3)
+    return text if len(text) <= _FITTING else short(value, 2)[: _FITTING + 1]
 
 
 def _unknown(comparison: Comparison, index: tuple[int, ...]) -> bool:
@@ -163,8 +175,9 @@ def described(comparison: Comparison, index: tuple[int, ...]) -> str:
     if _unknown(comparison, index) and not np.isfinite(n):
         return f"{name}: analytic {short(a)}, not compared"
     with np.errstate(invalid="ignore"):
-        difference = a - n
-    return f"{name}: analytic {short(a, 6)}, numerical {short(n, 6)} ± {short(bound, 2)}, difference {short(difference)}, {verdict}"
+        difference = short(a - n)
+    numerical = f"{short(n, 6)} ± {short(bound, 2)}"
+    return f"{name}: analytic {short(a, 6)}, numerical {numerical}, difference {difference}, {verdict}"
 
 
 def _listing(comparison: Comparison, view: Window) -> Markup:

@@ -110,6 +110,6 @@ def _marks(low: int, high: int) -> range:
 
 
 def _swatch(kind: str) -> Markup:
-    line = [(0.0, 0.0)]
-    dots = [] if kind == "noise" else [_dot(kind, 13.0, 6.0) for _ in line]
-    return el("svg", el("g", el("path", d="M0 6H26"), *dots, cls=f"line {kind}"), width=26, height=12, aria_hidden="true")
+    dot = None if kind == "noise" else _dot(kind, 13.0, 6.0)
+    line = el("g", el("path", d="M0 6H26"), dot, cls=f"line {kind}")
+    return el("svg", line, width=26, height=12, aria_hidden="true")

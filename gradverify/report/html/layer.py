@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from itertools import pairwise
 
 from gradverify.coverage import Coverage, regions
 from gradverify.report.html.bars import Bar, named, ordered
@@ -30,7 +32,7 @@ def section(report: Report, files: Mapping[Finding, str], prefix: str, level: in
     return el(
         "details",
         el("summary", title),
-        el("p", f"{drawn}{seed}, {report.seconds:.3g} s", cls="dim"),
+        el("p", f"{drawn}{seed}, {report.seconds:.3g}\N{NO-BREAK SPACE}s", cls="dim"),
         _lines("Declared by the author", report.declared),
         _lines("Notes", tuple(report.notes)),
         *(article(f, files.get(f), f"{prefix}-f{k}", level + 1) for k, f in enumerate(report.findings)),
@@ -78,15 +80,14 @@ def _distributions(report: Report) -> Markup | None:
 
 
 def _distribution(name: str, tally: Tally) -> Markup:
-    powers = range(-6, 9)
-    names = [f"below {RATIOS[0]:g}", *(f"{low:g} to {high:g}" for low, high in zip(RATIOS, RATIOS[1:]))]
-    names.append(f"{RATIOS[-1]:g} and more")
+    borders = [f"{border:g}" for border in RATIOS]
+    names = [f"below {borders[0]}", *(f"{low} to {high}" for low, high in pairwise(borders)), f"{borders[-1]} and more"]
+    powers = [round(math.log10(border)) for border in RATIOS]
     marks = ["", *(_power(p) if p % 3 == 0 else "" for p in powers)]
-    tones = ["good" if k <= powers.index(0) else "doubt" if k == powers.index(0) + 1 else "bad" for k in range(len(names))]
+    tones = ["good", *("good" if p < 0 else "doubt" if p == 0 else "bad" for p in powers)]
     bars = [Bar(*each) for each in zip(names, tally.histogram, marks, tones)]
-    within = sum(bar.count for bar in bars if bar.tone == "good")
-    total = sum(tally.histogram)
-    return ordered(f"{name}: {within} of {total} entries within the bound", bars, borders=True)
+    within = sum(bar.number for bar in bars if bar.tone == "good")
+    return ordered(f"{name}: {within} of {sum(tally.histogram)} entries within the bound", bars, borders=True)
 
 
 def _power(p: int) -> str:
@@ -109,10 +110,10 @@ def _coverage(coverage: Coverage, level: int) -> Markup:
     )
 
 
-def _by_size(item: tuple[str, int]) -> tuple[int, list[int], str]:
-    """Sizes by number, groups of axes by their rank first, what is no number last."""
-    parts = item[0].split("x")
-    return (len(parts), [int(p) for p in parts], "") if all(p.isdigit() for p in parts) else (99, [], item[0])
+def _by_size(item: tuple[str, int]) -> tuple[int, list[int]]:
+    """Sizes by number, groups of axes by their rank first, what is no size last."""
+    parts = [] if item[0] == "none" else item[0].split("x")
+    return (len(parts), [int(p) for p in parts]) if all(p.isdigit() for p in parts) else (99, [])
 
 
 def _values(counts: list[int]) -> list[Bar]:

@@ -25,7 +25,8 @@ def el(name: str, /, *children: Any, **attributes: Any) -> Markup:
     children : Markup as it is, None as nothing, everything else as escaped text
     attributes : `cls` stands for class, underscores for hyphens; None and False leave one out
     """
-    said = "".join(_attribute(key, value) for key, value in attributes.items() if value is not None and value is not False)
+    kept = {key: value for key, value in attributes.items() if value is not None and value is not False}
+    said = "".join(_attribute(key, value) for key, value in kept.items())
     if name in VOID:
         return Markup(f"<{name}{said}>")
     return Markup(f"<{name}{said}>{join(*children)}</{name}>")

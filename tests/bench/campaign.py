@@ -1,0 +1,199 @@
+"""Cases per second of a campaign: against a loop written by hand, with more workers, and against a bare loop.
+
+python -m tests.bench.campaign [--seconds 20] [--workers 2] [--dask] [--rare SEEDS]
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from gradverify.campaign import Campaign, Plan, Store
+from gradverify.campaign.explore import Explorer
+from gradverify.campaign.journal import Journal
+from gradverify.campaign.unit import Delta, Unit
+from gradverify.layer import Layer
+from gradverify.properties import Regime, properties
+from gradverify.registry import layers
+from gradverify.strategies import decoding
+from gradverify.verification import examine
+from tests.bench.machine import heading, table
+
+DRAWN = layers.get("sigmoid_mlp")
+FIXED = Layer(DRAWN.forward, DRAWN.backward, name="fixed_mlp", i="8 4", W1="4 8", b1="8", W2="8 4", b2="4")
+GRADIENT = Plan(properties=("gradient",))
+RARE = Path(__file__).parents[1] / "rare.py"
+
+
+def by_hand(layer: Layer, seconds: float) -> tuple[float, float]:
+    """What one writes: hnp.arrays, central differences in a loop, np.allclose; (cases, entries) a second."""
+    counted = [0, 0]
+    deadline = time.perf_counter() + seconds
+    started = time.process_time()
+
+    class Over(KeyboardInterrupt):
+        pass
+
+    @st.composite
+    def network(draw: Callable[..., Any]) -> list[np.ndarray]:
+        n, i, h, k = (8, 4, 8, 4) if layer is FIXED else (draw(st.integers(1, 5)) for _ in range(4))
+        elements = st.floats(-3, 3)
+        return [draw(hnp.arrays(float, shape, elements=elements)) for shape in ((n, i), (i, h), (h,), (h, k), (k,))]
+
+    @settings(
+        max_examples=10**9, deadline=None, database=None, phases=(Phase.generate,), suppress_health_check=HealthCheck
+    )
+    @given(network())
+    def run(primals: list[np.ndarray]) -> None:
+        if time.perf_counter() > deadline:
+            raise Over
+        outputs, saved = layer.forward(*primals)
+        cotangent = np.ones_like(outputs)
+        for array, gradient in zip(primals, layer.backward(cotangent, saved)):
+            numerical = np.zeros_like(array)
+            for index in np.ndindex(array.shape):
+                kept = array[index]
+                array[index] = kept + 1e-6
+                up = (layer.forward(*primals)[0] * cotangent).sum()
+                array[index] = kept - 1e-6
+                down = (layer.forward(*primals)[0] * cotangent).sum()
+                array[index] = kept
+                numerical[index] = (up - down) / 2e-6
+            assert np.allclose(gradient, numerical, atol=1e-5)
+            counted[1] += array.size
+        counted[0] += 1
+
+    with suppress(Over):
+        run()
+    spent = time.process_time() - started
+    return counted[0] / spent, counted[1] / spent
+
+
+def bare(layer: Layer, cases: int) -> tuple[float, float]:
+    """The same draws and comparisons as a unit's, and nothing else; (cases, entries) a second."""
+    prop = properties.get("gradient")
+    decoded = decoding(layer, Regime())
+    assert decoded is not None
+    lengths, decode = decoded
+    rng = random.Random(1)
+    rng.randrange(100)  # as a unit does, so that both try the same cases
+    done = entries = 0
+    started = time.process_time()
+    while done < cases:
+        case = decode(rng.randbytes(sum(lengths)))
+        if case is not None:
+            entries += examine(layer, case, prop).entries
+            done += 1
+    spent = time.process_time() - started
+    return done / spent, entries / spent
+
+
+def unit(layer: Layer, cases: int) -> tuple[float, float]:
+    """One unit without mutation, so that its cases are drawn as those of `bare`; (cases, entries) a second."""
+    deltas: list[Delta] = []
+    work = Unit(1, layer.name, layer.name, 1, 600.0, Plan(properties=("gradient",), learn=False), cases=cases)
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal(Path(folder) / "journal")
+        started = time.process_time()
+        Explorer(work, layer, deltas.append, journal, lambda: False).run()
+        spent = time.process_time() - started
+    return sum(d.cases for d in deltas) / spent, sum(d.entries for d in deltas) / spent
+
+
+def campaign(seconds: float, workers: int, executor: Any = None, targets: tuple[str, ...] = ("sigmoid_mlp",)) -> float:
+    """Cases a second of a whole campaign, from its start to its end."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(folder)
+        summary = Campaign(
+            targets, store, seconds=seconds, workers=workers, plan=GRADIENT, executor=executor, longest=5.0
+        ).run()
+        store.close()
+    return summary.cases / summary.seconds
+
+
+@contextmanager
+def dask(workers: int) -> Any:
+    """An executor on Dask workers on the loopback interface."""
+    from distributed import Client, LocalCluster
+
+    from gradverify.campaign.dask import executor_of
+
+    with (
+        LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as made,
+        Client(made, set_as_default=False) as client,
+    ):
+        yield executor_of(client)
+
+
+def rare(seeds: int, seconds: float) -> str:
+    """Time until each rare mutant is found by one worker that looks at nothing else: median, 90th percentile."""
+    from gradverify.targets import load
+
+    rows = []
+    for layer in load(str(RARE)):
+        times = []
+        for seed in range(seeds):
+            with tempfile.TemporaryDirectory() as folder:
+                store = Store(folder)
+                target = f"{RARE}:{layer.name}"
+                given_ = dict(seconds=seconds, workers=1, seed=seed, max_findings=1, longest=5.0)
+                summary = Campaign([target], store, **given_).run()  # type: ignore[arg-type]
+                times.append(summary.seconds if summary.findings else np.inf)
+                store.close()
+        told = [f"{np.quantile(times, q, method='higher'):.1f} s" for q in (0.5, 0.9)]
+        rows.append((layer.name, *told, f"{np.isfinite(times).sum()}/{seeds}"))
+    return table(("mutant", "median", "90 %", "found"), rows)
+
+
+def one_process(layer: Layer, seconds: float) -> list[tuple[str, ...]]:
+    """By hand, the bare loop and a unit of a campaign; the last two in turns, as the machine's speed varies."""
+    hand = by_hand(layer, seconds)
+    cases = max(1, int(hand[0] * seconds / 3))
+    measured = [(bare(layer, cases), unit(layer, cases)) for _ in range(3)]
+    loop, work = (max(pair[k] for pair in measured) for k in (0, 1))
+    overhead = f" (overhead {loop[0] / work[0] - 1:.0%})"
+    named = (("by hand", hand), ("bare loop", loop), (f"unit of a campaign{overhead}", work))
+    size = "8x4, 77 parameters" if layer is FIXED else "small, sizes drawn"
+    return [(f"{size}: {name}", f"{c:.1f}", f"{e:.0f}", f"{c / hand[0]:.2f}") for name, (c, e) in named]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--dask", action="store_true")
+    parser.add_argument("--rare", type=int, default=0, metavar="SEEDS")
+    options = parser.parse_args()
+    print(heading())
+    rows = [row for layer in (DRAWN, FIXED) for row in one_process(layer, options.seconds)]
+    print(table(("every entry of a sigmoid MLP compared", "cases/s", "entries/s", "cases, by hand = 1"), rows))
+    rows = []
+    counts, rates, distant = sorted({1, options.workers}), list[float](), list[float]()
+    for count in counts:
+        rate = campaign(options.seconds, count)
+        rates.append(rate)
+        rows.append((f"workers: {count}", f"{rate:.1f}", f"{rate / rates[0]:.2f}"))
+    if options.dask:
+        for count in counts:
+            with dask(count) as executor:
+                rate = campaign(options.seconds, count, executor)
+            distant.append(rate)
+            rows.append((f"Dask workers: {count}", f"{rate:.1f}", f"{rate / distant[0]:.2f}"))
+    print(f"\n{table(('campaign', 'cases/s', 'one worker = 1'), rows)}")
+    if options.rare:
+        print(f"\n{rare(options.rare, options.seconds)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""The JAX adapter: right rules are silent, planted errors are found, and 64 bits are used where they are given."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+import gradverify as gv
+from gradverify import evaluate
+from gradverify.adapters import as_layer
+from gradverify.checking import Settings, check_layer
+
+jax = pytest.importorskip("jax")
+
+from gradverify.adapters import jax_ as adapter  # noqa: E402
+
+jnp = jax.numpy
+DENSE = {"x": "N D", "W": "D H"}
+
+
+def check(target, *properties, examples=4, **declaration):
+    settings = Settings(examples=examples, properties=properties or None, shrink=False)
+    return check_layer(as_layer(target, **declaration), settings)
+
+
+def kinds(report):
+    return {(f.property, f.kind) for f in report.findings}
+
+
+def dense(backward):
+    """tanh(x W) with a backward of its own."""
+
+    @jax.custom_vjp
+    def tanh_dense(x, W):
+        return jnp.tanh(x @ W)
+
+    def forward(x, W):
+        y = tanh_dense(x, W)
+        return y, (x, W, y)
+
+    tanh_dense.defvjp(forward, backward)
+    return tanh_dense
+
+
+def right(saved, g):
+    x, W, y = saved
+    g = g * (1 - y * y)
+    return g @ W.T, x.T @ g
+
+
+def wrong_sign(saved, g):
+    dx, dW = right(saved, g)
+    return dx, -dW
+
+
+def derivative_dropped(saved, g):
+    x, W, _ = saved
+    return g @ W.T, x.T @ g
+
+
+def detached(saved, g):
+    return right(tuple(jax.lax.stop_gradient(a) for a in saved), g)
+
+
+def test_a_right_custom_vjp_is_silent_in_every_property():
+    report = check(dense(right), examples=4, **DENSE)
+    assert report.ok, str(report)
+    assert report.tallies["second_order"].cases and report.tallies["wants"].cases
+
+
+@pytest.mark.parametrize(
+    ("backward", "prop"), [(wrong_sign, "gradient"), (derivative_dropped, "gradient"), (detached, "second_order")]
+)
+def test_a_planted_error_is_found(backward, prop):
+    assert (prop, "wrong") in kinds(check(dense(backward), prop, **DENSE))
+
+
+def test_the_gradient_of_a_detached_copy_is_only_wrong_in_second_order():
+    assert not check(dense(detached), "complete", "gradient", **DENSE).findings
+
+
+def test_a_custom_jvp_is_checked_in_forward_mode():
+    def softplus(rule):
+        @jax.custom_jvp
+        def f(x):
+            return jnp.logaddexp(x, 0.0)
+
+        f.defjvp(lambda p, t: (f(*p), rule(*p) * t[0]))
+        return f
+
+    assert check(softplus(jax.nn.sigmoid), "gradient", "forward_mode", x="N").ok
+    found = kinds(check(softplus(lambda x: 1.01 * jax.nn.sigmoid(x)), "gradient", "forward_mode", x="N"))
+    assert {("gradient", "wrong"), ("forward_mode", "wrong")} <= found
+
+
+def test_a_custom_vjp_inside_a_function_has_no_forward_mode():
+    inner = dense(right)
+    report = check(lambda x, W: 2 * inner(x, W) + jnp.sin(0.0), "forward_mode", "gradient", **DENSE)
+    assert report.ok
+    assert "no forward mode" in report.tallies["forward_mode"].reason
+
+
+def test_pytrees_of_inputs_and_outputs_are_flattened_by_path():
+    @jax.jit
+    def model(params, x):
+        y = jnp.tanh(x @ params["W"] + params["b"])
+        return {"y": y, "pair": (y.sum(), params["scales"][0] * y)}
+
+    declaration = {"params": {"W": "D H", "b": "H", "scales": ["H", "H: positive"]}, "x": "N D"}
+    layer = as_layer(model, **declaration)
+    assert layer.primal_names == ("params_W", "params_b", "params_scales_0", "params_scales_1", "x")
+    assert layer.primal("params_scales_1").domain.name == "positive"
+    report = check(model, "complete", "gradient", examples=3, **declaration)
+    assert report.ok, str(report)
+    with pytest.raises(gv.DeclarationError, match="two primals would be called 'a_b'"):
+        as_layer(model, params={"a": "N"}, a={"b": "N"}, a_b="N")
+
+
+def test_options_and_labels_are_not_differentiated():
+    def loss(logits, labels, *, smooth):
+        target = jax.nn.one_hot(labels, logits.shape[-1]) * (1 - smooth) + smooth / logits.shape[-1]
+        return -(target * jax.nn.log_softmax(logits)).sum(-1).mean()
+
+    declaration = {"logits": "N K", "labels": "N: labels K", "options": {"smooth": [0.0, 0.5]}}
+    assert check(loss, "complete", "gradient", **declaration).ok
+
+
+def test_control_flow_on_values_is_run_without_compilation():
+    def halved(x):
+        return x * x if x[0] > 0 else jnp.sin(x)
+
+    assert check(halved, "complete", "gradient", x="N: nonzero", examples=3).ok
+
+
+def test_64_bits_are_used_where_they_are_given_and_the_setting_stays():
+    layer = as_layer(dense(right), **DENSE)
+    x, W = np.ones((2, 3)), np.ones((3, 4))
+    assert not jax.config.jax_enable_x64
+    for dtype in (np.float64, np.float32):
+        y, tape = layer.forward(x.astype(dtype), W.astype(dtype))
+        assert y.dtype == dtype and layer.backward(np.ones_like(y), tape)["W"].dtype == dtype
+    assert not jax.config.jax_enable_x64 and jnp.ones(1).dtype == jnp.float32
+
+
+def test_bfloat16_comes_back_as_float32():
+    layer = as_layer(lambda x: x.astype(jnp.bfloat16), x="N")
+    y, _ = layer.forward(np.array([1.0, 3.0]))
+    assert y.dtype == np.float32
+
+
+@pytest.mark.parametrize("count", [5, 700])
+def test_many_copies_give_what_one_at_a_time_gives(count):
+    layer = as_layer(dense(right), **DENSE)
+    rng = np.random.default_rng(0)
+    x, W = rng.normal(size=(count, 2, 3)), rng.normal(size=(3, 4))
+    (many,) = layer.hooks.batched({"x": x, "W": W[None]}, {})
+    assert many.shape == (count, 2, 4)
+    for k in (0, count - 1):
+        assert np.allclose(many[k], evaluate.run(layer, {"x": x[k], "W": W}, {}).outputs[0], rtol=1e-13)
+
+
+def test_complex_gradients_follow_the_convention_of_jax():
+    layer = as_layer(lambda z: jnp.sin(z) * z, z="N: complex")
+    assert not layer.declared.conjugate
+    assert check(lambda z: jnp.sin(z) * z, "gradient", z="N: complex").ok
+    assert as_layer(dense(right), **DENSE).declared.lines() == ()
+
+
+def test_functions_are_recognised_by_what_they_name():
+    assert adapter._recognises(jax.jit(lambda x: x + 1)) and adapter._recognises(lambda x: jnp.sin(x))
+    assert not adapter._recognises(lambda x: np.sin(x)) and not adapter._recognises(np.sin)
+
+
+def test_jax_that_is_missing_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax", None)
+    with pytest.raises(gv.DeclarationError, match=r"pip install 'gradverify\[jax\]'"):
+        adapter.jax_layer(lambda x: x, x="N")
+    assert not adapter._recognises(lambda x: x)

@@ -1,0 +1,693 @@
+"""Each signature names its bug first, on a layer made wrong for the purpose, and stays silent on other bugs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gradverify import Layer
+from gradverify.diagnosis import Evidence, Signature, diagnose, signatures, variants
+from gradverify.diagnosis.probe import Probe, close
+from gradverify.diagnosis.steps import steps
+from gradverify.properties import properties
+from gradverify.report import explanation
+from gradverify.types import Case, Finding
+from gradverify.verification import checked, examine
+
+
+def dense(x, W, b):
+    return x @ W + b, (x, W)
+
+
+def dense_back(dy, saved):
+    x, W = saved
+    return dy @ W.T, x.T @ dy, dy.sum(0)
+
+
+def changed(primal, change):
+    """The right backward with one gradient changed."""
+
+    def backward(dy, saved):
+        grads = dict(zip("xWb", dense_back(dy, saved)))
+        grads[primal] = change(grads[primal], dy, *saved)
+        return grads
+
+    return backward
+
+
+DENSE = dict(x="N D", W="D H", b="H", returns="N H", batch="N")
+
+
+def relu(x, *, slope=0.0):
+    return np.where(x > 0, x, slope * x), x
+
+
+def power(x, *, exponent=2, p=0.0):
+    return x**exponent / (1 - p), x
+
+
+def power_back(dy, x, *, exponent=2, p=0.0):
+    return dy * exponent * x ** (exponent - 1) / (1 - p)
+
+
+POWER = dict(x="N D", returns="N D", options={"exponent": [2, 3], "p": [0.0, 0.5, 0.25]})
+
+
+def take(index, table):
+    return table[index], (index, table.shape)
+
+
+def take_back(dy, saved, add=True):
+    index, shape = saved
+    total = np.zeros(shape)
+    if add:
+        np.add.at(total, index, dy)
+    else:
+        total[index] = dy
+    return total
+
+
+def centred(x):
+    mean = x.mean(-1, keepdims=True)
+    return (x - mean) ** 2, x - mean
+
+
+def scaled(x, weight):
+    return x * weight, weight
+
+
+def masked_mean(x, mask):
+    return (x * mask).sum(-1) / mask.sum(-1).clip(1), (mask,)
+
+
+def gates(x, h0, W):
+    """One tanh gate and two sigmoid ones, T steps."""
+    h, tape = h0, []
+    for t in range(x.shape[-3]):
+        z = x[..., t, :, :] @ W + np.concatenate([h, h, h], -1)
+        a, i, o = np.split(z, 3, -1)
+        a, i, o = np.tanh(a), 1 / (1 + np.exp(-i)), 1 / (1 + np.exp(-o))
+        tape.append((x[..., t, :, :], a, i, o))
+        h = a * i * o
+    return h, (tape, W)
+
+
+def gates_back(dh, saved, order=(0, 1, 2), carried=True, last=False, missing=False):
+    tape, W = saved
+    dW, dxs = np.zeros(W.shape), []
+    for k, (x, a, i, o) in enumerate(reversed(tape)):
+        parts = [dh * i * o * (1 - a * a), dh * a * o * i * (1 if missing else 1 - i), dh * a * i * o * (1 - o)]
+        dz = np.concatenate([parts[j] for j in order], -1)
+        if not last or k == 0:
+            dW = dW + x.T @ dz
+        dxs.append(dz @ W.T)
+        dh = sum(np.split(dz, 3, -1)) if carried else 0 * dh
+    return np.stack(dxs[::-1]), dh, dW
+
+
+GATES = dict(x="T N D", h0="N H", W="D 3*H", returns="N H")
+
+
+def two_outputs(x):
+    return (x**2, np.sin(x)), x
+
+
+def blocks(x, *, block=2):
+    return x**2, x
+
+
+@dataclass
+class Wrong:
+    """A wrong layer, and what must be said of it."""
+
+    layer: Layer
+    case: dict[str, Any]
+    signature: str
+    bug_class: str
+    says: str
+    primal: str
+    options: dict[str, Any] = field(default_factory=dict)
+    property: str = "gradient"
+
+
+def arrays(**shapes: Any) -> dict[str, Any]:
+    rng = np.random.default_rng(5)
+    return {n: rng.normal(size=s) if isinstance(s, tuple) else np.asarray(s) for n, s in shapes.items()}
+
+
+SMALL = arrays(x=(2, 3), W=(3, 4), b=(4,))
+SQUARE = arrays(x=(2, 3), W=(3, 3), b=(3,))
+
+
+def layer(forward, backward, **declaration):
+    return Layer(forward, backward, name="wrong", **declaration)
+
+
+def of_dense(primal, change, *rest, case=SMALL):
+    return Wrong(layer(dense, changed(primal, change), **DENSE), case, *rest, primal)
+
+
+def of_gates(*rest, primal="W", **keywords):
+    wrong = layer(gates, lambda dh, saved: gates_back(dh, saved, **keywords), **GATES)
+    return Wrong(wrong, arrays(x=(3, 2, 3), h0=(2, 2), W=(3, 6)), *rest, primal)
+
+
+def half(dy, x):
+    with np.errstate(all="ignore"):
+        return dy * x / np.abs(x)
+
+
+def in_place(dy, saved):
+    x, W = saved
+    W *= 0.5
+    return dense_back(dy, saved)
+
+
+calls = np.random.default_rng(0)
+
+WRONG = {
+    "twice": of_dense("W", lambda g, *_: 2 * g, "factor", "FACTOR", r"right one times 2\b"),
+    "mean": of_dense("W", lambda g, dy, *_: g / len(dy), "factor", "FACTOR", "times 1/N"),
+    "mean of both": of_dense("b", lambda g, dy, *_: g / dy.size, "factor", "FACTOR", r"1/\(N\*H\)"),
+    "keep rate": Wrong(
+        layer(power, lambda dy, x, *, exponent, p: power_back(dy, x, exponent=exponent), **POWER),
+        arrays(x=(2, 3)),
+        "factor",
+        "FACTOR",
+        r"times \(1 - p\)",
+        "x",
+        {"p": 0.5},
+    ),  # fmt: skip
+    "negated": of_dense("x", lambda g, *_: -g, "sign", "SIGN", "wrong sign"),
+    "flipped": of_dense("W", lambda g, *_: g[::-1], "moved", "INDEX", "flipped along D"),
+    "shifted": of_dense("b", lambda g, *_: np.roll(g, 1), "moved", "INDEX", "shifted by 1 along H"),
+    "transposed": of_dense(
+        "W",
+        lambda g, *_: g.T if g.shape[0] == g.shape[1] else g,
+        "moved",
+        "INDEX",
+        "transposed over D and H where D = H",
+        case=SQUARE,
+    ),  # fmt: skip
+    "by W, not its transpose": of_dense(
+        "x",
+        lambda g, dy, x, W: dy @ W if W.shape[0] == W.shape[1] else g,
+        "another_value",
+        "INDEX",
+        "if W were transposed",
+        case=SQUARE,
+    ),  # fmt: skip
+    "last sample": of_dense(
+        "W", lambda g, dy, x, W: x[-1:].T @ dy[-1:], "overwritten", "OVERWRITE", "last sample alone"
+    ),
+    "first sample": of_dense("b", lambda g, dy, *_: dy[0], "overwritten", "UNBROADCAST", "batch axis N.*first sample"),
+    "all summed": of_dense("b", lambda g, *_: np.full(g.shape, g.sum()), "summed", "UNBROADCAST", "its sum over H"),
+    "all averaged": of_dense("b", lambda g, *_: np.full(g.shape, g.mean()), "summed", "UNBROADCAST", "its mean over H"),
+    "dropped": of_dense("x", lambda g, *_: 0 * g, "dropped", "DROPPED", "exactly zero"),
+    "last row lost": of_dense(
+        "W", lambda g, *_: np.concatenate([g[:-1], 0 * g[-1:]]), "dropped", "DROPPED", "last place of D"
+    ),
+    "upstream ignored": of_dense("x", lambda g, dy, x, W: np.ones_like(dy) @ W.T, "upstream", "UPSTREAM", "ignores"),
+    "upstream squared": of_dense(
+        "x", lambda g, dy, x, W: dy**2 @ W.T, "upstream", "UPSTREAM", "square of the upstream"
+    ),
+    "one of the upstream": of_dense(
+        "b",
+        lambda g, dy, *_: np.full_like(dy, dy.flat[0]).sum(0),
+        "upstream",
+        "UPSTREAM",
+        "first entry of the upstream",
+    ),
+    "an output ignored": Wrong(
+        layer(two_outputs, lambda dy, x: dy[0] * 2 * x, x="N", returns={"square": "N", "sine": "N"}),
+        arrays(x=(3,)),
+        "output_ignored",
+        "UPSTREAM",
+        "upstream gradient of sine",
+        "x",
+    ),  # fmt: skip
+    "local derivative missing": Wrong(
+        layer(lambda x: (np.tanh(x), x), lambda dy, x: dy, x="N D", returns="N D"),
+        arrays(x=(2, 3)),
+        "local",
+        "TERM",
+        r"factor tanh'\(x\).* missing",
+        "x",
+    ),  # fmt: skip
+    "mean held constant": Wrong(
+        layer(centred, lambda dy, d: 2 * d * dy, x="N D", returns="N D"),
+        arrays(x=(2, 3)),
+        "span",
+        "TERM",
+        "multiple of 1",
+        "x",
+    ),
+    "half precision": of_dense(
+        "W", lambda g, *_: g.astype(np.float16).astype(float), "precision", "PRECISION", "float16 number"
+    ),
+    "repeats overwrite": Wrong(
+        layer(
+            take, lambda dy, saved: take_back(dy, saved, add=False), index="N: indices V", table="V D", returns="N D"
+        ),
+        {"index": np.array([1, 1, 0]), **arrays(table=(2, 2))},
+        "repeats",
+        "REPEAT-IDX",
+        "no value is repeated",
+        "table",
+    ),  # fmt: skip
+    "gates swapped": of_gates("gates", "GATE", "gates 0 and 1 are swapped", order=(1, 0, 2)),
+    "gate derivative": of_gates("gates", "TERM", "gate 1 of 3", missing=True),
+    "state not carried": of_gates("steps", "GATE", "a state is not passed back", carried=False),
+    "last step only": of_gates("one_use", "OVERWRITE", r"span of x\[-1\]", last=True),
+    "option forgotten": Wrong(
+        layer(power, lambda dy, x, *, exponent, p: 2 * x * dy / (1 - p), **POWER),
+        arrays(x=(2, 3)),
+        "options",
+        "OPTION",
+        "with exponent=3",
+        "x",
+        {"exponent": 3},
+    ),  # fmt: skip
+    "eval forgotten": Wrong(
+        layer(
+            lambda x, *, mode="train": (x**2 if mode == "train" else x**3, x),
+            lambda dy, x: 2 * x * dy,
+            x="N",
+            options={"mode": ["train", "eval"]},
+        ),
+        arrays(x=(3,)),
+        "options",
+        "MODE",
+        "mode='eval'",
+        "x",
+        {"mode": "eval"},
+    ),  # fmt: skip
+    "weights left out": Wrong(
+        layer(scaled, lambda dy, weight: {"x": dy + 0 * weight}, x="N D", weight="D: positive", constants=("weight",)),
+        {"x": arrays(x=(2, 3))["x"], "weight": np.array([0.5, 2, 3])},
+        "constant_left_out",
+        "OPTION",
+        "weight is all ones",
+        "x",
+    ),  # fmt: skip
+    "odd sizes": Wrong(
+        layer(
+            blocks,
+            lambda dy, x: np.where(np.arange(x.shape[-1]) < x.shape[-1] // 2 * 2, 2 * x * dy, 0),
+            x="N D",
+            options={"block": [2]},
+        ),
+        arrays(x=(2, 3)),
+        "sizes",
+        "SHAPE",
+        "D is not a multiple of block = 2",
+        "x",
+    ),  # fmt: skip
+    "rank": Wrong(
+        layer(lambda x: (x**2, x), lambda dy, x: 2 * x * dy * (1 if x.ndim < 3 else 3), x="*batch D"),
+        arrays(x=(2, 2, 3)),
+        "rank",
+        "SHAPE",
+        "wrong with 2, 3 leading axes",
+        "x",
+    ),  # fmt: skip
+    "mask ignored": Wrong(
+        layer(
+            masked_mean,
+            lambda dy, saved: {
+                "x": np.broadcast_to(dy[:, None], saved[0].shape) / saved[0].sum(-1, keepdims=True).clip(1)
+            },
+            x="N D",
+            mask="N D: mask",
+            constants=("mask",),
+        ),
+        {"x": arrays(x=(2, 3))["x"], "mask": np.array([[1.0, 0, 1], [0, 1, 1]])},
+        "mask",
+        "MASK",
+        "mask keeps everything",
+        "x",
+    ),  # fmt: skip
+    "zero": Wrong(
+        layer(
+            lambda x: (np.sqrt((x**2).sum(-1)), x),
+            lambda dy, x: dy[:, None] * x / np.sqrt((x**2).sum(-1))[:, None],
+            x="N D",
+        ),
+        {"x": np.zeros((1, 2))},
+        "singular",
+        "SINGULAR",
+        "a vector x that is all zero",
+        "x",
+        property="complete",
+    ),  # fmt: skip
+    "tail": Wrong(
+        layer(lambda x: (x**2, x), lambda dy, x: np.where(np.abs(x) > 30, 0, 2 * x * dy), x="N"),
+        {"x": np.array([100.0])},
+        "tail",
+        "TAIL",
+        "from about 30 on",
+        "x",
+    ),  # fmt: skip
+    "mutation": Wrong(layer(dense, in_place, **DENSE), SMALL, "mutation", "MUTATE", "W in place", "W", property="pure"),
+    "layout": Wrong(
+        layer(
+            lambda x: (x**2, x),
+            lambda dy, x: 2 * x * (dy if dy.flags.c_contiguous else dy.ravel("K").reshape(dy.shape)),
+            x="N D",
+        ),
+        arrays(x=(2, 3)),
+        "layout",
+        "LAYOUT",
+        "contiguous",
+        "x",
+        property="layout",
+    ),  # fmt: skip
+    "race": Wrong(
+        layer(lambda x: (x**2, x), lambda dy, x: 2 * x * dy * (1 + (calls.random() < 0.5)), x="N"),
+        arrays(x=(3,)),
+        "race",
+        "RACE",
+        "differs from run to run",
+        "x",
+        property="repeatable",
+    ),  # fmt: skip
+    "conjugate": Wrong(
+        layer(lambda z: (z**2, z), lambda dy, z: 2 * z * np.conj(dy), z="N: complex"),
+        {"z": np.array([1 + 2j, 0.5 - 1j])},
+        "conjugate",
+        "COMPLEX",
+        "conjugate of the right one",
+        "z",
+    ),  # fmt: skip
+    "shape": Wrong(
+        layer(dense, changed("b", lambda g, dy, *_: dy), **DENSE),
+        SMALL,
+        "shape",
+        "UNBROADCAST",
+        "not summed over the axes",
+        "b",
+        property="complete",
+    ),  # fmt: skip
+    "missing": Wrong(
+        layer(dense, changed("b", lambda *_: None), **DENSE),
+        SMALL,
+        "dropped",
+        "DROPPED",
+        "gives no gradient for b",
+        "b",
+        property="complete",
+    ),  # fmt: skip
+}
+
+
+def tied_backward(dy, saved):
+    x, y = saved
+    return np.where(x >= y, dy, 0), np.where(y >= x, dy, 0)
+
+
+def branch_backward(dy, d):
+    return dy * np.where(d < 1, d, 1)
+
+
+class Counting:
+    """Adds into a buffer that is never cleared."""
+
+    def __init__(self):
+        self.total = 0.0
+
+    def backward(self, dy, x):
+        self.total = self.total + 2 * x * dy
+        return self.total
+
+
+def stretched(x, y):
+    return x * y, (x, y)
+
+
+def stretched_back(dz, saved):
+    x, y = saved
+    grad = dz * x
+    for _ in range(grad.ndim - y.ndim):
+        grad = grad[0]
+    for axis, size in enumerate(y.shape):
+        grad = np.take(grad, range(size), axis)
+    return dz * y, grad
+
+
+def wanting(dy, saved, wants=("x", "W", "b")):
+    grads = dict(zip("xWb", dense_back(dy, saved)))
+    return grads if "x" in wants else {**grads, "W": 0 * grads["W"]}
+
+
+WRONG |= {
+    "swapped": Wrong(
+        layer(lambda a, b: (a * b**2, (a, b)), lambda dy, s: (2 * s[0] * s[1] * dy, s[1] ** 2 * dy), a="N D", b="N D"),
+        arrays(a=(2, 3), b=(2, 3)),
+        "swapped",
+        "INDEX",
+        "gradient of a and that of b are swapped",
+        "a",
+    ),  # fmt: skip
+    "a square correction": Wrong(
+        layer(
+            lambda x: (x**2, x),
+            lambda dy, x: 2 * x * dy + (x.sum(0) if x.shape[0] == x.shape[1] else 0),
+            x="N D",
+        ),
+        arrays(x=(3, 3)),
+        "equal_sizes",
+        "INDEX",
+        "where N = D",
+        "x",
+    ),  # fmt: skip
+    "stretched": Wrong(
+        layer(stretched, stretched_back, x="*batch", y="*batch?", returns="*batch"),
+        arrays(x=(3, 2), y=(1, 2)),
+        "stretched",
+        "UNBROADCAST",
+        "the first place",
+        "y",
+    ),  # fmt: skip
+    "approximate": Wrong(
+        layer(lambda x: (np.exp(x), x), lambda dy, x: dy * np.exp(x) * (1 + 1e-3 * np.sin(7 * x)), x="N D"),
+        arrays(x=(2, 3)),
+        "small_error",
+        "TERM",
+        "nearly right",
+        "x",
+    ),  # fmt: skip
+    "branch": Wrong(
+        layer(lambda x: (np.where(np.abs(x) < 1, x * x / 2, np.abs(x) - 0.5), x), branch_backward, x="N D"),
+        arrays(x=(4, 5)) | {"x": np.linspace(-3, 3, 20).reshape(4, 5)},
+        "region",
+        "TERM",
+        "below some -1",
+        "x",
+    ),  # fmt: skip
+    "clipped": Wrong(
+        layer(lambda x: (x**2, x), lambda dy, x: np.clip(2 * x * dy, -0.1, 0.1), x="N"),
+        arrays(x=(3,)),
+        "nonlinear",
+        "UPSTREAM",
+        "is clipped",
+        "x",
+        property="linear",
+    ),  # fmt: skip
+    "tie": Wrong(
+        layer(lambda x, y: (np.maximum(x, y), (x, y)), tied_backward, x="N", y="N"),
+        {"x": np.array([0.0, 2.0]), "y": np.array([0.0, 0.5])},
+        "tie",
+        "TIE",
+        "at a tie",
+        "x",
+        property="special",
+    ),  # fmt: skip
+    "mask of one step": Wrong(
+        layer(
+            lambda x, mask, *, rate: (x * mask, mask),
+            lambda dy, mask: {"x": dy * mask[:1]},
+            x="T N",
+            mask="T N: mask",
+            constants=("mask",),
+            options={"rate": [0.0]},
+        ),
+        {"x": arrays(x=(2, 2))["x"], "mask": np.array([[1.0, 0], [0, 1]])},
+        "step_mask",
+        "RNG",
+        "the same at every T",
+        "x",
+    ),  # fmt: skip
+    "wants": Wrong(layer(dense, wanting, **DENSE), SMALL, "wants", "MODE", "not wanted then", "W", property="wants"),
+    "uncleared": Wrong(
+        layer(lambda x: (x**2, x), Counting().backward, x="N"),
+        arrays(x=(3,)),
+        "state",
+        "STALE",
+        "another call|earlier calls",
+        "x",
+        property="reusable",
+    ),  # fmt: skip
+    "fresh": Wrong(
+        layer(lambda x: (x**2, x), lambda dy, x: np.add(np.empty_like(x) * 0, 2 * x * dy), x="N"),
+        arrays(x=(3,)),
+        "uninitialised",
+        "OVERWRITE",
+        "fresh memory",
+        "x",
+        property="fresh",
+    ),  # fmt: skip
+    "second order": Wrong(
+        layer(
+            lambda x: (x**3, x),
+            lambda dy, x: 3 * x**2 * dy,
+            x="N",
+            second=lambda primals, cotangents, weights: {"x": 0 * primals["x"]},
+        ),
+        arrays(x=(3,)),
+        "second_order",
+        "ORDER2",
+        "first derivative is right, the second along x is zero",
+        "x",
+        property="second_order",
+    ),  # fmt: skip
+    "nothing known": Wrong(
+        layer(lambda x: (x**2, x), lambda dy, x: dy * (2 * x + np.cos(5 * x) * x[::-1]), x="N D"),
+        arrays(x=(2, 3)),
+        "facts",
+        "TERM",
+        "no cleaner signature.*ratio goes from",
+        "x",
+    ),  # fmt: skip
+    "crash": Wrong(
+        layer(lambda x: (x**2, x), lambda dy, x: 2 * x.reshape(2, -1) * dy, x="N D"),
+        arrays(x=(3, 3)),
+        "facts",
+        "SHAPE",
+        "breaks down",
+        None,
+        property="complete",
+    ),  # fmt: skip
+}
+# Bugs of which a second signature says something true as well.
+ALSO = {
+    ("overwritten", "one of the upstream"), ("one_use", "last sample"), ("steps", "last step only"),
+    ("options", "keep rate"), ("upstream", "all averaged"), ("local", "weights left out"), ("overwritten", "repeats overwrite"), ("dropped", "odd sizes"), ("dropped", "tail"), ("dropped", "mask ignored"),
+}  # fmt: skip
+
+
+def found(wrong: Wrong) -> Finding:
+    """The finding on the case given, as a check would make it."""
+    case = checked(wrong.layer, Case("wrong", wrong.case, wrong.options))
+    for _ in range(20):  # a race shows now and then
+        outcome = examine(wrong.layer, case, properties.get(wrong.property))
+        for finding in outcome.findings:
+            if finding.primal == wrong.primal:
+                return finding
+    raise AssertionError(f"nothing is found: {outcome}")
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_the_signature_of_a_bug_is_named_first(name):
+    wrong = WRONG[name]
+    first, *_ = diagnose(wrong.layer, found(wrong))
+    assert (first.name, first.bug_class) == (wrong.signature, wrong.bug_class), first.text
+    assert re.search(wrong.says, first.text), first.text
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_signatures_of_another_class_do_not_claim_a_bug(name):
+    wrong = WRONG[name]
+    for other in diagnose(wrong.layer, found(wrong))[1:]:
+        assert other.bug_class == wrong.bug_class or other.confidence < 0.9 or (other.name, name) in ALSO, other.text
+
+
+@pytest.mark.parametrize("name", signatures.names())
+def test_every_signature_is_silent_where_the_gradient_is_right(name):
+    right = layer(dense, dense_back, **DENSE)
+    case = checked(right, Case("wrong", SMALL))
+    finding = Finding("gradient", "wrong", "W", "made up", case)
+    assert signatures.get(name).fits(Evidence(right, finding)) is None
+
+
+def test_every_signature_is_shown_to_fire():
+    shown = {wrong.signature for wrong in WRONG.values()}
+    told_by_their_property = {"modes", "batch", "forward_mode", "only_these_sizes"}
+    assert set(signatures.names()) - shown == told_by_their_property
+
+
+def test_a_claim_must_hold_on_every_case():
+    wrong = layer(dense, changed("W", lambda g, dy, *_: g * (2 if len(dy) == 3 else 1.5)), **DENSE)
+    case = checked(wrong, Case("wrong", SMALL))
+    evidence = Evidence(wrong, examine(wrong, case, properties.get("gradient")).findings[0])
+    assert len(evidence.probes) > 1
+    first, *_ = diagnose(wrong, evidence.finding)
+    assert "times 2" not in first.text
+    assert "1.5 to 2" in first.text
+
+
+def test_probes_and_differences_agree():
+    right = layer(dense, dense_back, **DENSE)
+    probe = Probe(right, Case("wrong", arrays(x=(2, 3), W=(3, 4), b=(4,))))
+    for name in "xWb":
+        assert close(probe.analytic[name], probe.numerical(name))
+        assert close(probe.contributions(name).sum(0), probe.numerical(name))
+        assert not probe.wrong(name).any()
+
+
+def test_plain_cases_have_sizes_that_differ_and_are_legal():
+    picky = layer(dense, dense_back, **DENSE, assume=lambda x, W: x.shape[0] > 3)
+    case = Case("wrong", arrays(x=(4, 2), W=(2, 2), b=(2,)))
+    for draw in range(3):
+        plain = variants.plain(picky, case, {}, draw)
+        assert plain is not None
+        assert len({*plain.primals["x"].shape, *plain.primals["W"].shape}) == 3
+        assert plain.primals["x"].shape[0] > 3
+
+
+def test_no_plain_case_is_made_where_none_is_legal():
+    picky = layer(dense, dense_back, **DENSE, assume=lambda x: False)
+    assert variants.plain(picky, Case("wrong", SMALL), {}) is None
+
+
+def test_a_signature_that_fails_costs_a_warning_and_nothing_else(monkeypatch):
+    def broken(evidence):
+        raise ZeroDivisionError("oh")
+
+    wrong = WRONG["twice"]
+    monkeypatch.setitem(signatures._items, "broken", Signature("broken", "TERM", broken))
+    with pytest.warns(UserWarning, match="'broken' failed: ZeroDivisionError"):
+        first, *_ = diagnose(wrong.layer, found(wrong))
+    assert first.name == "factor"
+
+
+def test_the_steps_tell_a_wrong_gradient_from_noise():
+    wrong = WRONG["twice"]
+    finding = found(wrong)
+    told = steps(wrong.layer, finding.case, finding.comparison)
+    assert "neither truncation nor noise" in told.says
+    assert abs(told.chosen - told.analytic / 2) < 1e-8
+    text = explanation.ladder(told, finding.comparison.labels)
+    assert "error against step at W[" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_steps_of_a_right_gradient_say_so():
+    wrong = WRONG["twice"]
+    compared = examine(wrong.layer, checked(wrong.layer, Case("wrong", SMALL)), properties.get("gradient")).compared
+    right = next(c for c in compared if c.primal == "x")
+    told = steps(wrong.layer, found(wrong).case, right)
+    assert "the gradient is right" in told.says
+
+
+def test_an_explanation_gives_class_text_and_evidence():
+    wrong = WRONG["mean of both"]
+    finding = found(wrong)
+    text = explanation.diagnoses(finding.but(diagnoses=diagnose(wrong.layer, finding)))
+    assert "1. FACTOR (factor, 0.96)" in text
+    assert "evidence: factors (" in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert "nothing" in explanation.diagnoses(finding)

@@ -1,0 +1,137 @@
+"""The field test: layers that nobody here wrote, in an environment built from PyPI names.
+
+python tests/wild/run.py                 build what is missing, check all, write docs/field-test.md
+python tests/wild/run.py --only npdl     one package; the table is printed and not written
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import venv
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+BASE = ("numpy", "hypothesis", "scipy", "setuptools", "wheel", "cython")
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package as PyPI names it, the module here that declares its layers, and what else it needs."""
+
+    requirement: str
+    module: str
+    needs: tuple[str, ...] = ()
+    isolated: bool = True  # False where setup.py imports what it does not declare
+
+
+PACKAGES = (
+    Package("scikit-learn==1.9.1", "scikit_learn", ("joblib", "threadpoolctl", "narwhals")),
+    Package("npdl==0.4.0.1", "npdl_", isolated=False),
+    Package("numpy-ml==0.1.2", "numpy_ml_", isolated=False),
+    Package("smallpebble==3.0.5", "smallpebble_"),
+    Package("mpneuralnetwork==1.1.1", "mpneuralnetwork_"),
+    Package("autograd==1.9.1", "autograd_"),
+    Package("neuralnetlib==4.4.0", "neuralnetlib_"),
+    Package("neuralnetlib==5.0.0", "neuralnetlib_"),
+)
+
+
+def python(env: Path) -> Path:
+    return env / "base" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def build(env: Path, packages: list[Package]) -> None:
+    """One environment for all, and a folder for each package, so that two versions can stand side by side."""
+    if not python(env).exists():
+        venv.create(env / "base", with_pip=True)
+        pip(env, "--quiet", *BASE)
+    for package in packages:
+        place = env / package.requirement
+        if not (place / ".done").exists():
+            extra = () if package.isolated else ("--no-build-isolation",)
+            pip(env, "--quiet", "--no-deps", "--upgrade", "--target", str(place), *extra, package.requirement)
+            if package.needs:
+                pip(env, "--quiet", "--no-deps", "--upgrade", "--target", str(place), *package.needs)
+            (place / ".done").touch()
+
+
+def pip(env: Path, *arguments: str) -> None:
+    subprocess.run([str(python(env)), "-m", "pip", "install", "--disable-pip-version-check", *arguments], check=True)
+
+
+def check(env: Path, package: Package) -> list[dict]:
+    """Rows of one package, from a process of its own."""
+    path = os.pathsep.join([str(ROOT), str(HERE), str(env / package.requirement)])
+    settings = {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
+    command = [str(python(env)), str(HERE / "one.py"), package.module]
+    done = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
+    rows = [json.loads(line[4:]) for line in done.stdout.splitlines() if line.startswith("ROW ")]
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        rows.append(
+            {"name": "(the rest)", "verdict": "not run", "findings": [], "message": last, "judgement": "", "note": ""}
+        )
+    return rows
+
+
+def table(results: dict[str, list[dict]]) -> str:
+    """The page: a table for each package."""
+    lines = [
+        "# Field test",
+        "",
+        "Layers of public packages, which nobody here wrote, checked by `python tests/wild/run.py`. The command builds its",
+        "environment from PyPI names; the rows below are what it printed. *Judgement* is ours, from reading the code:",
+        "right, bug, convention (on purpose, could be declared) or precision. Rows marked *not run* were not judged.",
+    ]
+    for requirement, rows in results.items():
+        found = sum(r["verdict"] == "found" for r in rows)
+        ran = sum(r["verdict"] != "not run" for r in rows)
+        lines += ["", f"## {requirement}", "", f"{ran} checked, {found} with findings.", ""]
+        lines += ["| layer | verdict | what was found | judgement |", "|---|---|---|---|"]
+        lines += [f"| {r['name']} | {r['verdict']} | {told(r)} | {judged(r)} |" for r in rows]
+    return "\n".join(lines) + "\n"
+
+
+def told(row: dict) -> str:
+    first = [f["diagnosis"] or f["message"] for f in row["findings"][:2]] or [row.get("message", "")]
+    more = f" (and {len(row['findings']) - 2} more)" if len(row["findings"]) > 2 else ""
+    return "; ".join(first).replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")[:400] + more
+
+
+def judged(row: dict) -> str:
+    return ": ".join(part for part in (row["judgement"], row["note"]) if part)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--env", type=Path, default=HERE / ".env", help="where the environment is built and kept")
+    parser.add_argument("--only", default="", help="packages whose requirement contains this; the page is not written")
+    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    options = parser.parse_args()
+    packages = [p for p in PACKAGES if options.only in p.requirement]
+    build(options.env, packages)
+    results = {}
+    for package in packages:
+        results[package.requirement] = check(options.env, package)
+        found = sum(r["verdict"] == "found" for r in results[package.requirement])
+        print(
+            f"{package.requirement}: {len(results[package.requirement])} layers, {found} with findings", file=sys.stderr
+        )
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1))
+    page = table(results)
+    if options.only:
+        print(page)
+    else:
+        (ROOT / "docs" / "field-test.md").write_text(page, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
