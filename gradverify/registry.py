@@ -7,7 +7,7 @@ names a module, and importing it registers what the module holds.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module, metadata
 from pkgutil import iter_modules
@@ -103,7 +103,7 @@ class Registry(Generic[T]):
             added.extend(n for n in self._items if n not in before)
 
 
-def _suggest(name: str, items: dict[str, T]) -> str:
+def _suggest(name: str, items: Iterable[str]) -> str:
     import difflib
 
     close = difflib.get_close_matches(name, items, n=3)
@@ -145,12 +145,12 @@ def _as_layer(target: Any, name: str | None, declaration: dict[str, Any]) -> Lay
 
 def loss(name: str) -> Loss:
     """A registered loss by name; raises TargetError if there is none."""
-    found = layers.get(name) if name in layers else None
-    if not isinstance(found, Loss):
-        losses = [n for n in layers.names() if isinstance(layers.get(n), Loss)]
-        what = "there is no loss" if found is None else "a layer, not a loss, is called"
-        raise TargetError(f"{what} {name!r}; losses are {', '.join(losses)}")
-    return found
+    known = {n: item for n in layers.names() if isinstance(item := layers.get(n), Loss)}
+    if name in known:
+        return known[name]
+    if name in layers:
+        raise TargetError(f"{name!r} is a layer, not a loss; losses are {', '.join(known)}")
+    raise TargetError(f"there is no loss {name!r}{_suggest(name, known)}")
 
 
 def import_submodules(package: str, path: list[str]) -> None:

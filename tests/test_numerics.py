@@ -49,16 +49,17 @@ X = np.array([-2.3, -0.4, 0.0, 0.7, 1.9])
 def test_the_true_derivative_lies_within_the_bound_of_an_estimate(offset, aware):
     rng = np.random.default_rng(5)
     layer = elementwise(lambda x: offset + np.sin(x), lambda dy, x: dy * np.cos(x))
-    outside = 0
+    outside, open_ = 0, 0
     for _ in range(20):
         x = rng.uniform(-10, 10, 10)
         point, analytic = point_of(layer, {"x": x})
         v = point.weights
         estimate = ladder.entrywise(point, np.arange(10), analytic if aware else None)
         truth = np.array([float(mpmath.mpf(w) * mpmath.cos(mpmath.mpf(t))) for w, t in zip(v, x)])
-        assert np.isfinite(estimate.bound).all()
         outside += int((np.abs(estimate.value - truth) > estimate.bound + 2e-16 * np.abs(truth)).sum())
+        open_ += int((~np.isfinite(estimate.bound)).sum())
     assert outside == 0
+    assert open_ <= 4  # of 200: most are claimed
 
 
 def test_a_larger_step_with_a_hidden_bias_stays_within_the_bound():
@@ -90,7 +91,7 @@ def test_noise_that_grows_with_the_output_is_known_at_large_steps():
         primals = {"x": 1e3 + 1e-3 * rng.normal(size=(2, 5)), "gamma": rng.normal(size=5), "beta": rng.normal(size=5)}
         point, _ = point_of(layer, primals)
         wide = {n: a.astype(np.longdouble) for n, a in primals.items()}
-        raw = evaluate.gradients(layer, wide, point.options, tuple(np.asarray(v) for v in point._cotangents))
+        raw = evaluate.gradients(layer, wide, point.options, tuple(np.asarray(v) for v in point.cotangents))
         truth = np.asarray(raw["gamma"], float)
         estimate = ladder.entrywise(point, np.arange(10, 15))
         outside += int((np.abs(estimate.value - truth) > estimate.bound).sum())
@@ -105,7 +106,7 @@ def test_a_function_that_never_rises_above_its_magnified_noise_has_no_estimate()
     point, _ = point_of(layer, {"x": x, "gamma": ones, "beta": ones})
     estimate = ladder.entrywise(point, np.arange(10))
     wide = {"x": x.astype(float), "gamma": ones.astype(float), "beta": ones.astype(float)}
-    truth = evaluate.gradients(layer, wide, point.options, tuple(v.astype(float) for v in point._cotangents))["x"]
+    truth = evaluate.gradients(layer, wide, point.options, tuple(v.astype(float) for v in point.cotangents))["x"]
     claimed = np.isfinite(estimate.bound)
     assert (np.abs(estimate.value - truth.ravel()) <= estimate.bound)[claimed].all()
     assert not claimed.all()
@@ -193,7 +194,11 @@ RIGHT = {
     "linear at 1e-12": (lambda x: 1e-12 * x, lambda dy, x: 1e-12 * dy, NORMAL),
     "x^3 at 0": (lambda x: x * x * x, lambda dy, x: 3 * x * x * dy, AT_ZERO),
     "1e4 + sin x": (lambda x: 1e4 + np.sin(x), lambda dy, x: dy * np.cos(x), NORMAL),
-    "saturated sigmoid": (layers.get("sigmoid").forward, layers.get("sigmoid").backward, np.array([-800.0, -40, 40, 800])),
+    "saturated sigmoid": (
+        layers.get("sigmoid").forward,
+        layers.get("sigmoid").backward,
+        np.array([-800.0, -40, 40, 800]),
+    ),
 }
 
 
@@ -352,9 +357,7 @@ TIMES = {True: lambda dy, z: 2 * np.conj(z) * dy, False: lambda dy, z: 2 * z * d
 @pytest.mark.parametrize("conjugate", [True, False])
 def test_a_missing_conjugate_is_found_in_both_conventions(conjugate):
     for backward, right in ((TIMES[conjugate], True), (TIMES[not conjugate], False)):
-        layer = Layer(
-            lambda z: (z * z, z), lambda dy, z: backward(dy, z), name="square", z="N: complex", conjugate=conjugate
-        )
+        layer = Layer(lambda z: (z * z, z), backward, name="square", z="N: complex", conjugate=conjugate)
         outcome = gradient.holds(layer, Case("square", {"z": Z}))
         assert (outcome.findings == ()) is right
 

@@ -91,7 +91,7 @@ def moved(generators: dict[str, tuple[Any, Any]]) -> set[str]:
 
 def _position() -> Any:
     state = np.random.get_state(legacy=False)
-    return state["state"]["pos"], state["has_gauss"]  # type: ignore[call-overload]
+    return state["state"]["pos"], state["has_gauss"]
 
 
 def _reached(function: Any) -> Iterator[tuple[str, Any]]:

@@ -16,6 +16,7 @@ from gradverify.adapters import Adapter, add
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._normal import called, finished, flat, split
 from gradverify.errors import DeclarationError
+from gradverify.evaluate import LayerFailure
 from gradverify.layer import Layer, accepted
 from gradverify.types import Array
 
@@ -42,7 +43,7 @@ class Cached:
         with self.chance.fixed(options):
             result = called("forward", self.forward_function, *arrays, **settings, **plain)
         if not isinstance(result, (tuple, list)) or len(result) < 2:
-            return result
+            raise LayerFailure("outputs", "forward", "forward must return (out, cache)")
         *outputs, cache = reversed(result) if self.swapped else result
         return outputs[0] if len(outputs) == 1 else tuple(outputs), (cache, options)
 

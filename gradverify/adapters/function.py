@@ -48,7 +48,7 @@ def _told(result: Any) -> str:
 add(
     Adapter(
         "function",
-        lambda target: inspect.isfunction(target),
+        inspect.isfunction,
         function,
         'gradverify.check(forward, backward, x="N D"): a forward alone has no backward',
         priority=-10,

@@ -56,7 +56,8 @@ class Kernel:
     def _call(self, stage: str, theta: Array, data: tuple[Array, ...], gradient: bool, options: Any) -> Any:
         """K, or with `gradient` the pair (K, dK)."""
         if hasattr(self.target, "clone_with_theta"):
-            function, first = self.target.clone_with_theta(np.array(theta)), ()
+            function = self.target.clone_with_theta(np.array(theta))
+            first: tuple[Array, ...] = ()
         else:
             function, first = self.target, (np.exp(theta) if self.log else np.array(theta),)
         known = {"eval_gradient": True} if gradient and accepted(function, ("eval_gradient",)) else {}

@@ -108,9 +108,7 @@ def objective(
     if not primals:
         raise DeclarationError(f'{label}: how many parameters has it? write n=5, or theta="P" to draw the number')
     if hess is not None and hessp is not None:
-        raise DeclarationError(
-            f"{label}: give hess or hessp; the other one is checked by adapt.hessian(jac, hess, ...) or (jac, hessp=...)"
-        )
+        raise DeclarationError(f"{label}: give hess or hessp; the other one is checked by adapt.hessian")
     theta, *data = primals
     settings["constants"] = constants(settings, *data)
     inner = Objective(fun, jac, hess, hessp, theta, tuple(args), Chance(fun, jac))

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters import Adapter, add
+from gradverify.adapters._building import build, methods_of
 from gradverify.adapters._instance import accepted_by
 from gradverify.adapters._normal import told
 from gradverify.adapters._pairs import Pair, attributes, fetch
-from gradverify.adapters.stateful import Stateful, build, methods_of
+from gradverify.adapters._stateful import Stateful
 from gradverify.layer import Layer
 from gradverify.types import Array
 

@@ -35,13 +35,21 @@ def command(case_file: str, target: str | None, properties: tuple[str, ...], col
         case = load(case_file)
         layer = find(case, target)
         report = verify(layer, case, properties or None)
-        for finding in report.findings:
+        for finding in _unexplained(report.findings):
             _explain(layer, finding.but(diagnoses=diagnose(layer, finding)), data, color)
         held = [t.property for t in report.tallies.values() if t.verified and _silent(t.property, report.findings)]
         write(f"\nheld on this case: {', '.join(held) or 'nothing'}", data)
         if report.ok:
             write("nothing is found any more on this case", data)
     return _show.status([report])
+
+
+def _unexplained(findings: tuple[Finding, ...]) -> list[Finding]:
+    """Findings that no other one on the same primal explains."""
+    from gradverify.properties import properties
+
+    known = {(finding.property, finding.primal) for finding in findings}
+    return [f for f in findings if not any((n, f.primal) in known for n in properties.get(f.property).implied_by)]
 
 
 def _silent(name: str, findings: tuple[Finding, ...]) -> bool:

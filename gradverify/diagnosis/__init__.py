@@ -7,6 +7,7 @@ packages add theirs through the entry-point group ``gradverify.signatures``.
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,12 +17,14 @@ import numpy as np
 from gradverify.diagnosis.evidence import Evidence
 from gradverify.evaluate import LayerFailure
 from gradverify.layer import Layer
+from gradverify.limits import time_limit
 from gradverify.registry import Registry, import_submodules
 from gradverify.types import Diagnosis, Finding
 
-__all__ = ["Evidence", "Signature", "add", "diagnose", "signatures"]
+__all__ = ["Evidence", "Signature", "add", "diagnose", "diagnosed", "signatures"]
 
 MOST = 4  # diagnoses that are kept
+SECONDS = 3.0  # after which no further signature is asked
 LONE = 0.65
 TOLD_BY_VALUES = ("tie", "singular", "tail", "mask", "repeats", "mutation", "uninitialised", "race")
 FACTS = "facts"  # the signature of what has none
@@ -56,25 +59,47 @@ def diagnose(layer: Layer, finding: Finding) -> tuple[Diagnosis, ...]:
 
     A signature that fails is left out with a warning: a diagnosis is a help, not a verdict.
     """
+    if finding.kind == "timeout":
+        return ()
     evidence = Evidence(layer, finding)
     found: list[Diagnosis] = []
-    for name in signatures.names():
-        signature = signatures.get(name)
-        try:
-            with np.errstate(all="ignore"):
-                diagnosis = signature.fits(evidence)
-        except LayerFailure:
-            continue
-        except Exception as error:  # noqa: BLE001  somebody's signature must not cost a report
-            warnings.warn(f"the signature {name!r} failed: {type(error).__name__}: {error}", stacklevel=2)
-            continue
-        if diagnosis is not None:
-            found.append(diagnosis)
-    found = [_weighed(evidence, diagnosis) for diagnosis in found]
+    deadline = time.perf_counter() + SECONDS
+    with time_limit(2 * SECONDS):
+        for name in signatures.names():
+            diagnosis = _asked(signatures.get(name), evidence)
+            if diagnosis is not None:
+                found.append(_weighed(evidence, diagnosis))
+            if time.perf_counter() > deadline:
+                break
     ranked = sorted(found, key=lambda d: (-d.confidence, d.name))
     if len(ranked) > 1:  # bare facts are for where nothing fits
         ranked = [d for d in ranked if d.name != FACTS]
     return tuple(ranked[:MOST])
+
+
+def _asked(signature: Signature, evidence: Evidence) -> Diagnosis | None:
+    try:
+        with np.errstate(all="ignore"):
+            return signature.fits(evidence)
+    except LayerFailure:
+        return None
+    except Exception as error:  # noqa: BLE001  somebody's signature must not cost a report
+        warnings.warn(f"the signature {signature.name!r} failed: {type(error).__name__}: {error}", stacklevel=3)
+        return None
+
+
+def diagnosed(layer: Layer, finding: Finding) -> Finding:
+    """The finding with its diagnoses, and with the error against the step among its facts ("ladder")."""
+    from gradverify.diagnosis.steps import steps
+
+    facts = dict(finding.facts)
+    compared = finding.comparison
+    if compared is not None and finding.property in ("gradient", "special") and compared.wrong.any():
+        try:
+            facts["ladder"] = steps(layer, finding.case, compared).rungs
+        except LayerFailure:
+            pass
+    return finding.but(diagnoses=diagnose(layer, finding), facts=facts)
 
 
 def _weighed(evidence: Evidence, diagnosis: Diagnosis) -> Diagnosis:

@@ -157,7 +157,7 @@ def batch(evidence: Evidence) -> Diagnosis | None:
     if evidence.finding.property != "batch":
         return None
     what = evidence.finding.facts.get("what", "")
-    text = f"{what}, the gradient of {evidence.primal} changes: rows of the batch are mixed up, in forward or backward"
+    text = f"{what}, the gradient of {evidence.primal} changes: what one row gets depends on the other rows"
     return Diagnosis("batch", "INDEX", text, 0.8)
 
 

@@ -100,7 +100,9 @@ def _all_reach(evidence: Evidence, output: int, axis: int, probe: Probe) -> bool
 def by_entry(evidence: Evidence, place: int, probe: Probe) -> bool:
     """Whether entries that reach several outputs hold the first (0) or last (-1) contribution, others being right."""
     terms = probe.contributions(evidence.primal)
-    return len(terms) > 1 == len(probe.outputs) and _holds_one(*evidence.pair(probe), terms, np.zeros(terms.shape[1:]), place)
+    return len(terms) > 1 == len(probe.outputs) and _holds_one(
+        *evidence.pair(probe), terms, np.zeros(terms.shape[1:]), place
+    )
 
 
 def _there(terms: Array) -> Array:

@@ -47,6 +47,12 @@ class Steps:
         return np.abs(self.numerical - self.analytic)
 
     @property
+    def rungs(self) -> tuple[tuple[float, float, float], ...]:
+        """Step, quotient minus analytic value, and noise, as plain numbers."""
+        rows = zip(self.step, self.numerical - self.analytic, self.noise)
+        return tuple((float(h), float(e), float(noise)) for h, e, noise in rows)
+
+    @property
     def says(self) -> str:
         """What the table shows, in one sentence."""
         distance = abs(self.chosen - self.analytic)

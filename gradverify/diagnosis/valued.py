@@ -29,7 +29,7 @@ def jittered(evidence: Evidence, case: Case, draw: int = 0) -> Case | None:
     rng = case.rng(33, draw)
 
     def move(name: str, array: Array) -> Array:
-        scale = np.maximum(np.abs(array), 0.1 * max(float(np.abs(array).max(initial=0.0)), 1e-3))
+        scale = np.maximum(np.abs(array), 0.1 * (float(np.abs(array).max(initial=0.0)) or 1.0))
         return np.asarray(
             array + _JITTER * scale * rng.uniform(0.5, 1.5, array.shape) * rng.choice([-1, 1], array.shape)
         )

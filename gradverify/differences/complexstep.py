@@ -43,7 +43,7 @@ def _derivative(point: Point, direction: Array) -> float:
         part = direction[slot.start : slot.stop].reshape(slot.shape)
         if part.any():
             primals[slot.name] = point.primals[slot.name] + 1j * STEP * part
-    outputs = point._call(primals)
+    outputs = point.call(primals)
     if not any(y.dtype.kind == "c" for y in outputs):
         raise LayerFailure("dtype", "forward", "the forward drops imaginary parts")
     change = np.concatenate([np.asarray(y).imag.ravel() for y in outputs]) / STEP

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from gradverify import evaluate
+from gradverify.differences import ladder
 from gradverify.differences.central import NOISE_FACTOR
 from gradverify.differences.point import Point
 from gradverify.evaluate import LayerFailure
@@ -53,7 +54,19 @@ def _blurred(point: Point, case: Case, entry: int, numerical: float, gap: float)
     """Whether the gradient takes the numerical value within the step below which noise is louder than the gap."""
     step = NOISE_FACTOR * float(point.sigma @ np.abs(point.weights)) / gap
     values = _gradients(point, case, entry, step * np.array([-1.0, -0.5, -0.25, 0.25, 0.5, 1.0]))
-    return values is not None and bool(values.min() <= numerical <= values.max())
+    if values is None or not values.min() <= numerical <= values.max():
+        return False
+    return not _confirmed(point, entry, numerical, gap, step)
+
+
+def _confirmed(point: Point, entry: int, numerical: float, gap: float, step: float) -> bool:
+    """Whether extrapolations from steps well above that one tell the numerical value, too: no rounding hides there."""
+    entries = np.array([entry])
+    extrapolated, _ = ladder.extrapolations(*ladder.quotients(point, entries, np.array([numerical])), (2,))[1]
+    larger = point.scale[entry] * ladder.rungs(point.eps)[1 : extrapolated.shape[1] + 1] > step
+    with np.errstate(invalid="ignore"):
+        close = np.abs(extrapolated[0]) <= _SHARE * gap
+    return bool(np.sum(close & larger) >= ladder.SUPPORT)
 
 
 def _agrees_twice(point: Point, case: Case, entry: int, widths: Array, gap: float) -> bool:

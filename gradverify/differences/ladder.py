@@ -160,7 +160,7 @@ def _lepski(rate: Array, noise: Array, powers: tuple[int, ...]) -> tuple[Estimat
     n = rate.shape[0]
     low, high = np.full(n, -np.inf), np.full(n, np.inf)
     best, width = np.zeros(n), np.full(n, np.inf)
-    levels = _extrapolations(rate, noise, powers)
+    levels = extrapolations(rate, noise, powers)
     biases = [_bias(value, power) for (value, _), power in zip(levels, (*powers, powers[-1] + powers[0]))]
     support, extrapolated = np.zeros(n, int), np.zeros(n, int)
     alive = np.ones((len(levels), n), bool)
@@ -206,7 +206,7 @@ def _bias(value: Array, power: int) -> Array:
     return bias
 
 
-def _extrapolations(rate: Array, noise: Array, powers: tuple[int, ...]) -> list[tuple[Array, Array]]:
+def extrapolations(rate: Array, noise: Array, powers: tuple[int, ...]) -> list[tuple[Array, Array]]:
     """The rungs themselves, then Richardson's eliminations of one power of h after the other."""
     levels = [(rate, noise)]
     for power in powers:

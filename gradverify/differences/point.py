@@ -1,4 +1,4 @@
-"""The forward of a layer around one point, evaluated at many perturbed copies at once.
+"""Differences of a layer's forward around one point, contracted with the cotangent.
 
 Two primitives serve every method: `slopes` moves one entry at a time, `along` moves all primals
 together. Both difference the outputs first and contract with the cotangent after (the other order
@@ -8,29 +8,19 @@ rounding noise of each difference.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from gradverify.differences import noise
-from gradverify.evaluate import LayerFailure, cast, guarded, outputs_of, run
-from gradverify.layer import Layer, accepted
+from gradverify.differences.forward import Forward
+from gradverify.layer import Layer
 from gradverify.types import Array, Case
 
 MEMORY = 4 << 20  # bytes of perturbed primals and outputs in flight; fits the cache of a CPU core
-
-_TRIAL = 3  # rows on which stacking is tried
-
-# The C library gives freed memory back to the system, and stacks pay for every page anew, until a block this large
-# was freed once (glibc raises its thresholds then); the block is never touched, so it costs nothing.
-np.empty(31 << 20, np.uint8)
-
-_refused: WeakKeyDictionary[Callable[..., Any], set[Any]] = WeakKeyDictionary()
-_carried: WeakKeyDictionary[Callable[..., Any], set[Any]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +52,8 @@ class Differences:
     moved: Array
 
 
-class Point:
-    """A layer's forward around the primals of one Case.
+class Point(Forward):
+    """A layer's forward around the primals of one Case, and its differences.
 
     Parameters
     ----------
@@ -73,23 +63,13 @@ class Point:
     """
 
     def __init__(self, layer: Layer, case: Case, dtype: Any = None, memory: int | None = None) -> None:
-        self.layer = layer
-        self.options = case.options
-        self.primals = cast(case.primals, dtype) if dtype is not None else dict(case.primals)
+        super().__init__(layer, case, dtype)
         self.memory = memory or MEMORY
         self.slots = tuple(self._slots())
         self.size = self.slots[-1].stop if self.slots else 0
-        self.forwards = 1  # evaluations, however many of them go through one call
-        self._probed: set[Any] = set()  # stacks that gave the same as a loop did
-        self._at = {name: np.array(a) for name, a in self.primals.items()}
         assert case.cotangents is not None
-        self._cotangents = case.cotangents
-        raw = self._call(self.primals)
-        self.shapes = [y.shape for y in raw]
-        self.base = self._flat([y[None] for y in raw])[0]
-        self.dtype = np.result_type(*[y.real.dtype for y in raw if y.dtype.kind in "fc"] or [np.float64])
-        self.eps = float(np.finfo(self.dtype).eps)
-        self.weights = self._weights(raw)
+        self.cotangents = case.cotangents
+        self.weights = self._weights(case.cotangents)
 
     def _slots(self) -> Iterator[Slot]:
         start = 0
@@ -101,11 +81,11 @@ class Point:
             yield Slot(primal.name, start, stop, shape, is_complex)
             start = stop
 
-    def _weights(self, raw: tuple[Array, ...]) -> Array:
+    def _weights(self, cotangents: tuple[Array, ...]) -> Array:
         """Cotangents as real weights on the flat outputs; dL = Re(conj(v) dy), or Re(v dy) by declaration."""
         sign = 1.0 if self.layer.declared.conjugate else -1.0
         parts = []
-        for v, y in zip(self._cotangents, raw):
+        for v, y in zip(cotangents, self.at_point):
             v = np.asarray(v)
             if y.dtype.kind == "c":
                 parts.append(np.stack([v.real, sign * v.imag], -1).ravel())
@@ -184,90 +164,6 @@ class Point:
     def loudness(self) -> float:
         """Sum of |cotangent * output|: what a relative change of one would amount to."""
         return float(np.sum(np.abs(self.weights * self.base)))
-
-    # -- evaluation -------------------------------------------------------------------------
-
-    def outputs(self, stack: Mapping[str, Array], count: int) -> Array:
-        """Flat outputs, shape (count, K), at stacked primals (count, *shape); others stay at the point.
-
-        The whole stack goes through one forward when the layer's code broadcasts over leading axes
-        and gives the same as a loop does, which is tried on two rows, and once for each shape on
-        rows that differ much; else row by row.
-        """
-        key = (tuple(stack), str(self.options), tuple(self.primals[n].shape for n in stack))
-        refused = _refused.setdefault(self.layer.forward, set())
-        if count > 2 and key not in refused:
-            flat = self._stacked(stack, count) if self._carries(stack, key) else None
-            if flat is not None and (key in self._probed or self._same(flat, stack, count)):
-                self._probed.add(key)
-                return flat
-            refused.add(key)
-        return np.concatenate([self._row(stack, k) for k in range(count)]) if count else np.zeros((0, self.base.size))
-
-    def _stacked(self, stack: Mapping[str, Array], count: int) -> Array | None:
-        rank = max(np.ndim(a) for a in self.primals.values())
-        padded = {n: a.reshape((count,) + (1,) * (rank - a.ndim + 1) + a.shape[1:]) for n, a in stack.items()}
-        try:
-            if self.layer.hooks.batched is not None:
-                raw = outputs_of(self.layer, self.layer.hooks.batched(stack, self.options))
-            else:
-                raw = self._call({**self.primals, **padded})
-            self.forwards += count
-            parts = [_leading(y, count, shape) for y, shape in zip(raw, self.shapes)]
-        except (LayerFailure, ValueError):
-            return None
-        return self._flat(parts) if len(raw) == len(self.shapes) else None
-
-    def _carries(self, stack: Mapping[str, Array], key: Any) -> bool:
-        """Whether rows that differ much come out as in a loop: a mean over the whole stack differs little from
-        each row where the steps are tiny.
-        """
-        known = _carried.setdefault(self.layer.forward, set())
-        if key not in known:
-            rng = np.random.default_rng(7)
-            trial = {}
-            for name in stack:
-                array = self.primals[name]
-                offset = 0.1 * rng.uniform(0.2, 1.0, (_TRIAL, *array.shape)) * np.maximum(np.abs(array), 1.0)
-                trial[name] = (array + offset).astype(array.dtype)
-            flat = self._stacked(trial, _TRIAL)
-            if flat is None or not self._same(flat, trial, _TRIAL):
-                return False
-            known.add(key)
-        return True
-
-    def _same(self, flat: Array, stack: Mapping[str, Array], count: int) -> bool:
-        for k in (0, count - 1):
-            row = self._row(stack, k)[0]
-            with np.errstate(all="ignore"):
-                slack = 64 * self.eps * (np.abs(row) + np.abs(self.base).max(initial=0.0) * 0.01)
-                close = (np.abs(flat[k] - row) <= slack) | (~np.isfinite(row) & ~np.isfinite(flat[k]))
-            if not close.all():
-                return False
-        return True
-
-    def _row(self, stack: Mapping[str, Array], k: int) -> Array:
-        self.forwards += 1
-        return self._flat([y[None] for y in self._call({**self.primals, **{n: a[k] for n, a in stack.items()}})])
-
-    def _call(self, primals: Mapping[str, Array]) -> tuple[Array, ...]:
-        surrogate = self.layer.declared.surrogate
-        if surrogate is None:
-            return run(self.layer, primals, self.options).outputs
-        arguments = [primals[p.name] for p in self.layer.primals]
-        extra = {"at": self._at} if accepted(surrogate, ("at",)) else {}
-        return outputs_of(self.layer, guarded("forward", surrogate, *arguments, **self.options, **extra))
-
-    def _flat(self, parts: list[Array]) -> Array:
-        flat = [np.stack([y.real, y.imag], -1) if y.dtype.kind == "c" else y for y in parts]
-        columns = [y.reshape(y.shape[0], -1) for y in flat]
-        return (
-            columns[0]
-            if len(columns) == 1 and columns[0].dtype.kind == "f"
-            else np.concatenate([c if c.dtype.kind == "f" else c.astype(float) for c in columns], axis=1)
-        )
-
-    # -- primitives -------------------------------------------------------------------------
 
     def slopes(self, entries: Array, a: Array, b: Array | None, rungs: int = 1) -> Differences:
         """Differences between entry + a and entry + b, one entry at a time.
@@ -425,17 +321,6 @@ def real_parts(array: Any, slot: Slot, conjugate: bool) -> Array:
     if not slot.complex:
         return array.real.ravel()
     return np.stack([array.real, array.imag if conjugate else -array.imag], -1).ravel()
-
-
-def _leading(y: Array, count: int, shape: tuple[int, ...]) -> Array:
-    """Bring a stacked output to (count, *shape); outputs that did not depend on the stack are repeated."""
-    if y.shape == shape:
-        return np.broadcast_to(y, (count, *shape))
-    extra = y.ndim - len(shape) - 1
-    if extra < 0 or y.shape[0] not in (1, count) or y.shape[1 : 1 + extra] != (1,) * extra:
-        raise ValueError("the stack was not carried through")
-    y = y.reshape(y.shape[0], *y.shape[1 + extra :])
-    return np.broadcast_to(y, (count, *shape))
 
 
 def _joined(parts: list[Differences]) -> Differences:

@@ -76,8 +76,11 @@ def localise(point: Point, analytic: Array, seed: int, limit: int = 16) -> Array
     the other half is measured too, so that errors that cancel in their parent still show.
     """
     direction = directions(point, seed, 1)[0]
-    total, width = probe(point, direction, analytic)
-    threshold = max(8 * width, 1e-3 * abs(total) / max(1, limit))
+    step = 4 * best_step(
+        point.eps
+    )  # less noise, and the truncation that comes with it is confirmed away entry by entry
+    total, width = probe(point, direction, analytic, step)
+    threshold = max(3 * width, 1e-3 * abs(total) / max(1, limit))
     found: list[int] = []
     groups = [(np.arange(point.size), total)]
     while groups and len(found) < limit:
@@ -89,7 +92,7 @@ def localise(point: Point, analytic: Array, seed: int, limit: int = 16) -> Array
         half = members[: members.size // 2]
         part = np.zeros(point.size)
         part[half] = direction[half]
-        left, _ = probe(point, part, analytic)
+        left, _ = probe(point, part, analytic, step)
         right = residual - left
         for child, value in ((half, left), (members[members.size // 2 :], right)):
             if abs(value) > threshold:

@@ -25,14 +25,65 @@ from gradverify.strategies import cases, each
 from gradverify.types import Array, Case
 from tests.bench.machine import heading, table
 
-SMOOTH = (
-    "dense linear matvec batched_matmul matmul_broadcast bilinear sigmoid sigmoid_mlp tanh softplus silu mish gelu "
-    "gelu_tanh exp log sqrt add mul logaddexp softmax log_softmax softmax_cross_entropy bce_with_logits focal mse "
-    "kl_divergence cosine_similarity layer_norm rms_norm batch_norm batch_norm_2d group_norm instance_norm conv1d "
-    "conv2d conv_transpose2d avg_pool2d upsample_linear upsample_nearest rnn_cell lstm_cell gru_cell "
-    "peephole_lstm_cell rnn lstm gru scaled_dot_product_attention multi_head_attention rotary cumsum cumprod prod "
-    "embedding gather segment_sum scatter_add"
-).split()
+SMOOTH = [
+    "dense",
+    "linear",
+    "matvec",
+    "batched_matmul",
+    "matmul_broadcast",
+    "bilinear",
+    "sigmoid",
+    "sigmoid_mlp",
+    "tanh",
+    "softplus",
+    "silu",
+    "mish",
+    "gelu",
+    "gelu_tanh",
+    "exp",
+    "log",
+    "sqrt",
+    "add",
+    "mul",
+    "logaddexp",
+    "softmax",
+    "log_softmax",
+    "softmax_cross_entropy",
+    "bce_with_logits",
+    "focal",
+    "mse",
+    "kl_divergence",
+    "cosine_similarity",
+    "layer_norm",
+    "rms_norm",
+    "batch_norm",
+    "batch_norm_2d",
+    "group_norm",
+    "instance_norm",
+    "conv1d",
+    "conv2d",
+    "conv_transpose2d",
+    "avg_pool2d",
+    "upsample_linear",
+    "upsample_nearest",
+    "rnn_cell",
+    "lstm_cell",
+    "gru_cell",
+    "peephole_lstm_cell",
+    "rnn",
+    "lstm",
+    "gru",
+    "scaled_dot_product_attention",
+    "multi_head_attention",
+    "rotary",
+    "cumsum",
+    "cumprod",
+    "prod",
+    "embedding",
+    "gather",
+    "segment_sum",
+    "scatter_add",
+]
 ENTRIES = 8  # of one point
 HARD = ("layer norm 1e3 +- 1e-3", "softmax xent, logits 1e3", "cosine at 1e-8", "cosine at 1e8", "1e4 + sin x")
 
@@ -69,10 +120,12 @@ def hard(name: str, rng: np.random.Generator) -> tuple[Layer, Case]:
         }
         options = {"ignore_index": -1, "smoothing": float(rng.choice([0.0, 0.1])), "reduction": "mean"}
         return layers.get("softmax_cross_entropy"), Case(name, primals, options, seed=seed)
-    size = float(name.split()[-1])
+    size = float(name.rsplit(maxsplit=1)[-1])
     layer = layers.get("cosine_similarity")
     primals = {p.name: size * rng.normal(size=(2, 5)) for p in layer.primals}
-    return layer, Case(name, primals, {**layer.default_options, **({"eps": 0.0} if "eps" in layer.options else {})}, seed=seed)
+    return layer, Case(
+        name, primals, {**layer.default_options, **({"eps": 0.0} if "eps" in layer.options else {})}, seed=seed
+    )
 
 
 def truth(layer: Layer, case: Case) -> dict[str, Array] | None:
@@ -95,7 +148,9 @@ def _smooth(layer: Layer, case: Case, exact: dict[str, Array]) -> bool:
     rng = case.rng(78)
     for _ in range(4):
         near = {
-            n: np.asarray(a, np.longdouble) * (1 + 16 * np.finfo(a.dtype).eps * rng.choice([-1, 1], np.shape(a))) if a.dtype.kind == "f" else a
+            n: np.asarray(a, np.longdouble) * (1 + 16 * np.finfo(a.dtype).eps * rng.choice([-1, 1], np.shape(a)))
+            if a.dtype.kind == "f"
+            else a
             for n, a in case.primals.items()
         }
         there = truth(layer, case.but(primals=near))
@@ -224,10 +279,23 @@ def main() -> int:
                 print(f"missed, {name}, {kind}: {ratio:.3g} bounds; {text}; seed {case.seed} {_shown(case)}")
         sys.stdout.flush()
     rows.append(("all", *_cells(totals)))
-    columns = ("layer", "points", "estimates", "open", "missed", "within", "median bound/|g|", "aware: missed", "within", "median")
+    columns = (
+        "layer",
+        "points",
+        "estimates",
+        "open",
+        "missed",
+        "within",
+        "median bound/|g|",
+        "aware: missed",
+        "within",
+        "median",
+    )
     print(table(columns, rows))
-    print(f"\ntruth against a complex step in extended precision: {len(agreed)} entries, largest difference "
-          f"{max(agreed, default=0):.2g} of |g|; {time.perf_counter() - start:.0f} s")
+    print(
+        f"\ntruth against a complex step in extended precision: {len(agreed)} entries, largest difference "
+        f"{max(agreed, default=0):.2g} of |g|; {time.perf_counter() - start:.0f} s"
+    )
     return 0
 
 
@@ -237,13 +305,23 @@ def _cells(counts: tuple[Count, Count]) -> tuple[str, ...]:
         str(blind.points),
         str(blind.estimates + aware.estimates),
         str(blind.open + aware.open),
-        *(cell for c in counts for cell in (str(len(c.missed)), f"{100 * (1 - len(c.missed) / max(1, c.estimates)):.4f} %",
-          f"{np.median(np.concatenate(c.widths)):.1e}" if c.widths else "-")),
+        *(
+            cell
+            for c in counts
+            for cell in (
+                str(len(c.missed)),
+                f"{100 * (1 - len(c.missed) / max(1, c.estimates)):.4f} %",
+                f"{np.median(np.concatenate(c.widths)):.1e}" if c.widths else "-",
+            )
+        ),
     )
 
 
 def _shown(case: Case) -> str:
-    arrays = {n: np.array2string(np.asarray(a), precision=5, threshold=8, separator=",").replace("\n", "") for n, a in case.primals.items()}
+    arrays = {
+        n: np.array2string(np.asarray(a), precision=5, threshold=8, separator=",").replace("\n", "")
+        for n, a in case.primals.items()
+    }
     return f"{arrays} {dict(case.options)}"
 
 

@@ -40,7 +40,11 @@ def shelf() -> list[Layer]:
         each("relu, slope 0", lambda x: (np.maximum(x, 0), x), lambda dy, x: dy * (x > 0)),
         each("relu, slope 1", lambda x: (np.maximum(x, 0), x), lambda dy, x: dy * (x >= 0)),
         Layer(
-            split_max, lambda dy, w: np.expand_dims(dy, -1) * w, name="max splits ties", x="N D", returns="N",
+            split_max,
+            lambda dy, w: np.expand_dims(dy, -1) * w,
+            name="max splits ties",
+            x="N D",
+            returns="N",
             assume=lambda x: x.size > 0,
         ),
         each("clip", lambda x: (np.clip(x, -1, 1), x), lambda dy, x: dy * ((x >= -1) & (x <= 1))),
@@ -74,7 +78,9 @@ def main() -> int:
     while compared < given.count:
         for layer in chosen:
             for dtype in given.dtypes:
-                settings = Settings(examples=given.examples, seed=seed, dtype=dtype, properties=PROPERTIES, shrink=False)
+                settings = Settings(
+                    examples=given.examples, seed=seed, dtype=dtype, properties=PROPERTIES, shrink=False
+                )
                 report = check_layer(layer, settings)
                 for name, tally in report.tallies.items():
                     row = sums.setdefault(f"{dtype} {name}", dict.fromkeys(("cases", "entries", *tally.verdicts), 0))
@@ -88,7 +94,11 @@ def main() -> int:
                     print(f"false alarm: {layer.name} {dtype} seed {seed}: {finding.message}")
                     print(f"   {dict(finding.case.options)} case seed {finding.case.seed} step {finding.case.step}")
                     for name, array in finding.case.primals.items():
-                        print(f"   {name} {np.array2string(np.asarray(array), threshold=12, precision=9)}".replace("\n", ""))
+                        print(
+                            f"   {name} {np.array2string(np.asarray(array), threshold=12, precision=9)}".replace(
+                                "\n", ""
+                            )
+                        )
                 sys.stdout.flush()
         seed += 1
     columns = ("", "cases", "entries", "agrees", "kink", "unresolved", "disagrees")

@@ -37,7 +37,9 @@ def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     every = [columns, *rows]
     widths = [max(len(row[k]) for row in every) for k in range(len(columns))]
     lines = [
-        "  ".join(cell.ljust(width) if k == 0 else cell.rjust(width) for k, (cell, width) in enumerate(zip(row, widths)))
+        "  ".join(
+            cell.ljust(width) if k == 0 else cell.rjust(width) for k, (cell, width) in enumerate(zip(row, widths))
+        )
         for row in every
     ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

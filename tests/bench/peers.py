@@ -78,7 +78,7 @@ def jax_check_grads(forward: Forward, backward: Backward, x: Array, seed: int) -
     from jax.test_util import check_grads
 
     jax.config.update("jax_enable_x64", True)
-    np.random.seed(seed)  # noqa: NPY002  check_grads draws from the global generator
+    np.random.seed(seed)
 
     @jax.custom_vjp
     def function(x: Any) -> Any:
@@ -99,7 +99,7 @@ def autograd_check_grads(forward: Forward, backward: Backward, x: Array, seed: i
     from autograd.extend import defvjp, primitive
     from autograd.test_util import check_grads
 
-    np.random.seed(seed)  # noqa: NPY002
+    np.random.seed(seed)
     function = primitive(forward)
     defvjp(function, lambda ans, x: lambda dy: backward(np.asarray(dy), x))
     try:

@@ -50,7 +50,7 @@ def found(accepts: Accepts, share: float, trials: int, first: int = 0) -> int:
 
 def smallest(accepts: Accepts, trials: int) -> str:
     """The smallest power of ten, and its third, found in 99 % of the cases."""
-    shares = [s * 10.0**-k for k in range(0, 14) for s in (3.0, 1.0)]
+    shares = [s * 10.0**-k for k in range(14) for s in (3.0, 1.0)]
     few = min(3, trials)
     last = 0  # the first of the shares that three cases miss
     while last < len(shares) and found(accepts, shares[last], few) == few:
@@ -123,7 +123,9 @@ def right_layers() -> dict[str, tuple[Forward, Backward, Array]]:
         "relu at 0, slope 1": (lambda x: np.maximum(x, 0), lambda dy, x: dy * (x >= 0), x),
         "maximum that splits ties": (lambda x: x.max(-1), split_max, np.array([[1.0, 2.0, 2.0], [3.0, 3.0, 3.0]])),
         "clip at its border": (
-            lambda x: np.clip(x, -1, 1), lambda dy, x: dy * ((x >= -1) & (x <= 1)), np.array([-1.0, 0.3, 1.0])
+            lambda x: np.clip(x, -1, 1),
+            lambda dy, x: dy * ((x >= -1) & (x <= 1)),
+            np.array([-1.0, 0.3, 1.0]),
         ),
         "LayerNorm(x).sum()": (norm_sum, lambda dy, x: np.zeros_like(x), 3 * normal),
         "float32 inside, float64 outside": (

@@ -68,7 +68,16 @@ def main() -> int:
                 "right" if places.tolist() == [entry] else f"WRONG {places.tolist()} for {entry}",
             )
         )
-    columns = ("entries", "forwards", "right gradient", "power", "time", "one entry off by half", "more forwards", "place")
+    columns = (
+        "entries",
+        "forwards",
+        "right gradient",
+        "power",
+        "time",
+        "one entry off by half",
+        "more forwards",
+        "place",
+    )
     print(table(columns, rows))
     print("\nEvaluations of the forward, the one at the point included, however many of them go through one call.")
     return 0

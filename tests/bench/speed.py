@@ -14,7 +14,6 @@ import numpy as np
 
 from gradverify import evaluate
 from gradverify.compare import sweep
-from gradverify.compose import under_loss
 from gradverify.differences.point import Point
 from gradverify.layer import Layer
 from gradverify.registry import layers
@@ -54,9 +53,7 @@ def drawn(sizes: tuple[int, int, int, int]) -> Case:
 def ours(layer: Layer, case: Case) -> int:
     """Backward once, every entry compared; returns how many agree."""
     case, _ = evaluate.completed(layer, case)
-    good, _ = evaluate.usable(
-        layer, case, evaluate.gradients(layer, case.primals, case.options, case.cotangents or ())
-    )
+    good, _ = evaluate.usable(layer, case, evaluate.gradients(layer, case.primals, case.options, case.cotangents or ()))
     point = Point(layer, case)
     result = sweep(point, point.vector(good), case=case)
     return int((result.verdicts == Verdict.AGREES).sum())

@@ -42,9 +42,7 @@ class LSTMCell(torch.autograd.Function):
     def backward(ctx, dh, dc):
         x, h, c, W, U, i, f, g, o, y = ctx.saved_tensors
         dc = dc + dh * o * (1 - y * y)
-        da = torch.cat(
-            [dc * g * i * (1 - i), dc * c * f * (1 - f), dc * i * (1 - g * g), dh * y * o * (1 - o)], -1
-        )
+        da = torch.cat([dc * g * i * (1 - i), dc * c * f * (1 - f), dc * i * (1 - g * g), dh * y * o * (1 - o)], -1)
         return da @ W.T, da @ U.T, dc * f, x.T @ da, h.T @ da, da.sum(0)
 
 

@@ -1,0 +1,259 @@
+"""From an object to a Layer: its methods, inputs, parameters, pairs and dimensions, found by calling it once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+
+from gradverify.adapters._chance import Chance
+from gradverify.adapters._instance import Maker, accepted_by, float_arrays
+from gradverify.adapters._normal import examples, finished, flat, required, split
+from gradverify.adapters._pairs import Pair, attributes, discover, fetch, told_pair
+from gradverify.adapters._stateful import Stateful
+from gradverify.errors import DeclarationError
+from gradverify.evaluate import LayerFailure
+from gradverify.layer import Layer
+from gradverify.types import Array
+
+FORWARDS = ("forward", "forward_pass", "fprop", "forward_propagation", "feedforward", "__call__")
+BACKWARDS = (
+    "backward",
+    "backward_pass",
+    "bprop",
+    "backprop",
+    "back_propagation",
+    "backward_propagation",
+    "backpropagate",
+)
+
+
+def build(
+    kind: type[Stateful],
+    target: Any,
+    *,
+    init: Any,
+    pairs: Mapping[str, Any] | None,
+    methods: tuple[str, str] | None,
+    name: str | None,
+    declaration: Mapping[str, Any],
+    **fields: Any,
+) -> Layer:
+    """A Layer from a kind of stateful convention: find inputs, parameters and pairs, in this order."""
+    primals, settings = split(declaration)
+    label = str(name or getattr(target, "__name__", type(target).__name__))
+    cls = target if inspect.isclass(target) else type(target)
+    told = {n: told_pair(n, spec) for n, spec in (pairs or {}).items()}
+    maker = Maker(target, init, Chance(cls, getattr(cls, "forward", None), target))
+    inner = kind(maker, ("", ""), (), (), {}, dict(told), **fields)
+    first, failure = _first(inner, primals, settings, label, methods, target)
+    if first is None:
+        inner.methods = methods or methods_of(cls) or ("forward", "backward")
+        inner.inputs = _inputs(cls, inner.methods[0], primals, told)
+    if not inner.inputs:
+        raise DeclarationError(_no_inputs(label, cls, inner.methods[0]))
+    lines = _complete(inner, primals, settings, label, first) if first is not None else ()
+    layer = _layer(inner, primals, settings, label)
+    if first is None and isinstance(failure, DeclarationError):
+        raise failure
+    paired = ", ".join(str(inner.pairs[n]) for n in inner.parameters if n in inner.pairs)
+    return finished(layer, f"pairs: {paired}" if paired else "", *lines, chance=maker.chance)
+
+
+def _first(
+    inner: Stateful,
+    primals: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    label: str,
+    methods: tuple[str, str] | None,
+    target: Any,
+) -> tuple[Any, Exception | None]:
+    """An object built once for a look at it, or why there is none."""
+    sketch = Layer(
+        lambda *a, **o: (0.0, None), lambda dy, s: (), name=label, **_declared(primals or {"x": ""}, settings)
+    )
+    failure: Exception | None = None
+    for arrays, sizes in examples(sketch, inner.maker.sizes()):
+        try:
+            with inner.maker.chance.fixed("built", note=False):
+                made, built = inner.maker.make(sizes, arrays, sketch.default_options)
+        except DeclarationError as error:
+            return None, error
+        except Exception as error:  # noqa: BLE001  whatever the author's constructor raises
+            failure = DeclarationError(
+                f"{label} cannot be built: {type(error).__name__}: {error}; "
+                'say what to give it: init=("D", "H"), with names of axes or values'
+            )
+            continue
+        inner.maker.prototypes.clear()
+        found = methods or methods_of(type(made))
+        if found is None:
+            raise DeclarationError(
+                f"{label} has no pair of methods such as forward and backward; name them: "
+                'methods=("transform", "pull_back")'
+            )
+        inner.methods = found
+        inner.inputs = _inputs(type(made), found[0], primals, inner.pairs, made, built)
+        return made, None
+    return None, failure
+
+
+def _declared(primals: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {"primals": dict(primals), **settings}
+
+
+def methods_of(cls: type) -> tuple[str, str] | None:
+    """Names of the forward and the backward method of a class, if it has both."""
+    forward = next((n for n in FORWARDS if inspect.isroutine(getattr(cls, n, None))), None)
+    backward = next((n for n in BACKWARDS if inspect.isroutine(getattr(cls, n, None))), None)
+    return None if forward is None or backward is None else (forward, backward)
+
+
+def _inputs(
+    cls: type,
+    forward: str,
+    primals: Mapping[str, Any],
+    told: Mapping[str, Pair],
+    made: Any = None,
+    built: Mapping[str, Array] | None = None,
+) -> tuple[str, ...]:
+    """Declared primals that forward takes, by name in its order; else all that name no parameter, as declared."""
+    names = accepted_by(getattr(cls, forward, None))
+    by_name = [n for n in names if n in primals]
+    needed = [n for n in required(getattr(cls, forward)) or [] if n != "self"] if hasattr(cls, forward) else []
+    if by_name and set(needed) <= set(by_name):
+        return tuple(by_name)
+    known = {*told, *(built or {}), *(discover(made, built) if made is not None else {})}
+    known |= set(attributes(made)) if made is not None else set()
+    left = [n for n in primals if n not in known]
+    return tuple(left[: len(needed)] if needed else left)
+
+
+def _no_inputs(label: str, cls: type, forward: str) -> str:
+    names = [n for n in required(getattr(cls, forward, None) or (lambda x: x)) or [] if n != "self"] or ["x"]
+    return f"{label}: name the input(s) of {forward} with their dimensions, e.g. " + ", ".join(
+        f'{n}="N D"' for n in names
+    )
+
+
+def _complete(
+    inner: Stateful, primals: dict[str, Any], settings: Mapping[str, Any], label: str, made: Any
+) -> tuple[str, ...]:
+    """Call the object forward and backward once, and add the parameters and pairs that show."""
+    options = _layer(inner, primals, settings, label).default_options
+    found: dict[str, Pair] = {}
+    shapes: list[tuple[dict[str, Any], dict[str, tuple[int, ...]]]] = []
+    for arrays, sizes in examples(_layer(inner, primals, settings, label), inner.maker.sizes()):
+        inner.assumed = sizes
+        looked = _look(inner, options, arrays)
+        if looked is None:
+            continue
+        found = {**looked[0], **found}
+        shapes.append((sizes, looked[1]))
+        if len(shapes) == 2:
+            break
+    inner.assumed = {}
+    taken = {path for p in inner.pairs.values() for path in p.values}
+    added = {n: p for n, p in found.items() if n not in inner.pairs and n not in inner.inputs}
+    added = {n: p for n, p in added.items() if not taken & set(p.values)}
+    inner.pairs.update(added)
+    inferred = []
+    for name, pair in inner.pairs.items():
+        if name not in primals and shapes and not any(pair.name == n for n in primals):
+            text = _dimensions(name, shapes)
+            if text is not None:
+                primals[name] = text
+                inferred.append(f'{name} "{text}"')
+    lines = [f"dimensions: {', '.join(inferred)} (from the object's arrays)"] if inferred else []
+    if inner.dtype is None and inner.seen and all(np.finfo(t).bits < 64 for t in inner.seen):
+        inner.dtype = np.result_type(*inner.seen)
+        lines.append(f"the object's parameters are {inner.dtype}: everything is run in that precision")
+    return tuple(lines)
+
+
+def _look(
+    inner: Stateful, options: Mapping[str, Any], arrays: Mapping[str, Array]
+) -> tuple[dict[str, Pair], dict[str, tuple[int, ...]]] | None:
+    """Pairs and shapes of the parameters that an object shows before and after one forward and backward."""
+    given = [np.array(arrays[n]) for n in inner.inputs]
+    try:
+        with inner.maker.chance.fixed(options, note=False):
+            made, built = inner.fresh({n: np.array(a) for n, a in arrays.items()}, options)
+            start = {*discover(made, built), *float_arrays(made)}
+        with inner.maker.chance.fixed(options):
+            output = inner._call(made, given, options)
+            cotangent = (
+                tuple(np.ones(np.shape(y)) for y in output) if isinstance(output, tuple) else np.ones(np.shape(output))
+            )
+            with suppress(LayerFailure):  # what forward shows is shown; the check will report the crash
+                inner._pull(made, cotangent, options)
+    except (LayerFailure, DeclarationError):
+        return None
+    found = discover(made, built)
+    lazy = not (start & set(found))
+    outside = [*given, *flat(output)]
+    kept = {
+        n: p
+        for n, p in found.items()
+        if (n in start or lazy or n in built) and not any(_same(fetch(made, p.values[0]), a) for a in outside)
+    }
+    inner.seen |= {
+        v.dtype
+        for v in (fetch(made, p.values[0]) for p in kept.values())
+        if hasattr(v, "dtype") and v.dtype.kind == "f"
+    }
+    every = {**kept, **inner.pairs}
+    return kept, {
+        n: np.shape(fetch(made, p.values[0])) for n, p in every.items() if fetch(made, p.values[0]) is not None
+    }
+
+
+def _same(value: Any, other: Any) -> bool:
+    return value is other or (
+        isinstance(value, np.ndarray) and np.shape(value) == np.shape(other) and np.array_equal(value, other)
+    )
+
+
+def _dimensions(name: str, shapes: list[tuple[dict[str, Any], dict[str, tuple[int, ...]]]]) -> str | None:
+    """The dimension string of a parameter, from the shapes it had at one or two sets of sizes."""
+    seen = [(sizes, found[name]) for sizes, found in shapes if name in found]
+    if not seen or any(len(shape) != len(seen[0][1]) for _, shape in seen):
+        return None
+    tokens = []
+    for axis in range(len(seen[0][1])):
+        fits = [_tokens(sizes, shape[axis]) for sizes, shape in seen]
+        common = sorted(set.intersection(*fits), key=lambda t: (t.isdigit(), len(t), t))
+        if not common:
+            return None
+        tokens.append(common[0])
+    return " ".join(tokens)
+
+
+def _tokens(sizes: Mapping[str, Any], extent: int) -> set[str]:
+    named = {n: s for n, s in sizes.items() if isinstance(s, int) and s > 1}
+    found = {n for n, s in named.items() if s == extent}
+    found |= {f"{k}*{n}" for n, s in named.items() for k in (2, 3, 4) if k * s == extent}
+    return found | {str(extent)}
+
+
+def _layer(
+    inner: Stateful,
+    primals: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    label: str,
+) -> Layer:
+    ordered = {n: primals[n] for n in (*inner.inputs, *(n for n in primals if n not in inner.inputs))}
+    layer = Layer(
+        inner.forward,
+        inner.backward,
+        name=label,
+        primals=ordered,
+        **{"stateful": True, "session": inner.session, "doc": inspect.getdoc(inner.maker.target) or "", **settings},
+    )
+    inner.names = layer.primal_names
+    inner.dims = {p.name: p.dims for p in layer.primals}
+    inner.wanted = tuple(p.name for p in layer.differentiable if p.name in inner.inputs)
+    return layer

@@ -1,0 +1,226 @@
+"""A stateful object in the normal form: a fresh one for each evaluation, and one for a whole session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from gradverify import dims
+from gradverify.adapters._chance import held, moved, restore
+from gradverify.adapters._instance import Maker, accepted_by, assign, summed
+from gradverify.adapters._normal import called, flat, required
+from gradverify.adapters._pairs import Pair, discover, fetch, told_pair
+from gradverify.evaluate import LayerFailure
+from gradverify.layer import Backward, Forward
+from gradverify.types import Array
+
+FLUSHES = ("flush_gradients", "zero_grad", "zero_grads", "zero_gradients", "clear_gradients", "reset_gradients")
+
+
+@dataclass
+class Stateful:
+    """A stateful layer in the normal form; `saved` is the object that ran the forward, and its options.
+
+    Attributes
+    ----------
+    inputs, parameters : primal names given to forward, and set on the object
+    gives : names of what backward returns, in its order; None reads it from the number of values
+    extra : further arguments of backward, by name
+    prepare : run on each new object, with the inputs, before its parameters are set
+    read : from the object and the values before backward to the gradients of the parameters
+    """
+
+    maker: Maker
+    methods: tuple[str, str]
+    inputs: tuple[str, ...]
+    wanted: tuple[str, ...]  # inputs that are differentiable
+    dims: Mapping[str, dims.Dims]
+    pairs: dict[str, Pair] = field(default_factory=dict)
+    gives: tuple[str, ...] | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    prepare: Callable[..., Any] | None = None
+    flush: str | None = None
+    accumulates: bool = False
+    names: tuple[str, ...] = ()  # of all primals, in order
+    seen: set[Any] = field(default_factory=set)  # types of the parameters as the object was built
+    signatures: dict[Any, tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
+    dtype: Any = None  # of the object's own arrays, where it is lower than that of the primals
+    assumed: Mapping[str, Any] = field(default_factory=dict)  # sizes, while parameters are not known yet
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        return tuple(n for n in self.names if n not in self.inputs)
+
+    # -- forward ------------------------------------------------------------------------------
+
+    def forward(self, *arrays: Array, **options: Any) -> tuple[Any, Any]:
+        """A fresh object with the primals set, its forward, and the object with the options as what is saved."""
+        primals = self.cast(dict(zip(self.names, arrays)))
+        with self.maker.chance.fixed(options, note=False):
+            instance, built = self.fresh(primals, options)
+        with self.maker.chance.fixed(options):
+            return self.run(instance, primals, options, built)
+
+    def cast(self, primals: dict[str, Array]) -> dict[str, Array]:
+        """The primals in the precision of the object."""
+        if self.dtype is None:
+            return primals
+        return {n: a.astype(self.dtype) if a.dtype.kind == "f" else a for n, a in primals.items()}
+
+    def fresh(self, primals: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Any, dict[str, Array]]:
+        """A new object, and the arrays that it was built from."""
+        sizes = {} if self.maker.is_object else self._sizes(primals)
+        given = [primals[n] for n in self.inputs]
+
+        def warm(instance: Any) -> None:
+            self.ready(instance, given, options)
+
+        more = tuple(a.shape for a in given) if self.prepare is not None or self.parameters else None
+        return self.maker.make(sizes, primals, options, warm, more)
+
+    def ready(self, instance: Any, given: list[Array], options: Mapping[str, Any]) -> None:
+        """Bring the parameters of a new object into being: by `prepare`, or by a first forward."""
+        if self.prepare is not None:
+            self.prepare(instance, *given)
+        elif any(fetch(instance, self._pair(instance, n, {}).values[0]) is None for n in self.parameters):
+            self._call(instance, given, options)
+            self._flush(instance)
+
+    def run(
+        self, instance: Any, primals: Mapping[str, Array], options: Mapping[str, Any], built: Mapping[str, Array]
+    ) -> tuple[Any, Any]:
+        """Set the parameters of an object, and run its forward."""
+        for name in self.parameters:
+            pair = self._pair(instance, name, built)
+            if name not in built or fetch(instance, pair.values[0]) is None:
+                if name in built and fetch(instance, pair.values[0]) is None:
+                    continue  # kept under a name of its own; it was built from the array
+                assign(instance, pair, np.asarray(primals[name]))
+        for name, value in options.items():
+            if hasattr(instance, name) and name not in self._forward_options(instance):
+                setattr(instance, name, value)
+        generators = held(instance)
+        result = self._call(instance, [primals[n] for n in self.inputs], options)
+        self.maker.chance.drawn |= moved(generators)
+        return result, (instance, options)
+
+    def _call(self, instance: Any, given: list[Array], options: Mapping[str, Any]) -> Any:
+        method = getattr(instance, self.methods[0])
+        taken = {n: options[n] for n in self._forward_options(instance) if n in options}
+        raw = called("forward", method, *given, **taken)
+        return tuple(raw) if isinstance(raw, list) else raw
+
+    def _forward_options(self, instance: Any) -> tuple[str, ...]:
+        return self._signature(instance, self.methods[0])[0]
+
+    def _signature(self, instance: Any, method: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Names of all, and of the required, arguments of a method."""
+        key = type(instance), method
+        if key not in self.signatures:
+            bound = getattr(instance, method)
+            self.signatures[key] = tuple(accepted_by(bound)), tuple(required(bound) or ())
+        return self.signatures[key]
+
+    def _sizes(self, primals: Mapping[str, Array]) -> dict[str, Any]:
+        sizes: dict[str, Any] = dict(self.assumed)
+        for name, array in primals.items():
+            if name in self.dims:
+                sizes = self.dims[name].bind(np.shape(array), sizes)
+        return sizes
+
+    def _pair(self, instance: Any, name: str, built: Mapping[str, Array]) -> Pair:
+        """Where a parameter stands: as told or found, else the attribute of its name."""
+        if name not in self.pairs:
+            found = discover(instance, built)
+            return found.get(name) or told_pair(name, f"d{name}")
+        return self.pairs[name]
+
+    # -- backward -----------------------------------------------------------------------------
+
+    def backward(self, cotangent: Any, saved: Any) -> dict[str, Any]:
+        """Gradients by primal name, from what backward returned and what it left on the object."""
+        instance, options = saved
+        pairs = {n: self._pair(instance, n, {}) for n in self.parameters}
+        before = self.remember(instance, pairs)
+        with self.maker.chance.fixed(("backward", options)):
+            raw = self._pull(instance, cotangent, options)
+        gradients = self._returned(raw)
+        for name in self.parameters:
+            if name not in gradients:
+                gradients[name] = self.read(instance, self._pair(instance, name, {}), before)
+        if self._implicit(instance):
+            gradients = {n: None if g is None else g * cotangent for n, g in gradients.items()}
+        return gradients
+
+    def remember(self, instance: Any, pairs: Mapping[str, Pair]) -> dict[str, Any]:
+        """What has to be known from before backward."""
+        return {n: summed(instance, pair) for n, pair in pairs.items()} if self.accumulates else {}
+
+    def read(self, instance: Any, pair: Pair, before: Mapping[str, Any]) -> Any:
+        """The gradient that backward left for one parameter."""
+        gradient = summed(instance, pair)
+        held = before.get(pair.name)
+        return gradient - held if held is not None and gradient is not None else gradient
+
+    def _pull(self, instance: Any, cotangent: Any, options: Mapping[str, Any]) -> Any:
+        method, (takes, needs) = getattr(instance, self.methods[1]), self._signature(instance, self.methods[1])
+        extra = {**{n: options[n] for n in takes if n in options}, **self.extra}
+        if self._implicit(instance):
+            return called("backward", method, **extra)
+        spread = isinstance(cotangent, tuple) and len(set(needs) - set(extra)) == len(cotangent)
+        return called("backward", method, *(cotangent if spread else (cotangent,)), **extra)
+
+    def _implicit(self, instance: Any) -> bool:
+        """Whether backward takes no cotangent, as those of losses do."""
+        takes = self._signature(instance, self.methods[1])[0]
+        return not set(takes) - set(self.extra)
+
+    def _returned(self, raw: Any) -> dict[str, Any]:
+        """Names for what backward returned: inputs, or inputs and parameters, in forward's order."""
+        if isinstance(raw, Mapping):
+            return {str(k): v for k, v in raw.items()}
+        values = flat(raw)
+        orders = (self.gives,) if self.gives is not None else (self.wanted, self.inputs, self.names)
+        for order in orders:
+            if order is not None and len(values) == len(order):
+                return dict(zip(order, values))
+        if raw is None:
+            return dict.fromkeys(self.wanted)
+        wanted = orders[0] or ()
+        raise LayerFailure(
+            "missing" if len(values) < len(wanted) else "surplus",
+            "backward",
+            f"backward returned {len(values)} value(s) for {len(wanted)} input(s) ({', '.join(wanted)}); "
+            'where it returns others, name them in its order: gives=("x", "W")',
+        )
+
+    def _flush(self, instance: Any) -> None:
+        name = self.flush or next((f for f in FLUSHES if callable(getattr(instance, f, None))), None)
+        if name is not None:
+            getattr(instance, name)()
+
+    # -- one object for several calls -----------------------------------------------------------
+
+    def session(self) -> tuple[Forward, Backward]:
+        """A forward and a backward on one object, which is built at the first call."""
+        kept: dict[str, Any] = {}
+
+        def forward(*arrays: Array, **options: Any) -> tuple[Any, Any]:
+            primals = self.cast(dict(zip(self.names, arrays)))
+            with self.maker.chance.fixed(options, note=False):
+                built: dict[str, Array] = {}
+                instance = kept.get("instance")
+                if instance is None:
+                    instance, built = self.fresh(primals, options)
+                    kept["generators"] = held(instance)
+                self._flush(instance)
+                restore(kept["generators"])
+                if all(n in self.pairs for n in built):  # else it could not be given other arrays later
+                    kept["instance"] = instance
+            with self.maker.chance.fixed(options):
+                return self.run(instance, primals, options, built)
+
+        return forward, self.backward

@@ -1,0 +1,141 @@
+"""The forward of a layer at one point and at stacked, perturbed copies of it.
+
+A stack of copies goes through one forward when the layer's code broadcasts over leading axes and
+gives the same as a loop does; that is tried, never assumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from gradverify.evaluate import LayerFailure, cast, guarded, outputs_of, run
+from gradverify.layer import Layer, accepted
+from gradverify.types import Array, Case
+
+_TRIAL = 3  # rows on which stacking is tried
+
+# The C library gives freed memory back to the system, and stacks pay for every page anew, until a block this large
+# was freed once (glibc raises its thresholds then); the block is never touched, so it costs nothing.
+np.empty(31 << 20, np.uint8)
+
+_refused: WeakKeyDictionary[Callable[..., Any], set[Any]] = WeakKeyDictionary()
+_carried: WeakKeyDictionary[Callable[..., Any], set[Any]] = WeakKeyDictionary()
+
+
+class Forward:
+    """Outputs of a layer at the primals of a Case, and at perturbed ones.
+
+    Parameters
+    ----------
+    layer, case : where the forward is evaluated
+    dtype : floating type in which it is run; None takes the case's own
+    """
+
+    def __init__(self, layer: Layer, case: Case, dtype: Any = None) -> None:
+        self.layer = layer
+        self.options = case.options
+        self.primals = cast(case.primals, dtype) if dtype is not None else dict(case.primals)
+        self.forwards = 1  # evaluations, however many of them go through one call
+        self._probed: set[Any] = set()  # stacks that gave the same as a loop did
+        self._at = {name: np.array(a) for name, a in self.primals.items()}
+        self.at_point = self.call(self.primals)
+        self.shapes = [y.shape for y in self.at_point]
+        self.base = self._flat([y[None] for y in self.at_point])[0]
+        self.dtype = np.result_type(*[y.real.dtype for y in self.at_point if y.dtype.kind in "fc"] or [np.float64])
+        self.eps = float(np.finfo(self.dtype).eps)
+
+    def outputs(self, stack: Mapping[str, Array], count: int) -> Array:
+        """Flat outputs, shape (count, K), at stacked primals (count, *shape); others stay at the point.
+
+        The whole stack goes through one forward when the layer's code broadcasts over leading axes
+        and gives the same as a loop does, which is tried on two rows, and once for each shape on
+        rows that differ much; else row by row.
+        """
+        key = (tuple(stack), str(self.options), tuple(self.primals[n].shape for n in stack))
+        refused = _refused.setdefault(self.layer.forward, set())
+        if count > 2 and key not in refused:
+            flat = self._stacked(stack, count) if self._carries(stack, key) else None
+            if flat is not None and (key in self._probed or self._same(flat, stack, count)):
+                self._probed.add(key)
+                return flat
+            refused.add(key)
+        return np.concatenate([self._row(stack, k) for k in range(count)]) if count else np.zeros((0, self.base.size))
+
+    def _stacked(self, stack: Mapping[str, Array], count: int) -> Array | None:
+        rank = max(np.ndim(a) for a in self.primals.values())
+        padded = {n: a.reshape((count,) + (1,) * (rank - a.ndim + 1) + a.shape[1:]) for n, a in stack.items()}
+        try:
+            if self.layer.hooks.batched is not None:
+                raw = outputs_of(self.layer, self.layer.hooks.batched(stack, self.options))
+            else:
+                raw = self.call({**self.primals, **padded})
+            self.forwards += count
+            parts = [_leading(y, count, shape) for y, shape in zip(raw, self.shapes)]
+        except (LayerFailure, ValueError):
+            return None
+        return self._flat(parts) if len(raw) == len(self.shapes) else None
+
+    def _carries(self, stack: Mapping[str, Array], key: Any) -> bool:
+        """Whether rows that differ much come out as in a loop: a mean over the whole stack differs little from
+        each row where the steps are tiny.
+        """
+        known = _carried.setdefault(self.layer.forward, set())
+        if key not in known:
+            rng = np.random.default_rng(7)
+            trial = {}
+            for name in stack:
+                array = self.primals[name]
+                offset = 0.1 * rng.uniform(0.2, 1.0, (_TRIAL, *array.shape)) * np.maximum(np.abs(array), 1.0)
+                trial[name] = (array + offset).astype(array.dtype)
+            flat = self._stacked(trial, _TRIAL)
+            if flat is None or not self._same(flat, trial, _TRIAL):
+                return False
+            known.add(key)
+        return True
+
+    def _same(self, flat: Array, stack: Mapping[str, Array], count: int) -> bool:
+        for k in (0, count - 1):
+            row = self._row(stack, k)[0]
+            with np.errstate(all="ignore"):
+                slack = 64 * self.eps * (np.abs(row) + np.abs(self.base).max(initial=0.0) * 0.01)
+                close = (np.abs(flat[k] - row) <= slack) | (~np.isfinite(row) & ~np.isfinite(flat[k]))
+            if not close.all():
+                return False
+        return True
+
+    def _row(self, stack: Mapping[str, Array], k: int) -> Array:
+        self.forwards += 1
+        return self._flat([y[None] for y in self.call({**self.primals, **{n: a[k] for n, a in stack.items()}})])
+
+    def call(self, primals: Mapping[str, Array]) -> tuple[Array, ...]:
+        """Outputs at given primals, of the surrogate where one is declared."""
+        surrogate = self.layer.declared.surrogate
+        if surrogate is None:
+            return run(self.layer, primals, self.options).outputs
+        arguments = [primals[p.name] for p in self.layer.primals]
+        extra = {"at": self._at} if accepted(surrogate, ("at",)) else {}
+        return outputs_of(self.layer, guarded("forward", surrogate, *arguments, **self.options, **extra))
+
+    def _flat(self, parts: list[Array]) -> Array:
+        flat = [np.stack([y.real, y.imag], -1) if y.dtype.kind == "c" else y for y in parts]
+        columns = [y.reshape(y.shape[0], -1) for y in flat]
+        return (
+            columns[0]
+            if len(columns) == 1 and columns[0].dtype.kind == "f"
+            else np.concatenate([c if c.dtype.kind == "f" else c.astype(float) for c in columns], axis=1)
+        )
+
+
+def _leading(y: Array, count: int, shape: tuple[int, ...]) -> Array:
+    """Bring a stacked output to (count, *shape); outputs that did not depend on the stack are repeated."""
+    if y.shape == shape:
+        return np.broadcast_to(y, (count, *shape))
+    extra = y.ndim - len(shape) - 1
+    if extra < 0 or y.shape[0] not in (1, count) or y.shape[1 : 1 + extra] != (1,) * extra:
+        raise ValueError("the stack was not carried through")
+    y = y.reshape(y.shape[0], *y.shape[1 + extra :])
+    return np.broadcast_to(y, (count, *shape))
