@@ -17,6 +17,7 @@ from gradverify.adapters import as_layer
 from gradverify.compose import under_loss
 from gradverify.coverage import Coverage
 from gradverify.differences.profile import profile
+from gradverify.diagnosis import diagnose
 from gradverify.errors import GradientMismatch, NothingVerified, UsageError
 from gradverify.evaluate import LayerFailure
 from gradverify.layer import Layer
@@ -47,7 +48,7 @@ class Settings:
     method : "adaptive", "central" (the tutorial's procedure at `eps` alone) or "complex"
     sweep : True compares every entry whatever their number, False screens only, None decides by size
     memory : bytes of perturbed copies in flight
-    shrink : whether failing cases are made small
+    shrink : whether failing cases are made small and diagnosed
     """
 
     examples: int = EXAMPLES
@@ -293,12 +294,16 @@ class Search:
         again = [_same(self.layer, case, prop, finding) for _ in range(_CONFIRM)]
         seen = [f for f in again if f is not None]
         if len(seen) == _CONFIRM:
-            return _with_ladder(self.layer, seen[0].but(worst=worst))
+            return self._told(_with_ladder(self.layer, seen[0].but(worst=worst)))
         return (seen[0] if seen else finding).but(
             kind="nondeterministic",
             worst=worst,
             message=f"nondeterministic ({len(seen)} of {_CONFIRM} runs of one case): {finding.message}",
         )
+
+    def _told(self, finding: Finding) -> Finding:
+        """The finding with what it looks like, unless cases are to be left as they were drawn."""
+        return finding.but(diagnoses=diagnose(self.layer, finding)) if self.settings.shrink else finding
 
 
 def _same(layer: Layer, case: Case, prop: Property, finding: Finding) -> Finding | None:

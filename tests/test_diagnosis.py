@@ -181,7 +181,7 @@ WRONG = {
         r"times \(1 - p\)",
         "x",
         {"p": 0.5},
-    ),  # fmt: skip
+    ),
     "negated": of_dense("x", lambda g, *_: -g, "sign", "SIGN", "wrong sign"),
     "flipped": of_dense("W", lambda g, *_: g[::-1], "moved", "INDEX", "flipped along D"),
     "shifted": of_dense("b", lambda g, *_: np.roll(g, 1), "moved", "INDEX", "shifted by 1 along H"),
@@ -192,7 +192,7 @@ WRONG = {
         "INDEX",
         "transposed over D and H where D = H",
         case=SQUARE,
-    ),  # fmt: skip
+    ),
     "by W, not its transpose": of_dense(
         "x",
         lambda g, dy, x, W: dy @ W if W.shape[0] == W.shape[1] else g,
@@ -200,7 +200,7 @@ WRONG = {
         "INDEX",
         "if W were transposed",
         case=SQUARE,
-    ),  # fmt: skip
+    ),
     "last sample": of_dense(
         "W", lambda g, dy, x, W: x[-1:].T @ dy[-1:], "overwritten", "OVERWRITE", "last sample alone"
     ),
@@ -229,7 +229,7 @@ WRONG = {
         "UPSTREAM",
         "upstream gradient of sine",
         "x",
-    ),  # fmt: skip
+    ),
     "local derivative missing": Wrong(
         layer(lambda x: (np.tanh(x), x), lambda dy, x: dy, x="N D", returns="N D"),
         arrays(x=(2, 3)),
@@ -237,7 +237,7 @@ WRONG = {
         "TERM",
         r"factor tanh'\(x\).* missing",
         "x",
-    ),  # fmt: skip
+    ),
     "mean held constant": Wrong(
         layer(centred, lambda dy, d: 2 * d * dy, x="N D", returns="N D"),
         arrays(x=(2, 3)),
@@ -258,7 +258,7 @@ WRONG = {
         "REPEAT-IDX",
         "no value is repeated",
         "table",
-    ),  # fmt: skip
+    ),
     "gates swapped": of_gates("gates", "GATE", "gates 0 and 1 are swapped", order=(1, 0, 2)),
     "gate derivative": of_gates("gates", "TERM", "gate 1 of 3", missing=True),
     "state not carried": of_gates("steps", "GATE", "a state is not passed back", carried=False),
@@ -271,7 +271,7 @@ WRONG = {
         "with exponent=3",
         "x",
         {"exponent": 3},
-    ),  # fmt: skip
+    ),
     "eval forgotten": Wrong(
         layer(
             lambda x, *, mode="train": (x**2 if mode == "train" else x**3, x),
@@ -285,7 +285,7 @@ WRONG = {
         "mode='eval'",
         "x",
         {"mode": "eval"},
-    ),  # fmt: skip
+    ),
     "weights left out": Wrong(
         layer(scaled, lambda dy, weight: {"x": dy + 0 * weight}, x="N D", weight="D: positive", constants=("weight",)),
         {"x": arrays(x=(2, 3))["x"], "weight": np.array([0.5, 2, 3])},
@@ -293,7 +293,7 @@ WRONG = {
         "OPTION",
         "weight is all ones",
         "x",
-    ),  # fmt: skip
+    ),
     "odd sizes": Wrong(
         layer(
             blocks,
@@ -306,7 +306,7 @@ WRONG = {
         "SHAPE",
         "D is not a multiple of block = 2",
         "x",
-    ),  # fmt: skip
+    ),
     "rank": Wrong(
         layer(lambda x: (x**2, x), lambda dy, x: 2 * x * dy * (1 if x.ndim < 3 else 3), x="*batch D"),
         arrays(x=(2, 2, 3)),
@@ -314,7 +314,7 @@ WRONG = {
         "SHAPE",
         "wrong with 2, 3 leading axes",
         "x",
-    ),  # fmt: skip
+    ),
     "mask ignored": Wrong(
         layer(
             masked_mean,
@@ -330,7 +330,7 @@ WRONG = {
         "MASK",
         "mask keeps everything",
         "x",
-    ),  # fmt: skip
+    ),
     "zero": Wrong(
         layer(
             lambda x: (np.sqrt((x**2).sum(-1)), x),
@@ -343,7 +343,7 @@ WRONG = {
         "a vector x that is all zero",
         "x",
         property="complete",
-    ),  # fmt: skip
+    ),
     "tail": Wrong(
         layer(lambda x: (x**2, x), lambda dy, x: np.where(np.abs(x) > 30, 0, 2 * x * dy), x="N"),
         {"x": np.array([100.0])},
@@ -351,7 +351,7 @@ WRONG = {
         "TAIL",
         "from about 30 on",
         "x",
-    ),  # fmt: skip
+    ),
     "mutation": Wrong(layer(dense, in_place, **DENSE), SMALL, "mutation", "MUTATE", "W in place", "W", property="pure"),
     "layout": Wrong(
         layer(
@@ -365,7 +365,7 @@ WRONG = {
         "contiguous",
         "x",
         property="layout",
-    ),  # fmt: skip
+    ),
     "race": Wrong(
         layer(lambda x: (x**2, x), lambda dy, x: 2 * x * dy * (1 + (calls.random() < 0.5)), x="N"),
         arrays(x=(3,)),
@@ -374,7 +374,7 @@ WRONG = {
         "differs from run to run",
         "x",
         property="repeatable",
-    ),  # fmt: skip
+    ),
     "conjugate": Wrong(
         layer(lambda z: (z**2, z), lambda dy, z: 2 * z * np.conj(dy), z="N: complex"),
         {"z": np.array([1 + 2j, 0.5 - 1j])},
@@ -382,7 +382,7 @@ WRONG = {
         "COMPLEX",
         "conjugate of the right one",
         "z",
-    ),  # fmt: skip
+    ),
     "shape": Wrong(
         layer(dense, changed("b", lambda g, dy, *_: dy), **DENSE),
         SMALL,
@@ -391,7 +391,7 @@ WRONG = {
         "not summed over the axes",
         "b",
         property="complete",
-    ),  # fmt: skip
+    ),
     "missing": Wrong(
         layer(dense, changed("b", lambda *_: None), **DENSE),
         SMALL,
@@ -400,7 +400,7 @@ WRONG = {
         "gives no gradient for b",
         "b",
         property="complete",
-    ),  # fmt: skip
+    ),
 }
 
 
@@ -451,7 +451,7 @@ WRONG |= {
         "INDEX",
         "gradient of a and that of b are swapped",
         "a",
-    ),  # fmt: skip
+    ),
     "a square correction": Wrong(
         layer(
             lambda x: (x**2, x),
@@ -463,7 +463,7 @@ WRONG |= {
         "INDEX",
         "where N = D",
         "x",
-    ),  # fmt: skip
+    ),
     "stretched": Wrong(
         layer(stretched, stretched_back, x="*batch", y="*batch?", returns="*batch"),
         arrays(x=(3, 2), y=(1, 2)),
@@ -471,7 +471,7 @@ WRONG |= {
         "UNBROADCAST",
         "the first place",
         "y",
-    ),  # fmt: skip
+    ),
     "approximate": Wrong(
         layer(lambda x: (np.exp(x), x), lambda dy, x: dy * np.exp(x) * (1 + 1e-3 * np.sin(7 * x)), x="N D"),
         arrays(x=(2, 3)),
@@ -479,7 +479,7 @@ WRONG |= {
         "TERM",
         "nearly right",
         "x",
-    ),  # fmt: skip
+    ),
     "branch": Wrong(
         layer(lambda x: (np.where(np.abs(x) < 1, x * x / 2, np.abs(x) - 0.5), x), branch_backward, x="N D"),
         arrays(x=(4, 5)) | {"x": np.linspace(-3, 3, 20).reshape(4, 5)},
@@ -487,7 +487,7 @@ WRONG |= {
         "TERM",
         "below some -1",
         "x",
-    ),  # fmt: skip
+    ),
     "clipped": Wrong(
         layer(lambda x: (x**2, x), lambda dy, x: np.clip(2 * x * dy, -0.1, 0.1), x="N"),
         arrays(x=(3,)),
@@ -496,7 +496,7 @@ WRONG |= {
         "is clipped",
         "x",
         property="linear",
-    ),  # fmt: skip
+    ),
     "tie": Wrong(
         layer(lambda x, y: (np.maximum(x, y), (x, y)), tied_backward, x="N", y="N"),
         {"x": np.array([0.0, 2.0]), "y": np.array([0.0, 0.5])},
@@ -505,7 +505,7 @@ WRONG |= {
         "at a tie",
         "x",
         property="special",
-    ),  # fmt: skip
+    ),
     "mask of one step": Wrong(
         layer(
             lambda x, mask, *, rate: (x * mask, mask),
@@ -520,7 +520,7 @@ WRONG |= {
         "RNG",
         "the same at every T",
         "x",
-    ),  # fmt: skip
+    ),
     "wants": Wrong(layer(dense, wanting, **DENSE), SMALL, "wants", "MODE", "not wanted then", "W", property="wants"),
     "uncleared": Wrong(
         layer(lambda x: (x**2, x), Counting().backward, x="N"),
@@ -530,7 +530,7 @@ WRONG |= {
         "another call|earlier calls",
         "x",
         property="reusable",
-    ),  # fmt: skip
+    ),
     "fresh": Wrong(
         layer(lambda x: (x**2, x), lambda dy, x: np.add(np.empty_like(x) * 0, 2 * x * dy), x="N"),
         arrays(x=(3,)),
@@ -539,7 +539,7 @@ WRONG |= {
         "fresh memory",
         "x",
         property="fresh",
-    ),  # fmt: skip
+    ),
     "second order": Wrong(
         layer(
             lambda x: (x**3, x),
@@ -553,7 +553,7 @@ WRONG |= {
         "first derivative is right, the second along x is zero",
         "x",
         property="second_order",
-    ),  # fmt: skip
+    ),
     "nothing known": Wrong(
         layer(lambda x: (x**2, x), lambda dy, x: dy * (2 * x + np.cos(5 * x) * x[::-1]), x="N D"),
         arrays(x=(2, 3)),
@@ -561,7 +561,7 @@ WRONG |= {
         "TERM",
         "no cleaner signature.*ratio goes from",
         "x",
-    ),  # fmt: skip
+    ),
     "crash": Wrong(
         layer(lambda x: (x**2, x), lambda dy, x: 2 * x.reshape(2, -1) * dy, x="N D"),
         arrays(x=(3, 3)),
@@ -570,13 +570,21 @@ WRONG |= {
         "breaks down",
         None,
         property="complete",
-    ),  # fmt: skip
+    ),
 }
 # Bugs of which a second signature says something true as well.
 ALSO = {
-    ("overwritten", "one of the upstream"), ("one_use", "last sample"), ("steps", "last step only"),
-    ("options", "keep rate"), ("upstream", "all averaged"), ("local", "weights left out"), ("overwritten", "repeats overwrite"), ("dropped", "odd sizes"), ("dropped", "tail"), ("dropped", "mask ignored"),
-}  # fmt: skip
+    ("overwritten", "one of the upstream"),
+    ("one_use", "last sample"),
+    ("steps", "last step only"),
+    ("options", "keep rate"),
+    ("upstream", "all averaged"),
+    ("local", "weights left out"),
+    ("overwritten", "repeats overwrite"),
+    ("dropped", "odd sizes"),
+    ("dropped", "tail"),
+    ("dropped", "mask ignored"),
+}
 
 
 def found(wrong: Wrong) -> Finding:

@@ -1,4 +1,4 @@
-"""The comparison: bounds that hold, verdicts that do not depend on the step, right layers silent, wrong entries found."""
+"""The comparison: bounds hold, verdicts do not depend on the step, right layers stay silent, wrong ones are found."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gradverify.registry import layers
 
 def elementwise(forward, backward, **declaration):
     """A layer of one primal x of shape (N,), from plain functions."""
-    return Layer(lambda x: (forward(x), x), lambda dy, x: backward(dy, x), name="layer", x="N", **declaration)
+    return Layer(lambda x: (forward(x), x), backward, name="layer", x="N", **declaration)
 
 
 def verdicts(layer, x, **case):

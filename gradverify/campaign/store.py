@@ -22,7 +22,7 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -175,8 +175,10 @@ class Store:
 
     def close(self) -> None:
         """Give up the run's lock; journals of living workers must be gone by now."""
-        for path in (self.folder / "journal" / str(self.run)).glob("*"):
-            path.unlink(missing_ok=True)
+        with suppress(OSError):  # the disk may be read-only by now
+            for path in (self.folder / "journal" / str(self.run)).glob("*"):
+                path.unlink(missing_ok=True)
+            (self.folder / "journal" / str(self.run)).rmdir()
         for descriptor in (self._events, self._rows, self._lock):
             os.close(descriptor)
 

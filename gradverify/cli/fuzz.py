@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import sys
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,11 +114,17 @@ def _interruptible(campaign: Campaign) -> Any:
 
 @contextmanager
 def _store(folder: str | None) -> Iterator[Store]:
+    """The store; one of our own making that nothing came into is removed again."""
     from gradverify.campaign import Store
+    from gradverify.errors import GradverifyError
 
     store = Store(folder or FOLDER / time.strftime("%Y%m%d-%H%M%S"))
     try:
         yield store
+    except GradverifyError:
+        if folder is None:
+            shutil.rmtree(store.folder, ignore_errors=True)
+        raise
     finally:
         store.close()
 
@@ -133,4 +139,3 @@ def _executor(scheduler: str | None) -> Iterator[Executor | None]:
     with cluster(scheduler) as executor:
         note(f"gradverify: {getattr(executor, 'workers', '?')} threads of workers at {scheduler}")
         yield executor
-    sys.stderr.flush()

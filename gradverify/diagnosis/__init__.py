@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -95,10 +96,8 @@ def diagnosed(layer: Layer, finding: Finding) -> Finding:
     facts = dict(finding.facts)
     compared = finding.comparison
     if compared is not None and finding.property in ("gradient", "special") and compared.wrong.any():
-        try:
+        with suppress(LayerFailure):
             facts["ladder"] = steps(layer, finding.case, compared).rungs
-        except LayerFailure:
-            pass
     return finding.but(diagnoses=diagnose(layer, finding), facts=facts)
 
 

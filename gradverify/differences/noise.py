@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from gradverify.differences.point import Point
 
 POINTS = 7
-_SPACING = 64.0  # units in the last place of each entry: values inside must move by several of their own, or they hide
+_SPACING = 64.0  # units in the last place: values inside must move by several of their own, or they hide
 _ORDERS = (3, 4)
 
 
 def samples(point: Point) -> dict[str, Array]:
-    """Primals by name at `POINTS` equidistant points on a random line, shape (POINTS, *shape); the point is the middle."""
+    """Primals by name at `POINTS` equidistant points on a random line, shape (POINTS, *shape)."""
     rng = np.random.default_rng(point.size)
     with np.errstate(all="ignore"):
         direction = point.scale * rng.choice([-1.0, 1.0], point.size) * rng.uniform(1.0, 2.0, point.size)

@@ -12,6 +12,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -180,7 +181,7 @@ def complex_truth(point: Point, primals: dict[str, Array], entry: int) -> float 
     return float(flat @ point.weights / np.longdouble(1e-200))
 
 
-def measure(layer: Layer, case: Case, dtype: str, count: Count, aware: Count, agreed: list[float]) -> None:
+def measure(dtype: str, count: Count, aware: Count, agreed: list[float], layer: Layer, case: Case) -> None:
     """Count the estimates of one point: without the analytic gradient, and aware of it."""
     case = case.but(primals=evaluate.cast(case.primals, np.dtype(dtype)))
     try:
@@ -266,7 +267,7 @@ def main() -> int:
     totals = Count(), Count()
     for name, visit in every(given.points, given.seed, given.dtype, given.only or [*SMOOTH, *HARD]):
         counts = Count(), Count()
-        visit(lambda layer, case: measure(layer, case, given.dtype, *counts, agreed))
+        visit(partial(measure, given.dtype, *counts, agreed))
         rows.append((name, *_cells(counts)))
         for total, count in zip(totals, counts):
             total.points += count.points

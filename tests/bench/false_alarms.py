@@ -1,4 +1,4 @@
-"""False alarms on right layers: the catalogue and a shelf of awkward ones, in every dtype, kinks, ties and tails included.
+"""False alarms on right layers: the catalogue and a shelf of awkward ones, in every dtype, with kinks, ties and tails.
 
 Cases are drawn as a check draws them, special points among them; any finding of the properties
 `gradient`, `special` and `precision` is a false alarm, because every layer here is right.

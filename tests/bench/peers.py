@@ -27,7 +27,7 @@ Accepts = Callable[[Forward, Backward, Array, int], bool]
 
 def _layer(forward: Forward, backward: Backward, x: Array) -> Layer:
     axes = " ".join(f"A{k}" for k in range(x.ndim))
-    return Layer(lambda x: (forward(x), x), lambda dy, x: backward(dy, x), name="peer", x=axes)
+    return Layer(lambda x: (forward(x), x), backward, name="peer", x=axes)
 
 
 def gradverify_every(forward: Forward, backward: Backward, x: Array, seed: int) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -133,8 +134,8 @@ def main() -> int:
         case = drawn(sizes)
         assert ours(layer, case) == count, "every entry must agree"
         repeats = max(1, given.repeats * 77 // count + 1)
-        mine = best(lambda: ours(layer, case), max(3, repeats))
-        loop = best(lambda: bare(layer, case), max(1, repeats // 2))
+        mine = best(partial(ours, layer, case), max(3, repeats))
+        loop = best(partial(bare, layer, case), max(1, repeats // 2))
         torch_time = None if given.no_torch else _once(torch_slow(layer, case), 3 if count < 100 else 1)
         rows.append(
             (
