@@ -16,8 +16,8 @@ from gradverify import tuning
 from gradverify.adapters import as_layer
 from gradverify.compose import under_loss
 from gradverify.coverage import Coverage
-from gradverify.differences.profile import profile
 from gradverify.diagnosis import diagnose
+from gradverify.differences.profile import profile
 from gradverify.errors import GradientMismatch, NothingVerified, UsageError
 from gradverify.evaluate import LayerFailure
 from gradverify.layer import Layer

@@ -147,7 +147,7 @@ class TestTheCommand:
         assert capsys.readouterr().out.splitlines()[-1] == "caught 4 of 4"
 
     def test_workers_give_the_same_rows_in_the_same_order(self):
-        mutants = [SHELF[n] for n in (1, 8, 44)]
+        mutants = [SHELF[n] for n in (1, 8)]
         rows = [list(runner.run(mutants, seed=2, workers=w, usual=False)) for w in (1, 2)]
         assert [(t.number, t.property, t.cases) for t in rows[0]] == [(t.number, t.property, t.cases) for t in rows[1]]
 

@@ -145,7 +145,7 @@ def truth(layer: Layer, case: Case) -> dict[str, Array] | None:
 
 
 def _smooth(layer: Layer, case: Case, exact: dict[str, Array]) -> bool:
-    """Whether there is one derivative: none at the border of max(|x|, eps), say, where the slopes of its sides differ."""
+    """Whether there is one derivative: at the border of max(|x|, eps), say, the slopes of the two sides differ."""
     rng = case.rng(78)
     for _ in range(4):
         near = {
