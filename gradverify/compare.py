@@ -224,9 +224,8 @@ def _kinks(point: Point, result: Sweep, analytic: Array, wrong: Array) -> Array:
     for known, side in zip((told[0] & ~told[1], told[1] & ~told[0]), (left, right)):
         accepted |= known & (np.abs(analytic[wrong] - side.value) <= side.bound)
         low, high = np.minimum(side.value, 0.0) - side.bound, np.maximum(side.value, 0.0) + side.bound
-        unknown |= (
-            known & ~accepted & (low <= analytic[wrong]) & (analytic[wrong] <= high)
-        )  # the other side may be flat
+        flat = (low <= analytic[wrong]) & (analytic[wrong] <= high)  # as the other side may be
+        unknown |= known & ~accepted & flat
     result.verdicts[wrong[accepted]] = Verdict.KINK
     result.verdicts[wrong[unknown]] = Verdict.UNRESOLVED
     middle = wrong[jump]

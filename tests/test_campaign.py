@@ -75,7 +75,7 @@ def found(**changes) -> Found:
 
 
 def test_a_right_layer_is_tried_until_the_time_is_spent(tmp_path):
-    summary = run(tmp_path, "dense", seconds=2.0)
+    summary = run(tmp_path, "dense", seconds=4.0)
     assert summary.reason == "time"
     assert not summary.findings
     assert summary.layers[0].verified
@@ -127,9 +127,9 @@ def test_a_crash_tells_the_line_and_is_made_small(tmp_path):
 
 
 def test_interesting_rows_are_kept_and_known_again(tmp_path):
-    first = run(tmp_path, "dense", seconds=2.0)
+    first = run(tmp_path, "dense", seconds=60.0, units=2)
     assert first.layers[0].rows
-    second = run(tmp_path, "dense", seconds=1.0)
+    second = run(tmp_path, "dense", seconds=60.0, units=2)
     assert second.layers[0].cases > first.layers[0].cases
     rows = [json.loads(line) for line in (tmp_path / "rows" / "2.ndjson").read_text().splitlines()]
     seen = {feature for row in first.layers[0].rows for feature in row.features}
@@ -140,9 +140,9 @@ def test_a_finding_that_is_fixed_is_forgotten(tmp_path):
     (tmp_path / "mine.py").write_text(LAYER.replace("RIGHT", "3 * x * dy"))
     target = str(tmp_path / "mine.py")
     assert len(run(tmp_path / "store", target, seconds=20.0, max_findings=1).findings) == 1
-    assert run(tmp_path / "store", target, seconds=1.5).findings[0].count > 1
+    assert run(tmp_path / "store", target, seconds=60.0, units=1).findings[0].count > 1
     (tmp_path / "mine.py").write_text(LAYER.replace("RIGHT", "2 * x * dy"))
-    summary = run(tmp_path / "store", target, seconds=1.5)
+    summary = run(tmp_path / "store", target, seconds=60.0, units=1)
     assert not summary.findings
     assert len(summary.fixed) == 1
     assert not list((tmp_path / "store" / "findings").iterdir())
@@ -289,7 +289,7 @@ def test_a_process_pool_that_breaks_is_made_anew_and_its_units_are_sent_again(tm
     summary = run(tmp_path, "dense", "relu", seconds=9.0, workers=2, executor=make, listen=kill, longest=1.0)
     assert killed
     assert len(made) == 2
-    assert 1 <= summary.lost <= 2
+    assert 1 <= summary.lost <= 4  # a broken pool loses all that is in flight
     assert not summary.findings
     assert all(layer.error is None and layer.cases for layer in summary.layers)
 

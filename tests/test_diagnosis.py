@@ -211,6 +211,9 @@ WRONG = {
     "last row lost": of_dense(
         "W", lambda g, *_: np.concatenate([g[:-1], 0 * g[-1:]]), "dropped", "DROPPED", "last place of D"
     ),
+    "last entry lost": of_dense(
+        "W", lambda g, *_: g * (np.arange(g.size) < g.size - 1).reshape(g.shape), "end_lost", "INDEX", "very last entry"
+    ),
     "upstream ignored": of_dense("x", lambda g, dy, x, W: np.ones_like(dy) @ W.T, "upstream", "UPSTREAM", "ignores"),
     "upstream squared": of_dense(
         "x", lambda g, dy, x, W: dy**2 @ W.T, "upstream", "UPSTREAM", "square of the upstream"
@@ -559,7 +562,7 @@ WRONG |= {
         arrays(x=(2, 3)),
         "facts",
         "TERM",
-        "no cleaner signature.*ratio goes from",
+        "no known signature fits.*ratio goes from",
         "x",
     ),
     "crash": Wrong(

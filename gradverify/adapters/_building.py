@@ -11,7 +11,7 @@ import numpy as np
 
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._instance import Maker, accepted_by, float_arrays
-from gradverify.adapters._normal import examples, finished, flat, required, split
+from gradverify.adapters._normal import attempt, examples, finished, flat, required, split
 from gradverify.adapters._pairs import Pair, attributes, discover, fetch, told_pair
 from gradverify.adapters._stateful import Stateful
 from gradverify.errors import DeclarationError
@@ -57,6 +57,10 @@ def build(
         raise DeclarationError(_no_inputs(label, cls, inner.methods[0]))
     lines = _complete(inner, primals, settings, label, first) if first is not None else ()
     layer = _layer(inner, primals, settings, label)
+    if inner.dtype is None and first is not None:
+        inner.dtype = _low_precision(inner, layer)
+        if inner.dtype is not None:
+            lines = (*lines, f"parameters and gradients are {inner.dtype}: everything is run in that precision")
     if first is None and isinstance(failure, DeclarationError):
         raise failure
     paired = ", ".join(str(inner.pairs[n]) for n in inner.parameters if n in inner.pairs)
@@ -168,9 +172,6 @@ def _complete(
                 primals[name] = text
                 inferred.append(f'{name} "{text}"')
     lines = [f"dimensions: {', '.join(inferred)} (from the object's arrays)"] if inferred else []
-    if inner.dtype is None and inner.seen and all(np.finfo(t).bits < 64 for t in inner.seen):
-        inner.dtype = np.result_type(*inner.seen)
-        lines.append(f"the object's parameters are {inner.dtype}: everything is run in that precision")
     return tuple(lines)
 
 
@@ -182,7 +183,8 @@ def _look(
     try:
         with inner.maker.chance.fixed(options, note=False):
             made, built = inner.fresh({n: np.array(a) for n, a in arrays.items()}, options)
-            start = {*discover(made, built), *float_arrays(made)}
+            start = {n: np.array(fetch(made, p.values[0])) for n, p in discover(made, built).items()}
+            start |= {n: np.array(a) for n, a in float_arrays(made).items()}
         with inner.maker.chance.fixed(options):
             output = inner._call(made, given, options)
             cotangent = (
@@ -193,13 +195,16 @@ def _look(
     except (LayerFailure, DeclarationError):
         return None
     found = discover(made, built)
-    lazy = not (start & set(found))
+    lazy = not (set(start) & set(found))
     outside = [*given, *flat(output)]
-    kept = {
-        n: p
-        for n, p in found.items()
-        if (n in start or lazy or n in built) and not any(_same(fetch(made, p.values[0]), a) for a in outside)
-    }
+
+    def parameter(name: str, value: Any) -> bool:
+        """Whether an array was there before forward and is so still, or is none that forward took or gave."""
+        if name in built or (name in start and _same(start[name], value)):
+            return True
+        return (lazy or name in start) and not any(_same(value, a) for a in outside)
+
+    kept = {n: p for n, p in found.items() if parameter(n, fetch(made, p.values[0]))}
     inner.seen |= {
         v.dtype
         for v in (fetch(made, p.values[0]) for p in kept.values())
@@ -209,6 +214,22 @@ def _look(
     return kept, {
         n: np.shape(fetch(made, p.values[0])) for n, p in every.items() if fetch(made, p.values[0]) is not None
     }
+
+
+def _low_precision(inner: Stateful, layer: Layer) -> Any:
+    """The low precision of an object that is built in it and gives gradients in it; None otherwise.
+
+    One that is built in it and calculates in any other is left to do so.
+    """
+    if not inner.seen or any(np.finfo(t).bits >= 64 for t in inner.seen):
+        return None
+    _, evaluation, _ = attempt(layer)
+    with suppress(LayerFailure, AttributeError):
+        raw = evaluation.pull(tuple(np.ones(y.shape) for y in evaluation.outputs))
+        types = [np.asarray(g).dtype for g in raw.values() if g is not None]
+        low = [t for t in types if t.kind == "f" and np.finfo(t).bits < 64]
+        return np.result_type(*low) if low else None
+    return None
 
 
 def _same(value: Any, other: Any) -> bool:

@@ -48,8 +48,9 @@ class Maker:
         return not (inspect.isclass(self.target) or inspect.isroutine(self.target))
 
     def sizes(self) -> tuple[str, ...]:
-        """Names in `init` that look like sizes: one capital letter."""
-        return tuple(v for v in _leaves(self.init) if _SIZE.fullmatch(v))
+        """Names in `init`, or of the arguments, that look like sizes: one capital letter."""
+        names = self._needs if self.init is None else _leaves(self.init)
+        return tuple(v for v in names if _SIZE.fullmatch(v))
 
     def make(
         self,

@@ -128,7 +128,7 @@ class Engine:
             return self._rows(stack, options, count)
         try:
             return self._mapped(stack, options, count)
-        except Exception as error:  # noqa: BLE001  whatever it is, the loop says it better
+        except Exception as error:  # whatever it is, the loop says it better
             raise LayerFailure("crash", "forward", f"not vectorised: {error}") from error
 
     # -- within -----------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def _functions(value: Any) -> Iterator[FunctionType]:
         if isinstance(wrapped, FunctionType):
             yield wrapped
     elif callable(value) and not inspect.isclass(value):
-        call = getattr(type(value), "__call__", None)
+        call = inspect.getattr_static(type(value), "__call__", None)
         if isinstance(call, FunctionType):
             yield call
 

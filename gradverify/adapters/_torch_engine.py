@@ -122,7 +122,7 @@ class Engine:
         mode = torch.autograd.forward_ad
         leaves = self._leaves(primals, ())
         with warnings.catch_warnings(), mode.dual_level():
-            warnings.simplefilter("ignore", DeprecationWarning)  # torch loads its own rules with a function it deprecates
+            warnings.simplefilter("ignore", DeprecationWarning)  # of torch, while it loads its rules
             duals = dict(leaves)
             for name, tangent in tangents.items():
                 duals[name] = mode.make_dual(leaves[name], tensor(tangent, self.device).to(leaves[name].dtype))
@@ -157,7 +157,7 @@ class Engine:
         try:
             with torch.no_grad(), without_tape():
                 return tuple(array(y) for y in self._vectorised(full, shared, options))
-        except Exception as error:  # noqa: BLE001  whatever it is, the loop says it better
+        except Exception as error:  # whatever it is, the loop says it better
             raise LayerFailure("crash", "forward", f"not vectorised: {error}") from error
 
     def _vectorised(
@@ -286,7 +286,9 @@ def _hint(text: str) -> str:
     if re.search(r"not implemented for '(Half|BFloat16)'", text) or "Low precision dtypes not supported" in text:
         return 'this device has no kernel for that type; check with dtype="float32" or device="cuda"'
     if "must have the same dtype" in text or "same dtype" in text or "expected scalar type" in text:
-        return "the code mixes floating types; make its constants follow the inputs, or declare kernel=... and reference=..."
+        return (
+            "the code mixes floating types: make its constants follow the inputs, or declare kernel=..., reference=..."
+        )
     return ""
 
 

@@ -53,7 +53,9 @@ def module_parts(
     settings = {**settings, "constants": (*((told,) if isinstance(told, str) else told), *constants)}
     if _has_mode(module) and MODE not in (settings.get("options") or {}):
         settings["options"] = {**(settings.get("options") or {}), MODE: [False, True]}
-    called = _Called(module, tuple(inputs), {alias[p]: p for p in drawn}, _takes(module, inputs), _takes(module, (MODE,)))
+    called = _Called(
+        module, tuple(inputs), {alias[p]: p for p in drawn}, _takes(module, inputs), _takes(module, (MODE,))
+    )
     home = device or next((t.device for t in state.values()), None)
     if _normalises(module) and settings.get("assume") is None:
         settings["assume"] = _more_than_one_value(called, tuple(primals), home)
@@ -108,7 +110,7 @@ def _has_mode(module: Any) -> bool:
     torch = import_torch()
     kinds = (torch.nn.modules.dropout._DropoutNd, torch.nn.modules.batchnorm._NormBase)
     for part in module.modules():
-        if isinstance(part, kinds) or getattr(part, "dropout", 0):
+        if isinstance(part, kinds) or bool(getattr(part, "dropout", False)):
             return True
         code = getattr(type(part).forward, "__code__", None)
         ours = type(part).__module__.partition(".")[0] != "torch"

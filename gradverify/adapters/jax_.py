@@ -8,9 +8,11 @@ jax is recognised by what is imported already, and imported only when a target n
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from gradverify.adapters import Adapter, add
@@ -53,7 +55,9 @@ def jax_layer(target: Any, *, name: str | None = None, **declaration: Any) -> La
         built = rebuild(arrays)
         return target(**built, **options) if by_name and not _positional(target) else target(*built.values(), **options)
 
-    probe = Layer(lambda: None, lambda: None, name=label, primals=declared, constants=settings.get("constants", ()))
+    probe = Layer(
+        lambda: ((), None), lambda: None, name=label, primals=declared, constants=settings.get("constants", ())
+    )
     engine = Engine(label, call, tuple(declared), tuple(p.name for p in probe.differentiable))
     return _layer(engine, target, probe, declared, settings, own)
 
@@ -79,11 +83,26 @@ def _layer(
         hooks["jvp"] = engine.jvp
     if any(p.domain.kind == "complex" for p in probe.primals):
         settings = {"conjugate": False, **settings}  # JAX gives dL/dRe - i dL/dIm
+    if settings.get("surrogate") is not None:
+        settings = {**settings, "surrogate": _on_arrays(engine, settings["surrogate"])}
     told = {"doc": inspect.getdoc(target) or "", **hooks, **settings}
     build = Loss if own.get("loss") else Layer
     layer = build(forward, backward, name=engine.name, primals=declared, **told)
     setattr(forward, "__wrapped__", target)  # noqa: B010  its constants are worth drawing
     return layer
+
+
+def _on_arrays(engine: Engine, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A surrogate in the precision of the layer; it takes the primals one by one."""
+    inner = Engine(engine.name, lambda arrays, options: function(*arrays.values(), **options), engine.names, ())
+
+    @functools.wraps(function)
+    def surrogate(*arrays: Any, **options: Any) -> Any:
+        at = {} if "at" not in options else {"at": options.pop("at")}
+        whole = inner if not at else replace(inner, call=lambda given, o: function(*given.values(), **o, **at))
+        return whole.forward(*arrays, **options)[0]
+
+    return surrogate
 
 
 def _flat(label: str, nested: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[dict[str, Any]], dict[str, Any]]]:
@@ -123,7 +142,9 @@ def _is_pair(spec: tuple[Any, ...]) -> bool:
     if len(spec) != 2 or not isinstance(spec[0], str):
         return False
     second = spec[1]
-    return hasattr(second, "example") or (isinstance(second, str) and second.split()[:1] != [] and second.split()[0] in words())
+    return hasattr(second, "example") or (
+        isinstance(second, str) and second.split()[:1] != [] and second.split()[0] in words()
+    )
 
 
 def _parameters(target: Callable[..., Any]) -> list[str]:
@@ -163,8 +184,8 @@ add(
         "jax",
         _recognises,
         jax_layer,
-        'gradverify.check(f, x="N D", W="D H")  # a jax.custom_vjp, jax.custom_jvp, compiled or plain function;\n'
-        '    gradverify.check(gradverify.adapters.jax_.jax_layer(f, x="N D"))  # one that never names jax',
+        'gradverify.check(f, x="N D", W="D H")  # a jax.custom_vjp, jax.custom_jvp, compiled or plain function\n'
+        '    gradverify.check(gradverify.adapters.jax_.jax_layer(f, x="N D"))  # a function that never names jax',
         priority=94,
     )
 )

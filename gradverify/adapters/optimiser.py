@@ -2,7 +2,7 @@
 
     layer.forward(x);  dx = layer.backward(dy)      # changes layer.W
 
-The gradient is the parameter before minus after, at rate 1. An optimiser that the object holds is
+The gradient is the parameter before minus after, over the rate. An optimiser that the object holds is
 replaced by one that records what it is given, so that no digit is lost in the subtraction.
 """
 
@@ -24,7 +24,8 @@ from gradverify.layer import Layer
 from gradverify.types import Array
 
 _HELD = ("optimizer", "optimiser", "opt", "optim")
-_RATES = ("learning_rate", "lr", "alpha", "eta", "rate", "step_size")
+_RATES = {"learning_rate", "lr", "alpha", "eta", "rate", "step_size"}
+_RATE = 2.0**80  # a power of two, so large that the subtraction from the parameter costs no digits of the gradient
 _KEY = "_gradverify_recorder"
 
 
@@ -69,10 +70,10 @@ class Applied(Stateful):
     """
 
     setup: Callable[[Any, Any], Any] | None = None
-    rate: float = 1.0
+    rate: float | None = None
 
     def ready(self, instance: Any, given: list[Array], options: Mapping[str, Any]) -> None:
-        """A recording optimiser in place of the object's own, and rate 1 where it keeps a rate."""
+        """A recording optimiser in place of the object's own, and a rate of ours where it keeps one."""
         recorder = Recorder()
         if self.setup is not None:
             self.setup(instance, recorder)
@@ -80,8 +81,8 @@ class Applied(Stateful):
         for name in attributes(instance):
             if name.lower() in _HELD or name.lower().endswith(("_opt", "_optimizer", "_optimiser")):
                 setattr(instance, name, recorder)
-            elif name in _RATES and self.rate == 1.0:
-                setattr(instance, name, 1.0)
+            elif name in _RATES and self.rate is None:
+                setattr(instance, name, _RATE)
         instance.__dict__[_KEY] = recorder
 
     def _pair(self, instance: Any, name: str, built: Mapping[str, Array]) -> Pair:
@@ -101,7 +102,11 @@ class Applied(Stateful):
         heard = [g for p, g in instance.__dict__[_KEY].seen if p is array]
         if heard:
             return sum(heard[1:], heard[0])
-        return (value - np.asarray(fetch(instance, pair.values[0]))) / self.rate
+        return (value - np.asarray(fetch(instance, pair.values[0]))) / self._rate(instance)
+
+    def _rate(self, instance: Any) -> float:
+        ours = not _RATES.isdisjoint(self.extra) or not _RATES.isdisjoint(attributes(instance))
+        return self.rate if self.rate is not None else _RATE if ours else 1.0
 
 
 def _before_minus_after(instance: Any) -> None:
@@ -112,7 +117,7 @@ def optimiser(
     target: Any,
     *,
     setup: Callable[[Any, Any], Any] | None = None,
-    rate: float = 1.0,
+    rate: float | None = None,
     init: tuple[Any, ...] | Mapping[str, Any] | None = None,
     methods: tuple[str, str] | None = None,
     extra: Mapping[str, Any] | None = None,
@@ -127,8 +132,7 @@ def optimiser(
     target, init, methods, extra, prepare : as for `stateful`
     setup : called as setup(object, optimiser) with an optimiser that records, e.g.
         ``lambda layer, opt: layer.initialize(opt)``; by default attributes with such names are replaced
-    rate : learning rate of backward, where it is neither an attribute nor an argument; a rate that
-        backward takes as an argument is given as 1
+    rate : learning rate of backward, where it is neither an attribute nor an argument (default 1)
     **declaration : primals and settings; primals that forward does not take are attributes
 
     Raises
@@ -154,11 +158,11 @@ def optimiser(
 
 
 def _rate_argument(target: Any, methods: tuple[str, str] | None) -> dict[str, float]:
-    """A rate of 1 for a backward that takes one."""
+    """A rate for a backward that takes one."""
     cls = target if isinstance(target, type) else type(target)
     found = methods or methods_of(cls)
     names = accepted_by(getattr(cls, found[1], None)) if found is not None else []
-    return {n: 1.0 for n in names if n in _RATES}
+    return {n: _RATE for n in names if n in _RATES}
 
 
 add(

@@ -9,6 +9,7 @@ torch is recognised by what is imported already, and imported only when a target
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from typing import Any
 
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._references import refers_to
-from gradverify.adapters._torch_arrays import import_torch
+from gradverify.adapters._torch_arrays import import_torch, tensor
 from gradverify.adapters._torch_engine import Engine
 from gradverify.adapters._torch_module import module_parts
 from gradverify.adapters._torch_reference import reference_of
@@ -65,7 +66,9 @@ def torch_layer(target: Any, *, name: str | None = None, **declaration: Any) -> 
         call, declared = _apply(label, target, declared, settings)
     else:
         call, declared = caller(target, declared)
-    probe = Layer(lambda: None, lambda: None, name=label, primals=declared, constants=settings.get("constants", ()))
+    probe = Layer(
+        lambda: ((), None), lambda: None, name=label, primals=declared, constants=settings.get("constants", ())
+    )
     engine = Engine(
         label,
         call,
@@ -95,11 +98,26 @@ def _layer(
         hooks["jvp"] = engine.jvp
     if "reference" in own:
         hooks["reference"] = reference_of(engine, own["reference"], declared)
+    if settings.get("surrogate") is not None:
+        settings = {**settings, "surrogate": _on_arrays(engine, settings["surrogate"], declared)}
     told = {"doc": inspect.getdoc(target) or "", **hooks, **settings}
     build = Loss if own.get("loss") else Layer
     layer = build(forward, backward, name=engine.name, primals=declared, **told)
     setattr(forward, "__wrapped__", target)  # noqa: B010  its constants are worth drawing
     return layer
+
+
+def _on_arrays(engine: Engine, function: Callable[..., Any], declared: dict[str, Any]) -> Callable[..., Any]:
+    """A surrogate, which the author writes on tensors, on arrays; `at` becomes tensors as well."""
+    inner = engine.but(call=caller(function, declared)[0], strict=False)
+
+    @functools.wraps(function)
+    def surrogate(*arrays: Any, **options: Any) -> Any:
+        if "at" in options:
+            options["at"] = {n: tensor(a, engine.device) for n, a in options["at"].items()}
+        return inner.forward(*arrays, **options)[0]
+
+    return surrogate
 
 
 def _primals(function: Any, declaration: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,8 +210,8 @@ add(
         "torch",
         _recognises,
         torch_layer,
-        'gradverify.check(MyFunction, x="N D", W="D H")  # a torch.autograd.Function, nn.Module or function of '
-        'tensors;\n    gradverify.check(gradverify.adapters.torch_.torch_layer(f, x="N D"))  # one that never names torch',
+        'gradverify.check(MyFunction, x="N D", W="D H")  # an autograd.Function, nn.Module or function of tensors\n'
+        '    gradverify.check(gradverify.adapters.torch_.torch_layer(f, x="N D"))  # a function that never names torch',
         priority=95,
     )
 )

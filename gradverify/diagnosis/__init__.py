@@ -66,7 +66,7 @@ def diagnose(layer: Layer, finding: Finding) -> tuple[Diagnosis, ...]:
     found: list[Diagnosis] = []
     deadline = time.perf_counter() + SECONDS
     with time_limit(2 * SECONDS):
-        for name in signatures.names():
+        for name in sorted(signatures.names(), key=lambda name: name != FACTS):
             diagnosis = _asked(signatures.get(name), evidence)
             if diagnosis is not None:
                 found.append(_weighed(evidence, diagnosis))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from gradverify.diagnosis import add
@@ -23,7 +25,7 @@ def dropped(evidence: Evidence) -> Diagnosis | None:
     if evidence.everywhere(lambda p: _all_zero(*evidence.pair(p))):
         text = f"{d} is exactly zero{evidence.given}, the right one is not: the dependency is dropped"
         return Diagnosis("dropped", "DROPPED", text, 0.97, cases)
-    if not evidence.everywhere(lambda p: _wrong_are_zero(evidence, p)):
+    if not evidence.everywhere(partial(_wrong_are_zero, evidence)):
         return None
     place = _place(evidence)
     if place is None:
@@ -41,6 +43,26 @@ def _wrong_are_zero(evidence: Evidence, probe: Probe) -> bool:
     a, _ = evidence.pair(probe)
     wrong = probe.wrong(evidence.primal)
     return bool(wrong.any()) and not np.any(a[wrong]) and not wrong.all()
+
+
+@add("end_lost", "SHAPE")
+def end_lost(evidence: Evidence) -> Diagnosis | None:
+    """Only the last entry, or the last place of an axis, is exactly zero: something ends one too early."""
+    if not evidence.about_gradient or not evidence.everywhere(partial(_wrong_are_zero, evidence)):
+        return None
+    d = f"the gradient of {evidence.primal}"
+    if evidence.everywhere(partial(_last_entry, evidence)) and evidence.probes[0].wrong(evidence.primal).ndim > 1:
+        text = f"{d} is exactly zero in its very last entry only{evidence.given}, as when an index ends one too early"
+        return Diagnosis("end_lost", "INDEX", text, 0.9)
+    place = _place(evidence)
+    if place is None or not place.startswith("the last"):
+        return None
+    text = f"{d} is exactly zero at {place} only{evidence.given}, as when a loop or a block ends one too early"
+    return Diagnosis("end_lost", "SHAPE", text, 0.8)
+
+
+def _last_entry(evidence: Evidence, probe: Probe) -> bool:
+    return bool(np.array_equal(np.flatnonzero(probe.wrong(evidence.primal)), [probe.wrong(evidence.primal).size - 1]))
 
 
 def _place(evidence: Evidence) -> str | None:

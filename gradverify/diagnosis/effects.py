@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 
 from gradverify.diagnosis import add
-from gradverify.diagnosis.evidence import Evidence
+from gradverify.diagnosis.evidence import ABOUT_GRADIENTS, Evidence
 from gradverify.properties import properties
 from gradverify.types import Diagnosis, Finding
 from gradverify.verification import examine
+
+ABOUT_CALLS = ("layout", "repeatable", "reusable", "reuse", "linear")
 
 
 def asked(evidence: Evidence, name: str) -> tuple[Finding, ...]:
@@ -25,6 +27,32 @@ def asked(evidence: Evidence, name: str) -> tuple[Finding, ...]:
     return tuple(found.values())
 
 
+def mutations(evidence: Evidence) -> list[Finding]:
+    """Arrays of the caller's that are changed in place on the cases of the finding."""
+    if evidence.finding.property not in (*ABOUT_GRADIENTS, *ABOUT_CALLS):
+        return []
+    return [f for f in asked(evidence, "pure") if f.kind == "mutates"]
+
+
+def unfilled(evidence: Evidence) -> bool:
+    """Whether a gradient depends on what fresh memory holds, on the cases of the finding."""
+    finding = evidence.finding
+    if finding.property not in ("fresh", *ABOUT_GRADIENTS, *ABOUT_CALLS):
+        return False
+    found = (finding,) if finding.property == "fresh" else asked(evidence, "fresh")
+    return any(f.property == "fresh" and f.primal == finding.primal and _poisoned(f) for f in found)
+
+
+def _poisoned(finding: Finding) -> bool:
+    """Whether the NaN that fresh memory was filled with came out: not just another gradient, as of a random one."""
+    return finding.comparison is not None and bool(np.isnan(finding.comparison.analytic).any())
+
+
+def explained(evidence: Evidence) -> bool:
+    """Whether two calls differ for a reason of which no order of calls and no layout is the cause."""
+    return unfilled(evidence) or bool(mutations(evidence))
+
+
 @add("mutation", "MUTATE")
 def mutation(evidence: Evidence) -> Diagnosis | None:
     """An array of the caller's is changed in place, or a gradient is an alias of one."""
@@ -32,27 +60,21 @@ def mutation(evidence: Evidence) -> Diagnosis | None:
     if finding.property == "pure":
         return Diagnosis("mutation", "MUTATE", finding.message, 0.98, dict(finding.facts))
     crash = finding.property == "layout" and finding.kind == "crash"
-    told = asked(evidence, "pure") if evidence.about_gradient or crash else ()
-    changes = [f for f in told if f.kind == "mutates"]
+    changes = mutations(evidence)
     if not changes:
         return None
     stage, what = changes[0].facts["stage"], changes[0].facts["what"]
     if crash:
         text = f"{stage} changes {what} in place, and fails where that array cannot be written"
         return Diagnosis("mutation", "MUTATE", text, 0.98, dict(changes[0].facts))
-    text = f"{stage} changes {what} in place, and the gradient of {evidence.primal} is wrong: it may be read after that"
+    text = f"{stage} changes {what} in place; what reads it after that gets wrong values"
     return Diagnosis("mutation", "MUTATE", text, 0.975, dict(changes[0].facts))
 
 
 @add("uninitialised", "OVERWRITE")
 def uninitialised(evidence: Evidence) -> Diagnosis | None:
     """Backward reads a fresh buffer that it has not filled."""
-    finding = evidence.finding
-    wants = finding.property == "wants"
-    found = finding.property == "fresh"
-    if evidence.about_gradient and not found:
-        found = any(f.property == "fresh" and f.primal == finding.primal for f in asked(evidence, "fresh"))
-    if not found or wants:
+    if not unfilled(evidence):
         return None
     text = (
         f"the gradient of {evidence.primal} depends on what fresh memory holds: a buffer from numpy.empty is read, or "
@@ -65,7 +87,7 @@ def uninitialised(evidence: Evidence) -> Diagnosis | None:
 def layout(evidence: Evidence) -> Diagnosis | None:
     """The same values in another memory layout give another gradient."""
     finding = evidence.finding
-    if finding.property != "layout":
+    if finding.property != "layout" or explained(evidence):
         return None
     what = finding.facts.get("what", "in another layout")
     text = f"{what}, backward gives another gradient of {evidence.primal}: it counts on memory that is contiguous"
@@ -84,7 +106,7 @@ def state(evidence: Evidence) -> Diagnosis | None:
     d = f"the gradient of {evidence.primal} changes {what}"
     if finding.property == "accumulates":
         return Diagnosis("state", "OVERWRITE", f"{d}: buffers are overwritten, not added to", 0.95)
-    if finding.kind == "nondeterministic" or _varies(evidence):
+    if finding.kind == "nondeterministic" or explained(evidence) or _varies(evidence):
         return None
     if finding.property == "reuse" and "passed for both" in what:
         return Diagnosis("state", "OVERWRITE", f"{d}: arrays are told apart by identity", 0.8)
@@ -124,6 +146,8 @@ def race(evidence: Evidence) -> Diagnosis | None:
     if finding.kind == "random":
         text = "forward is random: it draws numbers of its own; pass them in as a primal, or fix the seed"
         return Diagnosis("race", "RNG", text, 0.9)
+    if unfilled(evidence):
+        return None
     if finding.kind == "nondeterministic" or _varies(evidence):
         d = f"the gradient of {evidence.primal}"
         text = f"{d} differs from run to run on one case: a race, or random numbers in backward"

@@ -70,6 +70,8 @@ def _in_blocks(evidence: Evidence, probes: tuple[Probe, ...], name: str, axis: i
     wrong = [_wrong_blocks(p, name, axis, count) for p in probes]
     if any(w != wrong[0] for w in wrong) or not 0 < len(wrong[0]) < count:
         return None
+    if any(not np.any(block) for p in probes for block in blocks(p.numerical(name), axis, count)):
+        return None  # a gate without any gradient is right whatever the bug
     said = f"gate{'s' * (len(wrong[0]) > 1)} {', '.join(map(str, wrong[0]))} of {count}"
     if all(not blocks(p.analytic[name], axis, count)[wrong[0]].any() for p in probes):
         text = f"{d} is exactly zero in {said}, and right in the others: that path is dropped"
@@ -77,9 +79,9 @@ def _in_blocks(evidence: Evidence, probes: tuple[Probe, ...], name: str, axis: i
     others = [n for n in evidence.differentiable if n != name and packed(evidence, n)]
     same = [n for n in others if all(_wrong_blocks(p, n, *(packed(evidence, n) or (0, 1))) == wrong[0] for p in probes)]
     if same:
-        text = f"only {said} is wrong in {d}, and in {', '.join(same)} as well: the derivative of that gate is wrong"
+        text = f"only {said} wrong in {d}, and in {', '.join(same)} as well: it is the derivative of the gate itself"
         return Diagnosis("gates", "GATE", text, 0.88, facts)
-    text = f"only {said} is wrong in {d}, and not in {', '.join(others)}: a factor or a term is missing there"
+    text = f"only {said} wrong in {d}, and others in {', '.join(others) or 'no other primal'}: a factor or a term there"
     return Diagnosis("gates", "TERM", text, 0.84, facts)
 
 

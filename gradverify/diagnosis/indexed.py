@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import permutations
+from itertools import islice, permutations
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from gradverify.diagnosis.evidence import Evidence
 from gradverify.diagnosis.probe import Probe, close
 from gradverify.types import Array, Diagnosis
 
+_MOST = 40  # changed primals that are tried
 Move = Callable[[Array], Array]
 
 
@@ -116,17 +117,22 @@ def another_value(evidence: Evidence) -> Diagnosis | None:
     for probes in (evidence.probes, _twins(evidence)):
         if not probes:
             continue
-        for name in evidence.layer.primal_names:
-            array = probes[0].case.primals[name]
-            labels = evidence.layer.primal(name).dims.labels(np.ndim(array))
-            for words, move in moves(labels, np.shape(array)):
-                if evidence.everywhere(partial(_as_if, evidence, name, move), probes):
-                    text = (
-                        f"the gradient of {evidence.primal} is the one that would be right if {name} were "
-                        f"{words}{_equal_sizes(evidence)}{evidence.given}"
-                    )
-                    return Diagnosis("another_value", "INDEX", text, 0.95, {"cases": len(probes)})
+        for name, words, move in islice(_other_values(evidence, probes[0]), _MOST):
+            if evidence.everywhere(partial(_as_if, evidence, name, move), probes):
+                text = (
+                    f"the gradient of {evidence.primal} is the one that would be right if {name} were "
+                    f"{words}{_equal_sizes(evidence)}{evidence.given}"
+                )
+                return Diagnosis("another_value", "INDEX", text, 0.95, {"cases": len(probes)})
     return None
+
+
+def _other_values(evidence: Evidence, probe: Probe) -> Iterator[tuple[str, str, Move]]:
+    """Every primal with every way to move its entries."""
+    for name in evidence.layer.primal_names:
+        shape = np.shape(probe.case.primals[name])
+        for words, move in moves(evidence.layer.primal(name).dims.labels(len(shape)), shape):
+            yield name, words, move
 
 
 def _as_if(evidence: Evidence, name: str, move: Move, probe: Probe) -> bool:

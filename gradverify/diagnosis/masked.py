@@ -82,16 +82,20 @@ def _identity(evidence: Evidence, case: Case, name: str) -> Case | None:
     counted = layer.primal(name).domain.arguments[-1]
     free = variants.axis_names(layer)
     for axis, label in enumerate(labels):
-        if counted not in free or label not in free:
+        if counted not in free or label not in free or label in layer.primal(evidence.primal).dims.names:
             continue
         made = evidence.plain(0, case.options, {counted: 3, label: 3})
         if made is None:
             continue
         order = np.arange(3).reshape([3 if k == axis else 1 for k in range(len(labels))])
-        found = variants.but(layer, made, name, lambda a, order=order: np.broadcast_to(order, a.shape))  # type: ignore[misc]
-        if found is not None and evidence.holds(found):
-            return found
+        own, other = (variants.but(layer, made, name, partial(_spread, index)) for index in (order, np.roll(order, 1)))
+        if evidence.holds(own) and evidence.fails(other):
+            return own
     return None
+
+
+def _spread(index: Array, array: Array) -> Array:
+    return np.asarray(np.broadcast_to(index, array.shape))
 
 
 def _distinct(evidence: Evidence, case: Case, name: str) -> Case | None:
@@ -109,7 +113,10 @@ def _distinct(evidence: Evidence, case: Case, name: str) -> Case | None:
         if made is None:
             return None
         case, count = made, array.size
+        twice = np.arange(array.size).reshape(array.shape) // 2
+        if not evidence.fails(variants.but(layer, case, name, partial(_spread, twice))):
+            return None  # then it is the size and not the repetition
     if array.size > count:
         return None
     flat = case.rng(35).permutation(count)[: array.size]
-    return variants.but(layer, case, name, lambda a: flat.reshape(a.shape))
+    return variants.but(layer, case, name, partial(_spread, flat.reshape(array.shape)))

@@ -31,7 +31,8 @@ def one_use(evidence: Evidence) -> Diagnosis | None:
                 f"the gradient of {evidence.primal} lies in the span of {words}, the numerical one does not: only that "
                 f"use of {evidence.primal} is counted, others are overwritten"
             )
-            return Diagnosis("one_use", "OVERWRITE", text, 0.9, {"cases": 2})
+            first = take is not None and take[1] == 0
+            return Diagnosis("one_use", "UNBROADCAST" if first else "OVERWRITE", text, 0.9, {"cases": 2})
     return None
 
 

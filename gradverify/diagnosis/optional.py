@@ -9,8 +9,7 @@ from gradverify.diagnosis.evidence import Evidence
 from gradverify.types import Diagnosis
 
 _MODES = ("mode", "train", "training", "is_training", "eval")
-_MASKS = ("ignore", "pad", "mask")
-_SHAPING = ("heads", "groups")
+_MASKS = ("ignore", "mask", "padding_idx", "pad_id", "pad_token")
 
 
 @add("options", "OPTION")

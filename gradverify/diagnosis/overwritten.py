@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -20,16 +19,18 @@ def overwritten(evidence: Evidence) -> Diagnosis | None:
         return None
     facts = {"cases": len(evidence.probes)}
     d = f"the gradient of {evidence.primal}"
-    for output, axis in _axes(evidence):
-        label = _label(evidence, output, axis)
+    for name, places in _axes(evidence):
         for which, place in (("last", -1), ("first", 0)):
-            if not evidence.everywhere(partial(_along, evidence, output, axis, place)):
+            if not evidence.everywhere(partial(_along, evidence, places, place)):
                 continue
-            one = _sample(evidence, output, axis, which)
-            text = f"{d} is not summed over {label}: it equals the numerical one of the {one} alone{evidence.given}"
+            one = _sample(evidence, name, places, which)
+            text = (
+                f"{d} is not summed over {_label(evidence, name)}: it equals the numerical one of the {one} alone"
+                f"{evidence.given}"
+            )
             plain = evidence.situation.needs == "nothing"
             bug_class, confidence = ("OVERWRITE", 0.96) if which == "last" else ("UNBROADCAST", 0.96 if plain else 0.8)
-            return Diagnosis("overwritten", bug_class, text, confidence, {"axis": label, **facts})
+            return Diagnosis("overwritten", bug_class, text, confidence, {"axis": name, **facts})
     for which, place in (("last", -1), ("first", 0)):
         if evidence.everywhere(partial(by_entry, evidence, place)):
             text = (
@@ -40,61 +41,64 @@ def overwritten(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-def _axes(evidence: Evidence) -> Iterator[tuple[int, int]]:
-    """Every axis of every output."""
-    for output, y in enumerate(evidence.probes[0].outputs):
-        yield from ((output, axis) for axis in range(y.ndim) if y.dtype.kind == "f")
+Places = tuple[tuple[int, int], ...]
 
 
-def _name(evidence: Evidence, output: int, axis: int) -> str | None:
-    """The author's name of an axis of an output."""
+def _axes(evidence: Evidence) -> list[tuple[str, Places]]:
+    """Every axis of the outputs by name, with the (output, axis) pairs that have it."""
     returns = list(evidence.layer.returns.values())
-    if output < len(returns):
-        return returns[output].labels(evidence.probes[0].outputs[output].ndim)[axis]
-    return evidence.layer.batch if axis == 0 else None
+    found: dict[str, list[tuple[int, int]]] = {}
+    for output, y in enumerate(evidence.probes[0].outputs):
+        for axis in range(y.ndim if y.dtype.kind == "f" else 0):
+            told = output < len(returns)
+            batch = evidence.layer.batch if axis == 0 else None
+            name = returns[output].labels(y.ndim)[axis] if told else batch or f"axis {axis} of output {output}"
+            found.setdefault(name, []).append((output, axis))
+    return [(name, tuple(pairs)) for name, pairs in found.items()]
 
 
-def _label(evidence: Evidence, output: int, axis: int) -> str:
-    name = _name(evidence, output, axis)
-    if name is None:
-        return f"axis {axis} of the output"
+def _label(evidence: Evidence, name: str) -> str:
+    if name.startswith("axis "):
+        return name
     return f"the batch axis {name}" if name == evidence.layer.batch else f"the axis {name}"
 
 
-def _sample(evidence: Evidence, output: int, axis: int, which: str) -> str:
-    name = _name(evidence, output, axis)
-    if name is not None and name == evidence.layer.batch:
+def _sample(evidence: Evidence, name: str, places: Places, which: str) -> str:
+    if name == evidence.layer.batch:
         return f"{which} sample"
-    every = evidence.everywhere(partial(_all_reach, evidence, output, axis))
+    every = evidence.everywhere(partial(_all_reach, evidence, places))
     return f"{which} place" if every else f"{which} place that an entry reaches"
 
 
-def _terms(evidence: Evidence, output: int, axis: int, probe: Probe) -> tuple[Array, Array]:
-    """Contributions of each place along an axis of an output, shape (places, *primal), and those of other outputs."""
+def _terms(evidence: Evidence, places: Places, probe: Probe) -> tuple[Array, Array]:
+    """Contributions of each place along an axis that outputs share, shape (places, *primal), and all others."""
     flat, start = probe.contributions(evidence.primal), 0
     rest = np.zeros(flat.shape[1:])
-    chosen = flat[:0]
+    chosen: Array = 0.0
     for k, y in enumerate(probe.outputs):
         width = y.size * (2 if y.dtype.kind == "c" else 1)
         part = flat[start : start + width]
-        if k == output:
-            shaped = np.moveaxis(part.reshape(*y.shape, *part.shape[1:]), axis, 0)
-            chosen = shaped.sum(tuple(range(1, y.ndim)))
-        else:
+        axis = next((axis for output, axis in places if output == k), None)
+        if axis is None:
             rest = rest + part.sum(0)
+        else:
+            shaped = np.moveaxis(part.reshape(*y.shape, *part.shape[1:]), axis, 0)
+            chosen = chosen + shaped.sum(tuple(range(1, y.ndim)))
         start += width
     return chosen, rest
 
 
-def _along(evidence: Evidence, output: int, axis: int, place: int, probe: Probe) -> bool:
-    if probe.outputs[output].ndim <= axis or probe.outputs[output].shape[axis] < 2:
+def _along(evidence: Evidence, places: Places, place: int, probe: Probe) -> bool:
+    if any(probe.outputs[k].ndim <= axis or probe.outputs[k].shape[axis] < 2 for k, axis in places):
         return False
-    terms, rest = _terms(evidence, output, axis, probe)
-    return _holds_one(*evidence.pair(probe), terms, rest, place)
+    terms, rest = _terms(evidence, places, probe)
+    a, n = evidence.pair(probe)
+    alone = close(a, rest + terms[place]) and not close(a, n) and bool(np.any(a))
+    return alone or _holds_one(a, n, terms, rest, place)
 
 
-def _all_reach(evidence: Evidence, output: int, axis: int, probe: Probe) -> bool:
-    return bool(_there(_terms(evidence, output, axis, probe)[0]).all())
+def _all_reach(evidence: Evidence, places: Places, probe: Probe) -> bool:
+    return bool(_there(_terms(evidence, places, probe)[0]).all())
 
 
 def by_entry(evidence: Evidence, place: int, probe: Probe) -> bool:

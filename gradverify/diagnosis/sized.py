@@ -59,8 +59,9 @@ def _pattern(wrong: Sequence[int], right: Sequence[int]) -> tuple[str, str, floa
     """What the wrong lengths have in common and the right ones have not; wrong from 2 on is nothing special."""
     if not wrong or not right or len(wrong) + len(right) < 4:
         return None
+    right_beyond_one = [n for n in right if n > 1]  # one place is right in many wrong ways
     for block in (2, 3, 4, 5):
-        if all(n % block for n in wrong) and all(n % block == 0 for n in right) and len(right) > 1:
+        if all(n % block for n in wrong) and all(n % block == 0 for n in right_beyond_one) and len(right) > 1:
             return f"not a multiple of {block}", "SHAPE", 0.93
         if all(n % block == 0 for n in wrong) and all(n % block for n in right) and len(wrong) > 1:
             return f"a multiple of {block}", "SHAPE", 0.9
@@ -75,7 +76,7 @@ def _option_of(evidence: Evidence, wrong: Sequence[int], right: Sequence[int]) -
     for name, value in evidence.options.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 2:
             continue
-        if all(n % value for n in wrong) and all(n % value == 0 for n in right):
+        if all(n % value for n in wrong) and all(n % value == 0 for n in right if n > 1):
             return f"not a multiple of {name} = {value}"
     return ""
 

@@ -34,8 +34,8 @@ def facts(evidence: Evidence) -> Diagnosis | None:
     conditions = {"nothing": "on plain cases", "sizes": "at these sizes", "values": "at these values"}
     where = conditions.get(evidence.situation.needs, "") + evidence.given
     text = (
-        f"no cleaner signature: the gradient of {evidence.primal} is wrong {where.strip()} in {int(wrong.sum())} of "
-        f"{wrong.size} entries; {ranges}, and {rest:.2g} of it is left after the best factor {ratio:.4g}: "
-        "a term is missing or wrong"
+        f"no known signature fits: the gradient of {evidence.primal} is wrong {where.strip()} in "
+        f"{int(wrong.sum())} of {wrong.size} entries; {ranges}, and {rest:.2g} of it is left after the best factor "
+        f"{ratio:.4g}"
     )
     return Diagnosis("facts", "TERM", text, 0.35, {"ratio": ratio, "remainder": rest, "wrong": int(wrong.sum())})

@@ -17,7 +17,7 @@ from gradverify.layer import Layer, Primal, accepted
 from gradverify.shrink.search import sizes_of
 from gradverify.types import Array, Case
 
-_LARGE = 400  # elements of all primals together; above that, sizes are taken from the small pools
+_LARGE = 600  # elements of all primals together; above that, sizes are taken from the small pools
 _SMALL = ((3, 2, 2, 2, 2, 2), (2, 2, 3, 2, 2, 3), (2, 3, 2, 2, 3, 2))
 _POOLS = ((3, 2, 5, 4, 6, 7), (2, 5, 3, 4, 7, 6), (4, 3, 2, 5, 6, 7), (5, 4, 3, 6, 2, 7), (6, 7, 5, 8, 4, 9))
 
@@ -144,7 +144,7 @@ def values(primal: Primal, shape: tuple[int, ...], sizes: Sizes, rng: np.random.
         pool = old.ravel() if old.size else np.zeros(1, old.dtype)
         return rng.choice(pool, shape)
     if domain.discrete:
-        raw: Array = rng.random(shape)
+        raw: Array = rng.random(shape) * (0.75 if domain.name == "mask" else 1.0)  # masks that keep most
     elif domain.kind == "complex":
         raw = rng.normal(size=shape) + 1j * rng.normal(size=shape)
     else:

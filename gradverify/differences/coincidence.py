@@ -17,8 +17,8 @@ from gradverify.differences.point import Point
 from gradverify.evaluate import LayerFailure
 from gradverify.types import Array, Case, Estimate
 
-_TIMES, _FIRST = 24, 4  # variations; those after which entries without any kink are given up
-_HITS = 2  # variations that must show a kink around the gradient
+_TIMES, _FIRST = 60, 10  # variations; those after which entries without any kink are given up
+_HITS = 1  # variations with the gradient between the slopes: a wrong slope at a kink is outside in all of them
 _LIMIT = 64
 
 

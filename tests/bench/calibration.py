@@ -293,9 +293,10 @@ def main() -> int:
         "median",
     )
     print(table(columns, rows))
+    close = sum(difference <= 1e-12 for difference in agreed)
     print(
-        f"\ntruth against a complex step in extended precision: {len(agreed)} entries, largest difference "
-        f"{max(agreed, default=0):.2g} of |g|; {time.perf_counter() - start:.0f} s"
+        f"\ntruth confirmed to 1e-12 of |g| by a complex step in extended precision, where the forward is analytic: "
+        f"{close} of {len(agreed)} entries tried; {time.perf_counter() - start:.0f} s"
     )
     return 0
 

@@ -26,7 +26,25 @@ def table(function, count, **declaration):
 
 
 UNARY = {
-    "real": ["negative", "exp", "exp2", "expm1", "sin", "cos", "tan", "sinh", "cosh", "tanh", "arctan", "arcsinh", "square", "sinc", "absolute", "fabs", "logaddexp_"],
+    "real": [
+        "negative",
+        "exp",
+        "exp2",
+        "expm1",
+        "sin",
+        "cos",
+        "tan",
+        "sinh",
+        "cosh",
+        "tanh",
+        "arctan",
+        "arcsinh",
+        "square",
+        "sinc",
+        "absolute",
+        "fabs",
+        "logaddexp_",
+    ],
     "positive": ["log", "log2", "log10", "log1p", "sqrt", "reciprocal"],
     "between -0.9 0.9": ["arcsin", "arccos", "arctanh"],
 }

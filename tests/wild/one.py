@@ -9,9 +9,12 @@ import time
 import warnings
 from importlib import import_module
 
+from gradverify import verification
 from gradverify.checking import Settings, check_layer
 
 warnings.simplefilter("ignore")
+limit = verification.time_limit
+verification.time_limit = lambda seconds: limit(120.0)  # layers of others loop in Python, maybe on a busy machine
 
 
 def row(entry):
@@ -20,7 +23,7 @@ def row(entry):
     base = {"name": entry.name, "judgement": entry.judgement, "note": entry.note}
     try:
         layer = entry.make()
-        settings = Settings(examples=min(entry.examples, 10), properties=entry.properties, shrink=False)
+        settings = Settings(examples=min(entry.examples, 5), properties=entry.properties, shrink=False)
         report = check_layer(layer, settings)
     except Exception as error:  # noqa: BLE001  a package that cannot be run must not end the others
         return {**base, "verdict": "not run", "findings": [], "message": f"{type(error).__name__}: {error}"[:300]}

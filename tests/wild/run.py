@@ -31,7 +31,7 @@ class Package:
 
 
 PACKAGES = (
-    Package("scikit-learn==1.9.1", "scikit_learn", ("joblib", "threadpoolctl", "narwhals")),
+    Package("scikit-learn==1.9.1", "scikit_learn", ("joblib", "threadpoolctl", "narwhals", "cloudpickle")),
     Package("npdl==0.4.0.1", "npdl_", isolated=False),
     Package("numpy-ml==0.1.2", "numpy_ml_", isolated=False),
     Package("smallpebble==3.0.5", "smallpebble_"),

@@ -49,7 +49,7 @@ OPERATIONS = {
     "setat": (lambda a, b: sp.setat(a, np.arange(2), b), {"a": "4 D", "b": "2 D"}),
     "where": (lambda a, b: sp.where(a.array > 0, a, b), {"a": "N D", "b": "N D"}),
     "cross_entropy": (lambda p, y: sp.cross_entropy(sp.softmax(p), y), {"p": "N K: between -4 4", "y": "N: labels K"}),
-    "conv2d": (lambda x, k: sp.conv2d(x, k, padding="SAME", strides=[1, 1]), {"x": "2 4 5 2", "k": "3 3 2 F"}),
+    "conv2d": (lambda x, k: sp.conv2d(x, k, padding="SAME", strides=[1, 1]), {"x": "2 4 5 2", "k": "3 3 2 3"}),
     "maxpool2d": (lambda x: sp.maxpool2d(x, 2, 2, padding="SAME", strides=[2, 2]), {"x": "2 4 5 2: distinct"}),
 }
 JUDGED = {
