@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from gradverify import Layer
-from gradverify.diagnosis import Evidence, Signature, diagnose, signatures, variants
+from gradverify.cli.explain import command
+from gradverify.diagnosis import Evidence, Signature, diagnose, diagnosed, signatures, variants
 from gradverify.diagnosis.probe import Probe, close
 from gradverify.diagnosis.steps import steps
+from gradverify.errors import CaseFileError
 from gradverify.properties import properties
 from gradverify.report import explanation
 from gradverify.types import Case, Finding
@@ -703,3 +706,58 @@ def test_an_explanation_gives_class_text_and_evidence():
     assert "evidence: factors (" in text
     assert max(map(len, text.splitlines())) <= 80
     assert "nothing" in explanation.diagnoses(finding)
+
+
+def test_a_diagnosed_finding_carries_the_ladder():
+    wrong = WRONG["twice"]
+    finding = diagnosed(wrong.layer, found(wrong))
+    assert finding.diagnoses[0].name == "factor"
+    step, error, noise = finding.facts["ladder"][0]
+    assert step > finding.facts["ladder"][-1][0]
+    assert noise < abs(error)
+
+
+MINE = """
+import gradverify
+
+
+@gradverify.register
+class mine:
+    x, W = "N D", "D H"
+    returns = "N H"
+
+    @staticmethod
+    def forward(x, W):
+        return x @ W, (x, W)
+
+    @staticmethod
+    def backward(dy, saved):
+        x, W = saved
+        return dy @ W.T, {change}
+"""
+
+
+def explained(folder, change):
+    (folder / "mine.py").write_text(MINE.format(change=change))
+    case = Case("mine", arrays(x=(2, 3), W=(3, 2)), target=str(folder / "mine.py:mine"))
+    case.save(folder / "case.npz")
+    return CliRunner().invoke(command, [str(folder / "case.npz"), "--no-color"], standalone_mode=False)
+
+
+def test_explain_prints_diagnoses_matrices_and_steps(tmp_path):
+    done = explained(tmp_path, "x.T @ dy / len(x)")
+    assert done.return_value == 1
+    for words in ("times 1/N", "evidence: factors", "error against step at W[", "held on this case: "):
+        assert words in done.stdout
+    assert done.stdout.count("property special") == 0, "what another finding explains is not told again"
+
+
+def test_explain_says_when_nothing_is_found_any_more(tmp_path):
+    done = explained(tmp_path, "x.T @ dy")
+    assert done.return_value == 0
+    assert "nothing is found any more on this case" in done.stdout
+
+
+def test_explain_without_a_file_is_a_mistake_of_the_user():
+    with pytest.raises(CaseFileError):
+        CliRunner().invoke(command, ["nowhere.npz"], standalone_mode=False, catch_exceptions=False)

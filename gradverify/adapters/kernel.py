@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters import Adapter, add
+from gradverify.adapters._instance import accepted_by
 from gradverify.adapters._normal import called, constants, finished, flat, split
 from gradverify.errors import DeclarationError
 from gradverify.evaluate import LayerFailure
-from gradverify.layer import Layer, accepted
+from gradverify.layer import Layer
 from gradverify.types import Array
 
 
@@ -60,7 +61,7 @@ class Kernel:
             first: tuple[Array, ...] = ()
         else:
             function, first = self.target, (np.exp(theta) if self.log else np.array(theta),)
-        known = {"eval_gradient": True} if gradient and accepted(function, ("eval_gradient",)) else {}
+        known = {"eval_gradient": True} if gradient and "eval_gradient" in accepted_by(function) else {}
         return called(stage, function, *first, *data, **known, **options)
 
 

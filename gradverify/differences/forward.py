@@ -70,7 +70,8 @@ class Forward:
         padded = {n: a.reshape((count,) + (1,) * (rank - a.ndim + 1) + a.shape[1:]) for n, a in stack.items()}
         try:
             if self.layer.hooks.batched is not None:
-                raw = outputs_of(self.layer, self.layer.hooks.batched(stack, self.options))
+                full = {n: stack.get(n, a[None]) for n, a in self.primals.items()}
+                raw = outputs_of(self.layer, self.layer.hooks.batched(full, self.options))
             else:
                 raw = self.call({**self.primals, **padded})
             self.forwards += count

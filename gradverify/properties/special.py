@@ -110,6 +110,7 @@ add(
         NAME,
         "the gradient is right at zeros, ties, borders, saturation and repeated indices",
         holds,
+        gradient.applies,
         regime=Regime(special=True),
         implied_by=("gradient", "complete"),
     )

@@ -24,7 +24,10 @@ def perceptron(outputs, activation, kind, alpha):
         X = np.zeros((len(y), units[0]))
     net = kind(hidden_layer_sizes=units[1:-1], activation=activation, alpha=alpha, max_iter=1)
     net._no_improvement_count = 0
-    net.partial_fit(X, y if outputs > 1 or kind is MLPClassifier else y[:, 0])
+    if kind is MLPClassifier:
+        net.partial_fit(X, y, classes=np.unique(y))
+    else:
+        net.partial_fit(X, y if outputs > 1 else y[:, 0])
     shapes = [(w.shape, b.size) for w, b in zip(net.coefs_, net.intercepts_)]
     net._coef_indptr, net._intercept_indptr, start = [], [], 0
     for shape, _ in shapes:
@@ -47,36 +50,42 @@ def mlp(outputs, activation="tanh", kind=MLPRegressor, alpha=0.5, y=None):
     return adapt.objective(objective, theta=str(count), X=f"N {SIZES[0]}", y=y or f"N {outputs}", name="mlp")
 
 
-def elementwise_loss(cls, y, raw="N: between -3 3", **options):
-    made = cls(**options)
-    return adapt.loss(
-        lambda y_true, raw_prediction: made.loss(y_true, raw_prediction),
-        lambda y_true, raw_prediction: made.gradient(y_true, raw_prediction),
-        name=cls.__name__,
-        wrt="raw_prediction",
-        y_true=y,
-        raw_prediction=raw,
-        kinks="between",
-    )
+def dense(*arrays):
+    """Arrays as the compiled losses ask for them: contiguous, and all of the first one's type."""
+    return [np.ascontiguousarray(a, dtype=arrays[0].dtype) for a in arrays]
+
+
+def loss(made, y, raw):
+    """A loss for each row, and its gradient."""
+
+    def value(raw_prediction, y_true):
+        raw_prediction, y_true = dense(raw_prediction, y_true)
+        return made.loss(y_true, raw_prediction)
+
+    def gradient(raw_prediction, y_true):
+        raw_prediction, y_true = dense(raw_prediction, y_true)
+        return made.gradient(y_true, raw_prediction)
+
+    name = type(made).__name__
+    return adapt.loss(value, gradient, name=name, wrt="raw_prediction", raw_prediction=raw, y_true=y)
+
+
+def elementwise_loss(cls, y, **options):
+    return loss(cls(**options), y, "N: between -3 3")
 
 
 def second(cls, y, **options):
     """Gradient against the diagonal Hessian."""
     made = cls(**options)
     return adapt.boosting(
-        lambda raw, y_true: made.gradient_hessian(np.array(y_true), np.array(raw)), raw="N: between -3 3", y_true=y
+        lambda raw, y_true: made.gradient_hessian(*reversed(dense(np.array(raw), np.array(y_true)))),
+        raw="N: between -3 3",
+        y_true=y,
     )
 
 
 def multinomial():
-    made = losses.HalfMultinomialLoss(n_classes=3)
-    return adapt.loss(
-        lambda y_true, raw_prediction: made.loss(y_true.astype(float), raw_prediction),
-        lambda y_true, raw_prediction: made.gradient(y_true.astype(float), raw_prediction),
-        wrt="raw_prediction",
-        y_true="N: labels 3",
-        raw_prediction="N 3: between -3 3",
-    )
+    return loss(losses.HalfMultinomialLoss(n_classes=3), "N: labels 3", "N 3: between -3 3")
 
 
 WRONG = "the loss averages over outputs, the gradient does not; the L2 term is right (scikit-learn#8349)"

@@ -26,7 +26,7 @@ def tape(function, **declaration):
 
 OPERATIONS = {
     "add": (sp.add, {"a": "N D", "b": "N D"}),
-    "add, broadcast": (lambda a, b: sp.add(a, b), {"a": "N D", "b": "1 D"}),
+    "add, broadcast": (sp.add, {"a": "N D", "b": "1 D"}),
     "sub": (sp.sub, {"a": "N D", "b": "N D"}),
     "mul": (sp.mul, {"a": "N D", "b": "N 1"}),
     "div": (sp.div, {"a": "N D", "b": "N D: nonzero"}),
@@ -45,7 +45,7 @@ OPERATIONS = {
     "maxax": (lambda a: sp.maxax(a, axis=1), {"a": "N D: distinct"}),
     "softmax": (sp.softmax, {"a": "N D: between -4 4"}),
     "pad": (lambda a: sp.pad(a, ((1, 0), (2, 1))), {"a": "N D"}),
-    "getitem": (lambda a, i: sp.getitem(a, i), {"a": "V D", "i": "N: indices V"}),
+    "getitem": (sp.getitem, {"a": "V D", "i": "N: indices V"}),
     "setat": (lambda a, b: sp.setat(a, np.arange(2), b), {"a": "4 D", "b": "2 D"}),
     "where": (lambda a, b: sp.where(a.array > 0, a, b), {"a": "N D", "b": "N D"}),
     "cross_entropy": (lambda p, y: sp.cross_entropy(sp.softmax(p), y), {"p": "N K: between -4 4", "y": "N: labels K"}),
