@@ -22,6 +22,16 @@ from gradverify.types import Case, Finding
 from gradverify.verification import checked, examine
 
 
+@pytest.fixture(autouse=True)
+def registry_as_it_was(monkeypatch):
+    """Layers that a test loads from a file are forgotten after it."""
+    from gradverify.registry import layers
+
+    layers.load()
+    monkeypatch.setattr(layers, "_items", dict(layers._items))
+    monkeypatch.setattr(layers, "_origins", dict(layers._origins))
+
+
 def dense(x, W, b):
     return x @ W + b, (x, W)
 
@@ -721,19 +731,16 @@ MINE = """
 import gradverify
 
 
-@gradverify.register
-class mine:
-    x, W = "N D", "D H"
-    returns = "N H"
+def forward(x, W):
+    return x @ W, (x, W)
 
-    @staticmethod
-    def forward(x, W):
-        return x @ W, (x, W)
 
-    @staticmethod
-    def backward(dy, saved):
-        x, W = saved
-        return dy @ W.T, {change}
+def backward(dy, saved):
+    x, W = saved
+    return dy @ W.T, {change}
+
+
+mine = gradverify.Layer(forward, backward, x="N D", W="D H", returns="N H", batch="N")
 """
 
 

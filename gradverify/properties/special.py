@@ -37,11 +37,13 @@ def holds(layer: Layer, case: Case) -> Outcome:
 
 
 def _undefined(layer: Layer, case: Case) -> list[Finding]:
-    """Gradients that are NaN: the comparison leaves such entries open."""
+    """Gradients that are NaN, also in float64: the comparison leaves such entries open."""
     case, _ = evaluate.completed(layer, case)
-    raw = evaluate.gradients(layer, case.primals, case.options, case.cotangents or ())
-    good, _ = evaluate.usable(layer, case, raw)
-    found = (not_a_number(name, gradient, case) for name, gradient in good.items())
+    wide = gradient.working_dtype(case)
+    primals = case.primals if wide is None else evaluate.cast(case.primals, wide)
+    raw = evaluate.gradients(layer, primals, case.options, case.cotangents or ())
+    good, _ = evaluate.usable(layer, case.but(primals=primals), raw)
+    found = (not_a_number(name, found, case) for name, found in good.items())
     return [finding for finding in found if finding is not None]
 
 
@@ -67,7 +69,9 @@ def _ties(layer: Layer, case: Case) -> list[Finding]:
         if not slack > 0:
             continue
         if np.isfinite(slack) and abs(estimate.value[0]) > slack and _smooth(point, direction, analytic):
-            rounding = float(gradient.backward_rounding(point, case, analytic) @ direction)
+            spread = gradient.backward_rounding(point, case, analytic)
+            small = spread <= 1e-4 * float(np.max(np.abs(analytic)))  # a jump is a tie that came apart, not rounding
+            rounding = float(np.where(small, spread, 0.0) @ direction)
             if abs(estimate.value[0]) <= slack + rounding:
                 continue
             if value == 0 and coincident_along(point, case, direction):

@@ -85,9 +85,10 @@ def table(results: dict[str, list[dict]]) -> str:
     lines = [
         "# Field test",
         "",
-        "Layers of public packages, which nobody here wrote, checked by `python tests/wild/run.py`. The command builds its",
-        "environment from PyPI names; the rows below are what it printed. *Judgement* is ours, from reading the code:",
-        "right, bug, convention (on purpose, could be declared) or precision. Rows marked *not run* were not judged.",
+        "Layers of public packages, which nobody here wrote, checked by `python tests/wild/run.py`. The command",
+        "builds its environment from PyPI names; the rows below are what it measured. *Judgement* is ours, from",
+        "reading the code: right, bug, convention (on purpose, could be declared) or precision; an empty one means",
+        "that nobody has read it.",
     ]
     for requirement, rows in results.items():
         found = sum(r["verdict"] == "found" for r in rows)
