@@ -17,6 +17,8 @@ from gradverify.errors import DeclarationError
 
 EXAMPLES = 6
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def no_time_limit(monkeypatch):

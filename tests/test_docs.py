@@ -45,7 +45,17 @@ def registry_as_before() -> Iterator[None]:
         pass
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if any(b.info == "python" for b in blocks_of(p))], ids=relative)
+HEAVY = ("conventions.md", "torch.md", "jax.md", "mutants.md", "fuzz.md")  # run with -m slow
+
+
+def with_python():
+    """Pages with Python blocks; those that take long, or need an extra, are slow tests."""
+    for page in PAGES:
+        if any(block.info == "python" for block in blocks_of(page)):
+            yield pytest.param(page, id=relative(page), marks=[pytest.mark.slow] if page.name in HEAVY else [])
+
+
+@pytest.mark.parametrize("page", with_python())
 def test_the_python_blocks_of_a_page_run_in_order(page, registry_as_before, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "__page__"}
