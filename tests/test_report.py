@@ -53,7 +53,8 @@ def a_finding(compared: Comparison | None = None, **changes: Any) -> Finding:
 def a_tally(name: str = "gradient", **changes: Any) -> Tally:
     verdicts = {"agrees": 90, "kink": 0, "unresolved": 0, "disagrees": 0}
     return Tally(
-        name, **{"cases": 50, "entries": 90, "verdicts": verdicts, "worst_ratio": 0.25, "resolutions": [2e-11]} | changes
+        name,
+        **{"cases": 50, "entries": 90, "verdicts": verdicts, "worst_ratio": 0.25, "resolutions": [2e-11]} | changes,
     )
 
 

@@ -80,7 +80,8 @@ def draw_sizes(knobs: Knobs, names: Names, fixed: Mapping[str, int], regime: Reg
         single = dict.fromkeys(single, first)
     elif pattern == "distinct" and table is _SIZES:
         single = _distinct(single)
-    if rare >= 240 and table is _SIZES and (single or many):
+    often = 216 if names.blocks else 240  # of 256: a block that the code mentions has a remainder somewhere
+    if rare >= often and table is _SIZES and (single or many):
         single, many = _lengthen(knobs, names, single, many)
         cap = _LONG_CAP
     sizes: Sizes = {**fixed, **_fitted(names, fixed, single, many, cap)}
