@@ -55,7 +55,7 @@ def with_python():
             yield pytest.param(page, id=relative(page), marks=[pytest.mark.slow] if page.name in HEAVY else [])
 
 
-@pytest.mark.parametrize("page", with_python())
+@pytest.mark.parametrize("page", list(with_python()))
 def test_the_python_blocks_of_a_page_run_in_order(page, registry_as_before, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "__page__"}
