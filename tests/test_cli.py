@@ -208,6 +208,8 @@ def test_list_names_everything_and_where_it_came_from(call: Call) -> None:
 
 
 def test_colour_is_for_those_who_ask(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
     assert "\x1b[" not in call("check", "mine.py:wrong", *FEW)[1]
     assert "\x1b[" in call("check", "mine.py:wrong", "--color", *FEW)[1]
     monkeypatch.setenv("FORCE_COLOR", "1")

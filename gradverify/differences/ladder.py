@@ -49,7 +49,11 @@ def entrywise(
     known = np.zeros(entries.size) if analytic is None else np.nan_to_num(analytic[entries])
     if entries.size == 0:
         return Estimate(known, known, known)
-    estimate = select(*quotients(point, entries, known, side=side, scale=scale), _ONE_SIDED if side else _CENTRAL)
+    rate, noise = quotients(point, entries, known, side=side, scale=scale)
+    h = (point.scale[entries] if scale is None else scale)[:, None] * rungs(point.eps)
+    with np.errstate(all="ignore"):
+        limit = quantum(point) / h
+    estimate = select(rate, noise, _ONE_SIDED if side else _CENTRAL, limit)
     return Estimate(estimate.value + known, estimate.truncation, estimate.rounding)
 
 
@@ -106,19 +110,27 @@ def _rates(change: Array, gap: Array, noise: Array) -> tuple[Array, Array]:
     return np.where(usable, rate, np.nan).astype(float), np.where(usable, width, np.nan).astype(float)
 
 
-def select(rate: Array, noise: Array, powers: tuple[int, ...]) -> Estimate:
+def quantum(point: Point) -> float:
+    """Largest change of the contracted outputs that may be one unit of a value that was rounded inside.
+
+    A bounded function falls back as 1/h beyond its length scale, too, but by as much as the outputs are large.
+    """
+    return max(256 * point.inner, 1e-3 * point.loudness)
+
+
+def select(rate: Array, noise: Array, powers: tuple[int, ...], limit: Array | None = None) -> Estimate:
     """Lepski's choice over rungs and extrapolations, on noise that includes what was rounded inside.
 
-    Same arguments and result as `_lepski`.
+    Same arguments and result as `_lepski`; `limit`, shape (n, R), is the most that can have been rounded inside.
     """
     estimate, first = _lepski(rate, noise, powers)
-    inner = _inner_noise(rate, noise, estimate.value, first)
+    inner = _inner_noise(rate, noise, estimate.value, first, np.full(rate.shape, np.inf) if limit is None else limit)
     if not inner.any():
         return estimate
     return _lepski(rate, np.maximum(noise, inner), powers)[0]
 
 
-def _inner_noise(rate: Array, noise: Array, value: Array, first: Array) -> Array:
+def _inner_noise(rate: Array, noise: Array, value: Array, first: Array, limit: Array) -> Array:
     """Noise of values that were rounded inside the layer, and so hide from the outputs at small steps.
 
     Below its quantum such a value does not move: the quotients form a plateau, with less noise than there
@@ -136,7 +148,11 @@ def _inner_noise(rate: Array, noise: Array, value: Array, first: Array) -> Array
     at = first[rows]
     with np.errstate(all="ignore"):
         jump, after = (np.abs(rate[rows, k] - value[rows]) for k in (at, at - 1))
-        sudden = (jump > 2 * after) & (jump > 64 * noise[rows, np.minimum(at + 1, rate.shape[1] - 1)])
+        sudden = (
+            (jump > 2 * after)
+            & (jump <= limit[rows, at])
+            & (jump > 64 * noise[rows, np.minimum(at + 1, rate.shape[1] - 1)])
+        )
     chosen = rows[sudden]
     power = np.arange(rate.shape[1])[None] - first[chosen, None]
     inner[chosen] = 2 * jump[sudden, None] * RATIO**power

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -110,7 +111,8 @@ def run(mutants: Sequence[Mutant], *, seed: int = 0, workers: int = 1, usual: bo
         yield from (trial(m, seed, usual) for m in mutants)
         return
     count = len(mutants)
-    with ProcessPoolExecutor(workers) as pool:
+    fresh = multiprocessing.get_context("spawn")  # a fork of a process whose libraries run threads may deadlock
+    with ProcessPoolExecutor(workers, mp_context=fresh) as pool:
         yield from pool.map(_numbered, [m.number for m in mutants], [seed] * count, [usual] * count)
 
 

@@ -73,7 +73,7 @@ def check(env: Path, package: Package) -> list[dict]:
     done = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
     rows = [json.loads(line[4:]) for line in done.stdout.splitlines() if line.startswith("ROW ")]
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        last = (done.stderr.strip().splitlines() or [f"the process ended with status {done.returncode}"])[-1]
         rows.append(
             {"name": "(the rest)", "verdict": "not run", "findings": [], "message": last, "judgement": "", "note": ""}
         )

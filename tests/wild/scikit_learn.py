@@ -88,6 +88,7 @@ def multinomial():
     return loss(losses.HalfMultinomialLoss(n_classes=3), "N: labels 3", "N 3: between -3 3")
 
 
+CLIPPED = "the log loss clips probabilities at eps; where they saturate, the gradient is that of the unclipped loss"
 WRONG = "the loss averages over outputs, the gradient does not; the L2 term is right (scikit-learn#8349)"
 LOSSES = (
     ("HalfSquaredError", "N", {}),
@@ -124,8 +125,10 @@ ENTRIES = [
         "as above; without the penalty it is a clean factor 2",
     ),
     Entry("MLPRegressor, 1 output, relu", partial(mlp, 1, "relu")),
-    Entry("MLPClassifier, binary", partial(mlp, 1, kind=MLPClassifier, y="N 1: mask")),
-    Entry("MLPClassifier, 3 classes", partial(mlp, 3, kind=MLPClassifier, y="N 3: probabilities")),
+    Entry("MLPClassifier, binary", partial(mlp, 1, kind=MLPClassifier, y="N 1: mask"), "convention", CLIPPED),
+    Entry(
+        "MLPClassifier, 3 classes", partial(mlp, 3, kind=MLPClassifier, y="N 3: probabilities"), "convention", CLIPPED
+    ),
     *(Entry(name, partial(elementwise_loss, getattr(losses, name), y, **options)) for name, y, options in LOSSES),
     Entry("HalfMultinomialLoss", multinomial),
     *(
