@@ -22,6 +22,8 @@ from gradverify.differences.point import Point
 from gradverify.types import Array, Case, Comparison, Estimate, Verdict
 
 FINE = 4e-9  # a single step decides only where its bound is below this share of the largest entry
+GROWTH = 8  # steps upward from the best one, each RATIO times the one before
+LARGE = (1.0, 2.0**-4, 2.0**-8)  # relative steps at which to ask whether anything moves at all
 FIRM = 8.0  # errors up to this many bounds are in doubt, not wrong
 WIDE = 1e-3  # a bound above this share of the entry ...
 PLATEAU = 4  # larger steps in a row that agree with the analytic value cast doubt on smaller ones that do not
@@ -103,18 +105,59 @@ def _scales(point: Point, analytic: Array) -> Array:
 
 
 def _single_steps(point: Point, result: Sweep, analytic: Array, todo: Array, step: float | None) -> Array:
-    best = best_step(point.eps)
-    first = best if step is None else max(step, 8 * point.eps)
-    for relative in dict.fromkeys((first, best, 4 * best)):  # the last where noise alone kept the bound from being fine
-        if todo.size == 0:
+    """Settle what single steps can, at two forwards for each entry and step; the rest is returned.
+
+    From the best step upward: noise shrinks as the step grows, and an entry goes on as long as each step agrees
+    with the analytic value, by itself or extrapolated with the one before. Where no output moves at the best
+    step, only a large one can tell.
+    """
+    entries, best = todo, best_step(point.eps)
+    if step is not None:
+        estimate, residual, moved = central(point, entries, max(step, 8 * point.eps), analytic)
+        entries = entries[~_decided(point, result, analytic, entries, residual, estimate.rounding, moved)]
+    before: tuple[Array, Array] | None = None
+    for relative in best * ladder.RATIO ** np.arange(GROWTH):
+        if entries.size == 0:
             break
-        estimate, residual, moved = central(point, todo, relative, analytic)
-        _widen(point, result, todo, estimate.value)
-        bound = estimate.rounding
-        decided = (np.abs(residual) <= bound) & (bound <= FINE * result.scale[todo]) & moved
-        _store(result, todo[decided], estimate.value[decided], bound[decided], Verdict.AGREES)
-        todo = todo[~decided]
-    return todo
+        estimate, residual, moved = central(point, entries, relative, analytic)
+        error, noise = residual, estimate.rounding
+        if before is not None:
+            (_, (smooth, spread), *_) = ladder.extrapolations(
+                np.stack([residual, before[0]], 1), np.stack([noise, before[1]], 1), (2,)
+            )
+            curved = np.abs(residual) > noise
+            error, noise = np.where(curved, smooth[:, 0], error), np.where(curved, spread[:, 0], noise)
+        decided = _decided(point, result, analytic, entries, error, noise, moved)
+        going = ~decided & moved & ((np.abs(error) <= noise) | (before is None))
+        if before is None:
+            _still(point, result, analytic, entries[~moved])
+        entries, before = entries[going], (residual[going], estimate.rounding[going])
+    return todo[result.verdicts[todo] != Verdict.AGREES]
+
+
+def _decided(
+    point: Point, result: Sweep, analytic: Array, entries: Array, error: Array, noise: Array, moved: Array
+) -> Array:
+    """Which errors are no more than a noise that is small enough for no finer instrument to say more; these agree."""
+    value = error + analytic[entries]
+    _widen(point, result, entries, value)
+    decided = (np.abs(error) <= noise) & (noise <= FINE * result.scale[entries]) & moved
+    _store(result, entries[decided], value[decided], noise[decided], Verdict.AGREES)
+    return decided
+
+
+def _still(point: Point, result: Sweep, analytic: Array, entries: Array) -> None:
+    """Settle entries that move no output, not even by a large step: saturated, switched off, not used."""
+    for relative in LARGE:
+        if entries.size == 0:
+            return
+        estimate, _, moved = central(point, entries, relative, analytic)
+        quiet = entries[~moved]
+        bound = estimate.rounding[~moved]
+        verdicts = judge(analytic[quiet], 0.0, bound, _floor(point, result, analytic, quiet, np.zeros(quiet.size)))
+        agrees = verdicts == Verdict.AGREES
+        _store(result, quiet[agrees], 0.0, bound[agrees], Verdict.AGREES)
+        entries = entries[moved]
 
 
 def _widen(point: Point, result: Sweep, entries: Array, numerical: Array) -> None:
@@ -171,7 +214,7 @@ def _floor(point: Point, result: Sweep, analytic: Array, entries: Array, value: 
     return np.where((scale > 64 * point.eps * natural) & ~dead, scale, natural)
 
 
-def judge(analytic: Array, value: Array, bound: Array, scale: Array) -> Array:
+def judge(analytic: Array, value: Array | float, bound: Array, scale: Array) -> Array:
     """Verdicts without regard to kinks; every array has one element for each entry."""
     error = np.abs(value - analytic)
     wide = (bound > WIDE * np.maximum(np.abs(value), np.abs(analytic))) & (bound > COARSE * scale)
@@ -181,7 +224,7 @@ def judge(analytic: Array, value: Array, bound: Array, scale: Array) -> Array:
     return np.where((error > FIRM * bound) & np.isfinite(bound), Verdict.DISAGREES, verdicts).astype(np.int8)
 
 
-def _store(result: Sweep, entries: Array, value: Array, bound: Array, verdicts: Array | int) -> None:
+def _store(result: Sweep, entries: Array, value: Array | float, bound: Array, verdicts: Array | int) -> None:
     result.numerical[entries] = value
     result.bound[entries] = bound
     result.verdicts[entries] = verdicts

@@ -232,26 +232,39 @@ def completed(layer: Layer, case: Case) -> tuple[Case, tuple[Array, ...]]:
     LayerFailure
         If forward fails, or the cotangents of the Case do not fit its outputs.
     """
-    outputs = run(layer, copies(case.primals), case.options).outputs
+    case, evaluation = evaluated(layer, case)
+    return case, evaluation.outputs
+
+
+def evaluated(layer: Layer, case: Case) -> tuple[Case, Evaluation]:
+    """As `completed`, with the Evaluation of that forward, on copies of the primals."""
+    evaluation = run(layer, copies(case.primals), case.options)
+    outputs = evaluation.outputs
     if case.cotangents is None:
-        return case.but(cotangents=draw_cotangents(case, outputs)), outputs
+        return case.but(cotangents=draw_cotangents(case, outputs)), evaluation
     shapes = [v.shape for v in case.cotangents], [y.shape for y in outputs]
     if shapes[0] != shapes[1]:
         raise LayerFailure(
             "outputs", "forward", f"the case has cotangents of shapes {shapes[0]}, forward returned {shapes[1]}"
         )
-    return case, outputs
+    return case, evaluation
 
 
 def gradients(
     layer: Layer, primals: Mapping[str, Array], options: Mapping[str, Any], cotangents: tuple[Array, ...]
 ) -> dict[str, Any]:
     """Raw gradients of one fresh forward and backward, on copies of everything."""
-    evaluation = run(layer, copies(primals), options)
-    given = tuple(
-        np.array(v, dtype=y.dtype if y.dtype.kind in "fc" else v.dtype) for v, y in zip(cotangents, evaluation.outputs)
+    return pulled(run(layer, copies(primals), options), cotangents)
+
+
+def pulled(evaluation: Evaluation, cotangents: tuple[Array, ...]) -> dict[str, Any]:
+    """Raw gradients of an Evaluation, for copies of cotangents in the dtypes of its outputs."""
+    return evaluation.pull(
+        tuple(
+            np.array(v, dtype=y.dtype if y.dtype.kind in "fc" else v.dtype)
+            for v, y in zip(cotangents, evaluation.outputs)
+        )
     )
-    return evaluation.pull(given)
 
 
 def usable(layer: Layer, case: Case, raw: Mapping[str, Any]) -> tuple[dict[str, Array], list[LayerFailure]]:

@@ -142,6 +142,13 @@ def nudge(array: Array, rng: np.random.Generator) -> Array:
     return (array * (1 + eps * rng.integers(-1, 2, array.shape))).astype(array.dtype)
 
 
+def shifted(array: Array) -> Array:
+    """The array with each entry of a floating one moved by a thousandth of itself, or of 1 where that is more."""
+    if array.dtype.kind not in "fc":
+        return array
+    return (array + 1e-3 * np.maximum(np.abs(array), 1.0)).astype(array.dtype)
+
+
 def _natural(layer: Layer, case: Case, primal: str) -> float:
     """Size of the terms that a gradient is a sum of, also where they cancel: |v y| / |x|."""
     outputs = evaluate.run(layer, evaluate.copies(case.primals), case.options).outputs

@@ -7,6 +7,7 @@ variance sigma^2 (2k)!/(k!)^2.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import factorial
 from typing import TYPE_CHECKING
 
@@ -20,23 +21,24 @@ if TYPE_CHECKING:
 POINTS = 7
 _SPACING = 64.0  # units in the last place: values inside must move by several of their own, or they hide
 _ORDERS = (3, 4)
+_SMALL = 4096  # entries up to which the random line is kept
 
 
-def samples(point: Point) -> dict[str, Array]:
-    """Primals by name at `POINTS` equidistant points on a random line, shape (POINTS, *shape)."""
-    rng = np.random.default_rng(point.size)
-    with np.errstate(all="ignore"):
-        direction = point.scale * rng.choice([-1.0, 1.0], point.size) * rng.uniform(1.0, 2.0, point.size)
+def samples(point: Point) -> Array:
+    """The flat vector of primals at `POINTS` equidistant points on a random line, shape (POINTS, P)."""
+    cached = _line if point.size <= _SMALL else _line.__wrapped__
     primal_eps = max(float(np.finfo(a.real.dtype).eps) for a in point.primals.values() if a.dtype.kind in "fc")
     steps = (np.arange(POINTS) - POINTS // 2) * (_SPACING * primal_eps)
-    stack = {}
-    for slot in point.slots:
-        array = point.primals[slot.name]
-        real = (array.view(array.real.dtype) if slot.complex else array).reshape(-1)
-        with np.errstate(all="ignore"):
-            moved = real + (steps[:, None] * direction[slot.start : slot.stop]).astype(real.dtype)
-        stack[slot.name] = (moved.view(array.dtype) if slot.complex else moved).reshape(POINTS, *array.shape)
-    return stack
+    with np.errstate(all="ignore"):
+        moved: Array = point.values + steps[:, None] * (point.scale * cached(point.size))
+    return moved
+
+
+@lru_cache(maxsize=64)
+def _line(size: int) -> Array:
+    """Signed magnitudes in [1, 2), shape (size,)."""
+    rng = np.random.default_rng(size)
+    return rng.choice([-1.0, 1.0], size) * rng.uniform(1.0, 2.0, size)
 
 
 def levels(point: Point, table: Array) -> Array:

@@ -60,10 +60,18 @@ class Point(Forward):
     layer, case : the case must have cotangents
     dtype : floating type in which the forward is run; None takes the case's own
     memory : bytes of perturbed copies in flight at once
+    outputs : of the layer's forward at the case, where they are known already
     """
 
-    def __init__(self, layer: Layer, case: Case, dtype: Any = None, memory: int | None = None) -> None:
-        super().__init__(layer, case, dtype)
+    def __init__(
+        self,
+        layer: Layer,
+        case: Case,
+        dtype: Any = None,
+        memory: int | None = None,
+        outputs: tuple[Array, ...] | None = None,
+    ) -> None:
+        super().__init__(layer, case, dtype, outputs)
         self.memory = memory or MEMORY
         self.slots = tuple(self._slots())
         self.size = self.slots[-1].stop if self.slots else 0
@@ -146,7 +154,7 @@ class Point(Forward):
         """Rounding noise of each flat output, about one standard deviation."""
         if self.base.size == 0 or self.size == 0:
             return 0.5 * self.eps * np.abs(self.base)
-        return noise.levels(self, self.outputs(noise.samples(self), noise.POINTS))
+        return noise.levels(self, self.outputs(self.unpacked(noise.samples(self), self.slots), noise.POINTS))
 
     @cached_property
     def relative(self) -> float:
@@ -184,9 +192,7 @@ class Point(Forward):
         """Rows that go through one forward, with the primals that move in it; an entry's rungs stay together."""
         row = 8 * (self.size + self.base.size)
         if 2 * entries.size * row <= self.memory // 8:
-            stops = np.array([slot.stop for slot in self.slots])
-            hit = np.bincount(np.searchsorted(stops, entries, side="right"), minlength=len(self.slots))
-            yield np.arange(entries.size), tuple(slot for slot, count in zip(self.slots, hit) if count)
+            yield np.arange(entries.size), self.slots
             return
         for slot in self.slots:
             inside = np.flatnonzero((entries >= slot.start) & (entries < slot.stop))
@@ -200,32 +206,44 @@ class Point(Forward):
     ) -> Differences:
         n = entries.size
         offsets = a if b is None else np.concatenate([a, b])
-        tiled = entries if b is None else np.concatenate([entries, entries])
-        stack, reached = {}, np.empty(offsets.size, self.values.dtype)
+        low, high = slots[0].start, slots[-1].stop
+        moved = np.arange(offsets.size), (entries if b is None else np.concatenate([entries, entries])) - low
         # where all primals move, the noise is measured by the same forward
         listening = "sigma" not in vars(self) and len(slots) == len(self.slots) and self.base.size > 0
-        extra = noise.samples(self) if listening else {}
-        count = offsets.size + (noise.POINTS if extra else 0)
-        for slot in slots:
-            array = self.primals[slot.name]
-            copies = np.empty((count, *array.shape), array.dtype)
-            copies[: offsets.size] = array
-            if extra:
-                copies[offsets.size :] = extra[slot.name]
-            rows = np.flatnonzero((tiled >= slot.start) & (tiled < slot.stop))
-            flat = (copies.view(copies.real.dtype) if slot.complex else copies).reshape(count, -1)
-            local = tiled[rows] - slot.start
-            with np.errstate(over="ignore"):
-                flat[rows, local] += offsets[rows].astype(flat.dtype)
-            reached[rows] = flat[rows, local]
-            stack[slot.name] = copies
-        y = self.outputs(stack, count)
-        if extra:
+        flat = np.empty((offsets.size + listening * noise.POINTS, high - low), self.values.dtype)
+        flat[: offsets.size] = self.values[low:high]
+        with np.errstate(over="ignore"):
+            flat[moved] += offsets
+        if listening:
+            flat[offsets.size :] = noise.samples(self)
+        stack = self.unpacked(flat, slots)
+        reached = flat[moved]
+        y = self.outputs(stack, len(flat))
+        if listening:
             self.sigma = noise.levels(self, y[offsets.size :])
             y = y[: offsets.size]
         if b is None:
             return self._contract(y, self.base[None], reached - self.values[entries], a, rungs)
         return self._contract(y[:n], y[n:], reached[:n] - reached[n:], a, rungs)
+
+    def unpacked(self, flat: Array, slots: tuple[Slot, ...]) -> dict[str, Array]:
+        """Stacked primals by name, shape (count, *shape), from rows of the flat vector.
+
+        Parameters
+        ----------
+        flat : shape (count, width), over consecutive slots; rounded in place to what the primals can hold
+        """
+        stack = {}
+        for slot in slots:
+            array = self.primals[slot.name]
+            part = flat[:, slot.start - slots[0].start : slot.stop - slots[0].start]
+            if array.real.dtype != flat.dtype:
+                with np.errstate(over="ignore"):
+                    held = part.astype(array.real.dtype)
+                part[...] = held
+                part = held
+            stack[slot.name] = (part.view(array.dtype) if slot.complex else part).reshape(len(flat), *array.shape)
+        return stack
 
     def along(self, direction: Array, a: Array, b: Array | None, analytic: Array | None = None) -> Differences:
         """Differences between point + a * direction and point + b * direction, one row for each step.

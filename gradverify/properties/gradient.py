@@ -28,14 +28,18 @@ def applies(layer: Layer) -> str | None:
 
 def holds(layer: Layer, case: Case) -> Outcome:
     """Compare every entry; see `gradverify.compare`."""
-    case, outputs = evaluate.completed(layer, case)
+    case, evaluation = evaluate.evaluated(layer, case)
+    outputs, cotangents = evaluation.outputs, case.cotangents or ()
     if not all(np.isfinite(y).all() for y in outputs if y.dtype.kind in "fc"):
         return Outcome(NAME, skipped="forward is not finite at the point: nothing to differentiate")
     dtype = working_dtype(case)
-    working = case if dtype is None else case.but(primals=evaluate.cast(case.primals, dtype))
-    raw = evaluate.gradients(layer, working.primals, case.options, case.cotangents or ())
+    if dtype is None:
+        working, raw = case, evaluate.pulled(evaluation, cotangents)
+    else:
+        working = case.but(primals=evaluate.cast(case.primals, dtype))
+        raw = evaluate.gradients(layer, working.primals, case.options, cotangents)
     good, _ = evaluate.usable(layer, working, raw)
-    point = Point(layer, case, dtype, current().memory)
+    point = Point(layer, case, dtype, current().memory, outputs)
     analytic = point.vector({name: _undeclared(layer, name, value) for name, value in good.items()})
     result = compare(point, case, analytic)
     compared = comparisons(point, analytic, result)

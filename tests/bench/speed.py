@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from gradverify import evaluate
-from gradverify.compare import sweep
-from gradverify.differences.point import Point
 from gradverify.layer import Layer
+from gradverify.properties import gradient
 from gradverify.registry import layers
 from gradverify.types import Array, Case, Verdict
 from tests.bench.machine import heading, table
@@ -52,12 +51,8 @@ def drawn(sizes: tuple[int, int, int, int]) -> Case:
 
 
 def ours(layer: Layer, case: Case) -> int:
-    """Backward once, every entry compared; returns how many agree."""
-    case, _ = evaluate.completed(layer, case)
-    good, _ = evaluate.usable(layer, case, evaluate.gradients(layer, case.primals, case.options, case.cotangents or ()))
-    point = Point(layer, case)
-    result = sweep(point, point.vector(good), case=case)
-    return int((result.verdicts == Verdict.AGREES).sum())
+    """The gradient property: forward and backward once, every entry compared; returns how many agree."""
+    return sum(int((c.verdicts == Verdict.AGREES).sum()) for c in gradient.holds(layer, case).compared)
 
 
 def bare(layer: Layer, case: Case, entries: int | None = None) -> int:
