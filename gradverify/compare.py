@@ -14,6 +14,7 @@ import numpy as np
 
 from gradverify.differences import ladder
 from gradverify.differences.central import best_step, central, paired
+from gradverify.differences.chain import chain
 from gradverify.differences.coincidence import coincident
 from gradverify.differences.complexstep import complex_step
 from gradverify.differences.integral import vindicated
@@ -22,7 +23,8 @@ from gradverify.differences.point import Point
 from gradverify.types import Array, Case, Comparison, Estimate, Verdict
 
 FINE = 4e-9  # a single step decides only where its bound is below this share of the largest entry
-GROWTH = 8  # steps upward from the best one, each RATIO times the one before
+UPWARD = 8  # steps from the best one upward, each RATIO times the one before
+DOWNWARD = 4  # and from there downward
 LARGE = (1.0, 2.0**-4, 2.0**-8)  # relative steps at which to ask whether anything moves at all
 FIRM = 8.0  # errors up to this many bounds are in doubt, not wrong
 WIDE = 1e-3  # a bound above this share of the entry ...
@@ -107,57 +109,43 @@ def _scales(point: Point, analytic: Array) -> Array:
 def _single_steps(point: Point, result: Sweep, analytic: Array, todo: Array, step: float | None) -> Array:
     """Settle what single steps can, at two forwards for each entry and step; the rest is returned.
 
-    From the best step upward: noise shrinks as the step grows, and an entry goes on as long as each step agrees
-    with the analytic value, by itself or extrapolated with the one before. Where no output moves at the best
-    step, only a large one can tell.
+    First the step that was given, then from the best one upward: noise shrinks as the step grows. Where truncation
+    is in the way, from there downward. Where no output moves at the best step, only a large one can tell.
     """
-    entries, best = todo, best_step(point.eps)
-    if step is not None:
-        estimate, residual, moved = central(point, entries, max(step, 8 * point.eps), analytic)
-        entries = entries[~_decided(point, result, analytic, entries, residual, estimate.rounding, moved)]
-    before: tuple[Array, Array] | None = None
-    for relative in best * ladder.RATIO ** np.arange(GROWTH):
-        if entries.size == 0:
+
+    def enough(entries: Array, value: Array) -> Array:
+        _widen(point, result, entries, value)
+        fine: Array = FINE * result.scale[entries]
+        return fine
+
+    best = best_step(point.eps)
+    ways = (best * ladder.RATIO ** np.arange(UPWARD), best * ladder.RATIO ** -np.arange(1.0, 1.0 + DOWNWARD))
+    given = () if step is None else (np.array([max(step, 8 * point.eps)]),)
+    for steps in (*given, *ways):
+        if todo.size == 0:
             break
-        estimate, residual, moved = central(point, entries, relative, analytic)
-        error, noise = residual, estimate.rounding
-        if before is not None:
-            (_, (smooth, spread), *_) = ladder.extrapolations(
-                np.stack([residual, before[0]], 1), np.stack([noise, before[1]], 1), (2,)
-            )
-            curved = np.abs(residual) > noise
-            error, noise = np.where(curved, smooth[:, 0], error), np.where(curved, spread[:, 0], noise)
-        decided = _decided(point, result, analytic, entries, error, noise, moved)
-        going = ~decided & moved & ((np.abs(error) <= noise) | (before is None))
-        if before is None:
-            _still(point, result, analytic, entries[~moved])
-        entries, before = entries[going], (residual[going], estimate.rounding[going])
-    return todo[result.verdicts[todo] != Verdict.AGREES]
-
-
-def _decided(
-    point: Point, result: Sweep, analytic: Array, entries: Array, error: Array, noise: Array, moved: Array
-) -> Array:
-    """Which errors are no more than a noise that is small enough for no finer instrument to say more; these agree."""
-    value = error + analytic[entries]
-    _widen(point, result, entries, value)
-    decided = (np.abs(error) <= noise) & (noise <= FINE * result.scale[entries]) & moved
-    _store(result, entries[decided], value[decided], noise[decided], Verdict.AGREES)
-    return decided
+        found = chain(point, todo, analytic, steps, enough)
+        noise = found.noise
+        decided = noise <= FINE * result.scale[todo]
+        if steps is ways[0]:
+            _still(point, result, analytic, todo[found.still])
+            value = found.error + analytic[todo]
+            decided |= found.through & (judge(analytic[todo], value, noise, result.scale[todo]) == Verdict.AGREES)
+        _store(result, todo[decided], (found.error + analytic[todo])[decided], found.noise[decided], Verdict.AGREES)
+        todo = todo[result.verdicts[todo] != Verdict.AGREES]
+    return todo
 
 
 def _still(point: Point, result: Sweep, analytic: Array, entries: Array) -> None:
     """Settle entries that move no output, not even by a large step: saturated, switched off, not used."""
-    for relative in LARGE:
-        if entries.size == 0:
-            return
-        estimate, _, moved = central(point, entries, relative, analytic)
-        quiet = entries[~moved]
-        bound = estimate.rounding[~moved]
-        verdicts = judge(analytic[quiet], 0.0, bound, _floor(point, result, analytic, quiet, np.zeros(quiet.size)))
-        agrees = verdicts == Verdict.AGREES
-        _store(result, quiet[agrees], 0.0, bound[agrees], Verdict.AGREES)
-        entries = entries[moved]
+    if entries.size == 0:
+        return
+    estimate, _, moved = central(point, entries, np.array(LARGE), analytic)
+    for quiet, noise in zip(~moved, estimate.rounding):
+        at, bound = entries[quiet], noise[quiet]
+        verdicts = judge(analytic[at], 0.0, bound, _floor(point, result, analytic, at, np.zeros(at.size)))
+        better = (verdicts == Verdict.AGREES) & (bound < result.bound[at])
+        _store(result, at[better], 0.0, bound[better], Verdict.AGREES)
 
 
 def _widen(point: Point, result: Sweep, entries: Array, numerical: Array) -> None:

@@ -15,13 +15,15 @@ def best_step(eps: float) -> float:
     return float(eps ** (1.0 / 3.0))
 
 
-def central(point: Point, entries: Array, step: float, analytic: Array | None = None) -> tuple[Estimate, Array, Array]:
-    """Central differences at one relative step.
+def central(
+    point: Point, entries: Array, step: float | Array, analytic: Array | None = None
+) -> tuple[Estimate, Array, Array]:
+    """Central differences at one relative step, or at several.
 
     Parameters
     ----------
     entries : flat indices, shape (n,)
-    step : relative to the scale of each entry
+    step : relative to the scale of each entry; an array of shape (s,) gives results of shape (s, n)
     analytic : flat gradient, shape (P,), or None
 
     Returns
@@ -30,15 +32,17 @@ def central(point: Point, entries: Array, step: float, analytic: Array | None = 
     residual : value - analytic, shape (n,), formed before the division so that no digits are lost
     moved : whether any output changed, shape (n,)
     """
-    h = step * point.scale[entries]
-    d = point.slopes(entries, h, -h)
+    h = np.multiply.outer(step, point.scale[entries])
+    d = point.slopes(np.broadcast_to(entries, h.shape).ravel(), h.ravel(), -h.ravel())
     known = np.zeros(entries.size) if analytic is None else np.nan_to_num(analytic[entries])
+    gap = d.gap.reshape(h.shape)
     with np.errstate(all="ignore"):
-        residual = (d.change - known * d.gap) / d.gap
-        rounding = NOISE_FACTOR * d.noise / np.abs(d.gap)
+        residual = (d.change.reshape(h.shape) - known * gap) / gap
+        rounding = NOISE_FACTOR * d.noise.reshape(h.shape) / np.abs(gap)
     rounding = np.where(np.isfinite(residual) & np.isfinite(rounding), rounding, np.inf)
     residual = np.where(np.isfinite(rounding), residual, 0.0)
-    return Estimate(residual + known, np.zeros(entries.size), rounding.astype(float)), residual, d.moved
+    estimate = Estimate(residual + known, np.zeros(h.shape), rounding.astype(float))
+    return estimate, residual, d.moved.reshape(h.shape)
 
 
 def paired(point: Point, entries: Array, step: float, analytic: Array | None = None) -> tuple[Estimate, Array]:

@@ -36,9 +36,7 @@ class Forward:
     outputs : of the layer's forward at the case, where they are known already
     """
 
-    def __init__(
-        self, layer: Layer, case: Case, dtype: Any = None, outputs: tuple[Array, ...] | None = None
-    ) -> None:
+    def __init__(self, layer: Layer, case: Case, dtype: Any = None, outputs: tuple[Array, ...] | None = None) -> None:
         self.layer = layer
         self.options = case.options
         self.primals = cast(case.primals, dtype) if dtype is not None else dict(case.primals)

@@ -204,6 +204,8 @@ def _lepski(rate: Array, noise: Array, powers: tuple[int, ...]) -> tuple[Estimat
             agreed |= consistent
             support += consistent & (order == 0)
         extrapolated += agreed
+        if not alive.any():  # no larger step can count
+            break
     supported = (support >= SUPPORT) | (extrapolated >= 2 * SUPPORT)
     width = np.where(supported, width, np.inf)  # a lone rung says nothing of its truncation
     return Estimate(best, (SAFETY - 1.0) * width, width), first
