@@ -61,6 +61,8 @@ def chain(
         estimate, residuals, moves = central(point, entries[open_], block, analytic)
         rows = np.arange(open_.size)
         for residual, noise, moved in zip(residuals, estimate.rounding, moves):
+            if rows.size == 0:
+                break
             now = residual[rows], noise[rows]
             error, width = now if before is None else _straightened(now, before, steps)
             agrees = moved[rows] & (np.abs(error) <= width)
@@ -78,10 +80,12 @@ def chain(
 
 
 def _blocks(point: Point, count: int, steps: Array) -> Iterator[Array]:
-    """Steps that go through one forward together: where that is cheap, some are made in vain."""
-    ahead = max(1, _AHEAD // (16 * max(1, count) * (point.size + point.base.size)))
-    for first in range(0, steps.size, ahead):
+    """Steps that go through one forward together: where that is cheap, some are made in vain; the first rarely is."""
+    width, first = 16 * max(1, count) * (point.size + point.base.size), 0
+    while first < steps.size:
+        ahead = max(1, (_AHEAD if first else _AHEAD // 4) // width)
         yield steps[first : first + ahead]
+        first += ahead
 
 
 def _straightened(now: tuple[Array, Array], before: tuple[Array, Array], steps: Array) -> tuple[Array, Array]:
