@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradverify.differences import ladder
-from gradverify.differences.central import best_step, central, paired
+from gradverify.differences.central import NOISE_FACTOR, best_step, central, paired
 from gradverify.differences.coincidence import coincident
 from gradverify.differences.complexstep import complex_step
 from gradverify.differences.integral import vindicated
@@ -103,18 +103,30 @@ def _scales(point: Point, analytic: Array) -> Array:
 
 
 def _single_steps(point: Point, result: Sweep, analytic: Array, todo: Array, step: float | None) -> Array:
-    best = best_step(point.eps)
-    first = best if step is None else max(step, 8 * point.eps)
-    for relative in dict.fromkeys((first, best, 4 * best)):  # the last where noise alone kept the bound from being fine
+    given = [] if step is None else [np.full(point.size, max(step, 8 * point.eps))]
+    for relative in (*given, *_steps(point, result)):
         if todo.size == 0:
             break
-        estimate, residual, moved = central(point, todo, relative, analytic)
+        estimate, residual, moved = central(point, todo, relative[todo], analytic)
         _widen(point, result, todo, estimate.value)
         bound = estimate.rounding
         decided = (np.abs(residual) <= bound) & (bound <= FINE * result.scale[todo]) & moved
         _store(result, todo[decided], estimate.value[decided], bound[decided], Verdict.AGREES)
         todo = todo[~decided]
     return todo
+
+
+def _steps(point: Point, result: Sweep) -> tuple[Array, Array]:
+    """The best step of each entry and a larger one, the one first that is likely to decide, each of shape (P,).
+
+    A larger step hears less of the noise. Where the rounding of all outputs alone would leave the bound at the
+    best step too wide, it is the first.
+    """
+    best = best_step(point.eps)
+    with np.errstate(all="ignore"):
+        bound = NOISE_FACTOR * 0.5 * point.eps * point.loudness / (2 * best * point.scale)
+        loud = bound > FINE * result.scale
+    return np.where(loud, 4 * best, best), np.where(loud, best, 4 * best)
 
 
 def _widen(point: Point, result: Sweep, entries: Array, numerical: Array) -> None:

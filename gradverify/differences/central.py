@@ -15,13 +15,15 @@ def best_step(eps: float) -> float:
     return float(eps ** (1.0 / 3.0))
 
 
-def central(point: Point, entries: Array, step: float, analytic: Array | None = None) -> tuple[Estimate, Array, Array]:
+def central(
+    point: Point, entries: Array, step: float | Array, analytic: Array | None = None
+) -> tuple[Estimate, Array, Array]:
     """Central differences at one relative step.
 
     Parameters
     ----------
     entries : flat indices, shape (n,)
-    step : relative to the scale of each entry
+    step : relative to the scale of each entry, one for all or shape (n,)
     analytic : flat gradient, shape (P,), or None
 
     Returns
