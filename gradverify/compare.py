@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradverify.differences import ladder
-from gradverify.differences.central import best_step, central, paired
+from gradverify.differences.central import NOISE_FACTOR, best_step, central, paired
 from gradverify.differences.chain import chain
 from gradverify.differences.coincidence import coincident
 from gradverify.differences.complexstep import complex_step
@@ -24,6 +24,7 @@ from gradverify.types import Array, Case, Comparison, Estimate, Verdict
 
 FINE = 4e-9  # a single step decides only where its bound is below this share of the largest entry
 UPWARD = 8  # steps from the best one upward, each RATIO times the one before
+SKIPPED = 2  # at the most, of the first ones
 DOWNWARD = 4  # and from there downward
 LARGE = (1.0, 2.0**-4, 2.0**-8)  # relative steps at which to ask whether anything moves at all
 FIRM = 8.0  # errors up to this many bounds are in doubt, not wrong
@@ -118,8 +119,8 @@ def _single_steps(point: Point, result: Sweep, analytic: Array, todo: Array, ste
         fine: Array = FINE * result.scale[entries]
         return fine
 
-    best = best_step(point.eps)
-    ways = (best * ladder.RATIO ** np.arange(UPWARD), best * ladder.RATIO ** -np.arange(1.0, 1.0 + DOWNWARD))
+    first = best_step(point.eps) * ladder.RATIO ** _loud(point, result, todo)
+    ways = (first * ladder.RATIO ** np.arange(UPWARD), first * ladder.RATIO ** -np.arange(1.0, 1.0 + DOWNWARD))
     given = () if step is None else (np.array([max(step, 8 * point.eps)]),)
     for steps in (*given, *ways):
         if todo.size == 0:
@@ -134,6 +135,18 @@ def _single_steps(point: Point, result: Sweep, analytic: Array, todo: Array, ste
         _store(result, todo[decided], (found.error + analytic[todo])[decided], found.noise[decided], Verdict.AGREES)
         todo = todo[result.verdicts[todo] != Verdict.AGREES]
     return todo
+
+
+def _loud(point: Point, result: Sweep, entries: Array) -> int:
+    """How many steps to leave out from the best one upward, since outputs as large as these are rounded too coarsely
+    to decide there.
+    """
+    if entries.size == 0:
+        return 0
+    with np.errstate(all="ignore"):
+        bound = NOISE_FACTOR * point.eps * point.loudness / (4 * best_step(point.eps) * point.scale[entries])
+        excess = np.median(bound / (FINE * result.scale[entries]))
+    return int(np.clip(np.ceil(np.log(excess) / np.log(ladder.RATIO)), 0, SKIPPED)) if excess > 0 else 0
 
 
 def _still(point: Point, result: Sweep, analytic: Array, entries: Array) -> None:

@@ -84,6 +84,31 @@ class Declared:
 
 
 @dataclass(frozen=True, slots=True)
+class Contraction:
+    """How differences of outputs become numbers; K is the number of flat outputs.
+
+    Attributes
+    ----------
+    options : of the layer
+    way : how copies go through one forward, "broadcast" or "batched": what was tried and gave the same as a loop
+    weights, sigma : cotangents on the flat outputs, and the rounding noise of these, shape (K,)
+    shapes : of the outputs
+    coarse : steps are so large that outputs round more coarsely than at the point
+    relative : rounding noise of an output relative to its size
+    memory : bytes of copies in flight where they are meant to fit a cache
+    """
+
+    options: Mapping[str, Any]
+    way: str
+    weights: Any
+    sigma: Any
+    shapes: tuple[tuple[int, ...], ...]
+    coarse: bool
+    relative: float
+    memory: int
+
+
+@dataclass(frozen=True, slots=True)
 class Hooks:
     """Optional extra ways into a layer, filled in by adapters and by authors.
 
@@ -97,6 +122,11 @@ class Hooks:
     second : (primals, cotangents, weights by name, **options) -> gradient by primal name of the
         weighted sum of the gradients: the backward of the backward
     batched : (stacked primals by name, options) -> outputs with the same leading axis
+    broadcast : (primals by name, some with leading axes, options) -> outputs by the code's own broadcasting, tried
+        before `batched`
+    slopes : (primals, name of one, flat entries of it, offsets a, offsets b, `Contraction`) -> for each entry the
+        contracted change of the outputs from b to a, its noise, whether any moved, and the realised step: many
+        differences at once, where the code computes
     """
 
     session: Callable[[], tuple[Forward, Backward]] | None = None
@@ -106,6 +136,8 @@ class Hooks:
     wants: Callable[..., Any] | None = None
     second: Callable[..., Any] | None = None
     batched: Callable[..., Any] | None = None
+    broadcast: Callable[..., Any] | None = None
+    slopes: Callable[..., Any] | None = None
 
 
 @dataclass(frozen=True, init=False)
@@ -248,7 +280,7 @@ def accepted(function: Callable[..., Any], names: tuple[str, ...]) -> tuple[str,
 
 _SETTINGS = {"options", "returns", "batch", "assume", "empty", "constants", "doc", "origin"}
 _DECLARED = {"kinks", "surrogate", "zero", "factor", "conjugate", "stateful"}
-_HOOKS = {"session", "reference", "jvp", "accumulate", "wants", "second", "batched"}
+_HOOKS = {"session", "reference", "jvp", "accumulate", "wants", "second", "batched", "broadcast", "slopes"}
 KEYWORDS = frozenset(_SETTINGS | _DECLARED | _HOOKS | {"name", "primals"})
 
 

@@ -37,10 +37,7 @@ def fixed(device: Any, stage: int = 0) -> Iterator[None]:
     `stage` gives backward other numbers than forward: a backward that draws its mask anew must not get
     the right one by luck.
     """
-    torch = import_torch()
-    generators = [torch.default_generator]
-    if getattr(device, "type", "cpu") == "cuda":
-        generators.append(torch.cuda.default_generators[device.index or torch.cuda.current_device()])
+    generators = _generators(device)
     states = [g.get_state() for g in generators]
     for generator in generators:
         generator.manual_seed(SEED + stage)
@@ -50,6 +47,30 @@ def fixed(device: Any, stage: int = 0) -> Iterator[None]:
     finally:
         for generator, state in zip(generators, states):
             generator.set_state(state)
+
+
+@contextmanager
+def unmoved(device: Any) -> Iterator[None]:
+    """As `fixed`, for code that must draw nothing.
+
+    Raises
+    ------
+    RuntimeError
+        If it did.
+    """
+    with fixed(device):
+        generators = _generators(device)
+        states = [g.get_state() for g in generators]
+        yield
+        if not all(g.get_state().equal(state) for g, state in zip(generators, states)):
+            raise RuntimeError("random numbers are drawn")
+
+
+def _generators(device: Any) -> list[Any]:
+    torch = import_torch()
+    cuda = getattr(device, "type", "cpu") == "cuda"
+    more = [torch.cuda.default_generators[device.index or torch.cuda.current_device()]] if cuda else []
+    return [torch.default_generator, *more]
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters._torch_arrays import Array, Tensor, array, import_torch, place, tensor, tensors_in
-from gradverify.adapters._torch_direct import fixed, one_thread, without_tape
+from gradverify.adapters._torch_direct import fixed, one_thread, unmoved, without_tape
 from gradverify.evaluate import LayerFailure
 
 _GUARDED = 1 << 24  # elements up to which a copy on another device is watched for being overwritten
@@ -134,6 +134,22 @@ class Engine:
             return tuple(array(torch.zeros_like(p.primal) if p.tangent is None else p.tangent) for p in pairs)
 
     # -- many copies at once ----------------------------------------------------------------
+
+    def broadcast(self, primals: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Array, ...]:
+        """Outputs at primals of which some have leading axes, as the code's own operations broadcast them.
+
+        Raises
+        ------
+        LayerFailure
+            If the code draws random numbers, of which each copy would get others, or fails.
+        """
+        elements = sum(a.size for a in primals.values())
+        leaves = {n: tensor(primals[n], self.device, self.kernel) for n in self.names}
+        try:
+            with import_torch().no_grad(), without_tape(), unmoved(self.device), one_thread(elements):
+                return tuple(array(y) for y in tensors_in(self.call(leaves, dict(options))))
+        except Exception as error:  # whatever it is, the loop says it better
+            raise LayerFailure("crash", "forward", f"not broadcast: {error}") from error
 
     def batched(self, stack: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Array, ...]:
         """Outputs, each with a leading axis, at stacked primals by `torch.func.vmap`.

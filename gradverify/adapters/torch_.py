@@ -21,6 +21,7 @@ from gradverify.adapters._torch_arrays import import_torch, tensor
 from gradverify.adapters._torch_engine import Engine
 from gradverify.adapters._torch_module import module_parts
 from gradverify.adapters._torch_reference import reference_of
+from gradverify.adapters._torch_slopes import Slopes
 from gradverify.errors import DeclarationError
 from gradverify.layer import KEYWORDS, Layer, Loss
 
@@ -91,7 +92,8 @@ def _layer(
     def backward(cotangents: Any, saved: Any) -> Any:
         return engine.backward(cotangents, saved)
 
-    hooks: dict[str, Any] = {"wants": engine.wants, "batched": engine.batched}
+    hooks: dict[str, Any] = {"wants": engine.wants, "batched": engine.batched, "broadcast": engine.broadcast}
+    hooks["slopes"] = Slopes(engine)
     if own.get("second", True) is not False and engine.kernel is None:
         hooks["second"] = engine.second
     if engine.kernel is None and (not engine.strict or _has_jvp(target)):

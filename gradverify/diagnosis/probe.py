@@ -13,7 +13,8 @@ import numpy as np
 
 from gradverify import evaluate
 from gradverify.differences.central import best_step
-from gradverify.differences.point import Point, Slot
+from gradverify.differences.flat import Slot
+from gradverify.differences.point import Point
 from gradverify.evaluate import LayerFailure
 from gradverify.layer import Layer
 from gradverify.types import Array, Case, Comparison

@@ -53,29 +53,53 @@ class Forward:
     def outputs(self, stack: Mapping[str, Array], count: int) -> Array:
         """Flat outputs, shape (count, K), at stacked primals (count, *shape); others stay at the point.
 
-        The whole stack goes through one forward when the layer's code broadcasts over leading axes
-        and gives the same as a loop does, which is tried on one row, and once for each shape on
-        rows that differ much; else row by row.
+        The whole stack goes through one forward when the layer's code broadcasts over leading axes, or
+        its adapter vectorises it, and that gives the same as a loop does, which is tried on one row,
+        and once for each shape on rows that differ much; else row by row.
         """
-        key = (tuple(stack), str(self.options), tuple(self.primals[n].shape for n in stack))
+        shapes = self._key(tuple(stack))
         refused = _refused.setdefault(self.layer.forward, set())
-        if count > 2 and key not in refused:
-            flat = self._stacked(stack, count) if self._carries(stack, key) else None
+        for way in self._ways() if count > 2 else ():
+            key = (way, *shapes)
+            if key in refused:
+                continue
+            flat = self._stacked(stack, count, way) if self._carries(stack, key) else None
             if flat is not None and (key in self._probed or self._same(flat, stack, count // 2)):
                 self._probed.add(key)
                 return flat
             refused.add(key)
         return np.concatenate([self._row(stack, k) for k in range(count)]) if count else np.zeros((0, self.base.size))
 
-    def _stacked(self, stack: Mapping[str, Array], count: int) -> Array | None:
-        rank = max(np.ndim(a) for a in self.primals.values())
-        padded = {n: a.reshape((count,) + (1,) * (rank - a.ndim + 1) + a.shape[1:]) for n, a in stack.items()}
+    def accepted_way(self, names: tuple[str, ...]) -> str | None:
+        """The way on which a stack of these primals went through one forward here; None if none did."""
+        return next((way for way in self._ways() if (way, *self._key(names)) in self._probed), None)
+
+    def _key(self, names: tuple[str, ...]) -> tuple[Any, ...]:
+        return names, str(self.options), tuple(self.primals[n].shape for n in names)
+
+    def _ways(self) -> tuple[str, ...]:
+        """How a stack may go through one forward, cheapest first."""
+        hooks = self.layer.hooks
+        if hooks.batched is None:
+            return ("broadcast",)
+        return ("broadcast", "batched") if hooks.broadcast is not None else ("batched",)
+
+    def _stacked(self, stack: Mapping[str, Array], count: int, way: str) -> Array | None:
+        hooks = self.layer.hooks
         try:
-            if self.layer.hooks.batched is not None:
+            if way == "batched":
+                assert hooks.batched is not None
                 full = {n: stack.get(n, a[None]) for n, a in self.primals.items()}
-                raw = outputs_of(self.layer, self.layer.hooks.batched(full, self.options))
+                raw = outputs_of(self.layer, hooks.batched(full, self.options))
             else:
-                raw = self.call({**self.primals, **padded})
+                rank = max(np.ndim(a) for a in self.primals.values())
+                padded = {n: a.reshape((count,) + (1,) * (rank - a.ndim + 1) + a.shape[1:]) for n, a in stack.items()}
+                every = {**self.primals, **padded}
+                raw = (
+                    outputs_of(self.layer, hooks.broadcast(every, self.options))
+                    if hooks.broadcast
+                    else self.call(every)
+                )
             self.forwards += count
             parts = [_leading(y, count, shape) for y, shape in zip(raw, self.shapes)]
         except (LayerFailure, ValueError):
@@ -94,7 +118,7 @@ class Forward:
                 array = self.primals[name]
                 offset = 0.1 * rng.uniform(0.2, 1.0, (_TRIAL, *array.shape)) * np.maximum(np.abs(array), 1.0)
                 trial[name] = (array + offset).astype(array.dtype)
-            flat = self._stacked(trial, _TRIAL)
+            flat = self._stacked(trial, _TRIAL, key[0])
             if flat is None or not self._same(flat, trial, 0, _TRIAL - 1):
                 return False
             known.add(key)

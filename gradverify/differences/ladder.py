@@ -15,7 +15,8 @@ from collections.abc import Callable
 import numpy as np
 
 from gradverify.differences.central import NOISE_FACTOR
-from gradverify.differences.point import Differences, Point
+from gradverify.differences.flat import Differences
+from gradverify.differences.point import Point
 from gradverify.types import Array, Estimate
 
 RATIO = 4.0

@@ -9,47 +9,19 @@ rounding noise of each difference.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from gradverify.differences import noise
+from gradverify.differences.elsewhere import COARSE, elsewhere
+from gradverify.differences.flat import Differences, Slot, joined, real_parts
 from gradverify.differences.forward import Forward
 from gradverify.layer import Layer
 from gradverify.types import Array, Case
 
 MEMORY = 4 << 20  # bytes of perturbed primals and outputs in flight; fits the cache of a CPU core
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """Where one primal lies in the flat vector of real parameters."""
-
-    name: str
-    start: int
-    stop: int
-    shape: tuple[int, ...]  # of the real parameters: complex primals have a last axis of 2
-    complex: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Differences:
-    """Contracted differences phi(a) - phi(b); every array has one element for each row.
-
-    Attributes
-    ----------
-    change : sum over outputs of cotangent * (y(a) - y(b))
-    gap : realised step between a and b (1-D), or the analytic prediction <g, a - b> along a direction
-    noise : rounding noise of `change`, about one standard deviation, same unit
-    moved : whether any output changed at all
-    """
-
-    change: Array
-    gap: Array
-    noise: Array
-    moved: Array
 
 
 class Point(Forward):
@@ -182,28 +154,28 @@ class Point(Forward):
         a, b : offsets, shape (n,); b = None is the point itself
         rungs : consecutive rows that belong to one entry, largest step first
         """
-        parts = [
-            self._slope_chunk(entries[chunk], a[chunk], None if b is None else b[chunk], slots, rungs)
-            for chunk, slots in self._chunks(entries, rungs)
-        ]
-        return _joined(parts)
-
-    def _chunks(self, entries: Array, rungs: int) -> Iterator[tuple[Array, tuple[Slot, ...]]]:
-        """Rows that go through one forward, with the primals that move in it; an entry's rungs stay together."""
         row = 8 * (self.size + self.base.size)
         if 2 * entries.size * row <= self.memory // 8:
-            yield np.arange(entries.size), self.slots
-            return
+            return self.moved(entries, a, b, self.slots, rungs)
+        order, parts = [], []
         for slot in self.slots:
             inside = np.flatnonzero((entries >= slot.start) & (entries < slot.stop))
-            width = 16 * (slot.stop - slot.start + 4 * self.base.size + 1)
-            step = rungs * max(1, self.memory // (width * rungs))
-            for first in range(0, inside.size, step):
-                yield inside[first : first + step], (slot,)
+            order.append(inside)
+            parts += self._slot_slopes(slot, entries[inside], a[inside], None if b is None else b[inside], rungs)
+        return joined(parts, np.concatenate(order) if order else np.zeros(0, np.intp))
 
-    def _slope_chunk(
-        self, entries: Array, a: Array, b: Array | None, slots: tuple[Slot, ...], rungs: int
-    ) -> Differences:
+    def _slot_slopes(self, slot: Slot, entries: Array, a: Array, b: Array | None, rungs: int) -> list[Differences]:
+        """Differences along entries of one primal, in chunks; an entry's rungs stay together."""
+        if b is not None and rungs == 1:
+            found = elsewhere(self, slot, entries, a, b)
+            if found is not None:
+                return [found]
+        width = 16 * (slot.stop - slot.start + 4 * self.base.size + 1)
+        step = rungs * max(1, self.memory // (width * rungs))
+        chunks = (slice(first, first + step) for first in range(0, entries.size, step))
+        return [self.moved(entries[c], a[c], None if b is None else b[c], (slot,), rungs) for c in chunks]
+
+    def moved(self, entries: Array, a: Array, b: Array | None, slots: tuple[Slot, ...], rungs: int) -> Differences:
         n = entries.size
         offsets = a if b is None else np.concatenate([a, b])
         low, high = slots[0].start, slots[-1].stop
@@ -265,7 +237,7 @@ class Point(Forward):
         for first in range(0, a.size, rows):
             chunk = slice(first, first + rows)
             parts.append(self._along_chunk(direction, a[chunk], None if b is None else b[chunk], analytic))
-        return _joined(parts)
+        return joined(parts)
 
     def _along_chunk(self, direction: Array, a: Array, b: Array | None, analytic: Array | None) -> Differences:
         n, steps = a.size, a if b is None else np.concatenate([a, b])
@@ -290,7 +262,7 @@ class Point(Forward):
             change = delta @ self.weights
             changed = delta != 0
             weight = np.abs(self.weights)
-            if rungs > 1 or (a.size and np.max(np.abs(a)) > 1e-3):  # away from the point outputs round more coarsely
+            if rungs > 1 or (a.size and np.max(np.abs(a)) > COARSE):  # away from the point outputs round more coarsely
                 level = np.maximum(self.sigma, self.relative * np.maximum(np.abs(ya), np.abs(yb)))
                 noise = np.where(changed, level, 0) @ weight
             else:
@@ -308,7 +280,7 @@ class Point(Forward):
         that no step changed may hide that much at the largest step, and less at others.
         """
         if peak is None:
-            return np.zeros(moved.shape) if moved.all() else np.where(moved, 0.0, 2 * self.inner)
+            return self.hidden(moved)
         weight = 0.5 * self.eps * np.abs(self.weights * self.base)
         shape = (a.size // rungs, rungs, changed.shape[1])
         depends = np.logical_or.accumulate(changed.reshape(shape), axis=1)
@@ -321,6 +293,10 @@ class Point(Forward):
         still = ~moved.reshape(step.shape)
         return (rounded + np.where(still, 1.0, share) * never[:, None] + np.where(still, self.inner, 0.0)).ravel()
 
+    def hidden(self, moved: Array) -> Array:
+        """What may have been rounded away inside where no output moved at one step; shape of `moved`."""
+        return np.zeros(moved.shape) if moved.all() else np.where(moved, 0.0, 2 * self.inner)
+
     @cached_property
     def _magnitude(self) -> float:
         """Scale of the values inside the layer, as far as primals and outputs tell."""
@@ -331,21 +307,3 @@ class Point(Forward):
     def inner(self) -> float:
         """What may be rounded away inside the layer when no output changes at all."""
         return self.eps * self._magnitude * float(np.sum(np.abs(self.weights)))
-
-
-def real_parts(array: Any, slot: Slot, conjugate: bool) -> Array:
-    """A gradient or primal as the flat real parameters of a slot."""
-    array = np.asarray(array)
-    if not slot.complex:
-        return array.real.ravel()
-    return np.stack([array.real, array.imag if conjugate else -array.imag], -1).ravel()
-
-
-def _joined(parts: list[Differences]) -> Differences:
-    if len(parts) == 1:
-        return parts[0]
-    if not parts:
-        return Differences(np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0, bool))
-    return Differences(
-        *(np.concatenate([getattr(p, field) for p in parts]) for field in ("change", "gap", "noise", "moved"))
-    )

@@ -72,6 +72,7 @@ def checked(layer, case):
 
 
 def main(size=32, device="cpu"):
+    torch.set_num_threads(1)  # for both; small work is slower in several
     arrays = point(size)
     entries = sum(a.size for a in arrays.values())
     layer = as_layer(LSTMCell, device=device, **SHAPES)
