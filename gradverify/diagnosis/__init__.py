@@ -16,11 +16,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gradverify.diagnosis.evidence import Evidence
+from gradverify.diagnosis.steps import steps
 from gradverify.evaluate import LayerFailure
 from gradverify.layer import Layer
 from gradverify.limits import time_limit
 from gradverify.registry import Registry, import_submodules
-from gradverify.types import Diagnosis, Finding
+from gradverify.types import Comparison, Diagnosis, Finding
 
 __all__ = ["Evidence", "Signature", "add", "diagnose", "diagnosed", "signatures"]
 
@@ -90,15 +91,23 @@ def _asked(signature: Signature, evidence: Evidence) -> Diagnosis | None:
 
 
 def diagnosed(layer: Layer, finding: Finding) -> Finding:
-    """The finding with its diagnoses, and with the error against the step among its facts ("ladder")."""
-    from gradverify.diagnosis.steps import steps
+    """The finding with its diagnoses, and with the error against the step among its facts.
 
+    The facts are "ladder", a (step, quotient - analytic value, noise) for each step, and "ladder_shows",
+    what they show in one sentence; both are left out where no gradients were compared.
+    """
     facts = dict(finding.facts)
     compared = finding.comparison
-    if compared is not None and finding.property in ("gradient", "special") and compared.wrong.any():
-        with suppress(LayerFailure):
-            facts["ladder"] = steps(layer, finding.case, compared).rungs
+    if compared is not None and finding.property in ("gradient", "special") and _finite(compared):
+        with suppress(LayerFailure), np.errstate(all="ignore"):
+            found = steps(layer, finding.case, compared)
+            facts |= {"ladder": found.rungs, "ladder_shows": found.says}
     return finding.but(diagnoses=diagnose(layer, finding), facts=facts)
+
+
+def _finite(compared: Comparison) -> bool:
+    """Whether the entry that disagrees most has an analytic value, from which an error can be told."""
+    return bool(compared.wrong.any() and np.isfinite(compared.analytic[compared.worst]))
 
 
 def _weighed(evidence: Evidence, diagnosis: Diagnosis) -> Diagnosis:
