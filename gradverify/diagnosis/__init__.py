@@ -28,7 +28,9 @@ __all__ = ["Evidence", "Signature", "add", "diagnose", "diagnosed", "signatures"
 MOST = 4  # diagnoses that are kept
 SECONDS = 3.0  # after which no further signature is asked
 LONE = 0.65
-TOLD_BY_VALUES = ("tie", "singular", "tail", "mask", "repeats", "mutation", "uninitialised", "race")
+VAGUE = 0.5
+TOLD_BY_VALUES = ("tie", "singular", "tail", "mask", "repeats", "mutation", "uninitialised", "race", "upstream")
+FICKLE = ("first_call", "race", "uninitialised")  # then one case gives now this and now that
 FACTS = "facts"  # the signature of what has none
 
 
@@ -74,8 +76,10 @@ def diagnose(layer: Layer, finding: Finding) -> tuple[Diagnosis, ...]:
             if time.perf_counter() > deadline:
                 break
     ranked = sorted(found, key=lambda d: (-d.confidence, d.name))
-    if len(ranked) > 1:  # bare facts are for where nothing fits
-        ranked = [d for d in ranked if d.name != FACTS]
+    if len(ranked) > 1:  # bare facts are for where nothing fits, and what fits nearly all for where nothing better does
+        ranked = [d for d in ranked if d.name != FACTS and not d.confidence <= VAGUE < ranked[0].confidence - 0.15]
+    if ranked and ranked[0].name in FICKLE:  # what the other calls showed is not to be relied upon
+        ranked = ranked[:1]
     return tuple(ranked[:MOST])
 
 

@@ -63,7 +63,27 @@ def local(evidence: Evidence) -> Diagnosis | None:
                 minus = ", and the wrong sign" if sign < 0 else ""
                 text = f"the gradient of {evidence.primal} has {what}{minus}{evidence.given}"
                 return Diagnosis("local", "TERM", text, 0.94, {"cases": len(evidence.probes)})
+    return _mistaken(evidence)
+
+
+def _mistaken(evidence: Evidence) -> Diagnosis | None:
+    """A derivative in terms of the output, with the input put in."""
+    x, y = evidence.primal, (list(evidence.layer.returns) or ["y"])[0]
+    for words, function in OF_OUTPUT.items():
+        if evidence.everywhere(partial(_at_input, evidence, function)):
+            right, wrong = words.format(y), words.format(x)
+            text = f"the gradient of {x} has {wrong} where {right} belongs: the input in place of the output {y}"
+            return Diagnosis("local", "TERM", text + evidence.given, 0.94, {"cases": len(evidence.probes)})
     return None
+
+
+def _at_input(evidence: Evidence, function: Function, probe: Probe) -> bool:
+    a, n = evidence.pair(probe)
+    x, y = (np.asarray(array) for array in (probe.case.primals[evidence.primal], probe.outputs[0]))
+    if len(probe.outputs) > 1 or not x.shape == y.shape == a.shape or n.size < 4:
+        return False
+    dy = (probe.case.cotangents or (np.zeros(()),))[0]
+    return close(n, dy * function(y)) and close(a, dy * function(x)) and not close(a, n)
 
 
 def _ratio(evidence: Evidence, probe: Probe) -> Array:

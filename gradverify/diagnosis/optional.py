@@ -21,7 +21,7 @@ def options(evidence: Evidence) -> Diagnosis | None:
     if not needed:
         return None
     tried = len(evidence.situation.failing)
-    d = f"the gradient of {evidence.primal} is wrong{evidence.given}, and right"
+    d = f"the gradient of {evidence.primal} is wrong{evidence.with_options}, and right"
     defaults = ", ".join(f"{n}={evidence.defaults[n]!r}" for n in needed)
     facts = {"options": dict(needed), "cases": tried}
     if any(name in _MODES for name in needed):
@@ -73,7 +73,7 @@ def constant_left_out(evidence: Evidence) -> Diagnosis | None:
         if all(map(evidence.holds, ones)):
             text = (
                 f"the gradient of {evidence.primal} is right where {primal.name} is all ones, and wrong otherwise"
-                f"{evidence.given}: backward leaves {primal.name} out, or takes it into account twice"
+                f"{evidence.with_options}: backward leaves {primal.name} out, or takes it into account twice"
             )
             return Diagnosis("constant_left_out", "OPTION", text, 0.95, {"cases": len(ones)})
     return None
