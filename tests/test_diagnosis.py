@@ -663,6 +663,14 @@ WRONG |= {
         "joins places along N that have nothing to do",
         "x",
     ),
+    "a loss": Wrong(
+        layer(lambda x: ((x**3).mean(), x), lambda dy, x: dy * np.abs(x) * x / x.size, x="N D"),
+        arrays(x=(2, 3)),
+        "jacobian",
+        "TERM",
+        "the derivative there is wrong",
+        "x",
+    ),
     "another derivative": Wrong(
         layer(lambda x: (np.sin(x), x), lambda dy, x: dy * (2 + np.sin(3 * x)), x="N D"),
         arrays(x=(2, 3)),

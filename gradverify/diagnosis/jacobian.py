@@ -149,10 +149,10 @@ def _mixed(evidence: Evidence, j: Jacobians, which: str) -> Iterator[str]:
     matrix: Array = getattr(j, which)
     reaches = np.abs(matrix) > _REACHES * float(np.abs(j.numerical).max(initial=0.0))
     shape, own = j.probe.shape(evidence.primal), j.probe.labels(evidence.primal)
-    entries, start = np.indices(shape).reshape(len(shape), -1), 0
+    entries, start = np.indices(shape).reshape(len(shape), reaches.shape[1]), 0
     for k, y in enumerate(j.probe.outputs):
         part = reaches[start : start + y.size]
-        places = np.indices(y.shape).reshape(y.ndim, -1)
+        places = np.indices(y.shape).reshape(y.ndim, y.size)
         labels = labels_of(evidence, k, y.ndim)
         for axis, label in enumerate(labels):
             if not own.count(label) == 1 == labels.count(label):
