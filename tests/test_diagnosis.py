@@ -93,6 +93,15 @@ def scaled(x, weight):
     return x * weight, weight
 
 
+def scaled_rows(x, g):
+    return (x - x.mean(-1, keepdims=True)) * g, x
+
+
+def scaled_rows_back(dy, x):
+    """Right but for g, which the gradient of x leaves out."""
+    return dy - dy.mean(-1, keepdims=True), (dy * (x - x.mean(-1, keepdims=True))).sum(0)
+
+
 def masked_mean(x, mask):
     return (x * mask).sum(-1) / mask.sum(-1).clip(1), (mask,)
 
@@ -316,6 +325,22 @@ WRONG = {
         "constant_left_out",
         "OPTION",
         "weight is all ones",
+        "x",
+    ),
+    "scale left out": Wrong(
+        layer(scaled_rows, scaled_rows_back, x="N D", g="D"),
+        arrays(x=(2, 3), g=(3,)),
+        "constant_left_out",
+        "TERM",
+        "backward leaves g out",
+        "x",
+    ),
+    "a factor for each row": Wrong(
+        layer(lambda x, s: (x / (1 + s[:, None] ** 2), (x, s)), lambda dy, s: {"x": dy}, x="N D", s="N", zero="s"),
+        arrays(x=(2, 3), s=(2,)),
+        "local",
+        "TERM",
+        "one number for each place along N",
         "x",
     ),
     "odd sizes": Wrong(

@@ -8,6 +8,7 @@ import numpy as np
 
 from gradverify.diagnosis import add
 from gradverify.diagnosis.evidence import Evidence
+from gradverify.diagnosis.gates import time_axis
 from gradverify.diagnosis.outputs import labels_of
 from gradverify.diagnosis.probe import Probe, close
 from gradverify.types import Array, Diagnosis
@@ -30,7 +31,8 @@ def overwritten(evidence: Evidence) -> Diagnosis | None:
                 f"{evidence.given}"
             )
             plain = evidence.situation.needs == "nothing"
-            bug_class, confidence = ("OVERWRITE", 0.96) if which == "last" else ("UNBROADCAST", 0.96 if plain else 0.8)
+            alone = plain and name != time_axis(evidence)  # what a step gets from later ones is carried by the state
+            bug_class, confidence = ("OVERWRITE", 0.96) if which == "last" else ("UNBROADCAST", 0.96 if alone else 0.8)
             return Diagnosis("overwritten", bug_class, text, confidence, {"axis": name, **facts})
     for which, place in (("last", -1), ("first", 0)):
         if evidence.everywhere(partial(by_entry, evidence, place)):

@@ -94,12 +94,12 @@ def _normaliser(evidence: Evidence) -> str:
             if len(group) == len(names):
                 continue
             cases = [evidence.plain(draw, sizes=dict.fromkeys(group, 1)) for draw in range(2)]
-            if all(evidence.holds(case) and _matters(evidence, case) for case in cases):
+            if all(evidence.holds(case) and matters(evidence, case) for case in cases):
                 return "*".join(group)
     return ""
 
 
-def _matters(evidence: Evidence, case: Case | None) -> bool:
+def matters(evidence: Evidence, case: Case | None) -> bool:
     """Whether there is a gradient to be right about."""
     probe = evidence.probe(case)
     return probe is not None and float(np.abs(probe.numerical(evidence.primal)).max(initial=0.0)) > 1e-6
