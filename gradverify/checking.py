@@ -16,13 +16,10 @@ from gradverify import tuning
 from gradverify.adapters import as_layer
 from gradverify.compose import under_loss
 from gradverify.coverage import Coverage
-from gradverify.diagnosis import diagnose
-from gradverify.differences.profile import profile
+from gradverify.diagnosis import diagnosed
 from gradverify.errors import GradientMismatch, NothingVerified, UsageError
-from gradverify.evaluate import LayerFailure
 from gradverify.layer import Layer
 from gradverify.properties import Property, Regime
-from gradverify.properties.gradient import working_dtype
 from gradverify.registry import layers
 from gradverify.types import Case, Finding, Report, Tally
 from gradverify.verification import examine, ranked, selected
@@ -294,7 +291,7 @@ class Search:
         again = [_same(self.layer, case, prop, finding) for _ in range(_CONFIRM)]
         seen = [f for f in again if f is not None]
         if len(seen) == _CONFIRM:
-            return self._told(_with_ladder(self.layer, seen[0].but(worst=worst)))
+            return self._told(seen[0].but(worst=worst))
         return (seen[0] if seen else finding).but(
             kind="nondeterministic",
             worst=worst,
@@ -303,24 +300,12 @@ class Search:
 
     def _told(self, finding: Finding) -> Finding:
         """The finding with what it looks like, unless cases are to be left as they were drawn."""
-        return finding.but(diagnoses=diagnose(self.layer, finding)) if self.settings.shrink else finding
+        return diagnosed(self.layer, finding) if self.settings.shrink else finding
 
 
 def _same(layer: Layer, case: Case, prop: Property, finding: Finding) -> Finding | None:
     outcome = examine(layer, case, prop)
     return next((f for f in outcome.findings if f.fingerprint == finding.fingerprint), None)
-
-
-def _with_ladder(layer: Layer, finding: Finding) -> Finding:
-    """The finding with its error at every step, which lets a reader tell noise, truncation and a wrong gradient."""
-    if finding.property != "gradient" or finding.comparison is None:
-        return finding
-    dtype = working_dtype(finding.case)
-    try:
-        rungs = profile(layer, finding.case, finding.comparison, dtype)
-    except LayerFailure:
-        return finding
-    return finding.but(facts={**finding.facts, "ladder": rungs})
 
 
 def _smaller(known: Finding, new: Finding) -> Finding:

@@ -40,6 +40,11 @@ def facts_of(comparison: Comparison) -> dict[str, Any]:
 
 def best_ratio(a: Array, n: Array) -> tuple[float, float]:
     """The scalar r that minimises |a - r n|, and |a - r n| / |a| (1 where a is zero)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _best_ratio(a, n)
+
+
+def _best_ratio(a: Array, n: Array) -> tuple[float, float]:
     power = float(n @ n)
     if power == 0.0:
         return float("nan"), 1.0
@@ -49,8 +54,9 @@ def best_ratio(a: Array, n: Array) -> tuple[float, float]:
 
 def relative(a: Array, n: Array) -> float:
     """|a - n| over the larger of the two norms; 0 where both are zero."""
-    top = max(float(np.linalg.norm(a)), float(np.linalg.norm(n)))
-    return float(np.linalg.norm(a - n)) / top if top else 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        top = max(float(np.linalg.norm(a)), float(np.linalg.norm(n)))
+        return float(np.linalg.norm(a - n)) / top if top else 0.0
 
 
 def _places(wrong: Array, labels: tuple[str, ...]) -> dict[str, list[int]]:

@@ -243,6 +243,7 @@ class Tally:
     """Sums over the cases of one property.
 
     `failing` counts the cases with a finding, also where that of another property explains it;
+    `primals` counts the entries that disagree, for each primal that was compared;
     `histogram` counts the entries that were decided by their error in units of its bound: below the first
     of `RATIOS`, between each and the next, and from the last on (NaN included).
     """
@@ -252,6 +253,7 @@ class Tally:
     failing: int = 0
     entries: int = 0
     verdicts: dict[str, int] = field(default_factory=lambda: {v.name.lower(): 0 for v in Verdict})
+    primals: dict[str, int] = field(default_factory=dict)
     worst_ratio: float = 0.0
     resolutions: list[float] = field(default_factory=list)
     histogram: list[int] = field(default_factory=lambda: [0] * (len(RATIOS) + 1))
@@ -273,6 +275,8 @@ class Tally:
             counts = np.bincount(comparison.verdicts.ravel().astype(int), minlength=len(Verdict))
             for verdict in Verdict:
                 self.verdicts[verdict.name.lower()] += int(counts[verdict])
+            wrong = self.primals.get(comparison.primal, 0) + int(counts[Verdict.DISAGREES])
+            self.primals[comparison.primal] = wrong
             decided = (comparison.verdicts == Verdict.AGREES) | (comparison.verdicts == Verdict.DISAGREES)
             if decided.any():
                 ratio = comparison.ratio[decided]

@@ -17,7 +17,7 @@ from gradverify.diagnosis.probe import Probe, close
 from gradverify.diagnosis.steps import steps
 from gradverify.errors import CaseFileError
 from gradverify.properties import properties
-from gradverify.report import explanation
+from gradverify.report import explanation, ladder
 from gradverify.types import Case, Finding
 from gradverify.verification import checked, examine
 
@@ -91,6 +91,15 @@ def centred(x):
 
 def scaled(x, weight):
     return x * weight, weight
+
+
+def scaled_rows(x, g):
+    return (x - x.mean(-1, keepdims=True)) * g, x
+
+
+def scaled_rows_back(dy, x):
+    """Right but for g, which the gradient of x leaves out."""
+    return dy - dy.mean(-1, keepdims=True), (dy * (x - x.mean(-1, keepdims=True))).sum(0)
 
 
 def masked_mean(x, mask):
@@ -254,6 +263,14 @@ WRONG = {
         r"factor tanh'\(x\).* missing",
         "x",
     ),
+    "input for output": Wrong(
+        layer(lambda x: (np.tanh(x), x), lambda dy, x: dy * (1 - x**2), x="N D"),
+        arrays(x=(2, 3)),
+        "local",
+        "TERM",
+        r"has 1 - x\^2 where 1 - y\^2 belongs",
+        "x",
+    ),
     "mean held constant": Wrong(
         layer(centred, lambda dy, d: 2 * d * dy, x="N D", returns="N D"),
         arrays(x=(2, 3)),
@@ -308,6 +325,22 @@ WRONG = {
         "constant_left_out",
         "OPTION",
         "weight is all ones",
+        "x",
+    ),
+    "scale left out": Wrong(
+        layer(scaled_rows, scaled_rows_back, x="N D", g="D"),
+        arrays(x=(2, 3), g=(3,)),
+        "constant_left_out",
+        "TERM",
+        "backward leaves g out",
+        "x",
+    ),
+    "a factor for each row": Wrong(
+        layer(lambda x, s: (x / (1 + s[:, None] ** 2), (x, s)), lambda dy, s: {"x": dy}, x="N D", s="N", zero="s"),
+        arrays(x=(2, 3), s=(2,)),
+        "local",
+        "TERM",
+        "one number for each place along N",
         "x",
     ),
     "odd sizes": Wrong(
@@ -429,6 +462,35 @@ def branch_backward(dy, d):
     return dy * np.where(d < 1, d, 1)
 
 
+def softmax(x):
+    p = np.exp(x - x.max(-1, keepdims=True))
+    p = p / p.sum(-1, keepdims=True)
+    return p, p
+
+
+def reversed_back(dy, x):
+    """That of x[:, ::-1] * x[:1], for the cotangent of another column."""
+    dy = np.roll(dy, 1, 1)
+    grad = (dy * x[:1])[:, ::-1]
+    grad[0] += (dy * x[:, ::-1]).sum(0)
+    return grad
+
+
+class Remembering:
+    """Keeps the first input of each shape for good."""
+
+    def __init__(self):
+        self.first = {(2, 3): np.ones((2, 3))}
+
+    def forward(self, x):
+        return x**2, self.first.setdefault(x.shape, x.copy())
+
+
+def column_sum(dy, saved):
+    x, W = saved
+    return dy @ W.T, x.T @ dy, dy.sum(1)
+
+
 class Counting:
     """Adds into a buffer that is never cleared."""
 
@@ -471,7 +533,7 @@ WRONG |= {
     "a square correction": Wrong(
         layer(
             lambda x: (x**2, x),
-            lambda dy, x: 2 * x * dy + (x.sum(0) if x.shape[0] == x.shape[1] else 0),
+            lambda dy, x: 2 * x * dy + (dy.sum() * x.sum(0) if x.shape[0] == x.shape[1] else 0),
             x="N D",
         ),
         arrays(x=(3, 3)),
@@ -501,7 +563,7 @@ WRONG |= {
         arrays(x=(4, 5)) | {"x": np.linspace(-3, 3, 20).reshape(4, 5)},
         "region",
         "TERM",
-        "below some -1",
+        "below a bound between -1.* and -0",
         "x",
     ),
     "clipped": Wrong(
@@ -571,12 +633,105 @@ WRONG |= {
         property="second_order",
     ),
     "nothing known": Wrong(
-        layer(lambda x: (x**2, x), lambda dy, x: dy * (2 * x + np.cos(5 * x) * x[::-1]), x="N D"),
-        arrays(x=(2, 3)),
+        layer(lambda z: (z**2, z), lambda dy, z: dy * np.conj(2 * z + np.cos(5 * np.abs(z)) * z[::-1]), z="N: complex"),
+        {"z": np.array([1 + 2j, 0.5 - 1j, -0.25 + 0.5j])},
         "facts",
-        "TERM",
+        "UNKNOWN",
         "no known signature fits.*ratio goes from",
+        "z",
+    ),
+    "not linear": Wrong(
+        layer(lambda x: (x**2, x), lambda dy, x: dy * (2 * x + dy * x[::-1]), x="N D"),
+        arrays(x=(2, 3)),
+        "upstream",
+        "UPSTREAM",
+        "is not linear in the upstream gradient",
         "x",
+    ),
+    "derivative forward again": Wrong(
+        layer(lambda x: (x.cumsum(-1), None), lambda dy, _: dy.cumsum(-1), x="N D"),
+        arrays(x=(2, 3)),
+        "jacobian",
+        "INDEX",
+        r"is J dy where it must be J\^T dy",
+        "x",
+    ),
+    "another order": Wrong(
+        layer(lambda x: (x[:, ::-1] * x[:1], x), lambda dy, x: {"x": reversed_back(dy, x)}, x="N D"),
+        arrays(x=(2, 3)),
+        "jacobian",
+        "INDEX",
+        "its entries in another order",
+        "x",
+    ),
+    "softmax, each by itself": Wrong(
+        layer(softmax, lambda dy, p: dy * p * (1 - p), x="N D", returns="N D"),
+        arrays(x=(2, 3)),
+        "jacobian",
+        "TERM",
+        "lacks what an entry does to other places along D",
+        "x",
+    ),
+    "softmax over the batch": Wrong(
+        layer(softmax, lambda dy, p: p * (dy - (p * dy).sum(0)), x="N D"),
+        arrays(x=(2, 3)),
+        "jacobian",
+        "INDEX",
+        "joins places along N, the right one places along D",
+        "x",
+    ),
+    "rows joined": Wrong(
+        layer(lambda x: (x**2, x), lambda dy, x: 2 * x * (dy + np.roll(dy, 1, 0)), x="N D"),
+        arrays(x=(3, 2)),
+        "jacobian",
+        "INDEX",
+        "joins places along N that have nothing to do",
+        "x",
+    ),
+    "a loss": Wrong(
+        layer(lambda x: ((x**3).mean(), x), lambda dy, x: dy * np.abs(x) * x / x.size, x="N D"),
+        arrays(x=(2, 3)),
+        "jacobian",
+        "TERM",
+        "the derivative there is wrong",
+        "x",
+    ),
+    "another derivative": Wrong(
+        layer(lambda x: (np.sin(x), x), lambda dy, x: dy * (2 + np.sin(3 * x)), x="N D"),
+        arrays(x=(2, 3)),
+        "jacobian",
+        "TERM",
+        "the derivative there is wrong",
+        "x",
+    ),
+    "first sample lost": of_dense(
+        "W", lambda g, dy, x, W: x[1:].T @ dy[1:], "overwritten", "OVERWRITE", "lacks .* first place along the batch"
+    ),
+    "first input kept": Wrong(
+        layer(Remembering().forward, lambda dy, x: 2 * x * dy, x="N D"),
+        arrays(x=(2, 3)),
+        "first_call",
+        "STALE",
+        "right in the first call",
+        "x",
+    ),
+    "sum over the wrong axis": Wrong(
+        layer(dense, column_sum, **DENSE),
+        SMALL,
+        "shape",
+        "UNBROADCAST",
+        "over all axes but N, where it must be summed over N",
+        "b",
+        property="complete",
+    ),
+    "another shape": Wrong(
+        layer(dense, changed("b", lambda g, dy, x, W: x[0]), **DENSE),
+        SMALL,
+        "shape",
+        "INDEX",
+        "has the axes D, and b has H",
+        "b",
+        property="complete",
     ),
     "crash": Wrong(
         layer(lambda x: (x**2, x), lambda dy, x: 2 * x.reshape(2, -1) * dy, x="N D"),
@@ -695,9 +850,6 @@ def test_the_steps_tell_a_wrong_gradient_from_noise():
     told = steps(wrong.layer, finding.case, finding.comparison)
     assert "neither truncation nor noise" in told.says
     assert abs(told.chosen - told.analytic / 2) < 1e-8
-    text = explanation.ladder(told, finding.comparison.labels)
-    assert "error against step at W[" in text
-    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_the_steps_of_a_right_gradient_say_so():
@@ -705,7 +857,7 @@ def test_the_steps_of_a_right_gradient_say_so():
     compared = examine(wrong.layer, checked(wrong.layer, Case("wrong", SMALL)), properties.get("gradient")).compared
     right = next(c for c in compared if c.primal == "x")
     told = steps(wrong.layer, found(wrong).case, right)
-    assert "the gradient is right" in told.says
+    assert "central differences agree" in told.says
 
 
 def test_an_explanation_gives_class_text_and_evidence():
@@ -725,6 +877,11 @@ def test_a_diagnosed_finding_carries_the_ladder():
     step, error, noise = finding.facts["ladder"][0]
     assert step > finding.facts["ladder"][-1][0]
     assert noise < abs(error)
+    assert "neither truncation nor noise" in finding.facts["ladder_shows"]
+    lines = ladder.full(finding)
+    assert "error against step at W[" in lines[0]
+    assert len(lines) > len(finding.facts["ladder"]) > ladder.FEW
+    assert max(map(len, [*lines, *ladder.brief(finding)])) <= 80
 
 
 MINE = """
@@ -754,7 +911,7 @@ def explained(folder, change):
 def test_explain_prints_diagnoses_matrices_and_steps(tmp_path):
     done = explained(tmp_path, "x.T @ dy / len(x)")
     assert done.return_value == 1
-    for words in ("times 1/N", "evidence: factors", "error against step at W[", "held on this case: "):
+    for words in ("times 1/N", "evidence: factors", "error against step at W[", "held: "):
         assert words in done.stdout
     assert done.stdout.count("property special") == 0, "what another finding explains is not told again"
 

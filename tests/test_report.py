@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from gradverify import Layer
+from gradverify.checking import Settings, check_layer
 from gradverify.report import code, jsonreport, table, terminal
 from gradverify.report.numbers import entry, short
 from gradverify.types import Case, Comparison, Diagnosis, Finding, Report, Tally, Verdict
@@ -56,6 +60,16 @@ def a_tally(name: str = "gradient", **changes: Any) -> Tally:
         name,
         **{"cases": 50, "entries": 90, "verdicts": verdicts, "worst_ratio": 0.25, "resolutions": [2e-11]} | changes,
     )
+
+
+@pytest.fixture(scope="module")
+def checked() -> Report:
+    def back(dy: Any, saved: Any) -> Any:
+        x, W = saved
+        return dy @ W.T, x.T @ dy, dy.mean(0)
+
+    layer = Layer(lambda x, W, b: (x @ W + b, (x, W)), back, name="mine", x="N D", W="D H", b="H")
+    return check_layer(layer, Settings(examples=20, properties=("gradient", "pure")))
 
 
 def a_report(*findings: Finding, name: str = "dense", **changes: Any) -> Report:
@@ -106,7 +120,7 @@ def test_matrices_of_any_shape_are_cut_around_the_worst_entry_to_80_columns(
 ) -> None:
     text = terminal.render_finding(a_finding(comparison(shape, wrong)))
     assert all(len(line) <= 80 for line in text.splitlines())
-    assert text.count("*") == 2  # the wrong entry, and the legend
+    assert text.count("*") == (2 if math.prod(shape) > 1 else 0)  # the wrong entry, and the legend
     assert ("…" in text) == (max(shape, default=1) > 6)
 
 
@@ -154,8 +168,6 @@ def test_full_matrices_show_every_entry() -> None:
 
 
 def test_colour_adds_escapes_and_nothing_else() -> None:
-    import re
-
     plain, colored = (terminal.render(a_report(a_finding()), color=color) for color in (False, True))
     assert "\x1b[" not in plain
     assert re.sub(r"\x1b\[\d+m", "", colored) == plain != colored
@@ -167,6 +179,59 @@ def test_a_report_prints_what_was_tried_skipped_and_declared() -> None:
     for said in ("skipped accumulates: it has no buffers", "declared: kinks: the left slope", "note: one core"):
         assert said in text
     assert "2e-11" in text
+
+
+def test_a_report_of_a_failure_says_what_else_was_checked_and_held() -> None:
+    tallies = {
+        "gradient": a_tally(failing=3, primals={"x": 0, "W": 4}),
+        "special": a_tally("special", failing=2),
+        "pure": Tally("pure", cases=9),
+        "linear": a_tally("linear", verdicts=dict.fromkeys(("agrees", "kink", "disagrees"), 0) | {"unresolved": 5}),
+        "batch": Tally("batch", reason="no batch axis is declared"),
+    }
+    assert terminal.held(a_report(a_finding(), tallies=tallies)) == [
+        "held: gradient of x; pure",
+        "fails as well, which the finding above explains: special",
+        "nothing could be decided: linear",
+        "not tried: batch",
+    ]
+    assert str(a_report(a_finding(), tallies=tallies)).endswith("not tried: batch")
+    assert "held:" not in str(a_report(tallies=tallies))
+
+
+def test_the_code_in_a_report_runs_as_it_is_printed(checked: Report) -> None:
+    (finding,) = checked.findings
+    lines = str(checked).splitlines()
+    begin = lines.index("  on this case:") + 1
+    made = run("\n".join(lines[begin : lines.index("", begin)]))
+    for name, array in finding.case.primals.items():
+        assert np.array_equal(made[name], array)
+    assert finding.case.cotangents is not None
+    assert all(map(np.array_equal, made["cotangents"], finding.case.cotangents))
+
+
+def test_a_report_shows_the_error_against_the_step(checked: Report) -> None:
+    lines = str(checked).splitlines()
+    place = lines.index("  error against step:")
+    rows = [line.split() for line in lines[place + 1 : place + 4]]
+    assert [row[0] for row in rows] == ["step", "error", "noise"]
+    assert {len(row) for row in rows} == {8}
+    assert "neither truncation nor noise" in " ".join(lines[place + 4 :])
+    assert max(map(len, lines)) <= 80
+
+
+def test_the_readme_shows_what_the_report_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own example, run; how many cases it took may differ, and the time."""
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", page.partition("<!-- failure-output: begin")[0], re.DOTALL):
+        exec(block, names)
+    shown = re.search(r"<!-- failure-output: begin.*?```text\n(.*?)```\n<!-- failure-output: end", page, re.DOTALL)
+    assert shown is not None
+    varies = r"\(\d+ cases, .*\)|worst seen on .*|± .*"
+    told, expected = (re.sub(varies, "-", text) for text in (f"{names['report']}\n", shown[1]))
+    assert told == expected
 
 
 def test_a_report_in_which_nothing_was_verified_says_so() -> None:

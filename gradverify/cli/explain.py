@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, TextIO
 
 import click
@@ -10,7 +11,6 @@ from gradverify.cli import _show
 from gradverify.cli._output import color_option, colored, data_stream, write
 
 if TYPE_CHECKING:
-    from gradverify.layer import Layer
     from gradverify.types import Finding
 
 
@@ -27,7 +27,8 @@ def command(case_file: str, target: str | None, properties: tuple[str, ...], col
     Exit status 1 if something is found, 0 if nothing is found any more.
     """
     from gradverify.casefile import load
-    from gradverify.diagnosis import diagnose
+    from gradverify.diagnosis import diagnosed
+    from gradverify.report.terminal import held
     from gradverify.targets import find
     from gradverify.verification import verify
 
@@ -35,40 +36,33 @@ def command(case_file: str, target: str | None, properties: tuple[str, ...], col
         case = load(case_file)
         layer = find(case, target)
         report = verify(layer, case, properties or None)
-        for finding in _unexplained(report.findings):
-            _explain(layer, finding.but(diagnoses=diagnose(layer, finding)), data, color)
-        held = [t.property for t in report.tallies.values() if t.verified and _silent(t.property, report.findings)]
-        write(f"\nheld on this case: {', '.join(held) or 'nothing'}", data)
+        own = replace(report, findings=_unexplained(report.findings))
+        for finding in own.findings:
+            _explain(diagnosed(layer, finding), data, color)
+        for line in held(own, _show._width()):
+            write(f"\n{line}", data)
         if report.ok:
             write("nothing is found any more on this case", data)
     return _show.status([report])
 
 
-def _unexplained(findings: tuple[Finding, ...]) -> list[Finding]:
+def _unexplained(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
     """Findings that no other one on the same primal explains."""
     from gradverify.properties import properties
 
     known = {(finding.property, finding.primal) for finding in findings}
-    return [f for f in findings if not any((n, f.primal) in known for n in properties.get(f.property).implied_by)]
+    return tuple(f for f in findings if not any((n, f.primal) in known for n in properties.get(f.property).implied_by))
 
 
-def _silent(name: str, findings: tuple[Finding, ...]) -> bool:
-    return all(finding.property != name for finding in findings)
+def _explain(finding: Finding, stream: TextIO, color: bool | None) -> None:
+    from gradverify.report import explanation, ladder, terminal
 
-
-def _explain(layer: Layer, finding: Finding, stream: TextIO, color: bool | None) -> None:
-    from gradverify.diagnosis.steps import steps
-    from gradverify.evaluate import LayerFailure
-    from gradverify.report import explanation, terminal
-
-    paint, compared = colored(stream, color), finding.comparison
-    write(f"\n{terminal.render_finding(finding.but(diagnoses=()), paint, _show._width())}", stream)
-    write(f"\n{explanation.diagnoses(finding, paint, _show._width())}", stream)
-    if compared is None or finding.property not in ("gradient", "special") or not compared.wrong.any():
-        return
-    write(f"\n  {terminal.side_by_side(compared, paint, _show._width())}", stream)
-    try:
-        found = steps(layer, finding.case, compared)
-    except LayerFailure:
-        return
-    write(f"\n{explanation.ladder(found, compared.labels, paint, _show._width())}", stream)
+    paint, compared, width = colored(stream, color), finding.comparison, _show._width()
+    bare = finding.but(diagnoses=(), facts={})  # both follow, in full
+    write(f"\n{terminal.render_finding(bare, paint, width)}", stream)
+    write(f"\n{explanation.diagnoses(finding, paint, width)}", stream)
+    if compared is not None and compared.wrong.size > 1:
+        write(f"\n  {terminal.side_by_side(compared, paint, width)}", stream)
+    steps = ladder.full(finding, width)
+    if steps:
+        write("\n" + "\n".join(steps), stream)

@@ -16,18 +16,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from gradverify.diagnosis.evidence import Evidence
+from gradverify.diagnosis.steps import steps
 from gradverify.evaluate import LayerFailure
 from gradverify.layer import Layer
 from gradverify.limits import time_limit
 from gradverify.registry import Registry, import_submodules
-from gradverify.types import Diagnosis, Finding
+from gradverify.types import Comparison, Diagnosis, Finding
 
 __all__ = ["Evidence", "Signature", "add", "diagnose", "diagnosed", "signatures"]
 
 MOST = 4  # diagnoses that are kept
 SECONDS = 3.0  # after which no further signature is asked
 LONE = 0.65
-TOLD_BY_VALUES = ("tie", "singular", "tail", "mask", "repeats", "mutation", "uninitialised", "race")
+VAGUE = 0.5
+TOLD_BY_VALUES = ("tie", "singular", "tail", "mask", "repeats", "mutation", "uninitialised", "race", "upstream")
+FICKLE = ("first_call", "race", "uninitialised")  # then one case gives now this and now that
 FACTS = "facts"  # the signature of what has none
 
 
@@ -73,8 +76,10 @@ def diagnose(layer: Layer, finding: Finding) -> tuple[Diagnosis, ...]:
             if time.perf_counter() > deadline:
                 break
     ranked = sorted(found, key=lambda d: (-d.confidence, d.name))
-    if len(ranked) > 1:  # bare facts are for where nothing fits
-        ranked = [d for d in ranked if d.name != FACTS]
+    if len(ranked) > 1:  # bare facts are for where nothing fits, and what fits nearly all for where nothing better does
+        ranked = [d for d in ranked if d.name != FACTS and not d.confidence <= VAGUE < ranked[0].confidence - 0.15]
+    if ranked and ranked[0].name in FICKLE:  # what the other calls showed is not to be relied upon
+        ranked = ranked[:1]
     return tuple(ranked[:MOST])
 
 
@@ -90,15 +95,23 @@ def _asked(signature: Signature, evidence: Evidence) -> Diagnosis | None:
 
 
 def diagnosed(layer: Layer, finding: Finding) -> Finding:
-    """The finding with its diagnoses, and with the error against the step among its facts ("ladder")."""
-    from gradverify.diagnosis.steps import steps
+    """The finding with its diagnoses, and with the error against the step among its facts.
 
+    The facts are "ladder", a (step, quotient - analytic value, noise) for each step, and "ladder_shows",
+    what they show in one sentence; both are left out where no gradients were compared.
+    """
     facts = dict(finding.facts)
     compared = finding.comparison
-    if compared is not None and finding.property in ("gradient", "special") and compared.wrong.any():
-        with suppress(LayerFailure):
-            facts["ladder"] = steps(layer, finding.case, compared).rungs
+    if compared is not None and finding.property in ("gradient", "special") and _finite(compared):
+        with suppress(LayerFailure), np.errstate(all="ignore"):
+            found = steps(layer, finding.case, compared)
+            facts |= {"ladder": found.rungs, "ladder_shows": found.says}
     return finding.but(diagnoses=diagnose(layer, finding), facts=facts)
+
+
+def _finite(compared: Comparison) -> bool:
+    """Whether the entry that disagrees most has an analytic value, from which an error can be told."""
+    return bool(compared.wrong.any() and np.isfinite(compared.analytic[compared.worst]))
 
 
 def _weighed(evidence: Evidence, diagnosis: Diagnosis) -> Diagnosis:

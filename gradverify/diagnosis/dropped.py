@@ -66,21 +66,25 @@ def _last_entry(evidence: Evidence, probe: Probe) -> bool:
 
 
 def _place(evidence: Evidence) -> str | None:
-    """Where all zeros are: the last, the first place of an axis, or a block of it."""
+    """Where all zeros are: the last, the first place of an axis, or some of its places, in full."""
     labels = evidence.probes[0].labels(evidence.primal)
     for axis, label in enumerate(labels):
-        hits = [
-            (np.flatnonzero(_others(p.wrong(evidence.primal), axis)), p.shape(evidence.primal)[axis])
-            for p in evidence.probes
-        ]
-        if all(set(h) == {n - 1} and n > 1 for h, n in hits):
+        found = [_slabs(evidence, axis, p) for p in evidence.probes]
+        if any(hits is None for hits in found):
+            continue
+        hits = [(h, p.shape(evidence.primal)[axis]) for h, p in zip(found, evidence.probes) if h is not None]
+        if all(h == [n - 1] and n > 1 for h, n in hits):
             return f"the last place of {label}"
-        if all(set(h) == {0} and n > 1 for h, n in hits):
+        if all(h == [0] and n > 1 for h, n in hits) and len(hits) > 1:
             return f"the first place of {label}"
         if all(0 < len(h) < n for h, n in hits):
             return f"some places of {label} ({', '.join(map(str, hits[0][0][:8]))} of {hits[0][1]})"
     return None
 
 
-def _others(wrong: Array, axis: int) -> Array:
-    return np.asarray(wrong.any(tuple(k for k in range(wrong.ndim) if k != axis)))
+def _slabs(evidence: Evidence, axis: int, probe: Probe) -> list[int] | None:
+    """Places of an axis that hold zeros alone and all entries that are wrong; None if some lie elsewhere in part."""
+    a, _ = evidence.pair(probe)
+    others = tuple(k for k in range(a.ndim) if k != axis)
+    wrong = probe.wrong(evidence.primal).any(others)
+    return [int(k) for k in np.flatnonzero(wrong)] if not np.abs(a).sum(others)[wrong].any() else None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from gradverify.diagnosis import add
+from gradverify import evaluate
+from gradverify.diagnosis import add, variants
 from gradverify.diagnosis.evidence import ABOUT_GRADIENTS, Evidence
 from gradverify.properties import properties
 from gradverify.types import Diagnosis, Finding
@@ -62,13 +64,39 @@ def mutation(evidence: Evidence) -> Diagnosis | None:
     crash = finding.property == "layout" and finding.kind == "crash"
     changes = mutations(evidence)
     if not changes:
-        return None
+        own = kept(evidence)
+        text = f"backward changes {own} as the layer keeps it; what reads it after that gets wrong values"
+        return Diagnosis("mutation", "MUTATE", text, 0.97, {"what": own}) if own else None
     stage, what = changes[0].facts["stage"], changes[0].facts["what"]
     if crash:
         text = f"{stage} changes {what} in place, and fails where that array cannot be written"
         return Diagnosis("mutation", "MUTATE", text, 0.98, dict(changes[0].facts))
     text = f"{stage} changes {what} in place; what reads it after that gets wrong values"
     return Diagnosis("mutation", "MUTATE", text, 0.975, dict(changes[0].facts))
+
+
+def kept(evidence: Evidence) -> str | None:
+    """A primal of which the layer keeps a copy of its own that backward changes."""
+    asks = evidence.finding.property in (*ABOUT_GRADIENTS, "linear") and evidence.layer.declared.stateful
+    probe = evidence.probe(evidence.plain()) if asks else None
+    if probe is None:
+        return None
+    primals = probe.case.primals
+    run = evaluate.run(evidence.layer, evaluate.copies(primals), probe.case.options)
+    held = [(n, a, a.copy()) for a in _arrays(run.saved, 4) for n, p in primals.items() if np.array_equal(a, p)]
+    run.pull(tuple(np.array(v) for v in probe.case.cotangents or ()))
+    return next((n for n, now, before in held if not np.array_equal(now, before)), None)
+
+
+def _arrays(value: Any, deep: int) -> Iterator[np.ndarray[Any, Any]]:
+    """Arrays among what an object, a dict or a list holds."""
+    if isinstance(value, np.ndarray):
+        yield value
+    elif deep and isinstance(value, (list, tuple, dict)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _arrays(part, deep - 1)
+    elif deep and hasattr(value, "__dict__") and not isinstance(value, type):
+        yield from _arrays(dict(vars(value)), deep - 1)
 
 
 @add("uninitialised", "OVERWRITE")
@@ -125,6 +153,27 @@ def state(evidence: Evidence) -> Diagnosis | None:
             return Diagnosis("state", "STALE", text, 0.95)
     text = f"{d}: state of another call reaches it (a cache, or statistics, that later calls overwrite)"
     return Diagnosis("state", "STALE", text, 0.94, {"what": what})
+
+
+@add("first_call", "STALE")
+def first_call(evidence: Evidence) -> Diagnosis | None:
+    """Right for the first call with arrays of a shape and wrong for later ones: something is kept from the first."""
+    if not evidence.about_gradient or evidence.situation.needs not in ("nothing", "sizes"):
+        return None
+    names = [n for n in variants.axis_names(evidence.layer) if not n.startswith("*")]
+    if not names:
+        return None
+    cases = []
+    for turn in range(2):  # sizes that no other signature asks for, and other values first at each
+        sizes = {n: 9 + k + 2 * turn for k, n in enumerate(names)}
+        cases += [(evidence.plain(draw, sizes=sizes), place) for place, draw in enumerate((turn, 1 - turn))]
+    if not all(evidence.fails(case) if later else evidence.holds(case) for case, later in cases):
+        return None
+    text = (
+        f"the gradient of {evidence.primal} is right in the first call with arrays of a shape, and wrong in later ones "
+        "with other values: something of the first call is kept, and not told from theirs"
+    )
+    return Diagnosis("first_call", "STALE", text, 0.98, {"cases": len(cases)})
 
 
 def _varies(evidence: Evidence) -> bool:

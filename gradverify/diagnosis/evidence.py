@@ -8,10 +8,10 @@ its cases are what a signature must explain, every one of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,9 @@ from gradverify.diagnosis import variants
 from gradverify.diagnosis.probe import Probe
 from gradverify.evaluate import LayerFailure
 from gradverify.layer import Layer, simplest
+from gradverify.properties import properties
 from gradverify.types import Array, Case, Finding
+from gradverify.verification import examine
 
 DRAWS = 3
 ABOUT_GRADIENTS = ("gradient", "special", "complete", "modes")
@@ -107,8 +109,11 @@ class Evidence:
             return None
 
     def wrong(self, probe: Probe | None) -> bool:
-        """Whether the gradient of the finding's primal is wrong on a probe."""
-        if probe is None:
+        """Whether the gradient of the finding's primal is wrong on a probe.
+
+        For a finding of wrong values, a backward that breaks down there, or gives none, is neither wrong nor right.
+        """
+        if probe is None or not self._usable(probe):
             return False
         try:
             with np.errstate(all="ignore"):
@@ -123,7 +128,12 @@ class Evidence:
     def holds(self, case: Case | None) -> bool:
         """Whether there is such a case, and the gradient of the finding's primal is right on it."""
         probe = self.probe(case)
-        return probe is not None and not self.wrong(probe)
+        return probe is not None and self._usable(probe) and not self.wrong(probe)
+
+    def _usable(self, probe: Probe) -> bool:
+        if self.finding.kind != "wrong":
+            return True
+        return probe.failure is None and self.finding.primal in probe.analytic
 
     def plain(
         self, draw: int = 0, options: Mapping[str, Any] | None = None, sizes: Mapping[str, Any] | None = None
@@ -141,6 +151,8 @@ class Evidence:
         if found is None and self.case.options != self.defaults:
             found = self._tried("options", self.case.options)
         if found is None:
+            found = self._small()
+        if found is None:
             found = self._equal_sizes()
         if found is None:
             found = self._tried("sizes", self.case.options, like=self.case)
@@ -150,6 +162,18 @@ class Evidence:
         others = (self.probe(self.case.but(cotangents=None, seed=self.case.seed + k)) for k in (1, 2))
         needed = self._needed(self.case.options, lambda o: self.fails(self.case.but(options=o)))
         return Situation("values", needed, (*own, *(p for p in others if p is not None and self.wrong(p))))
+
+    def _small(self) -> Situation | None:
+        """Plain cases on which it fails by less than a probe can tell, but not by less than the check itself."""
+        if self.finding.property != "gradient" or self.finding.kind != "wrong":
+            return None
+        plain = [p for p in (self.probe(self.plain(draw, self.case.options)) for draw in range(DRAWS)) if p is not None]
+        wrong = tuple(p for p in plain if self._usable(p) and self._told_by_check(p.case))
+        return Situation("nothing", {}, wrong) if wrong and len(wrong) == len(plain) else None
+
+    def _told_by_check(self, case: Case) -> bool:
+        outcome = examine(self.layer, case, properties.get("gradient"))
+        return any(f.primal == self.finding.primal and f.kind == "wrong" for f in outcome.findings)
 
     def _equal_sizes(self) -> Situation | None:
         """Two axes that have one size in the finding's case, and fail on plain cases when they are equal."""
@@ -173,6 +197,10 @@ class Evidence:
             drawn = (variants.plain(self.layer, self.case, chosen, k, like=like) for k in range(DRAWS))
             return [p for p in map(self.probe, drawn) if p is not None]
 
+        def more(chosen: Mapping[str, Any]) -> Iterator[Probe]:
+            drawn = (variants.plain(self.layer, self.case, chosen, k, like=like) for k in range(DRAWS, 4 * DRAWS))
+            return (p for p in map(self.probe, drawn) if self.wrong(p) and p is not None)
+
         found = probes(options)
         if not any(map(self.wrong, found)):
             return None
@@ -180,8 +208,10 @@ class Evidence:
         if needs != "nothing":
             needed = self._needed(options, lambda chosen: any(map(self.wrong, probes(chosen))))
             found = probes({**self.defaults, **needed})
-        wrong = tuple(p for p in found if self.wrong(p))
-        return Situation(needs, needed, wrong)
+        wrong = [p for p in found if self.wrong(p)]
+        if len(wrong) < DRAWS:  # it fails on some draws only; a claim is to be tried on several
+            wrong += islice(more({**self.defaults, **needed}), DRAWS - len(wrong))
+        return Situation(needs, needed, tuple(wrong))
 
     def _needed(self, options: Mapping[str, Any], fails: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any]:
         """The smallest set of options that still fails, one put back to its default after the other."""
@@ -198,9 +228,19 @@ class Evidence:
 
     @cached_property
     def given(self) -> str:
+        """What it takes in words: " with stride=2", " where N = D", " at these values"; empty on plain cases."""
+        return self.with_options + {"sizes": self._at_sizes, "values": " at these values"}.get(self.situation.needs, "")
+
+    @property
+    def with_options(self) -> str:
         """The options that it needs in words: " with stride=2"; empty if there are none."""
         options = self.situation.options
         return f" with {', '.join(f'{n}={v!r}' for n, v in options.items())}" if options else ""
+
+    @property
+    def _at_sizes(self) -> str:
+        equal = self.situation.equal
+        return f" where {equal[0]} = {equal[1]}" if equal else " at these sizes"
 
     # -- claims -----------------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ def gates(evidence: Evidence) -> Diagnosis | None:
 
 def _one_step(evidence: Evidence) -> tuple[Probe, ...]:
     """Cases of a single step, where no error of a gate is carried on to others; if it fails on those."""
-    time = _time(evidence)
+    time = time_axis(evidence)
     if time is None:
         return evidence.probes
     found = [evidence.probe(evidence.plain(draw, sizes={time: 1})) for draw in range(2)]
@@ -104,7 +104,7 @@ def _wrong_blocks(probe: Probe, name: str, axis: int, count: int) -> list[int]:
     return [int(k) for k in np.flatnonzero(wrong)]
 
 
-def _time(evidence: Evidence) -> str | None:
+def time_axis(evidence: Evidence) -> str | None:
     """The axis of time: named T, or the leading axis of an input of a layer with states that carry on."""
     names = variants.axis_names(evidence.layer)
     return "T" if "T" in names and any("T" not in p.dims.names for p in evidence.layer.differentiable) else None
@@ -113,7 +113,7 @@ def _time(evidence: Evidence) -> str | None:
 @add("steps", "GATE")
 def steps(evidence: Evidence) -> Diagnosis | None:
     """Right for one step, wrong for two: what is carried from step to step."""
-    time = _time(evidence)
+    time = time_axis(evidence)
     if time is None or not evidence.about_gradient or not evidence.probes:
         return None
     if not any(re.fullmatch(r"\w+0(_reverse)?|\w+_0", n) for n in evidence.layer.primal_names):

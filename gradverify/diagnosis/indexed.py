@@ -53,8 +53,8 @@ def moved(evidence: Evidence) -> Diagnosis | None:
         shape, labels = probes[0].shape(evidence.primal), probes[0].labels(evidence.primal)
         for words, move in moves(labels, shape):
             if evidence.everywhere(partial(_is_moved, evidence, move), probes):
-                where = _equal_sizes(evidence)
-                text = f"the gradient of {evidence.primal} is the right one {words}{where}{evidence.given}"
+                square = "" if probes is evidence.probes else " where all sizes are equal"
+                text = f"the gradient of {evidence.primal} is the right one {words}{square or evidence.given}"
                 return Diagnosis("moved", "INDEX", text, 0.96, {"cases": len(probes)})
     found = _permuted(evidence)
     if found is not None:
@@ -99,7 +99,9 @@ def swapped(evidence: Evidence) -> Diagnosis | None:
             both = all(close(p.analytic[other], p.numerical(evidence.primal)) for p in probes)
             d = f"the gradient of {evidence.primal}"
             most = all(p.wrong(evidence.primal).mean() > 0.5 for p in probes)
+            square = "" if probes is evidence.probes else " where all sizes are equal"
             text = f"{d} and that of {other} are swapped" if both else f"{d} is that of {other}"
+            text += square or evidence.given
             return Diagnosis("swapped", "INDEX", text, 0.96 if most else 0.8, {"cases": len(probes)})
     return None
 
@@ -119,9 +121,10 @@ def another_value(evidence: Evidence) -> Diagnosis | None:
             continue
         for name, words, move in islice(_other_values(evidence, probes[0]), _MOST):
             if evidence.everywhere(partial(_as_if, evidence, name, move), probes):
+                square = "" if probes is evidence.probes else " where all sizes are equal"
                 text = (
                     f"the gradient of {evidence.primal} is the one that would be right if {name} were "
-                    f"{words}{_equal_sizes(evidence)}{evidence.given}"
+                    f"{words}{square or evidence.given}"
                 )
                 return Diagnosis("another_value", "INDEX", text, 0.95, {"cases": len(probes)})
     return None
@@ -154,8 +157,9 @@ def equal_sizes(evidence: Evidence) -> Diagnosis | None:
     names = evidence.situation.equal if evidence.about_gradient else None
     if names is None:
         return None
-    where = f"where {names[0]} = {names[1]}{evidence.given}"
-    d = f"the gradient of {evidence.primal} is wrong {where}, and right where they differ"
+    apart = [evidence.plain(draw, evidence.case.options) for draw in range(2)]
+    other = "right" if all(map(evidence.holds, apart)) else "not to be had"
+    d = f"the gradient of {evidence.primal} is wrong{evidence.given}, and {other} where they differ"
     if evidence.everywhere(partial(_one_number, evidence)):
         text = f"{d}: it is one number everywhere, as when two arrays of one axis are multiplied into a number"
         return Diagnosis("equal_sizes", "SHAPE", text, 0.93, {"axes": names})
@@ -166,8 +170,3 @@ def equal_sizes(evidence: Evidence) -> Diagnosis | None:
 def _one_number(evidence: Evidence, probe: Probe) -> bool:
     a, n = evidence.pair(probe)
     return a.ndim > 1 and a.size > 2 and bool(np.ptp(a) == 0) and bool(np.ptp(n) > 0)
-
-
-def _equal_sizes(evidence: Evidence) -> str:
-    names = evidence.situation.equal
-    return f" where {names[0]} = {names[1]}" if names else ""

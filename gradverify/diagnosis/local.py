@@ -26,6 +26,8 @@ OF_INPUT: dict[str, Function] = {
     "sigmoid({0})": _sigmoid,
     "{0}": lambda z: z,
     "{0}^2": lambda z: z * z,
+    "{0} (1 - {0})": lambda z: z * (1 - z),
+    "1 - {0}^2": lambda z: 1 - z * z,
     "2 {0}": lambda z: 2 * z,
     "exp({0})": np.exp,
     "cos({0})": np.cos,
@@ -63,7 +65,52 @@ def local(evidence: Evidence) -> Diagnosis | None:
                 minus = ", and the wrong sign" if sign < 0 else ""
                 text = f"the gradient of {evidence.primal} has {what}{minus}{evidence.given}"
                 return Diagnosis("local", "TERM", text, 0.94, {"cases": len(evidence.probes)})
+    return _mistaken(evidence) or _by_place(evidence)
+
+
+def _mistaken(evidence: Evidence) -> Diagnosis | None:
+    """A derivative in terms of the output, with the input put in."""
+    x, y = evidence.primal, (list(evidence.layer.returns) or ["y"])[0]
+    for words, function in OF_OUTPUT.items():
+        if evidence.everywhere(partial(_at_input, evidence, function)):
+            right, wrong = words.format(y), words.format(x)
+            text = f"the gradient of {x} has {wrong} where {right} belongs: the input in place of the output {y}"
+            return Diagnosis("local", "TERM", text + evidence.given, 0.94, {"cases": len(evidence.probes)})
     return None
+
+
+def _by_place(evidence: Evidence) -> Diagnosis | None:
+    """One factor for each place of an axis: what is missing depends on that axis alone."""
+    for axis, label in enumerate(evidence.probes[0].labels(evidence.primal)):
+        if evidence.everywhere(partial(_scaled_along, evidence, axis)):
+            ratios = np.concatenate([_ratio(evidence, p) for p in evidence.probes])
+            text = (
+                f"the gradient of {evidence.primal} is the right one times one number for each place along {label}"
+                f"{evidence.given} (from {ratios.min():.3g} to {ratios.max():.3g}): a factor that goes with {label} "
+                "is missing, surplus or wrong"
+            )
+            return Diagnosis("local", "TERM", text, 0.8, {"cases": len(evidence.probes)})
+    return None
+
+
+def _scaled_along(evidence: Evidence, axis: int, probe: Probe) -> bool:
+    a, n = (np.moveaxis(g, axis, 0).reshape(g.shape[axis], -1) for g in evidence.pair(probe))
+    if n.shape[0] < 2 or n.shape[1] < 2 or not np.isfinite(a).all():
+        return False
+    power = (n * n).sum(1)
+    if not power.all():
+        return False
+    ratio = (a * n).sum(1) / power
+    return close(a, ratio[:, None] * n) and float(np.ptp(ratio)) > 1e-4 and bool(np.any(ratio))
+
+
+def _at_input(evidence: Evidence, function: Function, probe: Probe) -> bool:
+    a, n = evidence.pair(probe)
+    x, y = (np.asarray(array) for array in (probe.case.primals[evidence.primal], probe.outputs[0]))
+    if len(probe.outputs) > 1 or not x.shape == y.shape == a.shape or n.size < 4:
+        return False
+    dy = (probe.case.cotangents or (np.zeros(()),))[0]
+    return close(n, dy * function(y)) and close(a, dy * function(x)) and not close(a, n)
 
 
 def _ratio(evidence: Evidence, probe: Probe) -> Array:

@@ -35,7 +35,9 @@ def mask(evidence: Evidence) -> Diagnosis | None:
             if rows
             else f"{d}, and wrong where it does not"
         )
-        return Diagnosis("mask", "MASK", text + evidence.given, 0.7 if drops(evidence) else 0.95, {"cases": len(cases)})
+        return Diagnosis(
+            "mask", "MASK", text + evidence.with_options, 0.7 if drops(evidence) else 0.95, {"cases": len(cases)}
+        )
     return None
 
 
@@ -64,7 +66,7 @@ def repeats(evidence: Evidence) -> Diagnosis | None:
                 last = "; it holds the last contribution alone" if _assigned(evidence) and change is _distinct else ""
                 text = (
                     f"the gradient of {evidence.primal} is right where in {primal.name} {words}, and wrong where a "
-                    f"value {tail}{last}{evidence.given}: what repeated indices contribute must be added up"
+                    f"value {tail}{last}{evidence.with_options}: what repeated indices contribute must be added up"
                 )
                 confidence = 0.97 if primal.domain.name == "indices" else 0.75
                 return Diagnosis("repeats", "REPEAT-IDX", text, confidence, {"cases": len(cases)})

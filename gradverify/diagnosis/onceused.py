@@ -12,7 +12,8 @@ from gradverify.diagnosis.evidence import Evidence
 from gradverify.diagnosis.probe import Probe
 from gradverify.types import Array, Case, Diagnosis
 
-_FEW = 7  # length of the shared axis, more than there are rows
+_FEW = 10  # length of the shared axis, more than there are rows
+_WIDTHS = (2, 3, 3)  # of all others: at 2, all but the first is the last
 
 
 @add("one_use", "OVERWRITE")
@@ -22,17 +23,17 @@ def one_use(evidence: Evidence) -> Diagnosis | None:
         return None
     for name, axis, words, take in _uses(evidence):
         probes = [
-            p for p in (evidence.probe(_narrow(evidence, name, axis, draw)) for draw in range(2)) if p is not None
+            p for p in (evidence.probe(_narrow(evidence, name, axis, k)) for k in range(len(_WIDTHS))) if p is not None
         ]
         if any(p.wrong(name).any() for p in probes):
             continue  # then it is not this parameter alone
-        if len(probes) == 2 and evidence.everywhere(partial(_in_span, evidence, name, axis, take), probes):
+        if len(probes) == len(_WIDTHS) and evidence.everywhere(partial(_in_span, evidence, name, axis, take), probes):
             text = (
                 f"the gradient of {evidence.primal} lies in the span of {words}, the numerical one does not: only that "
                 f"use of {evidence.primal} is counted, others are overwritten"
             )
             first = take is not None and take[1] == 0
-            return Diagnosis("one_use", "UNBROADCAST" if first else "OVERWRITE", text, 0.9, {"cases": 2})
+            return Diagnosis("one_use", "UNBROADCAST" if first else "OVERWRITE", text, 0.9, {"cases": len(probes)})
     return None
 
 
@@ -60,7 +61,7 @@ def _index(axis: int, place: int) -> str:
 def _narrow(evidence: Evidence, name: str, axis: str, draw: int) -> Case | None:
     """A case where the shared axis is long and all others of that primal are short, so that a span says something."""
     others = [t.text for t in evidence.layer.primal(name).dims.axes if t.kind == "name" and t.text != axis]
-    sizes = {n: 2 for n in others if n not in evidence.layer.options}
+    sizes = {n: _WIDTHS[draw] for n in others if n not in evidence.layer.options}
     return evidence.plain(draw, sizes={**sizes, axis: _FEW})
 
 

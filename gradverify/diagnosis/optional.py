@@ -6,7 +6,9 @@ import numpy as np
 
 from gradverify.diagnosis import add, variants
 from gradverify.diagnosis.evidence import Evidence
-from gradverify.types import Diagnosis
+from gradverify.diagnosis.probe import Probe, close
+from gradverify.diagnosis.terms import matters
+from gradverify.types import Case, Diagnosis
 
 _MODES = ("mode", "train", "training", "is_training", "eval")
 _MASKS = ("ignore", "mask", "padding_idx", "pad_id", "pad_token")
@@ -21,7 +23,7 @@ def options(evidence: Evidence) -> Diagnosis | None:
     if not needed:
         return None
     tried = len(evidence.situation.failing)
-    d = f"the gradient of {evidence.primal} is wrong{evidence.given}, and right"
+    d = f"the gradient of {evidence.primal} is wrong{evidence.with_options}, and right"
     defaults = ", ".join(f"{n}={evidence.defaults[n]!r}" for n in needed)
     facts = {"options": dict(needed), "cases": tried}
     if any(name in _MODES for name in needed):
@@ -63,17 +65,33 @@ def _mixed_groups(evidence: Evidence, name: str) -> str | None:
 
 @add("constant_left_out", "OPTION")
 def constant_left_out(evidence: Evidence) -> Diagnosis | None:
-    """Right where a primal that needs no gradient (class weights, a mask) is all ones: backward leaves it out."""
+    """Right where another primal (class weights, a scale) is all ones: backward leaves it out."""
     if not evidence.about_gradient or not evidence.probes or evidence.situation.needs == "values":
         return None
     for primal in evidence.layer.primals:
-        if primal.differentiable or primal.domain.kind != "real" or primal.domain.discrete:
+        if primal.name == evidence.primal or primal.domain.kind != "real" or primal.domain.discrete:
             continue
         ones = [variants.but(evidence.layer, p.case, primal.name, np.ones_like) for p in evidence.probes]
-        if all(map(evidence.holds, ones)):
+        if not all(evidence.holds(case) and matters(evidence, case) for case in ones):
+            continue
+        d, facts = (
+            f"the gradient of {evidence.primal} is right where {primal.name} is all ones, and",
+            {"cases": len(ones)},
+        )
+        if all(_as_if_ones(evidence, *pair) for pair in zip(evidence.probes, ones)):
+            text = f"{d} the same where it is not{evidence.with_options}: backward leaves {primal.name} out"
+            bug_class, confidence = ("TERM", 0.9) if primal.differentiable else ("OPTION", 0.95)
+            return Diagnosis("constant_left_out", bug_class, text, confidence, facts)
+        if not primal.differentiable:
             text = (
-                f"the gradient of {evidence.primal} is right where {primal.name} is all ones, and wrong otherwise"
-                f"{evidence.given}: backward leaves {primal.name} out, or takes it into account twice"
+                f"{d} wrong otherwise{evidence.with_options}: backward takes {primal.name} into account in another way"
             )
-            return Diagnosis("constant_left_out", "OPTION", text, 0.95, {"cases": len(ones)})
+            return Diagnosis("constant_left_out", "OPTION", text, 0.95, facts)
     return None
+
+
+def _as_if_ones(evidence: Evidence, probe: Probe, ones: Case | None) -> bool:
+    """Whether the analytic gradient is what would be right if that primal were all ones."""
+    other = evidence.probe(ones)
+    a, n = evidence.pair(probe)
+    return other is not None and close(a, other.numerical(evidence.primal)) and not close(a, n)

@@ -8,6 +8,8 @@ import numpy as np
 
 from gradverify.diagnosis import add
 from gradverify.diagnosis.evidence import Evidence
+from gradverify.diagnosis.gates import time_axis
+from gradverify.diagnosis.outputs import labels_of
 from gradverify.diagnosis.probe import Probe, close
 from gradverify.types import Array, Diagnosis
 
@@ -29,7 +31,8 @@ def overwritten(evidence: Evidence) -> Diagnosis | None:
                 f"{evidence.given}"
             )
             plain = evidence.situation.needs == "nothing"
-            bug_class, confidence = ("OVERWRITE", 0.96) if which == "last" else ("UNBROADCAST", 0.96 if plain else 0.8)
+            alone = plain and name != time_axis(evidence)  # what a step gets from later ones is carried by the state
+            bug_class, confidence = ("OVERWRITE", 0.96) if which == "last" else ("UNBROADCAST", 0.96 if alone else 0.8)
             return Diagnosis("overwritten", bug_class, text, confidence, {"axis": name, **facts})
     for which, place in (("last", -1), ("first", 0)):
         if evidence.everywhere(partial(by_entry, evidence, place)):
@@ -38,7 +41,7 @@ def overwritten(evidence: Evidence) -> Diagnosis | None:
                 f"alone{evidence.given}: it is assigned where it must be added"
             )
             return Diagnosis("overwritten", "OVERWRITE", text, 0.94, facts)
-    return None
+    return _lost(evidence)
 
 
 Places = tuple[tuple[int, int], ...]
@@ -46,20 +49,16 @@ Places = tuple[tuple[int, int], ...]
 
 def _axes(evidence: Evidence) -> list[tuple[str, Places]]:
     """Every axis of the outputs by name, with the (output, axis) pairs that have it."""
-    returns = list(evidence.layer.returns.values())
     found: dict[str, list[tuple[int, int]]] = {}
     for output, y in enumerate(evidence.probes[0].outputs):
-        for axis in range(y.ndim if y.dtype.kind == "f" else 0):
-            told = output < len(returns)
-            batch = evidence.layer.batch if axis == 0 else None
-            name = returns[output].labels(y.ndim)[axis] if told else batch or f"axis {axis} of output {output}"
+        for axis, name in enumerate(labels_of(evidence, output, y.ndim) if y.dtype.kind == "f" else ()):
             found.setdefault(name, []).append((output, axis))
     return [(name, tuple(pairs)) for name, pairs in found.items()]
 
 
 def _label(evidence: Evidence, name: str) -> str:
     if name.startswith("axis "):
-        return name
+        return f"{name} of the output" if " of " not in name else name
     return f"the batch axis {name}" if name == evidence.layer.batch else f"the axis {name}"
 
 
@@ -68,6 +67,27 @@ def _sample(evidence: Evidence, name: str, places: Places, which: str) -> str:
         return f"{which} sample"
     every = evidence.everywhere(partial(_all_reach, evidence, places))
     return f"{which} place" if every else f"{which} place that an entry reaches"
+
+
+def _lost(evidence: Evidence) -> Diagnosis | None:
+    """All contributions along an axis but the first, or the last."""
+    for name, places in _axes(evidence):
+        for which, place, rest in (("first", 0, "begins one too late"), ("last", -1, "ends one too early")):
+            if evidence.everywhere(partial(_without, evidence, places, place)):
+                text = (
+                    f"the gradient of {evidence.primal} lacks the contribution of the {which} place along "
+                    f"{_label(evidence, name)}, and has all others{evidence.given}: a loop {rest}"
+                )
+                return Diagnosis("overwritten", "OVERWRITE", text, 0.94, {"axis": name, "cases": len(evidence.probes)})
+    return None
+
+
+def _without(evidence: Evidence, places: Places, place: int, probe: Probe) -> bool:
+    if any(probe.outputs[k].ndim <= axis or probe.outputs[k].shape[axis] < 2 for k, axis in places):
+        return False
+    terms, rest = _terms(evidence, places, probe)
+    a, n = evidence.pair(probe)
+    return close(a, rest + terms.sum(0) - terms[place]) and not close(a, n) and _all_reach(evidence, places, probe)
 
 
 def _terms(evidence: Evidence, places: Places, probe: Probe) -> tuple[Array, Array]:

@@ -87,6 +87,8 @@ def factor(evidence: Evidence) -> Diagnosis | None:
             text = f"{d} is the right one times {words}{where}{evidence.given}, in all of {len(found)} cases tried"
             return Diagnosis("factor", "FACTOR", _hint(text, words), _confidence(evidence, of_options), tried)
     low, high = min(r for _, r in found), max(r for _, r in found)
+    if high - low < 1e-4 and abs(high - 1) < 1e-4:
+        return None  # a small error of any kind is nearly a factor
     same = high - low <= 1e-6 * abs(high)
     value = f"{found[0][1]:.6g}" if same else f"a number from {low:.4g} to {high:.4g}, one for each case"
     text = f"{d} is the right one times {value}{evidence.given}"

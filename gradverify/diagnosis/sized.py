@@ -31,7 +31,7 @@ def sizes(evidence: Evidence) -> Diagnosis | None:
         words, bug_class, confidence = told
         block = _option_of(evidence, wrong, right)
         text = (
-            f"the gradient of {evidence.primal} is wrong where {name} is {block or words}{evidence.given} "
+            f"the gradient of {evidence.primal} is wrong where {name} is {block or words}{evidence.with_options} "
             f"({name} = {_list(wrong)}), and right for {name} = {_list(right)}"
         )
         return Diagnosis("sizes", bug_class, text, confidence, {"wrong": wrong, "right": right})
@@ -93,10 +93,13 @@ def rank(evidence: Evidence) -> Diagnosis | None:
     groups = [n for n in variants.axis_names(evidence.layer) if n.startswith("*")]
     if not groups or any(axis.optional for p in evidence.layer.primals for axis in p.dims.axes):
         return None
-    tried = {count: evidence.plain(0, sizes=dict.fromkeys(groups, (3, 2, 4)[:count])) for count in range(4)}
-    wrong = [count for count, case in tried.items() if evidence.fails(case)]
-    right = [count for count, case in tried.items() if evidence.holds(case)]
-    if not wrong or not right or wrong == [1, 2, 3]:
+    tried = {
+        count: [evidence.plain(draw, sizes=dict.fromkeys(groups, (3, 2, 4)[:count])) for draw in range(3)]
+        for count in range(4)
+    }
+    wrong = [count for count, cases in tried.items() if all(map(evidence.fails, cases))]
+    right = [count for count, cases in tried.items() if all(map(evidence.holds, cases))]
+    if not wrong or not right or len(wrong) + len(right) < len(tried) or wrong == [1, 2, 3]:
         return None
     text = (
         f"the gradient of {evidence.primal} is wrong with {_list(wrong)} leading axes ({groups[0]}), and right with "
@@ -115,6 +118,6 @@ def only_these_sizes(evidence: Evidence) -> Diagnosis | None:
     shapes = ", ".join(f"{n} {'x'.join(map(str, np.shape(a))) or 'scalar'}" for n, a in evidence.case.primals.items())
     text = (
         f"the gradient of {evidence.primal} is right on plain shapes, and wrong on these, whatever the values: "
-        f"{shapes}{evidence.given}"
+        f"{shapes}{evidence.with_options}"
     )
     return Diagnosis("only_these_sizes", "SHAPE", text, 0.7, {"cases": len(evidence.situation.failing)})

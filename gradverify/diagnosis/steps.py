@@ -48,9 +48,9 @@ class Steps:
 
     @property
     def rungs(self) -> tuple[tuple[float, float, float], ...]:
-        """Step, quotient minus analytic value, and noise, as plain numbers."""
+        """Step, quotient minus analytic value, and noise, as plain numbers, where they can be known."""
         rows = zip(self.step, self.numerical - self.analytic, self.noise)
-        return tuple((float(h), float(e), float(noise)) for h, e, noise in rows)
+        return tuple((float(h), float(e), float(noise)) for h, e, noise in rows if np.isfinite([e, noise]).all())
 
     @property
     def says(self) -> str:
@@ -61,7 +61,7 @@ class Steps:
         if not np.isfinite(self.bound):
             return "no step can be believed here: the numerical derivative is not known"
         if distance <= self.bound:
-            return "the error falls with the step until noise takes over: the gradient is right"
+            return "the error falls with the step until noise takes over: central differences agree at this entry"
         if (quiet & level).sum() > 1:
             count = int((quiet & level).sum())
             return (

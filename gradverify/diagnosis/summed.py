@@ -8,8 +8,9 @@ from itertools import combinations
 
 import numpy as np
 
-from gradverify.diagnosis import add
+from gradverify.diagnosis import add, variants
 from gradverify.diagnosis.evidence import Evidence
+from gradverify.diagnosis.outputs import labels_of
 from gradverify.diagnosis.probe import Probe, close
 from gradverify.types import Array, Diagnosis
 
@@ -50,7 +51,9 @@ def shape(evidence: Evidence) -> Diagnosis | None:
     found = [_repair(p, evidence.primal) for p in evidence.situation.failing]
     names = dict.fromkeys(found)
     if len(names) != 1 or found[0] is None:
-        return None
+        found = [_other_sum(evidence, p) for p in evidence.situation.failing]
+        if len(dict.fromkeys(found)) != 1 or found[0] is None:
+            return _other_axes(evidence)
     bug_class, words = found[0]
     text = f"the gradient of {evidence.primal} has another shape: {words}{evidence.given}"
     return Diagnosis("shape", bug_class, text, 0.95, {"cases": len(found)})
@@ -71,6 +74,37 @@ def _repair(probe: Probe, name: str) -> tuple[str, str] | None:
     if got.ndim <= n.ndim and _is_sum(got, n):
         return "UNBROADCAST", "it is summed over an axis that it should keep"
     return None
+
+
+def _other_sum(evidence: Evidence, probe: Probe) -> tuple[str, str] | None:
+    """Whether it is summed over all axes of the output but one that is not among those to be kept."""
+    got = np.asarray(probe.raw.get(evidence.primal), float)
+    if got.ndim != 1 or len(probe.outputs) != 1:
+        return None
+    y = probe.outputs[0]
+    parts = probe.contributions(evidence.primal).reshape(*y.shape, -1).sum(-1)
+    for kept, label in enumerate(labels_of(evidence, 0, y.ndim)):
+        others = tuple(k for k in range(y.ndim) if k != kept)
+        if close(got, parts.sum(others)) and label not in probe.labels(evidence.primal):
+            return "UNBROADCAST", f"it is summed over all axes but {label}, where it must be summed over {label}"
+    return None
+
+
+def _other_axes(evidence: Evidence) -> Diagnosis | None:
+    """What its axes look like, if each of them has the size of one dimension on every case."""
+    shapes = [np.asarray(p.raw.get(evidence.primal)).shape for p in evidence.situation.failing]
+    named = [variants.lone_sizes(evidence.layer, p.case) for p in evidence.situation.failing]
+    if len({len(s) for s in shapes}) != 1 or len(set(shapes)) < 2:
+        return None
+    axes = [
+        [n for n in named[0] if all(m.get(n) == s[k] for m, s in zip(named, shapes))] for k in range(len(shapes[0]))
+    ]
+    if not all(len(names) == 1 for names in axes):
+        return None
+    has = ", ".join(names[0].lstrip("*") for names in axes) or "none"
+    wanted = ", ".join(evidence.situation.failing[0].labels(evidence.primal)) or "none"
+    text = f"the gradient of {evidence.primal} has the axes {has}, and {evidence.primal} has {wanted}{evidence.given}"
+    return Diagnosis("shape", "INDEX", text, 0.8, {"cases": len(shapes)})
 
 
 def _fits(got: Array, n: Array, stretched: list[int]) -> bool:

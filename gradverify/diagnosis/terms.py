@@ -94,12 +94,12 @@ def _normaliser(evidence: Evidence) -> str:
             if len(group) == len(names):
                 continue
             cases = [evidence.plain(draw, sizes=dict.fromkeys(group, 1)) for draw in range(2)]
-            if all(evidence.holds(case) and _matters(evidence, case) for case in cases):
+            if all(evidence.holds(case) and matters(evidence, case) for case in cases):
                 return "*".join(group)
     return ""
 
 
-def _matters(evidence: Evidence, case: Case | None) -> bool:
+def matters(evidence: Evidence, case: Case | None) -> bool:
     """Whether there is a gradient to be right about."""
     probe = evidence.probe(case)
     return probe is not None and float(np.abs(probe.numerical(evidence.primal)).max(initial=0.0)) > 1e-6
@@ -111,7 +111,7 @@ def small_error(evidence: Evidence) -> Diagnosis | None:
     if not evidence.about_gradient or not evidence.probes:
         return None
     sizes = [_relative(evidence, p) for p in evidence.probes]
-    if not all(1e-6 < size < 2e-2 for size in sizes):
+    if not all(0 < size < 2e-2 for size in sizes):
         return None
     text = (
         f"the gradient of {evidence.primal} is nearly right, to {max(sizes):.1g} of its largest entry, and the error "
@@ -141,10 +141,11 @@ def region(evidence: Evidence) -> Diagnosis | None:
             continue
         for sign, word in ((1, "above"), (-1, "below")):
             if (sign * wrong).min() > (sign * right).max():
-                bound = 0.5 * sign * float((sign * wrong).min() + (sign * right).max())
+                low, high = sorted((sign * float((sign * wrong).min()), sign * float((sign * right).max())))
                 text = (
-                    f"the gradient of {evidence.primal} is wrong where {words} is {word} some {bound:.2g}, and right "
-                    f"elsewhere ({wrong.size} entries and {right.size}): a branch of the derivative is wrong"
+                    f"the gradient of {evidence.primal} is wrong where {words} is {word} a bound between {low:.3g} and "
+                    f"{high:.3g}, and right elsewhere ({wrong.size} entries and {right.size}): a branch of the "
+                    "derivative is wrong"
                 )
                 return Diagnosis("region", "TERM", text, 0.7 if min(wrong.size, right.size) > 4 else 0.55)
     return None

@@ -10,15 +10,20 @@ from gradverify.facts import best_ratio
 from gradverify.types import Diagnosis
 
 
-@add("facts", "TERM")
+@add("facts", "UNKNOWN")
 def facts(evidence: Evidence) -> Diagnosis | None:
     """Ratio, what is left after scaling, and where the wrong entries lie, on plain cases."""
     if not evidence.about_gradient:
         return None
     if evidence.finding.kind == "crash":
-        how = {"options": evidence.given, "sizes": " at these sizes", "values": " at these values"}
-        text = f"backward breaks down{how.get(evidence.situation.needs, ' on plain cases as well')}"
+        text = f"backward breaks down{evidence.given or ' on plain cases as well'}"
         return Diagnosis("facts", "SHAPE", text, 0.3)
+    if evidence.finding.kind == "shape" and evidence.situation.failing:
+        shapes = {
+            (np.asarray(p.raw.get(evidence.primal)).shape, p.shape(evidence.primal)) for p in evidence.situation.failing
+        }
+        said = ", ".join(f"{got} for {wanted}" for got, wanted in sorted(shapes))
+        return Diagnosis("facts", "SHAPE", f"the gradient of {evidence.primal} has the shape {said}", 0.3)
     if not evidence.probes:
         return None
     probe = evidence.probes[0]
@@ -31,11 +36,9 @@ def facts(evidence: Evidence) -> Diagnosis | None:
     with np.errstate(all="ignore"):
         spread = (a / n)[wrong & known & (n != 0)]
     ranges = f"the ratio goes from {spread.min():.3g} to {spread.max():.3g}" if spread.size else "there is no ratio"
-    conditions = {"nothing": "on plain cases", "sizes": "at these sizes", "values": "at these values"}
-    where = conditions.get(evidence.situation.needs, "") + evidence.given
     text = (
-        f"no known signature fits: the gradient of {evidence.primal} is wrong {where.strip()} in "
+        f"no known signature fits: the gradient of {evidence.primal} is wrong{evidence.given or ' on plain cases'} in "
         f"{int(wrong.sum())} of {wrong.size} entries; {ranges}, and {rest:.2g} of it is left after the best factor "
         f"{ratio:.4g}"
     )
-    return Diagnosis("facts", "TERM", text, 0.35, {"ratio": ratio, "remainder": rest, "wrong": int(wrong.sum())})
+    return Diagnosis("facts", "UNKNOWN", text, 0.35, {"ratio": ratio, "remainder": rest, "wrong": int(wrong.sum())})

@@ -41,10 +41,21 @@ def upstream(evidence: Evidence) -> Diagnosis | None:
             zero = not any(np.any(p.analytic[evidence.primal]) for p in evidence.probes)
             confidence = 0.85 if zero else 0.97  # zero may be right for such a cotangent, and is simpler
             return Diagnosis("upstream", "UPSTREAM", text + evidence.given, confidence, {"cases": len(evidence.probes)})
-    if evidence.everywhere(partial(_unmoved, evidence)):
-        text = f"{d} does not change when the upstream gradient is doubled: it ignores it"
-        return Diagnosis("upstream", "UPSTREAM", text, 0.95, {"cases": len(evidence.probes)})
+    answers = [answer(probe, evidence.primal) for probe in evidence.probes]
+    if len(set(answers)) == 1 and answers[0] in _SAID and answers[0] != "nan":
+        text = f"{d}{evidence.given} {_SAID[answers[0]][1]}"
+        return Diagnosis("upstream", _SAID[answers[0]][0], text, 0.95, {"cases": len(answers)})
+    if evidence.everywhere(partial(_bent, evidence)) and not explained(evidence):
+        text = f"{d} is not linear in the upstream gradient{evidence.given}: twice that does not give twice this"
+        return Diagnosis("upstream", "UPSTREAM", text, 0.7, {"cases": len(evidence.probes)})
     return None
+
+
+def _bent(evidence: Evidence, probe: Probe) -> bool:
+    a, _ = evidence.pair(probe)
+    once, twice = (evidence.with_cotangents(probe, partial(np.multiply, c)).get(evidence.primal) for c in (1, 2))
+    same = once is not None and np.array_equal(once, a)  # else two calls differ, which is another matter
+    return same and twice is not None and bool(np.isfinite(twice).all()) and not close(twice, 2 * a)
 
 
 def _is_used(evidence: Evidence, use: Callable[[Array], Array], probe: Probe) -> bool:
@@ -58,10 +69,44 @@ def _is_used(evidence: Evidence, use: Callable[[Array], Array], probe: Probe) ->
     return float(np.abs(right).max(initial=0.0)) < 1e-8 * float(np.abs(n).max(initial=0.0))
 
 
-def _unmoved(evidence: Evidence, probe: Probe) -> bool:
-    a, n = evidence.pair(probe)
-    twice = evidence.with_cotangents(probe, lambda v: 2 * v).get(evidence.primal)
-    return twice is not None and bool(np.any(a)) and bool(np.any(n)) and close(a, twice)
+# What other sizes of the cotangent show: class, and the rest of the sentence.
+_SAID = {
+    "clipped": (
+        "UPSTREAM",
+        "is clipped: it is right for a small upstream gradient, and stays the same for large ones however large; if "
+        "clipping is meant, it belongs outside backward, or declare a surrogate",
+    ),
+    "ignored": (
+        "UPSTREAM",
+        "does not depend on the size of the upstream gradient: it is ignored, or only its sign is used",
+    ),
+    "added": (
+        "TERM",
+        "is not zero for an upstream gradient of zero: a term is added to it that does not depend on the upstream "
+        "gradient, as of weight decay",
+    ),
+    "nan": ("SINGULAR", "is NaN or infinite for an upstream gradient of zero: it is multiplied by what is infinite"),
+}
+
+
+def answer(probe: Probe, name: str) -> str:
+    """How a gradient answers to cotangents of other sizes: a key of `_SAID`, "linear", or "" for anything else."""
+    cotangents, n = probe.case.cotangents or (), probe.numerical(name)
+    factors = (0.0, 1e-9, 1.0, 2.0, 1e6, 1e8)
+    found = [probe.pulled(tuple(np.asarray(c * v, v.dtype) for v in cotangents)).get(name) for c in factors]
+    if any(g is None for g in found):
+        return ""
+    zero, small, once, twice, big, bigger = (np.asarray(g) for g in found)
+    if not np.isfinite(zero).all():
+        return "nan"
+    if not all(np.isfinite(g).all() for g in (small, once, twice, big, bigger)):
+        return ""
+    if np.any(big) and close(big, bigger):
+        right = np.any(small) and np.any(n) and close(small * 1e9, n, 1e-4)
+        return "clipped" if right else "ignored" if np.any(n) and close(once, big) else ""
+    if np.any(zero) and close(twice - zero, 2 * (once - zero)):
+        return "added"
+    return "linear" if close(twice, 2 * once) else ""
 
 
 @add("output_ignored", "UPSTREAM")
@@ -112,26 +157,11 @@ def nonlinear(evidence: Evidence) -> Diagnosis | None:
         return None
     if evidence.own is None or not evidence.own.analytic:
         return None
-    name, own = evidence.primal, evidence.own
-    d = f"the gradient of {name}"
-    big = own.pulled(tuple(1e6 * v for v in own.case.cotangents or ())).get(name)
-    bigger = own.pulled(tuple(1e8 * v for v in own.case.cotangents or ())).get(name)
-    small = own.pulled(tuple(1e-9 * v for v in own.case.cotangents or ())).get(name)
-    zero = own.pulled(tuple(0 * v for v in own.case.cotangents or ())).get(name)
-    if big is not None and bigger is not None and np.any(big) and close(big, bigger):
-        most = float(np.abs(big).max())
-        text = f"{d} is clipped: it stays the same (at most {most:.4g}) however large the upstream gradient; {_MEANT}"
-        if small is not None and np.any(small) and close(small * 1e9, own.numerical(name), 1e-4):
-            return Diagnosis("nonlinear", "UPSTREAM", text, 0.95, {"bound": most})
-        text = f"{d} does not depend on the size of the upstream gradient: it is ignored, or only its sign is used"
-        return Diagnosis("nonlinear", "UPSTREAM", text, 0.95)
-    if zero is not None and not np.isfinite(zero).all():
-        text = f"{d} is NaN or infinite for an upstream gradient of zero: it is multiplied by what is infinite"
-        return Diagnosis("nonlinear", "SINGULAR", text, 0.9)
-    if zero is not None and np.any(zero):
-        text = f"{d} is not zero for an upstream gradient of zero: it is ignored, or something is added to it"
-        return Diagnosis("nonlinear", "UPSTREAM", text, 0.9)
+    d, plain = f"the gradient of {evidence.primal}", [evidence.probe(evidence.plain(draw)) for draw in range(2)]
+    answers = [answer(p, evidence.primal) for p in (evidence.own, *plain) if p is not None]
+    for said in ("nan", "clipped", "added"):
+        if said in answers:
+            return Diagnosis("nonlinear", _SAID[said][0], f"{d} {_SAID[said][1]}", 0.93, {"cases": len(answers)})
+    if set(answers) == {"ignored"}:
+        return Diagnosis("nonlinear", "UPSTREAM", f"{d} {_SAID['ignored'][1]}", 0.95, {"cases": len(answers)})
     return Diagnosis("nonlinear", "UPSTREAM", f"{d} is not linear in the upstream gradient", 0.8)
-
-
-_MEANT = "if clipping is meant, it belongs outside backward, or declare a surrogate"

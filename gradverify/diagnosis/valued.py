@@ -146,8 +146,8 @@ def tail(evidence: Evidence) -> Diagnosis | None:
         else "wrong"
     )
     text = (
-        f"the gradient of {evidence.primal} is {what} for large values only: from about {bound:.3g} on{evidence.given}"
-        ", found by scaling the case down; a formula that overflows, cancels or saturates"
+        f"the gradient of {evidence.primal} is {what} for large values only: from about {bound:.3g} on"
+        f"{evidence.with_options}, found by scaling the case down; a formula that overflows, cancels or saturates"
     )
     return Diagnosis("tail", "TAIL", text, 0.92, {"bound": bound})
 

@@ -75,6 +75,7 @@ def _tally(tally: Tally) -> dict[str, Any]:
         "failing": tally.failing,
         "entries": tally.entries,
         "verdicts": dict(tally.verdicts),
+        "primals": dict(tally.primals),
         "worst_ratio": plain(tally.worst_ratio),
         "histogram": {"borders": list(RATIOS), "counts": list(tally.histogram)},
         "resolution": plain(tally.resolution),

@@ -22,14 +22,16 @@ def painter(style: str, color: bool) -> Paint:
 
 
 def render(report: Report, color: bool = False, width: int = 80, replays: Mapping[Finding, str] | None = None) -> str:
-    """A whole Report: what was checked, what was declared or skipped, and every finding.
+    """A whole Report: every finding and what holds beside it, or all that was tried, skipped and declared.
 
     Parameters
     ----------
     replays : for a finding, the command that replays it, where it is known
     """
-    lines = [painter("bold", color)(_headline(report)), *_wrapped(_tallies(report), 2, None)]
-    lines += _wrapped([f"skipped {name}: {reason}" for name, reason in _skipped(report)], 2, width)
+    lines = [painter("bold", color)(_headline(report))]
+    if not report.findings:
+        lines += _wrapped(_tallies(report), 2, None)
+        lines += _wrapped([f"skipped {name}: {reason}" for name, reason in _skipped(report)], 2, width)
     lines += _wrapped([f"declared: {line}" for line in report.declared], 2, width)
     lines += _wrapped([f"note: {line}" for line in report.notes], 2, width)
     return "\n".join([*lines, *render_findings(report, color, width, replays)])
@@ -45,20 +47,45 @@ def render_findings(
         lines += ["", render_finding(finding, color, width, known.get(finding))]
     for finding in report.findings[FULL:]:
         lines += ["", *_opening(finding, color, width), *_replayed(known.get(finding))]
-    return lines
+    besides = held(report, width) if report.findings else []
+    return [*lines, *([""] if besides else []), *besides]
+
+
+def held(report: Report, width: int = 80) -> list[str]:
+    """What was checked beside the findings: what holds, what fails along with them, what was not tried."""
+    found = {finding.property for finding in report.findings}
+    held: list[str] = []
+    along: list[str] = []
+    open_: list[str] = []
+    skipped: list[str] = []
+    for name, tally in report.tallies.items():
+        right = [primal for primal, wrong in tally.primals.items() if not wrong]
+        if tally.failing or name in found:
+            held += [f"{name} of {', '.join(right)}"] if right else []
+            along += [name] if name not in found else []
+        else:
+            (held if tally.verified else open_ if tally.cases else skipped).append(name)
+    said = {
+        "held": held,
+        "fails as well, which the finding above explains": along,
+        "nothing could be decided": open_,
+        "not tried": skipped,
+    }
+    return _wrapped([f"{words}: {'; '.join(names)}" for words, names in said.items() if names], 0, width)
 
 
 def render_finding(finding: Finding, color: bool = False, width: int = 80, replay: str | None = None) -> str:
     """One finding: what is wrong and where, the two gradients, what it looks like, how to see it again."""
+    from gradverify.report import ladder
+
     sections = [
-        _opening(finding, color, width),
-        _compared(finding.comparison, color, width) if finding.comparison is not None else [],
-        _diagnosed(finding, color, width),
+        [*_opening(finding, color, width), *_diagnosed(finding, color, width)],
+        _compared(finding, color, width),
+        ladder.brief(finding, width),
         _smallest(finding.case, replay),
-        _worst_seen(finding, width),
-        _replayed(replay),
+        [*_worst_seen(finding, width), *_replayed(replay)],
     ]
-    return "\n".join("\n".join(lines) for lines in sections if lines)
+    return "\n\n".join("\n".join(lines) for lines in sections if lines)
 
 
 def side_by_side(comparison: Comparison, color: bool = False, width: int = 80) -> str:
@@ -122,21 +149,24 @@ def _opening(finding: Finding, color: bool, width: int) -> list[str]:
     return [*title, f"  property {finding.property}, {finding.kind}"]
 
 
-def _compared(comparison: Comparison, color: bool, width: int) -> list[str]:
-    where, wrong = comparison.worst, comparison.wrong
-    if comparison.wrong.size == 0:
+def _compared(finding: Finding, color: bool, width: int) -> list[str]:
+    """The entry that disagrees most, and both gradients around it unless that entry is all there is."""
+    comparison = finding.comparison
+    if comparison is None or comparison.wrong.size == 0:
         return []
+    where, wrong = comparison.worst, comparison.wrong
     a, n = short(comparison.analytic[where], 6), short(comparison.numerical[where], 6)
     lines = [
         f"  at {entry(comparison.primal, where, comparison.labels)}",
         f"    analytic   {a}",
         f"    numerical  {n} ± {short(comparison.bound[where], 2)}",
-        f"  {int(wrong.sum())} of {wrong.size} disagree (*), {_bounds(comparison)}",
-        "",
     ]
+    if wrong.size == 1:
+        return lines
     paint = painter("red", color) if color else None
     shown = fitting(comparison, parts(comparison, "analytic", "numerical", "bound"), width - 4, paint)
-    return [*lines, *(f"    {line}" for line in shown), ""]
+    said = f"  {int(wrong.sum())} of {wrong.size} disagree (*), {_bounds(comparison)}:"
+    return [*lines, said, *(f"    {line}" for line in shown)]
 
 
 def _bounds(comparison: Comparison) -> str:
@@ -147,14 +177,15 @@ def _bounds(comparison: Comparison) -> str:
 
 def _diagnosed(finding: Finding, color: bool, width: int) -> list[str]:
     best = sorted(finding.diagnoses, key=lambda d: -d.confidence)[:3]
-    lines = _wrapped([f"looks like: {diagnosis.text}" for diagnosis in best], 2, width)
-    return [painter("yellow", color)(line) for line in lines]
+    said = [d.text if d.name == "facts" else f"looks like: {d.text}" for d in best]
+    return [painter("yellow", color)(line) for line in _wrapped(said, 2, width)]
 
 
 def _smallest(case: Case, replay: str | None) -> list[str]:
+    """The arrays as code at the left edge, so that it can be pasted as it stands."""
     if case.size > PASTED:
         return [f"  on {_shapes(case)}{'; the arrays are in the case file' if replay else ''}"]
-    return ["  on this case:", textwrap.indent(code.python(case), "    ")]
+    return ["  on this case:", code.python(case)]
 
 
 def _worst_seen(finding: Finding, width: int) -> list[str]:

@@ -1,28 +1,46 @@
-"""The class that a diagnosis names first, and among the first three, for every mutant that is caught."""
+"""The class that a diagnosis names first, whether what it says holds on fresh cases, and how small cases become.
+
+For every mutant that is caught: the class named first and among the first three; each sentence asked again of cases
+that were not looked at (other sizes, other values); the elements of the minimal case; and the time from the first
+failure to the minimal, diagnosed finding.
+"""
 
 from __future__ import annotations
 
 import argparse
+import re
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
-from gradverify.checking import Settings, check_layer
-from gradverify.diagnosis import diagnose
+import numpy as np
+
+from gradverify.checking import Search, Settings
+from gradverify.diagnosis import Evidence, signatures, variants
 from gradverify.mutants import Mutant, shelf
-from gradverify.types import Finding
+from gradverify.types import Diagnosis, Finding, Report
+
+SHOWN = 3  # diagnoses that a report shows
+# sizes that no signature looks at: others, in another order
+_FRESH = ((5, 7, 3, 2, 4, 6), (3, 4, 7, 5, 2, 6), (7, 3, 4, 6, 5, 2), (4, 6, 5, 2, 7, 3), (2, 5, 6, 3, 4, 7))
+_FRESH_SMALL = ((2, 3, 3, 2, 2, 2), (3, 2, 2, 2, 3, 2), (3, 3, 2, 2, 2, 3))
 
 
 @dataclass(frozen=True)
 class Result:
-    """One mutant: classes named for the finding that a report shows first, and the time it took to name them."""
+    """One mutant: what is said of the finding that a report shows first, and what became of it."""
 
     mutant: Mutant
     finding: Finding | None
-    classes: tuple[str, ...] = ()
-    texts: tuple[str, ...] = ()
+    said: tuple[Diagnosis, ...] = ()
+    false: tuple[str, ...] = ()
     seconds: float = 0.0
-    others: tuple[tuple[str, str], ...] = ()
+    others: tuple[tuple[str, str], ...] = field(default=())
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(d.bug_class for d in self.said))
 
     @property
     def first(self) -> bool:
@@ -30,26 +48,65 @@ class Result:
 
     @property
     def three(self) -> bool:
-        return self.mutant.bug_class in self.classes[:3]
+        return self.mutant.bug_class in self.classes[:SHOWN]
 
 
-def diagnosed(mutant: Mutant, examples: int, seed: int) -> Result:
-    """Check a mutant, and diagnose what is found."""
+class Timed(Search):
+    """A search that notes how long each finding takes to become small and diagnosed."""
+
+    def minimal(self, *arguments: object) -> Finding:
+        begun = time.perf_counter()
+        try:
+            return super().minimal(*arguments)  # type: ignore[arg-type]
+        finally:
+            self.spent = [*getattr(self, "spent", []), time.perf_counter() - begun]
+
+
+def checked(mutant: Mutant, examples: int, seed: int) -> Result:
+    """Check a mutant, and try what is said on fresh cases."""
     layer = mutant.build()
-    report = check_layer(layer, Settings(examples=examples, seed=seed))
+    search = Timed(layer, Settings(examples=examples, seed=seed), lambda event: None)
+    report: Report = search.run()
     if not report.findings:
         return Result(mutant, None)
-    begun = time.perf_counter()
-    all_of_them = [(finding, diagnose(layer, finding)) for finding in report.findings]
-    seconds = (time.perf_counter() - begun) / len(all_of_them)
-    finding, named = all_of_them[0]
-    classes = tuple(dict.fromkeys(d.bug_class for d in named))
-    rest = tuple((f"{f.property}/{f.kind}/{f.primal}", ds[0].bug_class if ds else "-") for f, ds in all_of_them[1:])
-    return Result(mutant, finding, classes, tuple(d.text for d in named), seconds, rest)
+    finding = report.findings[0]
+    false = tuple(d.text for d in finding.diagnoses[:SHOWN] if not holds(layer, finding, d))
+    rest = tuple((f"{f.property}/{f.kind}/{f.primal}", _class_of(f)) for f in report.findings[1:])
+    return Result(mutant, finding, finding.diagnoses, false, max(search.spent), rest)  # type: ignore[attr-defined]
+
+
+def holds(layer: object, finding: Finding, diagnosis: Diagnosis) -> bool:
+    """Whether the same sentence is found again where sizes, values and cotangents are others; numbers may differ."""
+    fresh = finding.but(case=finding.case.but(seed=finding.case.seed + 7919))
+    with _fresh_sizes():
+        again = signatures.get(diagnosis.name).fits(Evidence(layer, fresh))  # type: ignore[arg-type]
+    return again is not None and _sentence(again) == _sentence(diagnosis)
+
+
+@contextmanager
+def _fresh_sizes() -> Iterator[None]:
+    pools, small = variants._POOLS, variants._SMALL
+    variants._POOLS, variants._SMALL = _FRESH, _FRESH_SMALL  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        variants._POOLS, variants._SMALL = pools, small
+
+
+def _sentence(diagnosis: Diagnosis) -> tuple[str, str]:
+    """Class and text without what is measured on one case: ratios, counts, bounds."""
+    measured = (
+        r"-?\d+\.\d+(e[-+]?\d+)?|-?\d+e[-+]?\d+|\d+ of \d+|all of \d+ cases|\d+ entries and \d+|between .* and -?\d+"
+    )
+    return diagnosis.bug_class, re.sub(measured, "#", diagnosis.text)
+
+
+def _class_of(finding: Finding) -> str:
+    return finding.diagnoses[0].bug_class if finding.diagnoses else "-"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table and the two figures."""
+    """Print the table and the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--examples", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
@@ -57,26 +114,47 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("numbers", type=int, nargs="*", help="mutants, default all")
     given = parser.parse_args(arguments)
     mutants = [m for m in shelf() if not given.numbers or m.number in given.numbers]
-    results = [diagnosed(m, given.examples, given.seed) for m in mutants]
-    rows = []
-    for r in results:
-        mark = "-" if r.finding is None else "first" if r.first else "three" if r.three else "MISSED"
-        what = "-" if r.finding is None else f"{r.finding.property}/{r.finding.kind}/{r.finding.primal}"
-        rows.append([str(r.mutant.number), r.mutant.bug_class, mark, " ".join(r.classes), what, f"{r.seconds:.2f}"])
+    results = []
+    for mutant in mutants:
+        results.append(checked(mutant, given.examples, given.seed))
         if given.texts:
-            print(r.mutant.number, r.mutant.bug_class, r.mutant.text)
-            for text in r.texts:
-                print("    ", text)
-            print("    ", r.others)
-    print(_aligned(rows))
+            _print_texts(results[-1])
+    print(_aligned([_row(r) for r in results]))
+    print("\n".join(figures(results)))
+
+
+def figures(results: Sequence[Result]) -> Iterator[str]:
+    """Shares, sizes and times over the mutants that were caught."""
     caught = [r for r in results if r.finding is not None]
     for words, count in (("first", sum(r.first for r in caught)), ("first three", sum(r.three for r in caught))):
-        print(f"right class {words}: {count} of {len(caught)} ({count / max(1, len(caught)):.1%})")
-    print(f"slowest: {max((r.seconds for r in caught), default=0):.2f} s for one finding")
+        yield f"right class {words}: {count} of {len(caught)} ({count / max(1, len(caught)):.1%})"
+    sentences, false = sum(len(r.said[:SHOWN]) for r in caught), [t for r in caught for t in r.false]
+    yield f"sentences that hold on fresh cases: {sentences - len(false)} of {sentences}"
+    yield from (f"    not found again: {text}" for text in false)
+    for words, values in (
+        ("elements of the minimal case", [r.finding.case.size for r in caught if r.finding is not None]),
+        ("seconds from the first failure to the report", [r.seconds for r in caught]),
+    ):
+        middle, high = np.percentile(values or [0], (50, 90))
+        yield f"{words}: median {middle:.3g}, 90th percentile {high:.3g}, largest {max(values, default=0):.3g}"
+
+
+def _row(r: Result) -> list[str]:
+    mark = "-" if r.finding is None else "first" if r.first else "three" if r.three else "MISSED"
+    what = "-" if r.finding is None else f"{r.finding.property}/{r.finding.kind}/{r.finding.primal}"
+    size = "-" if r.finding is None else str(r.finding.case.size)
+    return [str(r.mutant.number), r.mutant.bug_class, mark, " ".join(r.classes), what, size, f"{r.seconds:.2f}"]
+
+
+def _print_texts(r: Result) -> None:
+    print(r.mutant.number, r.mutant.bug_class, r.mutant.text, flush=True)
+    for d in r.said:
+        print(f"     {'? ' if d.text in r.false else ''}{d.confidence:.2f} {d.bug_class}: {d.text}", flush=True)
+    print("    ", r.others, flush=True)
 
 
 def _aligned(rows: list[list[str]]) -> str:
-    rows = [["mutant", "class", "named", "classes", "finding", "s"], *rows]
+    rows = [["mutant", "class", "named", "classes", "finding", "elements", "s"], *rows]
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths)).rstrip() for row in rows)
 

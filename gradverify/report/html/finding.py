@@ -19,7 +19,7 @@ from gradverify.types import Case, Comparison, Diagnosis, Finding
 
 LIKELY = 3  # diagnoses that are shown
 _LONG = 300  # characters of a fact
-_HIDDEN = {"ladder"}  # facts that have a picture of their own
+_HIDDEN = {"ladder", "ladder_shows"}  # facts that have a picture of their own
 
 
 def article(finding: Finding, file: str | None, prefix: str, level: int = 3) -> Markup:
@@ -87,7 +87,8 @@ def _ladder(finding: Finding) -> Markup | None:
     if not rungs or compared is None or compared.wrong.size == 0:
         return None
     gap = compared.numerical[compared.worst] - compared.analytic[compared.worst]
-    return None if np.iscomplexobj(gap) else ladder_plot(rungs, float(gap))
+    shows = str(finding.facts.get("ladder_shows", ""))
+    return None if np.iscomplexobj(gap) else ladder_plot(rungs, float(gap), shows)
 
 
 def _facts(facts: Mapping[str, Any]) -> Markup | None:

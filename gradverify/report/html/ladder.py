@@ -16,13 +16,14 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 14, 10, 40
 _DECADES = 24  # of error at most; what is smaller is drawn on the axis
 
 
-def ladder_plot(rungs: Rungs, gap: float) -> Markup | None:
+def ladder_plot(rungs: Rungs, gap: float, shows: str = "") -> Markup | None:
     """A plot and a table; None if there are fewer than two steps.
 
     Parameters
     ----------
     rungs : (step, difference quotient - analytic, rounding noise) for each step
     gap : numerical - analytic, by which the quotients are compared with the numerical value as well
+    shows : what the steps show, in one sentence
     """
     rungs = [rung for rung in rungs if rung[0] > 0 and all(map(math.isfinite, rung))]
     if len(rungs) < 2 or not math.isfinite(gap):
@@ -44,6 +45,7 @@ def ladder_plot(rungs: Rungs, gap: float) -> Markup | None:
         el("figcaption", "Error against step"),
         _plot(series),
         el("p", *legend, cls="legend"),
+        el("p", f"{shows[:1].upper()}{shows[1:]}.") if shows else None,
         el("p", said, cls="dim"),
         details("The steps as a table", table(head, rows, "Error against step")),
         cls="ladder",

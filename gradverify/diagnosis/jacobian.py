@@ -1,0 +1,182 @@
+"""Signatures read off the Jacobian of backward: what each entry gets from each output.
+
+Backward applies the transpose of a matrix J to the cotangent. Its own matrix is found by one cotangent
+for each output, and laid beside that of forward: is it its transpose, are its rows in another order,
+which places does it join that forward does not?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from gradverify.diagnosis import add
+from gradverify.diagnosis.evidence import Evidence
+from gradverify.diagnosis.outputs import labels_of
+from gradverify.diagnosis.probe import Probe, close
+from gradverify.types import Array, Diagnosis
+
+_MOST = 80  # outputs, each of which costs one backward
+_REACHES = 1e-7  # share of the largest element that counts as a dependency
+_LESS = 0.9  # weight of what is seen at some options or sizes only
+
+
+@dataclass(frozen=True, slots=True)
+class Jacobians:
+    """Both matrices at one case, shape (outputs, entries): that of backward, and the numerical one of forward."""
+
+    probe: Probe
+    analytic: Array
+    numerical: Array
+
+
+def jacobians(evidence: Evidence) -> list[Jacobians]:
+    """Both matrices on every case on which it fails; empty where backward is not linear, or one is too large."""
+    if not evidence.about_gradient or evidence.situation.needs == "values" or not evidence.probes:
+        return []
+    found = [_jacobians(evidence, probe) for probe in evidence.probes]
+    return [j for j in found if j is not None] if all(j is not None for j in found) else []
+
+
+def _jacobians(evidence: Evidence, probe: Probe) -> Jacobians | None:
+    count = sum(y.size for y in probe.outputs)
+    if count > _MOST or any(a.dtype.kind == "c" for a in (*probe.outputs, *probe.case.primals.values())):
+        return None
+    a, _ = evidence.pair(probe)
+    rows = []
+    for k in range(count):
+        row = probe.pulled(_unit(probe, k)).get(evidence.primal)
+        if row is None or not np.isfinite(row).all():
+            return None
+        rows.append(row.ravel())
+    matrix = np.array(rows)
+    if not close((probe.point.weights @ matrix).reshape(a.shape), a):
+        return None
+    return Jacobians(probe, matrix, probe.jacobian(evidence.primal))
+
+
+def _unit(probe: Probe, k: int) -> tuple[Array, ...]:
+    """Cotangents that are one at a place of all flat outputs, and zero elsewhere."""
+    cotangents, start = [], 0
+    for y, v in zip(probe.outputs, probe.case.cotangents or ()):
+        flat = np.zeros(y.size, v.dtype)
+        if start <= k < start + y.size:
+            flat[k - start] = 1
+        cotangents.append(flat.reshape(y.shape))
+        start += y.size
+    return tuple(cotangents)
+
+
+@add("jacobian", "TERM")
+def jacobian(evidence: Evidence) -> Diagnosis | None:
+    """How the matrix of backward differs from the transpose of that of forward."""
+    pairs = jacobians(evidence)
+    if not pairs:
+        return None
+    told = _transposed(evidence, pairs) or _reordered(evidence, pairs) or _joined(evidence, pairs)
+    told = told or _weights(evidence, pairs)
+    if told is None:
+        return None
+    bug_class, confidence, text = told
+    weight = 1.0 if evidence.situation.needs == "nothing" else _LESS
+    return Diagnosis("jacobian", bug_class, text + evidence.given, weight * confidence, {"cases": len(pairs)})
+
+
+Told = tuple[str, float, str]
+
+
+def _transposed(evidence: Evidence, pairs: Sequence[Jacobians]) -> Told | None:
+    square = [j for j in pairs if j.numerical.shape[0] == j.numerical.shape[1]]
+    if len(square) < len(pairs) or not all(close(j.analytic, j.numerical.T) for j in pairs):
+        return None
+    text = (
+        f"the gradient of {evidence.primal} is J dy where it must be J^T dy, with J the derivative of forward: "
+        "something is not transposed, or not reversed"
+    )
+    return "INDEX", 0.94, text
+
+
+def _reordered(evidence: Evidence, pairs: Sequence[Jacobians]) -> Told | None:
+    """Rows of the right matrix in another order: each cotangent goes where another belongs."""
+    if not all(_same_rows(j.analytic, j.numerical) for j in pairs):
+        return None
+    text = (
+        f"the gradient of {evidence.primal} is the right one for an upstream gradient with its entries in another "
+        "order: places are mixed up"
+    )
+    return "INDEX", 0.9, text
+
+
+def _same_rows(a: Array, n: Array) -> bool:
+    left = list(n)
+    for row in a:
+        match = next((k for k, other in enumerate(left) if close(row, other)), None)
+        if match is None:
+            return False
+        del left[match]
+    return len(a) > 1 and not close(a, n)
+
+
+def _joined(evidence: Evidence, pairs: Sequence[Jacobians]) -> Told | None:
+    """Axes along which backward joins different places and forward does not, or the other way round."""
+    ours, theirs = ({name for j in pairs for name in _mixed(evidence, j, which)} for which in ("analytic", "numerical"))
+    surplus, lacking = sorted(ours - theirs), sorted(theirs - ours)
+    d, more, less = f"the gradient of {evidence.primal}", " and ".join(surplus), " and ".join(lacking)
+    if surplus and lacking:
+        return (
+            "INDEX",
+            0.92,
+            f"{d} joins places along {more}, the right one places along {less}: "
+            "a sum, a mean or a product runs over the wrong axis",
+        )
+    if surplus:
+        return "INDEX", 0.85, f"{d} joins places along {more} that have nothing to do with one another in forward"
+    if lacking:
+        return (
+            "TERM",
+            0.8,
+            f"{d} lacks what an entry does to other places along {less}: each place gets its own share alone, so terms "
+            "are missing",
+        )
+    return None
+
+
+def _mixed(evidence: Evidence, j: Jacobians, which: str) -> Iterator[str]:
+    """Axes that an output shares with the primal, and along which an entry reaches another place than its own."""
+    matrix: Array = getattr(j, which)
+    reaches = np.abs(matrix) > _REACHES * float(np.abs(j.numerical).max(initial=0.0))
+    shape, own = j.probe.shape(evidence.primal), j.probe.labels(evidence.primal)
+    entries, start = np.indices(shape).reshape(len(shape), reaches.shape[1]), 0
+    for k, y in enumerate(j.probe.outputs):
+        part = reaches[start : start + y.size]
+        places = np.indices(y.shape).reshape(y.ndim, y.size)
+        labels = labels_of(evidence, k, y.ndim)
+        for axis, label in enumerate(labels):
+            if not own.count(label) == 1 == labels.count(label):
+                continue
+            if (part & (places[axis][:, None] != entries[own.index(label)])).any():
+                yield label
+        start += y.size
+
+
+def _weights(evidence: Evidence, pairs: Sequence[Jacobians]) -> Told | None:
+    """The right places are joined, with wrong weights."""
+    if not all(np.array_equal(*map(partial(_pattern, j), (j.analytic, j.numerical))) for j in pairs):
+        return None
+    alone = all((_pattern(j, j.numerical).sum(0) <= 1).all() for j in pairs)
+    told = [(j, _pattern(j, j.numerical)) for j in pairs]
+    ratios = np.concatenate([j.analytic[there] / j.numerical[there] for j, there in told])
+    if np.ptp(ratios) < 1e-4 * np.abs(ratios).max():
+        return None  # one factor, of which others tell more
+    spread = f"from {ratios.min():.3g} to {ratios.max():.3g} times the right one"
+    d = f"the gradient of {evidence.primal}"
+    if alone:
+        return "TERM", 0.5, f"{d} comes from the right places, and the derivative there is wrong: {spread}"
+    return "TERM", 0.45, f"{d} joins the right places with wrong weights, {spread}: a term or a factor in it is wrong"
+
+
+def _pattern(j: Jacobians, matrix: Array) -> Array:
+    return np.asarray(np.abs(matrix) > _REACHES * float(np.abs(j.numerical).max(initial=0.0)))
