@@ -56,6 +56,7 @@ class Summary:
     reason : "time", "units", "findings", "nothing to try", "interrupted", "store" or "executor"
     findings : all that the store holds about these layers, without what other findings explain
     unsettled : findings that are not small and confirmed yet; the next run on the store settles them
+    waiting : cases that were at hand when a process ended or was ended, to be tried again by the next run
     fixed : ids of findings of earlier runs that do not fail any more
     trouble : why the campaign had to stop early, and what of the store could not be read
     """
@@ -67,6 +68,7 @@ class Summary:
     seconds: float
     cases: int
     lost: int
+    waiting: int = 0
     fixed: tuple[str, ...] = ()
     trouble: tuple[str, ...] = ()
 
@@ -165,6 +167,7 @@ class _Run:
             self._spent(),
             self.ledger.cases,
             self.ledger.lost,
+            self.ledger.waiting,
             tuple(self.ledger.fixed),
             tuple(dict.fromkeys((*trouble, *self.ledger.trouble, *self.store.damaged))),
         )

@@ -204,6 +204,12 @@ class Ledger:
         """Number of findings that are new in this run, and that no other one explains."""
         return len(self.fresh & {key for layer in self.layers.values() if layer.known for key in _told(layer)})
 
+    @property
+    def waiting(self) -> int:
+        """Number of cases that wait for another trial, besides those of findings."""
+        told = self.unsettled.keys() | self._retests.keys()
+        return sum(len(layer.pending.keys() - told) for layer in self.layers.values())
+
     def save(self, **about: object) -> None:
         """What this run has counted, into the store and the event log."""
         layers = {

@@ -68,18 +68,21 @@ def headline(now: Snapshot) -> str:
 
 
 def _table(now: Snapshot, most: int) -> Any:
+    from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
     left = "until Ctrl-C" if now.left is None else f"{_clock(now.left)} left"
     left = _STOPPING if now.stopping and now.left != 0 else left
     replaced = f", {now.lost} replaced" if now.lost else ""
-    table = Table(*COLUMNS, title=f"{_clock(now.seconds)} spent, {left}, {now.workers} workers{replaced}")
+    title = Text(f"{_clock(now.seconds)} spent, {left}, {now.workers} workers{replaced}", no_wrap=True)
+    table = Table(*COLUMNS)
     ordered = sorted(now.layers, key=lambda layer: (-layer.findings, not layer.running, -layer.ratio))
     for layer in ordered[: max(3, most)]:
         table.add_row(*row(layer), style="red" if layer.findings or layer.error else None)
     if len(ordered) > max(3, most):
         table.caption = f"and {len(ordered) - max(3, most)} more layers"
-    return table
+    return Group(title, table)
 
 
 def row(layer: Progress) -> tuple[str, ...]:
@@ -108,6 +111,8 @@ def show(summary: Summary, store: Store, stream: TextIO, color: bool | None) -> 
         write(f"\n{entry.found.layer}: {entry.found.message}{_replay(entry.file)}", stream)
     for found in summary.unsettled:
         write(f"\nnot confirmed yet, resume to settle it: {found.layer}: {found.message}", stream)
+    if summary.waiting:
+        write(f"\n{_many(summary.waiting, 'case')} held a process up at the end; resume to see what of it", stream)
     for layer in (layer for layer in summary.layers if layer.error is not None):
         write(f"\n{layer.name} could not be tried {layer.error}", stream)
     for layer in (layer for layer in summary.layers if layer.idle is not None):
