@@ -6,6 +6,7 @@ import faulthandler
 import os
 import signal
 import sys
+import traceback
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
@@ -13,11 +14,13 @@ from typing import Any
 
 from gradverify import targets
 from gradverify.campaign.explore import Explorer
-from gradverify.campaign.journal import Journal
+from gradverify.campaign.journal import Journal, JournalError
 from gradverify.campaign.trial import confirm
 from gradverify.campaign.unit import Plan, Unit
 from gradverify.errors import GradverifyError
 from gradverify.layer import Layer
+
+_FRAMES = 8  # of a traceback that is told
 
 
 class Child:
@@ -40,7 +43,15 @@ class Child:
         while True:
             try:
                 kind, *arguments = self.connection.recv()
-                self.connection.send(("done", getattr(self, f"_{kind}")(*arguments)))
+                try:
+                    answer = ("done", getattr(self, f"_{kind}")(*arguments))
+                except (EOFError, BrokenPipeError, ConnectionResetError):
+                    raise
+                except JournalError as error:
+                    answer = ("unwritten", str(error))
+                except BaseException:  # noqa: BLE001  ours: what layers raise is a finding
+                    answer = ("failed", traceback.format_exc(limit=-_FRAMES))
+                self.connection.send(answer)
             except (EOFError, BrokenPipeError, ConnectionResetError):
                 return
 

@@ -23,8 +23,13 @@ def cluster(address: str) -> Iterator[Executor]:
     """
     try:
         from distributed import Client
+        from distributed.comm import get_address_host_port
     except ImportError:
         raise UsageError("--scheduler needs Dask: pip install 'gradverify[dask]'") from None
+    try:
+        get_address_host_port(address)
+    except ValueError as error:
+        raise UsageError(f"{address!r} is no address of a Dask scheduler, such as tcp://host:8786: {error}") from None
     try:
         client = Client(address, timeout=_SECONDS, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
@@ -42,6 +47,13 @@ def executor_of(client: Any) -> Executor:
     then by the campaign.
     """
     executor: Executor = client.get_executor(pure=False, retries=1)
-    count = sum(client.nthreads().values())
-    executor.workers = max(1, count)  # type: ignore[attr-defined]
+
+    def workers() -> int:
+        """Threads of workers at this moment: a cluster grows and shrinks."""
+        try:
+            return sum(client.nthreads().values())
+        except (OSError, RuntimeError, ValueError):  # the scheduler does not answer
+            return 0
+
+    executor.workers = workers  # type: ignore[attr-defined]
     return executor

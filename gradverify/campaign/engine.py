@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from gradverify.campaign.flight import Factory, Flight
+from gradverify.campaign.flight import ExecutorLost, Factory, Flight, Landing
 from gradverify.campaign.guard import Guard
 from gradverify.campaign.ledger import Ledger
 from gradverify.campaign.schedule import Progress, next_layer, seed_of
@@ -34,6 +36,7 @@ class Snapshot:
     layers : what is known of each
     seconds, left : since the start, and to the end; `left` is None where there is no limit
     workers, lost : units at once, and processes that were lost and replaced
+    stopping : whether the end has been asked for, and units in flight are coming home
     """
 
     layers: tuple[Progress, ...]
@@ -41,6 +44,7 @@ class Snapshot:
     left: float | None
     workers: int
     lost: int
+    stopping: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +53,10 @@ class Summary:
 
     Attributes
     ----------
-    reason : "time", "units", "findings", "nothing to try", "interrupted" or "store"
+    reason : "time", "units", "findings", "nothing to try", "interrupted", "store" or "executor"
     findings : all that the store holds about these layers, without what other findings explain
     unsettled : findings that are not small and confirmed yet; the next run on the store settles them
+    waiting : cases that were at hand when a process ended or was ended, to be tried again by the next run
     fixed : ids of findings of earlier runs that do not fail any more
     trouble : why the campaign had to stop early, and what of the store could not be read
     """
@@ -63,6 +68,7 @@ class Summary:
     seconds: float
     cases: int
     lost: int
+    waiting: int = 0
     fixed: tuple[str, ...] = ()
     trouble: tuple[str, ...] = ()
 
@@ -83,6 +89,7 @@ class Campaign:
         the executor breaks; None for a pool of processes on this machine
     longest : seconds of the longest unit
     listen : hears of progress twice a second
+    running : whether `stop` ends it in an orderly way
     """
 
     targets: Sequence[str]
@@ -96,6 +103,17 @@ class Campaign:
     executor: Executor | Factory | None = None
     longest: float = SLICE
     listen: Callable[[Snapshot], None] = lambda snapshot: None
+    running: bool = field(default=False, init=False)
+    _stop: threading.Event = field(default_factory=threading.Event, init=False, repr=False)
+
+    def stop(self) -> None:
+        """End the run in an orderly way; from any thread, or from a signal handler."""
+        self._stop.set()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody has asked for the end."""
+        return self._stop.is_set()
 
     def run(self) -> Summary:
         """Work until the time is spent, enough is found, or somebody presses Ctrl-C.
@@ -109,7 +127,12 @@ class Campaign:
         """
         plan = dataclasses.replace(self.plan, folder=os.getcwd())
         layers = {name: Progress(name, target) for name, target in listed(self.targets, plan)}
-        return _Run(self, plan, Ledger(self.store, layers)).run()
+        run = _Run(self, plan, Ledger(self.store, layers))
+        self.running = True
+        try:
+            return run.run()
+        finally:
+            self.running = False
 
 
 class _Run:
@@ -119,6 +142,7 @@ class _Run:
         self.campaign, self.plan, self.ledger = campaign, plan, ledger
         self.layers, self.store = ledger.layers, campaign.store
         self.flight = Flight(campaign.executor, campaign.workers)
+        self.inbox: deque[Delta | Landing] = deque()
         self.number = 0
         self.started = time.monotonic()
         self.shown = self.saved = 0.0
@@ -132,6 +156,7 @@ class _Run:
         reason = self._orderly(self._land, reason, trouble)
         self.flight.close()
         with suppress(StoreError):
+            self._absorb(0.0)
             self._save()
             self.store.event("end", reason=reason, spent=round(self._spent(), 3), cases=self.ledger.cases)
         return Summary(
@@ -142,12 +167,13 @@ class _Run:
             self._spent(),
             self.ledger.cases,
             self.ledger.lost,
+            self.ledger.waiting,
             tuple(self.ledger.fixed),
-            (*trouble, *dict.fromkeys(self.store.damaged)),
+            tuple(dict.fromkeys((*trouble, *self.ledger.trouble, *self.store.damaged))),
         )
 
     def _orderly(self, stage: Callable[[], str | None], reason: str, trouble: list[str]) -> str:
-        """Run a stage; Ctrl-C and a store that fails end it, and are the reason why."""
+        """Run a stage; Ctrl-C, or a store or an executor that fails, ends it and is the reason why."""
         try:
             return stage() or reason
         except KeyboardInterrupt:
@@ -155,10 +181,15 @@ class _Run:
         except StoreError as error:
             trouble.append(str(error))
             return "store"
+        except ExecutorLost as error:
+            trouble.append(str(error))
+            return "executor"
 
     def _loop(self) -> str:
         most = self.campaign.max_findings
         while True:
+            if self.campaign.stopped:
+                return "interrupted"
             if self._left() == 0.0:
                 return "time"
             if most is not None and self.ledger.news >= most:
@@ -191,6 +222,7 @@ class _Run:
             ratio=layer.ratio,
             known=tuple((raw, size) for raw, (_, size) in layer.known.items()),
             pending=() if layer.running else tuple(layer.pending.values()),
+            fragile=frozenset(layer.fragile),
             journal=str(self.store.journals) if self.flight.local else None,
         )
         layer.units += 1
@@ -199,21 +231,26 @@ class _Run:
 
     def _absorb(self, seconds: float) -> None:
         """Take what has arrived; wait for it a little."""
-        for arrived in self.flight.arrivals(seconds):
+        self.inbox.extend(self.flight.arrivals(seconds))
+        while self.inbox:  # what a KeyboardInterrupt cuts off is taken again
+            arrived = self.inbox[0]
             if isinstance(arrived, Delta):
                 self.layers[arrived.layer].fresh |= bool(arrived.rows)
                 self.ledger.absorb(arrived)
-                continue
-            layer = self.layers[arrived.unit.layer]
+            else:
+                self._landed(arrived)
+            self.inbox.popleft()
+
+    def _landed(self, landing: Landing) -> None:
+        layer = self.layers[landing.unit.layer]
+        layer.spent += landing.seconds
+        if landing.error is not None:
+            self.ledger.losing(layer, landing.unit.number, landing.error)
+        if landing.given_up:
+            layer.deaths += 1
+            self.ledger.giving_up(layer, f"its units end their workers ({landing.error})", landing.unit.number)
+        if landing.error is None or landing.given_up:  # else it is sent again
             layer.running -= 1
-            layer.spent += arrived.seconds
-            if arrived.error is not None:
-                self.ledger.losing(layer, arrived.unit.number, arrived.error)
-            if arrived.given_up:
-                layer.deaths += 1
-                self.ledger.giving_up(layer, f"its units end their workers ({arrived.error})", arrived.unit.number)
-            elif arrived.error is not None:
-                layer.running += 1  # it is sent again
 
     def _land(self) -> None:
         """Send no more, and take what still comes home."""
@@ -221,14 +258,16 @@ class _Run:
         deadline = time.monotonic() + _PATIENCE + (0.0 if self.flight.local else self.campaign.longest)
         while self.flight.units and time.monotonic() < deadline:
             self._absorb(_TICK)
+            self._tell()
         self._absorb(0.0)
 
     def _tell(self) -> None:
         now = time.monotonic()
         if now > self.shown + _SHOWN:
             self.shown = now
-            layers = tuple(self.layers.values())
-            self.campaign.listen(Snapshot(layers, self._spent(), self._left(), self.flight.capacity, self.ledger.lost))
+            layers, flight = tuple(self.layers.values()), self.flight
+            told = (layers, self._spent(), self._left(), flight.capacity, self.ledger.lost, flight.stopping)
+            self.campaign.listen(Snapshot(*told))
         if now > self.saved + _SAVED:
             self.saved = now
             self._save()

@@ -7,7 +7,6 @@ import platform
 import random
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,15 +14,16 @@ import numpy as np
 from gradverify import casefile, tuning
 from gradverify.campaign.interest import RECORD, Pool, features, verdict_features
 from gradverify.campaign.journal import Journal
-from gradverify.campaign.unit import Delta, Found, Record, Row, Unit, digest, record_of
+from gradverify.campaign.unit import Delta, Found, Record, Row, Unit, digest, record_of, resident
 from gradverify.checking import Search, Settings, alike, explained
-from gradverify.errors import CaseFileError
+from gradverify.errors import CaseFileError, GradverifyError
+from gradverify.failures import COMPLETE
 from gradverify.layer import Layer
 from gradverify.properties import Property, Regime, properties
 from gradverify.report.terminal import render_finding
 from gradverify.strategies import cases, decoding, each
 from gradverify.types import Case, Finding, Outcome, Verdict
-from gradverify.verification import examine, watcher
+from gradverify.verification import checked, examine, watcher
 
 BEAT = 0.5  # seconds between two deltas
 _BATCH = 16  # cases of one group of properties before the next has its turn
@@ -72,10 +72,11 @@ class Explorer:
         self.seen = set(unit.features)
         self.known = dict(unit.known)
         self.ratio = unit.ratio
+        self.fragile = False  # whether the case at hand cannot be made small here
         self.cases = self.settled = 0
         self.started = self.last = time.perf_counter()
         self.delta = Delta(unit.number, unit.layer)
-        self.head: tuple[Turn, bytes] | None = None  # of the row at hand
+        self.record: Callable[[Property], bytes] | None = None  # for the journal, where not from the case itself
         plan = unit.plan
         settings = Settings(dtype=plan.dtype, eps=plan.eps, properties=plan.properties, method=plan.method)
         self.search = Search(layer, settings, lambda event: None)
@@ -94,18 +95,22 @@ class Explorer:
                 while turns:
                     for turn in turns:
                         self._batch(turn)
+                self.delta.idle = self._inapplicable()
         except Over:
             pass
         finally:
             watcher.reset(token)
+            self.flush()
         self.journal.clear()
-        self.flush()
+
+    def _inapplicable(self) -> str:
+        reasons = dict.fromkeys(tally.reason for tally in self.search.tallies.values() if tally.reason)
+        return f"no property that is asked for applies: {'; '.join(reasons)}"
 
     def before(self, layer: Layer, case: Case, prop: Property) -> None:
         """Journal the case, and show that the worker lives."""
-        if self.head is not None:
-            turn, row = self.head
-            self.journal.write(turn.heads[prop.name] + row)
+        if self.record is not None:
+            self.journal.write(self.record(prop))
         else:
             try:
                 content = casefile.dumps(case)
@@ -138,7 +143,6 @@ class Explorer:
             return
         for _ in range(turn.count):
             row = turn.pool.next()
-            self.head = (turn, row)
             self.journal.write(turn.heads[turn.props[0].name] + row)  # decoding runs the author's `assume`
             case = turn.decode(row)
             if case is None:
@@ -150,16 +154,19 @@ class Explorer:
         self._check()
         self.cases += 1
         self.delta.cases += 1
+        self.fragile = False
         noted, record = features(case), 0.0
         for prop in turn.due():
-            self.head = None if row is None else (turn, row)
-            outcome = examine(self.layer, case, prop, self.unit.plan.case_seconds)
+            self.record = None if row is None else lambda prop: turn.heads[prop.name] + row
+            outcome = self._examine(case, prop)
             ratio = self._count(outcome)
             noted.update(verdict_features(outcome))
             if not outcome.findings:
                 record = max(record, ratio)
             for finding in outcome.findings:
                 self._hit(finding, prop, turn.regime)
+        if row is None:
+            self.journal.clear()  # so that nobody blames this case while Hypothesis draws the next
         new = noted - self.seen
         best = np.isfinite(record) and record > RECORD * self.ratio
         pool = turn.pool if self.unit.plan.learn else None
@@ -167,6 +174,17 @@ class Explorer:
             self.delta.rows.append(Row(turn.regime, row, tuple(sorted(new)), record if best else 0.0))
         self.seen |= new
         self.ratio = record if best else self.ratio
+
+    def _examine(self, case: Case, prop: Property) -> Outcome:
+        """As `examine`; what gets past it (the memory limit hit by gradverify's own arrays) is a finding too."""
+        try:
+            return examine(self.layer, case, prop, self.unit.plan.case_seconds)
+        except MemoryError as error:
+            kind, message = "memory", f"memory was exhausted while this case was examined: {error}"
+        except KeyboardInterrupt:  # of the layer's making, as nobody else sends one here
+            kind, message = "crash", "the layer raised KeyboardInterrupt"
+        self.fragile = True
+        return Outcome(prop.name, findings=(Finding(COMPLETE, kind, None, message, case),))
 
     def _count(self, outcome: Outcome) -> float:
         """Add an outcome to the delta; gives its largest disagreement in units of the bound."""
@@ -194,14 +212,15 @@ class Explorer:
         if (size is not None and finding.case.size >= size) or explained(finding, prop, set(self.known) - {raw}):
             return
         self.known[raw] = finding.case.size
-        quick = finding.kind in ("timeout", "memory")  # to make such a case smaller takes too long, or too much
+        # to make such a case smaller takes too long, or too much, or ends the process
+        quick = self.fragile or finding.kind in ("timeout", "memory")
         first = found_of(self.layer, finding, prop, regime, raw, quick)
         self.delta.found.append(first)
         self.flush()
         if quick or self.settled >= _SETTLED or self.stopped():
             return
         self.settled += 1
-        self.head = None
+        self.record = None
         small = found_of(self.layer, self.search.minimal(finding, prop, regime), prop, regime, raw)
         self.known[raw] = small.size
         self.delta.found.append(small)
@@ -211,21 +230,27 @@ class Explorer:
     def _retry(self, data: bytes) -> None:
         """Try a case again that was found or begun, and not settled, before a process ended."""
         self._check()
-        self.head = None
+        name = digest(data)
         try:
             record = Record.loads(data)
             case = case_of(record, self.layer, self.unit)
-        except CaseFileError:
-            case = None
-        if case is not None:
             prop = properties.get(record.asked)
+            case = case if case is None else checked(self.layer, case)
+        except GradverifyError as error:  # the layer, or gradverify, is another than when the record was written
+            self.delta.unfit[name] = str(error)
+            self.flush()
+            return
+        self.fragile = name in self.unit.fragile
+        if case is not None:
             for _ in range(_RETRIES):
-                outcome = examine(self.layer, case, prop, self.unit.plan.case_seconds)
+                self.record = lambda prop: data
+                outcome = self._examine(case, prop)
                 for finding in outcome.findings:
                     self._hit(finding, prop, record.regime)
                 if outcome.findings:
                     break
-        self.delta.dropped.append(digest(data))
+        self.fragile = False
+        self.delta.dropped.append(name)
         self.flush()
 
 
@@ -265,11 +290,3 @@ def found_of(
 
 def _first(names: Iterable[str]) -> str | None:
     return next(iter(names), None)
-
-
-def resident() -> int:
-    """Bytes of memory of this process; 0 where the system does not say."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +19,11 @@ from gradverify.errors import UsageError
 Factory = Callable[[], Executor]
 
 _TRIES = 3  # workers that one unit may break
+_COUNTED = 2.0  # seconds between two counts of the workers
+
+
+class ExecutorLost(UsageError):
+    """The executor takes no more work, and there is no way to make another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +49,27 @@ class Flight:
     def __init__(self, executor: Executor | Factory | None, workers: int | None) -> None:
         self._make, self._owned = _factory(executor, workers)
         self._executor = self._make()
-        self.capacity = workers or workers_of(self._executor)
+        self._workers, self._counted, self._count = workers, -_COUNTED, 1
         self.units: dict[int, Unit] = {}
         self._futures: dict[int, Future[Any]] = {}
         self._suspects: list[Unit] = []
         self._tries: dict[int, int] = {}
         self._sent: dict[int, float] = {}
-        self._stopping = False
+        self.stopping = False
         self._arrived: queue.SimpleQueue[Union[Delta, tuple[Unit, Future[Any]]]] = queue.SimpleQueue()
 
     @property
     def local(self) -> bool:
         """Whether workers share this machine's files, and report while they work."""
         return isinstance(self._executor, WorkerPool)
+
+    @property
+    def capacity(self) -> int:
+        """Units at once; the workers of a cluster come and go, so they are counted now and then."""
+        now = time.monotonic()
+        if self._workers is None and now > self._counted + _COUNTED:
+            self._counted, self._count = now, workers_of(self._executor)
+        return self._workers or self._count
 
     @property
     def room(self) -> bool:
@@ -77,21 +90,19 @@ class Flight:
         self._futures[unit.number] = future
         future.add_done_callback(lambda done: self._arrived.put((unit, done)))
 
-    def arrivals(self, seconds: float) -> list[Delta | Landing]:
+    def arrivals(self, seconds: float) -> Iterator[Delta | Landing]:
         """What has arrived, after a wait of at most `seconds` for the first."""
-        arrived: list[Delta | Landing] = []
         with suppress(queue.Empty):
             while True:
                 item = self._arrived.get(timeout=seconds) if seconds else self._arrived.get_nowait()
                 seconds = 0.0
-                arrived += [item] if isinstance(item, Delta) else self._landed(*item)
-        if self._suspects and not self._futures and not self._stopping:
+                yield from [item] if isinstance(item, Delta) else self._landed(*item)
+        if self._suspects and not self._futures and not self.stopping:
             self.send(self._suspects.pop())
-        return arrived
 
     def stop(self) -> None:
         """Ask for an early end of everything in flight."""
-        self._stopping = True
+        self.stopping = True
         for unit in self._suspects:
             self.units.pop(unit.number, None)
         if isinstance(self._executor, WorkerPool):
@@ -113,7 +124,9 @@ class Flight:
         del self._futures[unit.number]
         try:
             deltas = list(future.result())
-        except CancelledError:
+        except CancelledError as error:
+            if not self.stopping:  # the executor has lost it, as a cluster without a scheduler does
+                return [self._broken(unit, error)]
             deltas = []
         except Exception as error:  # noqa: BLE001  of the executor, whichever it is
             return [self._broken(unit, error)]
@@ -124,16 +137,17 @@ class Flight:
     def _flown(self, unit: Unit) -> float:
         return time.monotonic() - self._sent.pop(unit.number)
 
-    def _broken(self, unit: Unit, error: Exception) -> Landing:
+    def _broken(self, unit: Unit, error: BaseException) -> Landing:
         told = f"{type(error).__name__}: {error}"
         self._tries[unit.number] = self._tries.get(unit.number, 0) + 1
-        if isinstance(error, BrokenExecutor) and not self._stopping and not _works(self._executor):
+        lost = isinstance(error, (BrokenExecutor, RuntimeError, CancelledError))
+        if lost and not self.stopping and not _works(self._executor):
             self._executor.shutdown(wait=False, cancel_futures=True)
             self._executor = self._make()
-        if self._tries[unit.number] >= _TRIES or self._stopping:
+        if self._tries[unit.number] >= _TRIES or self.stopping:
             del self._tries[unit.number]
             self.units.pop(unit.number, None)
-            return Landing(unit, self._flown(unit), told, given_up=not self._stopping)
+            return Landing(unit, self._flown(unit), told, given_up=not self.stopping)
         self._suspects.append(unit)
         return Landing(unit, self._flown(unit), told)
 
@@ -158,7 +172,7 @@ def _factory(executor: Executor | Factory | None, workers: int | None) -> tuple[
 
     def once() -> Executor:
         if not given:
-            raise UsageError("the executor broke; pass a function that makes one, and it is made anew")
+            raise ExecutorLost("the executor broke; where a function that makes one is given, it is made anew")
         return given.pop()
 
     return once, False

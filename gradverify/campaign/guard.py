@@ -31,7 +31,8 @@ _GRACE = 5.0  # seconds beyond a limit before a process counts as hung
 _LOADING = 300.0  # seconds that an import may take
 _ATTEMPTS = 20  # new children for one unit
 _LOG_LINES = 12
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_THREADS = ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR")  # what reads NAME_NUM_THREADS
+_TRIALS = 3  # new children for one confirmation
 
 
 class Died(Exception):
@@ -47,6 +48,19 @@ class Died(Exception):
         super().__init__(str(status))
         self.status = status
         self.loaded = loaded
+
+
+class Failed(Exception):
+    """The child lives, but cannot do its task.
+
+    Attributes
+    ----------
+    ours : whether by an error in gradverify, and not because the journal cannot be written
+    """
+
+    def __init__(self, why: str, ours: bool) -> None:
+        super().__init__(why)
+        self.ours = ours
 
 
 class Guard:
@@ -71,6 +85,8 @@ class Guard:
             answer = self._ask(None, _LOADING, lambda delta: None, "list", targets, plan)
         except Died as died:
             raise TargetError(f"the process {_ended(died)} while it imported {', '.join(targets)}") from None
+        except Failed as failed:
+            raise TargetError(f"{', '.join(targets)} cannot be loaded:\n{failed}") from None
         if isinstance(answer, str):
             raise TargetError(answer)
         return [(str(name), str(target)) for name, target in answer]
@@ -79,10 +95,12 @@ class Guard:
         """Work on a unit to its end; `listen` hears of everything that happens meanwhile."""
         deadline = time.monotonic() + unit.seconds
         done = 0
+        settled: set[str] = set()
 
         def heard(delta: Delta) -> None:
             nonlocal done
             done += delta.cases
+            settled.update(delta.dropped, delta.unfit)
             listen(delta)
 
         for attempt in range(_ATTEMPTS):
@@ -99,18 +117,26 @@ class Guard:
                 return
             try:
                 error = self._ask(unit.journal, unit.plan.case_seconds + _GRACE, heard, "unit", rest)
+            except Failed as failed:
+                told = (
+                    {"failed": str(failed), "stuck": _stuck(rest, settled)} if failed.ours else {"error": str(failed)}
+                )
+                self._tell(unit, heard, **told)
+                return
             except Died as died:
                 if self.stopping.is_set():
+                    self._hold(unit, died, heard)
                     return
                 if not died.loaded and attempt:
                     self._tell(unit, heard, error=f"the process {_ended(died)} while it imported {unit.target!r}")
                     return
-                if self._blame(unit, died, heard):
+                if self._blame(rest, died, heard, settled):
                     return
             else:
                 if error is not None:
                     self._tell(unit, heard, error=error)
                 return
+        self._tell(unit, heard, error=f"its process was lost {_ATTEMPTS} times in one unit")
 
     def stop(self) -> None:
         """Ask the child to end its unit after the case at hand; from any thread."""
@@ -118,6 +144,13 @@ class Guard:
         process = self._process
         if process is not None and process.poll() is None:
             process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the child at once; from any thread. What it was looking at is told, if another thread listens."""
+        self.stopping.set()
+        process = self._process
+        if process is not None:
+            process.kill()
 
     def close(self) -> None:
         """End the child."""
@@ -129,25 +162,59 @@ class Guard:
         if self._temporary is not None:
             self._temporary.cleanup()
 
-    def _blame(self, unit: Unit, died: Died, listen: Listener) -> bool:
+    def _blame(self, unit: Unit, died: Died, listen: Listener, settled: set[str]) -> bool:
         """Whether the case at hand was to blame for the end of the child; if so, `listen` has heard of it."""
-        record, log = journal.read(self._journal), self._tail()
-        self._journal.unlink(missing_ok=True)
-        found: Found | None = None
-        if record is not None:
-            limit = 10 * (unit.plan.case_seconds + _GRACE)
-            try:
-                found = self._ask(unit.journal, limit, listen, "confirm", unit, record, died.status)
-            except Died as again:  # not even the trial's parent survives: drawing the case ends the process
-                self._tell(unit, listen, error=f"drawing a case ended the process: it {_ended(again)}")
-                return True
+        record, log = self._taken(), self._tail()
+        stuck = _stuck(unit, settled)
+        if record is None:
+            self._tell(unit, listen, lost=[_ended(died)])
+            return False
+        known = next((raw for raw, _ in unit.known if raw[:2] == ("complete", "timeout")), None)
+        if died.status == "hung" and known is not None:  # to try it again would take the whole time limit once more
+            self._tell(unit, listen, again={known: 1}, dropped=[digest(record)], stuck=stuck)
+            return True
+        found = self._confirmed(unit, record, died, listen)
+        if isinstance(found, str):
+            self._tell(unit, listen, error=found, held=[record])
+            return True
+        if found is None and self.stopping.is_set():
+            self._tell(unit, listen, held=[record])
+            return True
         if found is None:
             self._tell(unit, listen, lost=[_ended(died)])
             return False
         if log:
             found = dataclasses.replace(found, report=f"{found.report}\n  the process said last:\n{log}")
-        self._tell(unit, listen, found=[found], dropped=[] if record is None else [digest(record)])
+        self._tell(unit, listen, found=[found], dropped=[digest(record)], stuck=stuck)
         return True
+
+    def _confirmed(self, unit: Unit, record: bytes, died: Died, listen: Listener) -> Found | str | None:
+        """The finding for a record that ends a trial too; else None, or why it cannot be tried at all."""
+        limit, why = 10 * (unit.plan.case_seconds + _GRACE), ""
+        for _ in range(_TRIALS):
+            if self.stopping.is_set():
+                return None
+            try:
+                found: Found | None = self._ask(unit.journal, limit, listen, "confirm", unit, record, died.status)
+                return found
+            except Failed as failed:
+                return str(failed)
+            except Died as again:  # not even the trial's parent survives: drawing the case ends the process
+                self._taken()
+                why = f"drawing a case ended the process: it {_ended(again)}"
+        return None if self.stopping.is_set() else why
+
+    def _hold(self, unit: Unit, died: Died, listen: Listener) -> None:
+        """There is no time left to find out why the child is gone; the next run may."""
+        record = self._taken()
+        if record is not None and died.status != -signal.SIGTERM:
+            self._tell(unit, listen, held=[record])
+
+    def _taken(self) -> bytes | None:
+        """What the child has left in its journal, which is empty then."""
+        record = journal.read(self._journal)
+        self._journal.unlink(missing_ok=True)
+        return record
 
     def _tell(self, unit: Unit, listen: Listener, **what: Any) -> None:
         listen(Delta(unit.number, unit.layer, host=platform.node(), **what))
@@ -165,6 +232,10 @@ class Guard:
                 kind, content = self._connection.recv()
                 if kind == "done":
                     return content
+                if kind == "unwritten":
+                    raise Failed(f"the journal cannot be written: {content}", ours=False)
+                if kind == "failed":
+                    raise Failed(content, ours=True)
                 if kind == "loaded":
                     loaded, limit = True, seconds
                 else:
@@ -181,7 +252,8 @@ class Guard:
         self._journal, self._log = place / f"{stem}{journal.SUFFIX}", place / f"{stem}.log"
         self._log.unlink(missing_ok=True)
         ours, theirs = multiprocessing.Pipe()
-        environment = {**dict.fromkeys(_THREADS, "1"), **os.environ}
+        # one thread, whatever the shell says: the cores are busy with the other workers
+        environment = {**os.environ, **{f"{name}_NUM_THREADS": "1" for name in _THREADS}, "VECLIB_MAXIMUM_THREADS": "1"}
         code = (
             f"import sys; sys.path[:] = {sys.path!r}; from gradverify.campaign.child import main; "
             f"main({theirs.fileno()}, {str(self._journal)!r}, {str(self._log)!r})"
@@ -226,6 +298,11 @@ class Guard:
             status = self._process.wait()
         self._process = None
         return status
+
+
+def _stuck(unit: Unit, settled: set[str]) -> str | None:
+    """The pending record that the child was trying again, if it was still at that."""
+    return next((name for name in map(digest, unit.pending) if name not in settled), None)
 
 
 def _ended(died: Died) -> str:

@@ -6,6 +6,7 @@ either a whole record or none.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import zlib
@@ -14,6 +15,10 @@ from pathlib import Path
 _HEADER = struct.Struct("<4sII")  # mark, length, checksum
 _MARK = b"gvj1"
 SUFFIX = ".case"
+
+
+class JournalError(OSError):
+    """The journal cannot be written, as where the disk is full."""
 
 
 class Journal:
@@ -27,14 +32,22 @@ class Journal:
 
         Raises
         ------
-        OSError
+        JournalError
             If the file cannot be written.
         """
-        os.pwrite(self._file, _HEADER.pack(_MARK, len(record), zlib.crc32(record)) + record, 0)
+        self._put(_HEADER.pack(_MARK, len(record), zlib.crc32(record)) + record)
 
     def clear(self) -> None:
         """No case is at hand."""
-        os.pwrite(self._file, bytes(_HEADER.size), 0)
+        self._put(bytes(_HEADER.size))
+
+    def _put(self, data: bytes) -> None:
+        try:
+            written = os.pwrite(self._file, data, 0)
+        except OSError as error:
+            raise JournalError(error.errno, error.strerror) from None
+        if written < len(data):
+            raise JournalError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def read(path: str | os.PathLike[str]) -> bytes | None:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import cast
 
 from gradverify.campaign.schedule import Progress
 from gradverify.campaign.store import Entry, Store
-from gradverify.campaign.unit import Delta, Fingerprint, Found, Record, digest, record_of
+from gradverify.campaign.unit import Delta, Fingerprint, Found, Record, digest, record_of, resident
 from gradverify.checking import explained
 from gradverify.errors import CaseFileError
 from gradverify.properties import Regime, properties
 from gradverify.types import Finding
 
+_FAILURES = 3  # errors in gradverify itself until a layer is given up
 _DEADLY = ("crash", "timeout", "memory")
 
 
@@ -27,7 +29,8 @@ class Ledger:
     fresh : ids of findings that are new in this run
     unsettled : findings that are not small and confirmed yet, by the digest of their record
     fixed : ids of findings of earlier runs that do not fail any more
-    memory : resident bytes of each worker, when it last said so
+    memory : resident bytes of each worker that was heard of since the last event of progress
+    trouble : what went wrong besides the layers
     """
 
     def __init__(self, store: Store, layers: Mapping[str, Progress]) -> None:
@@ -38,7 +41,8 @@ class Ledger:
         self.unsettled: dict[str, Found] = {}
         self.fixed: list[str] = []
         self.memory: dict[str, int] = {}
-        self._retests: dict[str, str] = {}  # digests of cases of earlier runs to the ids of their findings
+        self.trouble: list[str] = []
+        self._retests: dict[str, Found] = {}  # findings of earlier runs that are tried again, by digest
         self._entries: dict[str, int] = {}  # of earlier runs
 
     def remember(self) -> None:
@@ -71,7 +75,7 @@ class Ledger:
         if found.case:
             data = Record(found.layer, layer.target, found.asked, Regime(), found.case, False).dumps()
             layer.pending[digest(data)] = data
-            self._retests[digest(data)] = found.key
+            self._retests[digest(data)] = found
 
     def absorb(self, delta: Delta) -> None:
         """One delta; raises StoreError if it cannot be kept."""
@@ -91,8 +95,18 @@ class Ledger:
             self._met(layer, raw, number)
         for name in delta.dropped:
             self._dropped(layer, name)
+        for name, why in delta.unfit.items():
+            self._unfit(layer, name, why)
+        for record in delta.held:
+            layer.pending[digest(record)] = record
+            self.store.hold(record)
+        if delta.stuck is not None:
+            self._stuck(layer, delta.stuck)
         for why in delta.lost:
             self.losing(layer, delta.unit, why)
+        if delta.failed is not None:
+            self._failed(layer, delta.failed, delta.unit)
+        layer.idle = layer.idle or delta.idle
         if delta.error is not None:
             self.giving_up(layer, f"on the worker {delta.host}: {delta.error}", delta.unit)
         if delta.memory:
@@ -107,6 +121,14 @@ class Ledger:
         """A layer cannot be tried any more."""
         layer.error = why
         self.store.event("error", layer=layer.name, unit=unit, why=why)
+
+    def _failed(self, layer: Progress, why: str, unit: int) -> None:
+        """An error in gradverify itself: it is told, and after some of them the layer is not tried any more."""
+        layer.failures += 1
+        self.store.event("internal", layer=layer.name, unit=unit, why=why)
+        self.trouble.append(f"an error in gradverify itself while it tried {layer.name}; please report it:\n{why}")
+        if layer.failures >= _FAILURES:
+            self.giving_up(layer, f"gradverify itself failed {layer.failures} times", unit)
 
     def _found(self, layer: Progress, found: Found, unit: int) -> None:
         if not found.settled and found.case:
@@ -144,13 +166,35 @@ class Ledger:
 
     def _dropped(self, layer: Progress, name: str) -> None:
         """A pending case was tried again, or made small."""
-        key = self._retests.pop(name, None)
-        if key is not None and key not in self.counts:
+        found = self._retests.pop(name, None)
+        # what fails now and then has not been fixed because it did not fail just now
+        if found is not None and found.key not in self.counts and found.kind != "nondeterministic":
+            key = found.key
             self.fixed.append(key)
             layer.known = {raw: known for raw, known in layer.known.items() if known[0] != key}
             layer.findings = len(_told(layer))
             self.store.fix(key)
             self.store.event("fixed", layer=layer.name, id=key)
+        self._release(layer, name)
+
+    def _unfit(self, layer: Progress, name: str, why: str) -> None:
+        """A pending case does not fit its layer any more; a finding stays, as nobody knows whether it is fixed."""
+        found = self._retests.pop(name, None)
+        what = f"a case of {layer.name}" if found is None else f"the finding {found.key} of {layer.name}"
+        self.trouble.append(f"{what} could not be tried again: {why}")
+        self._release(layer, name)
+
+    def _stuck(self, layer: Progress, name: str) -> None:
+        """A process ended while it settled a pending case: it is tried once more as it is, and then kept as it is."""
+        if name not in layer.fragile:
+            layer.fragile.add(name)
+            return
+        found = self.unsettled.get(name)
+        if found is not None:
+            self._found(layer, replace(found, settled=True), 0)
+        self._release(layer, name)
+
+    def _release(self, layer: Progress, name: str) -> None:
         self.unsettled.pop(name, None)
         if layer.pending.pop(name, None) is not None:
             self.store.release(name)
@@ -159,6 +203,12 @@ class Ledger:
     def news(self) -> int:
         """Number of findings that are new in this run, and that no other one explains."""
         return len(self.fresh & {key for layer in self.layers.values() if layer.known for key in _told(layer)})
+
+    @property
+    def waiting(self) -> int:
+        """Number of cases that wait for another trial, besides those of findings."""
+        told = self.unsettled.keys() | self._retests.keys()
+        return sum(len(layer.pending.keys() - told) for layer in self.layers.values())
 
     def save(self, **about: object) -> None:
         """What this run has counted, into the store and the event log."""
@@ -175,7 +225,9 @@ class Ledger:
             for layer in self.layers.values()
         }
         self.store.count({**about, "lost": self.lost, "counts": self.counts, "layers": layers})
-        self.store.event("progress", **about, cases=self.cases, lost=self.lost, memory=self.memory)
+        memory = {"main": resident(), **self.memory}
+        self.store.event("progress", **about, cases=self.cases, lost=self.lost, memory=memory)
+        self.memory.clear()  # processes come and go
 
     def findings(self) -> list[Entry]:
         """What the store holds about these layers, without what other findings explain."""

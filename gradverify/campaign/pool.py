@@ -37,7 +37,7 @@ class WorkerPool(ThreadPoolExecutor):
     def kill(self) -> None:
         """End every process at once."""
         for guard in self.guards:
-            guard.close()
+            guard.kill()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End threads and processes."""
@@ -46,10 +46,12 @@ class WorkerPool(ThreadPoolExecutor):
             guard.close()
 
 
-def workers_of(executor: Any) -> int:
+def workers_of(executor: Any, least: int = 1) -> int:
     """How many units an executor works on at once, as far as it says."""
     for name in ("workers", "_max_workers"):
         count = getattr(executor, name, None)
+        if callable(count):
+            count = count()
         if isinstance(count, int) and count > 0:
             return count
-    return 1
+    return least

@@ -24,6 +24,9 @@ class Progress:
     units, running, deaths : begun, in flight, and ended by the layer
     findings : number of findings in the store
     fresh : whether its last slice met anything new
+    failures : errors in gradverify itself
+    error, idle : why it cannot be tried any more, or why there is nothing to try
+    fragile : digests of pending records that ended a process while they were settled
     """
 
     name: str
@@ -40,11 +43,14 @@ class Progress:
     deaths: int = 0
     running: int = 0
     fresh: bool = True
+    failures: int = 0
     error: str | None = None
+    idle: str | None = None
     features: set[int] = field(default_factory=set)
     rows: list[Row] = field(default_factory=list)
     known: dict[Fingerprint, tuple[str, int]] = field(default_factory=dict)
     pending: dict[str, bytes] = field(default_factory=dict)
+    fragile: set[str] = field(default_factory=set)
 
     @property
     def rate(self) -> float | None:
@@ -76,7 +82,8 @@ class Progress:
 
 def next_layer(layers: Iterable[Progress]) -> Progress | None:
     """The most urgent layer that can be tried at all."""
-    return min((layer for layer in layers if layer.error is None), key=lambda layer: layer.urgency, default=None)
+    tried = (layer for layer in layers if layer.error is None and layer.idle is None)
+    return min(tried, key=lambda layer: layer.urgency, default=None)
 
 
 def seed_of(campaign: int, run: int, number: int) -> int:

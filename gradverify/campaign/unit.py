@@ -8,8 +8,10 @@ from __future__ import annotations
 import builtins
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from gradverify.errors import CaseFileError
@@ -74,6 +76,7 @@ class Unit:
     ratio : worst disagreement seen before, in units of the bound
     known : fingerprints found before, with the size of the smallest case
     pending : found or begun before and not settled, as journal records; they are tried first
+    fragile : digests of pending records that ended a process while they were settled; they are not made smaller
     journal : folder in which a case is written down before the layer sees it; None for a temporary one
     """
 
@@ -90,6 +93,7 @@ class Unit:
     ratio: float = 0.0
     known: tuple[tuple[Fingerprint, int], ...] = ()
     pending: tuple[bytes, ...] = ()
+    fragile: frozenset[str] = frozenset()
     journal: str | None = None
 
 
@@ -148,8 +152,13 @@ class Delta:
     ratio : largest disagreement in units of its bound
     found, again : new findings; and how often known ones were met again, by raw fingerprint
     dropped : pending records (their `digest`) that are done with
+    unfit : pending records that do not fit the layer any more, and why
+    held : records that ended, or held up, a process when there was no time left to try them again
+    stuck : the pending record that was being settled when its process ended
     rows : rows worth keeping
     lost : a worker process died, was no fault of the layer's, and was replaced
+    failed : the traceback of an error in gradverify itself
+    idle : why no property that is asked for applies to the layer
     error : why the layer cannot be tried on this worker
     """
 
@@ -166,8 +175,13 @@ class Delta:
     found: list[Found] = field(default_factory=list)
     again: dict[Fingerprint, int] = field(default_factory=dict)
     dropped: list[str] = field(default_factory=list)
+    unfit: dict[str, str] = field(default_factory=dict)
+    held: list[bytes] = field(default_factory=list)
+    stuck: str | None = None
     rows: list[Row] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
+    failed: str | None = None
+    idle: str | None = None
     error: str | None = None
 
 
@@ -242,3 +256,11 @@ def row_from_json(data: Mapping[str, Any]) -> tuple[str, Row]:
     features: Iterable[int] = (int(feature) for feature in data["features"])
     row = Row(regime_from_json(data["regime"]), bytes.fromhex(data["row"]), tuple(features), float(data["ratio"]))
     return str(data["layer"]), row
+
+
+def resident() -> int:
+    """Bytes of memory of this process; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0

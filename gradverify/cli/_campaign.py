@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 OK, FOUND, FAILED, NOTHING = 0, 1, 2, 3
 SECONDS = 10.0  # between two lines where there is no terminal
 _FULL = 20  # findings printed in full
+_STOPPING = "stopping (Ctrl-C again stops at once)"
 _OTHER_LINES = 8  # of a terminal, that the table leaves free
 
 Listener = Callable[["Snapshot"], None]
@@ -39,13 +40,13 @@ def live(color: bool | None) -> Iterator[Listener]:
 
 
 def _lines() -> Listener:
-    last, told = time.monotonic(), -1
+    last, told = time.monotonic(), (0, False)
 
     def listen(now: Snapshot) -> None:
         nonlocal last, told
-        findings = sum(layer.findings for layer in now.layers)
-        if time.monotonic() - last >= SECONDS or (findings != told and findings):
-            last, told = time.monotonic(), findings
+        news = (sum(layer.findings for layer in now.layers), now.stopping and now.left != 0)
+        if time.monotonic() - last >= SECONDS or news != told:
+            last, told = time.monotonic(), news
             note(headline(now))
 
     return listen
@@ -61,23 +62,27 @@ def headline(now: Snapshot) -> str:
         f"worst {worst.ratio:.3g} ({worst.name})" if worst is not None and worst.ratio else "",
         f"{sum(layer.findings for layer in layers)} findings",
         f"{now.lost} workers replaced" if now.lost else "",
-        "" if now.left is None else f"{_clock(now.left)} left",
+        _STOPPING if now.stopping and now.left != 0 else "" if now.left is None else f"{_clock(now.left)} left",
     ]
     return ", ".join(part for part in said if part)
 
 
 def _table(now: Snapshot, most: int) -> Any:
+    from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
     left = "until Ctrl-C" if now.left is None else f"{_clock(now.left)} left"
+    left = _STOPPING if now.stopping and now.left != 0 else left
     replaced = f", {now.lost} replaced" if now.lost else ""
-    table = Table(*COLUMNS, title=f"{_clock(now.seconds)} spent, {left}, {now.workers} workers{replaced}")
+    title = Text(f"{_clock(now.seconds)} spent, {left}, {now.workers} workers{replaced}", no_wrap=True)
+    table = Table(*COLUMNS)
     ordered = sorted(now.layers, key=lambda layer: (-layer.findings, not layer.running, -layer.ratio))
     for layer in ordered[: max(3, most)]:
         table.add_row(*row(layer), style="red" if layer.findings or layer.error else None)
     if len(ordered) > max(3, most):
         table.caption = f"and {len(ordered) - max(3, most)} more layers"
-    return table
+    return Group(title, table)
 
 
 def row(layer: Progress) -> tuple[str, ...]:
@@ -106,8 +111,12 @@ def show(summary: Summary, store: Store, stream: TextIO, color: bool | None) -> 
         write(f"\n{entry.found.layer}: {entry.found.message}{_replay(entry.file)}", stream)
     for found in summary.unsettled:
         write(f"\nnot confirmed yet, resume to settle it: {found.layer}: {found.message}", stream)
+    if summary.waiting:
+        write(f"\n{_many(summary.waiting, 'case')} held a process up at the end; resume to see what of it", stream)
     for layer in (layer for layer in summary.layers if layer.error is not None):
         write(f"\n{layer.name} could not be tried {layer.error}", stream)
+    for layer in (layer for layer in summary.layers if layer.idle is not None):
+        write(f"\n{layer.name}: {layer.idle}", stream)
     for key in summary.fixed:
         write(f"\nfixed: the finding {key} of an earlier run does not fail any more", stream)
     for line in summary.trouble:
@@ -117,12 +126,12 @@ def show(summary: Summary, store: Store, stream: TextIO, color: bool | None) -> 
 
 
 def status(summary: Summary) -> int:
-    """0 nothing wrong, 1 a finding, 2 the store or a target failed, 3 where for some layer nothing was verified."""
-    if summary.reason == "store":
+    """0 nothing wrong, 1 a finding, 2 something failed, 3 where for some layer nothing was verified."""
+    if summary.reason in ("store", "executor"):
         return FAILED
     if summary.findings or summary.unsettled:
         return FOUND
-    if any(layer.error is not None for layer in summary.layers):
+    if any(layer.error is not None or layer.failures for layer in summary.layers):
         return FAILED
     return OK if summary.layers and all(layer.verified for layer in summary.layers) else NOTHING
 
@@ -147,6 +156,7 @@ _REASONS = {
     "findings": "enough findings",
     "interrupted": "Ctrl-C",
     "store": "its store",
+    "executor": "the loss of its executor",
     "nothing to try": "lack of layers that can be tried",
 }
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(".gradverify") / "fuzz"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_LEAST = 64 << 20
 _SIZES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -44,10 +45,13 @@ class Bytes(click.ParamType[int]):
     name = "bytes"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        match = re.fullmatch(r"(\d+)([KMG]?)", str(value))
+        match = re.fullmatch(r"(\d+)([KMG]?)", str(value), re.IGNORECASE)
         if match is None:
             self.fail(f"{value!r} is no number of bytes; write 500M, 4G", param, ctx)
-        return int(match[1]) * _SIZES[match[2]]
+        size = int(match[1]) * _SIZES[match[2].upper()]
+        if 0 < size < _LEAST:
+            self.fail(f"{value!r} is too little for any layer; at least {_LEAST >> 20}M, or 0 for no limit", param, ctx)
+        return size
 
 
 @click.command("fuzz")
@@ -61,7 +65,7 @@ class Bytes(click.ParamType[int]):
 @click.option("--dtype", metavar="D", default="float64", show_default=True, help="Floating type of the primals.")
 @click.option("--eps", type=float, metavar="E", help="Relative step of the first difference, instead of a drawn one.")
 @click.option("--property", "properties", metavar="P", multiple=True, help="Try this property only; may be repeated.")
-@click.option("--case-seconds", type=float, default=20.0, show_default=True, metavar="T", help="Limit for one case.")
+@click.option("--case-seconds", type=Duration(), default="20s", show_default=True, metavar="T", help="Limit of a case.")
 @click.option("--case-memory", type=Bytes(), default="4G", show_default=True, metavar="B", help="What a layer may use.")
 @color_option
 def command(
@@ -84,7 +88,10 @@ def command(
     """
     from gradverify.campaign import Campaign, Plan
     from gradverify.checking import Settings
+    from gradverify.errors import UsageError
 
+    if folder == "":
+        raise UsageError("--store needs the name of a folder")
     Settings(dtype=dtype, eps=eps, properties=properties or None)  # refuses what makes no sense
     plan = Plan(dtype, eps, properties or None, case_seconds=case_seconds, memory=case_memory or None)
     with data_stream() as data, _store(folder) as store, _executor(scheduler) as executor:
@@ -99,17 +106,21 @@ def command(
 
 
 def _interruptible(campaign: Campaign) -> Any:
-    """SIGTERM, which job schedulers send before they kill, ends a campaign as Ctrl-C does."""
+    """Ctrl-C, and SIGTERM, which job schedulers send before they kill: the first asks, the second insists."""
     import signal
 
     def interrupt(signum: int, frame: Any) -> None:
-        raise KeyboardInterrupt
+        if campaign.stopped or not campaign.running:
+            raise KeyboardInterrupt
+        campaign.stop()
 
-    previous = signal.signal(signal.SIGTERM, interrupt)
+    signals = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.signal(number, interrupt) for number in signals]
     try:
         return campaign.run()
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in zip(signals, previous):
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -135,7 +146,8 @@ def _executor(scheduler: str | None) -> Iterator[Executor | None]:
         yield None
         return
     from gradverify.campaign.dask import cluster
+    from gradverify.campaign.pool import workers_of
 
     with cluster(scheduler) as executor:
-        note(f"gradverify: {getattr(executor, 'workers', '?')} threads of workers at {scheduler}")
+        note(f"gradverify: {workers_of(executor, 0)} threads of workers at {scheduler}")
         yield executor
