@@ -97,6 +97,9 @@ class Hooks:
     second : (primals, cotangents, weights by name, **options) -> gradient by primal name of the
         weighted sum of the gradients: the backward of the backward
     batched : (stacked primals by name, options) -> outputs with the same leading axis
+    twice : (primals by name, cotangents, options) -> gradients by name of the sum of two uses of the
+        layer on the same primals in one graph; None where the author's code cannot add
+    held : (saved) -> copies of the parameters that a stateful layer keeps on itself, by primal name
     """
 
     session: Callable[[], tuple[Forward, Backward]] | None = None
@@ -106,6 +109,8 @@ class Hooks:
     wants: Callable[..., Any] | None = None
     second: Callable[..., Any] | None = None
     batched: Callable[..., Any] | None = None
+    twice: Callable[..., Mapping[str, Any] | None] | None = None
+    held: Callable[[Any], Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True, init=False)
@@ -248,7 +253,7 @@ def accepted(function: Callable[..., Any], names: tuple[str, ...]) -> tuple[str,
 
 _SETTINGS = {"options", "returns", "batch", "assume", "empty", "constants", "doc", "origin"}
 _DECLARED = {"kinks", "surrogate", "zero", "factor", "conjugate", "stateful"}
-_HOOKS = {"session", "reference", "jvp", "accumulate", "wants", "second", "batched"}
+_HOOKS = {"session", "reference", "jvp", "accumulate", "wants", "second", "batched", "twice", "held"}
 KEYWORDS = frozenset(_SETTINGS | _DECLARED | _HOOKS | {"name", "primals"})
 
 

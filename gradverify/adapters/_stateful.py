@@ -145,7 +145,7 @@ class Stateful:
         instance, options = saved
         pairs = {n: self._pair(instance, n, {}) for n in self.parameters}
         before = self.remember(instance, pairs)
-        with self.maker.chance.fixed(("backward", options)):
+        with self.maker.chance.anew(options):
             raw = self._pull(instance, cotangent, options)
         gradients = self._returned(raw)
         for name in self.parameters:
@@ -154,6 +154,12 @@ class Stateful:
         if self._implicit(instance):
             gradients = {n: None if g is None else g * cotangent for n, g in gradients.items()}
         return gradients
+
+    def held(self, saved: Any) -> dict[str, Array]:
+        """Copies of the parameters as they stand on the object; backward has to leave them alone."""
+        instance = saved[0]
+        found = {n: fetch(instance, self._pair(instance, n, {}).values[0]) for n in self.parameters}
+        return {n: np.array(a) for n, a in found.items() if a is not None}
 
     def remember(self, instance: Any, pairs: Mapping[str, Pair]) -> dict[str, Any]:
         """What has to be known from before backward."""
