@@ -99,6 +99,8 @@ class Hooks:
     batched : (stacked primals by name, options) -> outputs with the same leading axis
     twice : (primals by name, cotangents, options) -> gradients by name of the sum of two uses of the
         layer on the same primals in one graph; None where the author's code cannot add
+    again : (primals by name, cotangents, options) -> gradients that a stateful layer holds after two
+        rounds of forward and backward on one object, by name
     held : (saved) -> copies of the parameters that a stateful layer keeps on itself, by primal name
     """
 
@@ -110,6 +112,7 @@ class Hooks:
     second: Callable[..., Any] | None = None
     batched: Callable[..., Any] | None = None
     twice: Callable[..., Mapping[str, Any] | None] | None = None
+    again: Callable[..., Mapping[str, Any]] | None = None
     held: Callable[[Any], Mapping[str, Any]] | None = None
 
 
@@ -253,7 +256,7 @@ def accepted(function: Callable[..., Any], names: tuple[str, ...]) -> tuple[str,
 
 _SETTINGS = {"options", "returns", "batch", "assume", "empty", "constants", "doc", "origin"}
 _DECLARED = {"kinks", "surrogate", "zero", "factor", "conjugate", "stateful"}
-_HOOKS = {"session", "reference", "jvp", "accumulate", "wants", "second", "batched", "twice", "held"}
+_HOOKS = {"session", "reference", "jvp", "accumulate", "wants", "second", "batched", "twice", "again", "held"}
 KEYWORDS = frozenset(_SETTINGS | _DECLARED | _HOOKS | {"name", "primals"})
 
 

@@ -276,6 +276,7 @@ def _layer(
             "stateful": True,
             "session": inner.session,
             "held": inner.held,
+            "again": inner.again,
             "doc": inspect.getdoc(inner.maker.target) or "",
             **settings,
         },

@@ -161,6 +161,21 @@ class Stateful:
         found = {n: fetch(instance, self._pair(instance, n, {}).values[0]) for n in self.parameters}
         return {n: np.array(a) for n, a in found.items() if a is not None}
 
+    def again(
+        self, primals: Mapping[str, Array], cotangents: tuple[Array, ...], options: Mapping[str, Any]
+    ) -> dict[str, Array]:
+        """What two rounds of forward and backward leave on one new object whose gradients nobody clears between."""
+        arrays = self.cast(dict(primals))
+        with self.maker.chance.fixed(options, note=False):
+            instance, built = self.fresh(arrays, options)
+        for _ in range(2):
+            with self.maker.chance.fixed(options):
+                self.run(instance, arrays, options, built)
+            with self.maker.chance.anew(options):
+                self._pull(instance, cotangents if len(cotangents) > 1 else cotangents[0], options)
+        left = {n: summed(instance, self._pair(instance, n, {})) for n in self.parameters}
+        return {} if self._implicit(instance) else {n: np.array(g) for n, g in left.items() if g is not None}
+
     def remember(self, instance: Any, pairs: Mapping[str, Pair]) -> dict[str, Any]:
         """What has to be known from before backward."""
         return {n: summed(instance, pair) for n, pair in pairs.items()} if self.accumulates else {}

@@ -92,6 +92,10 @@ class Applied(Stateful):
         """Nothing: backward is meant to change the parameters."""
         return {}
 
+    def again(self, primals: Any, cotangents: Any, options: Any) -> dict[str, Array]:
+        """Nothing: no gradients are kept."""
+        return {}
+
     def remember(self, instance: Any, pairs: Mapping[str, Pair]) -> dict[str, Any]:
         """The parameters before backward, and copies of them."""
         instance.__dict__[_KEY].seen.clear()

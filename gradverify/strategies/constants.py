@@ -64,7 +64,7 @@ def _mentioned(value: Any, seen: set[int], depth: int) -> Iterator[float]:
         return
     owner = getattr(value, "__self__", None) if isinstance(value, MethodType) else value
     if owner is not None and not isinstance(owner, (FunctionType, ModuleType)) and not _foreign(owner):
-        for holder in (owner,) if inspect.isclass(owner) else (owner, type(owner)):
+        for holder in (owner, *_lineage(owner)):
             for item in tuple(getattr(holder, "__dict__", {}).values()):
                 yield from _numbers(item)
     for function in _functions(value):
@@ -141,11 +141,14 @@ def _functions(value: Any) -> list[FunctionType]:
         return [value]
     if isinstance(value, ModuleType):
         return []
-    owner = value if inspect.isclass(value) else type(value)
-    if _foreign(owner):
-        return []
-    members = (getattr(member, "__func__", member) for member in vars(owner).values())
+    members = [getattr(member, "__func__", member) for cls in _lineage(value) for member in vars(cls).values()]
     return [member for member in members if isinstance(member, FunctionType)]
+
+
+def _lineage(value: Any) -> list[type]:
+    """A class, or that of an object, with the classes it inherits from, as far as they are the author's."""
+    cls = value if inspect.isclass(value) else type(value)
+    return [c for c in cls.__mro__ if c is not object and not _foreign(c)]
 
 
 def _contents(cell: Any) -> Any:

@@ -25,12 +25,12 @@ _DISTINCT = (2, 3, 5, 4, 7, 1)
 _LONG = (8, 9, 15, 16, 17, 32, 33, 8, 9, 17, 33, 65, 129)  # about the blocks in which kernels work
 _LONGEST = 256
 _TILE = (9, 17, 8, 5)
-_TILED = 33  # the most that two axes may be long at once
+_TILED = 17  # the most that two axes may be long at once
 _WIDE = (1, 3, 5, 7, 2, 4, 8, 6)  # for layers that know no axis by name
 _RANKS = (1, 2, 1, 2, 0, 3)
 _PATTERNS = ("free", "equal", "free", "distinct")
 _CAPS = (64, 100, 200, 64)
-_LONG_CAP = 2000
+_LONG_CAP = 600
 
 
 @dataclass(frozen=True, slots=True)
