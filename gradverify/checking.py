@@ -6,6 +6,7 @@ import math
 import sys
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from gradverify.coverage import Coverage
 from gradverify.diagnosis import diagnosed
 from gradverify.errors import GradientMismatch, NothingVerified, UsageError
 from gradverify.layer import Layer
+from gradverify.limits import TOO_SLOW
 from gradverify.properties import Property, Regime
 from gradverify.registry import layers
 from gradverify.types import Case, Finding, Report, Tally
@@ -29,6 +31,7 @@ DTYPES = ("float64", "float32", "float16")
 _ENOUGH = 25  # cases drawn after the first finding, to see whether there are others
 _CONFIRM = 5  # runs of the minimal case that tell a wrong layer from a flaky one
 _SHRINK_SECONDS = 2.0
+_SLOW = 3  # cases that were given up as too slow, after which a property is no longer tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +185,7 @@ class Search:
     cases: int = 0
     total: int = 0
     first: int | None = None
+    slow: Counter[str] = field(default_factory=Counter)
 
     def run(self) -> Report:
         """Draw, verify, shrink; one pass for each group of properties that draw alike."""
@@ -245,6 +249,8 @@ class Search:
             for prop in props:
                 if self.hangs:
                     break
+                if self.slow[prop.name] >= _SLOW:
+                    continue
                 if int(drawn * prop.share) > int((drawn - 1) * prop.share) or drawn == 1:
                     self._try(case, prop, regime)
             self.listen(Progress(self.layer.name, self.cases, self.total, len(self.found)))
@@ -260,6 +266,7 @@ class Search:
         begun = time.perf_counter()
         outcome = examine(self.layer, case, prop)
         self.tallies[prop.name].add(outcome, time.perf_counter() - begun)
+        self.slow[prop.name] += bool(outcome.skipped and outcome.skipped.startswith(TOO_SLOW))
         for finding in outcome.findings:
             known = self.found.get(finding.fingerprint)
             if known is None:

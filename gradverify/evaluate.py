@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -154,6 +155,7 @@ def _spreads(backward: Backward, count: int) -> bool:
 
 def guarded(stage: str, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
     """Call the layer's code; what it raises becomes a LayerFailure that names the author's line."""
+    outer, _began[0] = _began[0], time.perf_counter()
     try:
         with np.errstate(all="ignore"):
             return function(*arguments, **keywords)
@@ -163,6 +165,16 @@ def guarded(stage: str, function: Callable[..., Any], *arguments: Any, **keyword
         raise LayerFailure(
             "crash", stage, f"{stage} raised {type(error).__name__}: {_first_line(error)}{_authors_line(error)}"
         ) from error
+    finally:
+        _began[0] = outer
+
+
+def running() -> float:
+    """Seconds for which the call of the layer's code that is in progress has run; 0 outside of one."""
+    return time.perf_counter() - _began[0] if _began[0] else 0.0
+
+
+_began = [0.0]  # of the innermost call in progress, by `perf_counter`
 
 
 def _first_line(error: BaseException) -> str:

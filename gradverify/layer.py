@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
 
@@ -127,6 +127,11 @@ class Hooks:
     slopes : (primals, name of one, flat entries of it, offsets a, offsets b, `Contraction`) -> for each entry the
         contracted change of the outputs from b to a, its noise, whether any moved, and the realised step: many
         differences at once, where the code computes
+    twice : (primals by name, cotangents, options) -> gradients by name of the sum of two uses of the
+        layer on the same primals in one graph; None where the author's code cannot add
+    again : (primals by name, cotangents, options) -> gradients that a stateful layer holds after two
+        rounds of forward and backward on one object, by name
+    held : (saved) -> copies of the parameters that a stateful layer keeps on itself, by primal name
     """
 
     session: Callable[[], tuple[Forward, Backward]] | None = None
@@ -138,6 +143,9 @@ class Hooks:
     batched: Callable[..., Any] | None = None
     broadcast: Callable[..., Any] | None = None
     slopes: Callable[..., Any] | None = None
+    twice: Callable[..., Mapping[str, Any] | None] | None = None
+    again: Callable[..., Mapping[str, Any]] | None = None
+    held: Callable[[Any], Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True, init=False)
@@ -280,7 +288,7 @@ def accepted(function: Callable[..., Any], names: tuple[str, ...]) -> tuple[str,
 
 _SETTINGS = {"options", "returns", "batch", "assume", "empty", "constants", "doc", "origin"}
 _DECLARED = {"kinks", "surrogate", "zero", "factor", "conjugate", "stateful"}
-_HOOKS = {"session", "reference", "jvp", "accumulate", "wants", "second", "batched", "broadcast", "slopes"}
+_HOOKS = {field.name for field in fields(Hooks)}
 KEYWORDS = frozenset(_SETTINGS | _DECLARED | _HOOKS | {"name", "primals"})
 
 

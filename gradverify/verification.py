@@ -13,7 +13,7 @@ from gradverify import evaluate, exact
 from gradverify.evaluate import LayerFailure
 from gradverify.failures import COMPLETE, failed
 from gradverify.layer import Layer
-from gradverify.limits import time_limit
+from gradverify.limits import SLOW, time_limit
 from gradverify.properties import Property, properties
 from gradverify.types import Case, Finding, Outcome, Report, Tally
 
@@ -129,6 +129,8 @@ def _examine(layer: Layer, case: Case, prop: Property, seconds: float | None) ->
                 return _unless_random(layer, case, outcome)
             return outcome
     except LayerFailure as failure:
+        if failure.kind == SLOW:
+            return Outcome(prop.name, skipped=str(failure))
         if prop.name != COMPLETE and failure.kind in ("missing", "surplus", "shape", "dtype"):
             return Outcome(prop.name, skipped=f"the gradient is incomplete: {failure}")
         return Outcome(prop.name, findings=(failed(case, failure),))

@@ -272,7 +272,14 @@ def _layer(
         inner.backward,
         name=label,
         primals=ordered,
-        **{"stateful": True, "session": inner.session, "doc": inspect.getdoc(inner.maker.target) or "", **settings},
+        **{
+            "stateful": True,
+            "session": inner.session,
+            "held": inner.held,
+            "again": inner.again,
+            "doc": inspect.getdoc(inner.maker.target) or "",
+            **settings,
+        },
     )
     inner.names = layer.primal_names
     inner.dims = {p.name: p.dims for p in layer.primals}

@@ -32,6 +32,7 @@ class Chance:
         self._private = {name: (g, _state(g)) for f in functions for name, g in _reached(f)}
         self.drawn: set[str] = set()
         self._quiet: dict[Any, int] = {}
+        self._calls = 0
 
     @contextmanager
     def fixed(self, key: Any = None, note: bool = True) -> Iterator[None]:
@@ -61,6 +62,30 @@ class Chance:
             np.random.set_state(before[0])
             random.setstate(before[1])
 
+    @contextmanager
+    def anew(self, key: Any = None) -> Iterator[None]:
+        """Inside a backward, the global generators start from a state of its own, another one at each call.
+
+        Were it that of the forward, a mask that is drawn again would be the same mask; were it the same at
+        each call, nobody would notice that anything is drawn. Private generators go on where they are.
+        """
+        key = (repr(key), "backward")
+        if self._quiet.get(key, 0) >= _TRIALS:
+            yield
+            return
+        before = np.random.get_state(legacy=False), random.getstate()
+        self._calls += 1
+        np.random.seed(_SEED + self._calls)
+        random.seed(_SEED + self._calls)
+        began = _position(), random.getstate()[1][-1]
+        try:
+            yield
+        finally:
+            used = _position() != began[0] or random.getstate()[1][-1] != began[1]
+            self._quiet[key] = 0 if used else self._quiet.get(key, 0) + 1
+            np.random.set_state(before[0])
+            random.setstate(before[1])
+
     def line(self) -> str:
         """What a report should say of it; empty if nothing was drawn."""
         names = ", ".join(sorted(self.drawn))
@@ -70,6 +95,18 @@ class Chance:
         used = {"numpy.random"} if _position() != began[0] else set()
         used |= {"random"} if random.getstate()[1][-1] != began[1] else set()
         return used | moved(self._private)
+
+
+def mentions(function: Any, depth: int = 3) -> bool:
+    """Whether the code of a function, or of one that it names, mentions random numbers or a generator."""
+    code, known = getattr(function, "__code__", None), getattr(function, "__globals__", {})
+    if code is None or depth == 0:
+        return False
+    inner = [c for c in code.co_consts if hasattr(c, "co_names")]
+    names = {*code.co_names, *(n for c in inner for n in c.co_names)}
+    values = [*(known[n] for n in names if n in known), *_cells(function)]
+    drawing = any(isinstance(getattr(v, "__self__", v), _KINDS) for v in values)
+    return "random" in names or drawing or any(mentions(v, depth - 1) for v in values if v is not function)
 
 
 def held(instance: Any) -> dict[str, tuple[Any, Any]]:

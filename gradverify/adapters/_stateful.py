@@ -145,7 +145,7 @@ class Stateful:
         instance, options = saved
         pairs = {n: self._pair(instance, n, {}) for n in self.parameters}
         before = self.remember(instance, pairs)
-        with self.maker.chance.fixed(("backward", options)):
+        with self.maker.chance.anew(options):
             raw = self._pull(instance, cotangent, options)
         gradients = self._returned(raw)
         for name in self.parameters:
@@ -154,6 +154,27 @@ class Stateful:
         if self._implicit(instance):
             gradients = {n: None if g is None else g * cotangent for n, g in gradients.items()}
         return gradients
+
+    def held(self, saved: Any) -> dict[str, Array]:
+        """Copies of the parameters as they stand on the object; backward has to leave them alone."""
+        instance = saved[0]
+        found = {n: fetch(instance, self._pair(instance, n, {}).values[0]) for n in self.parameters}
+        return {n: np.array(a) for n, a in found.items() if a is not None}
+
+    def again(
+        self, primals: Mapping[str, Array], cotangents: tuple[Array, ...], options: Mapping[str, Any]
+    ) -> dict[str, Array]:
+        """What two rounds of forward and backward leave on one new object whose gradients nobody clears between."""
+        arrays = self.cast(dict(primals))
+        with self.maker.chance.fixed(options, note=False):
+            instance, built = self.fresh(arrays, options)
+        for _ in range(2):
+            with self.maker.chance.fixed(options):
+                self.run(instance, arrays, options, built)
+            with self.maker.chance.anew(options):
+                self._pull(instance, cotangents if len(cotangents) > 1 else cotangents[0], options)
+        left = {n: summed(instance, self._pair(instance, n, {})) for n in self.parameters}
+        return {} if self._implicit(instance) else {n: np.array(g) for n, g in left.items() if g is not None}
 
     def remember(self, instance: Any, pairs: Mapping[str, Pair]) -> dict[str, Any]:
         """What has to be known from before backward."""

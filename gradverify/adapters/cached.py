@@ -53,7 +53,7 @@ class Cached:
         cotangents = cotangent if isinstance(cotangent, tuple) else (cotangent,)
         known = {k: options[k] for k in accepted(self.backward_function, tuple(options))}
         arguments = (cache, *cotangents) if self.swapped else (*cotangents, cache)
-        with self.chance.fixed(("backward", options)):
+        with self.chance.anew(options):
             raw = called("backward", self.backward_function, *arguments, **known)
         return raw if self.gives is None or isinstance(raw, Mapping) else dict(zip(self.gives, flat(raw)))
 

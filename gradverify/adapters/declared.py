@@ -12,9 +12,12 @@ A class names its primals as attributes, forward directly above backward:
 from __future__ import annotations
 
 import inspect
+from functools import wraps
 from typing import Any
 
 from gradverify.adapters import Adapter, add
+from gradverify.adapters._chance import Chance, mentions
+from gradverify.adapters._normal import finished
 from gradverify.errors import DeclarationError
 from gradverify.layer import KEYWORDS, Layer, Loss
 
@@ -41,6 +44,29 @@ def _dimension_strings(cls: type) -> dict[str, Any]:
     if parameters[:1] == ["self"]:
         return {}
     return {n: getattr(cls, n) for n in parameters if isinstance(getattr(cls, n, None), (str, tuple))}
+
+
+def _from_pair(target: tuple[Any, Any], **declaration: Any) -> Layer:
+    layer = Layer(*target, **declaration)
+    return _seeded(layer) if mentions(layer.forward) else layer
+
+
+def _seeded(layer: Layer) -> Layer:
+    """The layer with the same random numbers at each forward, if it draws any: else it has no derivative."""
+    chance = Chance(layer.forward, layer.backward)
+
+    @wraps(layer.forward)
+    def forward(*arrays: Any, **options: Any) -> Any:
+        with chance.fixed(options):
+            return layer.forward(*arrays, **options)
+
+    @wraps(layer.backward)
+    def backward(*arguments: Any, **options: Any) -> Any:
+        with chance.anew(options):
+            return layer.backward(*arguments, **options)
+
+    seeded = finished(layer.derive(forward=forward, backward=backward), chance=chance)
+    return seeded if chance.drawn else layer
 
 
 def _from_class(target: type, **declaration: Any) -> Layer:
@@ -76,7 +102,7 @@ add(
     Adapter(
         "pair",
         _is_pair,
-        lambda target, **declaration: Layer(*target, **declaration),
+        _from_pair,
         'gradverify.check(forward, backward, x="N D", W="D H")',
         priority=90,
     )

@@ -88,6 +88,14 @@ class Applied(Stateful):
     def _pair(self, instance: Any, name: str, built: Mapping[str, Array]) -> Pair:
         return Pair(name, ((("attr", name),),), _before_minus_after)
 
+    def held(self, saved: Any) -> dict[str, Array]:
+        """Nothing: backward is meant to change the parameters."""
+        return {}
+
+    def again(self, primals: Any, cotangents: Any, options: Any) -> dict[str, Array]:
+        """Nothing: no gradients are kept."""
+        return {}
+
     def remember(self, instance: Any, pairs: Mapping[str, Pair]) -> dict[str, Any]:
         """The parameters before backward, and copies of them."""
         instance.__dict__[_KEY].seen.clear()

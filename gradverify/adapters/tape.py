@@ -8,7 +8,7 @@ become arrays of values; where a tensor wraps an array, each primal is one tenso
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,20 @@ class Tape:
         results = tuple(result) if isinstance(result, (tuple, list)) and not self.each else (result,)
         outputs = tuple(_data(r) for r in results)
         return outputs[0] if len(outputs) == 1 else outputs, (leaves, results)
+
+    def twice(
+        self, primals: Mapping[str, Array], cotangents: tuple[Array, ...], options: Mapping[str, Any]
+    ) -> dict[str, Any] | None:
+        """Gradients of f(x) + f(x), both on one tape: a gradient that is assigned, not added, loses one of them."""
+        arrays = [primals[n] for n in self.names]
+        leaves = [self._leaf(a) if real else np.array(a) for a, real in zip(arrays, self.floating)]
+        with self.chance.fixed(options):
+            first, second = (called("forward", self.function, *leaves, **options) for _ in range(2))
+        try:
+            total = first + second
+        except Exception:  # noqa: BLE001  the author's values need not add up
+            return None
+        return None if isinstance(first, (tuple, list)) else self._walk(total, cotangents[0], leaves)
 
     def backward(self, cotangent: Any, saved: Any) -> dict[str, Any]:
         """Gradients of the leaves after a backward from the contraction with the cotangents."""
@@ -156,6 +170,7 @@ def tape(
     chance = Chance(function)
     settings.setdefault("stateful", backward is None)  # gradients are left on the values, and add up
     inner = Tape(wrap, function, each, backward, contract, sketch.primal_names, floating, chance)
+    settings.setdefault("twice", inner.twice)
     return finished(Layer(inner.forward, inner.backward, name=label, primals=primals, **settings), chance=chance)
 
 

@@ -238,7 +238,7 @@ def batch(evidence: Evidence) -> Diagnosis | None:
 def second_order(evidence: Evidence) -> Diagnosis | None:
     """The first order is right, the second is not."""
     finding = evidence.finding
-    if finding.property != "second_order":
+    if finding.property not in ("second_order", "second_special"):
         return None
     right = not examine(evidence.layer, evidence.case, properties.get("gradient")).findings
     zero = finding.facts.get("ratio") in (None, 0.0)

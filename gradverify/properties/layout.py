@@ -27,6 +27,23 @@ def sliced(array: Array) -> Array:
     return buffer[..., ::2]
 
 
+def gapped(array: Array) -> Array:
+    """Rows of a wider buffer: each row is contiguous, the array is not."""
+    if array.ndim < 2:
+        return sliced(array)
+    filler = np.nan if array.dtype.kind in "fc" else 1
+    buffer = np.full((*array.shape[:-1], array.shape[-1] + 3), filler, array.dtype)
+    buffer[..., :-3] = array
+    return buffer[..., :-3]
+
+
+def swapped(array: Array) -> Array:
+    """The first two axes the other way round in memory, as after a transposition of batch and heads."""
+    if array.ndim < 3:
+        return gapped(array)
+    return np.ascontiguousarray(array.swapaxes(0, 1)).swapaxes(0, 1)
+
+
 def reversed_(array: Array) -> Array:
     """Negative strides along every axis."""
     flipped = np.ascontiguousarray(np.flip(array))
@@ -43,13 +60,15 @@ def read_only(array: Array) -> Array:
 LAYOUTS: dict[str, Callable[[Array], Array]] = {
     "transposed in memory": transposed,
     "a slice of a larger array": sliced,
+    "the rows of a wider array": gapped,
+    "with two axes swapped in memory": swapped,
     "stored backwards (negative strides)": reversed_,
     "read-only": read_only,
 }
 
 
 def holds(layer: Layer, case: Case) -> Outcome:
-    """Transposed, sliced, reversed and read-only primals and cotangents; constant cotangents with stride 0."""
+    """Primals and cotangents in six layouts; cotangents expanded from one value, or along one axis (stride 0)."""
     case, reason = exact.ready(layer, case)
     if reason is not None:
         return Outcome(NAME, skipped=reason)
@@ -68,10 +87,11 @@ def holds(layer: Layer, case: Case) -> Outcome:
                 crashes.append(_crash(case, f"with the {side} {what}", failure))
                 continue
             pairs.append((f"with the {side} {what}", got, expected))
-    try:
-        pairs += _expanded(layer, case, plain)
-    except LayerFailure as failure:
-        crashes.append(_crash(case, "with the cotangent expanded from one value (stride 0)", failure))
+    for what, expand in _expansions(plain).items():
+        try:
+            pairs.append((what, *_expanded(layer, case, plain, expand)))
+        except LayerFailure as failure:
+            crashes.append(_crash(case, what, failure))
     outcome = exact.outcome(layer, case, NAME, pairs)
     return Outcome(NAME, (*outcome.findings, *crashes[:1]), entries=outcome.entries)
 
@@ -85,14 +105,33 @@ def _pull(layer: Layer, case: Case, primals: dict[str, Array], cotangents: tuple
     return exact.usable(layer, case, evaluation.pull(cotangents))
 
 
+def _expansions(plain: tuple[Array, ...]) -> dict[str, Callable[[Array], Array]]:
+    """One value for all entries, as the gradient of a sum arrives; then one slice along each axis in turn."""
+
+    def constant(v: Array) -> Array:
+        return np.broadcast_to(np.asarray(0.7, v.dtype), v.shape)
+
+    def along(axis: int) -> Callable[[Array], Array]:
+        def expand(v: Array) -> Array:
+            first = v[(slice(None),) * axis + (slice(0, 1),)] if axis < v.ndim and v.size else v
+            return np.broadcast_to(first, v.shape)
+
+        return expand
+
+    rank = min(3, max((v.ndim for v in plain), default=0))
+    found = {"with the cotangent expanded from one value (stride 0)": constant}
+    if rank > 1:
+        found |= {f"with the cotangent expanded along axis {k} (stride 0)": along(k) for k in range(rank)}
+    return found
+
+
 def _expanded(
-    layer: Layer, case: Case, plain: tuple[Array, ...]
-) -> list[tuple[str, dict[str, Array], dict[str, Array]]]:
-    """One value for all entries, as the gradient of a sum arrives: strides are all 0."""
-    constant = tuple(np.broadcast_to(np.asarray(0.7, v.dtype), v.shape) for v in plain)
-    full = tuple(np.array(v) for v in constant)
-    got = _pull(layer, case, evaluate.copies(case.primals), constant)
-    return [("with the cotangent expanded from one value (stride 0)", got, exact.gradients(layer, case, full))]
+    layer: Layer, case: Case, plain: tuple[Array, ...], expand: Callable[[Array], Array]
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Gradients for an expanded cotangent, and for a copy of it."""
+    expanded = tuple(expand(v) for v in plain)
+    got = _pull(layer, case, evaluate.copies(case.primals), expanded)
+    return got, exact.gradients(layer, case, tuple(np.array(v, order="C") for v in expanded))
 
 
 def _crash(case: Case, what: str, failure: LayerFailure) -> Finding:

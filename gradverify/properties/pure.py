@@ -27,7 +27,15 @@ def holds(layer: Layer, case: Case) -> Outcome:
     kept = {name: array.copy() for name, array in saved.items()}
     outputs = [y.copy() for y in evaluation.outputs]
     upstream = exact.copied(cotangents)
+    held = layer.hooks.held or _nothing_held
+    parameters = held(evaluation.saved)
     gradients = evaluation.pull(cotangents)
+    now = held(evaluation.saved)
+    findings += [
+        _mutated("backward", f"the parameter {n} of the object", n, case)
+        for n, a in parameters.items()
+        if n in now and not _equal(now[n], a)
+    ]
     findings += [_mutated("backward", f"the primal {n}", n, case) for n, a in _changed(primals, case.primals)]
     findings += [
         _mutated("backward", _cotangent(k, len(upstream)), None, case)
@@ -44,6 +52,10 @@ def holds(layer: Layer, case: Case) -> Outcome:
     findings += _aliases(gradients, primals, case)
     unique = {f.fingerprint: f for f in reversed(findings)}
     return Outcome(NAME, tuple(unique.values()), entries=sum(a.size for a in primals.values()))
+
+
+def _nothing_held(saved: Any) -> dict[str, Array]:
+    return {}
 
 
 def _changed(now: dict[str, Array], before: Any) -> Iterator[tuple[str, Array]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from gradverify import evaluate, exact
-from gradverify.layer import Layer
+from gradverify.evaluate import LayerFailure
+from gradverify.layer import Layer, Primal, accepted
 from gradverify.properties import Property, add
 from gradverify.types import Array, Case, Outcome
 
@@ -49,21 +50,78 @@ def holds(layer: Layer, case: Case) -> Outcome:
 
 
 def _other(layer: Layer, case: Case) -> Case:
-    """Another legal case: the batch reversed and cut by one where there is more than one, values moved."""
+    """Another legal case: other values, signs included, and in half of the cases one axis shorter by one.
+
+    State that is kept by shape is only seen at the same shape, state that is kept of the first size only at
+    another, so both are tried.
+    """
     rng = case.rng(5)
-    primals = {}
+    arrays = {p.name: np.array(case.primals[p.name]) for p in layer.primals}
+    names = shortened(layer, case) if rng.random() < 0.5 else ()
+    shorter = _cut(layer, arrays, names[rng.integers(len(names))]) if names else arrays
+    for sizes in (shorter, arrays):
+        for factors in ((-1.25, -0.75, 0.5, 1.25), (0.5, 0.75, 1.25), (1.0,)):
+            moved = {p.name: _moved(p, sizes[p.name], rng.choice(factors, sizes[p.name].shape)) for p in layer.primals}
+            other = case.but(primals=moved, cotangents=None, seed=case.seed + 7)
+            if not allowed(layer, other):
+                continue
+            try:
+                completed, reason = exact.ready(layer, other)
+            except LayerFailure:  # told by `complete`, if these sizes are legal
+                continue
+            if reason is None:
+                return completed
+    return case
+
+
+def _moved(primal: Primal, array: Array, factors: Array) -> Array:
+    """Other values of the same domain: scaled, or in another order where the domain has borders."""
+    if primal.differentiable and primal.domain.name in ("real", "complex"):
+        return np.asarray(array * factors, dtype=array.dtype)
+    return np.ascontiguousarray(np.flip(array)) if array.ndim and primal.domain.discrete else array
+
+
+def shortened(layer: Layer, case: Case) -> tuple[str, ...]:
+    """Names of axes that can be one shorter; of an object with parameters, what looks like its batch alone.
+
+    A name that an option, a domain or another axis depends on stays as it is.
+    """
+    taken = {a for p in layer.primals for a in p.domain.arguments}
+    sizes: dict[str, set[int]] = {}
     for primal in layer.primals:
-        array = np.array(case.primals[primal.name])
-        if layer.batch is not None and layer.batch in primal.dims.names:
-            axis = primal.dims.labels(array.ndim).index(layer.batch)
-            array = np.flip(array, axis)
-            array = np.take(array, range(max(1, array.shape[axis] - 1)), axis) if array.shape[axis] > 1 else array
-        if primal.differentiable and primal.domain.name == "real":
-            array = (array * rng.choice([0.5, 0.75, 1.25], array.shape)).astype(array.dtype)
-        primals[primal.name] = np.ascontiguousarray(array) if array.ndim else array
-    moved = case.but(primals=primals, cotangents=None, seed=case.seed + 7)
-    completed, reason = exact.ready(layer, moved)
-    return case if reason is not None else completed
+        extents = np.shape(case.primals[primal.name])
+        plain = len(extents) == len(primal.dims.axes) and all(a.kind != "many" for a in primal.dims.axes)
+        for k, axis in enumerate(primal.dims.axes):
+            if axis.kind != "name" or not plain:
+                taken |= set(axis.names)
+            else:
+                sizes.setdefault(axis.names[0], set()).add(extents[k])
+    free = tuple(n for n, found in sizes.items() if n not in taken and n not in layer.options and min(found) > 1)
+    if layer.batch is not None:
+        return (layer.batch,) if layer.batch in free else ()
+    if layer.hooks.session is None:
+        return free
+    first = layer.primals[0]
+    elsewhere = {n for p in layer.primals[1:] for n in p.dims.names}
+    return tuple(n for n in first.dims.names[:1] if n in free and n not in elsewhere)
+
+
+def _cut(layer: Layer, arrays: dict[str, Array], name: str) -> dict[str, Array]:
+    shorter = {}
+    for primal in layer.primals:
+        index = tuple(slice(None, -1) if axis.names == (name,) else slice(None) for axis in primal.dims.axes)
+        array = arrays[primal.name]
+        shorter[primal.name] = np.array(array[index]) if name in primal.dims.names else array
+    return shorter
+
+
+def allowed(layer: Layer, case: Case) -> bool:
+    """Whether the author's `assume` holds of a case."""
+    if layer.assume is None:
+        return True
+    given = {**case.primals, **case.options}
+    with np.errstate(all="ignore"):
+        return bool(layer.assume(**{name: given[name] for name in accepted(layer.assume, tuple(given))}))
 
 
 add(Property(NAME, "one call leaves nothing behind that reaches the next", holds, share=0.5))

@@ -27,9 +27,21 @@ def holds(layer: Layer, case: Case) -> Outcome:
         held = [{n: np.array(g) for n, g in part.items()} for part in parts]
         summed = {n: held[0][n] + held[1][n] for n in expected}
         pairs.append(("when it is used twice in one graph", summed, {n: 2 * g for n, g in expected.items()}))
+    summed = _on_one_tape(layer, case)
+    if summed is not None:
+        pairs.append(("when it is used twice in one graph", summed, {n: 2 * g for n, g in expected.items()}))
     outcome = exact.outcome(layer, case, NAME, pairs)
     tied = _tied(layer, case)
     return Outcome(NAME, outcome.findings or tied.findings, entries=outcome.entries + tied.entries)
+
+
+def _on_one_tape(layer: Layer, case: Case) -> dict[str, Array] | None:
+    """Gradients of two uses that the layer itself adds up, where it can."""
+    if layer.hooks.twice is None:
+        return None
+    primals, cotangents = evaluate.copies(case.primals), exact.copied(case.cotangents or ())
+    raw = evaluate.guarded("backward", layer.hooks.twice, primals, cotangents, case.options)
+    return None if raw is None else exact.usable(layer, case, raw)
 
 
 def _tied(layer: Layer, case: Case) -> Outcome:

@@ -2,7 +2,7 @@
 
 A branch on a number is only tested by drawing that number: ``x > 20`` is met by no normal draw, and
 ``abs(x - 7.25) < 1e-3`` by hardly any. The code of forward and backward is read, with the functions
-and the module constants that it names.
+and the module constants that it names; through an adapter, the author's code behind it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any
 from gradverify.layer import Layer
 
 _FOREIGN = {"numpy", "scipy", "torch", "jax", "jaxlib", "builtins", "hypothesis", "math", "functools", "operator"}
+_BETWEEN = {"layer", "compose", "unrolled", "recurrent", "dims", "domains"}  # rooms that stand before an author's code
+_FULL = {"int8": 128.0, "uint8": 256.0}  # what a narrow type cannot count
 _DEPTH = 4
 _MOST = 64
 
@@ -56,11 +58,17 @@ def _mentioned(value: Any, seen: set[int], depth: int) -> Iterator[float]:
     if value is None or id(value) in seen or depth == 0:
         return
     seen.add(id(value))
+    if _ours(value):
+        for part in _behind(value):
+            yield from _mentioned(part, seen, depth)
+        return
     owner = getattr(value, "__self__", None) if isinstance(value, MethodType) else value
-    for item in () if callable(owner) else tuple(getattr(owner, "__dict__", {}).values()):
-        yield from _numbers(item)
+    if owner is not None and not isinstance(owner, (FunctionType, ModuleType)) and not _foreign(owner):
+        for holder in (owner, *_lineage(owner)):
+            for item in tuple(getattr(holder, "__dict__", {}).values()):
+                yield from _numbers(item)
     for function in _functions(value):
-        if (function.__module__ or "").split(".")[0] in _FOREIGN:
+        if _foreign(function):
             continue
         cells = [_contents(cell) for cell in function.__closure__ or ()]
         named = [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
@@ -71,10 +79,46 @@ def _mentioned(value: Any, seen: set[int], depth: int) -> Iterator[float]:
                 yield from _mentioned(item, seen, depth - 1)
 
 
+def _module(value: Any) -> str:
+    """Of the code of a function, a method, a class, or the class of an object."""
+    coded = inspect.isclass(value) or isinstance(value, (FunctionType, MethodType))
+    return getattr(value if coded else type(value), "__module__", None) or ""
+
+
+def _foreign(value: Any) -> bool:
+    return _module(value).split(".")[0] in _FOREIGN
+
+
+def _ours(value: Any) -> bool:
+    package, _, room = _module(value).partition(".")
+    return package == "gradverify" and (room in _BETWEEN or room.startswith("adapters."))
+
+
+def _behind(value: Any) -> Iterator[Any]:
+    """What a function or an object of ours holds of the author's: functions, classes and objects with code."""
+    if inspect.isclass(value):
+        return
+    if isinstance(value, MethodType):
+        value = value.__self__
+    held: list[Any] = list(getattr(value, "__dict__", {}).values())
+    if isinstance(value, FunctionType):
+        held = [_contents(cell) for cell in value.__closure__ or ()]
+    while held:
+        part = held.pop()
+        if isinstance(part, (tuple, list)):
+            held.extend(part[:_MOST])
+        elif isinstance(part, dict):
+            held.extend(list(part.values())[:_MOST])
+        elif callable(part) or hasattr(part, "__dict__"):
+            yield part
+
+
 def _in_code(code: CodeType, namespace: dict[str, Any], named: list[Any]) -> Iterator[float]:
     """Numbers written in the code; what it names is appended to `named`."""
     modules = []
     for name in code.co_names:
+        if name in _FULL:
+            yield _FULL[name]
         value = namespace.get(name)
         if isinstance(value, ModuleType):
             modules.append(value)
@@ -97,11 +141,14 @@ def _functions(value: Any) -> list[FunctionType]:
         return [value]
     if isinstance(value, ModuleType):
         return []
-    owner = value if inspect.isclass(value) else type(value)
-    if (owner.__module__ or "").split(".")[0] in _FOREIGN:
-        return []
-    members = (getattr(member, "__func__", member) for member in vars(owner).values())
+    members = [getattr(member, "__func__", member) for cls in _lineage(value) for member in vars(cls).values()]
     return [member for member in members if isinstance(member, FunctionType)]
+
+
+def _lineage(value: Any) -> list[type]:
+    """A class, or that of an object, with the classes it inherits from, as far as they are the author's."""
+    cls = value if inspect.isclass(value) else type(value)
+    return [c for c in cls.__mro__ if c is not object and not _foreign(c)]
 
 
 def _contents(cell: Any) -> Any:

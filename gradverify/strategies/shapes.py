@@ -22,12 +22,15 @@ Sizes = dict[str, Union[int, Shape]]
 _SIZES = (1, 2, 3, 2, 3, 4, 5, 7, 1, 2, 3, 5)
 _SMALL = (1, 2, 3, 2)
 _DISTINCT = (2, 3, 5, 4, 7, 1)
-_LONG = (8, 9, 15, 16, 17, 32, 33)  # about the blocks in which kernels work
+_LONG = (8, 9, 15, 16, 17, 32, 33, 8, 9, 17, 33, 65, 129)  # about the blocks in which kernels work
+_LONGEST = 256
+_TILE = (9, 17, 8, 5)
+_TILED = 17  # the most that two axes may be long at once
 _WIDE = (1, 3, 5, 7, 2, 4, 8, 6)  # for layers that know no axis by name
 _RANKS = (1, 2, 1, 2, 0, 3)
 _PATTERNS = ("free", "equal", "free", "distinct")
 _CAPS = (64, 100, 200, 64)
-_LONG_CAP = 2000
+_LONG_CAP = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +53,14 @@ class Names:
     def knobs(self) -> int:
         """Number of bytes that the sizes take."""
         optional = 12  # broadcast axes: one byte each
-        return 4 + 2 * len(self.single) + 5 * len(self.many) + optional
+        return 7 + 2 * len(self.single) + 5 * len(self.many) + optional
 
 
 def names_of(layer: Layer, constants: tuple[float, ...]) -> Names:
     """Names to be drawn: every name in a dimension string that is not an option."""
     found = dict.fromkeys(n for p in layer.primals for n in p.dims.names if n not in layer.options)
-    near = {int(c) + k for c in constants if c == int(c) and 2 <= c <= 64 for k in (-1, 0, 1)}
+    whole = [int(c) for c in constants if c == int(c) and 5 <= c <= _LONGEST]  # smaller ones are drawn anyway
+    near = [n for c in whole for n in (c + 1, c - 1, c, c + 1)]  # a remainder of 1 shows most
     return Names(
         tuple(n for n in found if not n.startswith("*")),
         tuple(n for n in found if n.startswith("*")),
@@ -80,7 +84,7 @@ def draw_sizes(knobs: Knobs, names: Names, fixed: Mapping[str, int], regime: Reg
         single = dict.fromkeys(single, first)
     elif pattern == "distinct" and table is _SIZES:
         single = _distinct(single)
-    often = 216 if names.blocks else 240  # of 256: a block that the code mentions has a remainder somewhere
+    often = 200 if names.blocks else 240  # of 256: a block that the code mentions has a remainder somewhere
     if rare >= often and table is _SIZES and (single or many):
         single, many = _lengthen(knobs, names, single, many)
         cap = _LONG_CAP
@@ -153,14 +157,23 @@ def _distinct(single: dict[str, int]) -> dict[str, int]:
 def _lengthen(
     knobs: Knobs, names: Names, single: dict[str, int], many: dict[str, Shape]
 ) -> tuple[dict[str, int], dict[str, Shape]]:
-    """One axis about as long as a block of a kernel, the others at most 3."""
+    """One or two axes about as long as a block of a kernel, the others at most 3.
+
+    Tiles have remainders along two axes at once, so a second axis may be 9 or so.
+    """
     single = {name: min(size, 3) for name, size in single.items()}
     many = {name: tuple(min(n, 3) for n in shape) for name, shape in many.items()}
-    chosen, length = knobs.pick([*single, *many]), knobs.pick(_LONG + names.blocks)
-    if chosen in single:
-        single[chosen] = length
-    else:
-        many[chosen] = (*many[chosen][:-1], length)
+    lengths = _LONG if not names.blocks or knobs.chance(30) else names.blocks
+    among = [*single, *many]
+    first, length = knobs.below(len(among)), knobs.pick(lengths)
+    second, shorter = (first + 1 + knobs.below(max(1, len(among) - 1))) % len(among), knobs.pick(names.blocks or _TILE)
+    tiled = knobs.chance(40) and length <= _TILED and shorter <= _TILED
+    for k, extent in ((second, shorter), (first, length)) if tiled else ((first, length),):
+        name = among[k]
+        if name in single:
+            single[name] = extent
+        else:
+            many[name] = (*many[name][:-1], extent)
     return single, many
 
 
