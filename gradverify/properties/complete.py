@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradverify import evaluate
+from gradverify import evaluate, exact
 from gradverify.failures import COMPLETE, failed
 from gradverify.layer import Layer
 from gradverify.properties import Property, add
@@ -18,12 +18,27 @@ def holds(layer: Layer, case: Case) -> Outcome:
     good, bad = evaluate.usable(layer, case, raw)
     findings = [failed(case, failure) for failure in bad]
     finite = all(np.isfinite(y).all() for y in outputs if y.dtype.kind in "fc")
+    undefined = _undefined(layer, case, good) if finite else set()
     for name, gradient in good.items():
-        found = not_a_number(name, gradient, case) if finite else None
+        found = not_a_number(name, gradient, case) if name in undefined else None
         found = found or _low(name, gradient, case, outputs)
         if found is not None:
             findings.append(found)
     return Outcome(COMPLETE, tuple(findings), entries=len(layer.differentiable))
+
+
+def _undefined(layer: Layer, case: Case, good: dict[str, Array]) -> set[str]:
+    """Names of gradients that are NaN, and not only because of a narrow range: the property precision tells those."""
+    names = {name for name, gradient in good.items() if np.isnan(gradient).any()}
+    if not names or not exact.narrow(case):
+        return names
+    wide = case.but(primals=evaluate.cast(case.primals, np.float64))
+    try:
+        raw = evaluate.gradients(layer, wide.primals, case.options, case.cotangents or ())
+    except evaluate.LayerFailure:
+        return names
+    there = evaluate.usable(layer, wide, raw)[0]
+    return {name for name in names if name in there and np.isnan(there[name]).any()}
 
 
 def not_a_number(name: str, gradient: Array, case: Case) -> Finding | None:

@@ -91,7 +91,7 @@ def _terms(case: Case, name: str, outputs: tuple[Array, ...]) -> float:
     x = np.asarray(np.abs(x) if x.dtype.kind == "c" else x, float)
     scale = float(np.sqrt(np.mean(x**2))) if x.size else 0.0
     spreads = [scale, *(float(s) for axis in range(x.ndim if x.size else 0) for s in x.std(axis).ravel())]
-    scale = min((s for s in spreads if s > 0), default=0.0)
+    scale = min((s for s in spreads if s > 0), default=1.0)  # zeros tell nothing of their scale
     joined = np.concatenate(products) if products else np.zeros(0)
     return float(joined.max()) / scale if joined.size and scale else 0.0
 
