@@ -113,26 +113,19 @@ def _single_steps(point: Point, result: Sweep, analytic: Array, todo: Array, ste
     First the step that was given, then from the best one upward: noise shrinks as the step grows. Where truncation
     is in the way, from there downward. Where no output moves at the best step, only a large one can tell.
     """
-
-    def enough(entries: Array, value: Array) -> Array:
-        _widen(point, result, entries, value)
-        fine: Array = FINE * result.scale[entries]
-        return fine
-
     first = best_step(point.eps) * ladder.RATIO ** _loud(point, result, todo)
     ways = (first * ladder.RATIO ** np.arange(UPWARD), first * ladder.RATIO ** -np.arange(1.0, 1.0 + DOWNWARD))
     given = () if step is None else (np.array([max(step, 8 * point.eps)]),)
     for steps in (*given, *ways):
         if todo.size == 0:
             break
-        found = chain(point, todo, analytic, steps, enough)
-        noise = found.noise
-        decided = noise <= FINE * result.scale[todo]
+        fine = FINE * result.scale[todo]
+        found = chain(point, todo, analytic, steps, fine)
+        value, noise, decided = analytic[todo] + found.error, found.noise, found.noise <= fine
         if steps is ways[0]:
             _still(point, result, analytic, todo[found.still])
-            value = found.error + analytic[todo]
             decided |= found.through & (judge(analytic[todo], value, noise, result.scale[todo]) == Verdict.AGREES)
-        _store(result, todo[decided], (found.error + analytic[todo])[decided], found.noise[decided], Verdict.AGREES)
+        _store(result, todo[decided], value[decided], noise[decided], Verdict.AGREES)
         todo = todo[result.verdicts[todo] != Verdict.AGREES]
     return todo
 

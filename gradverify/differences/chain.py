@@ -9,7 +9,7 @@ here: what a chain leaves open is for the ladder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,9 +40,7 @@ class Chain:
     still: Array
 
 
-def chain(
-    point: Point, entries: Array, analytic: Array, steps: Array, enough: Callable[[Array, Array], Array]
-) -> Chain:
+def chain(point: Point, entries: Array, analytic: Array, steps: Array, fine: Array) -> Chain:
     """Walk from step to step until the noise is small enough.
 
     Parameters
@@ -50,7 +48,7 @@ def chain(
     entries : flat indices, shape (n,)
     analytic : flat gradient, shape (P,)
     steps : relative steps, each RATIO times as large or as small as the one before
-    enough : (entries, numerical values) -> noise at which each needs no other step
+    fine : noise at which each entry needs no other step, shape (n,)
     """
     made = Chain(np.zeros(entries.size), np.full(entries.size, np.inf), *np.zeros((2, entries.size), bool))
     open_ = np.arange(entries.size)
@@ -68,7 +66,7 @@ def chain(
             agrees = moved[rows] & (np.abs(error) <= width)
             at = open_[rows]
             made.error[at[agrees]], made.noise[at[agrees]] = error[agrees], width[agrees]
-            done = agrees & (width <= enough(entries[at], error + analytic[entries[at]]))
+            done = agrees & (width <= fine[at])
             if before is None:
                 made.still[at] = ~moved[rows]
             going = ~done & (agrees | (moved[rows] & (before is None)))
