@@ -17,7 +17,8 @@ from gradverify.layer import Layer
 from gradverify.properties import Property
 from gradverify.pytest_plugin import settings, shared
 from gradverify.pytest_plugin.failure import Failed, representation
-from gradverify.pytest_plugin.run import Check, Run
+from gradverify.pytest_plugin.replays import Check
+from gradverify.pytest_plugin.run import Run
 from gradverify.registry import layers
 from gradverify.report.terminal import render_findings
 from gradverify.verification import selected
