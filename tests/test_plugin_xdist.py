@@ -64,7 +64,7 @@ def test_the_table_is_the_same_as_in_one_process(project):
     pytester = project(table="examples = 30\nshards = 2")
     pytester.makepyfile(test_own="def test_own(gradverify): gradverify('relu', properties='gradient', examples=5)")
     results = []
-    for arguments in ([], ["-n2", "--dist=loadgroup", "--junitxml=out.xml"]):
+    for arguments in ([], ["-n2", "--dist=loadgroup", "--junitxml=out.xml", "-ojunit_family=xunit1"]):
         results.append(pytester.runpytest_subprocess(*arguments, "--gradverify-corpus", f"kept{len(results)}"))
         results[-1].assert_outcomes(passed=5, failed=2)
     alone, *spread = (re.sub(r"kept\d", "kept", table(result)) for result in results)
@@ -98,6 +98,14 @@ def test_a_killed_worker_is_told_with_its_case_and_loses_no_finding(project):
     kept = {path.name.rpartition("-")[0] for path in (pytester.path / ".gradverify" / "corpus").glob("*.npz")}
     assert kept == {"killer-gradient-killed", "killer-gradient-wrong-x", "wrong-gradient-wrong-s"}
     assert not list(pytester.path.rglob("*.running"))
+
+
+@pytest.mark.parametrize("dist", ["loadgroup", "loadfile"])
+def test_a_killed_worker_is_replaced_by_one_that_does_the_rest(project, dist):
+    """Without help, pytest-xdist 3.8 runs the killing test again and again, or waits for ever."""
+    result = project(LAYERS + KILLER, table="examples = 5").runpytest_subprocess("-n1", f"--dist={dist}", timeout=120)
+    result.assert_outcomes(passed=4, failed=2)
+    result.stdout.re_match_lines([r"killer +gradient .*WRONG \(killed, wrong x\)", r"wrong +pure .*ok"])
 
 
 def test_a_wrong_setting_is_one_usage_error_in_the_controller(project):

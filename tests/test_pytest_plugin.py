@@ -120,6 +120,23 @@ def test_an_unknown_node_id_is_a_usage_error_with_the_nearest_ones(project):
     result.stderr.fnmatch_lines(["*not found: gradverify::wrogn; did you mean gradverify::wrong*"])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "outcomes", "told"),
+    [
+        ([], {"passed": 3}, False),
+        (["tests"], {"passed": 3}, False),
+        (["tests/test_plain.py", "gradverify::"], {"passed": 3}, False),
+        (["tests/test_plain.py"], {"passed": 1}, True),
+    ],
+)
+def test_layers_are_tested_with_the_whole_suite_and_said_to_be_left_out_otherwise(project, arguments, outcomes, told):
+    pytester = project(FIXED, config="testpaths = ['tests']")
+    pytester.mkdir("tests").joinpath("test_plain.py").write_text("def test_plain(): pass")
+    result = pytester.runpytest(*arguments)
+    result.assert_outcomes(**outcomes)
+    assert ("only part of the project was asked for" in result.stdout.str()) == told
+
+
 def test_last_failed_and_stepwise_go_on_where_the_last_run_failed(project):
     pytester = project()
     pytester.runpytest("-x").assert_outcomes(passed=1, failed=1)
@@ -203,7 +220,7 @@ def test_pdb_opens_where_the_report_is_at_hand(project):
 
 def test_shards_draw_cases_of_their_own_and_are_one_row(project):
     pytester = project(FIXED, table="examples = 100\nshards = 3")
-    result = pytester.runpytest("-k", "right", "--junitxml=out.xml", "-v")
+    result = pytester.runpytest("-k", "right", "--junitxml=out.xml", "-o", "junit_family=xunit1", "-v")
     result.assert_outcomes(passed=3, deselected=3)
     seeds = {
         node.get("value") for node in ET.parse("out.xml").iter("property") if node.get("name", "").endswith("seed")
@@ -258,6 +275,20 @@ def test_the_seed_of_hypothesis_holds_unless_there_is_one_of_gradverifys(project
     assert "seed 5 " in pytester.runpytest("--co", "--hypothesis-seed=77", "--gradverify-seed=5").stdout.str()
 
 
+def test_a_profile_of_hypothesis_holds_unless_there_is_one_of_gradverifys(project):
+    pytester = project(FIXED)
+    (pytester.path / "pyproject.toml").write_text("[tool.gradverify]\nmodules = ['mine']\nproperties = ['gradient']")
+    pytester.makeconftest(
+        "from hypothesis import settings\nsettings.register_profile('few', max_examples=3, derandomize=True)"
+    )
+    few = pytester.runpytest("--hypothesis-profile=few")
+    few.stdout.fnmatch_lines(["gradverify: profile quick, seed 0 *", "right *gradient * 3 *ok"])
+    more = pytester.runpytest("--hypothesis-profile=few", "--gradverify-examples=4", "--gradverify-seed=2")
+    more.stdout.fnmatch_lines(["gradverify: profile quick, seed 2 *", "right *gradient * 4 *ok"])
+    own = pytester.runpytest("--hypothesis-profile=few", "--gradverify-profile=ci", "--co")
+    assert "profile ci, seed 0" in own.stdout.str()
+
+
 def test_a_flag_wins_over_the_ini_file_and_that_over_the_table(project):
     pytester = project(FIXED, config="gradverify_seed = 3", table="seed = 4")
     assert "seed 3 " in pytester.runpytest("--co").stdout.str()
@@ -271,6 +302,16 @@ def test_ini_keys_say_the_same_as_the_table(pytester):
         "gradverify_properties = gradient\ngradverify_examples = 3\ngradverify_shards = 1\n"
     )
     pytester.runpytest("--strict-config").assert_outcomes(passed=4)
+
+
+@pytest.mark.skipif(pytest.version_tuple < (9,), reason="pytest reads [tool.pytest] since 9.0")
+def test_keys_of_native_toml_may_have_its_types(pytester):
+    pytester.makepyfile(mine=FIXED)
+    pytester.makepyprojecttoml(
+        "[tool.pytest]\ngradverify_modules = ['mine']\ngradverify_properties = ['gradient']\n"
+        "gradverify_examples = 50\ngradverify_shards = 2\ngradverify_prune = false\n"
+    )
+    pytester.runpytest("--strict-config", "--co").stdout.fnmatch_lines(["*4 tests collected*"])
 
 
 # Corpus
@@ -342,13 +383,23 @@ def test_the_next_run_tells_of_one_that_was_killed(project):
     )
     pytester = project(killer)
     assert pytester.runpytest_subprocess("-k", "right").ret == -9
+    again = pytester.runpytest_subprocess("--gradverify-seed=5")  # replayed in a process of its own
+    again.assert_outcomes(passed=1, failed=1)
+    again.stdout.fnmatch_lines(
+        [
+            "right: 1 finding*",
+            "right: the process was killed (SIGKILL), as the system does when memory is",
+            "*replay it: gradverify replay *right-gradient-killed-*.npz",
+            "an earlier run ended inside gradverify::right::gradient",
+            "right: the process ended while it ran the layer*",
+            "right *WRONG (killed)",
+            "corpus: 1 replayed, 1 still failing",
+        ]
+    )
     pytester.makepyfile(mine=FIXED)
     result = pytester.runpytest()
-    result.stdout.fnmatch_lines(
-        ["an earlier run ended inside gradverify::right::gradient", "right: the process ended while it ran the layer*"]
-    )
     result.stdout.fnmatch_lines(["corpus: *right-gradient-killed-*.npz fails no more, removed"])
-    assert "an earlier run" not in pytester.runpytest().stdout.str()
+    assert "an earlier run" not in result.stdout.str()
 
 
 # The fixture and the decorator
@@ -403,7 +454,9 @@ def test_the_fixture_works_inside_a_test_of_hypothesis(pytester):
             gradverify(lambda x: (k * x, None), lambda dy, _: k * dy, x="N", name="scaled", properties="gradient")
         """
     )
-    result = pytester.runpytest("--gradverify-examples=2", "--junitxml=out.xml", "-p", "no:cacheprovider")
+    result = pytester.runpytest(
+        "--gradverify-examples=2", "--junitxml=out.xml", "-o", "gradverify_junit=true", "-p", "no:cacheprovider"
+    )
     result.assert_outcomes(passed=1)
     names = [node.get("name") for node in ET.parse("out.xml").iter("property")]
     own = [name for name in names if name.startswith("gradverify.")]
@@ -454,14 +507,27 @@ def test_the_decorator_draws_cases_beside_strategies_of_ones_own(pytester):
 
 def test_junit_properties_name_layer_property_ratio_and_replay_command_unless_switched_off(project):
     pytester = project()
-    pytester.runpytest("--junitxml=out.xml")
+    pytester.runpytest("--junitxml=out.xml", "-o", "junit_family=xunit1")
     found = {node.get("name"): node.get("value") for node in ET.parse("out.xml").iter("property")}
     assert found["gradverify.right.gradient"] == "ok"
     assert float(found["gradverify.right.gradient.ratio"]) <= 1 < float(found["gradverify.wrong.gradient.ratio"])
     assert found["gradverify.wrong.gradient.replay"].startswith("gradverify replay .gradverify")
     assert {"gradverify.right.gradient.cases", "gradverify.right.gradient.seed"} <= set(found)
-    pytester.runpytest("--junitxml=out.xml", "-o", "gradverify_junit=false")
-    assert not list(ET.parse("out.xml").iter("property"))
+    for family in ("xunit1", "xunit2"):
+        pytester.runpytest("--junitxml=out.xml", "-o", "gradverify_junit=false", "-o", f"junit_family={family}")
+        assert {node.tag for node in ET.parse("out.xml").iter()} <= STRICT
+
+
+STRICT = {"testsuites", "testsuite", "testcase", "failure", "skipped", "system-out"}  # of a run without errors
+
+
+def test_junit_xml_of_the_strict_family_says_the_same_where_its_schema_allows(project):
+    project().runpytest("--junitxml=out.xml")
+    tree = ET.parse("out.xml")
+    assert {node.tag for node in tree.iter()} <= STRICT
+    right, wrong = (node.findtext("system-out") for node in tree.iter("testcase"))
+    assert re.match(r"gradverify.right.gradient: ok\ngradverify.right.gradient.ratio: 0.\d+\n", right)
+    assert re.search(r"gradverify.wrong.gradient.replay: gradverify replay .gradverify\S+.npz$", wrong)
 
 
 def test_results_are_written_as_strict_json(project):
@@ -550,6 +616,7 @@ def test_a_wrong_setting_is_a_usage_error_that_names_its_key(project, arguments,
     [
         ("exampels = 3", "[tool.gradverify] exampels: there is no such key"),
         ("examples = true", "[tool.gradverify] examples: True is not a whole number"),
+        ("shards = 'conv* = x'", "[tool.gradverify] shards: conv* = x"),
         ("profile = 'x'", "[tool.gradverify] profile: there is no profile 'x'"),
         ("examples = ", "pyproject.toml"),
     ],
@@ -565,7 +632,7 @@ def test_a_wrong_table_is_a_usage_error_that_names_its_key(pytester, written, sa
 # Where it is not used
 
 
-def test_a_project_that_does_not_use_it_sees_one_line_and_loads_nothing(pytester):
+def test_a_project_that_does_not_use_it_sees_and_loads_nothing(pytester):
     pytester.makepyfile(
         """
         import sys
@@ -574,9 +641,9 @@ def test_a_project_that_does_not_use_it_sees_one_line_and_loads_nothing(pytester
             assert not {"numpy", "gradverify.layer", "gradverify.pytest_plugin.run"} & set(sys.modules)
         """
     )
-    result = pytester.runpytest_subprocess("-p", "no:hypothesispytest")
+    result = pytester.runpytest_subprocess("-p", "no:hypothesispytest", "-v")
     result.assert_outcomes(passed=1)
-    assert len(re.findall("gradverify", result.stdout.str().replace("plugins: gradverify", ""))) == 2  # the header
+    assert "gradverify" not in re.sub("(plugins|rootdir): .*", "", result.stdout.str())
     assert not (pytester.path / ".gradverify").exists()
 
 

@@ -7,6 +7,8 @@ when a run first needs them.
 from __future__ import annotations
 
 from collections.abc import Generator
+from glob import glob
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -67,17 +69,19 @@ STATE = pytest.StashKey[State]()
 
 def _wanted(config: pytest.Config) -> tuple[str, ...]:
     """Take node ids `gradverify::...` out of the arguments: pytest would look for a file of that name."""
-    wanted = tuple(arg for arg in config.args if arg.startswith(f"{ROOT}::"))
+    wanted = [arg for arg in config.args if arg.startswith(f"{ROOT}::")]
     config.args = [arg for arg in config.args if arg not in wanted]
-    return wanted
+    return tuple(arg.rstrip(":") for arg in wanted)
 
 
 def _everything(config: pytest.Config) -> bool:
     """Whether the arguments ask for the whole project, and not for some of its files."""
     if config.args_source == pytest.Config.ArgsSource.TESTPATHS:
         return True
-    folders = [(config.invocation_params.dir / arg).resolve() for arg in config.args]
-    return any(folder in (config.rootpath, *config.rootpath.parents) for folder in folders)
+    paths = [str(config.rootpath / path) for path in config.getini("testpaths")]
+    whole = [Path(found) for path in paths for found in glob(path, recursive=True)] or [config.rootpath]
+    folders = {(config.invocation_params.dir / arg).resolve() for arg in config.args}
+    return all(folders.intersection((path, *path.parents)) for path in whole)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -90,7 +94,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.pluginmanager.hasplugin("xdist") and not hasattr(config, "workerinput"):
         from gradverify.pytest_plugin.xdist import Controller
 
-        config.pluginmanager.register(Controller(state.run, state.settings.seed), "gradverify-xdist")
+        config.pluginmanager.register(Controller(state), "gradverify-xdist")
+    if state.settings.junit == "system-out":
+        from gradverify.pytest_plugin.junit import Output
+
+        config.pluginmanager.register(Output(config), "gradverify-junit")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -103,9 +111,23 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             state.run()
 
 
-def pytest_report_header(config: pytest.Config) -> str:
-    told = config.stash[STATE].settings
-    return f"gradverify: profile {told.profile}, seed {told.seed} (--gradverify-seed={told.seed} draws the same cases)"
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Before anything runs, so that one that hangs can be repeated; silent where nothing was set."""
+    state = config.stash[STATE]
+    said = [state.settings.heading] if state.settings.where else []
+    if state.settings.collects and not state.collects:
+        said.append(f"gradverify: only part of the project was asked for, so no layers; '{ROOT}::' asks for them")
+    return said
+
+
+def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
+    """For tests that use the fixture where nothing was set."""
+    settings = config.stash[STATE].settings
+    return [settings.heading] if not settings.where and any(map(_uses_fixture, items)) else []
+
+
+def _uses_fixture(item: pytest.Item) -> bool:
+    return ROOT in getattr(item, "fixturenames", ())
 
 
 @pytest.hookimpl(wrapper=True)
@@ -127,7 +149,7 @@ def pytest_make_collect_report(
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """`-m gradverify` selects tests that use the fixture as well."""
     for item in items:
-        if ROOT in getattr(item, "fixturenames", ()):
+        if _uses_fixture(item):
             item.add_marker(ROOT)
 
 
@@ -174,6 +196,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
     state.run()  # asks whether an earlier run was killed
     summary.show(terminalreporter, records, state.lost)
+    if not state.settings.where:  # with pytest-xdist, nobody could know at the start that the fixture is used
+        terminalreporter.line(state.settings.heading)
     if state.settings.json is not None:
         summary.write_json(state.settings.json, summary.as_json(state.settings, records))
 

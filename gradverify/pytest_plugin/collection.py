@@ -17,7 +17,8 @@ from gradverify.layer import Layer
 from gradverify.properties import Property
 from gradverify.pytest_plugin import settings, shared
 from gradverify.pytest_plugin.failure import Failed, representation
-from gradverify.pytest_plugin.run import Check, Run
+from gradverify.pytest_plugin.replays import Check
+from gradverify.pytest_plugin.run import Run
 from gradverify.registry import layers
 from gradverify.report.terminal import render_findings
 from gradverify.verification import selected
@@ -147,7 +148,6 @@ class Group(pytest.Collector):
         for test in self.tests:
             item: CheckItem = CheckItem.from_parent(self, name=test.name, path=self.path, nodeid=test.nodeid)
             item.test, item.run = test, self.parent.run
-            item.mark()
             yield item
 
 
@@ -156,12 +156,6 @@ class CheckItem(pytest.Item):
 
     test: Planned
     run: Run
-
-    def mark(self) -> None:
-        """With `--dist loadgroup`, the checks of a layer share a worker; shards are free to run anywhere."""
-        grouped = self.test.shards == 1 and self.config.getoption("dist", "no") == "loadgroup"
-        if grouped:
-            self.add_marker(pytest.mark.xdist_group(f"{ROOT}::{self.test.layer.name}"))
 
     def reportinfo(self) -> tuple[Any, int, str]:
         return self.config.rootpath / ROOT, 0, f"{self.test.layer.name}::{self.test.name}"

@@ -12,7 +12,8 @@ from gradverify.compose import under_loss
 from gradverify.errors import GradientMismatch, NothingVerified, UsageError
 from gradverify.layer import Layer
 from gradverify.pytest_plugin import shared
-from gradverify.pytest_plugin.run import Check, Run
+from gradverify.pytest_plugin.replays import Check
+from gradverify.pytest_plugin.run import Run
 from gradverify.registry import layers
 from gradverify.report.terminal import render
 from gradverify.types import Report

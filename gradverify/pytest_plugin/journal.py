@@ -22,6 +22,7 @@ from gradverify.properties import Property
 from gradverify.types import Case, Finding, Outcome
 from gradverify.verification import watcher
 
+KILLED = "killed"  # kind of the finding that a dead process leaves behind
 _RUNNING, _FOUND = ".running", ".found"
 
 
@@ -146,7 +147,7 @@ def _left(running: Path) -> Left | None:
         Finding(a["property"], a["kind"], a["primal"], a["message"], c, severity=float(a["severity"])) for a, c in found
     ]
     message = "the process ended while it ran the layer on this case"
-    killed = Finding(about["asked"], "killed", None, message, case)
+    killed = Finding(about["asked"], KILLED, None, message, case)
     return Left(about["owner"], about["asked"], (*findings, killed))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,35 +12,17 @@ from typing import Any
 import pytest
 
 from gradverify import tuning
-from gradverify.checking import Settings, check_layer
+from gradverify.checking import check_layer
 from gradverify.corpus import Corpus, Damaged, Entry, remove, replay_command
-from gradverify.errors import CaseFileError, UsageError
+from gradverify.errors import CaseFileError
 from gradverify.layer import Layer
 from gradverify.pytest_plugin import journal, settings
+from gradverify.pytest_plugin.replays import Check, Replays, shown
 from gradverify.pytest_plugin.shared import Record
 from gradverify.types import Finding, Report, Tally
-from gradverify.verification import checked, examine, ranked, selected
+from gradverify.verification import ranked, selected
 
-_TIMES = 5  # runs of a case of the corpus that tell a wrong layer from a flaky one
 _FEW = 25  # new cases for a check that fails on its corpus already
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check of one layer.
-
-    Attributes
-    ----------
-    owner : node id of the test that it stands for, which is also its owner in the corpus
-    settings : of the engine
-    shard : which part of how many; only the first replays the corpus
-    """
-
-    layer: Layer
-    owner: str
-    settings: Settings
-    shard: int = 0
-    shards: int = 1
 
 
 @dataclass
@@ -90,9 +71,12 @@ class Run:
         """
         props = [prop.name for prop in selected(check.settings.properties)]
         with self.journal.watching(check.owner), tuning.using(check.settings.tuning):
-            replays = Replays(check, props, self.kept[0] if check.shard == 0 else [])
+            replays = Replays(check, props, self.kept[0])
             fewer = replace(check.settings, examples=min(check.settings.examples, _FEW))
-            report = check_layer(check.layer, fewer if replays.findings else check.settings)
+            if replays.deadly:
+                report = _undrawn(check, props)
+            else:
+                report = check_layer(check.layer, fewer if replays.findings else check.settings)
         for name, outcomes in replays.outcomes.items():
             for outcome in outcomes:
                 report.tallies[name].add(outcome)
@@ -126,67 +110,11 @@ class Run:
         }
 
 
-class Replays:
-    """The cases of the corpus that belong to a check, examined again.
-
-    Attributes
-    ----------
-    outcomes : by property, for the tallies
-    failing, fixed : entries that still fail, and those that do not and may go
-    stale : entries that do not fit the layer any more, and why
-    """
-
-    def __init__(self, check: Check, props: Sequence[str], kept: Sequence[Entry]) -> None:
-        self.check = check
-        self.outcomes: dict[str, list[Any]] = {}
-        self.findings: list[Finding] = []
-        self.failing: list[Entry] = []
-        self.fixed: list[Entry] = []
-        self.stale: list[tuple[Path, str]] = []
-        self.notes: list[str] = []
-        self.count = 0
-        for entry in kept:
-            if entry.case.layer == check.layer.name and entry.owner in (None, check.owner):
-                self._replay(entry, [p for p in props if entry.owner is None or p == entry.asked])
-
-    def _replay(self, entry: Entry, props: Sequence[str]) -> None:
-        layer = self.check.layer
-        try:
-            case = checked(layer, entry.case)
-        except UsageError as error:
-            self.stale.append((entry.path, str(error)))
-            return
-        self.count += bool(props)
-        found: list[Finding] = []
-        for prop in selected(props):
-            runs = [examine(layer, case, prop)]
-            if runs[0].findings or entry.fingerprint[1] == "nondeterministic":
-                runs += [examine(layer, case, prop) for _ in range(_TIMES - 1)]
-            self.outcomes.setdefault(prop.name, []).append(runs[0])
-            found += _confirmed([run.findings for run in runs])
-        if found:
-            self.failing.append(entry)
-            self.findings += found
-            self.notes.append(f"still fails on {shown(entry.path)}")
-        elif props and not entry.pinned:
-            self.fixed.append(entry)
-
-
-def _confirmed(runs: Sequence[Sequence[Finding]]) -> list[Finding]:
-    """Findings of several runs of one case; one that some runs lack is nondeterministic."""
-    seen: dict[tuple[str, str, str], list[Finding]] = {}
-    for findings in runs:
-        for finding in findings:
-            seen.setdefault(finding.fingerprint, []).append(finding)
-    return [
-        same[0]
-        if len(same) == len(runs)
-        else same[0].but(
-            kind="nondeterministic",
-            message=f"nondeterministic ({len(same)} of {len(runs)} runs of one case): {same[0].message}",
-        )
-        for same in seen.values()
-    ]
+def _undrawn(check: Check, props: Sequence[str]) -> Report:
+    """The report of a layer that no new case is shown, for it would end the process."""
+    told = check.settings
+    tallies = {name: Tally(name) for name in props}
+    return Report(check.layer.name, tallies, (), check.layer.declared.lines(), seed=told.seed, examples=told.examples)
 
 
 def _united(new: Sequence[Finding], old: Sequence[Finding]) -> tuple[Finding, ...]:
@@ -197,14 +125,6 @@ def _united(new: Sequence[Finding], old: Sequence[Finding]) -> tuple[Finding, ..
         if known is None or finding.case.size < known.case.size:
             best[finding.fingerprint] = finding
     return ranked(best.values())
-
-
-def shown(path: Path) -> str:
-    """A path as one types it here."""
-    try:
-        return os.path.relpath(path)
-    except ValueError:  # another drive
-        return str(path)
 
 
 def verdict_of(tally: Tally, findings: Sequence[Any]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import sys
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -29,7 +30,7 @@ WORDS = {
     "seed": "a whole number, or 'random'",
     "corpus": "folder of failing cases, relative to the root folder (default .gradverify/corpus)",
     "prune": "whether a case that fails no more is removed from the corpus (default: not in the profile ci)",
-    "junit": "whether results go into JUnit XML as properties; 'false' keeps to strict schemas",
+    "junit": "true: results are properties in JUnit XML; false: they are not in it (default: as its schema allows)",
 }
 
 
@@ -58,7 +59,10 @@ PROFILES = {
 
 
 class Settings(NamedTuple):
-    """What holds for one run; the same in every process of it."""
+    """What holds for one run; the same in every process of it.
+
+    `junit` says where results go in JUnit XML: "properties", "system-out" or "nowhere".
+    """
 
     profile: str
     examples: int
@@ -69,9 +73,15 @@ class Settings(NamedTuple):
     shards: tuple[tuple[str, int], ...]
     corpus: Path
     prune: bool
-    junit: bool
+    junit: str
     json: Path | None
     where: Mapping[str, str]  # key -> where it was set, for error messages
+
+    @property
+    def heading(self) -> str:
+        """What draws the same cases again."""
+        again = f"--{PREFIX}-seed={self.seed} draws the same cases"
+        return f"{PREFIX}: profile {self.profile}, seed {self.seed} ({again})"
 
     @property
     def collects(self) -> bool:
@@ -112,10 +122,11 @@ def resolve(config: pytest.Config) -> Settings:
         Naming the flag or key whose value cannot be used.
     """
     given = _Given(config)
-    name = str(given.get("profile") or ("ci" if os.environ.get("CI") else "quick"))
+    chosen = given.get("profile")
+    name = str(chosen or ("ci" if os.environ.get("CI") else "quick"))
     if name not in PROFILES:
         given.refuse("profile", f"there is no profile {name!r}; there are {', '.join(PROFILES)}")
-    profile = PROFILES[name]
+    profile = PROFILES[name] if chosen else _as_hypothesis(config, PROFILES[name])
     examples = given.whole("examples", profile.examples, 1)
     return Settings(
         profile=name,
@@ -127,10 +138,34 @@ def resolve(config: pytest.Config) -> Settings:
         shards=(("*", profile.shards), *_shards(given)),
         corpus=config.rootpath / str(given.get("corpus") or Path(".gradverify") / "corpus"),
         prune=given.truth("prune", profile.prune),
-        junit=given.truth("junit", True),
+        junit=_junit(given, config),
         json=_writable(given, config),
         where=given.where,
     )
+
+
+def _as_hypothesis(config: pytest.Config, profile: Profile) -> Profile:
+    """The profile, with what is asked of Hypothesis by its flag, or by a conftest that has loaded a profile."""
+    name = config.getoption("hypothesis_profile", None)
+    if name is None and "hypothesis" not in sys.modules:
+        return profile
+    from hypothesis import errors, settings
+
+    try:
+        told = settings() if name is None else settings.get_profile(name)
+    except errors.InvalidArgument:  # Hypothesis says so itself
+        return profile
+    if name is not None:
+        profile = profile._replace(examples=told.max_examples)
+    return profile._replace(seed=0) if told.derandomize else profile
+
+
+def _junit(given: _Given, config: pytest.Config) -> str:
+    """The schema xunit2 has no properties of a test, but it has its output."""
+    if given.get("junit") is not None:
+        return "properties" if given.truth("junit", True) else "nowhere"
+    written = config.getoption("xmlpath", None) is not None
+    return "system-out" if written and config.getini("junit_family") == "xunit2" else "properties"
 
 
 def _seed(config: pytest.Config, given: _Given, profile: Profile) -> int:
@@ -190,7 +225,7 @@ class _Given:
         if flag is not None:
             self.where[key] = f"--{PREFIX}-{'property' if key == 'properties' else key}"
             return flag
-        ini = self.config.getini(f"{PREFIX}_{key}") if key in LISTS or key in WORDS else None
+        ini = self._ini(f"{PREFIX}_{key}") if key in LISTS or key in WORDS else None
         if ini is not None and ini != []:
             self.where[key] = f"{PREFIX}_{key}"
             return ini
@@ -198,6 +233,14 @@ class _Given:
             self.where[key] = f"[tool.{PREFIX}] {key}"
             return self.table[key]
         return None
+
+    def _ini(self, name: str) -> Any:
+        try:
+            return self.config.getini(name)
+        except (TypeError, pytest.UsageError):  # `[tool.pytest]` and pytest.toml have types, and these keys several
+            path = self.config.inipath
+            data = _toml(path) if path is not None else {}
+            return (data.get("tool", {}).get("pytest") or data.get("pytest") or {}).get(name)
 
     def refuse(self, key: str, text: str) -> None:
         raise pytest.UsageError(f"{self.where.get(key, f'{PREFIX}_{key}')}: {text}")
@@ -229,18 +272,23 @@ def _table(config: pytest.Config) -> dict[str, Any]:
     ini = config.inipath
     path = ini if ini is not None and ini.name == "pyproject.toml" else config.rootpath / "pyproject.toml"
     try:
-        data = path.read_bytes()
+        if PREFIX.encode() not in path.read_bytes():
+            return {}
     except OSError:
         return {}
-    if f"[tool.{PREFIX}".encode() not in data:
-        return {}
+    found = _toml(path).get("tool", {}).get(PREFIX, {})
+    if not isinstance(found, dict):
+        raise pytest.UsageError(f"{path}: tool.{PREFIX} is not a table")
+    return found
+
+
+def _toml(path: Path) -> dict[str, Any]:
     try:
         import tomllib
     except ImportError:  # Python 3.10; pytest needs this package there as well
         import tomli as tomllib  # type: ignore[import-not-found, no-redef]
 
     try:
-        found = tomllib.loads(data.decode()).get("tool", {}).get(PREFIX, {})
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise pytest.UsageError(f"{path}: {error}") from None
-    return dict(found)

@@ -43,15 +43,16 @@ def _corpora(parts: Sequence[Record]) -> Record:
     return sums | {key: [odd for p in parts for odd in p[key]] for key in ("fixed", "stale", "damaged")}
 
 
-def attach(item: pytest.Item, records: Sequence[Record], junit: bool) -> None:
-    """Put records onto an item, and into its JUnit properties; a test that checks in a loop has one of each kind."""
+def attach(item: pytest.Item, records: Sequence[Record], junit: str) -> None:
+    """Put records onto an item, and into its properties; a test that checks in a loop has one of each kind."""
     known = item.stash[RECORDS] = merged([*item.stash.get(RECORDS, []), *records])
-    if junit:
-        own = [pair for record in known for pair in _properties(record)]
+    if junit == "properties":
+        own = [pair for record in known for pair in told(record)]
         item.user_properties[:] = [p for p in item.user_properties if not p[0].startswith("gradverify.")] + own
 
 
-def _properties(record: Record) -> list[tuple[str, object]]:
+def told(record: Record) -> list[tuple[str, object]]:
+    """A record as names and values, for JUnit XML."""
     label = f"gradverify.{record['layer']}.{record['property']}"
     said = [(label, record["verdict"])]
     if record["verdict"] == "skipped":
