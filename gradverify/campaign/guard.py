@@ -122,10 +122,10 @@ class Guard:
             try:
                 error = self._ask(unit.journal, unit.plan.case_seconds + _GRACE, heard, "unit", rest)
             except Failed as failed:
-                told = (
-                    {"failed": str(failed), "stuck": _stuck(rest, settled)} if failed.ours else {"error": str(failed)}
-                )
-                self._tell(unit, heard, **told)
+                if failed.ours:
+                    self._tell(unit, heard, failed=str(failed), stuck=_stuck(rest, settled))
+                else:
+                    self._tell(unit, heard, error=str(failed))
                 return
             except Died as died:
                 if self.stopping.is_set():
