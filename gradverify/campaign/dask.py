@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from typing import Any
 
+from gradverify.campaign.flight import ExecutorLost
 from gradverify.errors import UsageError
 
 _SECONDS = 15
@@ -50,9 +51,11 @@ def executor_of(client: Any) -> Executor:
 
     def workers() -> int:
         """Threads of workers at this moment: a cluster grows and shrinks."""
+        if client.status in ("closing", "closed"):
+            raise ExecutorLost("the Dask scheduler does not answer any more")
         try:
             return sum(client.nthreads().values())
-        except (OSError, RuntimeError, ValueError):  # the scheduler does not answer
+        except Exception:  # noqa: BLE001  the scheduler does not answer, and the client is half closed
             return 0
 
     executor.workers = workers  # type: ignore[attr-defined]

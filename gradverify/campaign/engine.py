@@ -244,11 +244,11 @@ class _Run:
     def _landed(self, landing: Landing) -> None:
         layer = self.layers[landing.unit.layer]
         layer.spent += landing.seconds
-        if landing.error is not None:
+        if landing.lost and landing.error is not None:
             self.ledger.losing(layer, landing.unit.number, landing.error)
-        if landing.given_up:
+        if landing.given_up and landing.error is not None:
             layer.deaths += 1
-            self.ledger.giving_up(layer, f"its units end their workers ({landing.error})", landing.unit.number)
+            self.ledger.giving_up(layer, landing.error, landing.unit.number)
         if landing.error is None or landing.given_up:  # else it is sent again
             layer.running -= 1
 

@@ -6,7 +6,7 @@ import os
 import queue
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
+from concurrent.futures import CancelledError, Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Union
@@ -14,10 +14,11 @@ from typing import Any, Union
 from gradverify.campaign.guard import run_unit
 from gradverify.campaign.pool import WorkerPool, workers_of
 from gradverify.campaign.unit import Delta, Unit
-from gradverify.errors import UsageError
+from gradverify.errors import GradverifyError, UsageError
 
 Factory = Callable[[], Executor]
 
+_FOREIGN = (ImportError, AttributeError, TypeError, GradverifyError)  # of a unit that cannot be unpacked there
 _TRIES = 3  # workers that one unit may break
 _COUNTED = 2.0  # seconds between two counts of the workers
 
@@ -33,13 +34,15 @@ class Landing:
     Attributes
     ----------
     seconds : since it was sent
-    error : why it did not come home: its worker, or the whole executor, broke
-    given_up : whether it has broken so many workers that it is not sent again
+    error : why it did not come home: its worker, or the whole executor, broke, or cannot run it
+    lost : whether a worker was lost
+    given_up : whether it is not sent again, as it has broken so many workers, or cannot be run
     """
 
     unit: Unit
     seconds: float
     error: str | None = None
+    lost: bool = False
     given_up: bool = False
 
 
@@ -84,7 +87,7 @@ class Flight:
         listen = (self._arrived.put,) if self.local else ()
         try:
             future = self._executor.submit(run_unit, unit, *listen)
-        except RuntimeError as error:  # it broke after the last look
+        except Exception as error:  # noqa: BLE001  it broke after the last look; each executor has errors of its own
             future = Future()
             future.set_exception(error)
         self._futures[unit.number] = future
@@ -139,24 +142,28 @@ class Flight:
 
     def _broken(self, unit: Unit, error: BaseException) -> Landing:
         told = f"{type(error).__name__}: {error}"
+        if isinstance(error, _FOREIGN):
+            self.units.pop(unit.number, None)
+            why = f"a worker cannot run its units; is this version of gradverify installed there? ({told})"
+            return Landing(unit, self._flown(unit), why, given_up=True)
+        told = f"its units end their workers ({told})"
         self._tries[unit.number] = self._tries.get(unit.number, 0) + 1
-        lost = isinstance(error, (BrokenExecutor, RuntimeError, CancelledError))
-        if lost and not self.stopping and not _works(self._executor):
+        if not self.stopping and not _works(self._executor):
             self._executor.shutdown(wait=False, cancel_futures=True)
             self._executor = self._make()
         if self._tries[unit.number] >= _TRIES or self.stopping:
             del self._tries[unit.number]
             self.units.pop(unit.number, None)
-            return Landing(unit, self._flown(unit), told, given_up=not self.stopping)
+            return Landing(unit, self._flown(unit), told, True, given_up=not self.stopping)
         self._suspects.append(unit)
-        return Landing(unit, self._flown(unit), told)
+        return Landing(unit, self._flown(unit), told, True)
 
 
 def _works(executor: Executor) -> bool:
     """Whether an executor still takes work."""
     try:
         executor.submit(int).cancel()
-    except RuntimeError:  # BrokenExecutor is one
+    except Exception:  # noqa: BLE001  of the executor, whichever it is
         return False
     return True
 

@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +97,13 @@ class Guard:
         deadline = time.monotonic() + unit.seconds
         done = 0
         settled: set[str] = set()
+        known = dict(unit.known)  # what ended the process while it was made small is not made small again
 
         def heard(delta: Delta) -> None:
             nonlocal done
             done += delta.cases
             settled.update(delta.dropped, delta.unfit)
+            known.update({found.raw: found.size for found in delta.found})
             listen(delta)
 
         for attempt in range(_ATTEMPTS):
@@ -112,16 +115,17 @@ class Guard:
                 seconds=left if attempt else unit.seconds,
                 cases=None if unit.cases is None else unit.cases - done,
                 pending=() if attempt else unit.pending,
+                known=tuple(known.items()),
             )
             if attempt and (left == 0.0 or rest.cases == 0 or self.stopping.is_set()):
                 return
             try:
                 error = self._ask(unit.journal, unit.plan.case_seconds + _GRACE, heard, "unit", rest)
             except Failed as failed:
-                told = (
-                    {"failed": str(failed), "stuck": _stuck(rest, settled)} if failed.ours else {"error": str(failed)}
-                )
-                self._tell(unit, heard, **told)
+                if failed.ours:
+                    self._tell(unit, heard, failed=str(failed), stuck=_stuck(rest, settled))
+                else:
+                    self._tell(unit, heard, error=str(failed))
                 return
             except Died as died:
                 if self.stopping.is_set():
@@ -162,6 +166,10 @@ class Guard:
         if self._temporary is not None:
             self._temporary.cleanup()
 
+    def __del__(self) -> None:  # the thread of an executor that is not ours has ended
+        with suppress(Exception):
+            self.close()
+
     def _blame(self, unit: Unit, died: Died, listen: Listener, settled: set[str]) -> bool:
         """Whether the case at hand was to blame for the end of the child; if so, `listen` has heard of it."""
         record, log = self._taken(), self._tail()
@@ -181,7 +189,7 @@ class Guard:
             self._tell(unit, listen, held=[record])
             return True
         if found is None:
-            self._tell(unit, listen, lost=[_ended(died)])
+            self._tell(unit, listen, lost=[_ended(died)], stuck=stuck)
             return False
         if log:
             found = dataclasses.replace(found, report=f"{found.report}\n  the process said last:\n{log}")

@@ -10,6 +10,7 @@ from gradverify.campaign.unit import Fingerprint, Row
 
 FIRST_SLICE = 0.5  # seconds; each further slice of a layer is twice as long, up to the longest
 _ROWS = 64  # that a unit is sent to mutate
+_MOST = 1000  # from which they are chosen
 
 
 @dataclass(slots=True)
@@ -62,12 +63,17 @@ class Progress:
         self.features.update(row.features)
         self.rows.append(row)
         self.ratio = max(self.ratio, row.ratio)
+        if len(self.rows) >= 2 * _MOST:  # the store has them all
+            self.rows = list(self._sample(len(self.features), _MOST))
 
     def chosen(self, seed: int) -> tuple[Row, ...]:
-        """Rows for the next unit: the records of each regime, and of the others now these, now those."""
-        records = sorted((row for row in self.rows if row.ratio), key=lambda row: -row.ratio)[: _ROWS // 4]
+        """Rows for the next unit: those with the largest disagreements, and of the others now these, now those."""
+        return self._sample(seed, _ROWS)
+
+    def _sample(self, seed: int, count: int) -> tuple[Row, ...]:
+        records = sorted((row for row in self.rows if row.ratio), key=lambda row: -row.ratio)[: count // 4]
         others = sorted(self.rows, key=lambda row: hashlib.blake2b(row.data, key=seed.to_bytes(8, "big")).digest())
-        return tuple(dict.fromkeys([*records, *others[: _ROWS - len(records)]]))
+        return tuple(dict.fromkeys([*records, *others[: count - len(records)]]))
 
     def slice(self, longest: float) -> float:
         """Seconds of the next unit."""

@@ -112,9 +112,9 @@ def show(summary: Summary, store: Store, stream: TextIO, color: bool | None) -> 
     for found in summary.unsettled:
         write(f"\nnot confirmed yet, resume to settle it: {found.layer}: {found.message}", stream)
     if summary.waiting:
-        write(f"\n{_many(summary.waiting, 'case')} held a process up at the end; resume to see what of it", stream)
+        write(f"\nstill to be tried again: {_many(summary.waiting, 'case')}; resume the store", stream)
     for layer in (layer for layer in summary.layers if layer.error is not None):
-        write(f"\n{layer.name} could not be tried {layer.error}", stream)
+        write(f"\n{layer.name} could not be tried: {layer.error}", stream)
     for layer in (layer for layer in summary.layers if layer.idle is not None):
         write(f"\n{layer.name}: {layer.idle}", stream)
     for key in summary.fixed:

@@ -6,7 +6,11 @@ python -m tests.bench.campaign [--seconds 20] [--workers 2] [--dask] [--rare SEE
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import os
 import random
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -33,7 +37,10 @@ from tests.bench.machine import heading, table
 DRAWN = layers.get("sigmoid_mlp")
 FIXED = Layer(DRAWN.forward, DRAWN.backward, name="fixed_mlp", i="8 4", W1="4 8", b1="8", W2="8 4", b2="4")
 GRADIENT = Plan(properties=("gradient",))
-RARE = Path(__file__).parents[1] / "rare.py"
+FRESH = dataclasses.replace(GRADIENT, learn=False)
+ROOT = Path(__file__).parents[2]
+RARE = ROOT / "tests" / "rare.py"
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 def by_hand(layer: Layer, seconds: float) -> tuple[float, float]:
@@ -111,15 +118,35 @@ def unit(layer: Layer, cases: int) -> tuple[float, float]:
     return sum(d.cases for d in deltas) / spent, sum(d.entries for d in deltas) / spent
 
 
-def campaign(seconds: float, workers: int, executor: Any = None, targets: tuple[str, ...] = ("sigmoid_mlp",)) -> float:
+def campaign(seconds: float, workers: int, executor: Any = None, plan: Plan = GRADIENT) -> float:
     """Cases a second of a whole campaign, from its start to its end."""
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)
-        summary = Campaign(
-            targets, store, seconds=seconds, workers=workers, plan=GRADIENT, executor=executor, longest=5.0
-        ).run()
+        summary = Campaign(["sigmoid_mlp"], store, seconds=seconds, workers=workers, plan=plan, executor=executor).run()
         store.close()
     return summary.cases / summary.seconds
+
+
+def loops(seconds: float, count: int) -> float:
+    """Cases a second of bare loops at once, each in a process of its own, start included: what there is to have."""
+    code = f"from tests.bench.campaign import DRAWN, loop; print(loop(DRAWN, {time.time() + seconds}))"
+    command = [sys.executable, "-c", code]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT, env=ONE_THREAD) for _ in range(count)]
+    return sum(int(process.communicate()[0]) for process in running) / seconds
+
+
+def loop(layer: Layer, until: float) -> int:
+    """Cases of a bare loop until a point in time."""
+    prop, decoded = properties.get("gradient"), decoding(layer, Regime())
+    assert decoded is not None
+    lengths, decode = decoded
+    rng, done = random.Random(os.getpid()), 0
+    while time.time() < until:
+        case = decode(rng.randbytes(sum(lengths)))
+        if case is not None:
+            examine(layer, case, prop)
+            done += 1
+    return done
 
 
 @contextmanager
@@ -134,6 +161,12 @@ def dask(workers: int) -> Any:
         Client(made, set_as_default=False) as client,
     ):
         yield executor_of(client)
+
+
+def on_dask(seconds: float, count: int) -> float:
+    """Cases a second of a campaign on so many Dask workers."""
+    with dask(count) as executor:
+        return campaign(seconds, count, executor)
 
 
 def rare(seeds: int, seconds: float) -> str:
@@ -179,18 +212,22 @@ def main() -> None:
     rows = [row for layer in (DRAWN, FIXED) for row in one_process(layer, options.seconds)]
     print(table(("every entry of a sigmoid MLP compared", "cases/s", "entries/s", "cases, by hand = 1"), rows))
     rows = []
-    counts, rates, distant = sorted({1, options.workers}), list[float](), list[float]()
-    for count in counts:
-        rate = campaign(options.seconds, count)
-        rates.append(rate)
-        rows.append((f"workers: {count}", f"{rate:.1f}", f"{rate / rates[0]:.2f}"))
+    counts = sorted({1, options.workers})
+    ways = {
+        "bare loops": lambda count: loops(options.seconds, count),
+        "campaign, no mutants of cases": lambda count: campaign(options.seconds, count, plan=FRESH),
+        "campaign": lambda count: campaign(options.seconds, count),
+    }
     if options.dask:
-        for count in counts:
-            with dask(count) as executor:
-                rate = campaign(options.seconds, count, executor)
-            distant.append(rate)
-            rows.append((f"Dask workers: {count}", f"{rate:.1f}", f"{rate / distant[0]:.2f}"))
-    print(f"\n{table(('campaign', 'cases/s', 'one worker = 1'), rows)}")
+        ways["campaign on Dask workers"] = lambda count: on_dask(options.seconds, count)
+    first: dict[str, float] = {}
+    for name, measure in ways.items():
+        rates = [measure(count) for count in counts]
+        first[name] = rates[0]
+        rows += [(f"{name}: {n}", f"{r:.1f}", f"{r / rates[0]:.2f}") for n, r in zip(counts, rates)]
+    print(f"\n{table(('processes at work', 'cases/s', 'one = 1'), rows)}")
+    overhead = first["bare loops"] / first["campaign, no mutants of cases"] - 1
+    print(f"\noverhead of a campaign on the same cases in a bare loop: {overhead:.1%}")
     if options.rare:
         print(f"\n{rare(options.rare, options.seconds)}")
 
