@@ -52,7 +52,7 @@ def jacobians(evidence: Evidence) -> list[Jacobians]:
     if not evidence.about_gradient or evidence.situation.needs == "values" or not evidence.probes:
         return []
     found = [_jacobians(evidence, probe) for probe in evidence.probes]
-    return [j for j in found if j is not None] if all(j is not None for j in found) else []
+    return [j for j in found if j is not None] if all(j is not None and j.analytic.any() for j in found) else []
 
 
 def _jacobians(evidence: Evidence, probe: Probe) -> Jacobians | None:
