@@ -165,16 +165,14 @@ def _values(evidence: Evidence) -> Iterator[tuple[str, Callable[[Probe], Array]]
 
     yield ours, own
     yield f"|{ours}|", lambda p: np.abs(own(p))
-    for other in evidence.differentiable:
-        if other != ours:
-            yield f"{ours} - {other}", partial(_difference, ours, other)
-            yield other, partial(_difference, None, other)
+    for primal in evidence.layer.primals:
+        if primal.name != ours and primal.domain.kind == "real":
+            yield f"{ours} - {primal.name}", partial(_together, ours, primal.name, np.subtract)
+            yield f"{ours} * {primal.name}", partial(_together, ours, primal.name, np.multiply)
+            yield primal.name, partial(_together, ours, primal.name, lambda one, other: other)
 
 
-def _difference(one: str | None, other: str, probe: Probe) -> Array:
-    """One primal minus another (or the other alone); empty if their shapes differ."""
-    subtracted = np.asarray(probe.case.primals[other], float)
-    if one is None:
-        return subtracted
-    array = np.asarray(probe.case.primals[one], float)
-    return array - subtracted if array.shape == subtracted.shape else np.zeros(0)
+def _together(one: str, other: str, how: Callable[[Array, Array], Array], probe: Probe) -> Array:
+    """Two primals, entry by entry; empty if their shapes differ."""
+    first, second = (np.asarray(probe.case.primals[name], float) for name in (one, other))
+    return how(first, second) if first.shape == second.shape else np.zeros(0)

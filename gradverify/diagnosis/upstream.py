@@ -78,7 +78,7 @@ _SAID = {
     ),
     "ignored": (
         "UPSTREAM",
-        "does not depend on the size of the upstream gradient: it is ignored, or only its sign is used",
+        "does not depend on the size of the upstream gradient: it is ignored or normalised, or only its sign is used",
     ),
     "added": (
         "TERM",
