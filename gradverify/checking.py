@@ -299,11 +299,12 @@ class Search:
         seen = [f for f in again if f is not None]
         if len(seen) == _CONFIRM:
             return self._told(seen[0].but(worst=worst))
-        return (seen[0] if seen else finding).but(
+        fickle = (seen[0] if seen else finding).but(
             kind="nondeterministic",
             worst=worst,
             message=f"nondeterministic ({len(seen)} of {_CONFIRM} runs of one case): {finding.message}",
         )
+        return self._told(fickle)
 
     def _told(self, finding: Finding) -> Finding:
         """The finding with what it looks like, unless cases are to be left as they were drawn."""

@@ -195,6 +195,12 @@ WRONG = {
     "twice": of_dense("W", lambda g, *_: 2 * g, "factor", "FACTOR", r"right one times 2\b"),
     "mean": of_dense("W", lambda g, dy, *_: g / len(dy), "factor", "FACTOR", "times 1/N"),
     "mean of both": of_dense("b", lambda g, dy, *_: g / dy.size, "factor", "FACTOR", r"1/\(N\*H\)"),
+    "one size for another": of_dense(
+        "b", lambda g, dy, x, W: g * x.shape[1] / len(dy), "factor", "FACTOR", "times D/N"
+    ),
+    "variance of a sample": of_dense(
+        "b", lambda g, dy, *_: g * (len(dy) - 1) / len(dy), "factor", "FACTOR", r"\(N - 1\)/N"
+    ),
     "keep rate": Wrong(
         layer(power, lambda dy, x, *, exponent, p: power_back(dy, x, exponent=exponent), **POWER),
         arrays(x=(2, 3)),
@@ -430,6 +436,16 @@ WRONG = {
         "conjugate",
         "COMPLEX",
         "conjugate of the right one",
+        "z",
+    ),
+    "a factor not conjugated": Wrong(
+        layer(
+            lambda z, w: (z * w, (z, w)), lambda dy, s: (dy * s[1], dy * np.conj(s[0])), z="N: complex", w="N: complex"
+        ),
+        {"z": np.array([1 + 2j, 0.5 - 1j]), "w": np.array([1 + 1j, 2 - 1j])},
+        "conjugate",
+        "COMPLEX",
+        "right if w were conjugated",
         "z",
     ),
     "shape": Wrong(

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from gradverify.diagnosis import add
+from gradverify.diagnosis import add, variants
 from gradverify.diagnosis.evidence import Evidence
 from gradverify.diagnosis.probe import Probe
 from gradverify.types import Array, Diagnosis
@@ -66,11 +66,13 @@ def _last_entry(evidence: Evidence, probe: Probe) -> bool:
 
 
 def _place(evidence: Evidence) -> str | None:
-    """Where all zeros are: the last, the first place of an axis, or some of its places, in full."""
+    """Where all zeros are, whatever the values: the last, the first or other places of an axis, in full."""
+    if evidence.situation.needs == "values":
+        return None
     labels = evidence.probes[0].labels(evidence.primal)
     for axis, label in enumerate(labels):
         found = [_slabs(evidence, axis, p) for p in evidence.probes]
-        if any(hits is None for hits in found):
+        if any(hits is None or hits != _of_other_values(evidence, axis, p) for hits, p in zip(found, evidence.probes)):
             continue
         hits = [(h, p.shape(evidence.primal)[axis]) for h, p in zip(found, evidence.probes) if h is not None]
         if all(h == [n - 1] and n > 1 for h, n in hits):
@@ -80,6 +82,14 @@ def _place(evidence: Evidence) -> str | None:
         if all(0 < len(h) < n for h, n in hits):
             return f"some places of {label} ({', '.join(map(str, hits[0][0][:8]))} of {hits[0][1]})"
     return None
+
+
+def _of_other_values(evidence: Evidence, axis: int, probe: Probe) -> list[int] | None:
+    """The same for other values in arrays of the same shapes; None also where it is right then."""
+    case = variants.plain(evidence.layer, evidence.case, evidence.options, 40, like=probe.case)
+    other = evidence.probe(case)
+    usable = other is not None and evidence.primal in other.analytic
+    return _slabs(evidence, axis, other) if other is not None and usable else None
 
 
 def _slabs(evidence: Evidence, axis: int, probe: Probe) -> list[int] | None:

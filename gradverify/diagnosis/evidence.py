@@ -202,7 +202,7 @@ class Evidence:
             return (p for p in map(self.probe, drawn) if self.wrong(p) and p is not None)
 
         found = probes(options)
-        if not any(map(self.wrong, found)):
+        if not any(map(self.wrong, found)) or (needs == "sizes" and not all(map(self.wrong, found))):
             return None
         needed = {}
         if needs != "nothing":

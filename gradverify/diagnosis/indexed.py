@@ -52,6 +52,8 @@ def moved(evidence: Evidence) -> Diagnosis | None:
             continue
         shape, labels = probes[0].shape(evidence.primal), probes[0].labels(evidence.primal)
         for words, move in moves(labels, shape):
+            if probes is not evidence.probes and not words.startswith("transposed"):
+                continue  # equal sizes are for what needs them
             if evidence.everywhere(partial(_is_moved, evidence, move), probes):
                 square = "" if probes is evidence.probes else " where all sizes are equal"
                 text = f"the gradient of {evidence.primal} is the right one {words}{square or evidence.given}"
@@ -120,7 +122,9 @@ def another_value(evidence: Evidence) -> Diagnosis | None:
         if not probes:
             continue
         for name, words, move in islice(_other_values(evidence, probes[0]), _MOST):
-            if evidence.everywhere(partial(_as_if, evidence, name, move), probes):
+            if probes is not evidence.probes and not words.startswith("transposed"):
+                continue
+            if evidence.everywhere(partial(as_if, evidence, name, move), probes):
                 square = "" if probes is evidence.probes else " where all sizes are equal"
                 text = (
                     f"the gradient of {evidence.primal} is the one that would be right if {name} were "
@@ -138,7 +142,7 @@ def _other_values(evidence: Evidence, probe: Probe) -> Iterator[tuple[str, str, 
             yield name, words, move
 
 
-def _as_if(evidence: Evidence, name: str, move: Move, probe: Probe) -> bool:
+def as_if(evidence: Evidence, name: str, move: Move, probe: Probe) -> bool:
     """The gradient is linear in `name` where this can be seen from outside: forward keeps the rest as it was."""
     array = np.asarray(probe.case.primals[name])
     if move(array).shape != array.shape or np.array_equal(move(array), array):

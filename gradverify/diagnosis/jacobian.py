@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -20,7 +19,10 @@ from gradverify.diagnosis.probe import Probe, close
 from gradverify.types import Array, Diagnosis
 
 _MOST = 80  # outputs, each of which costs one backward
-_REACHES = 1e-7  # share of the largest element that counts as a dependency
+_THERE, _GONE = (
+    1e-6,
+    1e-9,
+)  # shares of the largest element that count as a dependency, and as none; what lies between is left open
 _LESS = 0.9  # weight of what is seen at some options or sizes only
 
 
@@ -32,13 +34,25 @@ class Jacobians:
     analytic: Array
     numerical: Array
 
+    def there(self, which: str) -> Array:
+        """Elements that are surely not zero."""
+        return np.asarray(np.abs(getattr(self, which)) > _THERE * self._top)
+
+    def gone(self, which: str) -> Array:
+        """Elements that are surely zero."""
+        return np.asarray(np.abs(getattr(self, which)) < _GONE * self._top)
+
+    @property
+    def _top(self) -> float:
+        return float(np.abs(self.numerical).max(initial=0.0))
+
 
 def jacobians(evidence: Evidence) -> list[Jacobians]:
     """Both matrices on every case on which it fails; empty where backward is not linear, or one is too large."""
     if not evidence.about_gradient or evidence.situation.needs == "values" or not evidence.probes:
         return []
     found = [_jacobians(evidence, probe) for probe in evidence.probes]
-    return [j for j in found if j is not None] if all(j is not None for j in found) else []
+    return [j for j in found if j is not None] if all(j is not None and j.analytic.any() for j in found) else []
 
 
 def _jacobians(evidence: Evidence, probe: Probe) -> Jacobians | None:
@@ -122,8 +136,9 @@ def _same_rows(a: Array, n: Array) -> bool:
 
 def _joined(evidence: Evidence, pairs: Sequence[Jacobians]) -> Told | None:
     """Axes along which backward joins different places and forward does not, or the other way round."""
-    ours, theirs = ({name for j in pairs for name in _mixed(evidence, j, which)} for which in ("analytic", "numerical"))
-    surplus, lacking = sorted(ours - theirs), sorted(theirs - ours)
+    ours, theirs = (_labels(evidence, pairs, which, there=True) for which in ("analytic", "numerical"))
+    surplus = sorted(ours & _labels(evidence, pairs, "numerical", there=False) - theirs)
+    lacking = sorted(theirs & _labels(evidence, pairs, "analytic", there=False) - ours)
     d, more, less = f"the gradient of {evidence.primal}", " and ".join(surplus), " and ".join(lacking)
     if surplus and lacking:
         return (
@@ -144,30 +159,37 @@ def _joined(evidence: Evidence, pairs: Sequence[Jacobians]) -> Told | None:
     return None
 
 
-def _mixed(evidence: Evidence, j: Jacobians, which: str) -> Iterator[str]:
-    """Axes that an output shares with the primal, and along which an entry reaches another place than its own."""
-    matrix: Array = getattr(j, which)
-    reaches = np.abs(matrix) > _REACHES * float(np.abs(j.numerical).max(initial=0.0))
+def _labels(evidence: Evidence, pairs: Sequence[Jacobians], which: str, there: bool) -> set[str]:
+    """Axes shared with an output along which different places are joined on some case, or on none (`there` False)."""
+    found: dict[str, bool] = {}
+    for j in pairs:
+        for label, apart in _apart(evidence, j):
+            joined = (j.there(which) & apart).any() if there else not (j.gone(which) | ~apart).all()
+            found[label] = found.get(label, False) or bool(joined)
+    return {label for label, joined in found.items() if joined == there}
+
+
+def _apart(evidence: Evidence, j: Jacobians) -> Iterator[tuple[str, Array]]:
+    """Each axis that an output shares with the primal, and a mask of the elements between different places of it."""
     shape, own = j.probe.shape(evidence.primal), j.probe.labels(evidence.primal)
-    entries, start = np.indices(shape).reshape(len(shape), reaches.shape[1]), 0
+    entries, start = np.indices(shape).reshape(len(shape), j.numerical.shape[1]), 0
     for k, y in enumerate(j.probe.outputs):
-        part = reaches[start : start + y.size]
         places = np.indices(y.shape).reshape(y.ndim, y.size)
         labels = labels_of(evidence, k, y.ndim)
         for axis, label in enumerate(labels):
-            if not own.count(label) == 1 == labels.count(label):
-                continue
-            if (part & (places[axis][:, None] != entries[own.index(label)])).any():
-                yield label
+            if own.count(label) == 1 == labels.count(label):
+                mask = np.zeros(j.numerical.shape, bool)
+                mask[start : start + y.size] = places[axis][:, None] != entries[own.index(label)]
+                yield label, mask
         start += y.size
 
 
 def _weights(evidence: Evidence, pairs: Sequence[Jacobians]) -> Told | None:
     """The right places are joined, with wrong weights."""
-    if not all(np.array_equal(*map(partial(_pattern, j), (j.analytic, j.numerical))) for j in pairs):
+    if not all(_same_places(j) for j in pairs):
         return None
-    alone = all((_pattern(j, j.numerical).sum(0) <= 1).all() for j in pairs)
-    told = [(j, _pattern(j, j.numerical)) for j in pairs]
+    alone = all((~j.gone("numerical")).sum(0).max(initial=0) <= 1 for j in pairs)
+    told = [(j, j.there("numerical")) for j in pairs]
     ratios = np.concatenate([j.analytic[there] / j.numerical[there] for j, there in told])
     if np.ptp(ratios) < 1e-4 * np.abs(ratios).max():
         return None  # one factor, of which others tell more
@@ -178,5 +200,6 @@ def _weights(evidence: Evidence, pairs: Sequence[Jacobians]) -> Told | None:
     return "TERM", 0.45, f"{d} joins the right places with wrong weights, {spread}: a term or a factor in it is wrong"
 
 
-def _pattern(j: Jacobians, matrix: Array) -> Array:
-    return np.asarray(np.abs(matrix) > _REACHES * float(np.abs(j.numerical).max(initial=0.0)))
+def _same_places(j: Jacobians) -> bool:
+    lost, surplus = j.there("numerical") & j.gone("analytic"), j.there("analytic") & j.gone("numerical")
+    return not lost.any() and not surplus.any() and bool(j.there("numerical").any())

@@ -101,7 +101,7 @@ def _scaled_along(evidence: Evidence, axis: int, probe: Probe) -> bool:
     if not power.all():
         return False
     ratio = (a * n).sum(1) / power
-    return close(a, ratio[:, None] * n) and float(np.ptp(ratio)) > 1e-4 and bool(np.any(ratio))
+    return close(a, ratio[:, None] * n) and float(np.ptp(ratio)) > 1e-4 and bool(np.all(ratio))
 
 
 def _at_input(evidence: Evidence, function: Function, probe: Probe) -> bool:

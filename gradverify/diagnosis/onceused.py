@@ -9,6 +9,7 @@ import numpy as np
 
 from gradverify.diagnosis import add
 from gradverify.diagnosis.evidence import Evidence
+from gradverify.diagnosis.gates import time_axis
 from gradverify.diagnosis.probe import Probe
 from gradverify.types import Array, Case, Diagnosis
 
@@ -32,7 +33,8 @@ def one_use(evidence: Evidence) -> Diagnosis | None:
                 f"the gradient of {evidence.primal} lies in the span of {words}, the numerical one does not: only that "
                 f"use of {evidence.primal} is counted, others are overwritten"
             )
-            first = take is not None and take[1] == 0
+            token = evidence.layer.primal(name).dims.axes[take[0]].text if take is not None else None
+            first = take is not None and take[1] == 0 and token != time_axis(evidence)  # steps are walked backwards
             return Diagnosis("one_use", "UNBROADCAST" if first else "OVERWRITE", text, 0.9, {"cases": len(probes)})
     return None
 

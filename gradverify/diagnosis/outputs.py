@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gradverify.diagnosis.evidence import DRAWS, Evidence
+from gradverify.diagnosis.evidence import Evidence
 from gradverify.diagnosis.probe import Probe
 from gradverify.shrink.search import sizes_of
+
+_TRIED = 5  # cases on which the sizes must be the same; on few, an axis of L - K + 1 places is as long as K
 
 
 def labels_of(evidence: Evidence, output: int, rank: int) -> tuple[str, ...]:
@@ -19,7 +21,7 @@ def labels_of(evidence: Evidence, output: int, rank: int) -> tuple[str, ...]:
     returns = list(evidence.layer.returns.values())
     if output < len(returns):
         return returns[output].labels(rank)
-    probes = [p for p in (evidence.probe(evidence.plain(draw)) for draw in range(DRAWS)) if p is not None]
+    probes = [p for p in (evidence.probe(evidence.plain(draw)) for draw in range(_TRIED)) if p is not None]
     probes = [p for p in probes if output < len(p.outputs) and p.outputs[output].ndim == rank]
     return tuple(_inferred(evidence, probes, output, axis) for axis in range(rank))
 
@@ -29,7 +31,7 @@ def _inferred(evidence: Evidence, probes: list[Probe], output: int, axis: int) -
         return evidence.layer.batch
     sizes = [_lone(p) for p in probes]
     lengths = [p.outputs[output].shape[axis] for p in probes]
-    names = [n for n in sizes[0] if [s.get(n) for s in sizes] == lengths] if len(set(lengths)) > 1 else []
+    names = [n for n in sizes[0] if [s.get(n) for s in sizes] == lengths] if len(set(lengths)) > 2 else []
     unnamed = (
         f"axis {axis}" if len(evidence.own.outputs if evidence.own else ()) < 2 else f"axis {axis} of output {output}"
     )

@@ -76,9 +76,13 @@ def _lost(evidence: Evidence) -> Diagnosis | None:
             if evidence.everywhere(partial(_without, evidence, places, place)):
                 text = (
                     f"the gradient of {evidence.primal} lacks the contribution of the {which} place along "
-                    f"{_label(evidence, name)}, and has all others{evidence.given}: a loop {rest}"
+                    f"{_label(evidence, name)}, and has all others{evidence.given}, as when a loop {rest}"
                 )
-                return Diagnosis("overwritten", "OVERWRITE", text, 0.94, {"axis": name, "cases": len(evidence.probes)})
+                every = all(len(evidence.others_wrong(p)) == len(evidence.differentiable) > 1 for p in evidence.probes)
+                bug_class = "UPSTREAM" if every else "OVERWRITE"  # what none gets is not asked for
+                reach = evidence.everywhere(partial(_all_reach, evidence, places))
+                facts = {"axis": name, "cases": len(evidence.probes)}
+                return Diagnosis("overwritten", bug_class, text, 0.94 if reach else 0.8, facts)
     return None
 
 
@@ -87,7 +91,7 @@ def _without(evidence: Evidence, places: Places, place: int, probe: Probe) -> bo
         return False
     terms, rest = _terms(evidence, places, probe)
     a, n = evidence.pair(probe)
-    return close(a, rest + terms.sum(0) - terms[place]) and not close(a, n) and _all_reach(evidence, places, probe)
+    return close(a, rest + terms.sum(0) - terms[place]) and not close(a, n)
 
 
 def _terms(evidence: Evidence, places: Places, probe: Probe) -> tuple[Array, Array]:

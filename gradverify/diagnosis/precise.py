@@ -8,6 +8,7 @@ import numpy as np
 
 from gradverify.diagnosis import add
 from gradverify.diagnosis.evidence import Evidence
+from gradverify.diagnosis.indexed import as_if
 from gradverify.diagnosis.probe import Probe, close
 from gradverify.types import Array, Diagnosis
 
@@ -47,11 +48,15 @@ def conjugate(evidence: Evidence) -> Diagnosis | None:
         return None
     if evidence.probes[0].labels(evidence.primal)[-1:] != ("re/im",):
         return None
-    if not evidence.everywhere(lambda p: _conjugated(*evidence.pair(p))):
-        return None
-    hint = "if that is the convention, declare conjugate=False"
-    text = f"the gradient of {evidence.primal} is the conjugate of the right one; {hint}"
-    return Diagnosis("conjugate", "COMPLEX", text, 0.98)
+    if evidence.everywhere(lambda p: _conjugated(*evidence.pair(p))):
+        hint = "if that is the convention, declare conjugate=False"
+        text = f"the gradient of {evidence.primal} is the conjugate of the right one; {hint}"
+        return Diagnosis("conjugate", "COMPLEX", text, 0.98)
+    for other in evidence.layer.primals:
+        if other.domain.kind == "complex" and evidence.everywhere(partial(as_if, evidence, other.name, np.conj)):
+            text = f"the gradient of {evidence.primal} is the one that would be right if {other.name} were conjugated"
+            return Diagnosis("conjugate", "COMPLEX", text + evidence.given, 0.96)
+    return None
 
 
 def _conjugated(a: Array, n: Array) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import combinations, permutations
 from math import prod
 from typing import Any
 
@@ -125,6 +125,7 @@ def _names(evidence: Evidence, probes: list[Probe]) -> Iterator[tuple[str, list[
         if all(0 < v < 1 for v in values) and n in given:
             yield f"(1 - {n})", [1 - v for v in values], True
             yield f"1/(1 - {n})", [1 / (1 - v) for v in values], True
+    yield from _of_one_axis(sizes, [n for n in names if n not in given])
     for count in (1, 2, 3, 4):
         for group in combinations(names, count):
             values = [float(prod(s[n] for n in group)) for s in sizes]
@@ -138,6 +139,20 @@ def _names(evidence: Evidence, probes: list[Probe]) -> Iterator[tuple[str, list[
                 yield f"1/{over}", [1 / (scale * v) for v in values], option
             yield f"sqrt({words})", [abs(v) ** 0.5 for v in values], option
             yield f"1/sqrt({words})", [abs(v) ** -0.5 for v in values], option
+
+
+def _of_one_axis(sizes: list[dict[str, float]], names: list[str]) -> Iterator[tuple[str, list[float], bool]]:
+    """One size for another, and one less than a size, as of the variance of a sample."""
+    for n in names:
+        values = [s[n] for s in sizes]
+        if all(v > 1 for v in values):
+            yield f"({n} - 1)/{n}", [(v - 1) / v for v in values], False
+            yield f"{n}/({n} - 1)", [v / (v - 1) for v in values], False
+            yield f"({n} - 1)", [v - 1 for v in values], False
+            yield f"1/({n} - 1)", [1 / (v - 1) for v in values], False
+    for one, two in permutations(names, 2):
+        if all(s[two] for s in sizes):
+            yield f"{one}/{two}", [s[one] / s[two] for s in sizes], False
 
 
 def _number(value: float) -> str:

@@ -115,6 +115,9 @@ def only_these_sizes(evidence: Evidence) -> Diagnosis | None:
         return None
     if evidence.situation.equal is not None:
         return None
+    others = [variants.plain(evidence.layer, evidence.case, evidence.options, k, like=evidence.case) for k in range(6)]
+    if not all(map(evidence.fails, others)):
+        return None
     shapes = ", ".join(f"{n} {'x'.join(map(str, np.shape(a))) or 'scalar'}" for n, a in evidence.case.primals.items())
     text = (
         f"the gradient of {evidence.primal} is right on plain shapes, and wrong on these, whatever the values: "

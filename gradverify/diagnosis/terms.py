@@ -11,6 +11,7 @@ import numpy as np
 from gradverify.diagnosis import add, variants
 from gradverify.diagnosis.evidence import Evidence
 from gradverify.diagnosis.probe import Probe
+from gradverify.diagnosis.scaled import ratios
 from gradverify.types import Array, Case, Diagnosis
 
 _LEFT = 1e-5  # share of the error that a span may leave
@@ -21,6 +22,8 @@ def span(evidence: Evidence) -> Diagnosis | None:
     """The error is, along some axes, a multiple of 1, of the primal, or of both: a term of the mean or the variance."""
     if not evidence.about_gradient or evidence.situation.needs == "values" or not evidence.probes:
         return None
+    if ratios(evidence):
+        return None  # the error is a multiple of the gradient itself
     probes = _wide(evidence)
     labels = evidence.probes[0].labels(evidence.primal)
     axes_sets = chain.from_iterable(combinations(range(len(labels)), count) for count in range(len(labels), 0, -1))
@@ -52,7 +55,7 @@ def _told(evidence: Evidence, names: str, words: str, kinds: tuple[str, ...]) ->
         ("one", "x"): "terms of mean and variance are missing or wrong",
     }[kinds]
     d = f"the error of the gradient of {evidence.primal}"
-    normaliser = _normaliser(evidence)
+    normaliser = _normaliser(evidence, names.split(" and "))
     if normaliser:
         text = (
             f"{d} is along {names} a multiple of {words}, and vanishes where {normaliser} = 1: the mean in backward "
@@ -83,10 +86,11 @@ def _rows(array: Array, axes: tuple[int, ...]) -> Array:
     return np.asarray(moved.reshape(-1, int(np.prod([array.shape[k] for k in axes]))))
 
 
-def _normaliser(evidence: Evidence) -> str:
-    """Axes that, at size 1, make the error vanish; empty if none do."""
+def _normaliser(evidence: Evidence, span: list[str]) -> str:
+    """Some of the axes of the span, not all, that at size 1 make the error vanish; empty if none do."""
     dims = evidence.layer.primal(evidence.primal).dims
     names = [axis.text for axis in dims.axes if axis.kind == "name" and axis.text not in evidence.layer.options]
+    names = [n for n in names if n in span]
     if len(names) < 2 or evidence.situation.needs == "sizes":
         return ""
     for count in (1, 2, 3):
@@ -161,16 +165,14 @@ def _values(evidence: Evidence) -> Iterator[tuple[str, Callable[[Probe], Array]]
 
     yield ours, own
     yield f"|{ours}|", lambda p: np.abs(own(p))
-    for other in evidence.differentiable:
-        if other != ours:
-            yield f"{ours} - {other}", partial(_difference, ours, other)
-            yield other, partial(_difference, None, other)
+    for primal in evidence.layer.primals:
+        if primal.name != ours and primal.domain.kind == "real":
+            yield f"{ours} - {primal.name}", partial(_together, ours, primal.name, np.subtract)
+            yield f"{ours} * {primal.name}", partial(_together, ours, primal.name, np.multiply)
+            yield primal.name, partial(_together, ours, primal.name, lambda one, other: other)
 
 
-def _difference(one: str | None, other: str, probe: Probe) -> Array:
-    """One primal minus another (or the other alone); empty if their shapes differ."""
-    subtracted = np.asarray(probe.case.primals[other], float)
-    if one is None:
-        return subtracted
-    array = np.asarray(probe.case.primals[one], float)
-    return array - subtracted if array.shape == subtracted.shape else np.zeros(0)
+def _together(one: str, other: str, how: Callable[[Array, Array], Array], probe: Probe) -> Array:
+    """Two primals, entry by entry; empty if their shapes differ."""
+    first, second = (np.asarray(probe.case.primals[name], float) for name in (one, other))
+    return how(first, second) if first.shape == second.shape else np.zeros(0)

@@ -78,7 +78,7 @@ _SAID = {
     ),
     "ignored": (
         "UPSTREAM",
-        "does not depend on the size of the upstream gradient: it is ignored, or only its sign is used",
+        "does not depend on the size of the upstream gradient: it is ignored or normalised, or only its sign is used",
     ),
     "added": (
         "TERM",
@@ -122,7 +122,7 @@ def output_ignored(evidence: Evidence) -> Diagnosis | None:
     text = f"backward ignores the upstream gradient of {said}: changing it changes no gradient of {evidence.primal}"
     fits = evidence.everywhere(partial(_explains, evidence, ignored))
     return Diagnosis(
-        "output_ignored", "UPSTREAM", text, 0.97 if fits else 0.6, {"outputs": [names[k] for k in ignored]}
+        "output_ignored", "UPSTREAM", text, 0.98 if fits else 0.6, {"outputs": [names[k] for k in ignored]}
     )
 
 
