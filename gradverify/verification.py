@@ -137,11 +137,33 @@ def _examine(layer: Layer, case: Case, prop: Property, seconds: float | None) ->
 
 
 def _unless_random(layer: Layer, case: Case, outcome: Outcome) -> Outcome:
+    """The outcome, unless forward or backward gives something else at the next call: then that is the finding."""
     first, second = (evaluate.run(layer, evaluate.copies(case.primals), case.options).outputs for _ in range(2))
-    if all(np.array_equal(a, b, equal_nan=True) for a, b in zip(first, second)):
+    if not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(first, second)):
+        message = "forward gives different outputs for the same inputs, so its derivative is not defined"
+        return Outcome(outcome.property, findings=(Finding("repeatable", "random", None, message, case),))
+    name = _random_gradient(layer, case)
+    if name is None:
         return outcome
-    message = "forward gives different outputs for the same inputs, so its derivative is not defined"
-    return Outcome(outcome.property, findings=(Finding("repeatable", "random", None, message, case),))
+    message = f"backward gives different gradients of {name} for the same inputs and cotangents"
+    return Outcome(outcome.property, findings=(Finding("repeatable", "random", name, message, case),))
+
+
+def _random_gradient(layer: Layer, case: Case) -> str | None:
+    """The first primal whose gradient changes from call to call."""
+    completed, _ = evaluate.completed(layer, case)
+    first, second = (
+        evaluate.gradients(layer, completed.primals, completed.options, completed.cotangents or ()) for _ in range(2)
+    )
+    for name, gradient in first.items():
+        if gradient is not None and not _equal(gradient, second.get(name)):
+            return name
+    return None
+
+
+def _equal(a: object, b: object) -> bool:
+    one, other = np.asarray(a), np.asarray(b)
+    return np.array_equal(one, other, equal_nan=one.dtype.kind in "fc" and other.dtype.kind in "fc")
 
 
 def ranked(findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -119,7 +119,7 @@ def _expansions(plain: tuple[Array, ...]) -> dict[str, Callable[[Array], Array]]
         return expand
 
     rank = min(3, max((v.ndim for v in plain), default=0))
-    found = {"with the cotangent expanded from one value (stride 0)": constant}
+    found: dict[str, Callable[[Array], Array]] = {"with the cotangent expanded from one value (stride 0)": constant}
     if rank > 1:
         found |= {f"with the cotangent expanded along axis {k} (stride 0)": along(k) for k in range(rank)}
     return found
