@@ -194,7 +194,7 @@ class Search:
             groups = list(alike(self.applicable()))
             self.total = sum(_count(self.settings.examples, props) for _, props in groups)
             for regime, props in groups:
-                if not self.hangs:
+                if not self.over:
                     self._draw(regime, props)
             findings = [self.minimal(*item) for item in self._unexplained()]
         return Report(
@@ -209,9 +209,9 @@ class Search:
         )
 
     @property
-    def hangs(self) -> bool:
-        """Whether the layer ran into the time limit: one such case is enough, and costs enough."""
-        return any(kind == "timeout" for _, kind, _ in self.found)
+    def over(self) -> bool:
+        """Whether the layer hangs, which one case is enough to show and costs enough, or is random, so that all is."""
+        return any(kind in ("timeout", "random") for _, kind, _ in self.found)
 
     @property
     def seed(self) -> int:
@@ -247,14 +247,14 @@ class Search:
             self.cases += 1
             self.coverage.add(self.layer, case)
             for prop in props:
-                if self.hangs:
+                if self.over:
                     break
                 if self.slow[prop.name] >= _SLOW:
                     continue
                 if int(drawn * prop.share) > int((drawn - 1) * prop.share) or drawn == 1:
                     self._try(case, prop, regime)
             self.listen(Progress(self.layer.name, self.cases, self.total, len(self.found)))
-            if self.hangs or (self.first is not None and self.cases >= self.first + _ENOUGH):
+            if self.over or (self.first is not None and self.cases >= self.first + _ENOUGH):
                 raise _Enough
 
         try:
@@ -285,6 +285,8 @@ class Search:
 
         if finding.kind == "timeout":
             return finding
+        if finding.kind == "random":  # on a smaller case two calls may agree by chance
+            return self._told(finding.but(worst=finding.worst or finding.case))
         worst = finding.worst or finding.case
         threshold = min(10.0, finding.severity)
 
@@ -324,7 +326,10 @@ def _smaller(known: Finding, new: Finding) -> Finding:
 
 
 def explained(finding: Finding, prop: Property, found: Iterable[tuple[str, str, str]]) -> bool:
-    """Whether fingerprints that were found explain this finding of `prop`."""
+    """Whether fingerprints that were found explain this finding of `prop`; random numbers explain any other."""
+    found = list(found)
+    if finding.kind not in ("random", "crash") and any(kind == "random" for _, kind, _ in found):
+        return True
     primals = {(name, primal) for name, _, primal in found}
     if finding.property != prop.name:
         return False

@@ -9,9 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
-from gradverify import evaluate, exact
 from gradverify.evaluate import LayerFailure
 from gradverify.failures import COMPLETE, failed
+from gradverify.fickle import chance
 from gradverify.layer import Layer
 from gradverify.limits import SLOW, time_limit
 from gradverify.properties import Property, properties
@@ -137,19 +137,9 @@ def _examine(layer: Layer, case: Case, prop: Property, seconds: float | None) ->
 
 
 def _unless_random(layer: Layer, case: Case, outcome: Outcome) -> Outcome:
-    nearby = case.but(primals={name: exact.shifted(a) for name, a in case.primals.items()})
-    if _same_twice(layer, case) and _same_twice(layer, nearby):  # what is random may vanish at zeros
-        return outcome
-    message = "forward gives different outputs for the same inputs, so its derivative is not defined"
-    return Outcome(outcome.property, findings=(Finding("repeatable", "random", None, message, case),))
-
-
-def _same_twice(layer: Layer, case: Case) -> bool:
-    try:
-        first, second = (evaluate.run(layer, evaluate.copies(case.primals), case.options).outputs for _ in range(2))
-    except LayerFailure:
-        return True
-    return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(first, second))
+    """The outcome, unless forward or backward gives something else at the next call: then that is the finding."""
+    finding = chance(layer, case)
+    return outcome if finding is None else Outcome(outcome.property, findings=(finding,))
 
 
 def ranked(findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -213,6 +213,7 @@ WRONG = {
     "special": (relu_layer(2.0), relu_layer(0.3), "x"),
     "precision": (half_digits(False), half_digits(True), "x"),
     "second_order": (second_order(False), second_order(True), "x"),
+    "second_special": (second_order(False), second_order(True), "x"),
     "forward_mode": (forward_mode(False), forward_mode(True), None),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -37,11 +38,12 @@ def gapped(array: Array) -> Array:
     return buffer[..., :-3]
 
 
-def swapped(array: Array) -> Array:
-    """The first two axes the other way round in memory, as after a transposition of batch and heads."""
+def permuted(array: Array, rng: np.random.Generator) -> Array:
+    """The axes in some other order in memory, as after a transposition of heads, or with channels last."""
     if array.ndim < 3:
         return gapped(array)
-    return np.ascontiguousarray(array.swapaxes(0, 1)).swapaxes(0, 1)
+    order = rng.permutation(array.ndim)
+    return np.ascontiguousarray(array.transpose(order)).transpose(np.argsort(order))
 
 
 def reversed_(array: Array) -> Array:
@@ -61,7 +63,6 @@ LAYOUTS: dict[str, Callable[[Array], Array]] = {
     "transposed in memory": transposed,
     "a slice of a larger array": sliced,
     "the rows of a wider array": gapped,
-    "with two axes swapped in memory": swapped,
     "stored backwards (negative strides)": reversed_,
     "read-only": read_only,
 }
@@ -75,7 +76,11 @@ def holds(layer: Layer, case: Case) -> Outcome:
     expected = exact.gradients(layer, case)
     plain = exact.copied(case.cotangents or ())
     pairs, crashes = [], []
-    for what, change in LAYOUTS.items():
+    layouts: dict[str, Callable[[Array], Array]] = {
+        **LAYOUTS,
+        "with its axes in another order in memory": partial(permuted, rng=case.rng(13)),
+    }
+    for what, change in layouts.items():
         for side in ("cotangent", "primals"):
             cotangents = tuple(_apply(change, v) for v in plain) if side == "cotangent" else plain
             primals = evaluate.copies(case.primals)
@@ -119,7 +124,7 @@ def _expansions(plain: tuple[Array, ...]) -> dict[str, Callable[[Array], Array]]
         return expand
 
     rank = min(3, max((v.ndim for v in plain), default=0))
-    found = {"with the cotangent expanded from one value (stride 0)": constant}
+    found: dict[str, Callable[[Array], Array]] = {"with the cotangent expanded from one value (stride 0)": constant}
     if rank > 1:
         found |= {f"with the cotangent expanded along axis {k} (stride 0)": along(k) for k in range(rank)}
     return found

@@ -14,28 +14,45 @@ NAME = "linear"
 
 
 def holds(layer: Layer, case: Case) -> Outcome:
-    """pull(0) = 0, pull(2v) = 2 pull(v), pull(v + w) = pull(v) + pull(w), pull(one-hot) adds up."""
+    """pull(0) = 0, pull(c v) = c pull(v) for small and large c, pull(v + w) = pull(v) + pull(w); half of w is 0."""
     case, reason = exact.ready(layer, case)
     if reason is not None:
         return Outcome(NAME, skipped=reason)
     v = case.cotangents or ()
     w = draw_cotangents(case.but(seed=case.seed + 1), run(layer, copies(case.primals), case.options).outputs)
+    w = tuple(np.where(case.rng(14, k).random(a.shape) < 0.5, 0, a).astype(a.dtype) for k, a in enumerate(w))
     at_v, at_w = exact.gradients(layer, case), exact.gradients(layer, case, w)
-    scaled = {n: 2 * g for n, g in at_v.items()}
-    summed = {n: at_v[n] + at_w[n] for n in at_v}
+    summed = {n: np.where(np.isfinite(g), g + at_w[n], np.nan) for n, g in at_v.items()}  # 0 times a slope of infinity
     zero = exact.gradients(layer, case, tuple(np.zeros_like(a) for a in v))
-    twice = exact.gradients(layer, case, tuple(2 * a for a in v))
     total = tuple(a + b for a, b in zip(v, w))
-    both = exact.gradients(layer, case, total)
+    both = {n: np.where(np.isfinite(at_v[n]), g, np.nan) for n, g in exact.gradients(layer, case, total).items()}
     pairs = [("for the sum of two cotangents", both, summed)]
     terms = {n: np.abs(at_v[n]) + np.abs(at_w[n]) for n in at_v}
     outcome = exact.outcome(layer, case, NAME, pairs, kind="nonlinear", terms=terms, at=case.but(cotangents=total))
     if not outcome.findings:
-        pairs = [("with the cotangent doubled", twice, scaled)]
-        outcome = exact.outcome(layer, case, NAME, pairs, kind="nonlinear")
+        outcome = exact.outcome(layer, case, NAME, _scaled(layer, case, at_v), kind="nonlinear")
     constant = [_constant(n, g, case) for n, g in zero.items() if np.any(np.nan_to_num(g) != 0)]
     fresh = [f for f in constant if f.primal not in {g.primal for g in outcome.findings}]
     return Outcome(NAME, (*outcome.findings, *fresh), entries=outcome.entries)
+
+
+def _scaled(layer: Layer, case: Case, once: dict[str, Array]) -> list[tuple[str, dict[str, Array], dict[str, Array]]]:
+    """The cotangent times powers of two, which rounds nothing; what overflows or underflows says nothing."""
+    pairs = []
+    for factor, words in ((2.0, "doubled"), (1024.0, "1024 times as large"), (1 / 1024, "1024 times as small")):
+        cotangents = tuple((factor * a).astype(a.dtype) for a in case.cotangents or ())
+        wanted = {n: (factor * g).astype(g.dtype) for n, g in once.items()}
+        if factor == 2.0 or _in_range([*wanted.values(), *cotangents]):
+            pairs.append((f"with the cotangent {words}", exact.gradients(layer, case, cotangents), wanted))
+    return pairs
+
+
+def _in_range(arrays: list[Array]) -> bool:
+    floats = [np.abs(a) for a in arrays if a.dtype.kind in "fc"]
+    return all(
+        bool((a < 1e-6 * np.finfo(a.dtype).max).all() and ((a == 0) | (a > 1e6 * np.finfo(a.dtype).tiny)).all())
+        for a in floats
+    )
 
 
 def _constant(name: str, gradient: Array, case: Case) -> Finding:

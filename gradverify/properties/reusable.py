@@ -59,9 +59,10 @@ def _other(layer: Layer, case: Case) -> Case:
     arrays = {p.name: np.array(case.primals[p.name]) for p in layer.primals}
     names = shortened(layer, case) if rng.random() < 0.5 else ()
     shorter = _cut(layer, arrays, names[rng.integers(len(names))]) if names else arrays
+    turned = rng.random() < 0.3
     for sizes in (shorter, arrays):
-        for factors in ((-1.25, -0.75, 0.5, 1.25), (0.5, 0.75, 1.25), (1.0,)):
-            moved = {p.name: _moved(p, sizes[p.name], rng.choice(factors, sizes[p.name].shape)) for p in layer.primals}
+        for factors in (None, *_FACTORS) if turned else _FACTORS:
+            moved = {p.name: _moved(p, sizes[p.name], factors, rng) for p in layer.primals}
             other = case.but(primals=moved, cotangents=None, seed=case.seed + 7)
             if not allowed(layer, other):
                 continue
@@ -74,11 +75,17 @@ def _other(layer: Layer, case: Case) -> Case:
     return case
 
 
-def _moved(primal: Primal, array: Array, factors: Array) -> Array:
-    """Other values of the same domain: scaled, or in another order where the domain has borders."""
-    if primal.differentiable and primal.domain.name in ("real", "complex"):
-        return np.asarray(array * factors, dtype=array.dtype)
-    return np.ascontiguousarray(np.flip(array)) if array.ndim and primal.domain.discrete else array
+_FACTORS = ((-1.25, -0.75, 0.5, 1.0, 1.25), (0.5, 0.75, 1.0, 1.25), (1.0,))
+
+
+def _moved(primal: Primal, array: Array, factors: tuple[float, ...] | None, rng: np.random.Generator) -> Array:
+    """Other values of the same domain: scaled, some of them by 1, or the same ones in another order.
+
+    A cache that is keyed by the first value, or by a sum, takes the one or the other for the same array.
+    """
+    if primal.differentiable and primal.domain.name in ("real", "complex") and factors is not None:
+        return np.asarray(array * rng.choice(factors, array.shape), dtype=array.dtype)
+    return np.ascontiguousarray(np.flip(array)) if array.ndim and (factors is None or primal.domain.discrete) else array
 
 
 def shortened(layer: Layer, case: Case) -> tuple[str, ...]:

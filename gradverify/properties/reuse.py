@@ -27,9 +27,9 @@ def holds(layer: Layer, case: Case) -> Outcome:
         held = [{n: np.array(g) for n, g in part.items()} for part in parts]
         summed = {n: held[0][n] + held[1][n] for n in expected}
         pairs.append(("when it is used twice in one graph", summed, {n: 2 * g for n, g in expected.items()}))
-    summed = _on_one_tape(layer, case)
-    if summed is not None:
-        pairs.append(("when it is used twice in one graph", summed, {n: 2 * g for n, g in expected.items()}))
+    joined = _on_one_tape(layer, case)
+    if joined is not None:
+        pairs.append(("when it is used twice in one graph", joined, {n: 2 * g for n, g in expected.items()}))
     outcome = exact.outcome(layer, case, NAME, pairs)
     tied = _tied(layer, case)
     return Outcome(NAME, outcome.findings or tied.findings, entries=outcome.entries + tied.entries)
