@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gradverify.differences.flat import displaced
 from gradverify.types import Array
 
 if TYPE_CHECKING:
@@ -28,13 +29,15 @@ def samples(point: Point) -> dict[str, Array]:
     with np.errstate(all="ignore"):
         direction = point.scale * rng.choice([-1.0, 1.0], point.size) * rng.uniform(1.0, 2.0, point.size)
     primal_eps = max(float(np.finfo(a.real.dtype).eps) for a in point.primals.values() if a.dtype.kind in "fc")
+    if any(point.grid(slot) is not None for slot in point.slots):
+        primal_eps = max(primal_eps, point.eps)
     steps = (np.arange(POINTS) - POINTS // 2) * (_SPACING * primal_eps)
     stack = {}
     for slot in point.slots:
         array = point.primals[slot.name]
         real = (array.view(array.real.dtype) if slot.complex else array).reshape(-1)
         with np.errstate(all="ignore"):
-            moved = real + (steps[:, None] * direction[slot.start : slot.stop]).astype(real.dtype)
+            moved = displaced(real, steps[:, None] * direction[slot.start : slot.stop], point.grid(slot))
         stack[slot.name] = (moved.view(array.dtype) if slot.complex else moved).reshape(POINTS, *array.shape)
     return stack
 

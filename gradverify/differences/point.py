@@ -16,7 +16,7 @@ import numpy as np
 
 from gradverify.differences import noise
 from gradverify.differences.elsewhere import COARSE, elsewhere
-from gradverify.differences.flat import Differences, Slot, joined, real_parts
+from gradverify.differences.flat import Differences, Slot, displaced, joined, real_parts
 from gradverify.differences.forward import Forward
 from gradverify.layer import Layer
 from gradverify.types import Array, Case
@@ -65,6 +65,11 @@ class Point(Forward):
                 parts.append((v.real if y.dtype.kind == "f" else np.zeros(y.shape)).ravel())
         wide = np.result_type(np.float64, self.dtype)
         return np.concatenate(parts).astype(wide) if parts else np.zeros(0, wide)
+
+    def grid(self, slot: Slot) -> Any:
+        """The type of the outputs where it is lower than that of a primal, which the layer then may cast; else None."""
+        own = self.primals[slot.name].real.dtype
+        return self.dtype if self.dtype.itemsize < own.itemsize else None
 
     def vector(self, arrays: Mapping[str, Array]) -> Array:
         """Arrays by primal name as one flat real vector; a missing one is NaN."""
@@ -187,8 +192,7 @@ class Point(Forward):
             rows = np.flatnonzero((tiled >= slot.start) & (tiled < slot.stop))
             flat = (copies.view(copies.real.dtype) if slot.complex else copies).reshape(count, -1)
             local = tiled[rows] - slot.start
-            with np.errstate(over="ignore"):
-                flat[rows, local] += offsets[rows].astype(flat.dtype)
+            flat[rows, local] = displaced(flat[rows, local], offsets[rows], self.grid(slot))
             reached[rows] = flat[rows, local]
             stack[slot.name] = copies
         y = self.outputs(stack, count)
@@ -230,7 +234,7 @@ class Point(Forward):
                 continue
             array = self.primals[slot.name]
             real = (array.view(array.real.dtype) if slot.complex else array).reshape(-1)
-            moved = real + (steps[:, None] * part).astype(real.dtype)
+            moved = displaced(real, steps[:, None] * part, self.grid(slot))
             if analytic is not None:
                 realised = moved[:n] - (moved[n:] if b is not None else real)
                 gap += realised.astype(float) @ np.nan_to_num(analytic[slot.start : slot.stop])
