@@ -7,16 +7,20 @@ global generators are seeded anew and put back afterwards; generators that a mod
 
 from __future__ import annotations
 
-import copy
+import functools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from gradverify.adapters._pairs import Path, attributes, fetch, show, store
+
 _SEED = 20240229
 _TRIALS = 4  # evaluations in one configuration that draw nothing, after which nothing is put back any more
+_DEEP = 6  # attributes of attributes of ...
+_PLAIN = (str, bytes, int, float, complex, type(None), np.ndarray, np.generic)
 _KINDS = (np.random.Generator, np.random.RandomState, random.Random)
 
 
@@ -31,8 +35,8 @@ class Chance:
     def __init__(self, *functions: Callable[..., Any] | None) -> None:
         self._private = {name: (g, _state(g)) for f in functions for name, g in _reached(f)}
         self.drawn: set[str] = set()
-        self._quiet: dict[Any, int] = {}
         self._calls = 0
+        self._known: dict[Any, tuple[int, frozenset[str]]] = {}  # evaluations by configuration, and what they used
 
     @contextmanager
     def fixed(self, key: Any = None, note: bool = True) -> Iterator[None]:
@@ -40,61 +44,73 @@ class Chance:
 
         Parameters
         ----------
-        key : of the configuration; once some evaluations have drawn nothing in it, this costs nothing
+        key : of the configuration; after some evaluations in it only the generators that they used are looked after
         note : remember which generators were used
         """
         key = (repr(key), note)
-        if self._quiet.get(key, 0) >= _TRIALS:
+        count, used = self._known.get(key, (0, frozenset()))
+        names = used if count >= _TRIALS else frozenset((_NUMPY, _PYTHON, *self._private))
+        if not names:
             yield
             return
-        before = np.random.get_state(legacy=False), random.getstate()
-        np.random.seed(_SEED)
-        random.seed(_SEED)
-        restore(self._private)
-        began = _position(), random.getstate()[1][-1]
+        private = {name: self._private[name] for name in names if name in self._private}
+        shared = {name: _SHARED[name] for name in (_NUMPY, _PYTHON) if name in names}
+        before = {name: read() for name, (read, _) in shared.items()}
+        restore(private)
+        for name, (_, write) in shared.items():
+            write(_seeded()[name])
         try:
             yield
         finally:
-            used = self._used(began)
-            self._quiet[key] = 0 if used else self._quiet.get(key, 0) + 1
+            now = {name for name, (read, _) in shared.items() if not _equal(read(), _seeded()[name])} | moved(private)
+            self._known[key] = count + 1, used | now
             if note:
-                self.drawn |= used
-            np.random.set_state(before[0])
-            random.setstate(before[1])
+                self.drawn |= now
+            for name, (_, write) in shared.items():
+                write(before[name])
 
     @contextmanager
     def anew(self, key: Any = None) -> Iterator[None]:
-        """Inside a backward, the global generators start from a state of its own, another one at each call.
+        """Inside a backward, the shared generators start from a state of its own, another one at each call.
 
         Were it that of the forward, a mask that is drawn again would be the same mask; were it the same at
         each call, nobody would notice that anything is drawn. Private generators go on where they are.
         """
         key = (repr(key), "backward")
-        if self._quiet.get(key, 0) >= _TRIALS:
+        count, used = self._known.get(key, (0, frozenset()))
+        if count >= _TRIALS and not used:
             yield
             return
-        before = np.random.get_state(legacy=False), random.getstate()
+        before = {name: read() for name, (read, _) in _SHARED.items()}
         self._calls += 1
         np.random.seed(_SEED + self._calls)
         random.seed(_SEED + self._calls)
-        began = _position(), random.getstate()[1][-1]
+        began = {name: read() for name, (read, _) in _SHARED.items()}
         try:
             yield
         finally:
-            used = _position() != began[0] or random.getstate()[1][-1] != began[1]
-            self._quiet[key] = 0 if used else self._quiet.get(key, 0) + 1
-            np.random.set_state(before[0])
-            random.setstate(before[1])
+            now = {name for name, (read, _) in _SHARED.items() if not _equal(read(), began[name])}
+            self._known[key] = count + 1, used | now
+            for name, (_, write) in _SHARED.items():
+                write(before[name])
 
     def line(self) -> str:
         """What a report should say of it; empty if nothing was drawn."""
         names = ", ".join(sorted(self.drawn))
         return f"random numbers: {names} start(s) from one seed at each forward" if names else ""
 
-    def _used(self, began: tuple[Any, Any]) -> set[str]:
-        used = {"numpy.random"} if _position() != began[0] else set()
-        used |= {"random"} if random.getstate()[1][-1] != began[1] else set()
-        return used | moved(self._private)
+
+_NUMPY, _PYTHON = "numpy.random", "random"
+_SHARED: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {
+    _NUMPY: (lambda: np.random.get_state(legacy=False), np.random.set_state),
+    _PYTHON: (random.getstate, random.setstate),
+}
+
+
+@functools.cache
+def _seeded() -> dict[str, Any]:
+    """States of the shared generators from which each evaluation starts."""
+    return {_NUMPY: np.random.RandomState(_SEED).get_state(legacy=False), _PYTHON: random.Random(_SEED).getstate()}
 
 
 def mentions(function: Any, depth: int = 3) -> bool:
@@ -110,9 +126,46 @@ def mentions(function: Any, depth: int = 3) -> bool:
 
 
 def held(instance: Any) -> dict[str, tuple[Any, Any]]:
-    """Generators that an object keeps, by attribute, with the states they are in."""
-    own = getattr(instance, "__dict__", {})
-    return {f"self.{n}": (g, _state(g)) for n, g in own.items() if isinstance(g, _KINDS)}
+    """Generators that an object keeps, itself or in its parts, by path, with the states they are in."""
+    return {f"self.{show(path)}": (g, _state(g)) for path, g in _kept(instance, (), set())}
+
+
+def forget(instance: Any, known: Iterable[str], before: Any) -> None:
+    """Take away generators that came into being with a forward, so that the next one makes them anew.
+
+    Parameters
+    ----------
+    known : paths of those that were there before it
+    before : a copy of the object from then
+    """
+    for path, _ in list(_kept(instance, (), set())):
+        if f"self.{show(path)}" in known:
+            continue
+        (kind, name), holder = path[-1], fetch(instance, path[:-1])
+        earlier = fetch(before, path[:-1])
+        if kind == "attr" and not hasattr(earlier, name):
+            delattr(holder, name)
+        elif kind == "attr" or isinstance(holder, (dict, list)):
+            store(instance, path, fetch(before, path))
+
+
+def _kept(holder: Any, path: Path, seen: set[int]) -> Iterator[tuple[Path, Any]]:
+    """Generators within an object, by path, each once."""
+    if isinstance(holder, _PLAIN) or id(holder) in seen:
+        return
+    seen.add(id(holder))
+    if isinstance(holder, _KINDS):
+        yield path, holder
+        return
+    parts: dict[tuple[str, Any], Any] = {}
+    if isinstance(holder, dict):
+        parts = {("item", key): value for key, value in holder.items()}
+    elif isinstance(holder, (list, tuple)):
+        parts = {("item", k): value for k, value in enumerate(holder)}
+    elif not isinstance(holder, type):
+        parts = {("attr", name): value for name, value in attributes(holder).items()}
+    for step, value in parts.items() if len(path) < _DEEP else ():
+        yield from _kept(value, (*path, step), seen)
 
 
 def restore(generators: dict[str, tuple[Any, Any]]) -> None:
@@ -123,12 +176,24 @@ def restore(generators: dict[str, tuple[Any, Any]]) -> None:
 
 def moved(generators: dict[str, tuple[Any, Any]]) -> set[str]:
     """Names of the generators that have drawn since."""
-    return {name for name, (g, state) in generators.items() if str(_state(g)) != str(state)}
+    return {name for name, (g, state) in generators.items() if not _equal(_state(g), state)}
 
 
-def _position() -> Any:
-    state = np.random.get_state(legacy=False)
-    return state["state"]["pos"], state["has_gauss"]
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two states of a generator are the same; they hold arrays, some of them."""
+    if isinstance(one, dict):
+        return all(_equal(value, other[key]) for key, value in one.items())
+    if isinstance(one, np.ndarray):
+        return np.array_equal(one, other)
+    if isinstance(one, tuple):
+        return (
+            len(one) == len(other) and all(_equal(a, b) for a, b in zip(one, other)) if _nested(one) else one == other
+        )
+    return bool(one == other)
+
+
+def _nested(state: tuple[Any, ...]) -> bool:
+    return any(isinstance(part, (np.ndarray, dict)) for part in state)
 
 
 def _reached(function: Any) -> Iterator[tuple[str, Any]]:
@@ -158,8 +223,8 @@ def _cells(function: Any) -> list[Any]:
 
 def _state(generator: Any) -> Any:
     if isinstance(generator, np.random.Generator):
-        return copy.deepcopy(generator.bit_generator.state)
-    return copy.deepcopy(generator.getstate() if isinstance(generator, random.Random) else generator.get_state())
+        return generator.bit_generator.state  # a copy
+    return generator.getstate() if isinstance(generator, random.Random) else generator.get_state()
 
 
 def _restore(generator: Any, state: Any) -> None:

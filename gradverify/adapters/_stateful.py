@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from gradverify import dims
-from gradverify.adapters._chance import held, moved, restore
+from gradverify.adapters._chance import forget, held, moved, restore
 from gradverify.adapters._instance import Maker, accepted_by, assign, summed
 from gradverify.adapters._normal import called, flat, required
 from gradverify.adapters._pairs import Pair, discover, fetch, told_pair
@@ -17,6 +19,7 @@ from gradverify.evaluate import LayerFailure
 from gradverify.layer import Backward, Forward
 from gradverify.types import Array
 
+_WATCHED = 16  # forwards in which generators are looked for; later ones would show nothing new
 FLUSHES = ("flush_gradients", "zero_grad", "zero_grads", "zero_gradients", "clear_gradients", "reset_gradients")
 
 
@@ -49,6 +52,7 @@ class Stateful:
     signatures: dict[Any, tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
     dtype: Any = None  # of the object's own arrays, where it is lower than that of the primals
     assumed: Mapping[str, Any] = field(default_factory=dict)  # sizes, while parameters are not known yet
+    runs: int = 0  # in which generators were looked for
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -102,9 +106,12 @@ class Stateful:
         for name, value in options.items():
             if hasattr(instance, name) and name not in self._forward_options(instance):
                 setattr(instance, name, value)
-        generators = held(instance)
+        watched = self.runs < _WATCHED
+        generators = held(instance) if watched else {}
         result = self._call(instance, [primals[n] for n in self.inputs], options)
-        self.maker.chance.drawn |= moved(generators)
+        if watched:
+            self.runs += 1
+            self.maker.chance.drawn |= moved(generators) | (held(instance).keys() - generators.keys())
         return result, (instance, options)
 
     def _call(self, instance: Any, given: list[Array], options: Mapping[str, Any]) -> Any:
@@ -237,6 +244,10 @@ class Stateful:
                 if instance is None:
                     instance, built = self.fresh(primals, options)
                     kept["generators"] = held(instance)
+                    with suppress(Exception):  # what cannot be copied keeps the generators that it makes
+                        kept["before"] = copy.deepcopy(instance)
+                elif "before" in kept:
+                    forget(instance, kept["generators"], kept["before"])
                 self._flush(instance)
                 restore(kept["generators"])
                 if all(n in self.pairs for n in built):  # else it could not be given other arrays later

@@ -32,7 +32,13 @@ def elsewhere(point: Point, slot: Slot, entries: Array, a: Array, b: Array) -> D
     """
     hook = point.layer.hooks.slopes
     real = not slot.complex and all(y.dtype.kind == "f" for y in point.at_point)
-    if hook is None or not real or entries.size < _WORTH or point.layer.declared.surrogate is not None:
+    if (
+        hook is None
+        or not real
+        or point.grid is not None
+        or entries.size < _WORTH
+        or point.layer.declared.surrogate is not None
+    ):
         return None
     trial = point.moved(entries[:_TRIED], a[:_TRIED], b[:_TRIED], (slot,), 1)
     way = point.accepted_way((slot.name,))

@@ -47,6 +47,24 @@ def real_parts(array: Any, slot: Slot, conjugate: bool) -> Array:
     return np.stack([array.real, array.imag if conjugate else -array.imag], -1).ravel()
 
 
+def displaced(values: Array, offsets: Array, grid: Any) -> Array:
+    """values + offsets as a type that is lower than theirs would store them, as far on one side as on the other.
+
+    A layer that casts what it is given rounds a finer step away, or takes it for a larger one.
+
+    Parameters
+    ----------
+    values, offsets : broadcast against each other
+    grid : floating type; None adds in the type of the values
+    """
+    with np.errstate(all="ignore"):
+        if grid is None:
+            return np.asarray(values + offsets.astype(values.dtype))
+        centre = values.astype(grid)
+        unit = np.spacing(np.abs(centre) + np.abs(offsets).astype(grid)).astype(values.dtype)
+        return np.asarray(centre.astype(values.dtype) + np.round(offsets / unit) * unit)
+
+
 def joined(parts: list[Differences], order: Array | None = None) -> Differences:
     """Parts as one; `order` says which row each of their rows is, default one after the other."""
     if len(parts) == 1 and order is None:

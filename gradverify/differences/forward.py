@@ -68,7 +68,7 @@ class Forward:
                 self._probed.add(key)
                 return flat
             refused.add(key)
-        return np.concatenate([self._row(stack, k) for k in range(count)]) if count else np.zeros((0, self.base.size))
+        return self._rows(stack, count) if count else np.zeros((0, self.base.size))
 
     def accepted_way(self, names: tuple[str, ...]) -> str | None:
         """The way on which a stack of these primals went through one forward here; None if none did."""
@@ -133,6 +133,29 @@ class Forward:
             if not close.all():
                 return False
         return True
+
+    def _rows(self, stack: Mapping[str, Array], count: int) -> Array:
+        """One forward for each row; NaN where it raises, as it may at a large step (a singular matrix, a root).
+
+        Raises
+        ------
+        LayerFailure
+            If no row comes through.
+        """
+        rows = np.full((count, self.base.size), np.nan, self.base.dtype)
+        failure: LayerFailure | None = None
+        through = 0
+        for k in range(count):
+            try:
+                rows[k] = self._row(stack, k)[0]
+                through += 1
+            except LayerFailure as error:
+                if error.kind != "crash":
+                    raise
+                failure = error
+        if failure is not None and not through:
+            raise failure
+        return rows
 
     def _row(self, stack: Mapping[str, Array], k: int) -> Array:
         self.forwards += 1

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gradverify.differences.flat import displaced
 from gradverify.types import Array
 
 if TYPE_CHECKING:
@@ -28,10 +29,11 @@ def samples(point: Point) -> Array:
     """The flat vector of primals at `POINTS` equidistant points on a random line, shape (POINTS, P)."""
     cached = _line if point.size <= _SMALL else _line.__wrapped__
     primal_eps = max(float(np.finfo(a.real.dtype).eps) for a in point.primals.values() if a.dtype.kind in "fc")
+    if point.grid is not None:
+        primal_eps = max(primal_eps, point.eps)
     steps = (np.arange(POINTS) - POINTS // 2) * (_SPACING * primal_eps)
     with np.errstate(all="ignore"):
-        moved: Array = point.values + steps[:, None] * (point.scale * cached(point.size))
-    return moved
+        return displaced(point.values, steps[:, None] * (point.scale * cached(point.size)), point.grid)
 
 
 @lru_cache(maxsize=64)

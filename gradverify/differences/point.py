@@ -16,7 +16,7 @@ import numpy as np
 
 from gradverify.differences import noise
 from gradverify.differences.elsewhere import COARSE, elsewhere
-from gradverify.differences.flat import Differences, Slot, joined, real_parts
+from gradverify.differences.flat import Differences, Slot, displaced, joined, real_parts
 from gradverify.differences.forward import Forward
 from gradverify.layer import Layer
 from gradverify.types import Array, Case
@@ -73,6 +73,12 @@ class Point(Forward):
                 parts.append((v.real if y.dtype.kind == "f" else np.zeros(y.shape)).ravel())
         wide = np.result_type(np.float64, self.dtype)
         return np.concatenate(parts).astype(wide) if parts else np.zeros(0, wide)
+
+    @cached_property
+    def grid(self) -> Any:
+        """The type of the outputs where it is lower than that of a primal, which the layer then may cast; else None."""
+        sizes = [self.primals[slot.name].real.dtype.itemsize for slot in self.slots]
+        return self.dtype if self.dtype.itemsize < max(sizes, default=0) else None
 
     def vector(self, arrays: Mapping[str, Array]) -> Array:
         """Arrays by primal name as one flat real vector; a missing one is NaN."""
@@ -184,8 +190,7 @@ class Point(Forward):
         listening = "sigma" not in vars(self) and len(slots) == len(self.slots) and self.base.size > 0
         flat = np.empty((offsets.size + listening * noise.POINTS, high - low), self.values.dtype)
         flat[: offsets.size] = self.values[low:high]
-        with np.errstate(over="ignore"):
-            flat[moved] += offsets
+        flat[moved] = displaced(flat[moved], offsets, self.grid)
         if listening:
             flat[offsets.size :] = noise.samples(self)
         stack = self.unpacked(flat, slots)
@@ -248,7 +253,7 @@ class Point(Forward):
                 continue
             array = self.primals[slot.name]
             real = (array.view(array.real.dtype) if slot.complex else array).reshape(-1)
-            moved = real + (steps[:, None] * part).astype(real.dtype)
+            moved = displaced(real, steps[:, None] * part, self.grid)
             if analytic is not None:
                 realised = moved[:n] - (moved[n:] if b is not None else real)
                 gap += realised.astype(float) @ np.nan_to_num(analytic[slot.start : slot.stop])

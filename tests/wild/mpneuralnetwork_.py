@@ -28,7 +28,6 @@ ENTRIES = [
     Entry(
         "BatchNormalization",
         lambda: adapt.stateful(layers.BatchNormalization, init=(), prepare=lambda l, x: l.build(x.shape[1]), x="N D"),
-        note="a false alarm, at equal rows: steps in float64 that a float32 layer rounds away",
     ),
     *(
         Entry(name, partial(activation, name))

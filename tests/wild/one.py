@@ -11,6 +11,7 @@ from importlib import import_module
 
 from gradverify import verification
 from gradverify.checking import Settings, check_layer
+from gradverify.diagnosis import diagnose
 
 warnings.simplefilter("ignore")
 limit = verification.time_limit
@@ -33,7 +34,7 @@ def row(entry):
             "kind": f.kind,
             "primal": f.primal,
             "message": f.message,
-            "diagnosis": f.diagnoses[0].text if f.diagnoses else "",
+            "diagnosis": next((d.text for d in diagnose(layer, f)), ""),
         }
         for f in report.findings
     ]
