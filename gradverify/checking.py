@@ -23,7 +23,7 @@ from gradverify.layer import Layer
 from gradverify.limits import TOO_SLOW
 from gradverify.properties import Property, Regime
 from gradverify.registry import layers
-from gradverify.types import Case, Finding, Report, Tally
+from gradverify.types import WORST_SEEN, Case, Finding, Report, Tally
 from gradverify.verification import examine, ranked, selected
 
 EXAMPLES = 100  # cases for each property, unless told otherwise
@@ -285,9 +285,9 @@ class Search:
 
         if finding.kind == "timeout":
             return finding
+        worst, most = finding.worst or finding.case, _most(finding)
         if finding.kind == "random":  # on a smaller case two calls may agree by chance
-            return self._told(finding.but(worst=finding.worst or finding.case))
-        worst = finding.worst or finding.case
+            return self._told(finding.but(worst=worst))
         threshold = min(10.0, finding.severity)
 
         def fails(case: Case) -> bool:
@@ -300,7 +300,9 @@ class Search:
         again = [_same(self.layer, case, prop, finding) for _ in range(_CONFIRM)]
         seen = [f for f in again if f is not None]
         if len(seen) == _CONFIRM:
-            return self._told(seen[0].but(worst=worst))
+            if seen[0].severity >= most:
+                worst, most = case, seen[0].severity
+            return self._told(_beside(seen[0], worst, most))
         fickle = (seen[0] if seen else finding).but(
             kind="nondeterministic",
             worst=worst,
@@ -320,9 +322,18 @@ def _same(layer: Layer, case: Case, prop: Property, finding: Finding) -> Finding
 
 def _smaller(known: Finding, new: Finding) -> Finding:
     """Keep the finding on the smaller case, and remember the case where it was worst."""
-    worst = max((known, new), key=lambda f: f.severity)
+    worst = max((known, new), key=_most)
     best = min((known, new), key=lambda f: f.case.size)
-    return best.but(worst=worst.worst or worst.case)
+    return _beside(best, worst.worst or worst.case, _most(worst))
+
+
+def _beside(finding: Finding, worst: Case, most: float) -> Finding:
+    """The finding, and how wrong it was where it was worst."""
+    return finding.but(worst=worst, facts={**finding.facts, WORST_SEEN: most})
+
+
+def _most(finding: Finding) -> float:
+    return float(finding.facts.get(WORST_SEEN, finding.severity))
 
 
 def explained(finding: Finding, prop: Property, found: Iterable[tuple[str, str, str]]) -> bool:

@@ -178,6 +178,9 @@ class Diagnosis:
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
 
+WORST_SEEN = "worst seen"  # name of a fact of findings
+
+
 @dataclass(frozen=True, eq=False)
 class Finding:
     """A property that does not hold, where and by how much.
@@ -191,7 +194,7 @@ class Finding:
     comparison : the full matrices, where two gradients were compared
     severity : error in units of its bound (inf where there is no bound)
     facts : plain numbers for diagnosis and reports
-    worst : the Case with the largest severity seen, when it is not `case`
+    worst : the Case with the largest severity seen, when it is not `case`; that severity is among the facts
     """
 
     property: str

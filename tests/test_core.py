@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 import zipfile
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -12,8 +14,9 @@ import gradverify as gv
 from gradverify import casefile, dims, domains
 from gradverify.compose import under_loss
 from gradverify.errors import CaseFileError, DeclarationError, TargetError, UsageError
-from gradverify.evaluate import gradients
+from gradverify.evaluate import LayerFailure, gradients
 from gradverify.layer import Layer, Loss
+from gradverify.limits import time_limit
 from gradverify.registry import Registry, layers
 
 
@@ -247,3 +250,13 @@ def test_a_layer_that_never_returns_is_found_once(monkeypatch):
     monkeypatch.setattr("gradverify.verification.examine.__defaults__", (0.2,))
     report = gv.check(forward, lambda dy, s: dy * 1.0, x="N D", examples=10, raises=False)
     assert [(f.property, f.kind) for f in report.findings] == [("complete", "timeout")]
+
+
+@pytest.mark.parametrize(("share", "ends"), [(1.0, True), (0.1, False), (0.0, True)])
+def test_the_time_limit_counts_computing_where_others_use_the_processor_too(monkeypatch, share, ends):
+    monkeypatch.setattr(time, "process_time", lambda: share * time.perf_counter())
+    finish = time.perf_counter() + 0.5
+    with pytest.raises(LayerFailure, match=r"not return within 0.2 s") if ends else nullcontext(), time_limit(0.2):
+        while time.perf_counter() < finish:
+            pass
+    assert ends == (time.perf_counter() < finish)

@@ -358,6 +358,20 @@ def test_a_case_that_only_the_corpus_knows_is_found(project):
     result.stdout.fnmatch_lines(["*the gradient of W is wrong*", "corpus: 1 replayed, 1 still failing"])
 
 
+def test_a_case_whose_test_has_another_name_now_is_told(project):
+    pytester = project()
+    pytester.makepyfile(test_old="def test_wrong(gradverify): gradverify('wrong', properties='gradient')")
+    pytester.runpytest().assert_outcomes(passed=1, failed=2)
+    (pytester.path / "test_old.py").rename(pytester.path / "test_new.py")
+    pytester.makepyfile(mine=BROKEN.replace("wrong", "renamed"))
+    (pytester.path / "test_new.py").write_text("def test_right(gradverify): gradverify('right', properties='gradient')")
+    part, whole = pytester.runpytest("test_new.py"), pytester.runpytest()
+    (old,) = re.findall(r"corpus: \S+ is replayed by no test: there is no (.*) any more", part.stdout.str())
+    assert old == "test_old.py::test_wrong"
+    both = re.findall(r"corpus: \S+ is replayed by no test: there is no (.*) any more", whole.stdout.str())
+    assert sorted(both) == ["gradverify::wrong::gradient", "test_old.py::test_wrong"]
+
+
 def test_damaged_and_useless_files_of_the_corpus_are_told_and_stop_nothing(project):
     pytester = project(FIXED)
     folder = pytester.mkdir("kept")

@@ -145,6 +145,8 @@ def test_entries_that_nobody_looked_at_show_a_dash_and_not_nan() -> None:
 def test_the_worst_case_seen_is_mentioned_when_it_is_another() -> None:
     bigger = a_case(primals={"x": np.ones((5, 3))})
     assert "worst seen on x 5x3" in terminal.render_finding(a_finding(worst=bigger))
+    told = a_finding(worst=bigger, facts={"worst seen": 4e5})
+    assert "worst seen on x 5x3, 4e+05 times its bound" in terminal.render_finding(told)
     assert "worst seen" not in terminal.render_finding(a_finding(worst=a_case()))
 
 

@@ -194,8 +194,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     from gradverify.pytest_plugin import summary
 
-    state.run()  # asks whether an earlier run was killed
-    summary.show(terminalreporter, records, state.lost)
+    run = state.run()  # asks whether an earlier run was killed
+    layers = {test.layer.name for test in state.tests} if state.collects and not state.wanted else None
+    summary.show(terminalreporter, records, state.lost, summary.orphans(run, layers) if records else [])
     if not state.settings.where:  # with pytest-xdist, nobody could know at the start that the fixture is used
         terminalreporter.line(state.settings.heading)
     if state.settings.json is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from gradverify import __version__
 from gradverify.corpus import replay_command
 from gradverify.pytest_plugin.journal import Left
+from gradverify.pytest_plugin.replays import shown
 from gradverify.pytest_plugin.run import Run, told_of
 from gradverify.pytest_plugin.settings import Settings
 from gradverify.pytest_plugin.shared import Record, merged, total
@@ -79,6 +80,25 @@ def _corpus(records: Sequence[Record]) -> list[str]:
         said += [f"corpus: {path} is {'of no use' if kind == 'stale' else kind}: {odd[path]}" for path in sorted(odd)]
     if unkept:
         said.append(f"corpus: {unkept} failing cases could not be written")
+    return said
+
+
+def orphans(run: Run, layers: Collection[str] | None) -> list[str]:
+    """Cases whose test is gone, so that nothing replays them: its layer or its file has another name now.
+
+    Parameters
+    ----------
+    layers : all that are tests; None in a run of part of them
+    """
+    said = []
+    for entry in run.kept[0]:
+        home, _, rest = (entry.owner or "").partition("::")
+        if home == "gradverify":
+            gone = layers is not None and rest.partition("::")[0] not in layers
+        else:
+            gone = not (run.config.rootpath / home).exists()
+        if gone:
+            said.append(f"corpus: {shown(entry.path)} is replayed by no test: there is no {entry.owner} any more")
     return said
 
 
@@ -150,13 +170,15 @@ def _escaped(text: str, inside: bool = False) -> str:
     return text
 
 
-def show(reporter: pytest.TerminalReporter, records: Sequence[Record], lost: Sequence[str]) -> None:
+def show(
+    reporter: pytest.TerminalReporter, records: Sequence[Record], lost: Sequence[str], orphaned: Sequence[str]
+) -> None:
     """The section at the end of the run; `lost` is what earlier runs left behind that were killed."""
     if records or lost:
         reporter.section("gradverify", sep="=")
     for text in lost:
         reporter.line(f"{text}\n")
-    for line in lines(records, reporter.verbosity > 0):
+    for line in [*lines(records, reporter.verbosity > 0), *orphaned]:
         reporter.line(line)
     if os.environ.get("GITHUB_ACTIONS") == "true":
         for line in workflow_commands(records):

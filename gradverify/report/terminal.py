@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from gradverify.report import code
 from gradverify.report.numbers import Paint, entry, fitting, matrices, parts, short
-from gradverify.types import Case, Comparison, Finding, Report, Tally
+from gradverify.types import WORST_SEEN, Case, Comparison, Finding, Report, Tally
 
 FULL = 5  # findings of one layer that are printed in full
 PASTED = 400  # elements of a Case up to which its arrays are printed as code
@@ -191,8 +192,11 @@ def _smallest(case: Case, replay: str | None) -> list[str]:
 def _worst_seen(finding: Finding, width: int) -> list[str]:
     if finding.worst is None:
         return []
-    shapes = _shapes(finding.worst)
-    return _wrapped([f"worst seen on {shapes}"], 2, width) if shapes != _shapes(finding.case) else []
+    shapes, most = _shapes(finding.worst), finding.facts.get(WORST_SEEN, finding.severity)
+    if shapes == _shapes(finding.case) and not most > finding.severity:
+        return []
+    told = f", {short(most, 3)} times its bound" if math.isfinite(most) else ""
+    return _wrapped([f"worst seen on {shapes}{told}"], 2, width)
 
 
 def _replayed(replay: str | None) -> list[str]:

@@ -44,6 +44,7 @@ def parallel(folder: Path, layers: str, examples: int, pairs: int, dist: str) ->
     """A row for each pair of runs."""
     told = f'layers = ["{layers}"]\nseed = 0\nexamples = {examples}\n'
     (folder / "pyproject.toml").write_text(f"[tool.gradverify]\n{told}")
+    run(folder, "--gradverify-examples=1")  # writes the compiled files
     rows = []
     for _ in range(pairs):
         one, cpu = run(folder, "-p", "no:xdist", "--gradverify-json=one.json")
