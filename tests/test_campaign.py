@@ -278,23 +278,32 @@ def test_two_campaigns_on_one_store_find_everything_once(tmp_path):
 
 @pytest.mark.slow
 def test_a_process_pool_that_breaks_is_made_anew_and_its_units_are_sent_again(tmp_path):
-    made, killed = [], []
+    made, killed, before = [], [], {}
 
     def make():
         made.append(ProcessPoolExecutor(2, mp_context=get_context("spawn")))
         return made[-1]
 
+    store = Store(tmp_path)
+    campaign = Campaign(["dense", "relu"], store, seconds=120.0, workers=2, plan=QUICK, executor=make, longest=1.0)
+
     def kill(snapshot):
-        if snapshot.seconds > 3.0 and not killed and made[0]._processes:
+        cases = {layer.name: layer.cases for layer in snapshot.layers}
+        if not killed and all(cases.values()):
+            before.update(cases)
             killed.append(next(iter(made[0]._processes)))
             os.kill(killed[0], signal.SIGKILL)
+        if killed and all(cases[name] > before[name] for name in cases):
+            campaign.stop()
 
-    summary = run(tmp_path, "dense", "relu", seconds=9.0, workers=2, executor=make, listen=kill, longest=1.0)
-    assert killed
+    campaign.listen = kill
+    summary = campaign.run()
+    store.close()
     assert len(made) == 2
+    assert summary.reason == "interrupted"
     assert 1 <= summary.lost <= 4  # a broken pool loses all that is in flight
     assert not summary.findings
-    assert all(layer.error is None and layer.cases for layer in summary.layers)
+    assert all(layer.error is None for layer in summary.layers)
 
 
 # The store
