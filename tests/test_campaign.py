@@ -132,7 +132,8 @@ def test_interesting_rows_are_kept_and_known_again(tmp_path):
     second = run(tmp_path, "dense", seconds=60.0, units=2)
     assert second.layers[0].cases > first.layers[0].cases
     rows = [json.loads(line) for line in (tmp_path / "rows" / "2.ndjson").read_text().splitlines()]
-    seen = {feature for row in first.layers[0].rows for feature in row.features}
+    seen = first.layers[0].features
+    assert seen
     assert not [row for row in rows if row["features"] and set(row["features"]) <= seen]
 
 
@@ -190,10 +191,12 @@ def test_a_worker_that_cannot_import_the_layer_says_so(tmp_path):
 
 def test_a_worker_that_is_killed_is_replaced_and_nothing_is_lost(tmp_path):
     store = Store(tmp_path)
-    campaign = Campaign(["dense", "relu"], store, seconds=8.0, workers=2, plan=QUICK)
+    campaign = Campaign(["dense", "relu"], store, seconds=90.0, workers=2, plan=QUICK)
     killed = []
 
     def kill(snapshot):
+        if snapshot.lost == 3 and all(layer.cases for layer in snapshot.layers):
+            campaign.stop()
         workers = list(store.journals.glob("*.case"))
         if workers and len(killed) < 3 and snapshot.seconds > 1.0 + 2 * len(killed):
             line = subprocess.run(["pgrep", "-f", str(workers[0])], capture_output=True, text=True, check=False)
@@ -207,7 +210,7 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_is_lost(tmp_path):
     assert len(killed) == 3
     assert summary.lost == 3
     assert not summary.findings
-    assert summary.reason == "time"
+    assert summary.reason == "interrupted"
     assert all(layer.error is None and layer.cases > 0 for layer in summary.layers)
     assert len(events(tmp_path, "lost")) == 3
 
@@ -275,23 +278,32 @@ def test_two_campaigns_on_one_store_find_everything_once(tmp_path):
 
 @pytest.mark.slow
 def test_a_process_pool_that_breaks_is_made_anew_and_its_units_are_sent_again(tmp_path):
-    made, killed = [], []
+    made, killed, before = [], [], {}
 
     def make():
         made.append(ProcessPoolExecutor(2, mp_context=get_context("spawn")))
         return made[-1]
 
+    store = Store(tmp_path)
+    campaign = Campaign(["dense", "relu"], store, seconds=120.0, workers=2, plan=QUICK, executor=make, longest=1.0)
+
     def kill(snapshot):
-        if snapshot.seconds > 3.0 and not killed and made[0]._processes:
+        cases = {layer.name: layer.cases for layer in snapshot.layers}
+        if not killed and all(cases.values()):
+            before.update(cases)
             killed.append(next(iter(made[0]._processes)))
             os.kill(killed[0], signal.SIGKILL)
+        if killed and all(cases[name] > before[name] for name in cases):
+            campaign.stop()
 
-    summary = run(tmp_path, "dense", "relu", seconds=9.0, workers=2, executor=make, listen=kill, longest=1.0)
-    assert killed
+    campaign.listen = kill
+    summary = campaign.run()
+    store.close()
     assert len(made) == 2
+    assert summary.reason == "interrupted"
     assert 1 <= summary.lost <= 4  # a broken pool loses all that is in flight
     assert not summary.findings
-    assert all(layer.error is None and layer.cases for layer in summary.layers)
+    assert all(layer.error is None for layer in summary.layers)
 
 
 # The store

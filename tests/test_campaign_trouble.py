@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -12,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gradverify.campaign import Campaign, Plan, Store, Summary
+from gradverify.campaign import Campaign, Plan, Snapshot, Store, Summary
 from gradverify.campaign import journal as journals
 from gradverify.campaign.schedule import Progress
 from gradverify.campaign.unit import Record, Row
 from gradverify.cli import run as command
-from gradverify.cli._campaign import status
+from gradverify.cli._campaign import _table, headline, status
 from gradverify.properties import Regime
 from gradverify.strategies import decoding
 from gradverify.targets import load
@@ -179,11 +180,30 @@ def test_rows_from_which_mutants_are_made_stay_a_bounded_number():
     layer = Progress("dense", "dense")
     for k in range(5000):
         layer.learn(Row(Regime(), k.to_bytes(4, "big"), (k,), 0.5 if k == 7 else 0.0))
-    assert 1000 <= len(layer.rows) < 2000
+    assert 250 <= len(layer.rows) < 500
     assert any(row.ratio for row in layer.rows)
     assert len(layer.features) == 5000
     assert len(layer.chosen(3)) == 64
     assert layer.chosen(3) != layer.chosen(4)
+
+
+def test_the_table_and_the_line_say_how_it_stands():
+    from rich.console import Console
+
+    layers = [Progress("dense", "dense", cases=7, ratio=0.5), Progress("bad", "bad", cases=3, findings=2)]
+    layers += [Progress(f"other{k}", "") for k in range(9)]
+    snapshot = Snapshot(tuple(layers), seconds=61.0, left=3600.0, workers=2, lost=1)
+    console = Console(width=60, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    with console.file:
+        console.print(_table(snapshot, 4))
+    text = console.export_text()
+    assert "1m01s spent, 1h00m left, 2 workers, 1 replaced" in text
+    assert text.index("bad") < text.index("dense")  # what has findings stands first
+    assert "and 7 more layers" in text
+    assert (
+        headline(snapshot) == "10 cases of 2/11 layers, worst 0.5 (dense), 2 findings, 1 worker replaced, 1h00m left"
+    )
+    assert "Ctrl-C again stops at once" in headline(dataclasses.replace(snapshot, stopping=True))
 
 
 @pytest.mark.parametrize(

@@ -232,14 +232,17 @@ class _Run:
     def _absorb(self, seconds: float) -> None:
         """Take what has arrived; wait for it a little."""
         self.inbox.extend(self.flight.arrivals(seconds))
-        while self.inbox:  # what a KeyboardInterrupt cuts off is taken again
-            arrived = self.inbox[0]
-            if isinstance(arrived, Delta):
-                self.layers[arrived.layer].fresh |= bool(arrived.rows)
-                self.ledger.absorb(arrived)
-            else:
-                self._landed(arrived)
-            self.inbox.popleft()
+        while self.inbox:
+            arrived = self.inbox.popleft()
+            try:
+                if isinstance(arrived, Delta):
+                    self.layers[arrived.layer].fresh |= bool(arrived.rows)
+                    self.ledger.absorb(arrived)
+                else:
+                    self._landed(arrived)
+            except KeyboardInterrupt:
+                self.inbox.appendleft(arrived)  # rather counted twice than lost
+                raise
 
     def _landed(self, landing: Landing) -> None:
         layer = self.layers[landing.unit.layer]

@@ -6,7 +6,7 @@ import os
 import queue
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Executor, Future
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Union
@@ -56,6 +56,7 @@ class Flight:
         self.units: dict[int, Unit] = {}
         self._futures: dict[int, Future[Any]] = {}
         self._suspects: list[Unit] = []
+        self._tried: int | None = None  # the suspect that is in flight alone
         self._tries: dict[int, int] = {}
         self._sent: dict[int, float] = {}
         self.stopping = False
@@ -76,9 +77,10 @@ class Flight:
 
     @property
     def room(self) -> bool:
-        """Whether another unit can be sent; not while the culprit of a break is looked for."""
+        """Whether another unit can be sent; not while it is looked for which of several broke the executor."""
         waiting = 0 if self.local else self.capacity  # so that a distant worker need not wait for its next unit
-        return not (self._suspects or any(self._tries.values())) and len(self._futures) < self.capacity + waiting
+        searching = self._suspects or self._tried in self._futures
+        return not searching and len(self._futures) < self.capacity + waiting
 
     def send(self, unit: Unit) -> None:
         """Send a unit."""
@@ -101,7 +103,9 @@ class Flight:
                 seconds = 0.0
                 yield from [item] if isinstance(item, Delta) else self._landed(*item)
         if self._suspects and not self._futures and not self.stopping:
-            self.send(self._suspects.pop())
+            suspect = self._suspects.pop()
+            self._tried = suspect.number
+            self.send(suspect)
 
     def stop(self) -> None:
         """Ask for an early end of everything in flight."""
@@ -155,8 +159,12 @@ class Flight:
             del self._tries[unit.number]
             self.units.pop(unit.number, None)
             return Landing(unit, self._flown(unit), told, True, given_up=not self.stopping)
-        self._suspects.append(unit)
-        return Landing(unit, self._flown(unit), told, True)
+        landing = Landing(unit, self._flown(unit), told, True)
+        if isinstance(error, BrokenExecutor):  # each unit that was in flight comes home like this
+            self._suspects.append(unit)
+        else:
+            self.send(unit)
+        return landing
 
 
 def _works(executor: Executor) -> bool:
@@ -168,10 +176,15 @@ def _works(executor: Executor) -> bool:
     return True
 
 
+def _cores() -> int:
+    """Cores that this process may use, which under a job scheduler are fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _factory(executor: Executor | Factory | None, workers: int | None) -> tuple[Factory, bool]:
     """What makes the executor, and whether it is ours to shut down."""
     if executor is None:
-        count = workers or os.cpu_count() or 1
+        count = workers or _cores()
         return (lambda: WorkerPool(count)), True
     if not isinstance(executor, Executor):
         return executor, True

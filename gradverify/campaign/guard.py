@@ -31,7 +31,8 @@ Listener = Callable[[Delta], None]
 _GRACE = 5.0  # seconds beyond a limit before a process counts as hung
 _LOADING = 300.0  # seconds that an import may take
 _ATTEMPTS = 20  # new children for one unit
-_LOG_LINES = 12
+_LOG_LINES, _LOG_BYTES = 12, 1 << 16
+_FATAL = "Fatal Python error"  # with which faulthandler begins
 _THREADS = ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR")  # what reads NAME_NUM_THREADS
 _TRIALS = 3  # new children for one confirmation
 
@@ -284,12 +285,17 @@ class Guard:
         return Path(self._temporary.name)
 
     def _tail(self) -> str:
+        """What the process said last: the report of a fatal error if there is one, else its last lines."""
         try:
-            lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
+            with open(self._log, "rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - _LOG_BYTES))
+                lines = file.read().decode(errors="replace").splitlines()
         except OSError:
             return ""
         self._log.unlink(missing_ok=True)
-        return "\n".join(f"    {line}" for line in lines[:_LOG_LINES])
+        fatal = [k for k, line in enumerate(lines) if line.startswith(_FATAL)]
+        said = lines[fatal[-1] :][:_LOG_LINES] if fatal else lines[-_LOG_LINES:]
+        return "\n".join(f"    {line}" for line in said)
 
     def _kill(self) -> None:
         if self._process is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -16,6 +17,7 @@ from gradverify.errors import CaseFileError
 from gradverify.properties import Regime, properties
 from gradverify.types import Finding
 
+_KILLED = "signal 9"
 _FAILURES = 3  # errors in gradverify itself until a layer is given up
 _DEADLY = ("crash", "timeout", "memory")
 
@@ -30,7 +32,6 @@ class Ledger:
     unsettled : findings that are not small and confirmed yet, by the digest of their record
     fixed : ids of findings of earlier runs that do not fail any more
     memory : resident bytes of each worker that was heard of since the last event of progress
-    trouble : what went wrong besides the layers
     """
 
     def __init__(self, store: Store, layers: Mapping[str, Progress]) -> None:
@@ -41,7 +42,8 @@ class Ledger:
         self.unsettled: dict[str, Found] = {}
         self.fixed: list[str] = []
         self.memory: dict[str, int] = {}
-        self.trouble: list[str] = []
+        self._trouble: list[str] = []
+        self._losses: Counter[tuple[str, str]] = Counter()
         self._retests: dict[str, Found] = {}  # findings of earlier runs that are tried again, by digest
         self._entries: dict[str, int] = {}  # of earlier runs
 
@@ -104,6 +106,7 @@ class Ledger:
             self._stuck(layer, delta.stuck)
         for why in delta.lost:
             self.losing(layer, delta.unit, why)
+            self._losses[layer.name, why] += _KILLED not in why
         if delta.failed is not None:
             self._failed(layer, delta.failed, delta.unit)
         layer.idle = layer.idle or delta.idle
@@ -126,7 +129,7 @@ class Ledger:
         """An error in gradverify itself: it is told, and after some of them the layer is not tried any more."""
         layer.failures += 1
         self.store.event("internal", layer=layer.name, unit=unit, why=why)
-        self.trouble.append(f"an error in gradverify itself while it tried {layer.name}; please report it:\n{why}")
+        self._trouble.append(f"an error in gradverify itself while it tried {layer.name}; please report it:\n{why}")
         if layer.failures >= _FAILURES:
             self.giving_up(layer, f"gradverify itself failed {layer.failures} times", unit)
 
@@ -181,7 +184,7 @@ class Ledger:
         """A pending case does not fit its layer any more; a finding stays, as nobody knows whether it is fixed."""
         found = self._retests.pop(name, None)
         what = f"a case of {layer.name}" if found is None else f"the finding {found.key} of {layer.name}"
-        self.trouble.append(f"{what} could not be tried again: {why}")
+        self._trouble.append(f"{what} could not be tried again: {why}")
         self._release(layer, name)
 
     def _stuck(self, layer: Progress, name: str) -> None:
@@ -203,6 +206,13 @@ class Ledger:
     def news(self) -> int:
         """Number of findings that are new in this run, and that no other one explains."""
         return len(self.fresh & {key for layer in self.layers.values() if layer.known for key in _told(layer)})
+
+    @property
+    def trouble(self) -> list[str]:
+        """What went wrong besides the layers; a worker that somebody killed (SIGKILL) is no trouble."""
+        strange = [(layer, why, times) for (layer, why), times in self._losses.items() if times]
+        said = "while it tried {}, a process {} ({} times), and its last case does not do that again"
+        return self._trouble + [said.format(*what) for what in strange]
 
     @property
     def waiting(self) -> int:

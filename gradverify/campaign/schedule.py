@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gradverify.campaign.unit import Fingerprint, Row
 
 FIRST_SLICE = 0.5  # seconds; each further slice of a layer is twice as long, up to the longest
 _ROWS = 64  # that a unit is sent to mutate
-_MOST = 1000  # from which they are chosen
+_MOST = 250  # from which they are chosen: a campaign of many layers runs for days
 
 
 @dataclass(slots=True)
@@ -61,7 +61,7 @@ class Progress:
     def learn(self, row: Row) -> None:
         """Remember an interesting row."""
         self.features.update(row.features)
-        self.rows.append(row)
+        self.rows.append(replace(row, features=()))
         self.ratio = max(self.ratio, row.ratio)
         if len(self.rows) >= 2 * _MOST:  # the store has them all
             self.rows = list(self._sample(len(self.features), _MOST))

@@ -58,10 +58,10 @@ def headline(now: Snapshot) -> str:
     tried = sum(layer.cases > 0 for layer in layers)
     worst = max(layers, key=lambda layer: layer.ratio, default=None)
     said = [
-        f"{cases} cases of {tried}/{len(layers)} layers",
+        f"{_many(cases, 'case')} of {tried}/{len(layers)} layers",
         f"worst {worst.ratio:.3g} ({worst.name})" if worst is not None and worst.ratio else "",
-        f"{sum(layer.findings for layer in layers)} findings",
-        f"{now.lost} workers replaced" if now.lost else "",
+        _many(sum(layer.findings for layer in layers), "finding"),
+        f"{_many(now.lost, 'worker')} replaced" if now.lost else "",
         _STOPPING if now.stopping and now.left != 0 else "" if now.left is None else f"{_clock(now.left)} left",
     ]
     return ", ".join(part for part in said if part)
@@ -75,7 +75,7 @@ def _table(now: Snapshot, most: int) -> Any:
     left = "until Ctrl-C" if now.left is None else f"{_clock(now.left)} left"
     left = _STOPPING if now.stopping and now.left != 0 else left
     replaced = f", {now.lost} replaced" if now.lost else ""
-    title = Text(f"{_clock(now.seconds)} spent, {left}, {now.workers} workers{replaced}", no_wrap=True)
+    title = Text(f"{_clock(now.seconds)} spent, {left}, {_many(now.workers, 'worker')}{replaced}", no_wrap=True)
     table = Table(*COLUMNS)
     ordered = sorted(now.layers, key=lambda layer: (-layer.findings, not layer.running, -layer.ratio))
     for layer in ordered[: max(3, most)]:

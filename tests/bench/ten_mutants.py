@@ -8,6 +8,7 @@ from gradverify.mutants import shelf
 COUNT = 10
 
 _every = shelf()
-MUTANTS = _every[:: len(_every) // COUNT][:COUNT]
+_step = len(_every) // COUNT
+MUTANTS = _every[_step // 2 :: _step][:COUNT]
 for _mutant in MUTANTS:
     register(_mutant.build())
