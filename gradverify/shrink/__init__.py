@@ -22,7 +22,7 @@ def shrink(layer: Layer, case: Case, fails: Callable[[Case], bool], *, seconds: 
     Parameters
     ----------
     fails : the verdict on a candidate; whatever it raises, short of a KeyboardInterrupt, counts as "does not fail"
-    seconds : after this time no further candidate is tried
+    seconds : of work (processor time), after which no further candidate is tried; waiting counts a quarter
     """
     search = Search(layer, case, fails, seconds)
     try:
