@@ -31,6 +31,7 @@ def shrink(
     try:
         for known in sorted(first, key=lambda known: known.size):
             if known.size < case.size and search.attempt(known):
+                search.hurry(seconds / 4)
                 break
         search.complete()
         while True:

@@ -58,6 +58,10 @@ class Search:
             self.best = candidate
         return failed
 
+    def hurry(self, seconds: float) -> None:
+        """Leave at most this much work: what is left to gain is little."""
+        self._worked = min(self._worked, time.thread_time() + seconds)
+
     def complete(self) -> None:
         """Make the cotangents explicit, where forward runs, so that they can be cut and rounded too."""
         if self.best.cotangents is None:
