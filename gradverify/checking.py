@@ -182,6 +182,7 @@ class Search:
     tallies: dict[str, Tally] = field(default_factory=dict)
     found: dict[tuple[str, str, str], tuple[Finding, Property, Regime]] = field(default_factory=dict)
     coverage: Coverage = field(default_factory=Coverage)
+    small: list[Case] = field(default_factory=list)  # minimal cases, on which other findings may show as well
     cases: int = 0
     total: int = 0
     first: int | None = None
@@ -296,7 +297,8 @@ class Search:
 
         case = finding.case
         if self.settings.shrink:
-            case = shrink(self.layer, case, fails, seconds=_SHRINK_SECONDS)
+            case = shrink(self.layer, case, fails, seconds=_SHRINK_SECONDS, first=self.small)
+            self.small.append(case)
         again = [_same(self.layer, case, prop, finding) for _ in range(_CONFIRM)]
         seen = [f for f in again if f is not None]
         if len(seen) == _CONFIRM:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bench.diagnosis import holds
 from click.testing import CliRunner
 
 from gradverify import Layer
@@ -791,6 +792,15 @@ def test_the_signature_of_a_bug_is_named_first(name):
     first, *_ = diagnose(wrong.layer, found(wrong))
     assert (first.name, first.bug_class) == (wrong.signature, wrong.bug_class), first.text
     assert re.search(wrong.says, first.text), first.text
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_said_holds_on_cases_that_were_not_looked_at(name):
+    """Other sizes, other values, other cotangents: the same sentence, but for numbers that were measured."""
+    wrong = WRONG[name]
+    finding = found(wrong)
+    for diagnosis in diagnose(wrong.layer, finding)[:3]:
+        assert holds(wrong.layer, finding, diagnosis), diagnosis.text
 
 
 @pytest.mark.parametrize("name", WRONG)

@@ -97,6 +97,20 @@ def test_a_case_that_nothing_makes_smaller_is_returned():
     assert casefile.digest(shrink(wrong, case, lambda c: casefile.digest(c) == before)) == before
 
 
+def test_a_smaller_case_that_is_known_to_fail_is_where_it_begins():
+    wrong, fails = planted.planted("the bias gradient is a mean")
+    asked = []
+
+    def asks(case):
+        asked.append(case.size)
+        return fails(case)
+
+    small = shrink(wrong, dense_case(7, 5, 6), fails)
+    case = dense_case(9, 9, 9)
+    assert shrink(wrong, case, asks, first=[dense_case(1, 1, 1), case, small]).size == small.size
+    assert max(asked) <= small.size
+
+
 def test_time_is_kept():
     wrong, _ = planted.planted("the bias gradient is a mean")
     begun = time.perf_counter()

@@ -164,8 +164,9 @@ def first_call(evidence: Evidence) -> Diagnosis | None:
     if not names:
         return None
     cases = []
+    lengths = evidence.case.rng(36).integers(9, 15, (2, len(names)))
     for turn in range(2):  # sizes that no other signature asks for, and other values first at each
-        sizes = {n: 9 + k + 2 * turn for k, n in enumerate(names)}
+        sizes = {n: int(lengths[turn, k]) for k, n in enumerate(names)}
         cases += [(evidence.plain(draw, sizes=sizes), place) for place, draw in enumerate((turn, 1 - turn))]
     if not all(evidence.fails(case) if later else evidence.holds(case) for case, later in cases):
         return None

@@ -73,15 +73,16 @@ def _in_blocks(evidence: Evidence, probes: tuple[Probe, ...], name: str, axis: i
     if any(not np.any(block) for p in probes for block in blocks(p.numerical(name), axis, count)):
         return None  # a gate without any gradient is right whatever the bug
     said = f"gate{'s' * (len(wrong[0]) > 1)} {', '.join(map(str, wrong[0]))} of {count}"
+    only = f"only {said} {'are' if len(wrong[0]) > 1 else 'is'} wrong in {d}"
     if all(not blocks(p.analytic[name], axis, count)[wrong[0]].any() for p in probes):
         text = f"{d} is exactly zero in {said}, and right in the others: that path is dropped"
         return Diagnosis("gates", "DROPPED", text, 0.93, facts)
     others = [n for n in evidence.differentiable if n != name and packed(evidence, n)]
     same = [n for n in others if all(_wrong_blocks(p, n, *(packed(evidence, n) or (0, 1))) == wrong[0] for p in probes)]
     if same:
-        text = f"only {said} wrong in {d}, and in {', '.join(same)} as well: it is the derivative of the gate itself"
+        text = f"{only}, and in {', '.join(same)} as well, as when the derivative of the gate itself is wrong"
         return Diagnosis("gates", "GATE", text, 0.88, facts)
-    text = f"only {said} wrong in {d}, and others in {', '.join(others) or 'no other primal'}: a factor or a term there"
+    text = f"{only}, and not the same in {', '.join(others) or 'others'}: a factor or a term there is wrong"
     return Diagnosis("gates", "TERM", text, 0.84, facts)
 
 

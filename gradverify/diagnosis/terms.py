@@ -14,6 +14,7 @@ from gradverify.diagnosis.probe import Probe
 from gradverify.diagnosis.scaled import ratios
 from gradverify.types import Array, Case, Diagnosis
 
+_SEVERAL = 5  # entries on either side of a bound
 _LEFT = 1e-5  # share of the error that a span may leave
 
 
@@ -135,13 +136,15 @@ def region(evidence: Evidence) -> Diagnosis | None:
     """Wrong only where an entry lies on one side of a bound: a branch of the derivative."""
     if not evidence.about_gradient or not evidence.probes or evidence.situation.needs == "values":
         return None
+    more = [evidence.probe(evidence.plain(draw)) for draw in range(3, 6)]
+    probes = [*evidence.probes, *(p for p in more if p is not None and evidence.primal in p.analytic)]
     for words, values in _values(evidence):
-        ranges = [(p, values(p)) for p in evidence.probes]
+        ranges = [(p, values(p)) for p in probes]
         if any(v.shape != p.wrong(evidence.primal).shape for p, v in ranges):
             continue
         wrong = np.concatenate([v[p.wrong(evidence.primal)] for p, v in ranges])
         right = np.concatenate([v[~p.wrong(evidence.primal)] for p, v in ranges])
-        if wrong.size < 2 or right.size < 2:
+        if min(wrong.size, right.size) < _SEVERAL:
             continue
         for sign, word in ((1, "above"), (-1, "below")):
             if (sign * wrong).min() > (sign * right).max():
@@ -151,7 +154,7 @@ def region(evidence: Evidence) -> Diagnosis | None:
                     f"{high:.3g}, and right elsewhere ({wrong.size} entries and {right.size}): a branch of the "
                     "derivative is wrong"
                 )
-                return Diagnosis("region", "TERM", text, 0.7 if min(wrong.size, right.size) > 4 else 0.55)
+                return Diagnosis("region", "TERM", text, 0.7)
     return None
 
 

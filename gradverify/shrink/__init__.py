@@ -6,7 +6,7 @@ serves case files and crashes as well. Every step keeps the case legal and faili
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from gradverify.layer import Layer
 from gradverify.shrink import axes, entries, options
@@ -16,16 +16,23 @@ from gradverify.types import Case
 __all__ = ["shrink"]
 
 
-def shrink(layer: Layer, case: Case, fails: Callable[[Case], bool], *, seconds: float = 2.0) -> Case:
+def shrink(
+    layer: Layer, case: Case, fails: Callable[[Case], bool], *, seconds: float = 2.0, first: Sequence[Case] = ()
+) -> Case:
     """A case that still fails, as small and as round as the time allows; `case` itself if nothing smaller fails.
 
     Parameters
     ----------
     fails : the verdict on a candidate; whatever it raises, short of a KeyboardInterrupt, counts as "does not fail"
-    seconds : after this time no further candidate is tried
+    seconds : of work (processor time), after which no further candidate is tried; waiting counts a quarter
+    first : smaller cases to begin with, of which the smallest that fails is taken
     """
     search = Search(layer, case, fails, seconds)
     try:
+        for known in sorted(first, key=lambda known: known.size):
+            if known.size < case.size and search.attempt(known):
+                search.hurry(seconds / 4)
+                break
         search.complete()
         while True:
             before = search.best

@@ -14,6 +14,8 @@ from gradverify.errors import DeclarationError
 from gradverify.layer import Layer, accepted
 from gradverify.types import Array, Case
 
+_PATIENCE = 4  # seconds that may pass for each second of work: a machine that is busy does not change the result
+
 
 class TimeUp(Exception):
     """The time is spent."""
@@ -31,7 +33,8 @@ class Search:
         self.layer = layer
         self.best = case
         self._fails = fails
-        self._deadline = time.perf_counter() + seconds
+        self._worked = time.thread_time() + seconds
+        self._deadline = time.perf_counter() + _PATIENCE * seconds
         assume = layer.assume
         self._assumed = accepted(assume, (*layer.primal_names, *layer.options)) if assume else ()
 
@@ -45,7 +48,7 @@ class Search:
         """
         if candidate is None:
             return False
-        if time.perf_counter() > self._deadline:
+        if time.thread_time() > self._worked or time.perf_counter() > self._deadline:
             raise TimeUp
         try:
             failed = self._allowed(candidate) and bool(self._fails(candidate))
@@ -54,6 +57,10 @@ class Search:
         if failed:
             self.best = candidate
         return failed
+
+    def hurry(self, seconds: float) -> None:
+        """Leave at most this much work: what is left to gain is little."""
+        self._worked = min(self._worked, time.thread_time() + seconds)
 
     def complete(self) -> None:
         """Make the cotangents explicit, where forward runs, so that they can be cut and rounded too."""
