@@ -135,7 +135,7 @@ def _domain(layer: Layer, primal: Primal, names: set[str]) -> None:
         domain.name == "integers" and not bounds[0] <= bounds[1]  # type: ignore[operator]
     ):
         raise DeclarationError(
-            f"layer {layer.name!r}, primal {primal.name!r}: nothing lies {_words(domain.name, domain.arguments)}; "
+            f"layer {layer.name!r}, primal {primal.name!r}: nothing lies between {' and '.join(domain.arguments)}; "
             "the smaller bound comes first"
         )
     if domain.name in ("labels", "indices") and not bounds[0] >= 1:  # type: ignore[operator]
@@ -143,10 +143,6 @@ def _domain(layer: Layer, primal: Primal, names: set[str]) -> None:
             f"layer {layer.name!r}, primal {primal.name!r}: {domain.name} are integers from 0 up to a count, "
             f"which must be at least 1, got {domain.arguments[0]}"
         )
-
-
-def _words(name: str, arguments: tuple[str, ...]) -> str:
-    return f"{'between' if name == 'between' else 'in integers from'} {' and '.join(arguments)}"
 
 
 def _option(layer: Layer, name: str, spec: Any) -> None:
