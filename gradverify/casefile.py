@@ -78,8 +78,7 @@ def loads(data: bytes) -> Case:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             header = json.loads(archive.read("case.json"))
-            if header.get("format") != "gradverify-case" or header.get("version") != VERSION:
-                raise CaseFileError(f"not a gradverify case file of version {VERSION}")
+            _check(header)
             primals = {name: _array(archive, f"primals/{name}", spec) for name, spec in header["primals"].items()}
             cotangents = header["cotangents"]
             return Case(
@@ -93,10 +92,28 @@ def loads(data: bytes) -> Case:
                 seed=int(header["seed"]),
                 target=header["target"],
             )
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, EOFError) as error:
-        if isinstance(error, CaseFileError):
-            raise
+    except CaseFileError:
+        raise
+    except Exception as error:  # noqa: BLE001  damage shows as whatever zipfile, json and numpy make of it
         raise CaseFileError(f"the case file is damaged ({type(error).__name__}: {error})") from None
+
+
+def _check(header: Any) -> None:
+    """Format, version and the types of the plain fields; Cases are made of what is left."""
+    if not isinstance(header, dict) or header.get("format") != "gradverify-case":
+        raise CaseFileError("this is no case file of gradverify")
+    if header.get("version") != VERSION:
+        raise CaseFileError(
+            f"the case file has version {header.get('version')!r}; this gradverify reads version {VERSION}"
+        )
+    for name, kinds in (
+        ("layer", str),
+        ("target", (str, type(None))),
+        ("seed", int),
+        ("step", (float, int, type(None))),
+    ):
+        if not isinstance(header[name], kinds):
+            raise CaseFileError(f"the case file is damaged ({name} is {header[name]!r})")
 
 
 def digest(case: Case) -> str:
@@ -134,9 +151,14 @@ def _array(archive: zipfile.ZipFile, name: str, dtype: str) -> Any:
     if str(array.dtype) == dtype:
         return array
     try:
-        return array.view(np.dtype(dtype))
+        wanted = np.dtype(dtype)
     except TypeError:
-        raise CaseFileError(f"array {name!r} has dtype {dtype}, which needs the package ml_dtypes") from None
+        raise CaseFileError(
+            f"array {name!r} has dtype {dtype}, which NumPy does not know (bfloat16 and the like need ml_dtypes)"
+        ) from None
+    if array.dtype.kind != "u" or array.dtype.itemsize != wanted.itemsize or wanted.kind == "O":
+        raise CaseFileError(f"the case file is damaged (array {name!r} is {array.dtype}, not {dtype})")
+    return array.view(wanted)
 
 
 def _encode(value: Any) -> Any:

@@ -9,9 +9,8 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
-
-import numpy as np
 
 from gradverify import tuning
 from gradverify.adapters import as_layer
@@ -24,7 +23,7 @@ from gradverify.limits import TOO_SLOW
 from gradverify.properties import Property, Regime
 from gradverify.registry import layers
 from gradverify.types import WORST_SEEN, Case, Finding, Report, Tally
-from gradverify.verification import examine, ranked, selected
+from gradverify.verification import examine, listed, ranked, selected
 
 EXAMPLES = 100  # cases for each property, unless told otherwise
 DTYPES = ("float64", "float32", "float16")
@@ -62,17 +61,17 @@ class Settings:
     shrink: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.examples, int) or self.examples < 1:
+        if not _whole(self.examples) or self.examples < 1:
             raise UsageError(f"examples must be a whole number of at least 1, got {self.examples!r}")
-        if self.eps is not None and not (math.isfinite(self.eps) and 0 < self.eps < 1):
+        if self.eps is not None and not (isinstance(self.eps, Real) and 0 < self.eps < 1):
             raise UsageError(f"eps must be a finite step between 0 and 1 (relative to the entry), got {self.eps!r}")
         if self.dtype not in DTYPES:
             raise UsageError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
         if self.method not in ("adaptive", "central", "complex"):
             raise UsageError(f"method must be adaptive, central or complex, got {self.method!r}")
-        if self.seed is not None and not isinstance(self.seed, (int, np.integer)):
+        if self.seed is not None and not _whole(self.seed):
             raise UsageError(f"seed must be a whole number, got {self.seed!r}")
-        if self.memory is not None and self.memory < 1:
+        if self.memory is not None and (not _whole(self.memory) or self.memory < 1):
             raise UsageError(f"memory must be a positive number of bytes, got {self.memory!r}")
         selected(self.properties)
 
@@ -80,6 +79,10 @@ class Settings:
     def tuning(self) -> tuning.Tuning:
         limit = {None: tuning.current().sweep_limit, True: sys.maxsize, False: 0}[self.sweep]
         return tuning.Tuning(method=self.method, eps=self.eps, sweep_limit=limit, memory=self.memory)
+
+
+def _whole(number: object) -> bool:
+    return isinstance(number, Integral) and not isinstance(number, bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +141,12 @@ def check(
     layer = _resolve(target, backward, declaration)
     if loss is not None:
         layer = under_loss(layer, loss)
-    names = (properties,) if isinstance(properties, str) else None if properties is None else tuple(properties)
     settings = Settings(
         examples=EXAMPLES if examples is None else examples,
         seed=seed,
         eps=eps,
         dtype=dtype,
-        properties=names,
+        properties=None if properties is None else listed(properties),
         method=method,
     )
     report = check_layer(layer, settings)
@@ -187,6 +189,7 @@ class Search:
     total: int = 0
     first: int | None = None
     slow: Counter[str] = field(default_factory=Counter)
+    refused: bool = False
 
     def run(self) -> Report:
         """Draw, verify, shrink; one pass for each group of properties that draw alike."""
@@ -195,7 +198,7 @@ class Search:
             groups = list(alike(self.applicable()))
             self.total = sum(_count(self.settings.examples, props) for _, props in groups)
             for regime, props in groups:
-                if not self.over:
+                if not self.over and not self.refused:
                     self._draw(regime, props)
             findings = [self.minimal(*item) for item in self._unexplained()]
         return Report(
@@ -206,6 +209,7 @@ class Search:
             seed=self.seed,
             seconds=time.perf_counter() - start,
             examples=self.settings.examples,
+            notes=(_refusal(self.layer),) if self.refused else (),
             coverage=self.coverage,
         )
 
@@ -262,6 +266,7 @@ class Search:
             each(self._strategy(regime), _count(self.settings.examples, props), self._stream(regime), body)
         except _Enough:
             self.first = self.cases  # the next group of properties gets its own chance
+        self.refused = self.cases == 0  # many attempts, and as many for each other group
 
     def _try(self, case: Case, prop: Property, regime: Regime) -> None:
         begun = time.perf_counter()
@@ -357,6 +362,21 @@ def alike(props: Iterable[Property]) -> Iterable[tuple[Regime, list[Property]]]:
     for prop in props:
         groups.setdefault(prop.regime, []).append(prop)
     return groups.items()
+
+
+def _refusal(layer: Layer) -> str:
+    """Why no case could be drawn, as far as the declaration tells."""
+    strategies = [primal.name for primal in layer.primals if primal.domain.strategy is not None]
+    why = [
+        *(["assume refused all that was drawn"] if layer.assume is not None else []),
+        *([f"the strategy of {' or '.join(strategies)} gave no element"] if strategies else []),
+        *(["an axis has size 0, which empty=True allows"] if not layer.empty and _fixed_zero(layer) else []),
+    ]
+    return f"no case could be drawn: {', or '.join(why) or 'no sizes and values fit the dimensions and domains'}"
+
+
+def _fixed_zero(layer: Layer) -> bool:
+    return any(axis.kind == "fixed" and not axis.size({}) for primal in layer.primals for axis in primal.dims.axes)
 
 
 def _count(examples: int, props: list[Property]) -> int:

@@ -50,7 +50,7 @@ def sweep(
     step: float | None = None,
     *,
     method: str = "adaptive",
-    allowance: Callable[[], Array] | None = None,
+    allowance: Callable[[bool], Array] | None = None,
     entries: Array | None = None,
     case: Case | None = None,
 ) -> Sweep:
@@ -61,7 +61,8 @@ def sweep(
     analytic : flat gradient, shape (P,); NaN entries are left unresolved
     step : relative step tried first; None starts at the best step
     method : "adaptive"; "central" for the tutorial's procedure at `step` alone; "complex" for the complex step
-    allowance : rounding error of the analytic gradient itself, shape (P,), asked for only on disagreement
+    allowance : ``(small) -> rounding error of the analytic gradient itself``, shape (P,), asked for only on
+        disagreement; `small` tells that one is so small that rounding may be all of it
     entries : flat indices to compare, default all
     case : of the point; with it, disagreements where several kinks meet are looked at from nearby
     """
@@ -82,7 +83,7 @@ def sweep(
         todo = _climb(point, result, analytic, todo)
     wrong = np.flatnonzero(result.verdicts == Verdict.DISAGREES)
     if wrong.size and allowance is not None:
-        wrong = _allow(point, result, analytic, wrong, allowance())
+        wrong = _allow(point, result, analytic, wrong, allowance)
     if wrong.size:
         wrong = _second_thoughts(point, result, analytic, wrong)
     if wrong.size:
@@ -224,13 +225,13 @@ def _store(result: Sweep, entries: Array, value: Array | float, bound: Array, ve
     result.verdicts[entries] = verdicts
 
 
-def _allow(point: Point, result: Sweep, analytic: Array, wrong: Array, rounding: Array) -> Array:
+def _allow(point: Point, result: Sweep, analytic: Array, wrong: Array, allowance: Callable[[bool], Array]) -> Array:
     """Add the rounding of the backward itself to the bound, unless it is so large that it would hide anything."""
-    extra = rounding[wrong]
     cap = 1e-4 * np.maximum(result.scale[wrong], point.loudness / point.scale[wrong])
+    error = np.abs(result.numerical[wrong] - analytic[wrong])
+    extra = allowance(bool((error <= cap).any()))[wrong]
     extra = np.where(np.isfinite(extra) & (extra <= cap), extra, 0.0)
     result.bound[wrong] += extra
-    error = np.abs(result.numerical[wrong] - analytic[wrong])
     pardoned = error <= FIRM * result.bound[wrong]
     result.verdicts[wrong[pardoned]] = Verdict.UNRESOLVED
     result.verdicts[wrong[error <= result.bound[wrong]]] = Verdict.AGREES

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from gradverify.errors import DeclarationError
 from gradverify.layer import Backward, Forward, Layer, accepted
 from gradverify.types import Array, Case
 
@@ -98,6 +99,13 @@ def outputs_of(layer: Layer, raw: Any) -> tuple[Array, ...]:
         raise LayerFailure(
             "outputs", "forward", f"forward of {layer.name!r} returned no array of numbers but {_describe(raw)}"
         )
+    if layer.differentiable and all(a.dtype.kind in "iub" for a in arrays):
+        raise LayerFailure(
+            "outputs",
+            "forward",
+            f"forward of {layer.name!r} returned {_describe(raw)} of type {arrays[0].dtype}: "
+            "integers and booleans have no derivative",
+        )
     if layer.returns and len(arrays) != len(layer.returns):
         raise LayerFailure(
             "outputs",
@@ -129,15 +137,15 @@ def by_name(layer: Layer, raw: Any) -> dict[str, Any]:
     raise LayerFailure(
         "missing" if len(values) < len(wanted) else "surplus",
         "backward",
-        f"backward of {layer.name!r} returned {len(values)} gradient(s) for {len(wanted)} primal(s): "
-        f"{', '.join(wanted)}",
+        f"backward of {layer.name!r} must return a gradient for each of {', '.join(wanted)}; "
+        f"it returned {_describe(raw)}",
         wanted[len(values)] if len(values) < len(wanted) else None,
     )
 
 
-def _primal_of(key: str, names: tuple[str, ...]) -> str:
+def _primal_of(key: Any, names: tuple[str, ...]) -> Any:
     """Gradients may be keyed by the primal's name or by "d" and the name."""
-    return key[1:] if key not in names and key[:1] == "d" and key[1:] in names else key
+    return key[1:] if key not in names and isinstance(key, str) and key[:1] == "d" and key[1:] in names else key
 
 
 @lru_cache(maxsize=1024)
@@ -242,7 +250,7 @@ def completed(layer: Layer, case: Case) -> tuple[Case, tuple[Array, ...]]:
     Raises
     ------
     LayerFailure
-        If forward fails, or the cotangents of the Case do not fit its outputs.
+        If forward fails, its outputs are not of the declared shapes, or the Case's cotangents not of theirs.
     """
     case, evaluation = evaluated(layer, case)
     return case, evaluation.outputs
@@ -252,6 +260,7 @@ def evaluated(layer: Layer, case: Case) -> tuple[Case, Evaluation]:
     """As `completed`, with the Evaluation of that forward, on copies of the primals."""
     evaluation = run(layer, copies(case.primals), case.options)
     outputs = evaluation.outputs
+    _shaped(layer, case, outputs)
     if case.cotangents is None:
         return case.but(cotangents=draw_cotangents(case, outputs)), evaluation
     shapes = [v.shape for v in case.cotangents], [y.shape for y in outputs]
@@ -260,6 +269,22 @@ def evaluated(layer: Layer, case: Case) -> tuple[Case, Evaluation]:
             "outputs", "forward", f"the case has cotangents of shapes {shapes[0]}, forward returned {shapes[1]}"
         )
     return case, evaluation
+
+
+def _shaped(layer: Layer, case: Case, outputs: tuple[Array, ...]) -> None:
+    """Whether the outputs have the dimensions that the layer declares for them."""
+    sizes: dict[str, Any] = {n: v for n, v in case.options.items() if isinstance(v, int) and not isinstance(v, bool)}
+    try:
+        for primal in layer.primals:
+            sizes = primal.dims.bind(np.shape(case.primals[primal.name]), sizes)
+    except (DeclarationError, KeyError):
+        return  # arithmetic on what no shape tells
+    for (name, spec), output in zip(layer.returns.items(), outputs):
+        try:
+            sizes = spec.bind(output.shape, sizes)
+        except DeclarationError as error:
+            message = f"output {name!r} of forward of {layer.name!r} is not as declared in returns: {error}"
+            raise LayerFailure("outputs", "forward", message) from None
 
 
 def gradients(

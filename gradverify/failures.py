@@ -10,4 +10,4 @@ COMPLETE = "complete"  # the property that a layer breaks when its code fails ou
 
 def failed(case: Case, failure: LayerFailure) -> Finding:
     """The finding for a layer whose code failed outright."""
-    return Finding(COMPLETE, failure.kind, failure.primal, str(failure), case)
+    return Finding(COMPLETE, failure.kind, failure.primal, str(failure), case, facts={"stage": failure.stage})

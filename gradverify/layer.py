@@ -16,12 +16,11 @@ from functools import lru_cache
 from typing import Any
 
 from gradverify import dims, domains
+from gradverify.declaration import called, mapping, named, validate
 from gradverify.errors import DeclarationError
 
 Forward = Callable[..., tuple[Any, Any]]
 Backward = Callable[..., Any]
-
-KINK_CONVENTIONS = ("between", "left", "right", "middle")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,11 +196,14 @@ class Layer:
         primals: Mapping[str, Any] | None = None,
         **declaration: Any,
     ) -> None:
-        label = name or str(getattr(forward, "__name__", "layer"))
+        label = named(name) if name else str(getattr(forward, "__name__", "layer"))
         for role, function in (("forward", forward), ("backward", backward)):
-            if not callable(function):
-                raise DeclarationError(f"layer {label!r}: {role} is not callable (got {type(function).__name__})")
-        arrays = {**{k: v for k, v in declaration.items() if k not in KEYWORDS}, **(primals or {})}
+            called(label, role, function)
+        arrays = {k: v for k, v in declaration.items() if k not in KEYWORDS}
+        for key, spec in mapping(label, "primals", primals or {}).items():
+            if key in arrays:
+                raise DeclarationError(f"layer {label!r}: {key!r} is declared twice, by keyword and in primals")
+            arrays[key] = spec
         constants = _names(declaration.get("constants", ()))
         if "zero" in declaration:
             declaration["zero"] = _names(declaration["zero"])
@@ -210,7 +212,7 @@ class Layer:
             forward=forward,
             backward=backward,
             primals=tuple(_primal(label, key, arrays[key], constants) for key in _order(forward, arrays)),
-            options=dict(declaration.get("options") or {}),
+            options=mapping(label, "options", declaration.get("options") or {}),
             returns=_returns(label, declaration.get("returns")),
             batch=declaration.get("batch"),
             assume=declaration.get("assume"),
@@ -220,14 +222,26 @@ class Layer:
             doc=declaration.get("doc") or inspect.getdoc(forward) or "",
             origin=declaration.get("origin"),
         )
-        _validate(self, constants)
+        validate(self, constants, KEYWORDS)
 
     def _set(self, **values: Any) -> None:
         for key, value in values.items():
             object.__setattr__(self, key, value)
 
     def derive(self, **changes: Any) -> Layer:
-        """A copy with some fields replaced, e.g. ``layer.derive(backward=wrong)``."""
+        """A copy with some fields replaced, e.g. ``layer.derive(backward=wrong)``.
+
+        Raises
+        ------
+        DeclarationError
+            If there is no such field, or forward or backward is no function.
+        """
+        known = [field.name for field in fields(self)]
+        for key, value in changes.items():
+            if key in ("forward", "backward"):
+                called(self.name, key, value)
+            if key not in known:
+                raise DeclarationError(f"layer {self.name!r} has no field {key!r} (has {', '.join(known)})")
         copied = copy.copy(self)
         copied._set(**changes)
         return copied
@@ -324,60 +338,16 @@ def _split(spec: Any) -> tuple[str, domains.Domain]:
         if hasattr(domain, "example"):  # a Hypothesis strategy, recognised without importing Hypothesis
             return text, domains.Domain("custom", "real", strategy=domain)
     raise DeclarationError(
-        f"expected a dimension string such as 'N D' or 'N: labels K', or a pair (string, domain); got {spec!r}"
+        f"expected a dimension string such as 'N D' or 'N: labels K', or a pair (string, domain); got {spec!r} "
+        "(every keyword that is no setting names a primal)"
     )
 
 
 def _returns(label: str, spec: Any) -> dict[str, dims.Dims]:
     if spec is None:
         return {}
-    named = {"y": spec} if isinstance(spec, str) else dict(spec)
+    named = {"y": spec} if isinstance(spec, str) else mapping(label, "returns", spec)
     try:
         return {key: dims.parse(text) for key, text in named.items()}
     except DeclarationError as error:
         raise DeclarationError(f"layer {label!r}, returns: {error}") from None
-
-
-def _validate(layer: Layer, constants: tuple[str, ...]) -> None:
-    if not layer.primals:
-        raise DeclarationError(
-            f"layer {layer.name!r} declares no primals: name each array argument of forward with its "
-            'dimensions, e.g. x="N D", W="D H"'
-        )
-    known = set(layer.primal_names)
-    factor = layer.declared.factor
-    for key, mentioned in (
-        ("zero", layer.declared.zero),
-        ("constants", constants),
-        ("factor", tuple(factor) if isinstance(factor, Mapping) else ()),
-    ):
-        for name in mentioned:
-            if name not in known:
-                raise DeclarationError(
-                    f"layer {layer.name!r}, {key}: there is no primal {name!r} (has {sorted(known)})"
-                )
-    if layer.declared.kinks not in KINK_CONVENTIONS:
-        raise DeclarationError(
-            f"layer {layer.name!r}, kinks: {layer.declared.kinks!r} is not one of {', '.join(KINK_CONVENTIONS)}"
-        )
-    names = {n for primal in layer.primals for n in primal.dims.names}
-    if layer.batch is not None and layer.batch not in names:
-        raise DeclarationError(f"layer {layer.name!r}, batch: no primal has an axis {layer.batch!r}")
-    for primal in layer.primals:
-        for argument in primal.domain.arguments:
-            if argument not in names and argument not in layer.options and not _is_number(argument):
-                raise DeclarationError(
-                    f"layer {layer.name!r}, primal {primal.name!r}: the domain {primal.domain.name!r} is given "
-                    f"{argument!r}, which is neither a number, a dimension of a primal nor an option"
-                )
-    for name in layer.options:
-        if name in known:
-            raise DeclarationError(f"layer {layer.name!r}: {name!r} is declared both as a primal and as an option")
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

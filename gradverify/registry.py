@@ -14,6 +14,7 @@ from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
+from gradverify.declaration import named
 from gradverify.errors import DeclarationError, TargetError
 from gradverify.layer import Layer, Loss
 
@@ -106,7 +107,7 @@ class Registry(Generic[T]):
 def _suggest(name: str, items: Iterable[str]) -> str:
     import difflib
 
-    close = difflib.get_close_matches(name, items, n=3)
+    close = difflib.get_close_matches(str(name), items, n=3)
     return f"; did you mean {', '.join(close)}?" if close else "; `gradverify list` shows what is registered"
 
 
@@ -137,7 +138,7 @@ def register(target: Any = None, /, *, name: str | None = None, **declaration: A
 
 def _as_layer(target: Any, name: str | None, declaration: dict[str, Any]) -> Layer:
     if isinstance(target, Layer) and not declaration:
-        return target if name is None else target.derive(name=name)
+        return target if name is None else target.derive(name=named(name))
     from gradverify.adapters import as_layer
 
     return as_layer(target, name=name, **declaration)

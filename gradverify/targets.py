@@ -22,6 +22,7 @@ from typing import Any
 from gradverify.errors import DeclarationError, TargetError
 from gradverify.layer import Layer
 from gradverify.registry import layers
+from gradverify.registry import loss as find_loss
 from gradverify.types import Case
 
 _PATTERN = re.compile(r"(?P<place>.+?)(?::(?P<object>[^:/\\]+))?")
@@ -50,6 +51,8 @@ def load(target: str | None = None) -> list[Layer]:
     base, _, loss = target.rpartition("+")
     if base and target not in layers and loss in layers:
         return [under(layer, loss) for layer in load(base)]
+    if base in layers and loss.isidentifier() and target not in layers:
+        find_loss(loss)  # says that there is none
     match = _PATTERN.fullmatch(target.strip())
     if match is None:
         raise TargetError(f"{target!r} is no target; give a registered name, package.module or file.py[:object]")
@@ -119,7 +122,7 @@ def _import_file(path: str) -> tuple[ModuleType, list[str]]:
     """Run a file as a module of its own; gives the module and the names that it registered."""
     full = os.path.abspath(path)
     if os.path.isdir(full):
-        raise TargetError(f"{path!r} is a folder; name one file in it (file.py), or a package (package.module)")
+        raise TargetError(_unknown(path))
     if not os.path.exists(full):
         raise TargetError(f"there is no file {path!r}{_nearest_file(full)}")
     stem = re.sub(r"\W", "_", os.path.basename(full).removesuffix(".py"))
@@ -275,13 +278,18 @@ def _adapted(value: Any, names: list[str], origin: str) -> Layer:
 
 
 def _no_object(module: ModuleType, names: list[str], place: str, wanted: str) -> str:
-    public = [*names, *(n for n in vars(module) if not n.startswith("_"))]
+    own = (n for n, value in vars(module).items() if not n.startswith("_") and not isinstance(value, ModuleType))
+    public = [*names, *own]
     close = difflib.get_close_matches(wanted, public, n=3)
     told = f"; did you mean {', '.join(close)}?" if close else ""
     return f"{place!r} has no {wanted!r}{told or (f'; it registered {_listed(names)}' if names else '')}"
 
 
 def _unknown(target: str) -> str:
+    if os.path.isdir(target):
+        return f"{target!r} is a folder; name one file in it (file.py), or a package (package.module)"
+    if target.endswith(":"):
+        return f"{target!r} names no object behind the colon"
     close = difflib.get_close_matches(target, layers.names(), n=3)
     told = f"did you mean {', '.join(close)}?" if close else "`gradverify list` shows what is registered."
     return (

@@ -296,8 +296,12 @@ class Tally:
     @builtins.property  # a field of this class is called property
     def verified(self) -> bool:
         """Whether anything was decided: a tally in which all is unresolved has verified nothing."""
-        compared = sum(self.verdicts.values())
-        return self.cases > 0 and (compared == 0 or self.verdicts["unresolved"] < compared)
+        return self.cases > 0 and (self.decided > 0 or self.verdicts["unresolved"] == 0)
+
+    @builtins.property  # a field of this class is called property
+    def decided(self) -> int:
+        """Number of entries with a verdict other than unresolved."""
+        return sum(self.verdicts.values()) - self.verdicts["unresolved"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -331,7 +335,11 @@ class Report:
 
     @property
     def verified(self) -> bool:
-        return any(tally.verified for tally in self.tallies.values())
+        """Whether anything was decided; where the gradient was asked for, at least one entry of some gradient."""
+        gradient = self.tallies.get("gradient")
+        if gradient is None or gradient.verified:
+            return any(tally.verified for tally in self.tallies.values())
+        return any(tally.decided for tally in self.tallies.values())
 
     @property
     def cases(self) -> int:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from gradverify.dims import Sizes
+from gradverify.errors import DeclarationError, UsageError
 from gradverify.evaluate import LayerFailure
 from gradverify.failures import COMPLETE, failed
 from gradverify.fickle import chance
 from gradverify.layer import Layer
 from gradverify.limits import SLOW, time_limit
 from gradverify.properties import Property, properties
-from gradverify.types import Case, Finding, Outcome, Report, Tally
+from gradverify.registry import layers
+from gradverify.types import Array, Case, Finding, Outcome, Report, Tally
 
 SECONDS = 10.0  # for one property on one case; a right layer takes milliseconds
 
@@ -31,21 +34,28 @@ class Watcher(Protocol):
 watcher: ContextVar[Watcher | None] = ContextVar("gradverify_watcher", default=None)
 
 
-def verify(layer: Layer, case: Case, names: Sequence[str] | None = None) -> Report:
+def verify(layer: Layer | str | Any, case: Case, names: Sequence[str] | str | None = None) -> Report:
     """Verify one concrete Case; no Hypothesis, no shrinking.
 
     Parameters
     ----------
-    layer : a Layer, or anything that `gradverify.register` takes
+    layer : a Layer, a registered name, or anything that `gradverify.register` takes
     case : primals, options and cotangents; cotangents that are None are drawn from the Case's seed
-    names : properties to try, default all that apply
+    names : property or properties to try, default all that apply
+
+    Returns
+    -------
+    Report
+        Nothing is raised for a finding: see `Report.ok` and `Report.findings`.
 
     Raises
     ------
-    DeclarationError, UsageError
-        If the layer cannot be used, or the case lacks a primal.
+    DeclarationError, TargetError, UsageError
+        If there is no such layer, it cannot be used, or the case does not fit it.
     """
-    if not isinstance(layer, Layer):
+    if isinstance(layer, str):
+        layer = layers.get(layer)
+    elif not isinstance(layer, Layer):
         from gradverify.adapters import as_layer
 
         layer = as_layer(layer)
@@ -53,7 +63,7 @@ def verify(layer: Layer, case: Case, names: Sequence[str] | None = None) -> Repo
     start = time.perf_counter()
     tallies: dict[str, Tally] = {}
     found: dict[tuple[str, str, str], Finding] = {}
-    for prop in selected(names):
+    for prop in selected(None if names is None else listed(names)):
         begun = time.perf_counter()
         outcome = examine(layer, case, prop)
         tallies.setdefault(prop.name, Tally(prop.name)).add(outcome, time.perf_counter() - begun)
@@ -67,6 +77,23 @@ def verify(layer: Layer, case: Case, names: Sequence[str] | None = None) -> Repo
         seconds=time.perf_counter() - start,
         examples=1,
     )
+
+
+def listed(names: Sequence[str] | str) -> tuple[str, ...]:
+    """One name or several, as a tuple.
+
+    Raises
+    ------
+    UsageError
+        If they are no names.
+    """
+    found = (names,) if isinstance(names, str) else tuple(names) if isinstance(names, Iterable) else (names,)
+    for name in found:
+        if not isinstance(name, str):
+            raise UsageError(f"expected names of properties, got {name!r}")
+    if not found:
+        raise UsageError("properties must name at least one property, got none (leave it out for all that apply)")
+    return found
 
 
 def selected(names: Sequence[str] | None) -> list[Property]:
@@ -83,25 +110,61 @@ def selected(names: Sequence[str] | None) -> list[Property]:
 
 
 def checked(layer: Layer, case: Case) -> Case:
-    """The case, if it holds what the layer declares.
+    """The case with arrays in place of lists and defaults in place of missing options, if it fits the layer.
 
     Raises
     ------
     UsageError
-        Naming the primal that is missing or whose shape does not fit.
+        Naming the primal, option or field that is missing, unknown or does not fit.
     """
-    from gradverify.errors import DeclarationError, UsageError
+    if not isinstance(case, Case):
+        raise UsageError(f"expected a gradverify.Case, got {type(case).__name__}")
+    if case.step is not None and not 0 < case.step < 1:
+        raise UsageError(f"the case has the step {case.step!r}; it must be between 0 and 1, or None")
+    if case.seed < 0:
+        raise UsageError(f"the case has the seed {case.seed!r}; it must not be negative")
+    for kind, given, known in (
+        ("primal", case.primals, layer.primal_names),
+        ("option", case.options, tuple(layer.options)),
+    ):
+        surplus = [name for name in given if name not in known]
+        if surplus:
+            raise UsageError(
+                f"the case gives the {kind} {surplus[0]!r}, which layer {layer.name!r} does not declare "
+                f"(has {', '.join(known) or 'none'})"
+            )
+    primals = _primals(layer, case)
+    cotangents = case.cotangents
+    if cotangents is not None:
+        parts = (cotangents,) if isinstance(cotangents, np.ndarray) else tuple(cotangents)
+        cotangents = tuple(_numbers(part, f"cotangent {k}") for k, part in enumerate(parts))
+    return case.but(primals=primals, cotangents=cotangents, options={**layer.default_options, **case.options})
 
-    sizes = {k: v for k, v in case.options.items() if isinstance(v, int) and not isinstance(v, bool)}
+
+def _primals(layer: Layer, case: Case) -> dict[str, Array]:
+    sizes: Sizes = {k: v for k, v in case.options.items() if isinstance(v, int) and not isinstance(v, bool)}
+    arrays = {}
     for primal in layer.primals:
+        label = f"primal {primal.name!r} of layer {layer.name!r}"
         if primal.name not in case.primals:
-            raise UsageError(f"the case has no array for the primal {primal.name!r} of layer {layer.name!r}")
+            raise UsageError(f"the case has no array for the {label}")
+        array = _numbers(case.primals[primal.name], label)
         try:
-            sizes = primal.dims.bind(np.shape(case.primals[primal.name]), sizes)  # type: ignore[assignment]
+            sizes = primal.dims.bind(array.shape, sizes)
         except DeclarationError as error:
-            raise UsageError(f"primal {primal.name!r} of layer {layer.name!r}: {error}") from None
-    arrays = {name: np.asarray(a) for name, a in case.primals.items()}
-    return case.but(primals=arrays, options={**layer.default_options, **case.options})
+            raise UsageError(f"{label}: {error}") from None
+        arrays[primal.name] = array.astype(float) if primal.differentiable and array.dtype.kind in "iub" else array
+    return arrays
+
+
+def _numbers(value: object, label: str) -> Array:
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise UsageError(f"{label} is no array: {error}") from None
+    if array.dtype.kind in "OSUMm":
+        raise UsageError(f"{label} is no array of numbers but of type {array.dtype}")
+    return array
 
 
 def examine(layer: Layer, case: Case, prop: Property, seconds: float | None = SECONDS) -> Outcome:
@@ -123,7 +186,7 @@ def examine(layer: Layer, case: Case, prop: Property, seconds: float | None = SE
 
 def _examine(layer: Layer, case: Case, prop: Property, seconds: float | None) -> Outcome:
     try:
-        with time_limit(seconds):
+        with time_limit(seconds), np.errstate(all="ignore"):  # what overflows here is told by the verdict
             outcome = prop.holds(layer, case)
             if outcome.findings and prop.name != "repeatable":
                 return _unless_random(layer, case, outcome)

@@ -24,7 +24,7 @@ def function(target: Any, *, name: str | None = None, **declaration: Any) -> Lay
     primals, settings = split(declaration)
     if not primals:
         raise unrecognised(target, "its arrays are not named")
-    sketch = Layer(lambda *a: (0.0, None), lambda dy, saved: (), primals=primals, **settings)
+    sketch = Layer(lambda *a, **o: (0.0, None), lambda dy, saved: (), primals=primals, **settings)
     seen = "no call of it succeeded"
     for arrays, _ in examples(sketch):
         try:

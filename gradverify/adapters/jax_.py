@@ -56,7 +56,7 @@ def jax_layer(target: Any, *, name: str | None = None, **declaration: Any) -> La
         return target(**built, **options) if by_name and not _positional(target) else target(*built.values(), **options)
 
     probe = Layer(
-        lambda: ((), None), lambda: None, name=label, primals=declared, constants=settings.get("constants", ())
+        lambda *_: ((), None), lambda *_: None, name=label, primals=declared, constants=settings.get("constants", ())
     )
     engine = Engine(label, call, tuple(declared), tuple(p.name for p in probe.differentiable))
     return _layer(engine, target, probe, declared, settings, own)

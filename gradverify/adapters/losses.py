@@ -138,7 +138,7 @@ def loss(
     chosen = ((wrt,) if isinstance(wrt, str) else tuple(wrt)) if wrt is not None else None
     targets = [n for n in primals if n not in chosen] if chosen is not None else targets
     settings["constants"] = constants(settings, *targets)
-    shape = Loss(lambda *a: (0.0, None), lambda dy, saved: (), name=label, primals=primals, **settings)
+    shape = Loss(lambda *a, **o: (0.0, None), lambda dy, saved: (), name=label, primals=primals, **settings)
     of = chosen or tuple(p.name for p in shape.differentiable)
     first = _order(value, tuple(primals))
     second = tuple(order) if order is not None else _order(gradient, first) if gradient is not None else first

@@ -165,7 +165,7 @@ def tape(
     primals, settings = split(declaration)
     label = name or getattr(function, "__name__", "tape")
     label = "tape" if label == "<lambda>" else label
-    sketch = Layer(lambda *a: (0.0, None), lambda dy, saved: (), name=label, primals=primals, **settings)
+    sketch = Layer(lambda *a, **o: (0.0, None), lambda dy, saved: (), name=label, primals=primals, **settings)
     floating = tuple(p.differentiable for p in sketch.primals)
     chance = Chance(function)
     settings.setdefault("stateful", backward is None)  # gradients are left on the values, and add up

@@ -68,7 +68,7 @@ def torch_layer(target: Any, *, name: str | None = None, **declaration: Any) -> 
     else:
         call, declared = caller(target, declared)
     probe = Layer(
-        lambda: ((), None), lambda: None, name=label, primals=declared, constants=settings.get("constants", ())
+        lambda *_: ((), None), lambda *_: None, name=label, primals=declared, constants=settings.get("constants", ())
     )
     engine = Engine(
         label,

@@ -56,6 +56,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     An error of the user's is one line on stderr and status 2. Only an error of gradverify's own
     shows a traceback; its status is 70, so that nobody takes it for a finding.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this process
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  until exit
     try:
         result = commands.main(args=arguments, prog_name="gradverify", standalone_mode=False)
         return result if isinstance(result, int) else 0

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
@@ -41,14 +41,28 @@ def data_stream() -> Iterator[TextIO]:
 
 
 def write(text: str, stream: TextIO) -> None:
-    """A line or more; signs that the stream cannot encode are replaced."""
+    """A line or more; signs that the stream cannot encode are replaced.
+
+    A reader that has left (`| head`) changes nothing else: what follows is lost, files and exit status are not.
+
+    Raises
+    ------
+    UsageError
+        If the stream cannot be written, e.g. because the disk is full.
+    """
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
         text = text.replace("±", "+-").replace("…", "...").encode(encoding, "replace").decode(encoding)
-    stream.write(f"{text}\n")
-    stream.flush()
+    try:
+        stream.write(f"{text}\n")
+        stream.flush()
+    except OSError as error:
+        with suppress(OSError, ValueError):  # Python's exit must not flush into it again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise UsageError(f"cannot write the output: {error.strerror or error}") from None
 
 
 def note(text: str) -> None:

@@ -24,13 +24,15 @@ def show(
 ) -> None:
     """The table, each finding, and one line that sums up."""
     from gradverify.report.table import summary, table
-    from gradverify.report.terminal import render_findings, side_by_side
+    from gradverify.report.terminal import render_findings, side_by_side, undecided
 
     paint = colored(stream, color)
     write(table(reports, paint), stream)
     for report in reports:
         for line in [f"{report.layer}: declared {said}" for said in report.declared]:
             write(line, stream)
+        if not report.findings and not report.verified:
+            write(f"{report.layer}: {undecided(report)}", stream)
         for text in render_findings(report, paint, _width(), replays):
             write(text, stream)
         for found in (finding.comparison for finding in report.findings if matrices):

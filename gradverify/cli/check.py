@@ -48,6 +48,8 @@ def command(
         settings = _settings(**given)
         layers = _layers(targets, loss)
         reports, finished = _checked(layers, settings, color)
+        if not reports:
+            raise KeyboardInterrupt  # before the first layer was done
         files = _cases.save(reports)
         replays = {finding: _cases.replay_command(path, finding) for finding, path in files.items()}
         text = sys.stderr if json_file == "-" else data

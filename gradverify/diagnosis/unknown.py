@@ -15,6 +15,8 @@ def facts(evidence: Evidence) -> Diagnosis | None:
     """Ratio, what is left after scaling, and where the wrong entries lie, on plain cases."""
     if not evidence.about_gradient:
         return None
+    if evidence.finding.kind == "crash" and evidence.finding.facts.get("stage") == "forward":
+        return None  # the message says it all, and no case can be told from another by its gradient
     if evidence.finding.kind == "crash":
         text = f"backward breaks down{evidence.given or ' on plain cases as well'}"
         return Diagnosis("facts", "SHAPE", text, 0.3)

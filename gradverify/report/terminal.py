@@ -89,6 +89,18 @@ def render_finding(finding: Finding, color: bool = False, width: int = 80, repla
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
 
 
+def undecided(report: Report) -> str:
+    """Why nothing was verified, in one line."""
+    gradient = report.tallies.get("gradient")
+    if report.notes:
+        return report.notes[0]
+    if gradient is not None and gradient.reason is not None and not gradient.cases:
+        return gradient.reason
+    if any(tally.cases for tally in report.tallies.values()):
+        return "no entry of any gradient could be decided"
+    return "; ".join(f"{name}: {reason}" for name, reason in _skipped(report)) or "no property applies"
+
+
 def side_by_side(comparison: Comparison, color: bool = False, width: int = 80) -> str:
     """Every entry of the analytic and numerical gradients, their difference and its bound."""
     arrays = parts(comparison, "analytic", "numerical", "difference", "bound")

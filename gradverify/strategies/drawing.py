@@ -178,8 +178,13 @@ class _Drawing:
         if self.layer.assume is None:
             return True
         given = {**primals, **options}
-        with np.errstate(all="ignore"):
-            return bool(self.layer.assume(**{name: given[name] for name in self.assumed}))
+        try:
+            with np.errstate(all="ignore"):
+                return bool(self.layer.assume(**{name: given[name] for name in self.assumed}))
+        except Exception as error:
+            raise DeclarationError(
+                f"layer {self.layer.name!r}: assume raised {type(error).__name__}: {error}"
+            ) from error
 
 
 def _project(primal: Primal, raw: Any, seed: int, stream: int, sizes: Mapping[str, Any]) -> Any:
@@ -205,6 +210,10 @@ def _elements(draw: Draw, strategy: st.SearchStrategy[Any], seed: int, stream: i
     """An array of an author's elements: each drawn where there are few, else a few repeated in mixed order."""
     count = int(np.prod(shape))
     drawn = np.array([draw(strategy) for _ in range(min(count, _FEW) or 1)])
+    if drawn.ndim != 1 or drawn.dtype.kind not in "fciub":
+        raise DeclarationError(
+            f"the strategy {strategy!r} must give single numbers, e.g. floats(-1, 1); got {drawn[0]!r}"
+        )
     order = np.arange(count) if count <= _FEW else values.order(seed, stream, count, _FEW)
     return drawn[order].reshape(shape)
 
