@@ -317,6 +317,14 @@ def test_special_points_include_coincident_inputs():
     assert any(np.array_equal(c.primals["p"], c.primals["q"]) and c.primals["p"].any() for c in found)
 
 
+def test_a_strategy_of_integers_gives_integers_that_want_no_gradient():
+    labelled = layer(lambda y, x: (x, None), y=("N", st.integers(-1, 3)), keep=("N", st.booleans()), x="N")
+    found = [case.primals for case in drawn(labelled, examples=60)]
+    assert {int(label) for p in found for label in p["y"]} == {-1, 0, 1, 2, 3}
+    assert {(p["y"].dtype.kind, p["keep"].dtype.kind) for p in found} == {("i", "b")}
+    assert [p.name for p in labelled.differentiable] == ["x"]
+
+
 # --- step, seed, target -----------------------------------------------------------------------------
 
 
