@@ -105,6 +105,7 @@ class Hooks:
         layer on the same primals in one graph; None where the author's code cannot add
     again : (primals by name, cotangents, options) -> gradients that a stateful layer holds after two
         rounds of forward and backward on one object, by name
+    built_with : names of sizes that a stateful layer is built with, so that one object knows no others
     held : (saved) -> copies of the parameters that a stateful layer keeps on itself, by primal name
     """
 
@@ -117,6 +118,7 @@ class Hooks:
     batched: Callable[..., Any] | None = None
     twice: Callable[..., Mapping[str, Any] | None] | None = None
     again: Callable[..., Mapping[str, Any]] | None = None
+    built_with: tuple[str, ...] = ()
     held: Callable[[Any], Mapping[str, Any]] | None = None
 
 
@@ -263,7 +265,19 @@ def accepted(function: Callable[..., Any], names: tuple[str, ...]) -> tuple[str,
 
 _SETTINGS = {"options", "returns", "batch", "assume", "empty", "constants", "doc", "origin"}
 _DECLARED = {"kinks", "surrogate", "zero", "factor", "conjugate", "stateful"}
-_HOOKS = {"session", "reference", "jvp", "accumulate", "wants", "second", "batched", "twice", "again", "held"}
+_HOOKS = {
+    "session",
+    "reference",
+    "jvp",
+    "accumulate",
+    "wants",
+    "second",
+    "batched",
+    "twice",
+    "again",
+    "built_with",
+    "held",
+}
 KEYWORDS = frozenset(_SETTINGS | _DECLARED | _HOOKS | {"name", "primals"})
 
 
