@@ -128,6 +128,16 @@ def test_a_type_that_cannot_count_far_asks_for_an_axis_longer_than_it_can_count(
     assert any(len(case.primals["x"]) > 127 for case in drawn(layer(forward, x="N"), examples=300))
 
 
+def test_an_axis_that_is_long_on_purpose_stays_long_where_there_are_many_others():
+    def forward(q, k, v):
+        return q[:, : q.shape[1] // 64 * 64], None
+
+    heads = layer(forward, q="B T H D", k="B S H D", v="B S H E")
+    found = drawn(heads, examples=300)
+    assert any(case.primals["q"].shape[1] == 65 for case in found)
+    assert max(case.size for case in found) <= 600
+
+
 def test_two_axes_are_long_at_once_where_the_code_mentions_a_block():
     def forward(x):
         return x[: len(x) // 8 * 8], None
