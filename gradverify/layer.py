@@ -50,6 +50,7 @@ class Declared:
     conjugate : for complex primals, True where the gradient is dL/dRe + i dL/dIm (torch), False
         where it is its conjugate (JAX)
     stateful : the layer keeps state on itself from forward to backward
+    constants : primals that need no gradient though their values are real
     """
 
     kinks: str = "between"
@@ -58,6 +59,7 @@ class Declared:
     factor: float | Mapping[str, float] = 1.0
     conjugate: bool = True
     stateful: bool = False
+    constants: tuple[str, ...] = ()
 
     def factor_of(self, primal: str) -> float:
         if isinstance(self.factor, Mapping):
@@ -79,6 +81,8 @@ class Declared:
             said.append("complex gradients: dL/dRe - i dL/dIm")
         if self.stateful:
             said.append("stateful")
+        if self.constants:
+            said.append(f"no gradient wanted: {', '.join(self.constants)}")
         return tuple(said)
 
 
@@ -130,6 +134,7 @@ class Hooks:
         layer on the same primals in one graph; None where the author's code cannot add
     again : (primals by name, cotangents, options) -> gradients that a stateful layer holds after two
         rounds of forward and backward on one object, by name
+    built_with : names of sizes that a stateful layer is built with, so that one object knows no others
     held : (saved) -> copies of the parameters that a stateful layer keeps on itself, by primal name
     """
 
@@ -144,6 +149,7 @@ class Hooks:
     slopes: Callable[..., Any] | None = None
     twice: Callable[..., Mapping[str, Any] | None] | None = None
     again: Callable[..., Mapping[str, Any]] | None = None
+    built_with: tuple[str, ...] = ()
     held: Callable[[Any], Mapping[str, Any]] | None = None
 
 
@@ -207,17 +213,20 @@ class Layer:
         constants = _names(declaration.get("constants", ()))
         if "zero" in declaration:
             declaration["zero"] = _names(declaration["zero"])
+        found = tuple(_primal(label, key, arrays[key], constants) for key in _order(forward, arrays))
+        whole = tuple(p.name for p in found if p.domain.strategy is not None and not p.differentiable)
+        unwanted = tuple(dict.fromkeys((*constants, *whole)))
         self._set(
             name=label,
             forward=forward,
             backward=backward,
-            primals=tuple(_primal(label, key, arrays[key], constants) for key in _order(forward, arrays)),
+            primals=found,
             options=mapping(label, "options", declaration.get("options") or {}),
             returns=_returns(label, declaration.get("returns")),
             batch=declaration.get("batch"),
             assume=declaration.get("assume"),
             empty=bool(declaration.get("empty", False)),
-            declared=Declared(**{k: v for k, v in declaration.items() if k in _DECLARED}),
+            declared=Declared(**{k: v for k, v in declaration.items() if k in _DECLARED}, constants=unwanted),
             hooks=Hooks(**{k: v for k, v in declaration.items() if k in _HOOKS}),
             doc=declaration.get("doc") or inspect.getdoc(forward) or "",
             origin=declaration.get("origin"),
@@ -336,11 +345,17 @@ def _split(spec: Any) -> tuple[str, domains.Domain]:
         if isinstance(domain, str):
             return text, domains.parse(domain)
         if hasattr(domain, "example"):  # a Hypothesis strategy, recognised without importing Hypothesis
-            return text, domains.Domain("custom", "real", strategy=domain)
+            return text, domains.Domain("custom", _kind(domain), strategy=domain)
     raise DeclarationError(
         f"expected a dimension string such as 'N D' or 'N: labels K', or a pair (string, domain); got {spec!r} "
         "(every keyword that is no setting names a primal)"
     )
+
+
+def _kind(strategy: Any) -> str:
+    """ "int" or "bool" where a strategy draws nothing else, so that labels need not be declared constant."""
+    name = type(getattr(strategy, "wrapped_strategy", strategy)).__name__
+    return {"IntegersStrategy": "int", "BooleansStrategy": "bool"}.get(name, "real")
 
 
 def _returns(label: str, spec: Any) -> dict[str, dims.Dims]:

@@ -304,3 +304,6 @@ def test_declared_exceptions_are_respected_and_reported():
     stopped = a_dense(lambda dy, s: (dense_back(dy, s)[0] * 0, *dense_back(dy, s)[1:]), zero="x")
     assert not check(stopped, "gradient").findings
     assert check(a_dense(zero="x"), "gradient").findings  # it is not zero
+    fixed = a_dense(lambda dy, s: dense_back(dy, s)[:2], constants="b")
+    report = check(fixed, "gradient")
+    assert not report.findings and report.declared == ("no gradient wanted: b",)

@@ -64,6 +64,22 @@ def test_what_an_object_keeps_or_changes_is_found(wrong, name, primal):
     assert not findings(Dense, name, x="N D")
 
 
+class BuiltForItsLength:
+    def __init__(self, T):
+        self.T = T
+
+    def forward(self, x):
+        return np.stack([x[t] * (t + 1) for t in range(self.T)])
+
+    def backward(self, dy):
+        return np.stack([dy[t] * (t + 1) for t in range(self.T)])
+
+
+def test_an_object_is_given_no_sizes_but_those_it_was_built_with():
+    assert not findings(BuiltForItsLength, "reusable", x="T N")
+    assert not findings(adapt.stateful(BuiltForItsLength, init=("T",), x="T N"), "reusable")
+
+
 def signs(shared):
     buffers = {}
 

@@ -128,6 +128,16 @@ def test_a_type_that_cannot_count_far_asks_for_an_axis_longer_than_it_can_count(
     assert any(len(case.primals["x"]) > 127 for case in drawn(layer(forward, x="N"), examples=300))
 
 
+def test_an_axis_that_is_long_on_purpose_stays_long_where_there_are_many_others():
+    def forward(q, k, v):
+        return q[:, : q.shape[1] // 64 * 64], None
+
+    heads = layer(forward, q="B T H D", k="B S H D", v="B S H E")
+    found = drawn(heads, examples=300)
+    assert any(case.primals["q"].shape[1] == 65 for case in found)
+    assert max(case.size for case in found) <= 600
+
+
 def test_two_axes_are_long_at_once_where_the_code_mentions_a_block():
     def forward(x):
         return x[: len(x) // 8 * 8], None
@@ -315,6 +325,14 @@ def test_special_points_include_coincident_inputs():
     pair = layer(lambda p, q: (p, None), p="N", q="N")
     found = drawn(pair, Regime(special=True), examples=200)
     assert any(np.array_equal(c.primals["p"], c.primals["q"]) and c.primals["p"].any() for c in found)
+
+
+def test_a_strategy_of_integers_gives_integers_that_want_no_gradient():
+    labelled = layer(lambda y, x: (x, None), y=("N", st.integers(-1, 3)), keep=("N", st.booleans()), x="N")
+    found = [case.primals for case in drawn(labelled, examples=60)]
+    assert {int(label) for p in found for label in p["y"]} == {-1, 0, 1, 2, 3}
+    assert {(p["y"].dtype.kind, p["keep"].dtype.kind) for p in found} == {("i", "b")}
+    assert [p.name for p in labelled.differentiable] == ["x"]
 
 
 # --- step, seed, target -----------------------------------------------------------------------------

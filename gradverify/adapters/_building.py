@@ -277,6 +277,7 @@ def _layer(
             "session": inner.session,
             "held": inner.held,
             "again": inner.again,
+            "built_with": inner.maker.built_with(),
             "doc": inspect.getdoc(inner.maker.target) or "",
             **settings,
         },

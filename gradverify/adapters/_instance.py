@@ -52,6 +52,10 @@ class Maker:
         names = self._needs if self.init is None else _leaves(self.init)
         return tuple(v for v in names if _SIZE.fullmatch(v))
 
+    def built_with(self) -> tuple[str, ...]:
+        """Every name that may be a size the object is built with."""
+        return tuple(self._takes) if self.init is None else tuple(_leaves(self.init))
+
     def make(
         self,
         sizes: Mapping[str, Any],

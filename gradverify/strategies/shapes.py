@@ -84,11 +84,12 @@ def draw_sizes(knobs: Knobs, names: Names, fixed: Mapping[str, int], regime: Reg
         single = dict.fromkeys(single, first)
     elif pattern == "distinct" and table is _SIZES:
         single = _distinct(single)
+    kept: tuple[str, ...] = ()
     often = 200 if names.blocks else 240  # of 256: a block that the code mentions has a remainder somewhere
     if rare >= often and table is _SIZES and (single or many):
-        single, many = _lengthen(knobs, names, single, many)
+        single, many, kept = _lengthen(knobs, names, single, many)
         cap = _LONG_CAP
-    sizes: Sizes = {**fixed, **_fitted(names, fixed, single, many, cap)}
+    sizes: Sizes = {**fixed, **_fitted(names, fixed, single, many, cap, kept)}
     if empty and 1 <= rare <= (40 if regime.special else 6) and (single or many):
         _empty(knobs, sizes, [*single, *many])
     return sizes
@@ -156,10 +157,10 @@ def _distinct(single: dict[str, int]) -> dict[str, int]:
 
 def _lengthen(
     knobs: Knobs, names: Names, single: dict[str, int], many: dict[str, Shape]
-) -> tuple[dict[str, int], dict[str, Shape]]:
+) -> tuple[dict[str, int], dict[str, Shape], tuple[str, ...]]:
     """One or two axes about as long as a block of a kernel, the others at most 3.
 
-    Tiles have remainders along two axes at once, so a second axis may be 9 or so.
+    Tiles have remainders along two axes at once, so a second axis may be 9 or so. Their names come last.
     """
     single = {name: min(size, 3) for name, size in single.items()}
     many = {name: tuple(min(n, 3) for n in shape) for name, shape in many.items()}
@@ -168,13 +169,14 @@ def _lengthen(
     first, length = knobs.below(len(among)), knobs.pick(lengths)
     second, shorter = (first + 1 + knobs.below(max(1, len(among) - 1))) % len(among), knobs.pick(names.blocks or _TILE)
     tiled = knobs.chance(40) and length <= _TILED and shorter <= _TILED
-    for k, extent in ((second, shorter), (first, length)) if tiled else ((first, length),):
+    chosen = ((second, shorter), (first, length)) if tiled else ((first, length),)
+    for k, extent in chosen:
         name = among[k]
         if name in single:
             single[name] = extent
         else:
             many[name] = (*many[name][:-1], extent)
-    return single, many
+    return single, many, tuple(among[k] for k, _ in chosen)
 
 
 def _empty(knobs: Knobs, sizes: Sizes, free: list[str]) -> None:
@@ -183,16 +185,34 @@ def _empty(knobs: Knobs, sizes: Sizes, free: list[str]) -> None:
     sizes[chosen] = (*old[:-1], 0) if isinstance(old, tuple) else 0
 
 
-def _fitted(names: Names, fixed: Mapping[str, int], single: dict[str, int], many: dict[str, Shape], cap: int) -> Sizes:
-    """The sizes, the largest of them lowered until all primals together have at most `cap` elements."""
+def _fitted(
+    names: Names,
+    fixed: Mapping[str, int],
+    single: dict[str, int],
+    many: dict[str, Shape],
+    cap: int,
+    kept: tuple[str, ...] = (),
+) -> Sizes:
+    """The sizes, the largest of them lowered until all primals together have at most `cap` elements.
+
+    Axes that are `kept` are lowered last: one that is long on purpose says nothing when it is shorter.
+    """
     sizes: Sizes = {**fixed, **single, **many}
     while sum(span(sizes) for span in names.spans) > cap:
-        largest = max([*single.values(), *(n for shape in many.values() for n in shape)], default=1)
-        if largest == 1:
+        for spared in (kept, ()):
+            lowered: dict[str, Shape] = {n: (s,) for n, s in single.items() if n not in spared}
+            lowered |= {n: shape for n, shape in many.items() if n not in spared}
+            largest = max((extent for shape in lowered.values() for extent in shape), default=1)
+            if largest > 1:
+                break
+        else:
             break
-        for name, size in single.items():  # equal sizes stay equal
-            single[name] = size if size < largest else largest - max(1, largest // 4)
-        for name, shape in many.items():
-            many[name] = tuple(n if n < largest else largest - max(1, largest // 4) for n in shape)
+        less = largest - max(1, largest // 4)
+        for name, shape in lowered.items():  # equal sizes stay equal
+            shorter = tuple(n if n < largest else less for n in shape)
+            if name in single:
+                single[name] = shorter[0]
+            else:
+                many[name] = shorter
         sizes |= {**single, **many}
     return {**single, **many}
