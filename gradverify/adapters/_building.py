@@ -63,8 +63,24 @@ def build(
             lines = (*lines, f"parameters and gradients are {inner.dtype}: everything is run in that precision")
     if first is None and isinstance(failure, DeclarationError):
         raise failure
+    _sized(inner, layer, label, first)
     paired = ", ".join(str(inner.pairs[n]) for n in inner.parameters if n in inner.pairs)
     return finished(layer, f"pairs: {paired}" if paired else "", *lines, chance=maker.chance)
+
+
+def _sized(inner: Stateful, layer: Layer, label: str, made: Any) -> None:
+    """Each size that the object is built with must be one of a primal, or no case could tell it."""
+    known = {n for p in layer.primals for n in p.dims.names} | set(layer.options)
+    unknown = [] if inner.maker.is_object else [n for n in inner.maker.sizes() if n not in known]
+    if not unknown:
+        return
+    arrays = [n for n in float_arrays(made) if n not in inner.pairs] if made is not None else []
+    seen = f" It holds {', '.join(arrays)}, of which no gradient was found." if arrays else ""
+    one = arrays[0] if arrays else "W"
+    raise DeclarationError(
+        f"{label} is built with the size {unknown[0]}, which no primal has.{seen} Declare the parameter that has it, "
+        f'and where its gradient stands: {one}="... {unknown[0]}", pairs={{"{one}": "d{one}"}}'
+    )
 
 
 def _first(
