@@ -104,6 +104,17 @@ def test_the_device_gives_what_the_host_gives(target, way, calls):
     assert np.allclose(found[0].rounding, found[1].rounding, rtol=1e-6, atol=0)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+def test_a_gpu_gives_what_the_host_gives(calls):
+    values = []
+    for device in ("cuda", "cpu"):
+        layer, case = prepared(Tanh, device=device)
+        point = Point(layer, case)
+        values.append(central(point, np.arange(point.size), 6e-6)[0])
+    assert {name for name, _ in calls} == {"x", "W"}
+    assert np.allclose(values[0].value, values[1].value, rtol=0, atol=float(np.max(values[1].rounding)))
+
+
 def test_one_entry_off_by_a_millionth_is_found_on_the_device(calls):
     layer, case = prepared(OneWrong)
     (finding,) = gradient.holds(layer, case).findings

@@ -73,7 +73,7 @@ def build(
 
 def _sized(inner: Stateful, layer: Layer, label: str, made: Any) -> None:
     """Each size that the object is built with must be one of a primal, or no case could tell it."""
-    known = {n for p in layer.primals for n in p.dims.names} | set(layer.options)
+    known = {n for p in layer.primals for n in p.dims.names} | set(layer.primal_names) | set(layer.options)
     unknown = [] if inner.maker.is_object else [n for n in inner.maker.sizes() if n not in known]
     if not unknown:
         return
