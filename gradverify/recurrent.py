@@ -190,7 +190,7 @@ def _inherited(cell: Cell, renamed: Callable[[str], str]) -> dict[str, Any]:
 
 
 def _tuple(names: str | Sequence[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
+    return tuple(names.split() if isinstance(names, str) else names)
 
 
 def _validate_states(layer: Layer, states: tuple[str, ...]) -> None:

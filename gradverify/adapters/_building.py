@@ -31,6 +31,9 @@ BACKWARDS = (
 )
 
 
+_LOOKS = 3  # sets of sizes at which an object is looked at: 4*N and D+H are the same at two of them
+
+
 def build(
     kind: type[Stateful],
     target: Any,
@@ -63,8 +66,24 @@ def build(
             lines = (*lines, f"parameters and gradients are {inner.dtype}: everything is run in that precision")
     if first is None and isinstance(failure, DeclarationError):
         raise failure
+    _sized(inner, layer, label, first)
     paired = ", ".join(str(inner.pairs[n]) for n in inner.parameters if n in inner.pairs)
     return finished(layer, f"pairs: {paired}" if paired else "", *lines, chance=maker.chance)
+
+
+def _sized(inner: Stateful, layer: Layer, label: str, made: Any) -> None:
+    """Each size that the object is built with must be one of a primal, or no case could tell it."""
+    known = {n for p in layer.primals for n in p.dims.names} | set(layer.primal_names) | set(layer.options)
+    unknown = [] if inner.maker.is_object else [n for n in inner.maker.sizes() if n not in known]
+    if not unknown:
+        return
+    arrays = [n for n in float_arrays(made) if n not in inner.pairs] if made is not None else []
+    seen = f" It holds {', '.join(arrays)}, of which no gradient was found." if arrays else ""
+    one = arrays[0] if arrays else "W"
+    raise DeclarationError(
+        f"{label} is built with the size {unknown[0]}, which no primal has.{seen} Declare the parameter that has it, "
+        f'and where its gradient stands: {one}="... {unknown[0]}", pairs={{"{one}": "d{one}"}}'
+    )
 
 
 def _first(
@@ -157,7 +176,7 @@ def _complete(
             continue
         found = {**looked[0], **found}
         shapes.append((sizes, looked[1]))
-        if len(shapes) == 2:
+        if len(shapes) == _LOOKS:
             break
     inner.assumed = {}
     taken = {path for p in inner.pairs.values() for path in p.values}
@@ -172,6 +191,9 @@ def _complete(
                 primals[name] = text
                 inferred.append(f'{name} "{text}"')
     lines = [f"dimensions: {', '.join(inferred)} (from the object's arrays)"] if inferred else []
+    if inner.updated and type(inner) is Stateful:
+        changed = ", ".join(sorted(inner.updated))
+        lines.append(f"backward changes {changed} in place: each evaluation runs on an object of its own")
     return tuple(lines)
 
 
@@ -183,13 +205,13 @@ def _look(
     try:
         with inner.maker.chance.fixed(options, note=False):
             made, built = inner.fresh({n: np.array(a) for n, a in arrays.items()}, options)
-            start = {n: np.array(fetch(made, p.values[0])) for n, p in discover(made, built).items()}
-            start |= {n: np.array(a) for n, a in float_arrays(made).items()}
+            start = _held(made, built)
         with inner.maker.chance.fixed(options):
             output = inner._call(made, given, options)
             cotangent = (
                 tuple(np.ones(np.shape(y)) for y in output) if isinstance(output, tuple) else np.ones(np.shape(output))
             )
+            before = _held(made, built)
             with suppress(LayerFailure):  # what forward shows is shown; the check will report the crash
                 inner._pull(made, cotangent, options)
     except (LayerFailure, DeclarationError):
@@ -205,6 +227,7 @@ def _look(
         return (lazy or name in start) and not any(_same(value, a) for a in outside)
 
     kept = {n: p for n, p in found.items() if parameter(n, fetch(made, p.values[0]))}
+    inner.updated |= {n for n, p in kept.items() if n in before and not _same(before[n], fetch(made, p.values[0]))}
     inner.seen |= {
         v.dtype
         for v in (fetch(made, p.values[0]) for p in kept.values())
@@ -214,6 +237,12 @@ def _look(
     return kept, {
         n: np.shape(fetch(made, p.values[0])) for n, p in every.items() if fetch(made, p.values[0]) is not None
     }
+
+
+def _held(made: Any, built: Mapping[str, Array]) -> dict[str, Array]:
+    """Copies of the floating arrays of an object, by attribute, and of its parameters, by primal name."""
+    found = {n: np.array(fetch(made, p.values[0])) for n, p in discover(made, built).items()}
+    return found | {n: np.array(a) for n, a in float_arrays(made).items()}
 
 
 def _low_precision(inner: Stateful, layer: Layer) -> Any:
@@ -239,7 +268,7 @@ def _same(value: Any, other: Any) -> bool:
 
 
 def _dimensions(name: str, shapes: list[tuple[dict[str, Any], dict[str, tuple[int, ...]]]]) -> str | None:
-    """The dimension string of a parameter, from the shapes it had at one or two sets of sizes."""
+    """The dimension string of a parameter, from the shapes it had at a few sets of sizes."""
     seen = [(sizes, found[name]) for sizes, found in shapes if name in found]
     if not seen or any(len(shape) != len(seen[0][1]) for _, shape in seen):
         return None
@@ -257,6 +286,7 @@ def _tokens(sizes: Mapping[str, Any], extent: int) -> set[str]:
     named = {n: s for n, s in sizes.items() if isinstance(s, int) and s > 1}
     found = {n for n, s in named.items() if s == extent}
     found |= {f"{k}*{n}" for n, s in named.items() for k in (2, 3, 4) if k * s == extent}
+    found |= {f"{n}+{m}" for n in named for m in named if n < m and named[n] + named[m] == extent}
     return found | {str(extent)}
 
 

@@ -52,6 +52,7 @@ class Stateful:
     signatures: dict[Any, tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
     dtype: Any = None  # of the object's own arrays, where it is lower than that of the primals
     assumed: Mapping[str, Any] = field(default_factory=dict)  # sizes, while parameters are not known yet
+    updated: set[str] = field(default_factory=set)  # parameters that backward was seen to change
     runs: int = 0  # in which generators were looked for
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -51,14 +52,15 @@ def fixed(device: Any, stage: int = 0) -> Iterator[None]:
 
 @contextmanager
 def unmoved(device: Any) -> Iterator[None]:
-    """As `fixed`, for code that must draw nothing.
+    """As `fixed`, for code that must draw nothing; what it says of more axes than it expects is not heard.
 
     Raises
     ------
     RuntimeError
         If it did.
     """
-    with fixed(device):
+    with fixed(device), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         generators = _generators(device)
         states = [g.get_state() for g in generators]
         yield

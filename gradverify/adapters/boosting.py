@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters import Adapter, add
-from gradverify.adapters._normal import called, constants, finished, flat, split
+from gradverify.adapters._normal import called, constants, finished, flat, required, split
+from gradverify.adapters.losses import TARGETS
 from gradverify.errors import DeclarationError
 from gradverify.evaluate import LayerFailure
 from gradverify.layer import Layer
@@ -80,7 +81,7 @@ def boosting(
     loss: Callable[..., Any] | None = None,
     *,
     bound: bool = False,
-    labels_first: bool = False,
+    labels_first: bool | None = None,
     name: str | None = None,
     **declaration: Any,
 ) -> Layer:
@@ -92,8 +93,9 @@ def boosting(
     loss : ``loss(preds, data)``, a scalar or one for each row (their sum is taken); without it only
         hess is compared, as the derivative of grad
     bound : hess is a bound on purpose, and not compared
-    labels_first : arguments are (y_true, y_pred)
-    **declaration : predictions first, e.g. ``preds="N", data="N: labels 2"``; default ``"N"`` for both
+    labels_first : arguments are (y_true, y_pred); by default told by the name of the first
+    **declaration : predictions, e.g. ``preds="N"``, and what they are compared with, ``data="N: labels 2"``, told
+        by their names, else predictions first; default ``"N"`` for both
 
     Raises
     ------
@@ -105,7 +107,10 @@ def boosting(
         raise DeclarationError(f"{label}: hess is declared a bound and there is no loss, so nothing can be compared")
     primals, settings = split(declaration)
     primals = primals or {"preds": "N", "data": "N"}
-    preds, *data = primals
+    preds = next((n for n in primals if n.lower() not in TARGETS), next(iter(primals)))
+    data = [n for n in primals if n != preds]
+    first = next(iter(required(objective) or ()), "")
+    labels_first = first.lower() in TARGETS if labels_first is None else labels_first
     points = [preds] if loss is not None else []
     points += [f"{preds}_grad"] if not bound else []
     inner = Boosting(objective, loss, bound, labels_first, tuple(points))
@@ -114,7 +119,8 @@ def boosting(
     layer = Layer(inner.forward, inner.backward, name=label, primals=arrays, **settings)
     told = f"{preds}: grad against the loss" if loss is not None else ""
     hess = "hess: a bound, not compared" if bound else f"{preds}_grad: hess against grad"
-    return finished(layer, told, hess)
+    order = f"labels first: {first}" if labels_first else ""
+    return finished(layer, told, hess, order)
 
 
 add(

@@ -48,8 +48,8 @@ def torch_layer(target: Any, *, name: str | None = None, **declaration: Any) -> 
     Raises
     ------
     DeclarationError
-        If torch is not installed, the target cannot be called with what is declared, or a module's
-        parameters lie on several devices.
+        If torch is not installed, there is no such device, the target cannot be called with what is
+        declared, or a module's parameters lie on several devices.
     """
     torch = import_torch()
     own = {key: declaration.pop(key) for key in _OWN if key in declaration}
@@ -57,7 +57,7 @@ def torch_layer(target: Any, *, name: str | None = None, **declaration: Any) -> 
     is_function = inspect.isclass(target) and issubclass(target, torch.autograd.Function)
     declared = _primals(target if is_function else None, declaration)
     settings = {k: v for k, v in declaration.items() if k in KEYWORDS and k != "primals"}
-    device = torch.device(own["device"]) if own.get("device") is not None else None
+    device = _device(label, own.get("device"))
     updated: tuple[str, ...] = ()
     if isinstance(target, torch.nn.Module):
         parts = module_parts(label, target, declared, settings, device, own.get("keep", ()))
@@ -81,6 +81,19 @@ def torch_layer(target: Any, *, name: str | None = None, **declaration: Any) -> 
         strict=is_function,
     )
     return _layer(engine, target, declared, settings, own)
+
+
+def _device(label: str, told: Any) -> Any:
+    """The device that was asked for; None where none was."""
+    torch = import_torch()
+    if told is None:
+        return None
+    try:
+        device = torch.device(told)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # what torch raises for a device that it lacks
+        raise DeclarationError(f"layer {label!r}: device={told!r} cannot be used: {error}") from None
+    return device
 
 
 def _layer(

@@ -12,7 +12,7 @@ from entry import Entry
 for heavy in ("matplotlib", "matplotlib.pyplot"):  # only drawing needs them
     sys.modules.setdefault(heavy, MagicMock())
 
-from neuralnetlib import layers  # noqa: E402
+from neuralnetlib import activations, layers, losses  # noqa: E402
 
 from gradverify import adapt  # noqa: E402
 
@@ -24,6 +24,16 @@ def layer(name, *init, **declaration):
 def seeded(name, arguments, **declaration):
     """A layer that draws its weights at the first forward, from the clock unless it is given a seed."""
     return adapt.stateful(getattr(layers, name), init={**arguments, "random_state": 0}, name=name, **declaration)
+
+
+def loss(name, y_true, y_pred, **options):
+    made = getattr(losses, name)(**options)
+    return adapt.loss(made.__call__, made.derivative, name=name, wrt="y_pred", y_true=y_true, y_pred=y_pred)
+
+
+def activation(name):
+    made = getattr(activations, name)()
+    return adapt.elementwise(made.__call__, made.derivative, name=name)
 
 
 LAYERS = {
@@ -59,7 +69,17 @@ LAYERS = {
     "GRU": partial(seeded, "GRU", {"units": 3}, x="2 3 4"),
     "FeedForward": partial(seeded, "FeedForward", {"d_ff": 4, "d_model": 4}, x="2 3 4"),
 }
+LOSSES = {
+    "MeanSquaredError": partial(loss, "MeanSquaredError", "N K", "N K"),
+    "BinaryCrossentropy": partial(loss, "BinaryCrossentropy", "N K: mask", "N K: between 0.1 0.9"),
+    "CategoricalCrossentropy": partial(loss, "CategoricalCrossentropy", "N K: mask", "N K: between 0.1 0.9"),
+    "MeanAbsoluteError": partial(loss, "MeanAbsoluteError", "N K", "N K"),
+    "Huber": partial(loss, "Huber", "N K", "N K", delta=1.0),
+    "FocalLoss": partial(loss, "FocalLoss", "N K: mask", "N K: between 0.1 0.9"),
+}
+ACTIVATIONS = ("Sigmoid", "ReLU", "Tanh", "LeakyReLU", "ELU", "SELU", "GELU")
 MENDED = "the same line finds nothing in 5.0.0"
+COUNTED = "the norm counts what is summed over time at each step, which 5.0.0 mended"
 SHAPE = "the gradient of a bias (1, F) comes as (F,), which broadcasts; " + MENDED
 JUDGED = {
     "Conv1D, valid": ("convention", SHAPE),
@@ -73,11 +93,24 @@ JUDGED = {
     "Embedding": ("bug", "divides by how often an id occurs, and by the norm of the gradient"),
     "UpSampling2D, bilinear": ("bug", MENDED),
     "Attention": ("bug", MENDED),
-    "LSTM": ("bug", "backward reads a name that is not defined"),
+    "LSTM": ("bug", f"backward reads a name that is not defined; {MENDED}"),
+    "GRU": ("convention", f"clips gradients in backward, by value and by norm; {COUNTED}"),
+    "MeanAbsoluteError": ("bug", f"the loss is a mean, the gradient that of the sum; {MENDED}"),
+    "Huber": ("bug", f"the sign is that of -y_pred, and the mean is not divided by; {MENDED}"),
+    "FocalLoss": ("bug", f"the sign; {MENDED}"),
+}
+JUDGED_NEW = {
+    "LSTM": ("precision", "adds 1e-7 to 1 - y**2 and s * (1 - s) in backward: every entry is off by as much"),
+    "GRU": ("convention", "clips gradients in backward, by value and by norm"),
+}
+JUDGED_BOTH = {
+    "FeedForward": ("right", "its dropout draws from a generator of its own"),
+    "BinaryCrossentropy": ("convention", "the loss is a mean over entries, the gradient that of the sum"),
+    "CategoricalCrossentropy": ("convention", "the loss is a mean over rows, the gradient that of the sum"),
 }
 OLD = version("neuralnetlib") == "4.4.0"
 ENTRIES = [
-    Entry(name, make, *(JUDGED.get(name, ("",)) if OLD else ("",)))
-    for name, make in LAYERS.items()
-    if hasattr(layers, name.split(",")[0])
+    Entry(name, make, *{**JUDGED_BOTH, **(JUDGED if OLD else JUDGED_NEW)}.get(name, ("",)))
+    for name, make in {**LAYERS, **LOSSES}.items()
 ]
+ENTRIES += [Entry(f"activation {name}", partial(activation, name), "") for name in ACTIVATIONS]

@@ -100,9 +100,15 @@ def table(results: dict[str, list[dict]]) -> str:
 
 
 def told(row: dict) -> str:
-    first = [f["diagnosis"] or f["message"] for f in row["findings"][:2]] or [row.get("message", "")]
+    """Message and diagnosis of the first findings."""
+    first = [_line(f) for f in row["findings"][:2]] or [row.get("message", "")]
     more = f" (and {len(row['findings']) - 2} more)" if len(row["findings"]) > 2 else ""
-    return "; ".join(first).replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")[:400] + more
+    return "; ".join(first).replace("|", "\\|").replace("\n", " ").replace("<", "&lt;") + more
+
+
+def _line(finding: dict) -> str:
+    diagnosis = finding["diagnosis"]
+    return finding["message"][:300] + (f" (*looks like: {diagnosis[:200]}*)" if diagnosis else "")
 
 
 def judged(row: dict) -> str:

@@ -13,16 +13,19 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.wild
-@pytest.mark.parametrize("package", [
-    "scikit-learn",
-    "npdl",
-    "numpy-ml",
-    "smallpebble",
-    "mpneuralnetwork",
-    "autograd",
-    "neuralnetlib==4.4.0",
-    "neuralnetlib==5.0.0",
-])
+@pytest.mark.parametrize(
+    "package",
+    [
+        "scikit-learn",
+        "npdl",
+        "numpy-ml",
+        "smallpebble",
+        "mpneuralnetwork",
+        "autograd",
+        "neuralnetlib==4.4.0",
+        "neuralnetlib==5.0.0",
+    ],
+)
 def test_bugs_are_found_and_right_layers_give_no_alarm(package, tmp_path):
     rows = tmp_path / "rows.json"
     subprocess.run([sys.executable, str(HERE / "run.py"), "--only", package, "--json", str(rows)], check=True)
