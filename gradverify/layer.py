@@ -50,6 +50,7 @@ class Declared:
     conjugate : for complex primals, True where the gradient is dL/dRe + i dL/dIm (torch), False
         where it is its conjugate (JAX)
     stateful : the layer keeps state on itself from forward to backward
+    built_with : names of sizes that a stateful layer is built with, so that one object knows no others
     constants : primals that need no gradient though their values are real
     """
 
@@ -59,6 +60,7 @@ class Declared:
     factor: float | Mapping[str, float] = 1.0
     conjugate: bool = True
     stateful: bool = False
+    built_with: tuple[str, ...] = ()
     constants: tuple[str, ...] = ()
 
     def factor_of(self, primal: str) -> float:
@@ -134,7 +136,6 @@ class Hooks:
         layer on the same primals in one graph; None where the author's code cannot add
     again : (primals by name, cotangents, options) -> gradients that a stateful layer holds after two
         rounds of forward and backward on one object, by name
-    built_with : names of sizes that a stateful layer is built with, so that one object knows no others
     held : (saved) -> copies of the parameters that a stateful layer keeps on itself, by primal name
     """
 
@@ -149,7 +150,6 @@ class Hooks:
     slopes: Callable[..., Any] | None = None
     twice: Callable[..., Mapping[str, Any] | None] | None = None
     again: Callable[..., Mapping[str, Any]] | None = None
-    built_with: tuple[str, ...] = ()
     held: Callable[[Any], Mapping[str, Any]] | None = None
 
 
@@ -310,7 +310,7 @@ def accepted(function: Callable[..., Any], names: tuple[str, ...]) -> tuple[str,
 
 
 _SETTINGS = {"options", "returns", "batch", "assume", "empty", "constants", "doc", "origin"}
-_DECLARED = {"kinks", "surrogate", "zero", "factor", "conjugate", "stateful"}
+_DECLARED = {"kinks", "surrogate", "zero", "factor", "conjugate", "stateful", "built_with"}
 _HOOKS = {field.name for field in fields(Hooks)}
 KEYWORDS = frozenset(_SETTINGS | _DECLARED | _HOOKS | {"name", "primals"})
 

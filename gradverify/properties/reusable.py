@@ -109,7 +109,7 @@ def shortened(layer: Layer, case: Case) -> tuple[str, ...]:
     if layer.hooks.session is None:
         return free
     first = layer.primals[0]
-    elsewhere = {*layer.hooks.built_with, *(n for p in layer.primals[1:] for n in p.dims.names)}
+    elsewhere = {*layer.declared.built_with, *(n for p in layer.primals[1:] for n in p.dims.names)}
     return tuple(n for n in first.dims.names[:1] if n in free and n not in elsewhere)
 
 
