@@ -14,7 +14,7 @@ import gradverify as gv
 from gradverify import casefile, dims, domains
 from gradverify.compose import under_loss
 from gradverify.errors import CaseFileError, DeclarationError, TargetError, UsageError
-from gradverify.evaluate import LayerFailure, gradients
+from gradverify.evaluate import LayerFailure, gradients, guarded
 from gradverify.layer import Layer, Loss
 from gradverify.limits import time_limit
 from gradverify.registry import Registry, layers

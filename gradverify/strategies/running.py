@@ -145,7 +145,8 @@ def _in_thread(work: Callable[[], None]) -> None:
 @contextmanager
 def _storage_elsewhere() -> Iterator[None]:
     """What Hypothesis notes about local modules goes to a folder that is removed, not to the working directory."""
-    home = configuration.storage_directory(intent_to_write=False).home_directory
+    storage = configuration.storage_directory(intent_to_write=False)
+    home = storage if isinstance(storage, Path) else storage.home_directory  # Hypothesis 6.100 gives the folder itself
     with tempfile.TemporaryDirectory(prefix="gradverify-", ignore_cleanup_errors=True) as folder:
         configuration.set_hypothesis_home_dir(Path(folder))
         try:
