@@ -15,8 +15,9 @@ import pytest
 
 from gradverify.campaign import Campaign, Plan, Snapshot, Store, Summary
 from gradverify.campaign import journal as journals
+from gradverify.campaign.guard import Guard
 from gradverify.campaign.schedule import Progress
-from gradverify.campaign.unit import Record, Row
+from gradverify.campaign.unit import Record, Row, Unit
 from gradverify.cli import run as command
 from gradverify.cli._campaign import _table, headline, status
 from gradverify.properties import Regime
@@ -121,6 +122,21 @@ def test_an_error_in_gradverify_itself_is_told_and_does_not_pass_for_success(tmp
     assert not summary.lost
 
 
+def test_a_unit_whose_process_was_killed_is_worked_on_by_the_next_one(tmp_path):
+    """However short its slice: the start of a process is not its work."""
+    guard, deltas = Guard(), []
+
+    def heard(delta):
+        deltas.append(delta)
+        if not any(delta.lost for delta in deltas):
+            guard._process.kill()
+
+    guard.run(Unit(1, "relu", "relu", 3, 600.0, plan=QUICK, cases=40), heard)
+    guard.close()
+    assert [why for delta in deltas for why in delta.lost] == ["was ended by signal 9"]
+    assert sum(delta.cases for delta in deltas) == 40
+
+
 def test_an_interrupt_that_a_layer_raises_is_a_finding(tmp_path):
     target = module(
         tmp_path,
@@ -200,9 +216,7 @@ def test_the_table_and_the_line_say_how_it_stands():
     assert "1m01s spent, 1h00m left, 2 workers, 1 replaced" in text
     assert text.index("bad") < text.index("dense")  # what has findings stands first
     assert "and 7 more layers" in text
-    assert (
-        headline(snapshot) == "10 cases of 2/11 layers, worst 0.5 (dense), 2 findings, 1 worker replaced, 1h00m left"
-    )
+    assert headline(snapshot) == "10 cases of 2/11 layers, worst 0.5 (dense), 2 findings, 1 worker replaced, 1h00m left"
     assert "Ctrl-C again stops at once" in headline(dataclasses.replace(snapshot, stopping=True))
 
 

@@ -326,3 +326,30 @@ def test_ctrl_c_gives_status_130_and_the_layers_that_were_done(tmp_path: Path) -
     assert "right" in out
     assert "interrupted" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="shells differ")
+@pytest.mark.parametrize("streams", ["| true", ">&-", "2>&-", ">&- 2>&-"])
+def test_a_stream_that_nobody_reads_changes_no_status(tmp_path: Path, streams: str) -> None:
+    (tmp_path / "mine.py").write_text(textwrap.dedent(LAYERS))
+    line = f"{sys.executable} -m gradverify.cli check mine.py:wrong {' '.join(FEW)} {streams}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no full device")
+def test_output_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "gradverify.cli", "list"],
+            env=ENVIRONMENT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert "cannot write the output" in done.stderr and "Traceback" not in done.stderr

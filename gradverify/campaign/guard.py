@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -95,25 +94,25 @@ class Guard:
 
     def run(self, unit: Unit, listen: Listener) -> None:
         """Work on a unit to its end; `listen` hears of everything that happens meanwhile."""
-        deadline = time.monotonic() + unit.seconds
-        done = 0
+        done, worked = 0, 0.0  # without the time that new processes take to start
         settled: set[str] = set()
         known = dict(unit.known)  # what ended the process while it was made small is not made small again
 
         def heard(delta: Delta) -> None:
-            nonlocal done
+            nonlocal done, worked
             done += delta.cases
+            worked += delta.seconds
             settled.update(delta.dropped, delta.unfit)
             known.update({found.raw: found.size for found in delta.found})
             listen(delta)
 
         for attempt in range(_ATTEMPTS):
-            left = max(0.0, deadline - time.monotonic())
+            left = max(0.0, unit.seconds - worked)
             rest = dataclasses.replace(
                 unit,
                 attempt=attempt,
                 seed=unit.seed + attempt,
-                seconds=left if attempt else unit.seconds,
+                seconds=left,
                 cases=None if unit.cases is None else unit.cases - done,
                 pending=() if attempt else unit.pending,
                 known=tuple(known.items()),
