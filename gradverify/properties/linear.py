@@ -22,7 +22,8 @@ def holds(layer: Layer, case: Case) -> Outcome:
     w = draw_cotangents(case.but(seed=case.seed + 1), run(layer, copies(case.primals), case.options).outputs)
     w = tuple(np.where(case.rng(14, k).random(a.shape) < 0.5, 0, a).astype(a.dtype) for k, a in enumerate(w))
     at_v, at_w = exact.gradients(layer, case), exact.gradients(layer, case, w)
-    summed = {n: np.where(np.isfinite(g), g + at_w[n], np.nan) for n, g in at_v.items()}  # 0 times a slope of infinity
+    with np.errstate(all="ignore"):  # infinite slopes, and 0 times them
+        summed = {n: np.where(np.isfinite(g), g + at_w[n], np.nan) for n, g in at_v.items()}
     zero = exact.gradients(layer, case, tuple(np.zeros_like(a) for a in v))
     total = tuple(a + b for a, b in zip(v, w))
     both = {n: np.where(np.isfinite(at_v[n]), g, np.nan) for n, g in exact.gradients(layer, case, total).items()}
@@ -41,7 +42,8 @@ def _scaled(layer: Layer, case: Case, once: dict[str, Array]) -> list[tuple[str,
     pairs = []
     for factor, words in ((2.0, "doubled"), (1024.0, "1024 times as large"), (1 / 1024, "1024 times as small")):
         cotangents = tuple((factor * a).astype(a.dtype) for a in case.cotangents or ())
-        wanted = {n: (factor * g).astype(g.dtype) for n, g in once.items()}
+        with np.errstate(over="ignore", under="ignore"):
+            wanted = {n: (factor * g).astype(g.dtype) for n, g in once.items()}
         if factor == 2.0 or _in_range([*wanted.values(), *cotangents]):
             pairs.append((f"with the cotangent {words}", exact.gradients(layer, case, cotangents), wanted))
     return pairs
