@@ -191,3 +191,11 @@ def test_labels_that_come_first_are_told_by_their_name(sign, ok):
     layer = adapt.boosting(objective, lambda p, y: 0.5 * (p - y) ** 2, y_true="N", y_pred="N")
     assert "labels first: y_true" in layer.declared.lines()
     assert check(layer).ok is ok
+
+
+def test_an_error_of_a_billionth_does_not_look_like_none():
+    layer = gv.Layer(lambda x: (x**2, x), lambda d, x: 2 * (1 + 1e-9) * x * d, x="2")
+    outcome = gradient.holds(layer, Case("square", {"x": np.array([1.25, 1.5])}, cotangents=(np.ones(2),)))
+    text = outcome.findings[0].message
+    analytic, numerical = text.split("analytic ")[1].split(" ±")[0].split(", numerical ")
+    assert analytic != numerical

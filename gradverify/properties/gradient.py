@@ -119,7 +119,7 @@ def finding(layer: Layer, case: Case, comparison: Comparison, good: Mapping[str,
     severity = float(np.max(np.where(np.isnan(ratio), np.inf, ratio)))
     count, total = int(comparison.wrong.sum()), comparison.wrong.size
     a, n = comparison.analytic[where], comparison.numerical[where]
-    digits = next((k for k in range(6, 17) if f"{a:.{k}g}" != f"{n:.{k}g}"), 17)  # two that look alike say nothing
+    digits = next((k for k in range(6, 17) if f"{a:.{k}g}" != f"{n:.{k}g}"), 6)  # two that look alike say nothing
     message = (
         f"the gradient of {comparison.primal} is wrong in {count} of {total} "
         f"{'entry' if total == 1 else 'entries'}: at {comparison.primal}{list(where) if where else ''} "

@@ -30,6 +30,12 @@ def short(value: Any, digits: int = 4) -> str:
     return str(number)
 
 
+def apart(one: Any, other: Any, digits: int = 6) -> tuple[str, str]:
+    """Two numbers in as many digits as tell them apart: an error of 1e-9 must not look like none."""
+    told = next((k for k in range(digits, 17) if short(one, k) != short(other, k)), digits)
+    return short(one, told), short(other, told)
+
+
 def entry(primal: str, index: tuple[int, ...], labels: tuple[str, ...]) -> str:
     """One entry with the author's axis names: ``W[D=1, H=0]``."""
     if not index:

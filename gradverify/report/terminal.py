@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from gradverify.report import code
-from gradverify.report.numbers import Paint, entry, fitting, matrices, parts, short
+from gradverify.report.numbers import Paint, apart, entry, fitting, matrices, parts, short
 from gradverify.types import WORST_SEEN, Case, Comparison, Finding, Report, Tally
 
 FULL = 5  # findings of one layer that are printed in full
@@ -168,7 +168,7 @@ def _compared(finding: Finding, color: bool, width: int) -> list[str]:
     if comparison is None or comparison.wrong.size == 0:
         return []
     where, wrong = comparison.worst, comparison.wrong
-    a, n = short(comparison.analytic[where], 6), short(comparison.numerical[where], 6)
+    a, n = apart(comparison.analytic[where], comparison.numerical[where])
     lines = [
         f"  at {entry(comparison.primal, where, comparison.labels)}",
         f"    analytic   {a}",

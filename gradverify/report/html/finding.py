@@ -13,7 +13,7 @@ from gradverify.report.html.heatmap import heatmaps
 from gradverify.report.html.ladder import ladder_plot
 from gradverify.report.html.markup import Markup, details, el, pairs
 from gradverify.report.jsonreport import plain
-from gradverify.report.numbers import entry, short
+from gradverify.report.numbers import apart, entry, short
 from gradverify.report.terminal import PASTED
 from gradverify.types import Case, Comparison, Diagnosis, Finding
 
@@ -73,10 +73,11 @@ def _worst(comparison: Comparison) -> Markup | None:
     if comparison.wrong.size == 0:
         return None
     where = comparison.worst
+    analytic, numerical = apart(comparison.analytic[where], comparison.numerical[where])
     items: list[tuple[Any, Any]] = [
         ("worst entry", entry(comparison.primal, where, comparison.labels)),
-        ("analytic", short(comparison.analytic[where], 6)),
-        ("numerical", f"{short(comparison.numerical[where], 6)} ± {short(comparison.bound[where], 2)}"),
+        ("analytic", analytic),
+        ("numerical", f"{numerical} ± {short(comparison.bound[where], 2)}"),
         ("disagree", f"{int(comparison.wrong.sum())} of {comparison.wrong.size}"),
     ]
     return pairs(items)
