@@ -152,6 +152,14 @@ def _spreads(backward: Backward, count: int) -> bool:
     return len(required) == count + 1
 
 
+_returned = [0]  # calls of layers' code that came to an end, in this process
+
+
+def returned() -> int:
+    """How many calls of layers' code have come to an end: a clock that stands still while one of them hangs."""
+    return _returned[0]
+
+
 def guarded(stage: str, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
     """Call the layer's code; what it raises becomes a LayerFailure that names the author's line."""
     try:
@@ -163,6 +171,8 @@ def guarded(stage: str, function: Callable[..., Any], *arguments: Any, **keyword
         raise LayerFailure(
             "crash", stage, f"{stage} raised {type(error).__name__}: {_first_line(error)}{_authors_line(error)}"
         ) from error
+    finally:
+        _returned[0] += 1
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 import zipfile
 
 import numpy as np
@@ -14,6 +16,8 @@ from gradverify.compose import under_loss
 from gradverify.errors import CaseFileError, DeclarationError, TargetError, UsageError
 from gradverify.evaluate import gradients
 from gradverify.layer import Layer, Loss
+from gradverify.limits import time_limit
+from gradverify.properties import gradient
 from gradverify.registry import Registry, layers
 
 
@@ -247,3 +251,16 @@ def test_a_layer_that_never_returns_is_found_once(monkeypatch):
     monkeypatch.setattr("gradverify.verification.examine.__defaults__", (0.2,))
     report = gv.check(forward, lambda dy, s: dy * 1.0, x="N D", examples=10, raises=False)
     assert [(f.property, f.kind) for f in report.findings] == [("complete", "timeout")]
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs the interval timer of POSIX")
+def test_many_short_calls_are_no_layer_that_hangs():
+    def slow(x):
+        time.sleep(0.005)
+        assert x.ndim == 1  # no stacks
+        return np.sin(x), x
+
+    layer = Layer(slow, lambda dy, x: dy * np.cos(x), name="slow", x="N")
+    with time_limit(0.1):
+        found = gradient.holds(layer, gv.Case("slow", {"x": np.linspace(-1, 1, 20)}))
+    assert found.findings == ()
