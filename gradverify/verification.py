@@ -101,6 +101,12 @@ def checked(layer: Layer, case: Case) -> Case:
         except DeclarationError as error:
             raise UsageError(f"primal {primal.name!r} of layer {layer.name!r}: {error}") from None
     arrays = {name: np.asarray(a) for name, a in case.primals.items()}
+    for primal in layer.differentiable:
+        if arrays[primal.name].dtype.kind not in "fc":
+            raise UsageError(
+                f"primal {primal.name!r} of layer {layer.name!r} is differentiable and holds "
+                f"{arrays[primal.name].dtype}: give it as floating point, or declare it in constants=(...)"
+            )
     return case.but(primals=arrays, options={**layer.default_options, **case.options})
 
 
