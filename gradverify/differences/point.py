@@ -314,6 +314,16 @@ class Point(Forward):
         """What may be rounded away inside the layer when no output changes at all."""
         return self.eps * self._magnitude * float(np.sum(np.abs(self.weights)))
 
+    @property
+    def lowered(self) -> bool:
+        """Whether outputs have fewer digits than primals: these are rounded inside, before anything else."""
+        return any(a.dtype.kind in "fc" and np.finfo(a.dtype).eps < self.eps for a in self.primals.values())
+
+    @property
+    def unseen(self) -> float:
+        """The same, where constants such as 1 are added inside to values that are smaller than they are."""
+        return self.eps * max(1.0, self._magnitude) * float(np.sum(np.abs(self.weights)))
+
 
 def real_parts(array: Any, slot: Slot, conjugate: bool) -> Array:
     """A gradient or primal as the flat real parameters of a slot."""

@@ -42,7 +42,7 @@ def profile(layer: Layer, case: Case, comparison: Comparison, dtype: Any = None)
     if slot is None or slot.complex:
         return []
     entry = np.array([slot.start + int(np.ravel_multi_index(where, slot.shape)) if where else slot.start])
-    step = point.scale[entry][:, None] * ladder.rungs(point.eps)
+    step = ladder.steps(point, entry)
     error, noise = ladder.quotients(point, entry, np.array([float(comparison.analytic[where])]))
     usable = np.isfinite(error[0]) & np.isfinite(noise[0])
     return [(float(h), float(e), float(n)) for h, e, n in zip(step[0][usable], error[0][usable], noise[0][usable])]
