@@ -29,7 +29,6 @@ DOWNWARD = 4  # and from there downward
 LARGE = (1.0, 2.0**-4, 2.0**-8)  # relative steps at which to ask whether anything moves at all
 FIRM = 8.0  # errors up to this many bounds are in doubt, not wrong
 WIDE = 1e-3  # a bound above this share of the entry ...
-PLATEAU = 4  # larger steps in a row that agree with the analytic value cast doubt on smaller ones that do not
 ROUNDINGS = 1e-14  # of the analytic value itself: some tens of operations in float64
 COARSE = 1e-4  # ... and this share of the primal's scale is too wide to tell
 
@@ -168,13 +167,17 @@ def _climb(point: Point, result: Sweep, analytic: Array, todo: Array) -> Array:
         return todo
     _settle(point, result, analytic, todo, ladder.entrywise(point, todo, analytic))
     todo = todo[result.verdicts[todo] == Verdict.UNRESOLVED]
+    if todo.size:  # what is rounded inside may make a ladder doubt its smaller steps, and larger ones tell
+        _settle(point, result, analytic, todo, ladder.entrywise(point, todo, analytic, wary=True))
+        todo = todo[result.verdicts[todo] == Verdict.UNRESOLVED]
     tiny = todo[point.scale[todo] < 1e-2]  # steps relative to a tiny entry may be far below the length scale
     if tiny.size:
         _settle(point, result, analytic, tiny, ladder.entrywise(point, tiny, analytic, scale=np.ones(tiny.size)))
     for finer in _finer(point):
         todo = todo[~np.isfinite(result.bound[todo])]
         if todo.size:
-            _settle(point, result, analytic, todo, ladder.entrywise(point, todo, analytic, scale=finer[todo]))
+            close = ladder.entrywise(point, todo, analytic, scale=finer[todo], wary=point.grid is not None)
+            _settle(point, result, analytic, todo, close)
     for side in (+1, -1):  # the edge of a domain has one side only
         todo = todo[~np.isfinite(result.bound[todo])]
         if todo.size:
@@ -239,18 +242,21 @@ def _allow(point: Point, result: Sweep, analytic: Array, wrong: Array, allowance
 
 
 def _second_thoughts(point: Point, result: Sweep, analytic: Array, wrong: Array) -> Array:
-    """Doubt a disagreement where several larger steps in a row agree with the analytic value.
-
-    A value that is rounded inside the layer does not move under small steps, and their quotients form
-    a plateau of their own, without noise that could be measured at the outputs.
-    """
-    residual, _ = ladder.quotients(point, wrong, analytic[wrong])
+    """Doubt a disagreement where larger steps agree with the analytic value, and smaller ones may be rounded inside."""
     gap = np.abs(result.numerical[wrong] - analytic[wrong])
-    with np.errstate(invalid="ignore"):
-        close = np.abs(residual) <= 0.02 * gap[:, None]
-    streak = np.lib.stride_tricks.sliding_window_view(close, PLATEAU, axis=1).all(-1).any(-1)
-    result.verdicts[wrong[streak]] = Verdict.UNRESOLVED
-    return wrong[~streak]
+    doubt = np.zeros(wrong.size, bool)
+    natural = point.scale[wrong]
+    for first in (natural, np.ones(wrong.size)):
+        rows = np.flatnonzero(~doubt & ((first is natural) | (natural < 1e-2)))
+        if rows.size:
+            told = ladder.entrywise(point, wrong[rows], analytic, scale=first[rows], wary=True)
+            near = np.abs(told.value - analytic[wrong[rows]]) <= 0.05 * gap[rows]
+            residual, _ = ladder.quotients(point, wrong[rows], analytic[wrong[rows]], scale=first[rows])
+            still = result.numerical[wrong[rows]] == 0
+            stepwise = ladder.stepwise(residual, gap[rows], still) & (still | (first is natural))
+            doubt[rows] = stepwise | (near & np.isfinite(told.bound))
+    result.verdicts[wrong[doubt]] = Verdict.UNRESOLVED
+    return wrong[~doubt]
 
 
 def _kinks(point: Point, result: Sweep, analytic: Array, wrong: Array) -> Array:
@@ -259,6 +265,9 @@ def _kinks(point: Point, result: Sweep, analytic: Array, wrong: Array) -> Array:
     accepted, jump = accept_kink(analytic[wrong], left, right, point.layer.declared.kinks)
     told = np.isfinite(left.bound), np.isfinite(right.bound)
     unknown = ~told[0] & ~told[1]
+    kinks = wrong[accepted]
+    below, above = (ladder.entrywise(point, kinks, analytic, side=side, wary=True) for side in (-1, +1))
+    unknown[accepted] = ~accept_kink(analytic[kinks], below, above, point.layer.declared.kinks)[1]
     for known, side in zip((told[0] & ~told[1], told[1] & ~told[0]), (left, right)):
         accepted |= known & (np.abs(analytic[wrong] - side.value) <= side.bound)
         low, high = np.minimum(side.value, 0.0) - side.bound, np.maximum(side.value, 0.0) + side.bound
@@ -278,7 +287,10 @@ def _slope(point: Point, analytic: Array, entries: Array, side: int) -> Estimate
     for finer in _finer(point):
         open_ = np.flatnonzero(~np.isfinite(estimate.bound))
         if open_.size:
-            closer = ladder.entrywise(point, entries[open_], analytic, side=side, scale=finer[entries[open_]])
+            scale = finer[entries[open_]]
+            closer = ladder.entrywise(
+                point, entries[open_], analytic, side=side, scale=scale, wary=point.grid is not None
+            )
             for name in ("value", "truncation", "rounding"):
                 getattr(estimate, name)[open_] = getattr(closer, name)
     return estimate

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import mpmath
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from gradverify.differences import ladder, screen
 from gradverify.differences.central import best_step, central
 from gradverify.differences.complexstep import complex_step
 from gradverify.differences.point import Point
+from gradverify.errors import UsageError
 from gradverify.properties import gradient, special
 from gradverify.registry import layers
 
@@ -235,6 +238,112 @@ def test_two_maxima_that_both_claim_the_whole_gradient_are_found():
     assert verify(layer, Case("max", {"x": np.array([1.0, 2.0, 2.0])}), ["special"]).findings
 
 
+HIDDEN = {  # what is added to a larger number inside is rounded away at small steps, and no output tells
+    "log(1 + ab)": (
+        Layer(
+            lambda a, b: (np.log(1 + a * b), (a, b)),
+            lambda dy, ab: (dy * ab[1] / (1 + ab[0] * ab[1]), dy * ab[0] / (1 + ab[0] * ab[1])),
+            name="hidden",
+            a="N",
+            b="N",
+        ),
+        {"a": np.array([0.0, 1e-4, 1e-4]), "b": np.array([2e-12, 1e-4, -1e-4])},
+    ),
+    "a small term": (
+        Layer(
+            lambda x: (-0.5 * x * x + np.log(1 + 2e-12 * np.exp(x)), x),
+            lambda dy, x: dy * (-x + 2e-12 * np.exp(x)),
+            name="hidden",
+            x="N",
+        ),
+        {"x": np.array([0.0059, 7.0])},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_what_is_rounded_away_inside_raises_no_alarm(name):
+    layer, primals = HIDDEN[name]
+    for seed in range(5):
+        assert gradient.holds(layer, Case("hidden", primals, seed=seed)).findings == ()
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+@pytest.mark.parametrize("factor", [-1.0, 3.0])
+def test_a_wrong_factor_is_found_where_something_is_rounded_away_inside(name, factor):
+    layer, primals = HIDDEN[name]
+
+    def backward(dy, saved):
+        right = layer.backward(dy, saved)
+        return tuple(factor * g for g in right) if isinstance(right, tuple) else factor * right
+
+    assert gradient.holds(layer.derive(backward=backward), Case("hidden", primals)).findings
+
+
+def test_a_larger_number_added_inside_takes_no_step_away():
+    """1e3 + h keeps h only where h has few digits: every rung would be off by the same share."""
+
+    def forward(x):
+        c = (x + 1e3) - (x + 1e3).mean(-1, keepdims=True)
+        s = 1 / np.sqrt((c * c).mean(-1, keepdims=True) + 1e-5)
+        return c * s, (c * s, s)
+
+    def backward(dy, saved):
+        y, s = saved
+        return s * (dy - dy.mean(-1, keepdims=True) - y * (dy * y).mean(-1, keepdims=True))
+
+    layer = Layer(forward, backward, name="norm", x="N D")
+    for last in (5e-6, 1e-5, 1e-3):
+        x = np.array([[last, 1.0], [0.0, 0.0]])
+        assert gradient.holds(layer, Case("norm", {"x": x})).findings == ()
+
+
+def rounded_output(scale):
+    return elementwise(lambda x: np.rint(scale * np.sin(x)) / scale, lambda dy, x: dy * np.cos(x))
+
+
+def test_tied_entries_of_a_quantised_output_raise_no_alarm():
+    for dtype in (np.float32, np.float64):
+        tied = Case("layer", {"x": np.array([-1.0, -1.0], dtype)})
+        assert special.holds(rounded_output(2.0**20), tied).findings == ()
+
+
+@pytest.mark.parametrize("place", range(0, 23, 3))
+def test_an_order_statistic_may_give_its_gradient_to_any_of_many_ties(place):
+    """Few of the orders of 23 ties put that entry where the 5th smallest is."""
+
+    def select(x):
+        return np.sort(x)[10], x
+
+    def backward(dy, x):
+        g = np.zeros(x.size)
+        g[np.flatnonzero(x == np.sort(x)[10])[place]] = dy
+        return g
+
+    layer = Layer(select, backward, name="order", x="N")
+    x = np.concatenate([np.zeros(23), np.linspace(-2, -1, 6), [1.0, 2.0]])
+    assert gradient.holds(layer, Case("order", {"x": x})).findings == ()
+    thrice = layer.derive(backward=lambda dy, x: 3 * backward(dy, x))
+    assert gradient.holds(thrice, Case("order", {"x": x})).findings
+
+
+def test_overlapping_windows_of_zeros_may_each_choose_any_of_their_ties():
+    for turn in (1, -1):
+
+        def forward(x, turn=turn):
+            windows = np.lib.stride_tricks.sliding_window_view(x[::turn], 3)
+            return windows.max(-1), (windows.argmax(-1), x.size)
+
+        def backward(dy, saved, turn=turn):
+            g = np.zeros(saved[1])
+            np.add.at(g, np.arange(dy.size) + saved[0], dy)
+            return g[::turn]
+
+        layer = Layer(forward, backward, name="pool", x="N+2")
+        for seed in range(10):
+            assert gradient.holds(layer, Case("pool", {"x": np.zeros(9)}, seed=seed)).findings == ()
+
+
 # -- wrong layers are found ------------------------------------------------------------------
 
 
@@ -300,6 +409,13 @@ def test_nothing_verified_is_no_pass():
     assert not verify(layer, Case("layer", {"x": np.array([-1.0])}), ["gradient"]).ok
 
 
+def test_a_forward_that_is_never_finite_verifies_nothing_whatever_else_holds():
+    report = verify(elementwise(np.log, lambda dy, x: dy / x), Case("layer", {"x": np.array([-1.0])}))
+    assert report.tallies["linear"].reason
+    assert report.findings == ()
+    assert not report.verified
+
+
 @pytest.mark.parametrize("x", [0.5, 0.0])
 def test_at_the_edge_of_a_domain_one_side_decides(x):
     def forward(x):
@@ -325,17 +441,29 @@ def test_an_integer_primal_needs_no_gradient():
     assert outcome.findings == ()
 
 
+@pytest.mark.parametrize("size", [1e13, 1e308])
+def test_a_wrong_sign_is_found_among_huge_primals(size):
+    assert (verdicts(elementwise(lambda x: x / 4, lambda dy, x: -dy / 4), [size, -size]) == Verdict.DISAGREES).all()
+
+
+@pytest.mark.parametrize("dtype", [np.int64, bool])
+def test_an_integer_for_a_differentiable_primal_is_wrong_usage(dtype):
+    with pytest.raises(UsageError, match="floating point"):
+        verify(SINE, Case("layer", {"x": np.ones(2, dtype)}))
+
+
 def test_an_empty_array_is_compared_with_nothing():
     outcome = gradient.holds(SINE, Case("layer", {"x": np.zeros(0)}))
     assert outcome.findings == ()
     assert outcome.entries == 0
 
 
-@pytest.mark.parametrize("size", [1e308, 1e-308, 5e-324])
+@pytest.mark.parametrize("size", [1e308, 1e13, 1e16, 1e20, 1e-308, 5e-324])
 def test_primals_at_the_ends_of_the_range_raise_no_alarm(size):
     for forward, backward in (
         (lambda x: x / 2, lambda dy, x: dy / 2),
         (np.tanh, lambda dy, x: dy * (1 - np.tanh(x) ** 2)),
+        (np.sin, lambda dy, x: dy * np.cos(x)),
     ):
         assert not (verdicts(elementwise(forward, backward), [size, -size]) == Verdict.DISAGREES).any()
 
@@ -471,6 +599,18 @@ def test_memory_is_a_budget_and_changes_no_verdict():
         with tuning.using(tuning.Tuning(memory=budget)):
             found.append(gradient.holds(layer, Case("many", {"w": w})).compared[0].verdicts)
     np.testing.assert_array_equal(*found)
+
+
+def test_memory_does_not_grow_with_the_square_of_the_entries():
+    layer, w = many(4_000)
+    case = Case("many", {"w": w})
+    gradient.holds(layer, case)
+    tracemalloc.start()
+    with tuning.using(tuning.Tuning(memory=1 << 20, sweep_limit=1 << 20)):
+        gradient.holds(layer, case)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 * w.size**2 / 8  # all perturbed copies together
 
 
 def test_entries_that_noise_alone_kept_open_are_decided_by_a_larger_step_not_by_a_ladder():

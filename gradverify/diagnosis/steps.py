@@ -89,7 +89,7 @@ def steps(layer: Layer, case: Case, comparison: Comparison, index: tuple[int, ..
     place = comparison.worst if index is None else index
     flat = slot.start + int(np.ravel_multi_index(place, slot.shape)) if slot.shape else slot.start
     entries = np.array([flat])
-    h = point.scale[flat] * ladder.rungs(point.eps)
+    h = ladder.steps(point, entries)[0]
     moved = point.slopes(np.repeat(entries, h.size), h, -h, h.size)
     with np.errstate(all="ignore"):
         quotient, noise = moved.change / moved.gap, NOISE_FACTOR * moved.noise / np.abs(moved.gap)

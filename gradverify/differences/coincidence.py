@@ -39,7 +39,8 @@ def coincident(point: Point, case: Case, entries: Array) -> Array:
 
 def _round(values: Array) -> bool:
     """Whether there are zeros, or enough round numbers that sums of them cancel."""
-    return bool((values == 0).any() or np.mean(4 * values == np.rint(4 * values)) > 0.3)
+    quarters = 4 * values[np.abs(values) < 1e300]
+    return bool((values == 0).any() or np.sum(quarters == np.rint(quarters)) > 0.3 * values.size)
 
 
 def coincident_along(point: Point, case: Case, direction: Array) -> bool:

@@ -24,7 +24,11 @@ RATIO = 4.0
 # times as wide, and the larger step's interval meets that; so it is at most 1 + 2 RATIO of its half-widths away.
 SAFETY = 1.0 + 2.0 * RATIO
 AUDIBLE = 32.0  # multiples of the noise that a change must reach at some step, where the noise is magnified
+COARSEST = 1e-5  # a last place above this is no small step for a function that varies over distances of 1 ...
+CLEAR = 1e6  # ... and its changes must be this many times as loud as the noise
 SUPPORT = 3  # plain rungs that must agree before any of them is believed; twice as many where only extrapolations do
+PLATEAU = 4  # larger steps in a row that agree with the analytic value cast doubt on smaller ones that do not
+_CLOSE = 0.02  # of the disagreement: steps that are this near agree with the analytic value
 _CENTRAL = (2, 4, 6)  # powers of h in the error of a central difference
 _ONE_SIDED = (1, 2, 3)
 
@@ -35,8 +39,24 @@ def rungs(eps: float, reach: float = 1.0, depth: float = 0.6) -> Array:
     return reach * RATIO ** -np.arange(count, dtype=float)
 
 
+def steps(point: Point, entries: Array, scale: Array | None = None) -> Array:
+    """Steps of each entry, shape (n, R), large to small, each a power of two.
+
+    Where a larger number is added inside, it takes the last digits of every other step away, the same share of
+    each rung, and no rung tells.
+    """
+    first = np.frexp(point.scale[entries] if scale is None else scale)[1] - 1
+    return np.ldexp(1.0, first)[:, None] * rungs(point.eps)
+
+
 def entrywise(
-    point: Point, entries: Array, analytic: Array | None = None, *, side: int = 0, scale: Array | None = None
+    point: Point,
+    entries: Array,
+    analytic: Array | None = None,
+    *,
+    side: int = 0,
+    scale: Array | None = None,
+    wary: bool = False,
 ) -> Estimate:
     """Derivatives along single entries, shape (n,).
 
@@ -46,15 +66,17 @@ def entrywise(
         gradient is truncation plus noise
     side : 0 for central differences, +1 or -1 for one-sided slopes
     scale : step of the first rung for each entry, default the point's own
+    wary : as if values as large as primals and outputs, or 1, were rounded inside at all steps; log(1 + x)
+        rounds a small x away, and neither x nor the output tells of the 1
     """
     known = np.zeros(entries.size) if analytic is None else np.nan_to_num(analytic[entries])
     if entries.size == 0:
         return Estimate(known, known, known)
     rate, noise = quotients(point, entries, known, side=side, scale=scale)
-    h = (point.scale[entries] if scale is None else scale)[:, None] * rungs(point.eps)
+    h = steps(point, entries, scale)
     with np.errstate(all="ignore"):
-        limit = quantum(point) / h
-    estimate = select(rate, noise, _ONE_SIDED if side else _CENTRAL, limit)
+        limit, inside = quantum(point) / h, NOISE_FACTOR * point.unseen / h
+    estimate = select(rate, noise, _ONE_SIDED if side else _CENTRAL, limit, inside if wary else None)
     return Estimate(estimate.value + known, estimate.truncation, estimate.rounding)
 
 
@@ -67,37 +89,69 @@ def quotients(
     ----------
     known : derivatives that are subtracted, shape (n,); others as for `entrywise`
     """
-    h = (point.scale[entries] if scale is None else scale)[:, None] * rungs(point.eps)
+    h = steps(point, entries, scale)
     tiled = np.repeat(entries, h.shape[1])
     d = _differences(lambda a, b: point.slopes(tiled, a, b, h.shape[1]), h.ravel(), side)
     with np.errstate(all="ignore"):
         residual = (d.change - np.repeat(known, h.shape[1]) * d.gap).reshape(h.shape)
     gap = d.gap.reshape(h.shape)
-    noise = _audible(point, d.change.reshape(h.shape), d.noise.reshape(h.shape))
+    noise = _audible(point, d.change.reshape(h.shape), d.noise.reshape(h.shape), point.scale[entries])
     return _rates(residual, gap, noise)
 
 
 def directional(point: Point, direction: Array, analytic: Array | None = None, *, side: int = 0) -> Estimate:
     """Residual derivative along one joint direction, shape (1,): numerical minus <analytic, direction>."""
+    return select(*quotients_along(point, direction, analytic, side=side), _ONE_SIDED if side else _CENTRAL)
+
+
+def quotients_along(
+    point: Point, direction: Array, analytic: Array | None = None, *, side: int = 0
+) -> tuple[Array, Array]:
+    """Residual difference quotients and their noise along one joint direction, shape (1, R), large steps first."""
     h = rungs(point.eps, 0.25, 0.53)  # all primals are heard at once, so that the smallest steps add little
     zero = np.zeros(point.size) if analytic is None else analytic
     d = _differences(lambda a, b: point.along(direction, a, b, zero), h, side)
     gap = (h if side else 2 * h) * (side or 1)
-    noise = _audible(point, d.change[None], d.noise[None])
-    return select(*_rates((d.change - d.gap)[None], gap[None], noise), _ONE_SIDED if side else _CENTRAL)
+    noise = _audible(point, d.change[None], d.noise[None], np.max(point.scale, initial=0.0, keepdims=True))
+    return _rates((d.change - d.gap)[None], gap[None], noise)
 
 
-def _audible(point: Point, change: Array, noise: Array) -> Array:
+def stepwise(residual: Array, gap: Array, still: Array) -> Array:
+    """Whether several larger steps in a row agree with the analytic value where smaller ones do not, shape (n,).
+
+    A value that is rounded inside the layer does not move under small steps, and their quotients form
+    a plateau of their own, without noise that could be measured at the outputs.
+
+    Parameters
+    ----------
+    residual : difference quotients minus the analytic value, shape (n, R)
+    gap : size of the disagreement, shape (n,)
+    still : whether small steps move nothing at all, shape (n,); a shorter row is enough then
+    """
+    with np.errstate(invalid="ignore"):
+        close = np.abs(residual) <= _CLOSE * gap[:, None]
+
+    def rows(length: int) -> Array:
+        found: Array = np.lib.stride_tricks.sliding_window_view(close, length, axis=1).all(-1).any(-1)
+        return found
+
+    return rows(PLATEAU) | (still & rows(PLATEAU - 1))
+
+
+def _audible(point: Point, change: Array, noise: Array, scale: Array) -> Array:
     """Noise, shape (n, R), infinite where no step of an entry is heard above it though it is magnified rounding.
 
     A bounded function whose length scale is a few units in the last place never rises above its noise: all
-    its quotients agree on 0, and none of them knows anything.
+    its quotients agree on 0, and none of them knows anything. Primals so large that their own last place is
+    no small step (sin at 1e13) leave noise that is smaller than it should be.
     """
-    if not point.magnified:
+    large = point.eps * scale > COARSEST
+    if not point.magnified and not large.any():
         return noise
     with np.errstate(all="ignore"):
-        heard = np.nanmax(np.where(noise > 0, np.abs(change) / noise, 0.0), axis=1, initial=0.0) > AUDIBLE
-    return np.where(heard[:, None], noise, np.inf)
+        loudest = np.nanmax(np.where(noise > 0, np.abs(change) / noise, 0.0), axis=1, initial=0.0)
+    heard = loudest > np.where(large, CLEAR, AUDIBLE)
+    return np.where((heard | ~(large | point.magnified))[:, None], noise, np.inf)
 
 
 def _differences(primitive: Callable[[Array, Array | None], Differences], h: Array, side: int) -> Differences:
@@ -119,16 +173,19 @@ def quantum(point: Point) -> float:
     return max(256 * point.inner, 1e-3 * point.loudness)
 
 
-def select(rate: Array, noise: Array, powers: tuple[int, ...], limit: Array | None = None) -> Estimate:
+def select(
+    rate: Array, noise: Array, powers: tuple[int, ...], limit: Array | None = None, more: Array | None = None
+) -> Estimate:
     """Lepski's choice over rungs and extrapolations, on noise that includes what was rounded inside.
 
-    Same arguments and result as `_lepski`; `limit`, shape (n, R), is the most that can have been rounded inside.
+    Same arguments and result as `_lepski`; `limit`, shape (n, R), is the most that can have been rounded inside,
+    and `more` is noise that comes on top once that is known.
     """
     estimate, first = _lepski(rate, noise, powers)
     inner = _inner_noise(rate, noise, estimate.value, first, np.full(rate.shape, np.inf) if limit is None else limit)
-    if not inner.any():
+    if more is None and not inner.any():
         return estimate
-    return _lepski(rate, np.maximum(noise, inner), powers)[0]
+    return _lepski(rate, np.maximum(noise + (0.0 if more is None else more), inner), powers)[0]
 
 
 def _inner_noise(rate: Array, noise: Array, value: Array, first: Array, limit: Array) -> Array:

@@ -31,9 +31,9 @@ def samples(point: Point) -> Array:
     primal_eps = max(float(np.finfo(a.real.dtype).eps) for a in point.primals.values() if a.dtype.kind in "fc")
     if point.grid is not None:
         primal_eps = max(primal_eps, point.eps)
-    steps = (np.arange(POINTS) - POINTS // 2) * (_SPACING * primal_eps)
+    steps = (np.arange(POINTS) - POINTS // 2) * (2 * _SPACING * primal_eps)  # twice half: 1e308 has no double
     with np.errstate(all="ignore"):
-        return displaced(point.values, steps[:, None] * (point.scale * cached(point.size)), point.grid)
+        return displaced(point.values, steps[:, None] * (point.scale * (0.5 * cached(point.size))), point.grid)
 
 
 @lru_cache(maxsize=64)

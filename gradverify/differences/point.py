@@ -312,3 +312,8 @@ class Point(Forward):
     def inner(self) -> float:
         """What may be rounded away inside the layer when no output changes at all."""
         return self.eps * self._magnitude * float(np.sum(np.abs(self.weights)))
+
+    @property
+    def unseen(self) -> float:
+        """The same, where constants such as 1 are added inside to values that are smaller than they are."""
+        return self.eps * max(1.0, self._magnitude) * float(np.sum(np.abs(self.weights)))

@@ -93,7 +93,10 @@ def _smooth(point: Point, direction: Array, analytic: Array) -> bool:
     left = ladder.directional(point, direction, analytic, side=-1)
     slack = right.bound[0] + left.bound[0]
     same = abs(right.value[0] - left.value[0]) <= slack
-    return bool(same and min(abs(right.value[0]), abs(left.value[0])) > slack)
+    if not same or min(abs(right.value[0]), abs(left.value[0])) <= slack:
+        return False
+    residual, _ = ladder.quotients_along(point, direction, analytic)
+    return not ladder.stepwise(residual, np.abs(right.value), np.zeros(1, bool))[0]
 
 
 def _finding(

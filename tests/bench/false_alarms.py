@@ -1,7 +1,7 @@
 """False alarms on right layers: the catalogue and a shelf of awkward ones, in every dtype, with kinks, ties and tails.
 
 Cases are drawn as a check draws them, special points among them; any finding of the properties
-`gradient`, `special` and `precision` is a false alarm, because every layer here is right.
+`gradient`, `special` and `precision` (or others, `--properties`) is a false alarm: every layer here is right.
 """
 
 from __future__ import annotations
@@ -36,7 +36,43 @@ def shelf() -> list[Layer]:
         s = 1 / np.sqrt((c * c).mean(-1, keepdims=True) + 1e-5)
         return (c * s).sum((-2, -1)), x
 
+    def median(x):
+        order = np.argsort(x, -1)[..., x.shape[-1] // 2]  # not stable: any of the tied entries
+        return np.take_along_axis(x, order[..., None], -1)[..., 0], (order, x.shape)
+
+    def median_back(dy, saved):
+        order, shape = saved
+        g = np.zeros(shape, dy.dtype)
+        np.put_along_axis(g, order[..., None], dy[..., None], -1)
+        return g
+
+    def pool(x):
+        windows = np.lib.stride_tricks.sliding_window_view(x, 3, -1)
+        return windows.max(-1), (windows.argmax(-1), x.shape)
+
+    def pool_back(dy, saved):
+        chosen, shape = saved
+        g = np.zeros(shape, dy.dtype)
+        np.add.at(g, (np.arange(shape[0])[:, None], np.arange(dy.shape[1]) + chosen), dy)
+        return g
+
+    def mixture(x, m):
+        z = x[:, None] - m
+        top = (-0.5 * z * z).max(-1, keepdims=True)
+        p = np.exp(-0.5 * z * z - top)
+        total = p.sum(-1, keepdims=True)
+        return (top + np.log(total))[:, 0], (z, p / total)
+
+    def mixture_back(dy, saved):
+        z, p = saved
+        g = dy[:, None] * p * z
+        return -g.sum(-1), g.sum(0)
+
     return [
+        Layer(median, median_back, name="median", x="N D", returns="N"),
+        Layer(pool, pool_back, name="overlapping windows", x="N K+2", returns="N K"),
+        Layer(mixture, mixture_back, name="mixture of Gaussians", x="N", m="K", returns="N"),
+        each("log(1 + x^2)", lambda x: (np.log(1 + x * x), x), lambda dy, x: 2 * x * dy / (1 + x * x)),
         each("relu, slope 0", lambda x: (np.maximum(x, 0), x), lambda dy, x: dy * (x > 0)),
         each("relu, slope 1", lambda x: (np.maximum(x, 0), x), lambda dy, x: dy * (x >= 0)),
         Layer(
@@ -67,6 +103,7 @@ def main() -> int:
     parser.add_argument("--examples", type=int, default=20, help="cases of one property, layer and dtype in one round")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtypes", nargs="*", default=list(DTYPES))
+    parser.add_argument("--properties", nargs="*", default=list(PROPERTIES))
     parser.add_argument("--only", nargs="*", help="names of layers")
     given = parser.parse_args()
     print(heading())
@@ -79,7 +116,7 @@ def main() -> int:
         for layer in chosen:
             for dtype in given.dtypes:
                 settings = Settings(
-                    examples=given.examples, seed=seed, dtype=dtype, properties=PROPERTIES, shrink=False
+                    examples=given.examples, seed=seed, dtype=dtype, properties=tuple(given.properties), shrink=False
                 )
                 report = check_layer(layer, settings)
                 for name, tally in report.tallies.items():
