@@ -292,8 +292,7 @@ class Search:
         if finding.kind == "timeout":
             return finding
         worst, most = finding.worst or finding.case, _most(finding)
-        if finding.kind == "random":  # on a smaller case two calls may agree by chance
-            return self._told(finding.but(worst=worst))
+        steady = finding.kind != "random"  # else, on a smaller case two calls may agree by chance
         threshold = min(10.0, finding.severity)
 
         def fails(case: Case) -> bool:
@@ -301,17 +300,17 @@ class Search:
             return same is not None and same.severity >= threshold
 
         case = finding.case
-        if self.settings.shrink:
+        if self.settings.shrink and steady:
             case = shrink(self.layer, case, fails, seconds=_SHRINK_SECONDS, first=self.small)
             self.small.append(case)
         again = [_same(self.layer, case, prop, finding) for _ in range(_CONFIRM)]
         seen = [f for f in again if f is not None]
-        if len(seen) == _CONFIRM:
+        if steady and len(seen) == _CONFIRM:
             if seen[0].severity >= most:
                 worst, most = case, seen[0].severity
             return self._told(_beside(seen[0], worst, most))
         fickle = (seen[0] if seen else finding).but(
-            kind="nondeterministic",
+            kind="nondeterministic" if steady else finding.kind,
             worst=worst,
             message=f"nondeterministic ({len(seen)} of {_CONFIRM} runs of one case): {finding.message}",
         )

@@ -110,8 +110,8 @@ def test_what_a_layer_does_to_its_process_is_a_finding_and_other_layers_go_on(tm
     summary = run(tmp_path, f"{HOSTILE}:{layer}", f"{HOSTILE}:fine", seconds=40.0, max_findings=1)
     (entry,) = summary.findings
     assert (entry.found.layer, entry.found.property, entry.found.kind) == (layer, "complete", kind)
-    size = Case.load(entry.file).primals["x"]
-    assert {"leaves": np.abs(size).max(initial=0) > 20, "memory_hog": size.size > 3}.get(layer, True)
+    size = Case.load(entry.file).primals["x"]  # steps reach as far again as the largest entry
+    assert {"leaves": np.abs(size).max(initial=0) > 10, "memory_hog": size.size > 3}.get(layer, True)
     assert summary.reason == "findings"
 
 

@@ -16,7 +16,6 @@ from gradverify.differences import ladder, screen
 from gradverify.differences.central import best_step, central
 from gradverify.differences.complexstep import complex_step
 from gradverify.differences.point import Point
-from gradverify.errors import UsageError
 from gradverify.properties import gradient, special
 from gradverify.registry import layers
 
@@ -447,9 +446,10 @@ def test_a_wrong_sign_is_found_among_huge_primals(size):
 
 
 @pytest.mark.parametrize("dtype", [np.int64, bool])
-def test_an_integer_for_a_differentiable_primal_is_wrong_usage(dtype):
-    with pytest.raises(UsageError, match="floating point"):
-        verify(SINE, Case("layer", {"x": np.ones(2, dtype)}))
+def test_integers_for_a_differentiable_primal_are_taken_as_floating_point(dtype):
+    report = verify(SINE, Case("layer", {"x": np.ones(2, dtype)}))
+    assert report.verified
+    assert not report.findings
 
 
 def test_an_empty_array_is_compared_with_nothing():

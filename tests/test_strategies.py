@@ -328,7 +328,7 @@ def test_special_points_include_coincident_inputs():
 
 
 def test_a_strategy_of_integers_gives_integers_that_want_no_gradient():
-    labelled = layer(lambda y, x: (x, None), y=("N", st.integers(-1, 3)), keep=("N", st.booleans()), x="N")
+    labelled = layer(lambda y, keep, x: (x, None), y=("N", st.integers(-1, 3)), keep=("N", st.booleans()), x="N")
     found = [case.primals for case in drawn(labelled, examples=60)]
     assert {int(label) for p in found for label in p["y"]} == {-1, 0, 1, 2, 3}
     assert {(p["y"].dtype.kind, p["keep"].dtype.kind) for p in found} == {("i", "b")}

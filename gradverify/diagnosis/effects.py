@@ -193,12 +193,12 @@ def _varies(evidence: Evidence) -> bool:
 def race(evidence: Evidence) -> Diagnosis | None:
     """The same call gives now this and now that."""
     finding = evidence.finding
-    if finding.kind == "random":
+    if finding.kind == "random" and finding.primal is None:
         text = "forward is random: it draws numbers of its own; pass them in as a primal, or fix the seed"
         return Diagnosis("race", "RNG", text, 0.9)
     if unfilled(evidence):
         return None
-    if finding.kind == "nondeterministic" or _varies(evidence):
+    if finding.kind in ("nondeterministic", "random") or _varies(evidence):
         d = f"the gradient of {evidence.primal}"
         text = f"{d} differs from run to run on one case: a race, or random numbers in backward"
         return Diagnosis("race", "RACE", text, 0.99)

@@ -85,7 +85,7 @@ class Replays:
                 found.append(Finding(prop.name, KILLED, None, f"{ended} while it ran the layer on this case", case))
                 continue
             runs = [examine(layer, case, prop)]
-            if runs[0].findings or entry.fingerprint[1] == "nondeterministic":
+            if runs[0].findings or entry.fingerprint[1] in ("nondeterministic", "random"):
                 runs += [examine(layer, case, prop) for _ in range(_TIMES - 1)]
             self.outcomes.setdefault(prop.name, []).append(runs[0])
             found += _confirmed([run.findings for run in runs])
@@ -98,19 +98,20 @@ class Replays:
 
 
 def _confirmed(runs: Sequence[Sequence[Finding]]) -> list[Finding]:
-    """Findings of several runs of one case; one that some runs lack is nondeterministic."""
+    """Findings of several runs of one case; one that some runs lack is nondeterministic, and chance explains others."""
     seen: dict[tuple[str, str, str], list[Finding]] = {}
     for findings in runs:
         for finding in findings:
             seen.setdefault(finding.fingerprint, []).append(finding)
+    random = {key: same for key, same in seen.items() if same[0].kind == "random"}
     return [
         same[0]
         if len(same) == len(runs)
         else same[0].but(
-            kind="nondeterministic",
+            kind="random" if random else "nondeterministic",
             message=f"nondeterministic ({len(same)} of {len(runs)} runs of one case): {same[0].message}",
         )
-        for same in seen.values()
+        for same in (random or seen).values()
     ]
 
 
