@@ -20,7 +20,7 @@ from gradverify.differences.complexstep import complex_step
 from gradverify.differences.integral import vindicated
 from gradverify.differences.neighbourhood import explained
 from gradverify.differences.point import Point
-from gradverify.types import Array, Case, Comparison, Estimate, Verdict
+from gradverify.types import AGREES, DISAGREES, KINK, UNRESOLVED, Array, Case, Comparison, Estimate
 
 FINE = 4e-9  # a single step decides only where its bound is below this share of the largest entry
 UPWARD = 8  # steps from the best one upward, each RATIO times the one before
@@ -68,7 +68,7 @@ def sweep(
     result = Sweep(
         numerical=np.full(point.size, np.nan),
         bound=np.full(point.size, np.inf),
-        verdicts=np.full(point.size, Verdict.UNRESOLVED, np.int8),
+        verdicts=np.full(point.size, UNRESOLVED, np.int8),
         scale=_scales(point, analytic),
     )
     todo = np.arange(point.size) if entries is None else entries
@@ -80,7 +80,7 @@ def sweep(
     else:
         todo = _single_steps(point, result, analytic, todo, step)
         todo = _climb(point, result, analytic, todo)
-    wrong = np.flatnonzero(result.verdicts == Verdict.DISAGREES)
+    wrong = np.flatnonzero(result.verdicts == DISAGREES)
     if wrong.size and allowance is not None:
         wrong = _allow(point, result, analytic, wrong, allowance)
     if wrong.size:
@@ -89,13 +89,13 @@ def sweep(
         wrong = _kinks(point, result, analytic, wrong)
     if wrong.size and case is not None:
         accepted, unclear = explained(point, case, wrong, analytic[wrong], result.numerical[wrong])
-        result.verdicts[wrong[accepted]] = Verdict.KINK
-        result.verdicts[wrong[unclear]] = Verdict.UNRESOLVED
+        result.verdicts[wrong[accepted]] = KINK
+        result.verdicts[wrong[unclear]] = UNRESOLVED
         wrong = wrong[~accepted & ~unclear]
         doubtful = vindicated(point, case, wrong, analytic[wrong], result.numerical[wrong])
-        result.verdicts[wrong[doubtful]] = Verdict.UNRESOLVED
+        result.verdicts[wrong[doubtful]] = UNRESOLVED
         wrong = wrong[~doubtful]
-        result.verdicts[wrong[coincident(point, case, wrong)]] = Verdict.UNRESOLVED
+        result.verdicts[wrong[coincident(point, case, wrong)]] = UNRESOLVED
     if point.layer.declared.kinks != "between":
         _conventions(point, result, analytic)
     return result
@@ -124,9 +124,10 @@ def _single_steps(point: Point, result: Sweep, analytic: Array, todo: Array, ste
         value, noise, decided = analytic[todo] + found.error, found.noise, found.noise <= fine
         if steps is ways[0]:
             _still(point, result, analytic, todo[found.still])
-            decided |= found.through & (judge(analytic[todo], value, noise, result.scale[todo]) == Verdict.AGREES)
-        _store(result, todo[decided], value[decided], noise[decided], Verdict.AGREES)
-        todo = todo[result.verdicts[todo] != Verdict.AGREES]
+            if found.through.any():
+                decided |= found.through & (judge(analytic[todo], value, noise, result.scale[todo]) == AGREES)
+        _store(result, todo[decided], value[decided], noise[decided], AGREES)
+        todo = todo[result.verdicts[todo] != AGREES]
     return todo
 
 
@@ -138,8 +139,8 @@ def _loud(point: Point, result: Sweep, entries: Array) -> int:
         return 0
     with np.errstate(all="ignore"):
         bound = NOISE_FACTOR * point.eps * point.loudness / (4 * best_step(point.eps) * point.scale[entries])
-        excess = np.median(bound / (FINE * result.scale[entries]))
-    return int(np.clip(np.ceil(np.log(excess) / np.log(ladder.RATIO)), 0, SKIPPED)) if excess > 0 else 0
+        excess = np.sort(bound / (FINE * result.scale[entries]))[entries.size // 2]
+    return sum(int(excess > ladder.RATIO**k) for k in range(SKIPPED))
 
 
 def _still(point: Point, result: Sweep, analytic: Array, entries: Array) -> None:
@@ -150,8 +151,8 @@ def _still(point: Point, result: Sweep, analytic: Array, entries: Array) -> None
     for quiet, noise in zip(~moved, estimate.rounding):
         at, bound = entries[quiet], noise[quiet]
         verdicts = judge(analytic[at], 0.0, bound, _floor(point, result, analytic, at, np.zeros(at.size)))
-        better = (verdicts == Verdict.AGREES) & (bound < result.bound[at])
-        _store(result, at[better], 0.0, bound[better], Verdict.AGREES)
+        better = (verdicts == AGREES) & (bound < result.bound[at])
+        _store(result, at[better], 0.0, bound[better], AGREES)
 
 
 def _widen(point: Point, result: Sweep, entries: Array, numerical: Array) -> None:
@@ -166,10 +167,10 @@ def _climb(point: Point, result: Sweep, analytic: Array, todo: Array) -> Array:
     if todo.size == 0:
         return todo
     _settle(point, result, analytic, todo, ladder.entrywise(point, todo, analytic))
-    todo = todo[result.verdicts[todo] == Verdict.UNRESOLVED]
+    todo = todo[result.verdicts[todo] == UNRESOLVED]
     if todo.size:  # what is rounded inside may make a ladder doubt its smaller steps, and larger ones tell
         _settle(point, result, analytic, todo, ladder.entrywise(point, todo, analytic, wary=True))
-        todo = todo[result.verdicts[todo] == Verdict.UNRESOLVED]
+        todo = todo[result.verdicts[todo] == UNRESOLVED]
     tiny = todo[point.scale[todo] < 1e-2]  # steps relative to a tiny entry may be far below the length scale
     if tiny.size:
         _settle(point, result, analytic, tiny, ladder.entrywise(point, tiny, analytic, scale=np.ones(tiny.size)))
@@ -199,7 +200,7 @@ def _settle(point: Point, result: Sweep, analytic: Array, entries: Array, estima
     _widen(point, result, entries, value)
     verdicts = judge(analytic[entries], value, bound, _floor(point, result, analytic, entries, value))
     faint = np.abs(value - analytic[entries]) <= 4 * point.inner / point.scale[entries]
-    verdicts[faint & (verdicts == Verdict.DISAGREES)] = Verdict.UNRESOLVED  # below what values inside are rounded by
+    verdicts[faint & (verdicts == DISAGREES)] = UNRESOLVED  # below what values inside are rounded by
     _store(result, entries, value, bound, verdicts)
 
 
@@ -217,9 +218,9 @@ def judge(analytic: Array, value: Array | float, bound: Array, scale: Array) -> 
     error = np.abs(value - analytic)
     wide = (bound > WIDE * np.maximum(np.abs(value), np.abs(analytic))) & (bound > COARSE * scale)
     bound = bound + ROUNDINGS * np.maximum(np.abs(value), np.abs(analytic))
-    verdicts = np.where(wide, Verdict.UNRESOLVED, Verdict.AGREES)
-    verdicts = np.where(error > bound, Verdict.UNRESOLVED, verdicts)
-    return np.where((error > FIRM * bound) & np.isfinite(bound), Verdict.DISAGREES, verdicts).astype(np.int8)
+    verdicts = np.where(wide, UNRESOLVED, AGREES)
+    verdicts = np.where(error > bound, UNRESOLVED, verdicts)
+    return np.where((error > FIRM * bound) & np.isfinite(bound), DISAGREES, verdicts).astype(np.int8)
 
 
 def _store(result: Sweep, entries: Array, value: Array | float, bound: Array, verdicts: Array | int) -> None:
@@ -236,8 +237,8 @@ def _allow(point: Point, result: Sweep, analytic: Array, wrong: Array, allowance
     extra = np.where(np.isfinite(extra) & (extra <= cap), extra, 0.0)
     result.bound[wrong] += extra
     pardoned = error <= FIRM * result.bound[wrong]
-    result.verdicts[wrong[pardoned]] = Verdict.UNRESOLVED
-    result.verdicts[wrong[error <= result.bound[wrong]]] = Verdict.AGREES
+    result.verdicts[wrong[pardoned]] = UNRESOLVED
+    result.verdicts[wrong[error <= result.bound[wrong]]] = AGREES
     return wrong[~pardoned]
 
 
@@ -255,7 +256,7 @@ def _second_thoughts(point: Point, result: Sweep, analytic: Array, wrong: Array)
             still = result.numerical[wrong[rows]] == 0
             stepwise = ladder.stepwise(residual, gap[rows], still) & (still | (first is natural))
             doubt[rows] = stepwise | (near & np.isfinite(told.bound))
-    result.verdicts[wrong[doubt]] = Verdict.UNRESOLVED
+    result.verdicts[wrong[doubt]] = UNRESOLVED
     return wrong[~doubt]
 
 
@@ -273,8 +274,8 @@ def _kinks(point: Point, result: Sweep, analytic: Array, wrong: Array) -> Array:
         low, high = np.minimum(side.value, 0.0) - side.bound, np.maximum(side.value, 0.0) + side.bound
         flat = (low <= analytic[wrong]) & (analytic[wrong] <= high)  # as the other side may be
         unknown |= known & ~accepted & flat
-    result.verdicts[wrong[accepted]] = Verdict.KINK
-    result.verdicts[wrong[unknown]] = Verdict.UNRESOLVED
+    result.verdicts[wrong[accepted]] = KINK
+    result.verdicts[wrong[unknown]] = UNRESOLVED
     middle = wrong[jump]
     result.numerical[middle] = 0.5 * (left.value + right.value)[jump]
     result.bound[middle] = (left.bound + right.bound)[jump]
@@ -312,13 +313,13 @@ def accept_kink(analytic: Array, left: Estimate, right: Estimate, convention: st
 
 def _conventions(point: Point, result: Sweep, analytic: Array) -> None:
     """A declared convention is stricter than a central difference, which any symmetric kink satisfies."""
-    entries = np.flatnonzero(np.isfinite(analytic) & (result.verdicts != Verdict.DISAGREES))
+    entries = np.flatnonzero(np.isfinite(analytic) & (result.verdicts != DISAGREES))
     if entries.size == 0:
         return
     right, left = _slope(point, analytic, entries, +1), _slope(point, analytic, entries, -1)
     accepted, jump = accept_kink(analytic[entries], left, right, point.layer.declared.kinks)
-    result.verdicts[entries[jump]] = Verdict.DISAGREES
-    result.verdicts[entries[accepted]] = Verdict.KINK
+    result.verdicts[entries[jump]] = DISAGREES
+    result.verdicts[entries[accepted]] = KINK
 
 
 def comparisons(point: Point, analytic: Array, result: Sweep) -> tuple[Comparison, ...]:

@@ -84,6 +84,10 @@ class Verdict(enum.IntEnum):
     DISAGREES = 3
 
 
+# As plain numbers: up to Python 3.11, looking a member of an Enum up takes as long as adding two small arrays.
+AGREES, KINK, UNRESOLVED, DISAGREES = (int(verdict) for verdict in Verdict)
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """Numerical derivatives with their bounds, all arrays of the same shape.
@@ -134,7 +138,7 @@ class Comparison:
     @property
     def wrong(self) -> Array:
         """Mask of the entries that disagree."""
-        return self.verdicts == Verdict.DISAGREES
+        return self.verdicts == DISAGREES
 
     @property
     def ratio(self) -> Array:
@@ -145,7 +149,7 @@ class Comparison:
     @property
     def resolution(self) -> float:
         """Smallest error that would have been noticed in most entries: the median bound relative to the scale."""
-        decided = self.bound[self.verdicts != Verdict.UNRESOLVED]
+        decided = self.bound[self.verdicts != UNRESOLVED]
         if decided.size == 0:
             return float("inf")
         return float(np.median(decided)) / (self.scale or 1.0)
@@ -153,7 +157,7 @@ class Comparison:
     @property
     def worst(self) -> tuple[int, ...]:
         """Index of the entry that disagrees most, in units of its bound."""
-        told = (self.verdicts == Verdict.AGREES) | (self.verdicts == Verdict.DISAGREES)
+        told = (self.verdicts == AGREES) | (self.verdicts == DISAGREES)
         ratio = np.where(told, np.where(np.isnan(self.ratio), np.inf, self.ratio), -1.0)
         return tuple(int(k) for k in np.unravel_index(int(np.argmax(ratio)), ratio.shape)) if ratio.size else ()
 
@@ -278,9 +282,9 @@ class Tally:
             counts = np.bincount(comparison.verdicts.ravel().astype(int), minlength=len(Verdict))
             for verdict in Verdict:
                 self.verdicts[verdict.name.lower()] += int(counts[verdict])
-            wrong = self.primals.get(comparison.primal, 0) + int(counts[Verdict.DISAGREES])
+            wrong = self.primals.get(comparison.primal, 0) + int(counts[DISAGREES])
             self.primals[comparison.primal] = wrong
-            decided = (comparison.verdicts == Verdict.AGREES) | (comparison.verdicts == Verdict.DISAGREES)
+            decided = (comparison.verdicts == AGREES) | (comparison.verdicts == DISAGREES)
             if decided.any():
                 ratio = comparison.ratio[decided]
                 self.worst_ratio = max(self.worst_ratio, float(np.nanmax(ratio)))
