@@ -14,7 +14,7 @@ import numpy as np
 
 from gradverify.differences import ladder
 from gradverify.differences.central import NOISE_FACTOR, best_step, central, paired
-from gradverify.differences.chain import chain
+from gradverify.differences.chain import blocks, chain
 from gradverify.differences.coincidence import coincident
 from gradverify.differences.complexstep import complex_step
 from gradverify.differences.integral import vindicated
@@ -145,14 +145,16 @@ def _loud(point: Point, result: Sweep, entries: Array) -> int:
 
 def _still(point: Point, result: Sweep, analytic: Array, entries: Array) -> None:
     """Settle entries that move no output, not even by a large step: saturated, switched off, not used."""
-    if entries.size == 0:
-        return
-    estimate, _, moved = central(point, entries, np.array(LARGE), analytic)
-    for quiet, noise in zip(~moved, estimate.rounding):
-        at, bound = entries[quiet], noise[quiet]
-        verdicts = judge(analytic[at], 0.0, bound, _floor(point, result, analytic, at, np.zeros(at.size)))
-        better = (verdicts == AGREES) & (bound < result.bound[at])
-        _store(result, at[better], 0.0, bound[better], AGREES)
+    for steps in blocks(point, entries.size, np.array(LARGE)):
+        if entries.size == 0:
+            return
+        estimate, _, moved = central(point, entries, steps, analytic)
+        for quiet, noise in zip(~moved, estimate.rounding):
+            at, bound = entries[quiet], noise[quiet]
+            verdicts = judge(analytic[at], 0.0, bound, _floor(point, result, analytic, at, np.zeros(at.size)))
+            better = (verdicts == AGREES) & (bound < result.bound[at])
+            _store(result, at[better], 0.0, bound[better], AGREES)
+        entries = entries[moved.all(axis=0)]
 
 
 def _widen(point: Point, result: Sweep, entries: Array, numerical: Array) -> None:

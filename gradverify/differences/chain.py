@@ -53,7 +53,7 @@ def chain(point: Point, entries: Array, analytic: Array, steps: Array, fine: Arr
     made = Chain(np.zeros(entries.size), np.full(entries.size, np.inf), *np.zeros((2, entries.size), bool))
     open_ = np.arange(entries.size)
     before: tuple[Array, Array] | None = None
-    for block in _blocks(point, entries.size, steps):
+    for block in blocks(point, entries.size, steps):
         if open_.size == 0:
             break
         estimate, residuals, moves = central(point, entries[open_], block, analytic)
@@ -77,7 +77,7 @@ def chain(point: Point, entries: Array, analytic: Array, steps: Array, fine: Arr
     return made
 
 
-def _blocks(point: Point, count: int, steps: Array) -> Iterator[Array]:
+def blocks(point: Point, count: int, steps: Array) -> Iterator[Array]:
     """Steps that go through one forward together: where that is cheap, some are made in vain; the first rarely is."""
     width, first = 16 * max(1, count) * (point.size + point.base.size), 0
     while first < steps.size:

@@ -35,7 +35,16 @@ from gradverify.verification import examine
 from tests.bench.machine import heading, table
 
 DRAWN = layers.get("sigmoid_mlp")
-FIXED = Layer(DRAWN.forward, DRAWN.backward, name="fixed_mlp", i="8 4", W1="4 8", b1="8", W2="8 4", b2="4")
+SIZES = {"small_mlp": (8, 4, 8, 4), "larger_mlp": (8, 25, 32, 10)}  # batch, input, hidden, output
+
+
+def fixed(name: str) -> Layer:
+    """The network at one size: 76 or 1,162 parameters, and its input."""
+    n, i, h, k = SIZES[name]
+    dims = {"i": f"{n} {i}", "W1": f"{i} {h}", "b1": f"{h}", "W2": f"{h} {k}", "b2": f"{k}"}
+    return Layer(DRAWN.forward, DRAWN.backward, name=name, **dims)
+
+
 GRADIENT = Plan(properties=("gradient",))
 FRESH = dataclasses.replace(GRADIENT, learn=False)
 ROOT = Path(__file__).parents[2]
@@ -54,7 +63,7 @@ def by_hand(layer: Layer, seconds: float) -> tuple[float, float]:
 
     @st.composite
     def network(draw: Callable[..., Any]) -> list[np.ndarray]:
-        n, i, h, k = (8, 4, 8, 4) if layer is FIXED else (draw(st.integers(1, 5)) for _ in range(4))
+        n, i, h, k = SIZES.get(layer.name) or (draw(st.integers(1, 5)) for _ in range(4))
         elements = st.floats(-3, 3)
         return [draw(hnp.arrays(float, shape, elements=elements)) for shape in ((n, i), (i, h), (h,), (h, k), (k,))]
 
@@ -197,7 +206,10 @@ def one_process(layer: Layer, seconds: float) -> list[tuple[str, ...]]:
     loop, work = (max(pair[k] for pair in measured) for k in (0, 1))
     overhead = f" (overhead {loop[0] / work[0] - 1:.0%})"
     named = (("by hand", hand), ("bare loop", loop), (f"unit of a campaign{overhead}", work))
-    size = "8x4, 77 parameters" if layer is FIXED else "small, sizes drawn"
+    parameters = (
+        sum(i * h + h for i, h in zip(SIZES[layer.name][1:], SIZES[layer.name][2:])) if layer.name in SIZES else 0
+    )
+    size = f"{parameters:,} parameters" if parameters else "small, sizes drawn"
     return [(f"{size}: {name}", f"{c:.1f}", f"{e:.0f}", f"{c / hand[0]:.2f}") for name, (c, e) in named]
 
 
@@ -209,7 +221,7 @@ def main() -> None:
     parser.add_argument("--rare", type=int, default=0, metavar="SEEDS")
     options = parser.parse_args()
     print(heading())
-    rows = [row for layer in (DRAWN, FIXED) for row in one_process(layer, options.seconds)]
+    rows = [row for layer in (DRAWN, *map(fixed, SIZES)) for row in one_process(layer, options.seconds)]
     print(table(("every entry of a sigmoid MLP compared", "cases/s", "entries/s", "cases, by hand = 1"), rows))
     rows = []
     counts = sorted({1, options.workers})
