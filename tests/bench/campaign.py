@@ -206,9 +206,8 @@ def one_process(layer: Layer, seconds: float) -> list[tuple[str, ...]]:
     loop, work = (max(pair[k] for pair in measured) for k in (0, 1))
     overhead = f" (overhead {loop[0] / work[0] - 1:.0%})"
     named = (("by hand", hand), ("bare loop", loop), (f"unit of a campaign{overhead}", work))
-    parameters = (
-        sum(i * h + h for i, h in zip(SIZES[layer.name][1:], SIZES[layer.name][2:])) if layer.name in SIZES else 0
-    )
+    _, i, h, k = SIZES.get(layer.name, (0, 0, 0, 0))
+    parameters = i * h + h + h * k + k
     size = f"{parameters:,} parameters" if parameters else "small, sizes drawn"
     return [(f"{size}: {name}", f"{c:.1f}", f"{e:.0f}", f"{c / hand[0]:.2f}") for name, (c, e) in named]
 
