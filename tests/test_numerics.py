@@ -620,3 +620,40 @@ def test_entries_that_noise_alone_kept_open_are_decided_by_a_larger_step_not_by_
     result = sweep(point, analytic)
     assert (result.verdicts == Verdict.AGREES).all()
     assert point.forwards - before < 10 * point.size
+
+
+ROUNDED = {  # attention at points where gradients are nothing but rounding: terms cancel, or a softmax is saturated
+    "terms that cancel": (
+        {
+            "x": np.zeros((1, 1, 1)),
+            "mask": np.ones((1, 1, 1)),
+            "Wq": np.zeros((1, 6)),
+            "Wk": np.zeros((1, 2)),
+            "Wv": np.array([[3.0, -3.0]]),
+            "Wo": np.array([[1.0], [-1.0], [1.0], [2.0], [1.0], [-2.0]]),
+        },
+        {"causal": False, "kv_heads": 2, "groups": 3},
+        np.array([[[-1.0]]]),
+    ),
+    "a saturated softmax": (
+        {
+            "x": np.array([[[100.78, 101.51], [102.0, 100.54]]]),
+            "mask": np.ones((1, 1, 2)),
+            "Wq": np.array([[0.0], [-4.0]]),
+            "Wk": np.array([[2.998509792251702], [3.83]]),
+            "Wv": np.array([[0.0], [1.0]]),
+            "Wo": np.array([[1.0]]),
+        },
+        {"causal": False, "kv_heads": 1, "groups": 1},
+        np.array([[[0.0], [1.0]]]),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_gradients_that_are_all_rounding_raise_no_alarm(name):
+    primals, options, cotangent = ROUNDED[name]
+    layer = layers.get("multi_head_attention")
+    for seed in range(8):
+        case = Case("multi_head_attention", primals, options, (cotangent,), seed=seed)
+        assert verify(layer, case, ["gradient", "special", "linear"]).findings == ()

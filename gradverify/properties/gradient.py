@@ -95,16 +95,25 @@ def screened_entries(point: Point, case: Case, analytic: Array, chosen: Array, s
 
 
 def backward_rounding(point: Point, case: Case, analytic: Array, draws: int = _DRAWS) -> Array:
-    """How far the analytic gradient moves when primals and cotangents move by one unit in the last place."""
+    """How far the analytic gradient moves when primals and cotangents move by one unit in the last place.
+
+    And when it is computed with more digits, where the code takes them: what a gradient that is all rounding
+    has lost, a few draws may fail to show.
+    """
     spread = np.zeros(point.size)
     rng = case.rng(3)
-    for _ in range(draws):
-        primals = {n: exact.nudge(a, rng) for n, a in point.primals.items()}
-        cotangents = tuple(exact.nudge(v, rng) for v in case.cotangents or ())
+    samples = [
+        (
+            {n: exact.nudge(a, rng) for n, a in point.primals.items()},
+            tuple(exact.nudge(v, rng) for v in case.cotangents or ()),
+        )
+        for _ in range(draws)
+    ]
+    for primals, cotangents in (*samples, (evaluate.cast(point.primals, np.longdouble), case.cotangents or ())):
         try:
             raw = evaluate.gradients(point.layer, primals, case.options, cotangents)
         except LayerFailure:
-            return spread
+            continue
         good, _ = evaluate.usable(point.layer, case.but(primals=primals), raw)
         moved = point.vector({n: _undeclared(point.layer, n, g) for n, g in good.items()})
         with np.errstate(invalid="ignore"):
