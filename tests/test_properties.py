@@ -8,6 +8,9 @@ import pytest
 from gradverify.checking import Settings, check_layer
 from gradverify.layer import Layer
 from gradverify.properties import properties
+from gradverify.registry import layers
+from gradverify.types import Case
+from gradverify.verification import verify
 
 EXAMPLES = 40
 
@@ -307,3 +310,10 @@ def test_declared_exceptions_are_respected_and_reported():
     fixed = a_dense(lambda dy, s: dense_back(dy, s)[:2], constants="b")
     report = check(fixed, "gradient")
     assert not report.findings and report.declared == ("no gradient wanted: b",)
+
+
+def test_a_border_within_the_rounding_of_float32_is_no_loss_of_digits():
+    x = np.array([[-0.3, 0.4]], np.float32)  # its length is 0.5 and an eighth of a unit in the last place
+    for seed in range(40):
+        case = Case("l2_normalise", {"x": x}, {"eps": 0.5}, (np.ones((1, 2), np.float32),), seed=seed)
+        assert not verify(layers.get("l2_normalise"), case, ["precision"]).findings

@@ -24,6 +24,7 @@ np.empty(31 << 20, np.uint8)
 
 _refused: WeakKeyDictionary[Callable[..., Any], set[Any]] = WeakKeyDictionary()
 _carried: WeakKeyDictionary[Callable[..., Any], set[Any]] = WeakKeyDictionary()
+_KEPT = 1000  # shapes of one forward that are remembered; then it starts anew
 
 
 class Forward:
@@ -67,7 +68,7 @@ class Forward:
             if flat is not None and (key in self._probed or self._same(flat, stack, count // 2)):
                 self._probed.add(key)
                 return flat
-            refused.add(key)
+            _remember(refused, key)
         return self._rows(stack, count) if count else np.zeros((0, self.base.size))
 
     def accepted_way(self, names: tuple[str, ...]) -> str | None:
@@ -121,7 +122,7 @@ class Forward:
             flat = self._stacked(trial, _TRIAL, key[0])
             if flat is None or not self._same(flat, trial, 0, _TRIAL - 1):
                 return False
-            known.add(key)
+            _remember(known, key)
         return True
 
     def _same(self, flat: Array, stack: Mapping[str, Array], *rows: int) -> bool:
@@ -178,6 +179,12 @@ class Forward:
             if len(columns) == 1 and columns[0].dtype.kind == "f"
             else np.concatenate([c if c.dtype.kind == "f" else c.astype(float) for c in columns], axis=1)
         )
+
+
+def _remember(known: set[Any], key: Any) -> None:
+    if len(known) >= _KEPT:
+        known.clear()
+    known.add(key)
 
 
 def _leading(y: Array, count: int, shape: tuple[int, ...]) -> Array:
