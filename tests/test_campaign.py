@@ -195,10 +195,11 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_is_lost(tmp_path):
     killed = []
 
     def kill(snapshot):
-        if snapshot.lost == 3 and all(layer.cases for layer in snapshot.layers):
+        if snapshot.lost >= 3 and all(layer.cases for layer in snapshot.layers):
             campaign.stop()
         workers = list(store.journals.glob("*.case"))
-        if workers and len(killed) < 3 and snapshot.seconds > 1.0 + 2 * len(killed):
+        # one that is killed between two units takes nothing with it, and is no loss
+        if workers and snapshot.lost < 3 and snapshot.seconds > 1.0 + 2 * len(killed):
             line = subprocess.run(["pgrep", "-f", str(workers[0])], capture_output=True, text=True, check=False)
             for pid in line.stdout.split()[:1]:
                 os.kill(int(pid), signal.SIGKILL)
@@ -207,8 +208,7 @@ def test_a_worker_that_is_killed_is_replaced_and_nothing_is_lost(tmp_path):
     campaign.listen = kill
     summary = campaign.run()
     store.close()
-    assert len(killed) == 3
-    assert summary.lost == 3
+    assert len(killed) >= summary.lost >= 3
     assert not summary.findings
     assert summary.reason == "interrupted"
     assert all(layer.error is None and layer.cases > 0 for layer in summary.layers)
