@@ -254,10 +254,11 @@ def _second_thoughts(point: Point, result: Sweep, analytic: Array, wrong: Array)
         if rows.size:
             told = ladder.entrywise(point, wrong[rows], analytic, scale=first[rows], wary=True)
             near = np.abs(told.value - analytic[wrong[rows]]) <= 0.05 * gap[rows]
-            residual, _ = ladder.quotients(point, wrong[rows], analytic[wrong[rows]], scale=first[rows])
+            residual, noise = ladder.quotients(point, wrong[rows], analytic[wrong[rows]], scale=first[rows])
+            smallest = ladder.nearest(residual, noise, gap[rows]) & (analytic[wrong[rows]] != 0)
             still = result.numerical[wrong[rows]] == 0
             stepwise = ladder.stepwise(residual, gap[rows], still) & (still | (first is natural))
-            doubt[rows] = stepwise | (near & np.isfinite(told.bound))
+            doubt[rows] = stepwise | smallest | (near & np.isfinite(told.bound))
     result.verdicts[wrong[doubt]] = UNRESOLVED
     return wrong[~doubt]
 

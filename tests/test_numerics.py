@@ -657,3 +657,14 @@ def test_gradients_that_are_all_rounding_raise_no_alarm(name):
     for seed in range(8):
         case = Case("multi_head_attention", primals, options, (cotangent,), seed=seed)
         assert verify(layer, case, ["gradient", "special", "linear"]).findings == ()
+
+
+def test_a_border_just_beyond_the_smallest_step_raises_no_alarm():
+    primals = {"a": np.array([[0.0, 0.0], [0.0, 1e-4]]), "b": np.array([[0.0, 43.0], [0.5, -1e-4]])}
+    layer, cotangent = layers.get("cosine_similarity"), (np.array([0.0, 1.0]),)
+    for seed in range(4):
+        case = Case("cosine_similarity", primals, {"eps": 0.5}, cotangent, seed=seed)
+        assert verify(layer, case, ["gradient", "special"]).findings == ()
+    wrong = layer.derive(backward=lambda dy, s, eps: tuple(2 * g for g in layer.backward(dy, s, eps)))
+    case = Case("cosine_similarity", primals, {"eps": 0.5}, cotangent)
+    assert verify(wrong, case, ["gradient"]).findings

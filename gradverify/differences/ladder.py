@@ -138,6 +138,25 @@ def stepwise(residual: Array, gap: Array, still: Array) -> Array:
     return rows(PLATEAU) | (still & rows(PLATEAU - 1))
 
 
+def nearest(residual: Array, noise: Array, gap: Array) -> Array:
+    """Whether the smallest step agrees with the analytic value, with noise far below the disagreement, shape (n,).
+
+    A border just beyond that step makes all larger ones agree on something else.
+
+    Parameters
+    ----------
+    residual, noise : difference quotients minus the analytic value, and their noise, shape (n, R)
+    gap : size of the disagreement, shape (n,)
+    """
+    usable = np.isfinite(residual) & np.isfinite(noise)
+    last = residual.shape[1] - 1 - np.argmax(usable[:, ::-1], axis=1)
+    rows = np.arange(last.size)
+    r, s = residual[rows, last], noise[rows, last]
+    with np.errstate(invalid="ignore"):
+        agrees: Array = usable[rows, last] & (np.abs(r) <= s) & (s <= 1e-3 * gap)
+    return agrees
+
+
 def _audible(point: Point, change: Array, noise: Array, scale: Array) -> Array:
     """Noise, shape (n, R), infinite where no step of an entry is heard above it though it is magnified rounding.
 
