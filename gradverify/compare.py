@@ -168,10 +168,13 @@ def _climb(point: Point, result: Sweep, analytic: Array, todo: Array) -> Array:
     """Ladder on what one step left open; wider, finer or one-sided where the natural scale says nothing."""
     if todo.size == 0:
         return todo
-    _settle(point, result, analytic, todo, ladder.entrywise(point, todo, analytic))
-    todo = todo[result.verdicts[todo] == UNRESOLVED]
+    rate, noise = ladder.quotients(point, todo, analytic[todo])
+    _settle(point, result, analytic, todo, ladder.chosen(point, todo, analytic[todo], rate, noise))
+    left = result.verdicts[todo] == UNRESOLVED
+    todo = todo[left]
     if todo.size:  # what is rounded inside may make a ladder doubt its smaller steps, and larger ones tell
-        _settle(point, result, analytic, todo, ladder.entrywise(point, todo, analytic, wary=True))
+        wary = ladder.chosen(point, todo, analytic[todo], rate[left], noise[left], wary=True)
+        _settle(point, result, analytic, todo, wary)
         todo = todo[result.verdicts[todo] == UNRESOLVED]
     tiny = todo[point.scale[todo] < 1e-2]  # steps relative to a tiny entry may be far below the length scale
     if tiny.size:
@@ -252,11 +255,12 @@ def _second_thoughts(point: Point, result: Sweep, analytic: Array, wrong: Array)
     for first in (natural, np.ones(wrong.size)):
         rows = np.flatnonzero(~doubt & ((first is natural) | (natural < 1e-2)))
         if rows.size:
-            told = ladder.entrywise(point, wrong[rows], analytic, scale=first[rows], wary=True)
-            near = np.abs(told.value - analytic[wrong[rows]]) <= 0.05 * gap[rows]
-            residual, noise = ladder.quotients(point, wrong[rows], analytic[wrong[rows]], scale=first[rows])
-            smallest = ladder.nearest(residual, noise, gap[rows]) & (analytic[wrong[rows]] != 0)
-            still = result.numerical[wrong[rows]] == 0
+            entries, known, scale = wrong[rows], analytic[wrong[rows]], first[rows]
+            residual, noise = ladder.quotients(point, entries, known, scale=scale)
+            told = ladder.chosen(point, entries, known, residual, noise, scale=scale, wary=True)
+            near = np.abs(told.value - known) <= 0.05 * gap[rows]
+            smallest = ladder.nearest(residual, noise, gap[rows]) & (known != 0)
+            still = result.numerical[entries] == 0
             stepwise = ladder.stepwise(residual, gap[rows], still) & (still | (first is natural))
             doubt[rows] = stepwise | smallest | (near & np.isfinite(told.bound))
     result.verdicts[wrong[doubt]] = UNRESOLVED

@@ -73,6 +73,26 @@ def entrywise(
     if entries.size == 0:
         return Estimate(known, known, known)
     rate, noise = quotients(point, entries, known, side=side, scale=scale)
+    return chosen(point, entries, known, rate, noise, side=side, scale=scale, wary=wary)
+
+
+def chosen(
+    point: Point,
+    entries: Array,
+    known: Array,
+    rate: Array,
+    noise: Array,
+    *,
+    side: int = 0,
+    scale: Array | None = None,
+    wary: bool = False,
+) -> Estimate:
+    """Derivatives from `quotients` of the same entries, so that two readings of them cost the forwards of one.
+
+    Parameters
+    ----------
+    known : derivatives that were subtracted, shape (n,); others as for `quotients` and `entrywise`
+    """
     h = steps(point, entries, scale)
     with np.errstate(all="ignore"):
         limit, inside = quantum(point) / h, NOISE_FACTOR * point.unseen / h
