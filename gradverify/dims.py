@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Union
+from typing import Any, Union
 
 from gradverify.errors import DeclarationError
 
@@ -187,6 +187,11 @@ def _axis(token: str, text: str) -> Axis:
 @lru_cache(maxsize=1024)
 def _tree(text: str) -> ast.expr:
     return ast.parse(text, mode="eval").body
+
+
+def sizes_in(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a dimension may name: whole numbers, by name."""
+    return {name: value for name, value in options.items() if isinstance(value, int) and not isinstance(value, bool)}
 
 
 def _solved(axis: Axis, sizes: Sizes, extent: int) -> dict[str, int]:

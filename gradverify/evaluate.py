@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from gradverify.dims import sizes_in
 from gradverify.errors import DeclarationError
 from gradverify.layer import Backward, Forward, Layer, accepted
 from gradverify.types import Array, Case
@@ -275,7 +276,7 @@ def _shaped(layer: Layer, case: Case, outputs: tuple[Array, ...]) -> None:
     """Whether the outputs have the dimensions that the layer declares for them."""
     if not layer.returns:
         return
-    sizes: dict[str, Any] = {n: v for n, v in case.options.items() if isinstance(v, int) and not isinstance(v, bool)}
+    sizes = sizes_in(case.options)
     try:
         for primal in layer.primals:
             sizes = primal.dims.bind(np.shape(case.primals[primal.name]), sizes)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gradverify.dims import Sizes
+from gradverify.dims import sizes_in
 from gradverify.errors import DeclarationError, UsageError
 from gradverify.evaluate import LayerFailure
 from gradverify.failures import COMPLETE, failed
@@ -142,7 +142,7 @@ def checked(layer: Layer, case: Case) -> Case:
 
 
 def _primals(layer: Layer, case: Case) -> dict[str, Array]:
-    sizes: Sizes = {k: v for k, v in case.options.items() if isinstance(v, int) and not isinstance(v, bool)}
+    sizes = sizes_in(case.options)
     arrays = {}
     for primal in layer.primals:
         label = f"primal {primal.name!r} of layer {layer.name!r}"

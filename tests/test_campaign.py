@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from campaigns import QUICK, events, run
 
 from gradverify import Case, casefile
-from gradverify.campaign import Campaign, Plan, Store, StoreError, Summary
+from gradverify.campaign import Campaign, Store, StoreError
 from gradverify.campaign import journal as journals
 from gradverify.campaign.guard import Guard
 from gradverify.campaign.interest import Pool, features
@@ -27,22 +28,8 @@ from gradverify.properties import Regime
 HERE = Path(__file__).parent
 HOSTILE, RARE = str(HERE / "hostile.py"), str(HERE / "rare.py")
 ROOT = HERE.parent
-QUICK = Plan(case_seconds=1.0, memory=1 << 30)
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="a campaign needs POSIX")
-
-
-def run(folder, *targets, **given) -> Summary:
-    store = Store(folder)
-    try:
-        return Campaign(targets, store, **{"seconds": 4.0, "workers": 1, "plan": QUICK, **given}).run()
-    finally:
-        store.close()
-
-
-def events(folder, kind):
-    lines = [json.loads(line) for line in (Path(folder) / "events.ndjson").read_text().splitlines()]
-    return [line for line in lines if line["event"] == kind]
 
 
 def command(folder, *arguments, seconds="60s"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import random
 import shutil
@@ -12,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from campaigns import QUICK, events, run
 
-from gradverify.campaign import Campaign, Plan, Snapshot, Store, Summary
+from gradverify.campaign import Campaign, Plan, Snapshot, Store
 from gradverify.campaign import journal as journals
 from gradverify.campaign.guard import Guard
 from gradverify.campaign.schedule import Progress
@@ -26,22 +26,8 @@ from gradverify.targets import load
 
 HERE = Path(__file__).parent
 HOSTILE = str(HERE / "hostile.py")
-QUICK = Plan(case_seconds=1.0, memory=1 << 30)
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="a campaign needs POSIX")
-
-
-def run(folder, *targets, **given) -> Summary:
-    store = Store(folder)
-    try:
-        return Campaign(targets, store, **{"seconds": 4.0, "workers": 1, "plan": QUICK, **given}).run()
-    finally:
-        store.close()
-
-
-def events(folder, kind):
-    lines = [json.loads(line) for line in (Path(folder) / "events.ndjson").read_text().splitlines()]
-    return [line for line in lines if line["event"] == kind]
 
 
 def module(folder, text):

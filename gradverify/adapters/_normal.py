@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters._chance import Chance
+from gradverify.dims import sizes_in
 from gradverify.evaluate import LayerFailure, guarded, run
 from gradverify.layer import KEYWORDS, Declared, Layer
 from gradverify.types import Array
@@ -64,7 +65,7 @@ def examples(
     if any(p.domain.strategy is not None for p in layer.primals):
         return
     options = layer.default_options
-    numbers = {k: v for k, v in options.items() if isinstance(v, int) and not isinstance(v, bool)}
+    numbers = sizes_in(options)
     for k, extents in enumerate(_SIZES):
         sizes: dict[str, Any] = {n: extents[i % len(extents)] for i, n in enumerate(names)}
         sizes = {n: (s,) if n.startswith("*") else s for n, s in sizes.items()} | numbers

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gradverify import evaluate
+from gradverify.dims import sizes_in
 from gradverify.evaluate import LayerFailure
 from gradverify.layer import Layer
 from gradverify.types import Array, Case
@@ -56,7 +57,7 @@ def _options(layer: Layer) -> dict[str, Any]:
 
 
 def _sizes(layer: Layer, options: Mapping[str, Any]) -> dict[str, Any]:
-    sizes: dict[str, Any] = {n: v for n, v in options.items() if isinstance(v, int) and not isinstance(v, bool)}
+    sizes = sizes_in(options)
     names = dict.fromkeys(n for p in layer.primals for n in p.dims.names if n not in sizes)
     single = [n for n in names if not n.startswith("*")]
     sizes |= {n: _EXTENTS[k % len(_EXTENTS)] for k, n in enumerate(single)}

@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import reject
 from hypothesis import strategies as st
 
+from gradverify.dims import sizes_in
 from gradverify.errors import DeclarationError
 from gradverify.layer import Layer, Primal, accepted
 from gradverify.properties import Regime
@@ -121,7 +122,7 @@ class _Drawing:
         optional, sizing, valuing = Knobs(row[:first]), Knobs(row[first:second]), Knobs(row[second:])
         options = {name: _option(optional, spec, draw) for name, spec in self.layer.options.items()}
         try:
-            sizes = shapes.draw_sizes(sizing, self.names, _integers(options), self.regime, self.layer.empty)
+            sizes = shapes.draw_sizes(sizing, self.names, sizes_in(options), self.regime, self.layer.empty)
             found = {p.name: shapes.draw_shape(sizing, p.dims, sizes) for p in self.layer.primals}
         except KeyError as error:
             raise DeclarationError(
@@ -216,10 +217,6 @@ def _elements(draw: Draw, strategy: st.SearchStrategy[Any], seed: int, stream: i
         )
     order = np.arange(count) if count <= _FEW else values.order(seed, stream, count, _FEW)
     return drawn[order].reshape(shape)
-
-
-def _integers(options: Mapping[str, Any]) -> dict[str, int]:
-    return {n: v for n, v in options.items() if isinstance(v, int) and not isinstance(v, bool)}
 
 
 def _numbers(options: Mapping[str, Any]) -> dict[str, Any]:
