@@ -117,10 +117,10 @@ def test_a_unit_whose_process_was_killed_is_worked_on_by_the_next_one(tmp_path):
         if not any(delta.lost for delta in deltas):
             guard._process.kill()
 
-    guard.run(Unit(1, "relu", "relu", 3, 600.0, plan=QUICK, cases=40), heard)
+    guard.run(Unit(1, "relu", "relu", 3, 600.0, plan=QUICK, cases=400), heard)
     guard.close()
     assert [why for delta in deltas for why in delta.lost] == ["was ended by signal 9"]
-    assert sum(delta.cases for delta in deltas) == 40
+    assert sum(delta.cases for delta in deltas) == 400
 
 
 def test_an_interrupt_that_a_layer_raises_is_a_finding(tmp_path):
