@@ -317,3 +317,26 @@ def test_a_border_within_the_rounding_of_float32_is_no_loss_of_digits():
     for seed in range(40):
         case = Case("l2_normalise", {"x": x}, {"eps": 0.5}, (np.ones((1, 2), np.float32),), seed=seed)
         assert not verify(layers.get("l2_normalise"), case, ["precision"]).findings
+
+
+def test_what_a_settled_softmax_leaves_is_no_loss_of_digits():
+    x = np.array([0, 4, 0, 0, 0, -1, 1, -1, -2, 2, 2, -1, 2, 1, 0, 0, -1, 0, 0, 0, -2, 1, -1, 0])
+    weights = {"Wq": [[0, 2, -1]], "Wk": [[-4]], "Wv": [[3]], "Wo": [[-1], [3], [0]]}
+    primals = {"x": x.reshape(1, 24, 1), "mask": np.ones((1, 1, 24)), **weights}
+    cotangent = np.zeros((1, 24, 1), np.float32)
+    cotangent[0, 22] = 1
+    case = Case(
+        "multi_head_attention",
+        {name: np.array(a, np.float32) for name, a in primals.items()},
+        {"causal": False, "kv_heads": 1, "groups": 3},
+        (cotangent,),
+    )
+    attention = layers.get("multi_head_attention")
+    assert not verify(attention, case, ["precision"]).findings
+
+    def halves(dy, saved):
+        found = attention.backward(dy, saved)
+        low = dy.dtype == np.float32
+        return tuple(g.astype(np.float16).astype(g.dtype) if low else g for g in found)
+
+    assert verify(attention.derive(backward=halves), case, ["precision"]).findings
