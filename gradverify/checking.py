@@ -8,7 +8,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -200,7 +200,8 @@ class Search:
             for regime, props in groups:
                 if not self.over and not self.refused:
                     self._draw(regime, props)
-            findings = [self.minimal(*item) for item in self._unexplained()]
+            found = sorted(self._unexplained(), key=lambda item: item[0].case.size)
+            findings = [self.minimal(*item) for item in found]
         return Report(
             self.layer.name,
             self.tallies,
@@ -322,7 +323,8 @@ class Search:
 
 
 def _same(layer: Layer, case: Case, prop: Property, finding: Finding) -> Finding | None:
-    outcome = examine(layer, case, prop)
+    with tuning.using(replace(tuning.current(), only=finding.primal)):
+        outcome = examine(layer, case, prop)
     return next((f for f in outcome.findings if f.fingerprint == finding.fingerprint), None)
 
 

@@ -20,6 +20,7 @@ SLOW = "slow"  # kind of the failure of a case that took too long although every
 TOO_SLOW = "the layer is slow"
 
 _WAITS = 0.02  # share of the processor below which a body waits; one that competes for it gets more
+_AGAIN = 0.25  # of the limit, after which a body that goes on in spite of it is ended again
 _MOST = 20  # limits on the clock after which it ends in any case
 
 
@@ -54,6 +55,7 @@ def time_limit(seconds: float | None) -> Iterator[None]:
             seen = used, clock
             signal.setitimer(signal.ITIMER_REAL, max(left, 0.05 * limit))
             return
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN * limit)  # whoever catches this must not run on without a limit
         if running() >= 0.5 * limit:
             raise LayerFailure("timeout", "forward", f"the layer did not return within {limit:g} s")
         raise LayerFailure(SLOW, "forward", f"{TOO_SLOW}: a case took more than {limit:g} s")

@@ -22,6 +22,7 @@ class Tuning:
     sweep_limit : number of entries up to which every one is compared; above, a screen localises
     sample : entries compared one by one besides the screen
     memory : bytes of perturbed copies in flight; None for a size that fits the cache
+    only : the primal whose entries are compared, where one is in question; None for all of them
     """
 
     method: str = "adaptive"
@@ -29,6 +30,7 @@ class Tuning:
     sweep_limit: int = 20_000
     sample: int = 64
     memory: int | None = None
+    only: str | None = None
 
 
 _current: ContextVar[Tuning] = ContextVar("gradverify_tuning", default=Tuning())

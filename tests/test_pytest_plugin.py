@@ -201,9 +201,7 @@ def test_a_nondeterministic_layer_is_called_that(project):
     for _ in range(2):  # drawn, then replayed from the corpus
         result = pytester.runpytest("-k", "flaky")
         result.assert_outcomes(failed=1, deselected=2)
-        result.stdout.re_match_lines(
-            [r".*nondeterministic \(\d of 5 runs of one case\)", r".*WRONG \(random"]
-        )
+        result.stdout.re_match_lines([r".*nondeterministic \(\d of 5 runs of one case\)", r".*WRONG \(random"])
         assert "Flaky" not in result.stdout.str()
 
 

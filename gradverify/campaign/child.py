@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import os
 import signal
 import sys
 import traceback
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
@@ -67,6 +69,7 @@ class Child:
     def _unit(self, unit: Unit) -> str | None:
         """Work on a unit; the answer is why its layer cannot be loaded, if it cannot."""
         os.ftruncate(1, 0)  # what the layers print must not fill the disk
+        give_back()
         layer = self._layer(unit)
         if isinstance(layer, str):
             return layer
@@ -118,11 +121,15 @@ def limit_memory(size: int) -> None:
         return  # a system that has no such limit
 
 
+def give_back() -> None:
+    """Return memory that was freed to the system: else a process keeps what its largest unit once needed."""
+    with suppress(OSError, AttributeError):  # a C library that is not glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def die_with_parent() -> None:
     """Ask Linux to end this process with its parent, even while a layer hangs in compiled code."""
     if sys.platform == "linux":
-        import ctypes
-
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 

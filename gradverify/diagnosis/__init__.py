@@ -69,7 +69,7 @@ def diagnose(layer: Layer, finding: Finding) -> tuple[Diagnosis, ...]:
     evidence = Evidence(layer, finding)
     found: list[Diagnosis] = []
     deadline = time.thread_time() + SECONDS
-    with time_limit(4 * SECONDS):
+    with time_limit(2 * SECONDS):
         for name in sorted(signatures.names(), key=lambda name: (name != FACTS, name in LAST)):
             diagnosis = _asked(signatures.get(name), evidence)
             if diagnosis is not None:

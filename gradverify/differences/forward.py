@@ -22,9 +22,9 @@ _TRIAL = 3  # rows on which stacking is tried
 # was freed once (glibc raises its thresholds then); the block is never touched, so it costs nothing.
 np.empty(31 << 20, np.uint8)
 
-_refused: WeakKeyDictionary[Callable[..., Any], set[Any]] = WeakKeyDictionary()
-_carried: WeakKeyDictionary[Callable[..., Any], set[Any]] = WeakKeyDictionary()
-_KEPT = 1000  # shapes of one forward that are remembered; then it starts anew
+_refused: WeakKeyDictionary[Callable[..., Any], set[int]] = WeakKeyDictionary()
+_carried: WeakKeyDictionary[Callable[..., Any], set[int]] = WeakKeyDictionary()
+_KEPT = 500  # keys of one forward that are remembered, as hashes: a campaign meets thousands; then it starts anew
 
 
 class Forward:
@@ -42,7 +42,7 @@ class Forward:
         self.options = case.options
         self.primals = cast(case.primals, dtype) if dtype is not None else dict(case.primals)
         self.forwards = 1  # evaluations, however many of them go through one call
-        self._probed: set[Any] = set()  # stacks that gave the same as a loop did
+        self._probed: set[int] = set()  # stacks that gave the same as a loop did
         self._at = {name: np.array(a) for name, a in self.primals.items()}
         known = outputs if dtype is None and layer.declared.surrogate is None else None
         self.at_point = self.call(self.primals) if known is None else known
@@ -58,13 +58,12 @@ class Forward:
         its adapter vectorises it, and that gives the same as a loop does, which is tried on one row,
         and once for each shape on rows that differ much; else row by row.
         """
-        shapes = self._key(tuple(stack))
         refused = _refused.setdefault(self.layer.forward, set())
         for way in self._ways() if count > 2 else ():
-            key = (way, *shapes)
+            key = self._key(way, tuple(stack))
             if key in refused:
                 continue
-            flat = self._stacked(stack, count, way) if self._carries(stack, key) else None
+            flat = self._stacked(stack, count, way) if self._carries(stack, way, key) else None
             if flat is not None and (key in self._probed or self._same(flat, stack, count // 2)):
                 self._probed.add(key)
                 return flat
@@ -73,10 +72,10 @@ class Forward:
 
     def accepted_way(self, names: tuple[str, ...]) -> str | None:
         """The way on which a stack of these primals went through one forward here; None if none did."""
-        return next((way for way in self._ways() if (way, *self._key(names)) in self._probed), None)
+        return next((way for way in self._ways() if self._key(way, names) in self._probed), None)
 
-    def _key(self, names: tuple[str, ...]) -> tuple[Any, ...]:
-        return names, str(self.options), tuple(self.primals[n].shape for n in names)
+    def _key(self, way: str, names: tuple[str, ...]) -> int:
+        return hash((way, names, str(self.options), tuple(self.primals[n].shape for n in names)))
 
     def _ways(self) -> tuple[str, ...]:
         """How a stack may go through one forward, cheapest first."""
@@ -107,7 +106,7 @@ class Forward:
             return None
         return self._flat(parts) if len(raw) == len(self.shapes) else None
 
-    def _carries(self, stack: Mapping[str, Array], key: Any) -> bool:
+    def _carries(self, stack: Mapping[str, Array], way: str, key: int) -> bool:
         """Whether rows that differ much come out as in a loop: a mean over the whole stack differs little from
         each row where the steps are tiny.
         """
@@ -119,7 +118,7 @@ class Forward:
                 array = self.primals[name]
                 offset = 0.1 * rng.uniform(0.2, 1.0, (_TRIAL, *array.shape)) * np.maximum(np.abs(array), 1.0)
                 trial[name] = (array + offset).astype(array.dtype)
-            flat = self._stacked(trial, _TRIAL, key[0])
+            flat = self._stacked(trial, _TRIAL, way)
             if flat is None or not self._same(flat, trial, 0, _TRIAL - 1):
                 return False
             _remember(known, key)
@@ -181,7 +180,7 @@ class Forward:
         )
 
 
-def _remember(known: set[Any], key: Any) -> None:
+def _remember(known: set[int], key: int) -> None:
     if len(known) >= _KEPT:
         known.clear()
     known.add(key)

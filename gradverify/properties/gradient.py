@@ -71,9 +71,8 @@ def compare(point: Point, case: Case, analytic: Array) -> Sweep:
         return backward_rounding(point, case, analytic, _MOST_DRAWS if small else _DRAWS)
 
     zero = [slot for slot in point.slots if slot.name in layer.declared.zero]
-    chosen = np.arange(point.size)
-    if zero:
-        chosen = chosen[np.all([(chosen < s.start) | (chosen >= s.stop) for s in zero], axis=0)]
+    wanted = [s for s in point.slots if s not in zero and tuning.only in (None, s.name)]
+    chosen = np.concatenate([np.arange(s.start, s.stop) for s in wanted]) if wanted else np.arange(0)
     if point.size > tuning.sweep_limit:
         chosen = screened_entries(point, case, analytic, chosen, tuning.sample)
     step = tuning.eps if tuning.eps is not None else case.step
@@ -91,7 +90,7 @@ def screened_entries(point: Point, case: Case, analytic: Array, chosen: Array, s
     picked = rng.choice(chosen, min(sample, chosen.size), replace=False)
     if not screen.screen(point, analytic, case.seed).agrees:
         picked = np.concatenate([picked, screen.localise(point, analytic, case.seed)])
-    return np.unique(picked)
+    return np.intersect1d(picked, chosen)
 
 
 def backward_rounding(point: Point, case: Case, analytic: Array, draws: int = _DRAWS) -> Array:

@@ -30,10 +30,11 @@ def shrink(
     search = Search(layer, case, fails, seconds)
     try:
         for known in sorted(first, key=lambda known: known.size):
-            if known.size < case.size and search.attempt(known):
+            if known.size <= case.size and search.attempt(known):
                 search.hurry(seconds / 4)
                 break
         search.complete()
+        axes.leap(search)  # before other cases of this size, each of which may cost all the time there is
         while True:
             before = search.best
             for passes in (options.simplify, axes.shorten, entries.simplify):

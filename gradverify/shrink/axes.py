@@ -25,16 +25,21 @@ Kept = Mapping[Key, Sequence[int]]  # places that stay; none for an axis of a gr
 
 
 def shorten(search: Search) -> None:
-    """All axes to 1 or 2 at once, then axes of the same size together, then each alone."""
-    for most in (1, 2):
-        longer = [key for key, n in _lengths(search).items() if n > most]
-        if longer:
-            search.attempt(cut(search, dict.fromkeys(longer, range(most))))
+    """All axes at once, then axes of the same size together, then each alone."""
+    leap(search)
     for key in _lengths(search):
         if isinstance(key, tuple) and key in _lengths(search):
             search.attempt(cut(search, {key: ()}))
     for group in _groups(_lengths(search)):
         _shorten(search, group)
+
+
+def leap(search: Search) -> None:
+    """All axes to 1 or to 2 at once."""
+    for most in (1, 2):
+        longer = [key for key, n in _lengths(search).items() if n > most]
+        if longer:
+            search.attempt(cut(search, dict.fromkeys(longer, range(most))))
 
 
 def _groups(lengths: Mapping[Key, int]) -> Iterator[tuple[Key, ...]]:
