@@ -12,7 +12,7 @@ from gradverify import evaluate
 from gradverify.diagnosis import add, variants
 from gradverify.diagnosis.evidence import ABOUT_GRADIENTS, Evidence
 from gradverify.properties import properties
-from gradverify.types import Diagnosis, Finding
+from gradverify.types import Case, Diagnosis, Finding
 from gradverify.verification import examine
 
 SECONDS = 1.0  # that one numerical gradient may take for the last signature
@@ -182,7 +182,7 @@ def first_call(evidence: Evidence) -> Diagnosis | None:
 
 
 def _costs(evidence: Evidence, case: Case | None) -> float:
-    """Seconds that a numerical gradient at a case takes at the least, if its forward is no slower than at a plain one."""
+    """Seconds that a numerical gradient at a case takes, if its forward is no slower than at a plain one."""
     if case is None or not evidence.probes:
         return 0.0
     plain = evidence.probes[0].case
