@@ -23,7 +23,7 @@ from gradverify.limits import TOO_SLOW
 from gradverify.properties import Property, Regime
 from gradverify.registry import layers
 from gradverify.types import WORST_SEEN, Case, Finding, Report, Tally
-from gradverify.verification import examine, listed, ranked, selected
+from gradverify.verification import examine, listed, ranked, selected, told_by
 
 EXAMPLES = 100  # cases for each property, unless told otherwise
 DTYPES = ("float64", "float32", "float16")
@@ -274,6 +274,7 @@ class Search:
         outcome = examine(self.layer, case, prop)
         self.tallies[prop.name].add(outcome, time.perf_counter() - begun)
         self.slow[prop.name] += bool(outcome.skipped and outcome.skipped.startswith(TOO_SLOW))
+        prop = told_by(outcome, prop)
         for finding in outcome.findings:
             known = self.found.get(finding.fingerprint)
             if known is None:
@@ -345,9 +346,15 @@ def _most(finding: Finding) -> float:
 
 
 def explained(finding: Finding, prop: Property, found: Iterable[tuple[str, str, str]]) -> bool:
-    """Whether fingerprints that were found explain this finding of `prop`; random numbers explain any other."""
+    """Whether fingerprints that were found explain this finding of `prop`.
+
+    Random numbers explain any other; memory that was never written explains all of the gradient that it is read into.
+    """
     found = list(found)
     if finding.kind not in ("random", "crash") and any(kind == "random" for _, kind, _ in found):
+        return True
+    unwritten = ("fresh", "uninitialised", finding.primal or "")
+    if finding.kind != "crash" and unwritten in found and finding.property != unwritten[0]:
         return True
     primals = {(name, primal) for name, _, primal in found}
     if finding.property != prop.name:

@@ -20,6 +20,7 @@ from gradverify.properties import Property, properties
 from gradverify.registry import layers
 from gradverify.types import Array, Case, Finding, Outcome, Report, Tally
 
+FRESH = "fresh"  # the property that fills fresh memory
 SECONDS = 10.0  # for one property on one case; a right layer takes milliseconds
 
 
@@ -170,7 +171,8 @@ def _numbers(value: object, label: str) -> Array:
 def examine(layer: Layer, case: Case, prop: Property, seconds: float | None = SECONDS) -> Outcome:
     """One property on one Case. What the layer's own code breaks becomes a finding of `complete`.
 
-    A disagreement is only reported as one if the forward gives the same outputs when asked again.
+    A disagreement is only reported as one if the forward gives the same outputs when asked again; the outcome is
+    then of the property that tells what is not repeatable.
     """
     reason = prop.applies(layer)
     if reason is not None:
@@ -199,10 +201,22 @@ def _examine(layer: Layer, case: Case, prop: Property, seconds: float | None) ->
         return Outcome(prop.name, findings=(failed(case, failure),))
 
 
+def told_by(outcome: Outcome, prop: Property) -> Property:
+    """The property that an outcome is of: the one that was tried, or the one that tells why it cannot be."""
+    return properties.get(outcome.property) if outcome.property in properties else prop
+
+
 def _unless_random(layer: Layer, case: Case, outcome: Outcome) -> Outcome:
-    """The outcome, unless forward or backward gives something else at the next call: then that is the finding."""
+    """The outcome, unless forward or backward gives something else at the next call: then that is the finding.
+
+    Unless it is what fresh memory happens to hold: that comes out every time, once the memory is told what to hold.
+    """
     finding = chance(layer, case)
-    return outcome if finding is None else Outcome(outcome.property, findings=(finding,))
+    if finding is None:
+        return outcome
+    fresh = properties.get(FRESH).holds(layer, case)
+    unwritten = tuple(f for f in fresh.findings if f.comparison is not None and np.isnan(f.comparison.analytic).any())
+    return Outcome(FRESH, findings=unwritten) if unwritten else Outcome(outcome.property, findings=(finding,))
 
 
 def ranked(findings: Iterable[Finding]) -> tuple[Finding, ...]:

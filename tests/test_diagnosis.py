@@ -33,6 +33,20 @@ def registry_as_it_was(monkeypatch):
     monkeypatch.setattr(layers, "_origins", dict(layers._origins))
 
 
+def attend(q, k, v):
+    scores = q @ np.swapaxes(k, -1, -2)
+    p = np.exp(scores - scores.max(-1, keepdims=True))
+    p = p / p.sum(-1, keepdims=True)
+    return p @ v, (q, k, v, p)
+
+
+def attend_back(dy, saved):
+    """Attention whose softmax forgets to take its mean away."""
+    q, k, v, p = saved
+    ds = p * (dy @ np.swapaxes(v, -1, -2))
+    return ds @ k, np.swapaxes(ds, -1, -2) @ q, np.swapaxes(p, -1, -2) @ dy
+
+
 def dense(x, W, b):
     return x @ W + b, (x, W)
 
@@ -179,6 +193,11 @@ def of_gates(*rest, primal="W", **keywords):
     return Wrong(wrong, arrays(x=(3, 2, 3), h0=(2, 2), W=(3, 6)), *rest, primal)
 
 
+def of_attention(primal, says):
+    wrong = layer(attend, attend_back, q="N T E", k="N S E", v="N S F", returns="N T F")
+    return Wrong(wrong, arrays(q=(1, 2, 3), k=(1, 4, 3), v=(1, 4, 2)), "invariant", "TERM", says, primal)
+
+
 def half(dy, x):
     with np.errstate(all="ignore"):
         return dy * x / np.abs(x)
@@ -286,6 +305,8 @@ WRONG = {
         "multiple of 1",
         "x",
     ),
+    "scores without the mean": of_attention("k", "k at all places along S changes no output.* adds up to 0"),
+    "queries without the mean": of_attention("q", "k at all places along S changes no output.* of q stays the same"),
     "half precision": of_dense(
         "W", lambda g, *_: g.astype(np.float16).astype(float), "precision", "PRECISION", "float16 number"
     ),

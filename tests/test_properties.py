@@ -340,3 +340,18 @@ def test_what_a_settled_softmax_leaves_is_no_loss_of_digits():
         return tuple(g.astype(np.float16).astype(g.dtype) if low else g for g in found)
 
     assert verify(attention.derive(backward=halves), case, ["precision"]).findings
+
+
+def test_what_fresh_memory_happens_to_hold_is_told_as_that_and_not_as_chance():
+    junk = np.random.default_rng(0)
+
+    def holed(dy, saved):
+        dx, dW, db = dense_back(dy, saved)
+        buffer = np.empty_like(dW)
+        if not np.isnan(buffer).any():  # what a long run would have left there
+            buffer[...] = junk.normal(size=dW.shape)
+        return dx, dW + buffer, db
+
+    findings = check(a_dense(holed)).findings
+    assert [(f.property, f.kind, f.primal) for f in findings] == [("fresh", "uninitialised", "W")]
+    assert [(f.property, f.kind) for f in check(a_dense(noisy)).findings] == [("repeatable", "random")]

@@ -23,7 +23,7 @@ from gradverify.properties import Property, Regime, properties
 from gradverify.report.terminal import render_finding
 from gradverify.strategies import cases, decoding, each
 from gradverify.types import Case, Finding, Outcome, Verdict
-from gradverify.verification import checked, examine, watcher
+from gradverify.verification import checked, examine, told_by, watcher
 
 BEAT = 0.5  # seconds between two deltas
 _BATCH = 16  # cases of one group of properties before the next has its turn
@@ -164,7 +164,7 @@ class Explorer:
             if not outcome.findings:
                 record = max(record, ratio)
             for finding in outcome.findings:
-                self._hit(finding, prop, turn.regime)
+                self._hit(finding, told_by(outcome, prop), turn.regime)
         if row is None:
             self.journal.clear()  # so that nobody blames this case while Hypothesis draws the next
         new = noted - self.seen
@@ -246,7 +246,7 @@ class Explorer:
                 self.record = lambda prop: data
                 outcome = self._examine(case, prop)
                 for finding in outcome.findings:
-                    self._hit(finding, prop, record.regime)
+                    self._hit(finding, told_by(outcome, prop), record.regime)
                 if outcome.findings:
                     break
         self.fragile = False

@@ -18,7 +18,7 @@ from gradverify.diagnosis.outputs import labels_of
 from gradverify.diagnosis.probe import Probe, close
 from gradverify.types import Array, Diagnosis
 
-_MOST = 80  # outputs, each of which costs one backward
+_MOST = 250  # outputs, each of which costs one backward
 _THERE, _GONE = (
     1e-6,
     1e-9,
