@@ -17,6 +17,7 @@ from gradverify.differences.central import NOISE_FACTOR, best_step, central, pai
 from gradverify.differences.chain import blocks, chain
 from gradverify.differences.coincidence import coincident
 from gradverify.differences.complexstep import complex_step
+from gradverify.differences.grain import within_grain
 from gradverify.differences.integral import vindicated
 from gradverify.differences.neighbourhood import explained
 from gradverify.differences.point import Point
@@ -85,6 +86,10 @@ def sweep(
         wrong = _allow(point, result, analytic, wrong, allowance)
     if wrong.size:
         wrong = _second_thoughts(point, result, analytic, wrong)
+    if wrong.size:
+        coarse = within_grain(point, wrong, analytic[wrong], result.numerical[wrong])
+        result.verdicts[wrong[coarse]] = UNRESOLVED
+        wrong = wrong[~coarse]
     if wrong.size:
         wrong = _kinks(point, result, analytic, wrong)
     if wrong.size and case is not None:

@@ -305,3 +305,17 @@ def test_wrong_layer_is_found_by_a_default_check(name):
     forward, _, wrong, declaration = TABLE[name]
     found, _, _ = first_finding(as_layer((forward, wrong), **declaration), Settings(seed=4))
     assert found is not None
+
+
+@pytest.mark.parametrize("offset", [1e4, 1e6, 1e8])
+def test_what_an_offset_rounds_away_inside_is_no_wrong_gradient(offset):
+    """(x + c) - c takes all x of a grain for one, and a backward that knows x itself is right all the same."""
+
+    def forward(x):
+        return ((x + offset) - offset) ** 2, x
+
+    settings = Settings(examples=15, properties=("gradient", "special"), shrink=False)
+    right = as_layer((forward, lambda dy, x: 2 * x * dy), name="grainy", x="N D")
+    wrong = right.derive(backward=lambda dy, x: 2 * x * dy * (1 + 1e4 * offset * 2**-52))
+    assert not check_layer(right, settings).findings
+    assert check_layer(wrong, settings).findings

@@ -97,7 +97,8 @@ class Slopes:
                 raw = mapped(copies)
             if len(raw) != len(how.shapes):
                 raise ValueError("other outputs than one forward has")
-            return torch.cat([_leading(y, count, s) for y, s in zip(raw, how.shapes)], 1)
+            flat = [_leading(y, count, s) for y, s in zip(raw, how.shapes)]
+            return flat[0] if len(flat) == 1 else torch.cat(flat, 1)
 
         return run
 
@@ -120,6 +121,8 @@ def _contracted(ya: Tensor, yb: Tensor, weights: Tensor, sigma: Tensor, how: Con
     if how.coarse:  # away from the point outputs round more coarsely
         level = torch.maximum(sigma, how.relative * torch.maximum(ya.abs(), yb.abs()).to(weights.dtype))
         noise = torch.where(changed, level, torch.zeros_like(level)) @ weights.abs()
+    elif changed.all():  # as nearly always
+        noise = (weights.abs() @ sigma).expand(len(delta))
     else:
         noise = changed.to(weights.dtype) @ (weights.abs() * sigma)
     return delta @ weights, noise, changed.any(1)

@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import traceback
-from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType
@@ -18,7 +17,7 @@ from gradverify import targets
 from gradverify.campaign.explore import Explorer
 from gradverify.campaign.journal import Journal, JournalError
 from gradverify.campaign.trial import confirm
-from gradverify.campaign.unit import Plan, Unit
+from gradverify.campaign.unit import Plan, Unit, give_back
 from gradverify.errors import GradverifyError
 from gradverify.layer import Layer
 
@@ -119,12 +118,6 @@ def limit_memory(size: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (size if hard < 0 else min(size, hard), hard))
     except (ImportError, OSError, ValueError):
         return  # a system that has no such limit
-
-
-def give_back() -> None:
-    """Return memory that was freed to the system: else a process keeps what its largest unit once needed."""
-    with suppress(OSError, AttributeError):  # a C library that is not glibc
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def die_with_parent() -> None:

@@ -11,7 +11,7 @@ from typing import cast
 
 from gradverify.campaign.schedule import Progress
 from gradverify.campaign.store import Entry, Store
-from gradverify.campaign.unit import Delta, Fingerprint, Found, Record, digest, record_of, resident
+from gradverify.campaign.unit import Delta, Fingerprint, Found, Record, digest, give_back, record_of, resident
 from gradverify.checking import explained
 from gradverify.errors import CaseFileError
 from gradverify.properties import Regime, properties
@@ -235,6 +235,7 @@ class Ledger:
             for layer in self.layers.values()
         }
         self.store.count({**about, "lost": self.lost, "counts": self.counts, "layers": layers})
+        give_back()
         memory = {"main": resident(), **self.memory}
         self.store.event("progress", **about, cases=self.cases, lost=self.lost, memory=memory)
         self.memory.clear()  # processes come and go

@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from gradverify.campaign.unit import Fingerprint, Row
+from gradverify.properties import Regime
 
 FIRST_SLICE = 0.5  # seconds; each further slice of a layer is twice as long, up to the longest
 _ROWS = 64  # that a unit is sent to mutate
-_MOST = 250  # from which they are chosen: a campaign of many layers runs for days
+_MOST = 100  # from which they are chosen: a campaign of many layers runs for days
+_REGIMES: dict[Regime, Regime] = {}  # one object for each, as every row that comes home brings its own
 
 
 @dataclass(slots=True)
@@ -61,7 +63,7 @@ class Progress:
     def learn(self, row: Row) -> None:
         """Remember an interesting row."""
         self.features.update(row.features)
-        self.rows.append(replace(row, features=()))
+        self.rows.append(replace(row, features=(), regime=_REGIMES.setdefault(row.regime, row.regime)))
         self.ratio = max(self.ratio, row.ratio)
         if len(self.rows) >= 2 * _MOST:  # the store has them all
             self.rows = list(self._sample(len(self.features), _MOST))

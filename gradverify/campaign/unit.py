@@ -6,10 +6,12 @@ Layers travel as targets (import paths), cases as rows of bytes or as Case files
 from __future__ import annotations
 
 import builtins
+import ctypes
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -256,6 +258,12 @@ def row_from_json(data: Mapping[str, Any]) -> tuple[str, Row]:
     features: Iterable[int] = (int(feature) for feature in data["features"])
     row = Row(regime_from_json(data["regime"]), bytes.fromhex(data["row"]), tuple(features), float(data["ratio"]))
     return str(data["layer"]), row
+
+
+def give_back() -> None:
+    """Return memory that was freed to the system: else a process keeps what its largest work once needed."""
+    with suppress(OSError, AttributeError):  # a C library that is not glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def resident() -> int:
