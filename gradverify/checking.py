@@ -294,15 +294,16 @@ class Search:
         if finding.kind == "timeout":
             return finding
         worst, most = finding.worst or finding.case, _most(finding)
-        steady = finding.kind != "random"  # else, on a smaller case two calls may agree by chance
+        steady = finding.kind != "random"
+        times = 1 if steady else _CONFIRM  # on a smaller case two random calls may agree by chance
         threshold = min(10.0, finding.severity)
 
         def fails(case: Case) -> bool:
-            same = _same(self.layer, case, prop, finding)
-            return same is not None and same.severity >= threshold
+            tries = (_same(self.layer, case, prop, finding) for _ in range(times))
+            return all(same is not None and same.severity >= threshold for same in tries)
 
         case = finding.case
-        if self.settings.shrink and steady:
+        if self.settings.shrink:
             case = shrink(self.layer, case, fails, seconds=_SHRINK_SECONDS, first=self.small)
             self.small.append(case)
         again = [_same(self.layer, case, prop, finding) for _ in range(_CONFIRM)]
