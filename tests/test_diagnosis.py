@@ -33,6 +33,16 @@ def registry_as_it_was(monkeypatch):
     monkeypatch.setattr(layers, "_origins", dict(layers._origins))
 
 
+def recur(x, h, W, U):
+    return np.tanh(x @ W + h @ U), (x, h, W, U)
+
+
+def recur_back(dy, saved):
+    """A recurrent step that forgets the slope of tanh."""
+    x, h, W, U = saved
+    return dy @ W.T, dy @ U.T, x.T @ dy, h.T @ dy
+
+
 def attend(q, k, v):
     scores = q @ np.swapaxes(k, -1, -2)
     p = np.exp(scores - scores.max(-1, keepdims=True))
@@ -304,6 +314,14 @@ WRONG = {
         "TERM",
         "multiple of 1",
         "x",
+    ),
+    "activation forgotten": Wrong(
+        layer(recur, recur_back, x="N D", h="N H", W="D H", U="H H", returns="N H"),
+        arrays(x=(2, 3), h=(2, 2), W=(3, 2), U=(2, 2)),
+        "local",
+        "TERM",
+        r"the factor 1 - y\^2 of the last step is missing",
+        "U",
     ),
     "scores without the mean": of_attention("k", "k at all places along S changes no output.* adds up to 0"),
     "queries without the mean": of_attention("q", "k at all places along S changes no output.* of q stays the same"),

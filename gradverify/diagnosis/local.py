@@ -9,9 +9,10 @@ import numpy as np
 
 from gradverify.diagnosis import add
 from gradverify.diagnosis.evidence import Evidence
-from gradverify.diagnosis.probe import Probe, close
+from gradverify.diagnosis.probe import CLOSE, Probe, close
 from gradverify.types import Array, Diagnosis
 
+_SATURATED = 1e-3  # relative error of a difference that was divided by the slope of a saturated unit, at the most
 Function = Callable[[Array], Array]
 
 
@@ -65,7 +66,7 @@ def local(evidence: Evidence) -> Diagnosis | None:
                 minus = ", and the wrong sign" if sign < 0 else ""
                 text = f"the gradient of {evidence.primal} has {what}{minus}{evidence.given}"
                 return Diagnosis("local", "TERM", text, 0.94, {"cases": len(evidence.probes)})
-    return _mistaken(evidence) or _by_place(evidence)
+    return _mistaken(evidence) or _last_step(evidence) or _by_place(evidence)
 
 
 def _mistaken(evidence: Evidence) -> Diagnosis | None:
@@ -77,6 +78,31 @@ def _mistaken(evidence: Evidence) -> Diagnosis | None:
             text = f"the gradient of {x} has {wrong} where {right} belongs: the input in place of the output {y}"
             return Diagnosis("local", "TERM", text + evidence.given, 0.94, {"cases": len(evidence.probes)})
     return None
+
+
+def _last_step(evidence: Evidence) -> Diagnosis | None:
+    """The derivative of the last step of forward, which all that comes before it shares."""
+    y = (list(evidence.layer.returns) or ["y"])[0]
+    for words, function in OF_OUTPUT.items():
+        for what, power in (("missing", -1), ("taken twice", 1)):
+            if evidence.everywhere(partial(_under, evidence, function, power)):
+                factor = words.format(y)
+                use = f"dy {'/' if power < 0 else '*'} ({factor})"
+                text = (
+                    f"the gradient of {evidence.primal} is the right one for {use}: the factor {factor} of the last "
+                    f"step is {what}{evidence.given}"
+                )
+                return Diagnosis("local", "TERM", text, 0.93, {"cases": len(evidence.probes)})
+    return None
+
+
+def _under(evidence: Evidence, function: Function, power: int, probe: Probe) -> bool:
+    a, n = evidence.pair(probe)
+    factor = function(probe.point.base)
+    right = probe.under(evidence.primal, probe.point.weights * factor**power)
+    size = np.abs(factor)
+    tolerance = min(_SATURATED, CLOSE * float(np.max(size) / np.min(size)))  # differences are divided by it, too
+    return bool(np.any(a)) and close(a, right, tolerance) and not close(a, n, tolerance)
 
 
 def _by_place(evidence: Evidence) -> Diagnosis | None:

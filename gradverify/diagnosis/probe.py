@@ -23,10 +23,12 @@ CLOSE = 1e-6  # relative to the largest entry: one central difference is good fo
 
 
 def close(a: Array, b: Array, tolerance: float = CLOSE) -> bool:
-    """Whether two arrays are equal up to a share of their largest entry; False for other shapes or a NaN."""
+    """Whether two arrays are equal up to a share of their largest entry; False for other shapes, NaN or infinity."""
     if np.shape(a) != np.shape(b):
         return False
     top = max(float(np.max(np.abs(a), initial=0.0)), float(np.max(np.abs(b), initial=0.0)))
+    if not np.isfinite(top):
+        return False
     return bool(np.all(np.abs(np.subtract(a, b)) <= tolerance * top))
 
 
