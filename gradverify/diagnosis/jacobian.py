@@ -19,10 +19,7 @@ from gradverify.diagnosis.probe import Probe, close
 from gradverify.types import Array, Diagnosis
 
 _MOST = 250  # outputs, each of which costs one backward
-_THERE, _GONE = (
-    1e-6,
-    1e-9,
-)  # shares of the largest element that count as a dependency, and as none; what lies between is left open
+_THERE, _GONE = 1e-6, 1e-9  # shares of the largest element that are a dependency, and none; between them is open
 _LESS = 0.9  # weight of what is seen at some options or sizes only
 
 
