@@ -24,7 +24,7 @@ np.empty(31 << 20, np.uint8)
 
 _refused: WeakKeyDictionary[Callable[..., Any], set[int]] = WeakKeyDictionary()
 _carried: WeakKeyDictionary[Callable[..., Any], set[int]] = WeakKeyDictionary()
-_KEPT = 500  # keys of one forward that are remembered, as hashes: a campaign meets thousands; then it starts anew
+_KEPT = 200  # keys of one forward that are remembered, as hashes: a campaign meets thousands; then it starts anew
 
 
 class Forward:
