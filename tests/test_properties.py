@@ -361,3 +361,22 @@ def test_a_backward_that_is_random_is_shown_on_a_small_case():
     report = check_layer(a_dense(noisy), Settings(examples=EXAMPLES, seed=5))
     assert [(f.property, f.kind) for f in report.findings] == [("repeatable", "random")]
     assert report.findings[0].case.size <= 5
+
+
+def test_the_gradient_that_a_settled_softmax_leaves_need_not_be_linear():
+    weights = {
+        "Wq": [[0, 0, 0, 0], [0, 0, -2, 0]],
+        "Wk": [[-2, 0], [-9, 0]],
+        "Wv": [[2, 46], [0, 0]],
+        "Wo": [[0, 0], [0, 0], [167, 0], [0, 2]],
+    }
+    primals = {"x": [[[0, 0], [0, 0]], [[-74, 0.2], [0, -29]]], "mask": np.ones((2, 1, 2)), **weights}
+    cotangent = np.array([[[0, 0], [0, 0]], [[1.3, -0.4], [0, 0]]])
+    options = {"causal": False, "kv_heads": 1, "groups": 2}
+    attention = layers.get("multi_head_attention")
+    for seed in range(10):
+        given = {name: np.array(a, float) for name, a in primals.items()}
+        case = Case("multi_head_attention", given, options, (cotangent,), seed=seed)
+        assert not verify(attention, case, ["linear"]).findings
+    bent = attention.derive(backward=lambda dy, saved: attention.backward(np.sign(dy), saved))
+    assert verify(bent, case, ["linear"]).findings

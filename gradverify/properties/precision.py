@@ -8,7 +8,6 @@ gradient moves when primals and cotangents move by one unit of the low precision
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -53,7 +52,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
         terms = _terms(case, name, outputs)
         comparison = _compare(layer, name, judged[name], truth, allowed[name], eps, terms)
         if comparison.wrong.any():  # a kink next to the point is crossed by some of many, maybe by none of few
-            more = unavoidable(_rounding(layer, wide, eps), wide, exactly, eps, _MANY)
+            more = unavoidable(exact.stored(layer, wide.rng(9), eps), wide, exactly, eps, _MANY)
             comparison = _compare(layer, name, judged[name], truth, more[name], eps, terms)
         compared.append(comparison)
         if comparison.wrong.any():
@@ -76,26 +75,6 @@ def unavoidable(layer: Layer, wide: Case, truth: dict[str, Array], eps: float, d
             with np.errstate(all="ignore"):
                 spread[name] = np.fmax(spread[name], np.abs(gradient - truth[name]))
     return spread
-
-
-def _rounding(layer: Layer, wide: Case, eps: float) -> Layer:
-    """The layer with what forward saves rounded to `eps`: where a softmax has settled on one item, the
-    gradient p (g - sum p g) is what the rounding of p leaves, and no change of the primals shows it.
-    """
-    rng = wide.rng(9)
-
-    def rounded(value: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            return _moved(value, eps, rng)
-        if type(value) in (tuple, list):
-            return type(value)(rounded(part) for part in value)
-        return {key: rounded(part) for key, part in value.items()} if type(value) is dict else value
-
-    def forward(*primals: Array, **options: Any) -> tuple[Any, Any]:
-        outputs, saved = layer.forward(*primals, **options)
-        return outputs, rounded(saved)
-
-    return layer.derive(forward=forward)
 
 
 def _moved(array: Array, eps: float, rng: np.random.Generator) -> Array:
