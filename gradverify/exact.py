@@ -82,7 +82,7 @@ def compare(
     terms: Gradients | None = None,
     same: bool = False,
 ) -> dict[str, Comparison]:
-    """Comparison of two gradients by primal; the bound is the rounding of backward, less if the arithmetic is the same."""
+    """Comparison of two gradients by primal; the bound is the rounding of backward, less where that was the same."""
     found = {}
     for primal in expected:
         a, b = np.asarray(got[primal]), np.asarray(expected[primal])
