@@ -119,7 +119,7 @@ def test_interesting_rows_are_kept_and_known_again(tmp_path):
     second = run(tmp_path, "dense", seconds=60.0, units=2)
     assert second.layers[0].cases > first.layers[0].cases
     rows = [json.loads(line) for line in (tmp_path / "rows" / "2.ndjson").read_text().splitlines()]
-    seen = first.layers[0].features
+    seen = set(first.layers[0].features.tolist())
     assert seen
     assert not [row for row in rows if row["features"] and set(row["features"]) <= seen]
 

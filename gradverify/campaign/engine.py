@@ -218,7 +218,7 @@ class _Run:
             seconds if left is None else max(0.1, min(seconds, left)),
             self.plan,
             rows=layer.chosen(seed),
-            features=frozenset(layer.features),
+            features=frozenset(layer.features.tolist()),
             ratio=layer.ratio,
             known=tuple((raw, size) for raw, (_, size) in layer.known.items()),
             pending=() if layer.running else tuple(layer.pending.values()),

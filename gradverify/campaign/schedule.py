@@ -6,12 +6,15 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from gradverify.campaign.unit import Fingerprint, Row
 from gradverify.properties import Regime
+from gradverify.types import Array
 
 FIRST_SLICE = 0.5  # seconds; each further slice of a layer is twice as long, up to the longest
 _ROWS = 64  # that a unit is sent to mutate
-_MOST = 100  # from which they are chosen: a campaign of many layers runs for days
+_MOST = 64  # from which they are chosen: a campaign of many layers runs for days
 _REGIMES: dict[Regime, Regime] = {}  # one object for each, as every row that comes home brings its own
 
 
@@ -29,6 +32,7 @@ class Progress:
     fresh : whether its last slice met anything new
     failures : errors in gradverify itself
     error, idle : why it cannot be tried any more, or why there is nothing to try
+    features : hashes of what its cases had, sorted; an array, as there are many
     fragile : digests of pending records that ended a process while they were settled
     """
 
@@ -49,7 +53,7 @@ class Progress:
     failures: int = 0
     error: str | None = None
     idle: str | None = None
-    features: set[int] = field(default_factory=set)
+    features: Array = field(default_factory=lambda: np.zeros(0, np.uint32))
     rows: list[Row] = field(default_factory=list)
     known: dict[Fingerprint, tuple[str, int]] = field(default_factory=dict)
     pending: dict[str, bytes] = field(default_factory=dict)
@@ -62,7 +66,8 @@ class Progress:
 
     def learn(self, row: Row) -> None:
         """Remember an interesting row."""
-        self.features.update(row.features)
+        if row.features:
+            self.features = np.union1d(self.features, np.array(row.features, np.uint32))
         self.rows.append(replace(row, features=(), regime=_REGIMES.setdefault(row.regime, row.regime)))
         self.ratio = max(self.ratio, row.ratio)
         if len(self.rows) >= 2 * _MOST:  # the store has them all
