@@ -37,6 +37,10 @@ class Journal:
         """
         self._put(_HEADER.pack(_MARK, len(record), zlib.crc32(record)) + record)
 
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._file)
+
     def clear(self) -> None:
         """No case is at hand."""
         self._put(bytes(_HEADER.size))

@@ -11,11 +11,12 @@ import os
 import platform
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from gradverify import casefile
+from gradverify.campaign import journal
 from gradverify.errors import CaseFileError
 from gradverify.layer import Layer
 from gradverify.properties import Property
@@ -50,6 +51,7 @@ class Journal:
         self.stem = f"{worker}-{platform.node()}-{os.getpid()}"
         self.owner = ""
         self.found: dict[tuple[str, str, str], Path] = {}
+        self._running: journal.Journal | None = None
 
     @contextmanager
     def watching(self, owner: str) -> Iterator[None]:
@@ -63,7 +65,11 @@ class Journal:
             self.forget()
 
     def before(self, layer: Layer, case: Case, prop: Property) -> None:
-        self._write(self._path(_RUNNING), case, {"owner": self.owner, "asked": prop.name, "layer": layer.name})
+        record = _record(case, {"owner": self.owner, "asked": prop.name, "layer": layer.name})
+        with suppress(OSError):  # a journal that cannot be written must not stop the check
+            if record is not None:
+                self._running = self._running or journal.Journal(self._path(_RUNNING))
+                self._running.write(record)
 
     def after(self, layer: Layer, outcome: Outcome) -> None:
         for finding in outcome.findings:
@@ -72,10 +78,18 @@ class Journal:
                 self.found[finding.fingerprint] = path
                 about = {"property": finding.property, "kind": finding.kind, "primal": finding.primal}
                 severity = repr(float(finding.severity))
-                self._write(path, finding.case, {**about, "message": finding.message, "severity": severity})
+                record = _record(finding.case, {**about, "message": finding.message, "severity": severity})
+                with suppress(OSError):
+                    if record is not None:
+                        whole = journal.Journal(path)
+                        whole.write(record)
+                        whole.close()
 
     def forget(self) -> None:
         """Remove the files of this process."""
+        if self._running is not None:
+            self._running.close()
+            self._running = None
         for path in (self._path(_RUNNING), *self.found.values()):
             path.unlink(missing_ok=True)
         self.found.clear()
@@ -83,18 +97,13 @@ class Journal:
     def _path(self, suffix: str) -> Path:
         return self.folder / f"{self.stem}{suffix}"
 
-    def _write(self, path: Path, case: Case, about: dict[str, str | None]) -> None:
-        """One line of JSON, then the Case file; a journal that cannot be written must not stop the check."""
-        partial = path.with_name(f"{path.name}.part")
-        try:
-            content = casefile.dumps(case)
-        except CaseFileError:  # an option that no file can hold
-            return
-        try:
-            partial.write_bytes(json.dumps(about).encode() + b"\n" + content)
-            os.replace(partial, path)
-        except OSError:
-            return
+
+def _record(case: Case, about: dict[str, str | None]) -> bytes | None:
+    """One line of JSON, then the Case file; None for an option that no file can hold."""
+    try:
+        return json.dumps(about).encode() + b"\n" + casefile.dumps(case)
+    except CaseFileError:
+        return None
 
 
 def folder_of(cache: Path | None) -> Path:
@@ -152,5 +161,5 @@ def _left(running: Path) -> Left | None:
 
 
 def _read(path: Path) -> tuple[dict[str, str], Case]:
-    line, _, content = path.read_bytes().partition(b"\n")
+    line, _, content = (journal.read(path) or b"").partition(b"\n")
     return dict(json.loads(line)), casefile.loads(content)
