@@ -118,11 +118,11 @@ def _contracted(ya: Tensor, yb: Tensor, weights: Tensor, sigma: Tensor, how: Con
     torch = import_torch()
     delta = (ya - yb).to(weights.dtype)
     changed = delta != 0
+    if not how.coarse and changed.all():  # as nearly always
+        return delta @ weights, (weights.abs() @ sigma).expand(len(delta)), changed[:, 0]
     if how.coarse:  # away from the point outputs round more coarsely
         level = torch.maximum(sigma, how.relative * torch.maximum(ya.abs(), yb.abs()).to(weights.dtype))
         noise = torch.where(changed, level, torch.zeros_like(level)) @ weights.abs()
-    elif changed.all():  # as nearly always
-        noise = (weights.abs() @ sigma).expand(len(delta))
     else:
         noise = changed.to(weights.dtype) @ (weights.abs() * sigma)
     return delta @ weights, noise, changed.any(1)
