@@ -302,6 +302,8 @@ def test_ctrl_c_gives_status_130_and_the_layers_that_were_done(tmp_path: Path) -
     text = (
         LAYERS
         + """
+    import signal
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins by ignoring it
     def slow(x, W, b):
         open("begun", "w").close()
         import time; time.sleep(30)
