@@ -20,7 +20,7 @@ from gradverify.diagnosis import diagnosed
 from gradverify.errors import GradientMismatch, NothingVerified, UsageError
 from gradverify.layer import Layer
 from gradverify.limits import TOO_SLOW
-from gradverify.properties import Property, Regime
+from gradverify.properties import Property, Regime, fresh
 from gradverify.registry import layers
 from gradverify.types import WORST_SEEN, Case, Finding, Report, Tally
 from gradverify.verification import examine, listed, ranked, selected, told_by
@@ -354,8 +354,8 @@ def explained(finding: Finding, prop: Property, found: Iterable[tuple[str, str, 
     found = list(found)
     if finding.kind not in ("random", "crash") and any(kind == "random" for _, kind, _ in found):
         return True
-    unwritten = ("fresh", "uninitialised", finding.primal or "")
-    if finding.kind != "crash" and unwritten in found and finding.property != unwritten[0]:
+    unwritten = (fresh.NAME, fresh.KIND, finding.primal or "")
+    if finding.kind != "crash" and unwritten in found and finding.property != fresh.NAME:
         return True
     primals = {(name, primal) for name, _, primal in found}
     if finding.property != prop.name:

@@ -8,6 +8,7 @@ cotangents by one unit in the last place, and only when a difference is in sight
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,7 @@ def compare(
 ) -> dict[str, Comparison]:
     """Comparison of two gradients by primal; the bound is the rounding of backward, less where that was the same."""
     found = {}
+    spreads = [] if same else [cache(partial(spread, layer, case)) for spread in (rounding, rounding_saved)]
     for primal in expected:
         a, b = np.asarray(got[primal]), np.asarray(expected[primal])
         with np.errstate(all="ignore"):
@@ -98,12 +100,14 @@ def compare(
         if far.any():
             natural = _natural(layer, case, primal)
             bound = bound + min(_ULPS * eps, eps**0.5) * natural
-            for measured in () if same else (rounding, rounding_saved):
-                extra = measured(layer, case).get(primal)
-                if extra is not None and extra.shape == bound.shape and far.any():
+            for spread in spreads:
+                extra = spread().get(primal)
+                if extra is not None and extra.shape == bound.shape:
                     bound = bound + _allowed(layer, case, primal, extra, far, (top, natural), eps)
                 with np.errstate(all="ignore"):
                     far &= ~(error <= bound)
+                if not far.any():
+                    break
             with np.errstate(all="ignore"):
                 far &= ~(error <= bound)
         verdicts = np.where(far, Verdict.DISAGREES, Verdict.AGREES).astype(np.int8)

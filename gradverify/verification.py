@@ -16,11 +16,10 @@ from gradverify.failures import COMPLETE, failed
 from gradverify.fickle import chance
 from gradverify.layer import Layer
 from gradverify.limits import SLOW, time_limit
-from gradverify.properties import Property, properties
+from gradverify.properties import Property, fresh, properties
 from gradverify.registry import layers
 from gradverify.types import Array, Case, Finding, Outcome, Report, Tally
 
-FRESH = "fresh"  # the property that fills fresh memory
 SECONDS = 10.0  # for one property on one case; a right layer takes milliseconds
 
 
@@ -214,9 +213,8 @@ def _unless_random(layer: Layer, case: Case, outcome: Outcome) -> Outcome:
     finding = chance(layer, case)
     if finding is None:
         return outcome
-    fresh = properties.get(FRESH).holds(layer, case)
-    unwritten = tuple(f for f in fresh.findings if f.comparison is not None and np.isnan(f.comparison.analytic).any())
-    return Outcome(FRESH, findings=unwritten) if unwritten else Outcome(outcome.property, findings=(finding,))
+    unwritten = tuple(filter(fresh.unwritten, fresh.holds(layer, case).findings))
+    return Outcome(fresh.NAME, findings=unwritten) if unwritten else Outcome(outcome.property, findings=(finding,))
 
 
 def ranked(findings: Iterable[Finding]) -> tuple[Finding, ...]:

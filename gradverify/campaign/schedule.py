@@ -13,8 +13,7 @@ from gradverify.properties import Regime
 from gradverify.types import Array
 
 FIRST_SLICE = 0.5  # seconds; each further slice of a layer is twice as long, up to the longest
-_ROWS = 64  # that a unit is sent to mutate
-_MOST = 64  # from which they are chosen: a campaign of many layers runs for days
+_ROWS = 64  # that a unit is sent to mutate; they are chosen from less than twice as many, as campaigns run for days
 _REGIMES: dict[Regime, Regime] = {}  # one object for each, as every row that comes home brings its own
 
 
@@ -70,17 +69,14 @@ class Progress:
             self.features = np.union1d(self.features, np.array(row.features, np.uint32))
         self.rows.append(replace(row, features=(), regime=_REGIMES.setdefault(row.regime, row.regime)))
         self.ratio = max(self.ratio, row.ratio)
-        if len(self.rows) >= 2 * _MOST:  # the store has them all
-            self.rows = list(self._sample(len(self.features), _MOST))
+        if len(self.rows) >= 2 * _ROWS:  # the store has them all
+            self.rows = list(self.chosen(len(self.features)))
 
     def chosen(self, seed: int) -> tuple[Row, ...]:
         """Rows for the next unit: those with the largest disagreements, and of the others now these, now those."""
-        return self._sample(seed, _ROWS)
-
-    def _sample(self, seed: int, count: int) -> tuple[Row, ...]:
-        records = sorted((row for row in self.rows if row.ratio), key=lambda row: -row.ratio)[: count // 4]
+        records = sorted((row for row in self.rows if row.ratio), key=lambda row: -row.ratio)[: _ROWS // 4]
         others = sorted(self.rows, key=lambda row: hashlib.blake2b(row.data, key=seed.to_bytes(8, "big")).digest())
-        return tuple(dict.fromkeys([*records, *others[: count - len(records)]]))
+        return tuple(dict.fromkeys([*records, *others[: _ROWS - len(records)]]))
 
     def slice(self, longest: float) -> float:
         """Seconds of the next unit."""

@@ -11,7 +11,7 @@ import numpy as np
 from gradverify import evaluate
 from gradverify.diagnosis import add, variants
 from gradverify.diagnosis.evidence import ABOUT_GRADIENTS, Evidence
-from gradverify.properties import properties
+from gradverify.properties import fresh, properties
 from gradverify.types import Case, Diagnosis, Finding
 from gradverify.verification import examine
 
@@ -41,15 +41,10 @@ def mutations(evidence: Evidence) -> list[Finding]:
 def unfilled(evidence: Evidence) -> bool:
     """Whether a gradient depends on what fresh memory holds, on the cases of the finding."""
     finding = evidence.finding
-    if finding.property not in ("fresh", *ABOUT_GRADIENTS, *ABOUT_CALLS):
+    if finding.property not in (fresh.NAME, *ABOUT_GRADIENTS, *ABOUT_CALLS):
         return False
-    found = (finding,) if finding.property == "fresh" else asked(evidence, "fresh")
-    return any(f.property == "fresh" and f.primal == finding.primal and _poisoned(f) for f in found)
-
-
-def _poisoned(finding: Finding) -> bool:
-    """Whether the NaN that fresh memory was filled with came out: not just another gradient, as of a random one."""
-    return finding.comparison is not None and bool(np.isnan(finding.comparison.analytic).any())
+    found = (finding,) if finding.property == fresh.NAME else asked(evidence, fresh.NAME)
+    return any(f.primal == finding.primal and fresh.unwritten(f) for f in found)
 
 
 def explained(evidence: Evidence) -> bool:

@@ -17,7 +17,7 @@ from gradverify.diagnosis.evidence import Evidence
 from gradverify.diagnosis.probe import Probe, close
 from gradverify.types import Array, Case, Diagnosis
 
-_SAME = 1e-9  # relative change of outputs, and of a sum, that counts as none
+_SAME = 1e-9  # relative change of outputs that counts as none
 
 
 @add("invariant", "TERM")

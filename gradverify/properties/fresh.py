@@ -15,9 +15,9 @@ import numpy as np
 from gradverify import evaluate, exact
 from gradverify.layer import Layer
 from gradverify.properties import Property, add
-from gradverify.types import Array, Case, Outcome
+from gradverify.types import Array, Case, Finding, Outcome
 
-NAME = "fresh"
+NAME, KIND = "fresh", "uninitialised"
 
 
 @contextmanager
@@ -57,7 +57,13 @@ def holds(layer: Layer, case: Case) -> Outcome:
         evaluation = evaluate.run(layer, primals, case.options)
         raw = evaluation.pull(cotangents)
     pairs = [("when fresh memory does not hold zeros", exact.usable(layer, case, raw), expected)]
-    return exact.outcome(layer, case, NAME, pairs, kind="uninitialised")
+    return exact.outcome(layer, case, NAME, pairs, kind=KIND)
+
+
+def unwritten(finding: Finding) -> bool:
+    """Whether the NaN that fresh memory was filled with came out: not just another gradient, as of a random one."""
+    compared = finding.comparison
+    return finding.property == NAME and compared is not None and bool(np.isnan(compared.analytic).any())
 
 
 add(Property(NAME, "backward reads no memory that it did not write", holds, share=0.3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -101,14 +102,14 @@ def backward_rounding(point: Point, case: Case, analytic: Array, draws: int = _D
     """
     spread = np.zeros(point.size)
     rng = case.rng(3)
-    samples = [
+    nudged = (
         (
             {n: exact.nudge(a, rng) for n, a in point.primals.items()},
             tuple(exact.nudge(v, rng) for v in case.cotangents or ()),
         )
         for _ in range(draws)
-    ]
-    for primals, cotangents in (*samples, (evaluate.cast(point.primals, np.longdouble), case.cotangents or ())):
+    )
+    for primals, cotangents in chain(nudged, [(evaluate.cast(point.primals, np.longdouble), case.cotangents or ())]):
         try:
             raw = evaluate.gradients(point.layer, primals, case.options, cotangents)
         except LayerFailure:

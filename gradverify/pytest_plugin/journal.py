@@ -11,7 +11,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from gradverify.verification import watcher
 
 KILLED = "killed"  # kind of the finding that a dead process leaves behind
 _RUNNING, _FOUND = ".running", ".found"
+_UNWRITABLE = (OSError, CaseFileError)  # a journal that cannot be written must not stop the check
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,10 @@ class Journal:
             self.forget()
 
     def before(self, layer: Layer, case: Case, prop: Property) -> None:
-        record = _record(case, {"owner": self.owner, "asked": prop.name, "layer": layer.name})
-        with suppress(OSError):  # a journal that cannot be written must not stop the check
-            if record is not None:
-                self._running = self._running or journal.Journal(self._path(_RUNNING))
-                self._running.write(record)
+        with suppress(*_UNWRITABLE):
+            record = _record(case, {"owner": self.owner, "asked": prop.name, "layer": layer.name})
+            self._running = self._running or journal.Journal(self._path(_RUNNING))
+            self._running.write(record)
 
     def after(self, layer: Layer, outcome: Outcome) -> None:
         for finding in outcome.findings:
@@ -78,12 +78,10 @@ class Journal:
                 self.found[finding.fingerprint] = path
                 about = {"property": finding.property, "kind": finding.kind, "primal": finding.primal}
                 severity = repr(float(finding.severity))
-                record = _record(finding.case, {**about, "message": finding.message, "severity": severity})
-                with suppress(OSError):
-                    if record is not None:
-                        whole = journal.Journal(path)
-                        whole.write(record)
-                        whole.close()
+                with suppress(*_UNWRITABLE):
+                    record = _record(finding.case, {**about, "message": finding.message, "severity": severity})
+                    with closing(journal.Journal(path)) as kept:
+                        kept.write(record)
 
     def forget(self) -> None:
         """Remove the files of this process."""
@@ -98,12 +96,9 @@ class Journal:
         return self.folder / f"{self.stem}{suffix}"
 
 
-def _record(case: Case, about: dict[str, str | None]) -> bytes | None:
-    """One line of JSON, then the Case file; None for an option that no file can hold."""
-    try:
-        return json.dumps(about).encode() + b"\n" + casefile.dumps(case)
-    except CaseFileError:
-        return None
+def _record(case: Case, about: dict[str, str | None]) -> bytes:
+    """One line of JSON, then the Case file; raises CaseFileError for an option that no file can hold."""
+    return json.dumps(about).encode() + b"\n" + casefile.dumps(case)
 
 
 def folder_of(cache: Path | None) -> Path:
