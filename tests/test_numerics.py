@@ -307,20 +307,23 @@ def test_tied_entries_of_a_quantised_output_raise_no_alarm():
         assert special.holds(rounded_output(2.0**20), tied).findings == ()
 
 
-@pytest.mark.parametrize("place", range(0, 23, 3))
-def test_an_order_statistic_may_give_its_gradient_to_any_of_many_ties(place):
+@pytest.mark.parametrize(
+    ("ties", "place", "dtype"),
+    [(23, place, np.float64) for place in range(0, 23, 3)] + [(28, 9, np.float16), (120, 40, np.float64)],
+)
+def test_an_order_statistic_may_give_its_gradient_to_any_of_many_ties(ties, place, dtype):
     """Few of the orders of 23 ties put that entry where the 5th smallest is."""
 
     def select(x):
         return np.sort(x)[10], x
 
     def backward(dy, x):
-        g = np.zeros(x.size)
+        g = np.zeros_like(x)
         g[np.flatnonzero(x == np.sort(x)[10])[place]] = dy
         return g
 
     layer = Layer(select, backward, name="order", x="N")
-    x = np.concatenate([np.zeros(23), np.linspace(-2, -1, 6), [1.0, 2.0]])
+    x = np.concatenate([np.full(ties, -4.0), np.linspace(-6, -5, 6), [1.0, 2.0]]).astype(dtype)
     assert gradient.holds(layer, Case("order", {"x": x})).findings == ()
     thrice = layer.derive(backward=lambda dy, x: 3 * backward(dy, x))
     assert gradient.holds(thrice, Case("order", {"x": x})).findings

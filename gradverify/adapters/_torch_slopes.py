@@ -66,17 +66,18 @@ class Slopes:
         base = leaves[name].detach().contiguous()
         flat = base.reshape(-1)
         copies = base.expand(2 * rows, *base.shape).clone()
+        moves = torch.stack(steps).to(base.dtype)
         weights, sigma = (tensor(v, self.engine.device) for v in (how.weights, how.sigma))
         run = self._forward(leaves, name, how)
-        row = torch.arange(2 * rows, device=base.device)
+        row = torch.arange(rows, device=base.device)
         for first in range(0, at.numel(), rows):
             chosen = at[first : first + rows]
             n = chosen.numel()
             kept = flat[chosen]
-            plus, minus = (kept + s[first : first + rows].to(kept.dtype) for s in steps)
-            with _written(copies.view(2 * rows, -1), flat, row[: 2 * n], chosen.repeat(2), torch.cat([plus, minus])):
-                y = run(copies[: 2 * n])
-                yield (*_contracted(y[:n], y[n:], weights, sigma, how), (plus - minus).to(weights.dtype))
+            ends = kept + moves[:, first : first + rows]
+            with _written(copies[: 2 * n].view(2, n, -1), (slice(None), row[:n], chosen), ends, kept, flat):
+                plus, minus = run(copies[: 2 * n]).view(2, n, -1)
+                yield (*_contracted(plus, minus, weights, sigma, how), (ends[0] - ends[1]).to(weights.dtype))
 
     def _forward(self, leaves: dict[str, Tensor], name: str, how: Contraction) -> Any:
         """A function from copies of one primal to flat outputs, shape (count, K)."""
@@ -104,28 +105,26 @@ class Slopes:
 
 
 @contextmanager
-def _written(copies: Tensor, base: Tensor, rows: Tensor, columns: Tensor, values: Tensor) -> Iterator[None]:
+def _written(copies: Tensor, where: tuple[Any, ...], ends: Tensor, kept: Tensor, flat: Tensor) -> Iterator[None]:
     """Inside, the copies are perturbed; afterwards they are the point again, even where the code overwrote them."""
-    copies[rows, columns] = values
+    copies[where] = ends
     yield
-    copies[rows, columns] = base[columns]
-    if not copies[0].equal(base):
-        copies.copy_(base.expand_as(copies))
+    copies[where] = kept
+    if not copies[0, 0].equal(flat):
+        copies.copy_(flat.expand_as(copies))
 
 
 def _contracted(ya: Tensor, yb: Tensor, weights: Tensor, sigma: Tensor, how: Contraction) -> tuple[Tensor, ...]:
     """As `Point` contracts differences on the host."""
     torch = import_torch()
     delta = (ya - yb).to(weights.dtype)
-    changed = delta != 0
-    if not how.coarse and changed.all():  # as nearly always
-        return delta @ weights, (weights.abs() @ sigma).expand(len(delta)), changed[:, 0]
+    changed = delta.sgn().abs()  # 0, 1, or NaN where there is no difference to speak of
     if how.coarse:  # away from the point outputs round more coarsely
-        level = torch.maximum(sigma, how.relative * torch.maximum(ya.abs(), yb.abs()).to(weights.dtype))
-        noise = torch.where(changed, level, torch.zeros_like(level)) @ weights.abs()
+        sigma = torch.maximum(sigma, how.relative * torch.maximum(ya.abs(), yb.abs()).to(weights.dtype))
+        noise = (changed * sigma) @ weights.abs()
     else:
-        noise = changed.to(weights.dtype) @ (weights.abs() * sigma)
-    return delta @ weights, noise, changed.any(1)
+        noise = changed @ (weights.abs() * sigma)
+    return delta @ weights, noise, changed @ torch.ones_like(weights) != 0
 
 
 def _leading(y: Tensor, count: int, shape: tuple[int, ...]) -> Tensor:

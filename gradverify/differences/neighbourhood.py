@@ -19,9 +19,10 @@ from gradverify.types import Array, Case
 _FAR = 1e-6  # distance of the neighbours, in natural steps
 _STEP = 0.01  # of that distance, for the slopes there
 _BESIDE = 0.02  # of that distance: an entry among its ties, and yet not on its own kink
+_APART = (-0.9, 0.2)  # powers of 10 of that distance: others are out of reach of a step from beside, _NEARER too
 _NEARER = 8.0  # how much nearer other neighbours are, that tell a kink from curvature
 _FIRST, _MORE = 12, 24  # neighbours that tell whether there is a kink; those that span its slopes
-_RANKS = 48  # places among its ties that an entry is put in, where it has many
+_RANKS = 48, 200  # places among its ties that an entry is put in, where it has many: at least, at most
 
 Offset = Callable[[int], Array]  # the k-th neighbour, shape (P,), in natural steps
 
@@ -59,7 +60,7 @@ def _scattered(case: Case, size: int, entries: Array, stream: int) -> Offset:
 
     def offset(k: int) -> Array:
         rng = np.random.default_rng([case.seed, stream, k])
-        at_random: Array = rng.choice([-1.0, 1.0], size) * 10.0 ** rng.uniform(-1.5, 0.2, size)
+        at_random: Array = rng.choice([-1.0, 1.0], size) * 10.0 ** rng.uniform(*_APART, size)
         if k % 6 == 2:
             at_random[entries] = _BESIDE * rng.choice([-1.0, 1.0], entries.size)
         elif k % 6 == 3:
@@ -71,22 +72,23 @@ def _scattered(case: Case, size: int, entries: Array, stream: int) -> Offset:
     return offset
 
 
-def _ranked(case: Case, values: Array, entry: int) -> Offset:
-    """Neighbours where an entry comes after few, some or most of those that are tied with it."""
+def _ranked(case: Case, values: Array, entry: int) -> tuple[Offset, int]:
+    """Neighbours where an entry comes after few, some or most of those that are tied with it, and how many to try."""
     tied = np.flatnonzero(values == values[entry])
     tied = tied[tied != entry]
+    count = min(max(_RANKS[0], tied.size + 1), _RANKS[1])
 
     def offset(k: int) -> Array:
         rng = np.random.default_rng([case.seed, 24, k])
-        distance: Array = rng.choice([-1.0, 1.0], values.size) * 10.0 ** rng.uniform(-1.5, 0.2, values.size)
-        below = round(tied.size * k / (_RANKS - 1))
+        distance: Array = rng.choice([-1.0, 1.0], values.size) * 10.0 ** rng.uniform(*_APART, values.size)
+        below = round(tied.size * k / (count - 1))
         order = rng.permutation(tied)
         distance[order] = np.abs(distance[order])
         distance[order[:below]] *= -1.0
         distance[entry] = _BESIDE
         return distance
 
-    return offset
+    return offset, count
 
 
 def explained(point: Point, case: Case, entries: Array, analytic: Array, numerical: Array) -> tuple[Array, Array]:
@@ -102,12 +104,12 @@ def explained(point: Point, case: Case, entries: Array, analytic: Array, numeric
     slopes, kinked = _looked(point, case, entries, numerical, gap, _scattered(case, point.size, entries, 21), _FIRST)
     for k in np.flatnonzero(~kinked & _crowded(point, entries)):
         one = slice(k, k + 1)
-        ranked = _ranked(case, point.values, int(entries[k]))
-        found, kinked[one] = _looked(point, case, entries[one], numerical[one], gap[one], ranked, _RANKS)
+        ranked, count = _ranked(case, point.values, int(entries[k]))
+        found, kinked[one] = _looked(point, case, entries[one], numerical[one], gap[one], ranked, count)
         if not kinked[k]:
             break  # there is a finding whatever the others say
-        slopes = np.concatenate([slopes, np.full((_RANKS, entries.size), np.nan)])
-        slopes[-_RANKS:, one] = found
+        slopes = np.concatenate([slopes, np.full((count, entries.size), np.nan)])
+        slopes[-count:, one] = found
     chosen = np.flatnonzero(kinked)
     if chosen.size == 0:
         return accepted, unclear
