@@ -11,6 +11,7 @@ import gradverify as gv
 from gradverify import evaluate
 from gradverify.adapters import as_layer
 from gradverify.checking import Settings, check_layer
+from gradverify.diagnosis import diagnosed
 
 torch = pytest.importorskip("torch")
 
@@ -154,6 +155,21 @@ def test_a_function_that_is_differentiable_once_is_not_asked_twice():
     report = check(Once, "second_order", "gradient", **DENSE)
     assert report.ok
     assert "once_differentiable" in report.tallies["second_order"].reason
+
+
+def test_a_backward_of_which_nothing_is_recorded_is_told_how_to_say_so():
+    class Unrecorded(Dense):
+        @staticmethod
+        def backward(ctx, g):
+            with torch.no_grad():
+                return Dense.backward(ctx, g)
+
+    (finding, *_) = check(Unrecorded, "second_order", **DENSE).findings
+    (told, *_) = diagnosed(as_layer(Unrecorded, **DENSE), finding).diagnoses
+    assert "nothing of backward is recorded" in told.text and "second=False" in told.text
+    (finding, *_) = check(detached, "second_order", **DENSE).findings
+    (told, *_) = diagnosed(as_layer(detached, **DENSE), finding).diagnoses
+    assert "detached" in told.text and "recorded" not in told.text
 
 
 def test_second_false_leaves_the_second_backward_alone():

@@ -91,7 +91,10 @@ class Engine:
     def second(
         self, primals: Mapping[str, Array], cotangents: tuple[Array, ...], weights: Mapping[str, Array], **options: Any
     ) -> dict[str, Array]:
-        """Gradient of the weighted sum of the gradients, by differentiating backward once more."""
+        """Gradient of the weighted sum of the gradients, by differentiating backward once more.
+
+        Empty where autograd recorded nothing of backward.
+        """
         torch = import_torch()
         leaves = self._leaves(primals, self.differentiable)
         outputs = self._run(leaves, options)
@@ -114,7 +117,7 @@ class Engine:
                 if "is not implemented" in str(error):
                     raise LayerFailure("missing", "second backward", f"no second backward: {error}") from None
                 raise
-        return {n: array(g) for n, g in zip(wanted, found) if g is not None}
+        return {n: array(torch.zeros_like(t) if g is None else g) for (n, t), g in zip(wanted.items(), found)}
 
     def jvp(self, primals: Mapping[str, Array], tangents: Mapping[str, Array], **options: Any) -> tuple[Array, ...]:
         """Tangents of the outputs by forward-mode differentiation."""

@@ -254,7 +254,13 @@ def second_order(evidence: Evidence) -> Diagnosis | None:
     zero = finding.facts.get("ratio") in (None, 0.0)
     how = "zero" if zero else "wrong"
     first = "the first derivative is right, " if right else ""
-    text = f"{first}the second along {evidence.primal} is {how}: a saved array is taken for a constant, or detached"
+    why = "a saved array is taken for a constant, or detached"
+    if finding.facts.get("nothing"):
+        why = (
+            "nothing of backward is recorded, as where it runs a kernel of its own; if it is meant to be "
+            "differentiable once, mark it with @once_differentiable, or say second=False"
+        )
+    text = f"{first}the second along {evidence.primal} is {how}: {why}"
     return Diagnosis("second_order", "ORDER2", text, 0.97)
 
 

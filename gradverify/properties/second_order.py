@@ -63,18 +63,18 @@ def holds(layer: Layer, case: Case, name: str = NAME) -> Outcome:
         claimed = 0.0 if got is None else float(np.sum(np.asarray(got) * d))
         slope = _slope(layer, case, primal.name, d, weights)
         if slope.smooth and not abs(claimed - slope.value) <= slope.bound + 1e-6 * abs(slope.value):
-            findings.append(_finding(name, case, primal.name, claimed, slope, got is None))
+            findings.append(_finding(name, case, primal.name, claimed, slope, not raw))
     return Outcome(name, tuple(findings), entries=len(layer.differentiable))
 
 
-def _finding(name: str, case: Case, primal: str, claimed: float, slope: _Slope, missing: bool) -> Finding:
+def _finding(name: str, case: Case, primal: str, claimed: float, slope: _Slope, nothing: bool) -> Finding:
     message = (
         f"the second derivative along {primal} is {claimed:.8g}, differences of the first backward "
         f"give {slope.value:.8g} ± {slope.bound:.1g}"
     )
     distance = abs(claimed - slope.value)
     severity = distance / slope.bound if slope.bound and np.isfinite(distance) else float("inf")
-    facts = {"ratio": claimed / slope.value if slope.value else None, "zero": missing}
+    facts = {"ratio": claimed / slope.value if slope.value else None, "nothing": nothing}
     return Finding(name, "wrong", primal, message, case, severity=severity, facts=facts)
 
 

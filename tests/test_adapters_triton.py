@@ -1,0 +1,136 @@
+"""Hand-written Triton kernels: on a GPU where there is one, else in Triton's own interpreter on the CPU."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cpu":
+    os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is declared
+triton = pytest.importorskip("triton")
+tl = pytest.importorskip("triton.language")
+
+from torch.autograd.function import once_differentiable  # noqa: E402
+
+from gradverify.adapters import as_layer  # noqa: E402
+from gradverify.checking import Settings, check_layer  # noqa: E402
+from gradverify.diagnosis import diagnosed  # noqa: E402
+from gradverify.properties import gradient  # noqa: E402
+from gradverify.types import Case, Verdict  # noqa: E402
+
+pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
+
+
+@triton.jit
+def softmax_rows(x, y, D, BLOCK: tl.constexpr, WIDE: tl.constexpr):
+    columns = tl.arange(0, BLOCK)
+    at = tl.program_id(0) * D + columns
+    row = tl.load(x + at, mask=columns < D, other=-float("inf")).to(WIDE)
+    e = tl.exp(row - tl.max(row, axis=0))
+    tl.store(y + at, e / tl.sum(e, axis=0), mask=columns < D)
+
+
+@triton.jit
+def softmax_rows_backward(y, g, dx, D, BLOCK: tl.constexpr, WIDE: tl.constexpr, MEAN: tl.constexpr):
+    columns = tl.arange(0, BLOCK)
+    at = tl.program_id(0) * D + columns
+    s = tl.load(y + at, mask=columns < D, other=0.0).to(WIDE)
+    v = tl.load(g + at, mask=columns < D, other=0.0).to(WIDE)
+    if MEAN:
+        v -= tl.sum(s * v, axis=0)
+    tl.store(dx + at, s * v, mask=columns < D)
+
+
+def launched(kernel, out, *tensors, **constants):
+    """`out`, written by a kernel, one program for each row."""
+    rows, columns = out.shape
+    wide = tl.float64 if out.dtype == torch.float64 else tl.float32
+    if out.numel():
+        kernel[(rows,)](*tensors, out, columns, BLOCK=triton.next_power_of_2(columns), WIDE=wide, **constants)
+    return out
+
+
+class Softmax(torch.autograd.Function):
+    """Along rows; kernels read every tensor as if it were contiguous."""
+
+    @staticmethod
+    def forward(ctx, x):
+        y = launched(softmax_rows, torch.empty_like(x, memory_format=torch.contiguous_format), x.contiguous())
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        (y,) = ctx.saved_tensors
+        return launched(softmax_rows_backward, torch.empty_like(y), y, g.contiguous(), MEAN=True)
+
+
+class WithoutTheMean(Softmax):
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        (y,) = ctx.saved_tensors
+        return launched(softmax_rows_backward, torch.empty_like(y), y, g.contiguous(), MEAN=False)
+
+
+class TakesGradientsAsTheyLie(Softmax):
+    """An upstream gradient that is a slice, transposed or expanded is read from the wrong places."""
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g):
+        (y,) = ctx.saved_tensors
+        return launched(softmax_rows_backward, torch.empty_like(y), y, g, MEAN=True)
+
+
+class Unmarked(Softmax):
+    """The first backward is right; autograd sees nothing of it, and nobody says so."""
+
+    @staticmethod
+    def backward(ctx, g):
+        (y,) = ctx.saved_tensors
+        return launched(softmax_rows_backward, torch.empty_like(y), y, g.contiguous(), MEAN=True)
+
+
+def check(target, *properties, examples=4, **declaration):
+    settings = Settings(examples=examples, properties=properties or None, shrink=False)
+    return check_layer(as_layer(target, x="N D", device=DEVICE, **declaration), settings)
+
+
+def plain(x):
+    return torch.softmax(x, -1)
+
+
+def test_a_right_kernel_is_silent_in_every_property():
+    report = check(Softmax)
+    assert report.ok, str(report)
+    assert report.tallies["layout"].cases and "once_differentiable" in report.tallies["second_order"].reason
+
+
+def test_a_wrong_kernel_is_found_by_its_gradient():
+    case = Case("Softmax", {"x": np.random.default_rng(0).normal(size=(2, 3))})
+    for target, verdict in ((Softmax, Verdict.AGREES), (WithoutTheMean, Verdict.DISAGREES)):
+        (compared,) = gradient.holds(as_layer(target, x="N D", device=DEVICE), case).compared
+        assert (compared.verdicts == verdict).all()
+
+
+def test_a_kernel_that_counts_on_contiguous_gradients_is_found():
+    assert check(Softmax, "layout", examples=12).ok
+    assert "layout" in {f.property for f in check(TakesGradientsAsTheyLie, "layout", examples=12).findings}
+
+
+def test_a_kernel_in_bfloat16_is_judged_by_a_reference():
+    fixed = {"kernel": "bfloat16", "reference": plain, "examples": 12}
+    assert check(Softmax, "complete", "reference", **fixed).ok
+    assert check(WithoutTheMean, "reference", **fixed).findings
+
+
+def test_a_kernel_that_is_not_marked_as_differentiable_once_is_told_how():
+    (finding,) = check(Unmarked, "second_order", examples=12).findings
+    told = diagnosed(as_layer(Unmarked, x="N D", device=DEVICE), finding)
+    assert "@once_differentiable" in told.diagnoses[0].text
