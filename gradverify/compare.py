@@ -24,9 +24,9 @@ from gradverify.differences.point import Point
 from gradverify.types import AGREES, DISAGREES, KINK, UNRESOLVED, Array, Case, Comparison, Estimate
 
 FINE = 4e-9  # a single step decides only where its bound is below this share of the largest entry
-UPWARD = 8  # steps from the best one upward, each RATIO times the one before
+UPWARD = ladder.RATIO ** np.arange(8.0)  # steps from the best one upward, each RATIO times the one before
 SKIPPED = 2  # at the most, of the first ones
-DOWNWARD = 4  # and from there downward
+DOWNWARD = ladder.RATIO ** -np.arange(1.0, 5.0)  # and from there downward
 LARGE = (1.0, 2.0**-4, 2.0**-8)  # relative steps at which to ask whether anything moves at all
 FIRM = 8.0  # errors up to this many bounds are in doubt, not wrong
 WIDE = 1e-3  # a bound above this share of the entry ...
@@ -44,6 +44,7 @@ class Sweep:
     scale: Array  # for each entry, the scale of its primal's gradient
 
 
+@np.errstate(all="ignore")
 def sweep(
     point: Point,
     analytic: Array,
@@ -119,7 +120,7 @@ def _single_steps(point: Point, result: Sweep, analytic: Array, todo: Array, ste
     is in the way, from there downward. Where no output moves at the best step, only a large one can tell.
     """
     first = best_step(point.eps) * ladder.RATIO ** _loud(point, result, todo)
-    ways = (first * ladder.RATIO ** np.arange(UPWARD), first * ladder.RATIO ** -np.arange(1.0, 1.0 + DOWNWARD))
+    ways = first * UPWARD, first * DOWNWARD
     given = () if step is None else (np.array([max(step, 8 * point.eps)]),)
     for steps in (*given, *ways):
         if todo.size == 0:
@@ -128,7 +129,8 @@ def _single_steps(point: Point, result: Sweep, analytic: Array, todo: Array, ste
         found = chain(point, todo, analytic, steps, fine)
         value, noise, decided = analytic[todo] + found.error, found.noise, found.noise <= fine
         if steps is ways[0]:
-            _still(point, result, analytic, todo[found.still])
+            if found.still.any():
+                _still(point, result, analytic, todo[found.still])
             if found.through.any():
                 decided |= found.through & (judge(analytic[todo], value, noise, result.scale[todo]) == AGREES)
         _store(result, todo[decided], value[decided], noise[decided], AGREES)
@@ -142,9 +144,8 @@ def _loud(point: Point, result: Sweep, entries: Array) -> int:
     """
     if entries.size == 0:
         return 0
-    with np.errstate(all="ignore"):
-        bound = NOISE_FACTOR * point.eps * point.loudness / (4 * best_step(point.eps) * point.scale[entries])
-        excess = np.sort(bound / (FINE * result.scale[entries]))[entries.size // 2]
+    bound = NOISE_FACTOR * point.eps * point.loudness / (4 * best_step(point.eps) * point.scale[entries])
+    excess = np.sort(bound / (FINE * result.scale[entries]))[entries.size // 2]
     return sum(int(excess > ladder.RATIO**k) for k in range(SKIPPED))
 
 
@@ -343,6 +344,6 @@ def comparisons(point: Point, analytic: Array, result: Sweep) -> tuple[Compariso
         labels = primal.dims.labels(len(slot.shape) - slot.complex) + (("re/im",) if slot.complex else ())
         shaped = (a[part].reshape(slot.shape) for a in (analytic, result.numerical, result.bound, result.verdicts))
         a, n, b, v = shaped
-        top = float(np.max(result.scale[part], initial=0.0))
+        top = float(result.scale[part].max(initial=0.0))
         found.append(Comparison(slot.name, a, n, b, v, top, labels))
     return tuple(found)

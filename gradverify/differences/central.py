@@ -24,7 +24,7 @@ def central(
     ----------
     entries : flat indices, shape (n,)
     step : relative to the scale of each entry; an array of shape (s,) gives results of shape (s, n)
-    analytic : flat gradient, shape (P,), or None
+    analytic : flat gradient, shape (P,), finite at these entries, or None
 
     Returns
     -------
@@ -34,7 +34,7 @@ def central(
     """
     h = np.multiply.outer(step, point.scale[entries])
     d = point.slopes(np.broadcast_to(entries, h.shape).ravel(), h.ravel(), -h.ravel())
-    known = np.zeros(entries.size) if analytic is None else np.nan_to_num(analytic[entries])
+    known = np.zeros(entries.size) if analytic is None else analytic[entries]
     gap = d.gap.reshape(h.shape)
     with np.errstate(all="ignore"):
         residual = (d.change.reshape(h.shape) - known * gap) / gap

@@ -21,26 +21,27 @@ if TYPE_CHECKING:
 
 POINTS = 7
 _SPACING = 64.0  # units in the last place: values inside must move by several of their own, or they hide
+_PLACES = np.arange(POINTS) - POINTS // 2
 _ORDERS = (3, 4)
 _SMALL = 4096  # entries up to which the random line is kept
 
 
-def samples(point: Point) -> Array:
-    """The flat vector of primals at `POINTS` equidistant points on a random line, shape (POINTS, P)."""
+def samples(point: Point, rows: slice = slice(None)) -> Array:
+    """The flat vector of primals at `POINTS` equidistant points on a random line, or some of them, shape (rows, P)."""
     cached = _line if point.size <= _SMALL else _line.__wrapped__
-    primal_eps = max(float(np.finfo(a.real.dtype).eps) for a in point.primals.values() if a.dtype.kind in "fc")
+    types = {a.dtype for a in point.primals.values()}
+    primal_eps = max(float(np.finfo(t).eps) for t in types if t.kind in "fc")
     if point.grid is not None:
         primal_eps = max(primal_eps, point.eps)
-    steps = (np.arange(POINTS) - POINTS // 2) * (2 * _SPACING * primal_eps)  # twice half: 1e308 has no double
-    with np.errstate(all="ignore"):
-        return displaced(point.values, steps[:, None] * (point.scale * (0.5 * cached(point.size))), point.grid)
+    steps = _PLACES[rows, None] * (2 * _SPACING * primal_eps)  # twice half: 1e308 has no double
+    return displaced(point.values, steps * (point.scale * cached(point.size)), point.grid)
 
 
 @lru_cache(maxsize=64)
 def _line(size: int) -> Array:
-    """Signed magnitudes in [1, 2), shape (size,)."""
+    """Signed magnitudes in [0.5, 1), shape (size,)."""
     rng = np.random.default_rng(size)
-    return rng.choice([-1.0, 1.0], size) * rng.uniform(1.0, 2.0, size)
+    return rng.choice([-1.0, 1.0], size) * rng.uniform(0.5, 1.0, size)
 
 
 def levels(point: Point, table: Array) -> Array:
@@ -65,10 +66,9 @@ def levels(point: Point, table: Array) -> Array:
 
 def _table_noise(table: Array) -> Array:
     """Largest estimate over the orders of the difference table, shape (K,)."""
-    with np.errstate(all="ignore"):
-        nearby = table - table[POINTS // 2]  # nothing is rounded here, and no digits are lost below
-        squares = (_DIFFERENCES @ nearby) ** 2
-        largest: Array = np.sqrt(np.max(_MEANS @ squares, axis=0)).astype(float)
+    nearby = table - table[POINTS // 2]  # nothing is rounded here, and no digits are lost below
+    squares = (_DIFFERENCES @ nearby) ** 2
+    largest: Array = np.sqrt((_MEANS @ squares).max(axis=0)).astype(float)
     return largest
 
 

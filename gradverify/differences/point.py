@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from gradverify.layer import Layer
 from gradverify.types import Array, Case
 
 MEMORY = 4 << 20  # bytes of perturbed primals and outputs in flight; fits the cache of a CPU core
+_ABREAST = 16  # times that, up to which all points that measure the noise go through one forward
 
 
 class Point(Forward):
@@ -57,7 +59,7 @@ class Point(Forward):
             array = self.primals[primal.name]
             is_complex = array.dtype.kind == "c"
             shape = (*array.shape, 2) if is_complex else array.shape
-            stop = start + int(np.prod(shape))
+            stop = start + prod(shape)
             yield Slot(primal.name, start, stop, shape, is_complex)
             start = stop
 
@@ -116,7 +118,7 @@ class Point(Forward):
 
     @cached_property
     def _lengths(self) -> Array:
-        return np.diff(np.append(self._starts, self.size))
+        return np.array([slot.stop - slot.start for slot in self.slots if slot.stop > slot.start], dtype=np.intp)
 
     def tops(self, flat: Array) -> Array:
         """For each entry, the largest finite magnitude in its primal: shape (P,), from shape (P,)."""
@@ -132,7 +134,11 @@ class Point(Forward):
         """Rounding noise of each flat output, about one standard deviation."""
         if self.base.size == 0 or self.size == 0:
             return 0.5 * self.eps * np.abs(self.base)
-        return noise.levels(self, self.outputs(self.unpacked(noise.samples(self), self.slots), noise.POINTS))
+        together = noise.POINTS if 8 * noise.POINTS * self.size <= _ABREAST * self.memory else 1
+        samples = (noise.samples(self, slice(k, k + together)) for k in range(0, noise.POINTS, together))
+        return noise.levels(
+            self, np.concatenate([self.outputs(self.unpacked(s, self.slots), together) for s in samples])
+        )
 
     @cached_property
     def relative(self) -> float:

@@ -7,6 +7,7 @@ residual of the other half follows by subtraction of what is known, until single
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,19 +40,20 @@ class Screened:
         return bool((np.abs(self.residual) <= self.bound).all())
 
 
-def directions(point: Point, seed: int, count: int) -> list[Array]:
+def directions(point: Point, seed: int, count: int) -> Iterator[Array]:
     """Signed directions with magnitudes in [1, 2) natural steps: two equal errors do not cancel."""
     rng = np.random.default_rng([seed, 0x5C])
-    return [point.scale * rng.choice([-1.0, 1.0], point.size) * rng.uniform(1.0, 2.0, point.size) for _ in range(count)]
+    for _ in range(count):
+        yield point.scale * rng.choice([-1.0, 1.0], point.size) * rng.uniform(1.0, 2.0, point.size)
 
 
 def screen(point: Point, analytic: Array, seed: int, count: int = 2) -> Screened:
     """Compare along `count` joint directions: the first by a ladder, the others at its best step."""
     before = point.forwards
     chosen = directions(point, seed, count)
-    first = ladder.directional(point, chosen[0], analytic)
+    first = ladder.directional(point, next(chosen), analytic)
     residual, bound = [float(first.value[0])], [float(first.bound[0])]
-    for direction in chosen[1:]:
+    for direction in chosen:
         value, width = probe(point, direction, analytic)
         residual.append(value)
         bound.append(max(width, float(first.bound[0])))
@@ -75,7 +77,7 @@ def localise(point: Point, analytic: Array, seed: int, limit: int = 16) -> Array
     Each level costs two forwards for a group that is split; the half that moves is measured and
     the other half is measured too, so that errors that cancel in their parent still show.
     """
-    direction = directions(point, seed, 1)[0]
+    direction = next(directions(point, seed, 1))
     step = 4 * best_step(
         point.eps
     )  # less noise, and the truncation that comes with it is confirmed away entry by entry

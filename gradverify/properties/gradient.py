@@ -47,7 +47,8 @@ def holds(layer: Layer, case: Case) -> Outcome:
     analytic = point.vector({name: _undeclared(layer, name, value) for name, value in good.items()})
     result = compare(point, case, analytic)
     compared = comparisons(point, analytic, result)
-    findings = tuple(finding(layer, case, c, good) for c in compared if c.wrong.any())
+    wrong = bool((result.verdicts == Verdict.DISAGREES).any())
+    findings = tuple(finding(layer, case, c, good) for c in compared if wrong and c.wrong.any())
     return Outcome(NAME, findings, compared, entries=int(np.isfinite(analytic).sum()))
 
 
