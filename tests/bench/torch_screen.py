@@ -67,15 +67,16 @@ def main(width=7_100, device="cpu"):
     point = Point(layer, case, outputs=evaluation.outputs)
     wrong = point.vector(good)
     del evaluation, good
-    at = next(s.start for s in point.slots if s.name == "second") + int(np.ravel_multi_index(Linear.place, (width, width)))
+    second = next(slot for slot in point.slots if slot.name == "second")
+    at = second.start + int(np.ravel_multi_index(Linear.place, second.shape))
     right = wrong.copy()
     right[at] /= 1.5
     print(f"{point.size:,} entries, float64, {device}")
     for name, analytic in (("right", right), ("one entry off by half", wrong)):
         start, before = time.perf_counter(), point.forwards
         told = screen.screen(point, analytic, seed=1)
-        spent = time.perf_counter() - start
-        print(f"  {name}: {'agrees' if told.agrees else 'DISAGREES'}, {point.forwards - before} forwards, {spent:.1f} s")
+        spent, said = time.perf_counter() - start, "agrees" if told.agrees else "DISAGREES"
+        print(f"  {name}: {said}, {point.forwards - before} forwards, {spent:.1f} s")
         print(f"    smallest error that it would notice: {told.power:.1e} of the largest entry")
     start, before = time.perf_counter(), point.forwards
     found = screen.localise(point, wrong, seed=1)
