@@ -268,7 +268,8 @@ def _second_thoughts(point: Point, result: Sweep, analytic: Array, wrong: Array)
             smallest = ladder.nearest(residual, noise, gap[rows]) & (known != 0)
             still = result.numerical[entries] == 0
             stepwise = ladder.stepwise(residual, gap[rows], still) & (still | (first is natural))
-            doubt[rows] = stepwise | smallest | (near & np.isfinite(told.bound))
+            leaps = ladder.leaps(residual + known[:, None])
+            doubt[rows] = stepwise | smallest | leaps | (near & np.isfinite(told.bound))
     result.verdicts[wrong[doubt]] = UNRESOLVED
     return wrong[~doubt]
 

@@ -98,7 +98,7 @@ def compare(
             if narrow(case):
                 far &= np.isfinite(a) & np.isfinite(b)  # where the range of the type ends depends on the order of sums
         if far.any():
-            natural = _natural(layer, case, primal)
+            natural = natural_size(layer, case, primal)
             bound = bound + min(_ULPS * eps, eps**0.5) * natural
             for spread in spreads:
                 extra = spread().get(primal)
@@ -222,7 +222,7 @@ def shifted(array: Array) -> Array:
     return (array + 1e-3 * np.maximum(np.abs(array), 1.0)).astype(array.dtype)
 
 
-def _natural(layer: Layer, case: Case, primal: str) -> float:
+def natural_size(layer: Layer, case: Case, primal: str) -> float:
     """Size of the terms that a gradient is a sum of, also where they cancel: |v y| / |x|."""
     outputs = evaluate.run(layer, evaluate.copies(case.primals), case.options).outputs
     loudness = sum(float(np.abs(v * y).sum()) for v, y in zip(case.cotangents or (), outputs) if y.dtype.kind in "fc")

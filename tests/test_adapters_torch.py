@@ -322,6 +322,25 @@ def test_parameters_and_buffers_become_primals_and_the_module_stays_as_it_was():
     assert not module.training and all(torch.equal(t, before[n]) for n, t in module.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    ("module", "prop", "shape"),
+    [
+        (nn.ReLU(), "forward_mode", "N D"),
+        (nn.PReLU(), "forward_mode", "N D"),
+        (nn.MaxPool2d(2), "forward_mode", "N 1 4 5"),
+        (nn.LPPool1d(2, 2), "forward_mode", "N 2 6"),
+        (nn.PReLU(), "second_special", "N D"),
+        (nn.Softmax(-1), "second_order", "N D"),
+        (nn.Softmin(-1), "second_special", "N D"),
+        (nn.Dropout(0.3), "layout", "N D"),
+    ],
+    ids=lambda value: getattr(type(value), "__name__", value) if isinstance(value, nn.Module) else value,
+)
+def test_kinks_ties_tails_and_masks_of_right_modules_are_no_findings(module, prop, shape):
+    report = check(module, prop, x=shape, examples=60)
+    assert report.ok, str(report)
+
+
 class Cell(nn.Module):
     def __init__(self, D, H):
         super().__init__()

@@ -688,6 +688,20 @@ WRONG |= {
         "x",
         property="second_order",
     ),
+    "second order that overflows": Wrong(
+        layer(
+            lambda x: (x**3, x),
+            lambda dy, x: 3 * x**2 * dy,
+            x="N",
+            second=lambda primals, cotangents, weights: {"x": np.inf * primals["x"]},
+        ),
+        arrays(x=(3,)),
+        "second_order",
+        "ORDER2",
+        "second along x is not finite: something overflows",
+        "x",
+        property="second_order",
+    ),
     "nothing known": Wrong(
         layer(lambda z: (z**2, z), lambda dy, z: dy * np.conj(2 * z + np.cos(5 * np.abs(z)) * z[::-1]), z="N: complex"),
         {"z": np.array([1 + 2j, 0.5 - 1j, -0.25 + 0.5j])},

@@ -297,6 +297,17 @@ def test_a_larger_number_added_inside_takes_no_step_away():
         assert gradient.holds(layer, Case("norm", {"x": x})).findings == ()
 
 
+def test_a_transition_narrower_than_any_step_is_left_open():
+    """A tie of scores in the millions: the slope at it is real, and no difference sees it."""
+    steep = elementwise(
+        lambda x: np.tanh(1e13 * x), lambda dy, x: dy * 1e13 / np.cosh(np.clip(1e13 * x, -300, 300)) ** 2
+    )
+    outcome = gradient.holds(steep, Case("layer", {"x": np.array([0.0, 1.0])}))
+    assert outcome.findings == () and outcome.compared[0].verdicts[0] == Verdict.UNRESOLVED
+    gentle = elementwise(lambda x: np.tanh(1e3 * x), lambda dy, x: dy * 1e4 / np.cosh(1e3 * x) ** 2)
+    assert gradient.holds(gentle, Case("layer", {"x": np.array([0.0, 1e-3])})).findings
+
+
 def rounded_output(scale):
     return elementwise(lambda x: np.rint(scale * np.sin(x)) / scale, lambda dy, x: dy * np.cos(x))
 

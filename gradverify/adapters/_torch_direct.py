@@ -68,6 +68,23 @@ def unmoved(device: Any) -> Iterator[None]:
             raise RuntimeError("random numbers are drawn")
 
 
+def laid_out_alike(call: Callable[[dict[str, Any]], Any], tensors: dict[str, Any], device: Any) -> Any:
+    """`call` of these tensors; of contiguous ones, where it draws random numbers.
+
+    Torch draws in the order in which a tensor lies in memory, so that another layout gets another mask.
+    """
+    if all(t.is_contiguous() for t in tensors.values()):
+        return call(dict(tensors))
+    generators = _generators(device)
+    states = [g.get_state() for g in generators]
+    made = call(dict(tensors))
+    if all(g.get_state().equal(state) for g, state in zip(generators, states)):
+        return made
+    for generator, state in zip(generators, states):
+        generator.set_state(state)
+    return call({name: t.contiguous() for name, t in tensors.items()})
+
+
 def _generators(device: Any) -> list[Any]:
     torch = import_torch()
     cuda = getattr(device, "type", "cpu") == "cuda"

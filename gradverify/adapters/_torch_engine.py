@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters._torch_arrays import Array, Tensor, array, import_torch, place, tensor, tensors_in
-from gradverify.adapters._torch_direct import fixed, one_thread, unmoved, without_tape
+from gradverify.adapters._torch_direct import fixed, laid_out_alike, one_thread, unmoved, without_tape
 from gradverify.evaluate import LayerFailure
 
 _GUARDED = 1 << 24  # elements up to which a copy on another device is watched for being overwritten
@@ -214,7 +214,7 @@ class Engine:
 
     def _run(self, leaves: dict[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, ...]:
         with self._explained("forward"), fixed(self.device), one_thread(_elements(leaves)):
-            raw = self.call(dict(leaves), dict(options))
+            raw = laid_out_alike(lambda tensors: self.call(tensors, dict(options)), leaves, self.device)
         outputs = tensors_in(raw)
         if not outputs:
             raise LayerFailure("outputs", "forward", f"{self.name!r} returned no tensor but a {type(raw).__name__}")

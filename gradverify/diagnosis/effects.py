@@ -251,10 +251,12 @@ def second_order(evidence: Evidence) -> Diagnosis | None:
     if finding.property not in ("second_order", "second_special"):
         return None
     right = not examine(evidence.layer, evidence.case, properties.get("gradient")).findings
-    zero = finding.facts.get("ratio") in (None, 0.0)
-    how = "zero" if zero else "wrong"
+    ratio = finding.facts.get("ratio")
+    how = "zero" if not ratio else "wrong"
     first = "the first derivative is right, " if right else ""
     why = "a saved array is taken for a constant, or detached"
+    if not finding.facts.get("finite", True):
+        how, why = "not finite", "something overflows in the second backward, or is divided by zero"
     if finding.facts.get("nothing"):
         why = (
             "nothing of backward is recorded, as where it runs a kernel of its own; if it is meant to be "

@@ -177,6 +177,22 @@ def nearest(residual: Array, noise: Array, gap: Array) -> Array:
     return agrees
 
 
+def leaps(rate: Array) -> Array:
+    """Whether the smallest steps change the outputs as much as larger ones do, and as steadily, shape (n,).
+
+    The point then lies in a transition that is narrower than they are, as where a softmax of scores in the
+    millions has a tie: what the slope is within, no step tells.
+
+    Parameters
+    ----------
+    rate : difference quotients, shape (n, R), large steps first
+    """
+    change = (np.abs(rate) * RATIO ** -np.arange(rate.shape[1], dtype=float))[:, -SUPPORT - 1 :]
+    with np.errstate(invalid="ignore"):
+        steady: Array = change.min(axis=1) > 0.9 * change.max(axis=1)
+    return steady
+
+
 def _audible(point: Point, change: Array, noise: Array, scale: Array) -> Array:
     """Noise, shape (n, R), infinite where no step of an entry is heard above it though it is magnified rounding.
 
