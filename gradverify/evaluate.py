@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -199,7 +200,7 @@ def _authors_line(error: BaseException) -> str:
     if not frames:
         return ""
     frame = frames[-1]
-    return f" (line {frame.lineno} of {os.path.basename(frame.filename)}: {frame.line})"
+    return f" (line {frame.lineno} of {os.path.basename(frame.filename)}: {shorten(frame.line or '', 120)})"
 
 
 def _describe(value: Any) -> str:

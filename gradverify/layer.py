@@ -95,7 +95,8 @@ class Contraction:
     Attributes
     ----------
     options : of the layer
-    way : how copies go through one forward, "broadcast" or "batched": what was tried and gave the same as a loop
+    way : how copies are evaluated together, "broadcast", "batched" or "looped": what was tried and gave the same as
+        one by one
     weights, sigma : cotangents on the flat outputs, and the rounding noise of these, shape (K,)
     shapes : of the outputs
     coarse : steps are so large that outputs round more coarsely than at the point
@@ -129,6 +130,7 @@ class Hooks:
     batched : (stacked primals by name, options) -> outputs with the same leading axis
     broadcast : (primals by name, some with leading axes, options) -> outputs by the code's own broadcasting, tried
         before `batched`
+    looped : as `batched`, one copy after the other where the code computes; tried last
     slopes : (primals, name of one, flat entries of it, offsets a, offsets b, `Contraction`) -> for each entry the
         contracted change of the outputs from b to a, its noise, whether any moved, and the realised step: many
         differences at once, where the code computes
@@ -146,6 +148,7 @@ class Hooks:
     wants: Callable[..., Any] | None = None
     second: Callable[..., Any] | None = None
     batched: Callable[..., Any] | None = None
+    looped: Callable[..., Any] | None = None
     broadcast: Callable[..., Any] | None = None
     slopes: Callable[..., Any] | None = None
     twice: Callable[..., Mapping[str, Any] | None] | None = None

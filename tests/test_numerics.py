@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradverify import Case, Layer, Verdict, evaluate, tuning, verify
+from gradverify.checking import Settings, check_layer
 from gradverify.compare import judge, sweep
 from gradverify.differences import ladder, screen
 from gradverify.differences.central import best_step, central
 from gradverify.differences.complexstep import complex_step
+from gradverify.differences.inside import computes_in
 from gradverify.differences.point import Point
 from gradverify.properties import gradient, special
 from gradverify.registry import layers
@@ -306,6 +308,66 @@ def test_a_transition_narrower_than_any_step_is_left_open():
     assert outcome.findings == () and outcome.compared[0].verdicts[0] == Verdict.UNRESOLVED
     gentle = elementwise(lambda x: np.tanh(1e3 * x), lambda dy, x: dy * 1e4 / np.cosh(1e3 * x) ** 2)
     assert gradient.holds(gentle, Case("layer", {"x": np.array([0.0, 1e-3])})).findings
+
+
+def softmax_in_float32(x, W, v):
+    z = (x @ W).astype(np.float32)
+    e = np.exp(z - z.max(-1, keepdims=True))
+    p = e / e.sum(-1, keepdims=True)
+    return p.astype(x.dtype) @ v, (x, W, v, p)
+
+
+def softmax_in_float32_backward(dy, saved):
+    x, W, v, p = saved
+    dp = (dy @ v.T).astype(np.float32)
+    dz = (p * (dp - (dp * p).sum(-1, keepdims=True))).astype(x.dtype)
+    return dz @ W.T, x.T @ dz, p.astype(x.dtype).T @ dy
+
+
+def norm_in_float32(x):
+    z = x.astype(np.float32)
+    z = z - z.mean(-1, keepdims=True)
+    s = 1 / np.sqrt((z * z).mean(-1, keepdims=True) + np.float32(1e-5))
+    return (z * s).astype(x.dtype), (z * s, s)
+
+
+def norm_in_float32_backward(dy, saved):
+    y, s = saved
+    g = dy.astype(np.float32)
+    return (s * (g - g.mean(-1, keepdims=True) - y * (g * y).mean(-1, keepdims=True))).astype(dy.dtype)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Layer(softmax_in_float32, softmax_in_float32_backward, name="softmax", x="N D", W="D K", v="K H"),
+        Layer(norm_in_float32, norm_in_float32_backward, name="norm", x="N D"),
+    ],
+    ids=lambda layer: layer.name,
+)
+def test_code_that_computes_in_float32_inside_a_float64_run_is_judged_as_such(layer):
+    settings = Settings(examples=60, seed=2, properties=("gradient", "special"), shrink=False)
+    assert check_layer(layer, settings).findings == ()
+    wrong = layer.derive(backward=lambda dy, saved: _times(1.05, layer.backward(dy, saved)))
+    assert check_layer(wrong, settings).findings
+
+
+def _times(factor, gradients):
+    return tuple(factor * g for g in gradients) if isinstance(gradients, tuple) else factor * gradients
+
+
+def test_the_precision_inside_is_seen_at_ordinary_values():
+    for x in (np.array([[1.0, 2.0, 4.0]]), np.array([[0.0, 0.0, 1e9]])):
+        for forward, told in (
+            (norm_in_float32, np.float32),
+            (lambda x: ((x.astype(np.float16) ** 2).astype(float), None), np.float16),
+            (lambda x: (np.log(1 + 1e-6 * x * x), None), None),
+            (lambda x: (x + 1e9, None), None),
+            (lambda x: (np.rint(x), None), None),
+        ):
+            layer = Layer(forward, lambda dy, _: dy, name="inside", x="N D")
+            case, _ = evaluate.completed(layer, Case("inside", {"x": x}))
+            assert computes_in(Point(layer, case)) is told
 
 
 def rounded_output(scale):

@@ -85,6 +85,16 @@ def laid_out_alike(call: Callable[[dict[str, Any]], Any], tensors: dict[str, Any
     return call({name: t.contiguous() for name, t in tensors.items()})
 
 
+def one_by_one(call: Callable[[int], tuple[Any, ...]], count: int, device: Any) -> tuple[Any, ...]:
+    """Outputs of call(0), call(1), ..., stacked; each starts from the same random numbers. For use in `fixed`."""
+    generators, parts = _generators(device), []
+    for k in range(count):
+        for generator in generators:
+            generator.manual_seed(SEED)
+        parts.append(call(k))
+    return tuple(import_torch().stack(outputs) for outputs in zip(*parts))
+
+
 def _generators(device: Any) -> list[Any]:
     torch = import_torch()
     cuda = getattr(device, "type", "cpu") == "cuda"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters._torch_arrays import Array, Tensor, array, import_torch, place, tensor, tensors_in
-from gradverify.adapters._torch_direct import fixed, laid_out_alike, one_thread, unmoved, without_tape
+from gradverify.adapters._torch_direct import fixed, laid_out_alike, one_by_one, one_thread, unmoved, without_tape
 from gradverify.evaluate import LayerFailure
 
 _GUARDED = 1 << 24  # elements up to which a copy on another device is watched for being overwritten
@@ -166,18 +166,37 @@ class Engine:
         LayerFailure
             If the code cannot be vectorised; the caller goes copy by copy then.
         """
+        full, shared, _ = self._spread(stack)
+        try:
+            with import_torch().no_grad(), without_tape():
+                return tuple(array(y) for y in self._vectorised(full, shared, options))
+        except Exception as error:  # whatever it is, the loop says it better
+            raise LayerFailure("crash", "forward", f"not vectorised: {error}") from error
+
+    def looped(self, stack: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Array, ...]:
+        """As `batched`, by calling the code once for each copy, without a graph."""
+        full, shared, count = self._spread(stack)
+        leaves = {n: tensor(a, self.device, self.kernel) for n, a in full.items()}
+
+        def single(k: int) -> tuple[Tensor, ...]:
+            copy = {n: t if n in shared else t[k] for n, t in leaves.items()}
+            return tensors_in(self.call(copy, dict(options)))
+
+        try:
+            with import_torch().no_grad(), without_tape(), fixed(self.device), one_thread(_elements(leaves) // count):
+                return tuple(array(y) for y in one_by_one(single, count, self.device))
+        except Exception as error:  # whatever it is, the loop says it better
+            raise LayerFailure("crash", "forward", f"a copy fails: {error}") from error
+
+    def _spread(self, stack: Mapping[str, Array]) -> tuple[dict[str, Array], frozenset[str], int]:
+        """Primals in order, those that all copies share (without a leading axis), and the number of copies."""
         if set(stack) != set(self.names):
             raise LayerFailure("crash", "forward", "the stack lacks a primal")
-        torch = import_torch()
         count = max(a.shape[0] for a in stack.values())
         shared = frozenset(n for n, a in stack.items() if a.shape[0] == 1 < count and n not in self.updated)
         full = {n: stack[n][0] if n in shared else stack[n] for n in self.names}
         full |= {n: np.repeat(stack[n], count // stack[n].shape[0], axis=0) for n in self.updated}
-        try:
-            with torch.no_grad(), without_tape():
-                return tuple(array(y) for y in self._vectorised(full, shared, options))
-        except Exception as error:  # whatever it is, the loop says it better
-            raise LayerFailure("crash", "forward", f"not vectorised: {error}") from error
+        return full, shared, count
 
     def _vectorised(
         self, stack: Mapping[str, Array], shared: frozenset[str], options: Mapping[str, Any]

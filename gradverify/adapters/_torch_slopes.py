@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters._torch_arrays import Array, Tensor, import_torch, tensor, tensors_in
-from gradverify.adapters._torch_direct import fixed, one_thread, unmoved, without_tape
+from gradverify.adapters._torch_direct import fixed, one_by_one, one_thread, unmoved, without_tape
 from gradverify.adapters._torch_engine import Engine
 from gradverify.evaluate import LayerFailure
 from gradverify.layer import Contraction
@@ -94,8 +94,10 @@ class Slopes:
             count, shape = copies.shape[0], copies.shape[1:]
             if how.way == "broadcast":
                 raw = call(copies.view(count, *(1,) * (rank - len(shape)), *shape))
-            else:
+            elif how.way == "batched":
                 raw = mapped(copies)
+            else:
+                raw = one_by_one(lambda k: call(copies[k]), count, engine.device)
             if len(raw) != len(how.shapes):
                 raise ValueError("other outputs than one forward has")
             flat = [_leading(y, count, s) for y, s in zip(raw, how.shapes)]

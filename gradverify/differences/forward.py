@@ -78,19 +78,17 @@ class Forward:
         return hash((way, names, str(self.options), tuple(self.primals[n].shape for n in names)))
 
     def _ways(self) -> tuple[str, ...]:
-        """How a stack may go through one forward, cheapest first."""
+        """How a stack may be evaluated together, cheapest first."""
         hooks = self.layer.hooks
-        if hooks.batched is None:
-            return ("broadcast",)
-        return ("broadcast", "batched") if hooks.broadcast is not None else ("batched",)
+        own = tuple(way for way in ("broadcast", "batched", "looped") if getattr(hooks, way) is not None)
+        return own if hooks.batched is not None else ("broadcast", *own)
 
     def _stacked(self, stack: Mapping[str, Array], count: int, way: str) -> Array | None:
         hooks = self.layer.hooks
         try:
-            if way == "batched":
-                assert hooks.batched is not None
+            if way != "broadcast":
                 full = {n: stack.get(n, a[None]) for n, a in self.primals.items()}
-                raw = outputs_of(self.layer, hooks.batched(full, self.options))
+                raw = outputs_of(self.layer, getattr(hooks, way)(full, self.options))
             else:
                 rank = max(np.ndim(a) for a in self.primals.values())
                 padded = {n: a.reshape((count,) + (1,) * (rank - a.ndim + 1) + a.shape[1:]) for n, a in stack.items()}
@@ -135,26 +133,14 @@ class Forward:
         return True
 
     def _rows(self, stack: Mapping[str, Array], count: int) -> Array:
-        """One forward for each row; NaN where it raises, as it may at a large step (a singular matrix, a root).
-
-        Raises
-        ------
-        LayerFailure
-            If no row comes through.
-        """
+        """One forward for each row; NaN where it raises, as it may beyond a domain (a singular matrix, a root)."""
         rows = np.full((count, self.base.size), np.nan, self.base.dtype)
-        failure: LayerFailure | None = None
-        through = 0
         for k in range(count):
             try:
                 rows[k] = self._row(stack, k)[0]
-                through += 1
             except LayerFailure as error:
                 if error.kind != "crash":
                     raise
-                failure = error
-        if failure is not None and not through:
-            raise failure
         return rows
 
     def _row(self, stack: Mapping[str, Array], k: int) -> Array:

@@ -14,6 +14,7 @@ import numpy as np
 
 from gradverify.differences.central import NOISE_FACTOR, central
 from gradverify.differences.point import Point
+from gradverify.evaluate import LayerFailure
 from gradverify.types import Array, Case
 
 _FAR = 1e-6  # distance of the neighbours, in natural steps
@@ -40,7 +41,10 @@ def neighbours(
             part = step[slot.start : slot.stop].reshape(slot.shape)
             part = part[..., 0] + 1j * part[..., 1] if slot.complex else part
             moved[slot.name] = (point.primals[slot.name] + part).astype(point.primals[slot.name].dtype)
-        there = Point(point.layer, case.but(primals=moved), None, point.memory)
+        try:
+            there = Point(point.layer, case.but(primals=moved), None, point.memory)
+        except LayerFailure:  # beyond the edge of a domain
+            continue
         there.scale = point.scale  # what was zero is tiny now, and no measure of a step
         estimate, _, _ = central(there, entries, _STEP * reach)
         finite = np.isfinite(estimate.rounding)

@@ -35,6 +35,7 @@ class Point(Forward):
     dtype : floating type in which the forward is run; None takes the case's own
     memory : bytes of perturbed copies in flight at once
     outputs : of the layer's forward at the case, where they are known already
+    inside : floating type that the code computes in, where it is lower than that of the outputs
     """
 
     def __init__(
@@ -44,8 +45,12 @@ class Point(Forward):
         dtype: Any = None,
         memory: int | None = None,
         outputs: tuple[Array, ...] | None = None,
+        inside: Any = None,
     ) -> None:
         super().__init__(layer, case, dtype, outputs)
+        if inside is not None:
+            self.dtype = np.dtype(inside)
+            self.eps = float(np.finfo(inside).eps)
         self.memory = memory or MEMORY
         self.slots = tuple(self._slots())
         self.size = self.slots[-1].stop if self.slots else 0

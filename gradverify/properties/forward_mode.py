@@ -77,7 +77,8 @@ def _rounding(layer: Layer, case: Case, point: Point, direction: Array, forward:
         moved = case.but(primals={n: exact.nudge(a, rng) for n, a in case.primals.items()})
         pair = _pushed(layer, moved, point, direction), _pulled(layer, moved, point, direction)
         spread = max(spread, abs(pair[0] - pair[1]), abs(pair[0] - forward), abs(pair[1] - reverse))
-    cap = 1e-6 * max(abs(forward), abs(reverse))
+    loud = sum(float(np.sum(np.abs(v))) for v in case.cotangents or ())
+    cap = 1e-6 * max(abs(forward), abs(reverse), loud)  # of terms that may cancel
     return bound + 64 * point.eps * point.loudness + min(8 * spread, cap)
 
 

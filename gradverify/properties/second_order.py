@@ -89,10 +89,14 @@ def _along(raw: Mapping[str, Any], primal: str, d: Array) -> float:
 
 
 def _rounding(layer: Layer, case: Case, weights: Gradients) -> float:
-    """Rounding of <weights, gradient>: measured, and of terms as large as |v y| / |x|, which may cancel inside."""
+    """Rounding of <weights, gradient>: measured, and of terms as large as |v y|, or |v|, over |x|: they may cancel."""
     spreads = (exact.rounding(layer, case), exact.rounding_saved(layer, case))
     measured = max(sum(float(np.sum(np.abs(w) * s[n])) for n, w in weights.items() if n in s) for s in spreads)
-    terms = sum(float(np.sum(np.abs(w))) * exact.natural_size(layer, case, n) for n, w in weights.items())
+    loud = sum(float(np.sum(np.abs(v))) for v in case.cotangents or ())
+    terms = sum(
+        float(np.sum(np.abs(w))) * max(exact.natural_size(layer, case, n), loud / _unit(case, n))
+        for n, w in weights.items()
+    )
     return measured + 4 * np.finfo(float).eps * terms
 
 
@@ -178,7 +182,10 @@ def _slope(layer: Layer, case: Case, name: str, d: Array, weights: Gradients, ro
     sizes: list[float] = []
 
     def at(h: float) -> float:
-        g = exact.gradients(layer, case.but(primals={**case.primals, name: case.primals[name] + h * d}))
+        try:
+            g = exact.gradients(layer, case.but(primals={**case.primals, name: case.primals[name] + h * d}))
+        except LayerFailure:  # as a large step out of the domain may
+            return np.nan
         sizes.append(sum(float(np.sum(np.abs(weights[n] * g[n]))) for n in g))
         return sum(float(np.sum(weights[n] * g[n])) for n in g)
 

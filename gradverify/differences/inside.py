@@ -1,0 +1,69 @@
+"""The precision that code computes in, where that is lower than what it is given and what it returns.
+
+A softmax that is taken in float32 inside a float64 run rounds values in it, and no output tells: its differences
+resolve what float32 resolves, and its gradient has the digits of float32. It is judged as code in float32 is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gradverify.evaluate import LayerFailure
+from gradverify.types import Array
+
+if TYPE_CHECKING:
+    from gradverify.differences.point import Point
+
+_UNHEARD = 2.0**-34  # relative change that float64 hears, and float32 does not
+_HEARD = ((2.0**-18, np.float32), (2.0**-8, np.float16))  # and the first larger one that is heard tells which it is
+_ULPS = 8.0  # units in the last place of an output that the small change would make, judged by the larger one
+
+
+def computes_in(point: Point) -> Any:
+    """float32 or float16 where the code computes in it, else None.
+
+    Tried on primals near 1, so that nothing has settled and nothing cancels, for one primal after the other.
+    """
+    if point.dtype != np.float64:
+        return None
+    rng = np.random.default_rng(point.size)
+    tame = {name: _tame(point, name, rng) for name in point.primals}
+    found = []
+    try:
+        base = _flat(point, tame)
+        for slot in point.slots:
+            changes = []
+            for part in (_UNHEARD, *(step for step, _ in _HEARD)):
+                away = part * rng.choice([-1.0, 1.0], tame[slot.name].shape)
+                with np.errstate(all="ignore"):
+                    changes.append(np.abs(_flat(point, {**tame, slot.name: tame[slot.name] * (1 + away)}) - base))
+            found += [_told(base, changes)]
+    except LayerFailure:
+        return None
+    return next((kind for _, kind in reversed(_HEARD) if kind in found), None)
+
+
+def _told(base: Array, changes: list[Array]) -> Any:
+    """The type that the changes of the outputs tell of: nothing at the first step, much at another."""
+    if not np.isfinite(base).all() or changes[0].any():
+        return None
+    for change, (step, kind) in zip(changes[1:], _HEARD):
+        if change.any():
+            expected = change * (_UNHEARD / step)
+            return kind if np.any(expected > _ULPS * np.spacing(np.abs(base))) else None
+    return None
+
+
+def _tame(point: Point, name: str, rng: np.random.Generator) -> Array:
+    """Real values of either sign between 1 and 2 where any are legal; what the point has where they may not be."""
+    array = point.primals[name]
+    if point.layer.primal(name).domain.name not in ("real", "complex"):
+        return array
+    signs = np.where(array == 0, rng.choice([-1.0, 1.0], array.shape), np.sign(array.real))
+    return np.asarray(signs * rng.uniform(1.0, 2.0, array.shape)).astype(array.dtype)
+
+
+def _flat(point: Point, primals: dict[str, Array]) -> Array:
+    return np.concatenate([np.ravel(y).astype(complex) for y in point.call(primals)]).view(float)
