@@ -16,7 +16,7 @@ from gradverify.types import Array
 if TYPE_CHECKING:
     from gradverify.differences.point import Point
 
-_UNHEARD = 2.0**-34  # relative change that float64 hears, and float32 does not
+_UNHEARD = 2.0**-32  # relative change that float64 hears, and float32 only where a value is about to be rounded up
 _HEARD = ((2.0**-18, np.float32), (2.0**-8, np.float16))  # and the first larger one that is heard tells which it is
 _ULPS = 8.0  # units in the last place of an output that the small change would make, judged by the larger one
 
@@ -33,6 +33,7 @@ def computes_in(point: Point) -> Any:
     found = []
     try:
         base = _flat(point, tame)
+        found.append(_held(base))
         for slot in point.slots:
             changes = []
             for part in (_UNHEARD, *(step for step, _ in _HEARD)):
@@ -45,22 +46,33 @@ def computes_in(point: Point) -> Any:
     return next((kind for _, kind in reversed(_HEARD) if kind in found), None)
 
 
+def _held(base: Array) -> Any:
+    """The type that holds every output exactly, though they are no round numbers."""
+    finite = base[np.isfinite(base)]
+    several = np.sum(np.frexp(finite)[0] * 256 % 1 != 0) > 1
+    with np.errstate(over="ignore"):
+        exact = [kind for _, kind in _HEARD if several and (finite.astype(kind) == finite).all()]
+    return exact[-1] if exact else None
+
+
 def _told(base: Array, changes: list[Array]) -> Any:
-    """The type that the changes of the outputs tell of: nothing at the first step, much at another."""
-    if not np.isfinite(base).all() or changes[0].any():
+    """The type that the changes of the outputs tell of: most are silent at the first step, and should not be."""
+    if not np.isfinite(base).all():
         return None
     for change, (step, kind) in zip(changes[1:], _HEARD):
         if change.any():
-            expected = change * (_UNHEARD / step)
-            return kind if np.any(expected > _ULPS * np.spacing(np.abs(base))) else None
+            due = change * (_UNHEARD / step) > _ULPS * np.spacing(np.abs(base))
+            return kind if due.any() and np.mean(changes[0][due] == 0) > 0.5 else None
     return None
 
 
 def _tame(point: Point, name: str, rng: np.random.Generator) -> Array:
-    """Real values of either sign between 1 and 2 where any are legal; what the point has where they may not be."""
+    """Values between 1 and 2 in size where any are legal; else about what the point has, with all digits in use."""
     array = point.primals[name]
-    if point.layer.primal(name).domain.name not in ("real", "complex"):
+    if array.dtype.kind not in "fc":
         return array
+    if point.layer.primal(name).domain.name not in ("real", "complex"):
+        return np.asarray(array * (1 - 1e-3 * rng.uniform(0.0, 1.0, array.shape))).astype(array.dtype)
     signs = np.where(array == 0, rng.choice([-1.0, 1.0], array.shape), np.sign(array.real))
     return np.asarray(signs * rng.uniform(1.0, 2.0, array.shape)).astype(array.dtype)
 
