@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradverify.differences import ladder
+from gradverify.differences.apart import legal
 from gradverify.differences.central import NOISE_FACTOR, best_step, central, paired
 from gradverify.differences.chain import blocks, chain
 from gradverify.differences.coincidence import coincident
@@ -93,6 +94,10 @@ def sweep(
         wrong = wrong[~coarse]
     if wrong.size:
         wrong = _kinks(point, result, analytic, wrong)
+    if wrong.size and case is not None and point.layer.declared.kinks == "between":
+        apart = legal(point, case, wrong, analytic[wrong])
+        result.verdicts[wrong[apart]] = KINK
+        wrong = wrong[~apart]
     if wrong.size and case is not None:
         accepted, unclear = explained(point, case, wrong, analytic[wrong], result.numerical[wrong])
         result.verdicts[wrong[accepted]] = KINK

@@ -310,6 +310,28 @@ def test_a_transition_narrower_than_any_step_is_left_open():
     assert gradient.holds(gentle, Case("layer", {"x": np.array([0.0, 1e-3])})).findings
 
 
+def test_every_output_may_choose_among_its_ties_for_itself():
+    """No order of the entries gives one window its first tie and the next one its last."""
+    windows = np.array([[0, 1, 2], [1, 2, 3], [0, 2, 3], [3, 1, 0], [2, 3, 1]])
+
+    def forward(x):
+        return x[windows].max(-1), x
+
+    def backward(dy, x, factor=1.0):
+        g = np.zeros_like(x)
+        for k, window in enumerate(windows):
+            tied = window[x[window] == x[window].max()]
+            g[tied[-1] if k % 2 else tied[0]] += factor * dy[k]
+        return g
+
+    layer = Layer(forward, backward, name="choices", x="4")
+    case = Case("choices", {"x": np.full(4, -1.0)}, cotangents=(np.array([1.9, -1.6, -1.3, 0.4, 1.5]),))
+    outcome = gradient.holds(layer, case)
+    assert outcome.findings == () and (outcome.compared[0].verdicts == Verdict.KINK).any()
+    thrice = layer.derive(backward=lambda dy, x: backward(dy, x, 3.0))
+    assert gradient.holds(thrice, case).findings
+
+
 def softmax_in_float32(x, W, v):
     z = (x @ W).astype(np.float32)
     e = np.exp(z - z.max(-1, keepdims=True))

@@ -1,0 +1,79 @@
+"""Outputs taken apart: whether a backward picks, for each output, a slope between those of its two sides.
+
+At a tie every window of a pooling layer may choose for itself, one this entry and another that. The sum over the
+outputs, with cotangents of either sign, then lies outside of its own two slopes, and outside of those that any
+neighbour of the point has. Each output on its own tells that the choice is legal.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradverify import evaluate
+from gradverify.differences.central import NOISE_FACTOR
+from gradverify.differences.point import Point
+from gradverify.evaluate import LayerFailure
+from gradverify.types import Array, Case
+
+_MOST, _LIMIT = 256, 16  # outputs that are taken apart, entries that are looked at
+_STEP = 1e-7  # in natural units, for the slopes of the two sides
+_CLOSE = 1e-6  # of the slopes: what a step of that size bends
+
+
+def legal(point: Point, case: Case, entries: Array, analytic: Array) -> Array:
+    """Which entries are at a kink of some outputs, and between the slopes of the two sides in every one, shape (n,).
+
+    Parameters
+    ----------
+    entries : flat indices, shape (n,)
+    analytic : of these entries, shape (n,)
+    """
+    found = np.zeros(entries.size, bool)
+    real = all(y.dtype.kind == "f" for y in point.at_point)
+    if not real or point.grid is not None or entries.size > _LIMIT:
+        return found
+    left, right, noise = _sides(point, entries)
+    slack = noise + _CLOSE * np.maximum(np.abs(left), np.abs(right))
+    kinked = np.abs(right - left) > 4 * slack
+    touched = np.flatnonzero((kinked | (np.abs(left) + np.abs(right) > slack)).any(axis=0))
+    if touched.size > _MOST or not kinked.any():
+        return found
+    try:
+        slopes = np.array([_row(point, case, entries, int(k)) for k in touched]).T
+    except LayerFailure:
+        return found
+    low, high = (np.minimum(left, right) - slack)[:, touched], (np.maximum(left, right) + slack)[:, touched]
+    between = np.all((low <= slopes) & (slopes <= high), axis=1)
+    weights = point.weights[touched]
+    whole = np.abs(slopes @ weights - analytic) <= 1e-9 * (np.abs(slopes) @ np.abs(weights))
+    return np.asarray(kinked.any(axis=1) & between & whole)
+
+
+def _sides(point: Point, entries: Array) -> tuple[Array, Array, Array]:
+    """Slopes of every output below and above each entry, and their rounding, shape (n, K)."""
+    n, rows = entries.size, np.arange(entries.size)
+    step = _STEP * point.scale[entries]
+    flat = np.tile(point.values, (2 * n, 1))
+    flat[rows, entries] += step
+    flat[n + rows, entries] -= step
+    y = point.outputs(point.unpacked(flat, point.slots), 2 * n)
+    up = (flat[rows, entries] - point.values[entries])[:, None]
+    down = (point.values[entries] - flat[n + rows, entries])[:, None]
+    with np.errstate(all="ignore"):
+        return (point.base - y[n:]) / down, (y[:n] - point.base) / up, NOISE_FACTOR * point.sigma / step[:, None]
+
+
+def _row(point: Point, case: Case, entries: Array, output: int) -> Array:
+    """The analytic derivatives of one flat output, shape (n,)."""
+    cotangents, start = [], 0
+    for y in point.at_point:
+        one = np.zeros(y.size, y.dtype)
+        if start <= output < start + y.size:
+            one[output - start] = 1.0
+        cotangents.append(one.reshape(y.shape))
+        start += y.size
+    given = tuple(cotangents)
+    raw = evaluate.gradients(point.layer, point.primals, case.options, given)
+    good, _ = evaluate.usable(point.layer, case.but(primals=point.primals, cotangents=given), raw)
+    declared = point.layer.declared
+    return point.vector({name: np.asarray(g) / declared.factor_of(name) for name, g in good.items()})[entries]
