@@ -24,5 +24,5 @@ class Entry:
     make: Callable[[], Layer]
     judgement: str = "right"
     note: str = ""
-    examples: int = 10
+    examples: int = 5
     properties: tuple[str, ...] | None = None

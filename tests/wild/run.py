@@ -39,6 +39,11 @@ PACKAGES = (
     Package("autograd==1.9.1", "autograd_"),
     Package("neuralnetlib==4.4.0", "neuralnetlib_"),
     Package("neuralnetlib==5.0.0", "neuralnetlib_"),
+    Package(
+        "torch==2.13.0",
+        "torch_",
+        ("sympy", "mpmath", "networkx", "jinja2", "MarkupSafe", "fsspec", "filelock", "typing_extensions"),
+    ),
 )
 
 

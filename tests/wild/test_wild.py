@@ -24,6 +24,7 @@ HERE = Path(__file__).parent
         "autograd",
         "neuralnetlib==4.4.0",
         "neuralnetlib==5.0.0",
+        "torch==2.13.0",
     ],
 )
 def test_bugs_are_found_and_right_layers_give_no_alarm(package, tmp_path):
