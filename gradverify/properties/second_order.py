@@ -55,14 +55,13 @@ def holds(layer: Layer, case: Case, name: str = NAME) -> Outcome:
     findings = []
     for primal in layer.differentiable:
         d = rng.choice([-1.0, 1.0], np.shape(case.primals[primal.name])) * rng.uniform(1.0, 2.0)
-        claimed = _along(raw, primal.name, d)
-        slope = _slope(layer, case, primal.name, d, weights)
+        line = _Line(layer, case, primal.name, d, weights)
+        claimed, slope = line.claimed(raw), line.slope()
         if slope.smooth and not slope.allows(claimed):
-            rounding = _rounding(layer, case, weights)
-            slope = _slope(layer, case, primal.name, d, weights, rounding)
-            slack = 4 * rounding / _unit(case, primal.name) + _spread(layer, case, primal.name, d, weights, claimed)
-            doubtful = not slope.smooth or slope.allows(claimed, slack)
-            if not doubtful and not _kink(layer, case, primal.name, d, weights, abs(claimed - slope.value), claimed):
+            rounding = line.rounding()
+            slope = line.slope(rounding)
+            doubtful = not slope.smooth or slope.allows(claimed, 4 * rounding / line.unit + line.spread(claimed))
+            if not doubtful and not line.kinked(claimed, abs(claimed - slope.value)):
                 findings.append(_finding(name, case, primal.name, claimed, slope, not raw))
     return Outcome(name, tuple(findings), entries=len(layer.differentiable))
 
@@ -73,95 +72,6 @@ def _second(layer: Layer, case: Case, weights: Gradients) -> Mapping[str, Any]:
     arguments = evaluate.copies(case.primals), exact.copied(case.cotangents or ()), dict(weights)
     raw: Mapping[str, Any] = evaluate.guarded("second backward", layer.hooks.second, *arguments, **case.options)
     return raw
-
-
-def _along(raw: Mapping[str, Any], primal: str, d: Array) -> float:
-    """What the second backward says along a direction; nothing said is zero."""
-    got = raw.get(primal)
-    if got is not None and np.shape(got) != d.shape:
-        raise LayerFailure(
-            "shape",
-            "second backward",
-            f"the second gradient of {primal} has shape {np.shape(got)}, {primal} has {d.shape}",
-            primal,
-        )
-    return 0.0 if got is None else float(np.sum(np.asarray(got) * d))
-
-
-def _rounding(layer: Layer, case: Case, weights: Gradients) -> float:
-    """Rounding of <weights, gradient>: measured, and of terms as large as |v y|, or |v|, over |x|: they may cancel."""
-    spreads = (exact.rounding(layer, case), exact.rounding_saved(layer, case))
-    measured = max(sum(float(np.sum(np.abs(w) * s[n])) for n, w in weights.items() if n in s) for s in spreads)
-    loud = sum(float(np.sum(np.abs(v))) for v in case.cotangents or ())
-    terms = sum(
-        float(np.sum(np.abs(w))) * max(exact.natural_size(layer, case, n), loud / _unit(case, n))
-        for n, w in weights.items()
-    )
-    return measured + 4 * np.finfo(float).eps * terms
-
-
-def _spread(layer: Layer, case: Case, primal: str, d: Array, weights: Gradients, claimed: float) -> float:
-    """Measured rounding of the second backward itself."""
-    rng, found = case.rng(11), 0.0
-    for _ in range(4):
-        moved = case.but(primals={n: exact.nudge(a, rng) for n, a in case.primals.items()})
-        found = max(found, abs(_along(_second(layer, moved, weights), primal, d) - claimed))
-    return 8 * found if np.isfinite(found) else 0.0
-
-
-def _kink(layer: Layer, case: Case, primal: str, d: Array, weights: Gradients, gap: float, claimed: float) -> bool:
-    """Whether the first backward has a kink at the point, and the second gives a slope of a neighbour.
-
-    Slopes at neighbours differ by more than the disagreement's twentieth, and as much at nearer ones: those of a
-    smooth gradient do not.
-    """
-    if not np.isfinite(claimed):
-        return False
-    far, near = (_slopes_beside(layer, case, primal, d, weights, reach) for reach in (_BESIDE, _BESIDE / 8))
-    told = np.concatenate([far, near])
-    if not np.isfinite(told).all() or min(np.ptp(far), np.ptp(near)) <= 0.05 * gap:
-        return False
-    return bool(told.min() - 0.02 * gap <= claimed <= told.max() + 0.02 * gap)
-
-
-def _unit(case: Case, primal: str) -> float:
-    """Root mean square of a primal, 1 where that is 0: the size of a step."""
-    array = case.primals[primal]
-    return (float(np.sqrt(np.mean(np.abs(array) ** 2))) if array.size else 0.0) or 1.0
-
-
-def _slopes_beside(layer: Layer, case: Case, primal: str, d: Array, weights: Gradients, reach: float) -> Array:
-    """Slopes of <weights, gradient> along d at neighbours, by one central difference each."""
-    rng, found = case.rng(12), []
-    names = [p.name for p in layer.differentiable]
-    for _ in range(_NEIGHBOURS):
-        moved = dict(case.primals)
-        for n in names:
-            size = np.maximum(
-                np.abs(moved[n]), float(np.sqrt(np.mean(np.abs(moved[n]) ** 2))) if moved[n].size else 0.0
-            )
-            away = rng.choice([-1.0, 1.0], np.shape(moved[n])) * rng.uniform(0.5, 1.5, np.shape(moved[n]))
-            moved[n] = moved[n] + reach * away * np.where(size > 0, size, 1.0)
-        h = 0.01 * reach
-        ends = (exact.gradients(layer, case.but(primals={**moved, primal: moved[primal] + s * h * d})) for s in (1, -1))
-        plus, minus = (sum(float(np.sum(weights[n] * g[n])) for n in g) for g in ends)
-        found.append((plus - minus) / (2 * h))
-    return np.array(found)
-
-
-def _finding(name: str, case: Case, primal: str, claimed: float, slope: _Slope, nothing: bool) -> Finding:
-    message = (
-        f"the second derivative along {primal} is {claimed:.8g}, differences of the first backward "
-        f"give {slope.value:.8g} ± {slope.bound:.1g}"
-    )
-    distance = abs(claimed - slope.value)
-    severity = distance / slope.bound if slope.bound and np.isfinite(distance) else float("inf")
-    facts = {
-        "ratio": claimed / slope.value if slope.value else None,
-        "nothing": nothing,
-        "finite": bool(np.isfinite(claimed)),
-    }
-    return Finding(name, "wrong", primal, message, case, severity=severity, facts=facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,26 +87,132 @@ class _Slope:
         return abs(claimed - self.value) <= self.bound + slack + 1e-6 * abs(self.value)
 
 
-def _slope(layer: Layer, case: Case, name: str, d: Array, weights: Gradients, rounding: float = 0.0) -> _Slope:
-    steps = ladder.rungs(np.finfo(float).eps, 0.25) * _unit(case, name)
-    sizes: list[float] = []
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """<weights, gradient> along a direction of one primal: what the second backward says of it, and differences.
 
-    def at(h: float) -> float:
+    Attributes
+    ----------
+    direction : shape of the primal
+    weights : by primal name, in the shapes of the gradients
+    """
+
+    layer: Layer
+    case: Case
+    primal: str
+    direction: Array
+    weights: Gradients
+
+    @property
+    def unit(self) -> float:
+        """The size of a step."""
+        return _size(self.case.primals[self.primal])
+
+    def claimed(self, raw: Mapping[str, Any]) -> float:
+        """What the second backward says along the direction; nothing said is zero."""
+        got = raw.get(self.primal)
+        if got is not None and np.shape(got) != self.direction.shape:
+            raise LayerFailure(
+                "shape",
+                "second backward",
+                f"the second gradient of {self.primal} has shape {np.shape(got)}, {self.primal} has "
+                f"{self.direction.shape}",
+                self.primal,
+            )
+        return 0.0 if got is None else float(np.sum(np.asarray(got) * self.direction))
+
+    def at(self, h: float, primals: Mapping[str, Array] | None = None) -> tuple[float, float]:
+        """<weights, gradient> at a distance, and the size of what adds up to it; NaN beyond the domain."""
+        given = self.case.primals if primals is None else primals
+        moved = {**given, self.primal: given[self.primal] + h * self.direction}
         try:
-            g = exact.gradients(layer, case.but(primals={**case.primals, name: case.primals[name] + h * d}))
-        except LayerFailure:  # as a large step out of the domain may
-            return np.nan
-        sizes.append(sum(float(np.sum(np.abs(weights[n] * g[n]))) for n in g))
-        return sum(float(np.sum(weights[n] * g[n])) for n in g)
+            g = exact.gradients(self.layer, self.case.but(primals=moved))
+        except LayerFailure:
+            return np.nan, 0.0
+        terms = [self.weights[n] * g[n] for n in g]
+        return sum(float(np.sum(t)) for t in terms), sum(float(np.sum(np.abs(t))) for t in terms)
 
-    right, left, here = np.array([at(h) for h in steps]), np.array([at(-h) for h in steps]), at(0.0)
-    noise = (16 * np.finfo(float).eps * max(sizes) + 4 * rounding) / (2 * steps)
-    both = ladder.select(((right - left) / (2 * steps))[None], noise[None], (2, 4, 6))
-    value, bound = float(both.value[0]), float(both.bound[0])
-    sides = [ladder.select((rise / steps)[None], 2 * noise[None], (1, 2, 3)) for rise in (right - here, here - left)]
-    slack = sum(float(side.bound[0]) for side in sides) + bound
-    apart = max(abs(float(side.value[0]) - value) for side in sides)
-    return _Slope(value, bound, bool(np.isfinite(value + slack) and apart <= slack + 1e-6 * abs(value)))
+    def slope(self, rounding: float = 0.0) -> _Slope:
+        """By a ladder of central differences, and whether one-sided ones tell the same."""
+        steps = ladder.rungs(np.finfo(float).eps, 0.25) * self.unit
+        ends = np.array([[self.at(h), self.at(-h)] for h in steps])
+        here, size = self.at(0.0)
+        right, left = ends[:, 0, 0], ends[:, 1, 0]
+        sizes = np.append(ends[..., 1], size)
+        top = sizes[np.isfinite(sizes)].max(initial=0.0)
+        noise = (16 * np.finfo(float).eps * top + 4 * rounding) / (2 * steps)
+        both = ladder.select(((right - left) / (2 * steps))[None], noise[None], (2, 4, 6))
+        value, bound = float(both.value[0]), float(both.bound[0])
+        sides = [
+            ladder.select((rise / steps)[None], 2 * noise[None], (1, 2, 3)) for rise in (right - here, here - left)
+        ]
+        slack = sum(float(side.bound[0]) for side in sides) + bound
+        apart = max(abs(float(side.value[0]) - value) for side in sides)
+        return _Slope(value, bound, bool(np.isfinite(value + slack) and apart <= slack + 1e-6 * abs(value)))
+
+    def rounding(self) -> float:
+        """Of <weights, gradient>: measured, and of terms as large as |v y|, or |v|, over |x|, which may cancel."""
+        layer, case = self.layer, self.case
+        spreads = (exact.rounding(layer, case), exact.rounding_saved(layer, case))
+        measured = [sum(float(np.sum(np.abs(w) * s[n])) for n, w in self.weights.items() if n in s) for s in spreads]
+        loud = sum(float(np.sum(np.abs(v))) for v in case.cotangents or ())
+        terms = sum(
+            float(np.sum(np.abs(w))) * max(exact.natural_size(layer, case, n), loud / _size(case.primals[n]))
+            for n, w in self.weights.items()
+        )
+        return max(measured) + 4 * np.finfo(float).eps * terms
+
+    def spread(self, claimed: float) -> float:
+        """Measured rounding of what the second backward says."""
+        rng, found = self.case.rng(11), 0.0
+        for _ in range(4):
+            moved = self.case.but(primals={n: exact.nudge(a, rng) for n, a in self.case.primals.items()})
+            found = max(found, abs(self.claimed(_second(self.layer, moved, self.weights)) - claimed))
+        return 8 * found if np.isfinite(found) else 0.0
+
+    def kinked(self, claimed: float, gap: float) -> bool:
+        """Whether the first backward has a kink at the point, and the second gives a slope of a neighbour.
+
+        Slopes at neighbours differ by more than the disagreement's twentieth, and as much at nearer ones: those of
+        a smooth gradient do not.
+        """
+        far, near = self._beside(_BESIDE), self._beside(_BESIDE / 8)
+        told = np.concatenate([far, near])
+        if not np.isfinite(claimed) or not np.isfinite(told).all() or min(np.ptp(far), np.ptp(near)) <= 0.05 * gap:
+            return False
+        return bool(told.min() - 0.02 * gap <= claimed <= told.max() + 0.02 * gap)
+
+    def _beside(self, reach: float) -> Array:
+        """Slopes at neighbours, by one central difference each."""
+        rng, found, h = self.case.rng(12), [], 0.01 * reach
+        for _ in range(_NEIGHBOURS):
+            moved = dict(self.case.primals)
+            for primal in self.layer.differentiable:
+                array = moved[primal.name]
+                away = rng.choice([-1.0, 1.0], np.shape(array)) * rng.uniform(0.5, 1.5, np.shape(array))
+                moved[primal.name] = array + reach * away * np.maximum(np.abs(array), _size(array))
+            found.append((self.at(h, moved)[0] - self.at(-h, moved)[0]) / (2 * h))
+        return np.array(found)
+
+
+def _size(array: Array) -> float:
+    """Root mean square; 1 where that is 0."""
+    return (float(np.sqrt(np.mean(np.abs(array) ** 2))) if array.size else 0.0) or 1.0
+
+
+def _finding(name: str, case: Case, primal: str, claimed: float, slope: _Slope, nothing: bool) -> Finding:
+    message = (
+        f"the second derivative along {primal} is {claimed:.8g}, differences of the first backward "
+        f"give {slope.value:.8g} ± {slope.bound:.1g}"
+    )
+    distance = abs(claimed - slope.value)
+    severity = distance / slope.bound if slope.bound and np.isfinite(distance) else float("inf")
+    facts = {
+        "ratio": claimed / slope.value if slope.value else None,
+        "nothing": nothing,
+        "finite": bool(np.isfinite(claimed)),
+    }
+    return Finding(name, "wrong", primal, message, case, severity=severity, facts=facts)
 
 
 def _add(name: str, says: str, special: bool, implied_by: tuple[str, ...]) -> None:
