@@ -66,7 +66,10 @@ def _kinked(point: Point, case: Case, entries: Array, k: int) -> tuple[Array, Ar
     if varied is None:
         return np.zeros(entries.size, bool), np.zeros(entries.size, bool)
     there, analytic = varied
-    right, left = (ladder.entrywise(there, entries, side=side) for side in (+1, -1))
+    try:
+        right, left = (ladder.entrywise(there, entries, side=side) for side in (+1, -1))
+    except LayerFailure:  # beyond the edge of a domain
+        return np.zeros(entries.size, bool), np.zeros(entries.size, bool)
     return _between(analytic[entries], left, right)
 
 

@@ -43,6 +43,7 @@ class Forward:
         self.primals = cast(case.primals, dtype) if dtype is not None else dict(case.primals)
         self.forwards = 1  # evaluations, however many of them go through one call
         self._probed: set[int] = set()  # stacks that gave the same as a loop did
+        self._through = False  # whether any perturbed copy has come through one by one
         self._at = {name: np.array(a) for name, a in self.primals.items()} if layer.declared.surrogate else {}
         known = outputs if dtype is None and layer.declared.surrogate is None else None
         self.at_point = self.call(self.primals) if known is None else known
@@ -133,14 +134,25 @@ class Forward:
         return True
 
     def _rows(self, stack: Mapping[str, Array], count: int) -> Array:
-        """One forward for each row; NaN where it raises, as it may beyond a domain (a singular matrix, a root)."""
+        """One forward for each row; NaN where it raises, as it may beyond a domain (a singular matrix, a root).
+
+        Raises
+        ------
+        LayerFailure
+            If none has come through yet, of these or earlier ones, but the point itself: nothing is learnt here.
+        """
         rows = np.full((count, self.base.size), np.nan, self.base.dtype)
+        failure: LayerFailure | None = None
         for k in range(count):
             try:
                 rows[k] = self._row(stack, k)[0]
+                self._through |= any(not np.array_equal(a[k], self.primals[n]) for n, a in stack.items())
             except LayerFailure as error:
                 if error.kind != "crash":
                     raise
+                failure = error
+        if failure is not None and not (self._through or self._probed):
+            raise failure
         return rows
 
     def _row(self, stack: Mapping[str, Array], k: int) -> Array:

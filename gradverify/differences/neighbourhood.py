@@ -43,10 +43,10 @@ def neighbours(
             moved[slot.name] = (point.primals[slot.name] + part).astype(point.primals[slot.name].dtype)
         try:
             there = Point(point.layer, case.but(primals=moved), None, point.memory)
+            there.scale = point.scale  # what was zero is tiny now, and no measure of a step
+            estimate, _, _ = central(there, entries, _STEP * reach)
         except LayerFailure:  # beyond the edge of a domain
             continue
-        there.scale = point.scale  # what was zero is tiny now, and no measure of a step
-        estimate, _, _ = central(there, entries, _STEP * reach)
         finite = np.isfinite(estimate.rounding)
         found[k], rounding[k] = (np.where(finite, a, np.nan) for a in (estimate.value, estimate.rounding))
     return found, rounding
