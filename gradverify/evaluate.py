@@ -246,6 +246,18 @@ def _tenths(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     return np.where(rng.random(shape) < 0.45, -magnitude, magnitude)
 
 
+def unit_cotangents(cotangents: tuple[Array, ...], output: int) -> tuple[Array, ...]:
+    """Cotangents of these shapes and types that are one at a place of all flat outputs, and zero elsewhere."""
+    made, start = [], 0
+    for v in cotangents:
+        flat = np.zeros(v.size, v.dtype)
+        if start <= output < start + v.size:
+            flat[output - start] = 1
+        made.append(flat.reshape(v.shape))
+        start += v.size
+    return tuple(made)
+
+
 def completed(layer: Layer, case: Case) -> tuple[Case, tuple[Array, ...]]:
     """The Case with cotangents, drawn if it has none, and the outputs at its point.
 

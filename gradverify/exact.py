@@ -226,9 +226,13 @@ def natural_size(layer: Layer, case: Case, primal: str) -> float:
     """Size of the terms that a gradient is a sum of, also where they cancel: |v y| / |x|."""
     outputs = evaluate.run(layer, evaluate.copies(case.primals), case.options).outputs
     loudness = sum(float(np.abs(v * y).sum()) for v, y in zip(case.cotangents or (), outputs) if y.dtype.kind in "fc")
-    x = np.abs(np.asarray(case.primals[primal]))
-    scale = float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) if x.size else 1.0
-    return loudness / (scale or 1.0) if np.isfinite(loudness) else 0.0
+    return loudness / size(case.primals[primal]) if np.isfinite(loudness) else 0.0
+
+
+def size(array: Array) -> float:
+    """Root mean square of the entries, 1 where that is 0."""
+    x = np.abs(np.asarray(array))
+    return (float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) if x.size else 0.0) or 1.0
 
 
 def _tiny(array: Array) -> float:

@@ -54,6 +54,11 @@ def launched(kernel, out, *tensors, **constants):
     return out
 
 
+def pulled_back(ctx, g, mean=True):
+    (y,) = ctx.saved_tensors
+    return launched(softmax_rows_backward, torch.empty_like(y), y, g, MEAN=mean)
+
+
 class Softmax(torch.autograd.Function):
     """Along rows; kernels read every tensor as if it were contiguous."""
 
@@ -66,16 +71,14 @@ class Softmax(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, g):
-        (y,) = ctx.saved_tensors
-        return launched(softmax_rows_backward, torch.empty_like(y), y, g.contiguous(), MEAN=True)
+        return pulled_back(ctx, g.contiguous())
 
 
 class WithoutTheMean(Softmax):
     @staticmethod
     @once_differentiable
     def backward(ctx, g):
-        (y,) = ctx.saved_tensors
-        return launched(softmax_rows_backward, torch.empty_like(y), y, g.contiguous(), MEAN=False)
+        return pulled_back(ctx, g.contiguous(), mean=False)
 
 
 class TakesGradientsAsTheyLie(Softmax):
@@ -84,8 +87,7 @@ class TakesGradientsAsTheyLie(Softmax):
     @staticmethod
     @once_differentiable
     def backward(ctx, g):
-        (y,) = ctx.saved_tensors
-        return launched(softmax_rows_backward, torch.empty_like(y), y, g, MEAN=True)
+        return pulled_back(ctx, g)
 
 
 class Unmarked(Softmax):
@@ -93,8 +95,7 @@ class Unmarked(Softmax):
 
     @staticmethod
     def backward(ctx, g):
-        (y,) = ctx.saved_tensors
-        return launched(softmax_rows_backward, torch.empty_like(y), y, g.contiguous(), MEAN=True)
+        return pulled_back(ctx, g.contiguous())
 
 
 def check(target, *properties, examples=4, **declaration):

@@ -403,10 +403,11 @@ def test_tied_entries_of_a_quantised_output_raise_no_alarm():
 
 
 @pytest.mark.parametrize(
-    ("ties", "place", "dtype"),
-    [(23, place, np.float64) for place in range(0, 23, 3)] + [(28, 9, np.float16), (120, 40, np.float64)],
+    ("ties", "place", "value", "dtype"),
+    [(23, place, 0.0, np.float64) for place in range(0, 23, 3)]
+    + [(28, 9, -4.0, np.float16), (120, 40, -4.0, np.float64)],
 )
-def test_an_order_statistic_may_give_its_gradient_to_any_of_many_ties(ties, place, dtype):
+def test_an_order_statistic_may_give_its_gradient_to_any_of_many_ties(ties, place, value, dtype):
     """Few of the orders of 23 ties put that entry where the 5th smallest is."""
 
     def select(x):
@@ -418,7 +419,9 @@ def test_an_order_statistic_may_give_its_gradient_to_any_of_many_ties(ties, plac
         return g
 
     layer = Layer(select, backward, name="order", x="N")
-    x = np.concatenate([np.full(ties, -4.0), np.linspace(-6, -5, 6), [1.0, 2.0]]).astype(dtype)
+    x = np.concatenate([np.full(ties, value), value + np.linspace(-2, -1, 6), value + np.array([1.0, 2.0])]).astype(
+        dtype
+    )
     assert gradient.holds(layer, Case("order", {"x": x})).findings == ()
     thrice = layer.derive(backward=lambda dy, x: 3 * backward(dy, x))
     assert gradient.holds(thrice, Case("order", {"x": x})).findings

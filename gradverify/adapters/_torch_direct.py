@@ -38,16 +38,14 @@ def fixed(device: Any, stage: int = 0) -> Iterator[None]:
     `stage` gives backward other numbers than forward: a backward that draws its mask anew must not get
     the right one by luck.
     """
-    generators = _generators(device)
-    states = [g.get_state() for g in generators]
-    for generator in generators:
+    states = _states(device)
+    for generator, _ in states:
         generator.manual_seed(SEED + stage)
     try:
         with poisoned_if_asked():
             yield
     finally:
-        for generator, state in zip(generators, states):
-            generator.set_state(state)
+        _restore(states)
 
 
 @contextmanager
@@ -61,10 +59,9 @@ def unmoved(device: Any) -> Iterator[None]:
     """
     with fixed(device), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        generators = _generators(device)
-        states = [g.get_state() for g in generators]
+        states = _states(device)
         yield
-        if not all(g.get_state().equal(state) for g, state in zip(generators, states)):
+        if _drawn(states):
             raise RuntimeError("random numbers are drawn")
 
 
@@ -75,13 +72,11 @@ def laid_out_alike(call: Callable[[dict[str, Any]], Any], tensors: dict[str, Any
     """
     if all(t.is_contiguous() for t in tensors.values()):
         return call(dict(tensors))
-    generators = _generators(device)
-    states = [g.get_state() for g in generators]
+    states = _states(device)
     made = call(dict(tensors))
-    if all(g.get_state().equal(state) for g, state in zip(generators, states)):
+    if not _drawn(states):
         return made
-    for generator, state in zip(generators, states):
-        generator.set_state(state)
+    _restore(states)
     return call({name: t.contiguous() for name, t in tensors.items()})
 
 
@@ -93,6 +88,21 @@ def one_by_one(call: Callable[[int], tuple[Any, ...]], count: int, device: Any) 
             generator.manual_seed(SEED)
         parts.append(call(k))
     return tuple(import_torch().stack(outputs) for outputs in zip(*parts))
+
+
+def _states(device: Any) -> list[tuple[Any, Any]]:
+    """Each generator of random numbers, and its state now."""
+    return [(generator, generator.get_state()) for generator in _generators(device)]
+
+
+def _drawn(states: list[tuple[Any, Any]]) -> bool:
+    """Whether a generator has moved on since."""
+    return not all(generator.get_state().equal(state) for generator, state in states)
+
+
+def _restore(states: list[tuple[Any, Any]]) -> None:
+    for generator, state in states:
+        generator.set_state(state)
 
 
 def _generators(device: Any) -> list[Any]:

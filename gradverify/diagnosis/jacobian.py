@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradverify import evaluate
 from gradverify.diagnosis import add
 from gradverify.diagnosis.evidence import Evidence
 from gradverify.diagnosis.outputs import labels_of
@@ -59,7 +60,7 @@ def _jacobians(evidence: Evidence, probe: Probe) -> Jacobians | None:
     a, _ = evidence.pair(probe)
     rows = []
     for k in range(count):
-        row = probe.pulled(_unit(probe, k)).get(evidence.primal)
+        row = probe.pulled(evaluate.unit_cotangents(probe.case.cotangents or (), k)).get(evidence.primal)
         if row is None or not np.isfinite(row).all():
             return None
         rows.append(row.ravel())
@@ -67,18 +68,6 @@ def _jacobians(evidence: Evidence, probe: Probe) -> Jacobians | None:
     if not close((probe.point.weights @ matrix).reshape(a.shape), a):
         return None
     return Jacobians(probe, matrix, probe.jacobian(evidence.primal))
-
-
-def _unit(probe: Probe, k: int) -> tuple[Array, ...]:
-    """Cotangents that are one at a place of all flat outputs, and zero elsewhere."""
-    cotangents, start = [], 0
-    for y, v in zip(probe.outputs, probe.case.cotangents or ()):
-        flat = np.zeros(y.size, v.dtype)
-        if start <= k < start + y.size:
-            flat[k - start] = 1
-        cotangents.append(flat.reshape(y.shape))
-        start += y.size
-    return tuple(cotangents)
 
 
 @add("jacobian", "TERM")

@@ -39,7 +39,8 @@ def legal(point: Point, case: Case, entries: Array, analytic: Array) -> Array:
     if touched.size > _MOST or not kinked.any():
         return found
     try:
-        slopes = np.array([_row(point, case, entries, int(k)) for k in touched]).T
+        units = (evaluate.unit_cotangents(point.cotangents, int(k)) for k in touched)
+        slopes = np.array([point.gradient(case.but(primals=point.primals, cotangents=v))[entries] for v in units]).T
     except LayerFailure:
         return found
     low, high = (np.minimum(left, right) - slack)[:, touched], (np.maximum(left, right) + slack)[:, touched]
@@ -61,19 +62,3 @@ def _sides(point: Point, entries: Array) -> tuple[Array, Array, Array]:
     down = (point.values[entries] - flat[n + rows, entries])[:, None]
     with np.errstate(all="ignore"):
         return (point.base - y[n:]) / down, (y[:n] - point.base) / up, NOISE_FACTOR * point.sigma / step[:, None]
-
-
-def _row(point: Point, case: Case, entries: Array, output: int) -> Array:
-    """The analytic derivatives of one flat output, shape (n,)."""
-    cotangents, start = [], 0
-    for y in point.at_point:
-        one = np.zeros(y.size, y.dtype)
-        if start <= output < start + y.size:
-            one[output - start] = 1.0
-        cotangents.append(one.reshape(y.shape))
-        start += y.size
-    given = tuple(cotangents)
-    raw = evaluate.gradients(point.layer, point.primals, case.options, given)
-    good, _ = evaluate.usable(point.layer, case.but(primals=point.primals, cotangents=given), raw)
-    declared = point.layer.declared
-    return point.vector({name: np.asarray(g) / declared.factor_of(name) for name, g in good.items()})[entries]

@@ -125,7 +125,7 @@ class Forward:
 
     def _same(self, flat: Array, stack: Mapping[str, Array], *rows: int) -> bool:
         for k in rows:
-            row = self._row(stack, k)[0]
+            row = self._row(stack, k)
             with np.errstate(all="ignore"):
                 slack = 64 * self.eps * (np.abs(row) + np.abs(self.base).max(initial=0.0) * 0.01)
                 close = np.abs(flat[k] - row) <= slack
@@ -145,7 +145,7 @@ class Forward:
         failure: LayerFailure | None = None
         for k in range(count):
             try:
-                rows[k] = self._row(stack, k)[0]
+                rows[k] = self._row(stack, k)
                 self._through = self._through or self._away(stack, k)
             except LayerFailure as error:
                 if error.kind != "crash":
@@ -161,8 +161,12 @@ class Forward:
         return any(not np.allclose(a[k], self.primals[n], rtol=near, atol=0) for n, a in stack.items())
 
     def _row(self, stack: Mapping[str, Array], k: int) -> Array:
+        return self.flat({n: a[k] for n, a in stack.items()})
+
+    def flat(self, moved: Mapping[str, Array]) -> Array:
+        """Flat outputs, shape (K,), where some primals are others than at the point."""
         self.forwards += 1
-        return self._flat([y[None] for y in self.call({**self.primals, **{n: a[k] for n, a in stack.items()}})])
+        return self._flat([y[None] for y in self.call({**self.primals, **moved})])[0]
 
     def call(self, primals: Mapping[str, Array]) -> tuple[Array, ...]:
         """Outputs at given primals, of the surrogate where one is declared."""

@@ -6,15 +6,13 @@ resolve what float32 resolves, and its gradient has the digits of float32. It is
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from gradverify.differences.point import Point
 from gradverify.evaluate import LayerFailure
 from gradverify.types import Array
-
-if TYPE_CHECKING:
-    from gradverify.differences.point import Point
 
 _UNHEARD = 2.0**-32  # relative change that float64 hears, and float32 only where a value is about to be rounded up
 _HEARD = ((2.0**-18, np.float32), (2.0**-8, np.float16))  # and the first larger one that is heard tells which it is
@@ -32,15 +30,15 @@ def computes_in(point: Point) -> Any:
     tame = {name: _tame(point, name, rng) for name in point.primals}
     found = []
     try:
-        base = _flat(point, tame)
+        base = point.flat(tame)
         found.append(_held(base))
         for slot in point.slots:
             changes = []
             for part in (_UNHEARD, *(step for step, _ in _HEARD)):
                 away = part * rng.choice([-1.0, 1.0], tame[slot.name].shape)
                 with np.errstate(all="ignore"):
-                    changes.append(np.abs(_flat(point, {**tame, slot.name: tame[slot.name] * (1 + away)}) - base))
-            found += [_told(base, changes)]
+                    changes.append(np.abs(point.flat({**tame, slot.name: tame[slot.name] * (1 + away)}) - base))
+            found.append(_told(base, changes))
     except LayerFailure:
         return None
     return next((kind for _, kind in reversed(_HEARD) if kind in found), None)
@@ -75,7 +73,3 @@ def _tame(point: Point, name: str, rng: np.random.Generator) -> Array:
         return np.asarray(array * (1 - 1e-3 * rng.uniform(0.0, 1.0, array.shape))).astype(array.dtype)
     signs = np.where(array == 0, rng.choice([-1.0, 1.0], array.shape), np.sign(array.real))
     return np.asarray(signs * rng.uniform(1.0, 2.0, array.shape)).astype(array.dtype)
-
-
-def _flat(point: Point, primals: dict[str, Array]) -> Array:
-    return np.concatenate([np.ravel(y).astype(complex) for y in point.call(primals)]).view(float)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradverify import evaluate
 from gradverify.differences import ladder
 from gradverify.differences.central import NOISE_FACTOR
 from gradverify.differences.point import Point
@@ -91,7 +90,6 @@ def _agrees_twice(point: Point, case: Case, entry: int, widths: Array, gap: floa
 def _gradients(point: Point, case: Case, entry: int, offsets: Array) -> Array | None:
     """The analytic derivative along one entry, where that entry is moved; None where backward gives none."""
     slot = next(s for s in point.slots if s.start <= entry < s.stop)
-    factor = point.layer.declared.factor_of(slot.name)
     found = np.empty(offsets.size)
     for k, offset in enumerate(offsets):
         array = np.array(point.primals[slot.name])
@@ -99,9 +97,7 @@ def _gradients(point: Point, case: Case, entry: int, offsets: Array) -> Array | 
         flat[entry - slot.start] += offset
         primals = {**point.primals, slot.name: array}
         try:
-            raw = evaluate.gradients(point.layer, primals, case.options, case.cotangents or ())
+            found[k] = point.gradient(case.but(primals=primals))[entry]
         except LayerFailure:
             return None
-        good, _ = evaluate.usable(point.layer, case.but(primals=primals), raw)
-        found[k] = point.vector(good)[entry] / factor
     return found if np.isfinite(found).all() else None

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from gradverify import evaluate
 from gradverify.differences import noise
 from gradverify.differences.elsewhere import COARSE, elsewhere
 from gradverify.differences.flat import Differences, Slot, displaced, joined, real_parts
@@ -94,6 +95,22 @@ class Point(Forward):
             if slot.name in arrays:
                 flat[slot.start : slot.stop] = real_parts(arrays[slot.name], slot, self.layer.declared.conjugate)
         return flat
+
+    def claimed(self, gradients: Mapping[str, Array]) -> Array:
+        """Analytic gradients by primal name as one flat real vector, without the factors that are declared."""
+        factor = self.layer.declared.factor_of
+        return self.vector({name: np.asarray(g) / factor(name) for name, g in gradients.items()})
+
+    def gradient(self, case: Case) -> Array:
+        """The analytic gradient at a case near this point, flat; NaN where backward gives none that can be compared.
+
+        Raises
+        ------
+        LayerFailure
+            If forward or backward fails there.
+        """
+        raw = evaluate.gradients(self.layer, case.primals, case.options, case.cotangents or ())
+        return self.claimed(evaluate.usable(self.layer, case, raw)[0])
 
     @cached_property
     def values(self) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -45,13 +46,13 @@ def holds(layer: Layer, case: Case) -> Outcome:
         raw = evaluate.gradients(layer, working.primals, case.options, cotangents)
     good, _ = evaluate.usable(layer, working, raw)
     point = Point(layer, case, dtype, current().memory, outputs)
-    analytic = point.vector({name: _undeclared(layer, name, value) for name, value in good.items()})
+    analytic = point.claimed(good)
     result = compare(point, case, analytic)
-    if (result.verdicts == Verdict.DISAGREES).any():
+    doubted = bool((result.verdicts == Verdict.DISAGREES).any())
+    if doubted:
         _as_computed(point, case, dtype, analytic, result)
     compared = comparisons(point, analytic, result)
-    wrong = bool((result.verdicts == Verdict.DISAGREES).any())
-    findings = tuple(finding(layer, case, c, good) for c in compared if wrong and c.wrong.any())
+    findings = tuple(finding(layer, case, c, good) for c in compared if doubted and c.wrong.any())
     return Outcome(NAME, findings, compared, entries=int(np.isfinite(analytic).sum()))
 
 
@@ -61,12 +62,6 @@ def working_dtype(case: Case) -> Any:
     return np.float64 if floats and np.result_type(*floats).itemsize < 8 else None
 
 
-def _undeclared(layer: Layer, name: str, gradient: Array) -> Array:
-    """Divide out a declared clean factor; a gradient that is zero on purpose is compared with zero elsewhere."""
-    factor = layer.declared.factor_of(name)
-    return gradient if factor == 1.0 else np.asarray(gradient) / factor
-
-
 def _as_computed(point: Point, case: Case, dtype: Any, analytic: Array, result: Sweep) -> None:
     """Look again at what disagrees, in the precision that the code computes in where that is lower."""
     inside = computes_in(point)
@@ -74,10 +69,7 @@ def _as_computed(point: Point, case: Case, dtype: Any, analytic: Array, result: 
         return
     wrong = np.flatnonzero(result.verdicts == Verdict.DISAGREES)
     coarse = Point(point.layer, case, dtype, point.memory, inside=inside)
-
-    def allowance(small: bool) -> Array:
-        return backward_rounding(coarse, case, analytic, _MOST_DRAWS if small else _DRAWS)
-
+    allowance = partial(backward_rounding, coarse, case, analytic)
     again = sweep(coarse, analytic, allowance=allowance, entries=wrong, case=case)
     for field in ("numerical", "bound", "verdicts", "scale"):
         getattr(result, field)[wrong] = getattr(again, field)[wrong]
@@ -87,10 +79,7 @@ def compare(point: Point, case: Case, analytic: Array) -> Sweep:
     """Element by element where that is cheap or asked for, else a screen that localises what it finds."""
     tuning = current()
     layer = point.layer
-
-    def allowance(small: bool) -> Array:
-        return backward_rounding(point, case, analytic, _MOST_DRAWS if small else _DRAWS)
-
+    allowance = partial(backward_rounding, point, case, analytic)
     zero = [slot for slot in point.slots if slot.name in layer.declared.zero]
     wanted = [s for s in point.slots if s not in zero and tuning.only in (None, s.name)]
     chosen = np.concatenate([np.arange(s.start, s.stop) for s in wanted]) if wanted else np.arange(0)
@@ -114,7 +103,7 @@ def screened_entries(point: Point, case: Case, analytic: Array, chosen: Array, s
     return np.intersect1d(picked, chosen)
 
 
-def backward_rounding(point: Point, case: Case, analytic: Array, draws: int = _DRAWS) -> Array:
+def backward_rounding(point: Point, case: Case, analytic: Array, small: bool = False) -> Array:
     """How far the analytic gradient moves when primals and cotangents move by one unit in the last place.
 
     And when it is computed with more digits, where the code takes them: what a gradient that is all rounding
@@ -128,15 +117,13 @@ def backward_rounding(point: Point, case: Case, analytic: Array, draws: int = _D
             {n: exact.nudge(a, rng, part) for n, a in point.primals.items()},
             tuple(exact.nudge(v, rng, part) for v in case.cotangents or ()),
         )
-        for _ in range(draws)
+        for _ in range(_MOST_DRAWS if small else _DRAWS)
     )
     for primals, cotangents in chain(nudged, [(evaluate.cast(point.primals, np.longdouble), case.cotangents or ())]):
         try:
-            raw = evaluate.gradients(point.layer, primals, case.options, cotangents)
+            moved = point.gradient(case.but(primals=primals, cotangents=cotangents))
         except LayerFailure:
             continue
-        good, _ = evaluate.usable(point.layer, case.but(primals=primals), raw)
-        moved = point.vector({n: _undeclared(point.layer, n, g) for n, g in good.items()})
         with np.errstate(invalid="ignore"):
             spread = np.fmax(spread, np.abs(moved - analytic))
     return 8 * spread

@@ -106,7 +106,7 @@ class _Line:
     @property
     def unit(self) -> float:
         """The size of a step."""
-        return _size(self.case.primals[self.primal])
+        return exact.size(self.case.primals[self.primal])
 
     def claimed(self, raw: Mapping[str, Any]) -> float:
         """What the second backward says along the direction; nothing said is zero."""
@@ -157,7 +157,7 @@ class _Line:
         measured = [sum(float(np.sum(np.abs(w) * s[n])) for n, w in self.weights.items() if n in s) for s in spreads]
         loud = sum(float(np.sum(np.abs(v))) for v in case.cotangents or ())
         terms = sum(
-            float(np.sum(np.abs(w))) * max(exact.natural_size(layer, case, n), loud / _size(case.primals[n]))
+            float(np.sum(np.abs(w))) * max(exact.natural_size(layer, case, n), loud / exact.size(case.primals[n]))
             for n, w in self.weights.items()
         )
         return max(measured) + 4 * np.finfo(float).eps * terms
@@ -190,14 +190,9 @@ class _Line:
             for primal in self.layer.differentiable:
                 array = moved[primal.name]
                 away = rng.choice([-1.0, 1.0], np.shape(array)) * rng.uniform(0.5, 1.5, np.shape(array))
-                moved[primal.name] = array + reach * away * np.maximum(np.abs(array), _size(array))
+                moved[primal.name] = array + reach * away * np.maximum(np.abs(array), exact.size(array))
             found.append((self.at(h, moved)[0] - self.at(-h, moved)[0]) / (2 * h))
         return np.array(found)
-
-
-def _size(array: Array) -> float:
-    """Root mean square; 1 where that is 0."""
-    return (float(np.sqrt(np.mean(np.abs(array) ** 2))) if array.size else 0.0) or 1.0
 
 
 def _finding(name: str, case: Case, primal: str, claimed: float, slope: _Slope, nothing: bool) -> Finding:
