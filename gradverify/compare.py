@@ -15,7 +15,7 @@ import numpy as np
 from gradverify.differences import ladder
 from gradverify.differences.apart import legal
 from gradverify.differences.central import NOISE_FACTOR, best_step, central, paired
-from gradverify.differences.chain import blocks, chain
+from gradverify.differences.chain import abreast, chain
 from gradverify.differences.coincidence import coincident
 from gradverify.differences.complexstep import complex_step
 from gradverify.differences.grain import within_grain
@@ -150,15 +150,17 @@ def _loud(point: Point, result: Sweep, entries: Array) -> int:
     if entries.size == 0:
         return 0
     bound = NOISE_FACTOR * point.eps * point.loudness / (4 * best_step(point.eps) * point.scale[entries])
-    excess = np.sort(bound / (FINE * result.scale[entries]))[entries.size // 2]
-    return sum(int(excess > ladder.RATIO**k) for k in range(SKIPPED))
+    excess = bound / (FINE * result.scale[entries])
+    most = entries.size // 2  # entries that may stay behind
+    return sum(int(np.count_nonzero(excess <= ladder.RATIO**k) <= most) for k in range(SKIPPED))
 
 
 def _still(point: Point, result: Sweep, analytic: Array, entries: Array) -> None:
     """Settle entries that move no output, not even by a large step: saturated, switched off, not used."""
-    for steps in blocks(point, entries.size, np.array(LARGE)):
-        if entries.size == 0:
-            return
+    first = 0
+    while entries.size and first < len(LARGE):
+        steps = np.array(LARGE[first : first + abreast(point, entries.size, first)])
+        first += steps.size
         estimate, _, moved = central(point, entries, steps, analytic)
         for quiet, noise in zip(~moved, estimate.rounding):
             at, bound = entries[quiet], noise[quiet]

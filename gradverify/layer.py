@@ -18,6 +18,7 @@ from typing import Any
 from gradverify import dims, domains
 from gradverify.declaration import called, mapping, named, validate
 from gradverify.errors import DeclarationError
+from gradverify.hooks import Hooks
 
 Forward = Callable[..., tuple[Any, Any]]
 Backward = Callable[..., Any]
@@ -86,74 +87,6 @@ class Declared:
         if self.constants:
             said.append(f"no gradient wanted: {', '.join(self.constants)}")
         return tuple(said)
-
-
-@dataclass(frozen=True, slots=True)
-class Contraction:
-    """How differences of outputs become numbers; K is the number of flat outputs.
-
-    Attributes
-    ----------
-    options : of the layer
-    way : how copies are evaluated together, "broadcast", "batched" or "looped": what was tried and gave the same as
-        one by one
-    weights, sigma : cotangents on the flat outputs, and the rounding noise of these, shape (K,)
-    shapes : of the outputs
-    coarse : steps are so large that outputs round more coarsely than at the point
-    relative : rounding noise of an output relative to its size
-    memory : bytes of copies in flight where they are meant to fit a cache
-    """
-
-    options: Mapping[str, Any]
-    way: str
-    weights: Any
-    sigma: Any
-    shapes: tuple[tuple[int, ...], ...]
-    coarse: bool
-    relative: float
-    memory: int
-
-
-@dataclass(frozen=True, slots=True)
-class Hooks:
-    """Optional extra ways into a layer, filled in by adapters and by authors.
-
-    Attributes
-    ----------
-    session : returns a new (forward, backward) pair that shares one instance of a stateful layer
-    reference : a high-precision forward with forward's arguments, returning the outputs alone
-    jvp : (primals, tangents, **options) -> tangents of the outputs
-    accumulate : (cotangents, saved, buffers by name) -> None, adds the gradients into the buffers
-    wants : (cotangents, saved, names) -> gradients by name of a subset of the primals
-    second : (primals, cotangents, weights by name, **options) -> gradient by primal name of the
-        weighted sum of the gradients: the backward of the backward
-    batched : (stacked primals by name, options) -> outputs with the same leading axis
-    broadcast : (primals by name, some with leading axes, options) -> outputs by the code's own broadcasting, tried
-        before `batched`
-    looped : as `batched`, one copy after the other where the code computes; tried last
-    slopes : (primals, name of one, flat entries of it, offsets a, offsets b, `Contraction`) -> for each entry the
-        contracted change of the outputs from b to a, its noise, whether any moved, and the realised step: many
-        differences at once, where the code computes
-    twice : (primals by name, cotangents, options) -> gradients by name of the sum of two uses of the
-        layer on the same primals in one graph; None where the author's code cannot add
-    again : (primals by name, cotangents, options) -> gradients that a stateful layer holds after two
-        rounds of forward and backward on one object, by name
-    held : (saved) -> copies of the parameters that a stateful layer keeps on itself, by primal name
-    """
-
-    session: Callable[[], tuple[Forward, Backward]] | None = None
-    reference: Callable[..., Any] | None = None
-    jvp: Callable[..., Any] | None = None
-    accumulate: Callable[..., None] | None = None
-    wants: Callable[..., Any] | None = None
-    second: Callable[..., Any] | None = None
-    batched: Callable[..., Any] | None = None
-    looped: Callable[..., Any] | None = None
-    broadcast: Callable[..., Any] | None = None
-    slopes: Callable[..., Any] | None = None
-    twice: Callable[..., Mapping[str, Any] | None] | None = None
-    again: Callable[..., Mapping[str, Any]] | None = None
-    held: Callable[[Any], Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True, init=False)

@@ -84,6 +84,15 @@ def place(value: Tensor) -> int:
     return int(value.untyped_storage().data_ptr()) if value.layout is import_torch().strided else id(value)
 
 
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors hold the same numbers, NaN where the other has NaN."""
+    torch = import_torch()
+    exact: bool = torch.equal(a, b)
+    if exact or not (a.is_floating_point() or a.is_complex()):
+        return exact
+    return bool(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True))
+
+
 def tensors_in(value: Any) -> tuple[Tensor, ...]:
     """The tensors inside nested tuples, lists, dicts and data classes, in order."""
     torch = import_torch()

@@ -80,12 +80,17 @@ def laid_out_alike(call: Callable[[dict[str, Any]], Any], tensors: dict[str, Any
     return call({name: t.contiguous() for name, t in tensors.items()})
 
 
+def from_the_start(device: Any) -> None:
+    """Inside `fixed`: let random numbers start from its seed once more."""
+    for generator in _generators(device):
+        generator.manual_seed(SEED)
+
+
 def one_by_one(call: Callable[[int], tuple[Any, ...]], count: int, device: Any) -> tuple[Any, ...]:
     """Outputs of call(0), call(1), ..., stacked; each starts from the same random numbers. For use in `fixed`."""
-    generators, parts = _generators(device), []
+    parts = []
     for k in range(count):
-        for generator in generators:
-            generator.manual_seed(SEED)
+        from_the_start(device)
         parts.append(call(k))
     return tuple(import_torch().stack(outputs) for outputs in zip(*parts))
 

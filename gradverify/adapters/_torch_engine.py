@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,9 +13,8 @@ import numpy as np
 
 from gradverify.adapters._torch_arrays import Array, Tensor, array, import_torch, place, tensor, tensors_in
 from gradverify.adapters._torch_direct import fixed, laid_out_alike, one_by_one, one_thread, unmoved, without_tape
+from gradverify.adapters._torch_watch import Watch
 from gradverify.evaluate import LayerFailure
-
-_GUARDED = 1 << 24  # elements up to which a copy on another device is watched for being overwritten
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +24,7 @@ class Tape:
     leaves: dict[str, Tensor]
     outputs: tuple[Tensor, ...]
     options: Mapping[str, Any]
-    watched: tuple[tuple[Array, Tensor, Tensor], ...]  # array, its copy on the device, that copy as it was
+    watch: Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +61,10 @@ class Engine:
     def forward(self, *arrays: Array, **options: Any) -> tuple[Any, Tape]:
         """Outputs as arrays, and the tape."""
         leaves = self._leaves(dict(zip(self.names, arrays)), self.differentiable)
-        watched = tuple(self._watched(arrays, leaves))
+        watch = self._watched(arrays, leaves.values())
         outputs = self._run(leaves, options)
-        tape = Tape(leaves, outputs, options, watched)
-        _write_back(watched)
+        tape = Tape(leaves, outputs, options, watch)
+        watch.write_back()
         found = tuple(array(y) for y in outputs)
         return (found[0] if len(found) == 1 else found), tape
 
@@ -73,9 +72,10 @@ class Engine:
         """Gradients by primal name, for cotangents as the layer's outputs are: one, or a tuple."""
         given = cotangents if isinstance(cotangents, tuple) else (cotangents,)
         vs = self._cotangents(given, tape.outputs)
-        watched = tuple(self._watched(given, dict(enumerate(vs))))
+        watch = self._watched(given, vs)
         grads = self._grad(tape.outputs, tape.leaves, vs)
-        _write_back((*tape.watched, *watched))
+        tape.watch.write_back()
+        watch.write_back()
         return _arrays(grads, (*tape.leaves.values(), *vs), tape.leaves if not self.strict else {})
 
     def wants(self, cotangents: tuple[Array, ...], tape: Tape, names: tuple[str, ...]) -> dict[str, Array | None]:
@@ -147,7 +147,7 @@ class Engine:
             If the code draws random numbers, of which each copy would get others, or fails.
         """
         elements = sum(a.size for a in primals.values())
-        leaves = {n: tensor(primals[n], self.device, self.kernel) for n in self.names}
+        leaves = self._stacks({n: primals[n] for n in self.names})
         try:
             with import_torch().no_grad(), without_tape(), unmoved(self.device), one_thread(elements):
                 return tuple(array(y) for y in tensors_in(self.call(leaves, dict(options))))
@@ -176,7 +176,7 @@ class Engine:
     def looped(self, stack: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Array, ...]:
         """As `batched`, by calling the code once for each copy, without a graph."""
         full, shared, count = self._spread(stack)
-        leaves = {n: tensor(a, self.device, self.kernel) for n, a in full.items()}
+        leaves = self._stacks(full)
 
         def single(k: int) -> tuple[Tensor, ...]:
             copy = {n: t if n in shared else t[k] for n, t in leaves.items()}
@@ -187,6 +187,11 @@ class Engine:
                 return tuple(array(y) for y in one_by_one(single, count, self.device))
         except Exception as error:  # whatever it is, the loop says it better
             raise LayerFailure("crash", "forward", f"a copy fails: {error}") from error
+
+    def _stacks(self, arrays: Mapping[str, Array]) -> dict[str, Tensor]:
+        """Stacks as tensors; to a device they go without what lies between their elements."""
+        there = getattr(self.device, "type", "cpu") != "cpu"
+        return {n: tensor(np.ascontiguousarray(a) if there else a, self.device, self.kernel) for n, a in arrays.items()}
 
     def _spread(self, stack: Mapping[str, Array]) -> tuple[dict[str, Array], frozenset[str], int]:
         """Primals in order, those that all copies share (without a leading axis), and the number of copies."""
@@ -204,7 +209,7 @@ class Engine:
         """Outputs at a stack in which the `shared` primals have no leading axis."""
         torch = import_torch()
         count = next(a.shape[0] for n, a in stack.items() if n not in shared)
-        arguments = [tensor(a, self.device, self.kernel) for a in stack.values()]
+        arguments = list(self._stacks(stack).values())
         axes = tuple(None if n in shared else 0 for n in stack)
 
         def single(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -271,11 +276,9 @@ class Engine:
             )
         return dict(zip(wanted, found))
 
-    def _watched(self, arrays: Any, tensors: Mapping[Any, Tensor]) -> Iterator[tuple[Array, Tensor, Tensor]]:
-        """Copies on a device, or in another type, that the code could overwrite without the array showing it."""
-        for a, t in zip(arrays, tensors.values()):
-            if (t.device.type != "cpu" or self.kernel is not None) and 0 < t.numel() <= _GUARDED:
-                yield a, t, t.detach().clone()
+    def _watched(self, arrays: Iterable[Array], tensors: Iterable[Tensor]) -> Watch:
+        elsewhere = self.kernel is not None or getattr(self.device, "type", "cpu") != "cpu"
+        return Watch(zip(arrays, tensors) if elsewhere else ())
 
     @contextmanager
     def _explained(self, stage: str) -> Iterator[None]:
@@ -348,17 +351,3 @@ def _arrays(
         taken.add(place(g))
         found[name] = array(g)
     return found
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    torch = import_torch()
-    exact: bool = torch.equal(a, b)
-    if exact or not (a.is_floating_point() or a.is_complex()):
-        return exact
-    return bool(torch.allclose(a, b, rtol=0, atol=0, equal_nan=True))
-
-
-def _write_back(watched: tuple[tuple[Array, Tensor, Tensor], ...]) -> None:
-    for a, now, before in watched:
-        if not _same(now.detach(), before) and a.flags.writeable:
-            np.copyto(a, array(now))

@@ -18,10 +18,10 @@ from typing import Any
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._references import refers_to
 from gradverify.adapters._torch_arrays import import_torch, tensor
+from gradverify.adapters._torch_device import OnDevice
 from gradverify.adapters._torch_engine import Engine
 from gradverify.adapters._torch_module import module_parts
 from gradverify.adapters._torch_reference import reference_of
-from gradverify.adapters._torch_slopes import Slopes
 from gradverify.errors import DeclarationError
 from gradverify.layer import KEYWORDS, Layer, Loss
 
@@ -106,7 +106,7 @@ def _layer(
         return engine.backward(cotangents, saved)
 
     hooks: dict[str, Any] = {"wants": engine.wants, "batched": engine.batched, "broadcast": engine.broadcast}
-    hooks |= {"slopes": Slopes(engine), "looped": engine.looped}
+    hooks |= {"elsewhere": functools.partial(OnDevice, engine), "looped": engine.looped}
     if own.get("second", True) is not False and engine.kernel is None:
         hooks["second"] = engine.second
     if engine.kernel is None and (not engine.strict or _has_jvp(target)):

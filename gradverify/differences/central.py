@@ -41,7 +41,7 @@ def central(
         rounding = NOISE_FACTOR * d.noise.reshape(h.shape) / np.abs(gap)
     rounding = np.where(np.isfinite(residual) & np.isfinite(rounding), rounding, np.inf)
     residual = np.where(np.isfinite(rounding), residual, 0.0)
-    estimate = Estimate(residual + known, np.zeros(h.shape), rounding.astype(float))
+    estimate = Estimate(residual + known, np.zeros(h.shape), rounding.astype(float, copy=False))
     return estimate, residual, d.moved.reshape(h.shape)
 
 

@@ -9,7 +9,6 @@ here: what a chain leaves open is for the ladder.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,9 +52,10 @@ def chain(point: Point, entries: Array, analytic: Array, steps: Array, fine: Arr
     made = Chain(np.zeros(entries.size), np.full(entries.size, np.inf), *np.zeros((2, entries.size), bool))
     open_ = np.arange(entries.size)
     before: tuple[Array, Array] | None = None
-    for block in blocks(point, entries.size, steps):
-        if open_.size == 0:
-            break
+    first = 0
+    while open_.size and first < steps.size:
+        block = steps[first : first + abreast(point, open_.size, first)]
+        first += block.size
         estimate, residuals, moves = central(point, entries[open_], block, analytic)
         rows = np.arange(open_.size)
         for residual, noise, moved in zip(residuals, estimate.rounding, moves):
@@ -65,7 +65,8 @@ def chain(point: Point, entries: Array, analytic: Array, steps: Array, fine: Arr
             error, width = now if before is None else _straightened(now, before, steps)
             agrees = moved[rows] & (np.abs(error) <= width)
             at = open_[rows]
-            made.error[at[agrees]], made.noise[at[agrees]] = error[agrees], width[agrees]
+            kept = at[agrees]
+            made.error[kept], made.noise[kept] = error[agrees], width[agrees]
             done = agrees & (width <= fine[at])
             if before is None:
                 made.still[at] = ~moved[rows]
@@ -77,13 +78,13 @@ def chain(point: Point, entries: Array, analytic: Array, steps: Array, fine: Arr
     return made
 
 
-def blocks(point: Point, count: int, steps: Array) -> Iterator[Array]:
-    """Steps that go through one forward together: where that is cheap, some are made in vain; the first rarely is."""
-    width, first = 16 * max(1, count) * (point.size + point.base.size), 0
-    while first < steps.size:
-        ahead = max(1, (_AHEAD if first else _AHEAD // 4) // width)
-        yield steps[first : first + ahead]
-        first += ahead
+def abreast(point: Point, count: int, done: int) -> int:
+    """Steps of some entries that go through one forward: where that is cheap, some are made in vain; the first, when
+    none are `done`, rarely is.
+    """
+    cheap = max(_AHEAD, 0 if point.there is None else point.there.ahead) if done else _AHEAD // 4
+    width: int = 16 * max(1, count) * (point.size + point.base.size)
+    return max(1, cheap // width)
 
 
 def _straightened(now: tuple[Array, Array], before: tuple[Array, Array], steps: Array) -> tuple[Array, Array]:

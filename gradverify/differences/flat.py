@@ -38,6 +38,10 @@ class Differences:
     noise: Array
     moved: Array
 
+    def rows(self, chosen: Array) -> Differences:
+        """Some of the rows."""
+        return Differences(*(getattr(self, field)[chosen] for field in ("change", "gap", "noise", "moved")))
+
 
 def real_parts(array: Any, slot: Slot, conjugate: bool) -> Array:
     """A gradient or primal as the flat real parameters of a slot."""
@@ -59,7 +63,7 @@ def displaced(values: Array, offsets: Array, grid: Any) -> Array:
     """
     with np.errstate(all="ignore"):
         if grid is None:
-            return np.asarray(values + offsets.astype(values.dtype))
+            return np.asarray(values + offsets.astype(values.dtype, copy=False))
         centre = values.astype(grid)
         unit = np.spacing(np.abs(centre) + np.abs(offsets).astype(grid)).astype(values.dtype)
         return np.asarray(centre.astype(values.dtype) + np.round(offsets / unit) * unit)
@@ -71,7 +75,5 @@ def joined(parts: list[Differences], order: Array | None = None) -> Differences:
         return parts[0]
     if not parts:
         return Differences(np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0, bool))
-    rows = slice(None) if order is None else np.argsort(order, kind="stable")
-    return Differences(
-        *(np.concatenate([getattr(p, field) for p in parts])[rows] for field in ("change", "gap", "noise", "moved"))
-    )
+    whole = Differences(*(np.concatenate([getattr(p, f) for p in parts]) for f in ("change", "gap", "noise", "moved")))
+    return whole if order is None else whole.rows(np.argsort(order, kind="stable"))

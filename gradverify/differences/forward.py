@@ -59,26 +59,21 @@ class Forward:
         its adapter vectorises it, and that gives the same as a loop does, which is tried on one row,
         and once for each shape on rows that differ much; else row by row.
         """
-        refused = _refused.setdefault(self.layer.forward, set())
-        for way in self._ways() if count > 2 else ():
-            key = self._key(way, tuple(stack))
-            if key in refused:
+        names = tuple(stack)
+        for way in self.ways() if count > 2 else ():
+            if not self.carries(way, names):
                 continue
-            flat = self._stacked(stack, count, way) if self._carries(stack, way, key) else None
+            key, flat = self._key(way, names), self._stacked(stack, count, way)
             if flat is not None and (key in self._probed or self._same(flat, stack, count // 2)):
                 self._probed.add(key)
                 return flat
-            _remember(refused, key)
+            _remember(_refused[self.layer.forward], key)
         return self._rows(stack, count) if count else np.zeros((0, self.base.size))
-
-    def accepted_way(self, names: tuple[str, ...]) -> str | None:
-        """The way on which a stack of these primals went through one forward here; None if none did."""
-        return next((way for way in self._ways() if self._key(way, names) in self._probed), None)
 
     def _key(self, way: str, names: tuple[str, ...]) -> int:
         return hash((way, names, str(self.options), tuple(self.primals[n].shape for n in names)))
 
-    def _ways(self) -> tuple[str, ...]:
+    def ways(self) -> tuple[str, ...]:
         """How a stack may be evaluated together, cheapest first."""
         hooks = self.layer.hooks
         own = tuple(way for way in ("broadcast", "batched", "looped") if getattr(hooks, way) is not None)
@@ -100,38 +95,49 @@ class Forward:
                     else self.call(every)
                 )
             self.forwards += count
-            parts = [_leading(y, count, shape) for y, shape in zip(raw, self.shapes)]
+            return self.stacked(raw, count)
         except (LayerFailure, ValueError):
             return None
-        return self._flat(parts) if len(raw) == len(self.shapes) else None
 
-    def _carries(self, stack: Mapping[str, Array], way: str, key: int) -> bool:
-        """Whether rows that differ much come out as in a loop: a mean over the whole stack differs little from
-        each row where the steps are tiny.
+    def stacked(self, raw: tuple[Array, ...], count: int) -> Array:
+        """Outputs with a leading axis as rows, shape (count, K).
+
+        Raises
+        ------
+        ValueError
+            If these are not the outputs of one forward, `count` times.
         """
-        known = _carried.setdefault(self.layer.forward, set())
-        if key not in known:
+        if len(raw) != len(self.shapes):
+            raise ValueError("other outputs than one forward has")
+        return self._flat([_leading(y, count, shape) for y, shape in zip(raw, self.shapes)])
+
+    def carries(self, way: str, names: tuple[str, ...]) -> bool:
+        """Whether rows that differ much come out as in a loop, where these primals are stacked: a mean over the whole
+        stack differs little from each row where the steps are tiny. Tried once for each shape.
+        """
+        known, refused = (found.setdefault(self.layer.forward, set()) for found in (_carried, _refused))
+        key = self._key(way, names)
+        if key not in known and key not in refused:
             rng = np.random.default_rng(7)
             trial = {}
-            for name in stack:
+            for name in names:
                 array = self.primals[name]
                 offset = 0.1 * rng.uniform(0.2, 1.0, (_TRIAL, *array.shape)) * np.maximum(np.abs(array), 1.0)
                 trial[name] = (array + offset).astype(array.dtype)
             flat = self._stacked(trial, _TRIAL, way)
-            if flat is None or not self._same(flat, trial, 0, _TRIAL - 1):
-                return False
-            _remember(known, key)
-        return True
+            fits = flat is not None and self._same(flat, trial, 0, _TRIAL - 1)
+            _remember(known if fits else refused, key)
+        return key not in refused
 
     def _same(self, flat: Array, stack: Mapping[str, Array], *rows: int) -> bool:
-        for k in rows:
-            row = self._row(stack, k)
-            with np.errstate(all="ignore"):
-                slack = 64 * self.eps * (np.abs(row) + np.abs(self.base).max(initial=0.0) * 0.01)
-                close = np.abs(flat[k] - row) <= slack
-            if not close.all() and not (close | (~np.isfinite(row) & ~np.isfinite(flat[k]))).all():
-                return False
-        return True
+        return all(self.alike(flat[k], self._row(stack, k)) for k in rows)
+
+    def alike(self, found: Array, row: Array) -> bool:
+        """Whether flat outputs are those of `row`, to rounding; shape (K,)."""
+        with np.errstate(all="ignore"):
+            slack = 64 * self.eps * (np.abs(row) + 0.1 * np.abs(self.base).max(initial=0.0))
+            close = np.abs(found - row) <= slack
+        return bool(close.all() or (close | (~np.isfinite(row) & ~np.isfinite(found))).all())
 
     def _rows(self, stack: Mapping[str, Array], count: int) -> Array:
         """One forward for each row; NaN where it raises, as it may beyond a domain (a singular matrix, a root).

@@ -23,21 +23,30 @@ POINTS = 7
 _SPACING = 64.0  # units in the last place: values inside must move by several of their own, or they hide
 _PLACES = np.arange(POINTS) - POINTS // 2
 _ORDERS = (3, 4)
-_SMALL = 4096  # entries up to which the random line is kept
+_SMALL = 1 << 16  # entries up to which the random line is kept
 
 
-def samples(point: Point, rows: slice = slice(None)) -> Array:
-    """The flat vector of primals at `POINTS` equidistant points on a random line, or some of them, shape (rows, P)."""
-    cached = _line if point.size <= _SMALL else _line.__wrapped__
+def samples(point: Point) -> Array:
+    """The flat vector of primals at `POINTS` equidistant points on a random line, shape (POINTS, P)."""
+    return displaced(point.values, steps(point)[:, None] * direction(point), point.grid)
+
+
+def direction(point: Point) -> Array:
+    """Of the random line: natural steps with random signs and factors, shape (P,)."""
+    line = _line if point.size <= _SMALL else _line.__wrapped__
+    return np.asarray(point.scale * line(point.size))
+
+
+def steps(point: Point) -> Array:
+    """Where on it the points lie, shape (POINTS,)."""
     types = {a.dtype for a in point.primals.values()}
-    primal_eps = max(float(np.finfo(t).eps) for t in types if t.kind in "fc")
+    eps = max(float(np.finfo(t).eps) for t in types if t.kind in "fc")
     if point.grid is not None:
-        primal_eps = max(primal_eps, point.eps)
-    steps = _PLACES[rows, None] * (2 * _SPACING * primal_eps)  # twice half: 1e308 has no double
-    return displaced(point.values, steps * (point.scale * cached(point.size)), point.grid)
+        eps = max(eps, point.eps)
+    return _PLACES * (2 * _SPACING * eps)  # twice half: 1e308 has no double
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def _line(size: int) -> Array:
     """Signed magnitudes in [0.5, 1), shape (size,)."""
     rng = np.random.default_rng(size)

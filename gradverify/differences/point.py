@@ -17,9 +17,10 @@ import numpy as np
 
 from gradverify import evaluate
 from gradverify.differences import noise
-from gradverify.differences.elsewhere import COARSE, elsewhere
+from gradverify.differences.elsewhere import COARSE, Part, arrived, directed, elsewhere
 from gradverify.differences.flat import Differences, Slot, displaced, joined, real_parts
 from gradverify.differences.forward import Forward
+from gradverify.hooks import Elsewhere
 from gradverify.layer import Layer
 from gradverify.types import Array, Case
 
@@ -53,6 +54,8 @@ class Point(Forward):
             self.dtype = np.dtype(inside)
             self.eps = float(np.finfo(inside).eps)
         self.memory = memory or MEMORY
+        self.settled: dict[str, str] = {}  # by name of a primal, how its copies go together elsewhere; "" for not
+        self.straight: bool | None = None  # whether what moves along a direction elsewhere comes out as here
         self.slots = tuple(self._slots())
         self.size = self.slots[-1].stop if self.slots else 0
         assert case.cotangents is not None
@@ -152,15 +155,18 @@ class Point(Forward):
         return largest
 
     @cached_property
+    def there(self) -> Elsewhere | None:
+        """This point where the layer computes, if that is elsewhere."""
+        return arrived(self)
+
+    @cached_property
     def sigma(self) -> Array:
         """Rounding noise of each flat output, about one standard deviation."""
         if self.base.size == 0 or self.size == 0:
             return 0.5 * self.eps * np.abs(self.base)
-        together = noise.POINTS if 8 * noise.POINTS * self.size <= _ABREAST * self.memory else 1
-        samples = (noise.samples(self, slice(k, k + together)) for k in range(0, noise.POINTS, together))
-        return noise.levels(
-            self, np.concatenate([self.outputs(self.unpacked(s, self.slots), together) for s in samples])
-        )
+        if 8 * noise.POINTS * self.size <= _ABREAST * self.memory:
+            return noise.levels(self, self.outputs(self.unpacked(noise.samples(self), self.slots), noise.POINTS))
+        return noise.levels(self, self._reached(noise.direction(self), noise.steps(self), None, None)[0])
 
     @cached_property
     def relative(self) -> float:
@@ -191,45 +197,62 @@ class Point(Forward):
         row = 8 * (self.size + self.base.size)
         if 2 * entries.size * row <= self.memory // 8:
             return self.moved(entries, a, b, self.slots, rungs)
-        order, parts = [], []
+        places, rising = [], bool((entries[1:] > entries[:-1]).all())
         for slot in self.slots:
-            inside = np.flatnonzero((entries >= slot.start) & (entries < slot.stop))
-            order.append(inside)
-            parts += self._slot_slopes(slot, entries[inside], a[inside], None if b is None else b[inside], rungs)
-        return joined(parts, np.concatenate(order) if order else np.zeros(0, np.intp))
+            if rising:
+                at: Any = slice(*np.searchsorted(entries, (slot.start, slot.stop)))
+            else:
+                at = np.flatnonzero((entries >= slot.start) & (entries < slot.stop))
+            places.append(at)
+        parts = [Part(slot, entries[at], a[at], None if b is None else b[at]) for slot, at in zip(self.slots, places)]
+        done = elsewhere(self, parts) if rungs == 1 else [None] * len(parts)
+        found = [self._chunked(part, rungs) if d is None else d for part, d in zip(parts, done)]
+        return joined(found, None if rising else np.concatenate(places))
 
-    def _slot_slopes(self, slot: Slot, entries: Array, a: Array, b: Array | None, rungs: int) -> list[Differences]:
+    def _chunked(self, part: Part, rungs: int) -> Differences:
         """Differences along entries of one primal, in chunks; an entry's rungs stay together."""
-        if b is not None and rungs == 1:
-            found = elsewhere(self, slot, entries, a, b)
-            if found is not None:
-                return [found]
+        slot, entries, a, b = part.slot, part.entries, part.a, part.b
         width = 16 * (slot.stop - slot.start + 4 * self.base.size + 1)
         step = rungs * max(1, self.memory // (width * rungs))
         chunks = (slice(first, first + step) for first in range(0, entries.size, step))
-        return [self.moved(entries[c], a[c], None if b is None else b[c], (slot,), rungs) for c in chunks]
+        return joined([self.moved(entries[c], a[c], None if b is None else b[c], (slot,), rungs) for c in chunks])
 
     def moved(self, entries: Array, a: Array, b: Array | None, slots: tuple[Slot, ...], rungs: int) -> Differences:
+        """Differences along entries of consecutive primals, all in one forward."""
         n = entries.size
         offsets = a if b is None else np.concatenate([a, b])
-        low, high = slots[0].start, slots[-1].stop
-        moved = np.arange(offsets.size), (entries if b is None else np.concatenate([entries, entries])) - low
-        # where all primals move, the noise is measured by the same forward
-        listening = "sigma" not in vars(self) and len(slots) == len(self.slots) and self.base.size > 0
-        flat = np.empty((offsets.size + listening * noise.POINTS, high - low), self.values.dtype)
-        flat[: offsets.size] = self.values[low:high]
-        flat[moved] = displaced(flat[moved], offsets, self.grid)
-        if listening:
-            flat[offsets.size :] = noise.samples(self)
-        stack = self.unpacked(flat, slots)
-        reached = flat[moved]
-        y = self.outputs(stack, len(flat))
-        if listening:
-            self.sigma = noise.levels(self, y[offsets.size :])
-            y = y[: offsets.size]
+        at = np.arange(offsets.size), (entries if b is None else np.concatenate([entries, entries])) - slots[0].start
+        y, reached = self._displaced_rows(offsets.size, at, offsets, slots)
         if b is None:
             return self._contract(y, self.base[None], reached - self.values[entries], a, rungs)
         return self._contract(y[:n], y[n:], reached[:n] - reached[n:], a, rungs)
+
+    def jointly(self, entries: Array, a: Array, b: Array) -> Differences:
+        """The difference where all these entries move at once: one row, whose `gap` says nothing."""
+        at = np.repeat([0, 1], entries.size), np.concatenate([entries, entries])
+        y, _ = self._displaced_rows(2, at, np.concatenate([a, b]), self.slots)
+        return self._contract(y[:1], y[1:], np.zeros(1), a, 1)
+
+    def _displaced_rows(
+        self, count: int, at: tuple[Array, Array], offsets: Array, slots: tuple[Slot, ...]
+    ) -> tuple[Array, Array]:
+        """Flat outputs of rows with some elements displaced, shape (count, K), and these elements as realised.
+
+        Where all primals move, the same forward measures the noise, if nobody has yet.
+        """
+        unheard = len(slots) == len(self.slots) and "sigma" not in vars(self) and self.base.size > 0
+        low, high = slots[0].start, slots[-1].stop
+        flat = np.empty((count + unheard * noise.POINTS, high - low), self.values.dtype)
+        flat[:count] = self.values[low:high]
+        flat[at] = displaced(flat[at], offsets, self.grid)
+        if unheard:
+            flat[count:] = noise.samples(self)
+        stack = self.unpacked(flat, slots)
+        reached = flat[at]
+        y = self.outputs(stack, len(flat))
+        if unheard:
+            self.sigma = noise.levels(self, y[count:])
+        return y[:count], reached
 
     def unpacked(self, flat: Array, slots: tuple[Slot, ...]) -> dict[str, Array]:
         """Stacked primals by name, shape (count, *shape), from rows of the flat vector.
@@ -258,22 +281,37 @@ class Point(Forward):
         direction, analytic : flat real vectors, shape (P,); `gap` of the result is <analytic, realised step>
         a, b : steps, shape (r,); b = None is the point itself
         """
-        rows = max(1, int(self.memory // (16 * (self.size + self.base.size) + 1)))
-        if a.size > rows:
-            return self._along_loop(direction, a, b, analytic, rows)
-        return self._along_chunk(direction, a, b, analytic)
-
-    def _along_loop(
-        self, direction: Array, a: Array, b: Array | None, analytic: Array | None, rows: int
-    ) -> Differences:
-        parts = []
+        rows, parts = max(1, _ABREAST * self.memory // (16 * self.base.size + 1)), []
         for first in range(0, a.size, rows):
             chunk = slice(first, first + rows)
-            parts.append(self._along_chunk(direction, a[chunk], None if b is None else b[chunk], analytic))
+            y, gap = self._reached(direction, a[chunk], None if b is None else b[chunk], analytic)
+            n = gap.size
+            parts.append(self._contract(y[:n], y[n:] if b is not None else self.base[None], gap, a[chunk], n))
         return joined(parts)
 
-    def _along_chunk(self, direction: Array, a: Array, b: Array | None, analytic: Array | None) -> Differences:
-        n, steps = a.size, a if b is None else np.concatenate([a, b])
+    def _reached(self, direction: Array, a: Array, b: Array | None, analytic: Array | None) -> tuple[Array, Array]:
+        """Flat outputs at the steps a, and then at b, along a direction; and <analytic, realised step>."""
+        rows = max(1, self.memory // (16 * (self.size + self.base.size) + 1))
+        told = directed(self, direction, a, b, analytic) if rows == 1 else None
+        if told is not None:
+            return told
+        near, far, gaps = [], [], []
+        for first in range(0, a.size, rows):
+            n = a[first : first + rows].size
+            steps = a[first : first + n] if b is None else np.concatenate([a[first : first + n], b[first : first + n]])
+            stack, gap = self._displaced(direction, steps, n, analytic)
+            y = self.outputs(stack, steps.size)
+            near.append(y[:n])
+            far.append(y[n:])
+            gaps.append(gap)
+        return np.concatenate(near + far), np.concatenate(gaps)
+
+    def _displaced(
+        self, direction: Array, steps: Array, n: int, analytic: Array | None
+    ) -> tuple[dict[str, Array], Array]:
+        """Primals at these steps, stacked, by name; <analytic, realised step> from the others, or the point, to the
+        first n.
+        """
         stack, gap = {}, np.zeros(n)
         for slot in self.slots:
             part = direction[slot.start : slot.stop]
@@ -283,11 +321,14 @@ class Point(Forward):
             real = (array.view(array.real.dtype) if slot.complex else array).reshape(-1)
             moved = displaced(real, steps[:, None] * part, self.grid)
             if analytic is not None:
-                realised = moved[:n] - (moved[n:] if b is not None else real)
+                realised = moved[:n] - (moved[n:] if steps.size > n else real)
                 gap += realised.astype(float) @ np.nan_to_num(analytic[slot.start : slot.stop])
             stack[slot.name] = (moved.view(array.dtype) if slot.complex else moved).reshape(steps.size, *array.shape)
-        y = self.outputs(stack, steps.size)
-        return self._contract(y[:n], y[n:] if b is not None else self.base[None], gap, a, n)
+        return stack, gap
+
+    def row_along(self, direction: Array, step: float) -> Array:
+        """Flat outputs at one step along a direction, shape (K,)."""
+        return self.flat({n: a[0] for n, a in self._displaced(direction, np.array([step]), 1, None)[0].items()})
 
     def _contract(self, ya: Array, yb: Array, gap: Array, a: Array, rungs: int) -> Differences:
         with np.errstate(all="ignore"):

@@ -14,7 +14,8 @@ import numpy as np
 from gradverify import evaluate, exact
 from gradverify.differences import ladder
 from gradverify.differences.point import Point
-from gradverify.layer import Hooks, Layer
+from gradverify.hooks import Hooks
+from gradverify.layer import Layer
 from gradverify.properties import Property, Regime, add
 from gradverify.types import Array, Case, Comparison, Finding, Outcome, Verdict
 
