@@ -641,9 +641,32 @@ def test_screening_and_localising_finds_one_wrong_entry_in_a_hundred_thousand():
     assert not told.agrees
     before = point.forwards
     assert screen.localise(point, analytic, seed=3).tolist() == [54_321]
-    assert point.forwards - before <= 100
+    assert point.forwards - before <= 20
     (finding,) = gradient.holds(layer, Case("many", {"w": w})).findings
     assert finding.facts["wrong"] == 1
+
+
+@pytest.mark.parametrize("wrong", [{0: 1.5}, {9_999: 0.5}, {7: 1.1}], ids=str)
+def test_a_single_wrong_entry_is_weighed(wrong):
+    point, analytic = point_of(*_with(many(10_000)))
+    for entry, factor in wrong.items():
+        analytic[entry] *= factor
+    assert not screen.screen(point, analytic, seed=0).agrees
+    before = point.forwards
+    assert screen.localise(point, analytic, seed=0).tolist() == list(wrong)
+    assert point.forwards - before <= 16
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{100: 1.5, 9_900: 1.5}, {4_000: 1.2, 4_001: 0.8, 8_000: 1.3}, {k: 2.0 for k in range(0, 10_000, 1_000)}],
+    ids=["two", "neighbours", "ten"],
+)
+def test_several_wrong_entries_are_bisected(wrong):
+    point, analytic = point_of(*_with(many(10_000)))
+    for entry, factor in wrong.items():
+        analytic[entry] *= factor
+    assert screen.localise(point, analytic, seed=0).tolist() == list(wrong)
 
 
 def test_the_screen_passes_a_right_gradient_and_states_what_it_would_have_noticed():

@@ -1,14 +1,17 @@
 """Screen, then localise: all primals at once for a handful of forwards, whatever their number.
 
 A random signed direction over every entry compares <gradient, direction> with one ladder. When it
-disagrees, the coordinates are bisected (group testing, R. Dorfman 1943): half of them move, the
-residual of the other half follows by subtraction of what is known, until single entries are left.
+disagrees, the place is weighed: along the same direction times a ramp from 0 to 1, the residual of a
+single wrong entry comes back times its place on the ramp. Where no single entry makes up for all of it,
+the coordinates are bisected (group testing, R. Dorfman 1943): half of them move, the residual of the
+other half follows by subtraction of what is known, until single entries are left.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import ceil, floor
 
 import numpy as np
 
@@ -16,6 +19,8 @@ from gradverify.differences import ladder
 from gradverify.differences.central import NOISE_FACTOR, best_step
 from gradverify.differences.point import Point
 from gradverify.types import Array
+
+_SLACK = 1.0 / 64  # share of a residual by which a weighed one may be off: truncation is not in its bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +77,9 @@ def probe(point: Point, direction: Array, analytic: Array, step: float | None = 
 
 
 def localise(point: Point, analytic: Array, seed: int, limit: int = 16) -> Array:
-    """Flat indices of entries whose residual stands out, at most `limit`, found by bisection.
+    """Flat indices of entries whose residual stands out, at most `limit`, found by weighing or else by bisection.
 
-    Each level costs two forwards for a group that is split; the half that moves is measured and
+    Each level of the bisection costs two forwards for a group that is split; the half that moves is measured and
     the other half is measured too, so that errors that cancel in their parent still show.
     """
     direction = next(directions(point, seed, 1))
@@ -82,6 +87,9 @@ def localise(point: Point, analytic: Array, seed: int, limit: int = 16) -> Array
         point.eps
     )  # less noise, and the truncation that comes with it is confirmed away entry by entry
     total, width = probe(point, direction, analytic, step)
+    alone = _weighed(point, direction, analytic, step, total, width)
+    if alone is not None:
+        return np.array([alone], dtype=np.intp)
     threshold = max(3 * width, 1e-3 * abs(total) / max(1, limit))
     found: list[int] = []
     groups = [(np.arange(point.size), total)]
@@ -100,3 +108,29 @@ def localise(point: Point, analytic: Array, seed: int, limit: int = 16) -> Array
             if abs(value) > threshold:
                 groups.append((child, value))
     return np.array(sorted(found), dtype=np.intp)
+
+
+def _weighed(point: Point, direction: Array, analytic: Array, step: float, total: float, width: float) -> int | None:
+    """The one entry that has all of the residual, or None; two forwards for a factor of up to 32 in the number left.
+
+    Parameters
+    ----------
+    total, width : residual along the direction, and its rounding bound
+    """
+
+    def along(low: int, high: int, ramp: Array | float = 1.0) -> float:
+        part = np.zeros(point.size)
+        part[low:high] = direction[low:high] * ramp
+        return probe(point, part, analytic, step)[0]
+
+    slack = max(4 * width, _SLACK * abs(total))
+    low, high = 0, point.size
+    while high - low > 1 and slack < 0.25 * abs(total):
+        count = high - low
+        value = along(low, high, (np.arange(count) + 0.5) / count)
+        ends = sorted(((value - slack) / total, (value + slack) / total))
+        inside = low + max(0, floor(ends[0] * count)), low + min(count, ceil(ends[1] * count))
+        if inside[0] >= inside[1] or (count == point.size and abs(along(*inside) - total) > slack):
+            return None  # several entries: each pulls the place its way
+        low, high = inside
+    return low if high - low == 1 and abs(along(low, high) - total) <= slack else None
