@@ -73,7 +73,7 @@ def array(value: Tensor) -> Array:
     torch = import_torch()
     value = value.detach()
     value = value.to_dense() if value.layout != torch.strided else value
-    value = torch.zeros_like(value) if value._is_zerotensor() else value.resolve_conj().resolve_neg().cpu()
+    value = (torch.zeros_like(value) if value._is_zerotensor() else value.resolve_conj().resolve_neg()).cpu()
     if value.is_floating_point() and value.dtype not in (torch.float64, torch.float32, torch.float16):
         value = value.float()
     return value.numpy()
