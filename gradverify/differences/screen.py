@@ -111,26 +111,36 @@ def localise(point: Point, analytic: Array, seed: int, limit: int = 16) -> Array
 
 
 def _weighed(point: Point, direction: Array, analytic: Array, step: float, total: float, width: float) -> int | None:
-    """The one entry that has all of the residual, or None; two forwards for a factor of up to 32 in the number left.
+    """The one entry that has all of the residual, or None.
+
+    Each probe leaves as small a share of the entries as its noise allows. The fewer entries n move, the longer the
+    step h may be, and the less the noise: truncation of n terms of either sign grows as h^2 sqrt(n).
 
     Parameters
     ----------
     total, width : residual along the direction, and its rounding bound
     """
 
-    def along(low: int, high: int, ramp: Array | float = 1.0) -> float:
+    def along(low: int, high: int, ramp: Array | float = 1.0) -> tuple[float, float]:
         part = np.zeros(point.size)
         part[low:high] = direction[low:high] * ramp
-        return probe(point, part, analytic, step)[0]
+        return probe(point, part, analytic, step * (point.size / (high - low)) ** 0.25)
 
-    slack = max(4 * width, _SLACK * abs(total))
     low, high = 0, point.size
-    while high - low > 1 and slack < 0.25 * abs(total):
+    while high - low > 1:
         count = high - low
-        value = along(low, high, (np.arange(count) + 0.5) / count)
+        value, noise = along(low, high, (np.arange(count) + 0.5) / count)
+        slack = noise + width + _SLACK * abs(total)
+        if slack > 0.25 * abs(total):
+            return None
         ends = sorted(((value - slack) / total, (value + slack) / total))
         inside = low + max(0, floor(ends[0] * count)), low + min(count, ceil(ends[1] * count))
-        if inside[0] >= inside[1] or (count == point.size and abs(along(*inside) - total) > slack):
-            return None  # several entries: each pulls the place its way
+        if inside[0] >= inside[1]:
+            return None
+        if count == point.size:  # several entries: each pulls the place its way
+            within, width = along(*inside)
+            if abs(within - total) > slack:
+                return None
+            total = within
         low, high = inside
-    return low if high - low == 1 and abs(along(low, high) - total) <= slack else None
+    return low if abs(along(low, high)[0] - total) <= width + 2 * _SLACK * abs(total) else None
