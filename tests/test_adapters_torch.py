@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 import gradverify as gv
-from gradverify import evaluate
+from gradverify import Case, evaluate
 from gradverify.adapters import as_layer
 from gradverify.checking import Settings, check_layer
 from gradverify.diagnosis import diagnosed
+from gradverify.errors import DeclarationError
+from gradverify.properties import gradient
 
 torch = pytest.importorskip("torch")
 
@@ -549,3 +551,26 @@ class TestOnAGpu:
     def test_bfloat16_with_a_reference(self):
         assert check(kernel, "complete", "reference", device="cuda", **FIXED).ok
         assert check(kernel_without_its_derivative, "reference", device="cuda", **FIXED).findings
+
+    def test_a_right_module_is_silent(self):
+        """A loss whose second backward is a tensor without memory, and cells that cuDNN fuses."""
+        assert check(torch.nn.L1Loss(), device="cuda", a="N D", b="N D").ok
+        assert check(torch.nn.GRU(2, 3, batch_first=True), device="cuda", x="N T 2").ok
+
+    def test_little_memory_makes_smaller_chunks(self):
+        layer = as_layer(Dense, device="cuda", **DENSE)
+        rng = np.random.default_rng(0)
+        case = Case(
+            "Dense", {"x": rng.normal(size=(8, 256)), "W": rng.normal(size=(256, 64)), "b": rng.normal(size=64)}
+        )
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction(0.01)
+        try:
+            assert not gradient.holds(layer, case).findings
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+
+    def test_parameters_on_several_devices_are_told(self):
+        apart = torch.nn.Sequential(torch.nn.Linear(3, 3).cuda(), torch.nn.Linear(3, 3))
+        with pytest.raises(DeclarationError, match="several devices"):
+            as_layer(apart, x="N 3")
