@@ -12,7 +12,6 @@ from gradverify import Case, evaluate
 from gradverify.adapters import as_layer
 from gradverify.checking import Settings, check_layer
 from gradverify.diagnosis import diagnosed
-from gradverify.errors import DeclarationError
 from gradverify.properties import gradient
 
 torch = pytest.importorskip("torch")
@@ -572,5 +571,5 @@ class TestOnAGpu:
 
     def test_parameters_on_several_devices_are_told(self):
         apart = torch.nn.Sequential(torch.nn.Linear(3, 3).cuda(), torch.nn.Linear(3, 3))
-        with pytest.raises(DeclarationError, match="several devices"):
+        with pytest.raises(gv.DeclarationError, match="several devices"):
             as_layer(apart, x="N 3")
