@@ -224,6 +224,14 @@ def test_code_that_overwrites_its_primals_is_left_to_the_host(monkeypatch):
             asked(there)
 
 
+def test_a_difference_of_several_entries_is_the_same_in_little_memory():
+    layer, case = prepared(Tanh)
+    entries, h = np.array([3, 100, 250]), np.array([1e-5, 2e-5, 3e-5])
+    found = [Point(layer, case, memory=memory).jointly(entries, h, -h) for memory in (256, 1 << 22)]
+    apart = Point(layer, case).slopes(entries, h, -h)
+    assert np.allclose([d.change[0] for d in found], apart.change.sum(), rtol=0, atol=8 * apart.noise.sum())
+
+
 def test_statistics_that_are_updated_in_place_stay_on_the_host():
     layer = as_layer(torch.nn.BatchNorm1d(3), x="N 3")
     with pytest.raises(LayerFailure, match="in place"):

@@ -84,7 +84,7 @@ class OnDevice:
             raise LayerFailure("crash", "forward", "done as well by the caller")
         try:
             ways = {n: self._sent(d) for n, d in directions.items()}
-            slopes = {n: self._sent(gradients[n]).double().nan_to_num_() for n in ways} if gradients else {}
+            slopes = {n: self._sent(gradients[n]).double().nan_to_num() for n in ways} if gradients else {}
 
             def moved(step: float) -> dict[str, Tensor]:
                 return {n: self._leaves[n] + (step * d).to(self._leaves[n].dtype) for n, d in ways.items()}

@@ -8,18 +8,15 @@ rounding noise of each difference.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from functools import cached_property
-from math import prod
 from typing import Any
 
 import numpy as np
 
-from gradverify import evaluate
 from gradverify.differences import noise
 from gradverify.differences.elsewhere import COARSE, Part, arrived, directed, elsewhere
-from gradverify.differences.flat import Differences, Slot, displaced, joined, real_parts
-from gradverify.differences.forward import Forward
+from gradverify.differences.entries import Entries
+from gradverify.differences.flat import Differences, Slot, displaced, joined
 from gradverify.hooks import Elsewhere
 from gradverify.layer import Layer
 from gradverify.types import Array, Case
@@ -28,7 +25,7 @@ MEMORY = 4 << 20  # bytes of perturbed primals and outputs in flight; fits the c
 _ABREAST = 16  # times that, up to which all points that measure the noise go through one forward
 
 
-class Point(Forward):
+class Point(Entries):
     """A layer's forward around the primals of one Case, and its differences.
 
     Parameters
@@ -49,28 +46,13 @@ class Point(Forward):
         outputs: tuple[Array, ...] | None = None,
         inside: Any = None,
     ) -> None:
-        super().__init__(layer, case, dtype, outputs)
-        if inside is not None:
-            self.dtype = np.dtype(inside)
-            self.eps = float(np.finfo(inside).eps)
+        super().__init__(layer, case, dtype, outputs, inside)
         self.memory = memory or MEMORY
         self.settled: dict[str, str] = {}  # by name of a primal, how its copies go together elsewhere; "" for not
         self.straight: bool | None = None  # whether what moves along a direction elsewhere comes out as here
-        self.slots = tuple(self._slots())
-        self.size = self.slots[-1].stop if self.slots else 0
         assert case.cotangents is not None
         self.cotangents = case.cotangents
         self.weights = self._weights(case.cotangents)
-
-    def _slots(self) -> Iterator[Slot]:
-        start = 0
-        for primal in self.layer.differentiable:
-            array = self.primals[primal.name]
-            is_complex = array.dtype.kind == "c"
-            shape = (*array.shape, 2) if is_complex else array.shape
-            stop = start + prod(shape)
-            yield Slot(primal.name, start, stop, shape, is_complex)
-            start = stop
 
     def _weights(self, cotangents: tuple[Array, ...]) -> Array:
         """Cotangents as real weights on the flat outputs; dL = Re(conj(v) dy), or Re(v dy) by declaration."""
@@ -86,75 +68,6 @@ class Point(Forward):
         return np.concatenate(parts).astype(wide) if parts else np.zeros(0, wide)
 
     @cached_property
-    def grid(self) -> Any:
-        """The type of the outputs where it is lower than that of a primal, which the layer then may cast; else None."""
-        sizes = [self.primals[slot.name].real.dtype.itemsize for slot in self.slots]
-        return self.dtype if self.dtype.itemsize < max(sizes, default=0) else None
-
-    def vector(self, arrays: Mapping[str, Array]) -> Array:
-        """Arrays by primal name as one flat real vector; a missing one is NaN."""
-        flat = np.full(self.size, np.nan)
-        for slot in self.slots:
-            if slot.name in arrays:
-                flat[slot.start : slot.stop] = real_parts(arrays[slot.name], slot, self.layer.declared.conjugate)
-        return flat
-
-    def claimed(self, gradients: Mapping[str, Array]) -> Array:
-        """Analytic gradients by primal name as one flat real vector, without the factors that are declared."""
-        factor = self.layer.declared.factor_of
-        return self.vector({name: np.asarray(g) / factor(name) for name, g in gradients.items()})
-
-    def gradient(self, case: Case) -> Array:
-        """The analytic gradient at a case near this point, flat; NaN where backward gives none that can be compared.
-
-        Raises
-        ------
-        LayerFailure
-            If forward or backward fails there.
-        """
-        raw = evaluate.gradients(self.layer, case.primals, case.options, case.cotangents or ())
-        return self.claimed(evaluate.usable(self.layer, case, raw)[0])
-
-    @cached_property
-    def values(self) -> Array:
-        """The differentiable primals as one flat real vector."""
-        flat = np.empty(self.size, np.result_type(np.float64, *[a.real.dtype for a in self.primals.values()]))
-        for slot in self.slots:
-            flat[slot.start : slot.stop] = real_parts(self.primals[slot.name], slot, True)
-        return flat
-
-    @cached_property
-    def scale(self) -> Array:
-        """Natural step of each entry: its own magnitude or its primal's root mean square, 1 where both are 0."""
-        magnitude = np.abs(self.values).astype(float)
-        if self.size == 0:
-            return magnitude
-        top = self.tops(magnitude)
-        top[top == 0] = 1.0
-        squares = np.add.reduceat((magnitude / top) ** 2, self._starts)
-        rms = np.sqrt(squares / self._lengths)
-        scale: Array = np.maximum(magnitude, top * np.repeat(np.where(rms > 0, rms, 1.0), self._lengths))
-        return scale
-
-    @cached_property
-    def _starts(self) -> Array:
-        """Where each primal that is not empty begins."""
-        return np.array([slot.start for slot in self.slots if slot.stop > slot.start], dtype=np.intp)
-
-    @cached_property
-    def _lengths(self) -> Array:
-        return np.array([slot.stop - slot.start for slot in self.slots if slot.stop > slot.start], dtype=np.intp)
-
-    def tops(self, flat: Array) -> Array:
-        """For each entry, the largest finite magnitude in its primal: shape (P,), from shape (P,)."""
-        if self.size == 0:
-            return np.zeros(0)
-        size = np.abs(flat)
-        size[~np.isfinite(size)] = 0.0
-        largest: Array = np.repeat(np.maximum.reduceat(size, self._starts), self._lengths)
-        return largest
-
-    @cached_property
     def there(self) -> Elsewhere | None:
         """This point where the layer computes, if that is elsewhere."""
         return arrived(self)
@@ -164,7 +77,7 @@ class Point(Forward):
         """Rounding noise of each flat output, about one standard deviation."""
         if self.base.size == 0 or self.size == 0:
             return 0.5 * self.eps * np.abs(self.base)
-        if 8 * noise.POINTS * self.size <= _ABREAST * self.memory:
+        if self._abreast(noise.POINTS):
             return noise.levels(self, self.outputs(self.unpacked(noise.samples(self), self.slots), noise.POINTS))
         return noise.levels(self, self._reached(noise.direction(self), noise.steps(self), None, None)[0])
 
@@ -229,9 +142,16 @@ class Point(Forward):
 
     def jointly(self, entries: Array, a: Array, b: Array) -> Differences:
         """The difference where all these entries move at once: one row, whose `gap` says nothing."""
-        at = np.repeat([0, 1], entries.size), np.concatenate([entries, entries])
-        y, _ = self._displaced_rows(2, at, np.concatenate([a, b]), self.slots)
+        if self._abreast(2 + noise.POINTS):
+            at = np.repeat([0, 1], entries.size), np.concatenate([entries, entries])
+            y, _ = self._displaced_rows(2, at, np.concatenate([a, b]), self.slots)
+        else:
+            y = np.stack([self.flat(self.displaced_by(entries, offsets)) for offsets in (a, b)])
         return self._contract(y[:1], y[1:], np.zeros(1), a, 1)
+
+    def _abreast(self, rows: int) -> bool:
+        """Whether copies of all primals are so small that as many go through one forward."""
+        return 8 * rows * self.size <= _ABREAST * self.memory
 
     def _displaced_rows(
         self, count: int, at: tuple[Array, Array], offsets: Array, slots: tuple[Slot, ...]
@@ -240,7 +160,8 @@ class Point(Forward):
 
         Where all primals move, the same forward measures the noise, if nobody has yet.
         """
-        unheard = len(slots) == len(self.slots) and "sigma" not in vars(self) and self.base.size > 0
+        unheard = "sigma" not in vars(self) and len(slots) == len(self.slots) and self.base.size > 0
+        unheard = unheard and self._abreast(noise.POINTS)
         low, high = slots[0].start, slots[-1].stop
         flat = np.empty((count + unheard * noise.POINTS, high - low), self.values.dtype)
         flat[:count] = self.values[low:high]
@@ -253,25 +174,6 @@ class Point(Forward):
         if unheard:
             self.sigma = noise.levels(self, y[count:])
         return y[:count], reached
-
-    def unpacked(self, flat: Array, slots: tuple[Slot, ...]) -> dict[str, Array]:
-        """Stacked primals by name, shape (count, *shape), from rows of the flat vector.
-
-        Parameters
-        ----------
-        flat : shape (count, width), over consecutive slots; rounded in place to what the primals can hold
-        """
-        stack = {}
-        for slot in slots:
-            array = self.primals[slot.name]
-            part = flat[:, slot.start - slots[0].start : slot.stop - slots[0].start]
-            if array.real.dtype != flat.dtype:
-                with np.errstate(over="ignore"):
-                    held = part.astype(array.real.dtype)
-                part[...] = held
-                part = held
-            stack[slot.name] = (part.view(array.dtype) if slot.complex else part).reshape(len(flat), *array.shape)
-        return stack
 
     def along(self, direction: Array, a: Array, b: Array | None, analytic: Array | None = None) -> Differences:
         """Differences between point + a * direction and point + b * direction, one row for each step.
@@ -299,36 +201,16 @@ class Point(Forward):
         for first in range(0, a.size, rows):
             n = a[first : first + rows].size
             steps = a[first : first + n] if b is None else np.concatenate([a[first : first + n], b[first : first + n]])
-            stack, gap = self._displaced(direction, steps, n, analytic)
+            stack, gap = self.displaced_along(direction, steps, n, analytic)
             y = self.outputs(stack, steps.size)
             near.append(y[:n])
             far.append(y[n:])
             gaps.append(gap)
         return np.concatenate(near + far), np.concatenate(gaps)
 
-    def _displaced(
-        self, direction: Array, steps: Array, n: int, analytic: Array | None
-    ) -> tuple[dict[str, Array], Array]:
-        """Primals at these steps, stacked, by name; <analytic, realised step> from the others, or the point, to the
-        first n.
-        """
-        stack, gap = {}, np.zeros(n)
-        for slot in self.slots:
-            part = direction[slot.start : slot.stop]
-            if not part.any():
-                continue
-            array = self.primals[slot.name]
-            real = (array.view(array.real.dtype) if slot.complex else array).reshape(-1)
-            moved = displaced(real, steps[:, None] * part, self.grid)
-            if analytic is not None:
-                realised = moved[:n] - (moved[n:] if steps.size > n else real)
-                gap += realised.astype(float) @ np.nan_to_num(analytic[slot.start : slot.stop])
-            stack[slot.name] = (moved.view(array.dtype) if slot.complex else moved).reshape(steps.size, *array.shape)
-        return stack, gap
-
     def row_along(self, direction: Array, step: float) -> Array:
         """Flat outputs at one step along a direction, shape (K,)."""
-        return self.flat({n: a[0] for n, a in self._displaced(direction, np.array([step]), 1, None)[0].items()})
+        return self.flat({n: a[0] for n, a in self.displaced_along(direction, np.array([step]), 1, None)[0].items()})
 
     def _contract(self, ya: Array, yb: Array, gap: Array, a: Array, rungs: int) -> Differences:
         with np.errstate(all="ignore"):
