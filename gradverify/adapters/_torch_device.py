@@ -34,6 +34,10 @@ class _Span:
     start: int
     stop: int
 
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.stop)
+
 
 @dataclass(frozen=True)
 class OnDevice:
@@ -72,7 +76,7 @@ class OnDevice:
             raise
         except Exception as error:  # whatever it is, the caller's own way says it better
             raise LayerFailure("crash", "forward", f"not contracted: {error}") from error
-        found = {s.name: told[:, s.start : s.stop] for s in spans}
+        found = {s.name: told[:, s.rows] for s in spans}
         return [(change, noise, moved != 0, gap) for change, noise, moved, gap in (found[m.name] for m in moves)]
 
     def along(
@@ -181,23 +185,20 @@ class OnDevice:
         torch = import_torch()
         apart = rows * sum(self._leaves[s.name].numel() for s in group) > _APART
         sides = (slice(0, 1), slice(1, 2)) if apart else (slice(0, 2),)
-        copies = [_Copies(self._leaves[s.name], rows if apart else 2 * rows) for s in group]
-        run, row, last = self._forward(rule.how.way), torch.arange(rows, device=at.device), group[-1].stop
-        for first in range(group[0].start, last, rows):
-            n = min(rows, last - first)
-            parts = [slice(max(first, s.start), max(first, min(first + n, s.stop))) for s in group]
-            moves = [c.ends(at[part], steps[:, part]) for c, part in zip(copies, parts)]
-            wheres = [(row[part.start - first : part.stop - first], at[part]) for part in parts]
-            ys = []
+        copies = [
+            _Copies(self._leaves[s.name], rows if apart else 2 * rows, at[s.rows], steps[:, s.rows]) for s in group
+        ]
+        gap = torch.cat([c.ends[0] - c.ends[1] for c in copies]).to(rule.weights.dtype)
+        run, start, last = self._forward(rule.how.way), group[0].start, group[-1].stop
+        for first in range(start, last, rows):
+            n, ys = min(rows, last - first), []
             for side in sides:
                 with ExitStack() as stack:
                     moved = {
-                        span.name: stack.enter_context(c.moved(n, where, ends[side]))
-                        for span, c, where, ends in zip(group, copies, wheres, moves)
+                        s.name: stack.enter_context(c.moved(side, first - s.start, n)) for s, c in zip(group, copies)
                     }
                     ys += run(moved).view(-1, n, self.weights.size)
-            gap = torch.cat([ends[0] - ends[1] for ends in moves]).to(rule.weights.dtype)
-            yield (*rule.contracted(*ys), gap)
+            yield (*rule.contracted(*ys), gap[first - start : first - start + n])
 
     def _forward(self, way: str) -> Callable[[dict[str, Tensor]], Tensor]:
         """A function from copies of some primals to flat outputs, shape (count, K)."""
@@ -262,26 +263,35 @@ class _Rule:
 
 
 class _Copies:
-    """Copies of one primal, made once; each chunk moves some of their entries and takes them back."""
+    """Copies of one primal, made once; each chunk moves some of their entries and takes them back.
 
-    def __init__(self, leaf: Tensor, count: int) -> None:
-        self.shape = leaf.shape
+    Parameters
+    ----------
+    leaf : the primal
+    count : of the copies
+    at, steps : flat indices of all entries that are going to move, shape (n,), and their two offsets, shape (2, n)
+    """
+
+    def __init__(self, leaf: Tensor, count: int, at: Tensor, steps: Tensor) -> None:
+        self.shape, self.at = leaf.shape, at
         self.base = leaf.detach().contiguous().reshape(-1)
+        self.kept = self.base[at]
+        self.ends = self.kept + steps.to(self.base.dtype)
         self.rows = self.base.expand(count, -1).clone()
-
-    def ends(self, at: Tensor, steps: Tensor) -> Tensor:
-        """Entries after each of two steps, shape (2, n)."""
-        return self.base[at] + steps.to(self.base.dtype)
+        self.row = import_torch().arange(count, device=at.device)
 
     @contextmanager
-    def moved(self, n: int, where: tuple[Tensor, Tensor], ends: Tensor) -> Iterator[Tensor]:
-        """Inside, n copies for each row of `ends`, each with one entry moved there."""
-        held = self.rows[: len(ends) * n].view(len(ends), n, -1)
-        held[(slice(None), *where)] = ends
+    def moved(self, side: slice, first: int, n: int) -> Iterator[Tensor]:
+        """Inside, n copies for each step in `side`, of which the k-th has entry number `first` + k moved, if any."""
+        low, high = max(0, first), max(0, min(first + n, self.at.numel()))
+        sides = side.stop - side.start
+        held = self.rows[: sides * n].view(sides, n, -1)
+        where = slice(None), self.row[low - first : max(low, high) - first], self.at[low:high]
+        held[where] = self.ends[side, low:high]
         version = self.rows._version
         yield held.view(-1, *self.shape)
         if self.rows._version == version:
-            held[(slice(None), *where)] = self.base[where[1]]
+            held[where] = self.kept[low:high]
         else:  # the code overwrites what it is given
             self.rows.copy_(self.base.expand_as(self.rows))
 
