@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gradverify import Case, Layer, Verdict, evaluate, tuning, verify
 from gradverify.checking import Settings, check_layer
 from gradverify.compare import judge, sweep
-from gradverify.differences import ladder, screen
+from gradverify.differences import coincidence, ladder, screen
 from gradverify.differences.central import best_step, central
 from gradverify.differences.complexstep import complex_step
 from gradverify.differences.inside import computes_in
@@ -792,3 +792,16 @@ def test_a_border_just_beyond_the_smallest_step_raises_no_alarm():
     wrong = layer.derive(backward=lambda dy, s, eps: tuple(2 * g for g in layer.backward(dy, s, eps)))
     case = Case("cosine_similarity", primals, {"eps": 0.5}, cotangent)
     assert verify(wrong, case, ["gradient"]).findings
+
+
+def test_kinks_that_cancel_are_not_looked_for_beyond_a_domain():
+    def forward(x, w):
+        if (x != 0).any():
+            raise ValueError("outside")
+        return x * w, (x, w)
+
+    layer = Layer(forward, lambda g, s: (g * s[1], g * s[0]), name="edge", x="N", w="N")
+    case = Case("edge", {"x": np.zeros(2), "w": np.ones(2)}, cotangents=(np.ones(2),))
+    point = Point(layer, case)
+    assert not coincidence.coincident_along(point, case, np.array([1.0, 1.0, 0.0, 0.0]))
+    assert not coincidence.coincident(point, case, np.array([0, 1])).any()

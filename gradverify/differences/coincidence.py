@@ -9,6 +9,8 @@ programs", NeurIPS 2018, give the example.)
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from gradverify.differences import ladder
@@ -28,8 +30,13 @@ def coincident(point: Point, case: Case, entries: Array) -> Array:
     if entries.size > 1 and not coincident(point, case, entries[:1]).all():
         return found  # there is a finding whatever the others say
     kinks = np.zeros(entries.size, bool)
+
+    def asked(there: Point, analytic: Array) -> tuple[Array, Estimate, Estimate]:
+        left, right = (ladder.entrywise(there, entries, side=side) for side in (-1, +1))
+        return analytic[entries], left, right
+
     for k in range(_TIMES):
-        kinked, inside = _kinked(point, case, entries, k)
+        kinked, inside = _kinked(point, case, k, asked)
         found, kinks = found | inside, kinks | kinked  # a slope that is wrong at its kink is outside in all variations
         if found.all() or (k + 1 >= _FIRST and not kinks.all()):
             break
@@ -45,31 +52,38 @@ def _round(values: Array) -> bool:
 def coincident_along(point: Point, case: Case, direction: Array) -> bool:
     """The same for entries that are all 0 and move together along a flat direction, shape (P,)."""
     kinks = False
+
+    def asked(there: Point, analytic: Array) -> tuple[Array, Estimate, Estimate]:
+        left, right = (ladder.directional(there, direction, analytic, side=side) for side in (-1, +1))
+        return np.zeros(1), left, right
+
     for k in range(_TIMES):
-        varied = _variation(point, case, k)
-        if varied is not None:
-            there, analytic = varied
-            right, left = (ladder.directional(there, direction, analytic, side=side) for side in (+1, -1))
-            kinked, inside = _between(np.zeros(1), left, right)
-            if inside[0]:
-                return True
-            kinks |= bool(kinked[0])
+        kinked, inside = _kinked(point, case, k, asked)
+        if inside[0]:
+            return True
+        kinks |= bool(kinked[0])
         if k + 1 >= _FIRST and not kinks:
             break
     return False
 
 
-def _kinked(point: Point, case: Case, entries: Array, k: int) -> tuple[Array, Array]:
-    """Entries with a kink at one variation, and those of them with the gradient between its slopes."""
+def _kinked(
+    point: Point, case: Case, k: int, asked: Callable[[Point, Array], tuple[Array, Estimate, Estimate]]
+) -> tuple[Array, Array]:
+    """What has a kink at one variation, and what of that has the gradient between its slopes; both shape (n,) or (1,).
+
+    Parameters
+    ----------
+    asked : (the variation, its analytic gradient) -> analytic values there, slopes from the left, from the right
+    """
+    nothing = np.zeros(1, bool), np.zeros(1, bool)
     varied = _variation(point, case, k)
     if varied is None:
-        return np.zeros(entries.size, bool), np.zeros(entries.size, bool)
-    there, analytic = varied
+        return nothing
     try:
-        right, left = (ladder.entrywise(there, entries, side=side) for side in (+1, -1))
+        return _between(*asked(*varied))
     except LayerFailure:  # beyond the edge of a domain
-        return np.zeros(entries.size, bool), np.zeros(entries.size, bool)
-    return _between(analytic[entries], left, right)
+        return nothing
 
 
 def _variation(point: Point, case: Case, k: int) -> tuple[Point, Array] | None:
