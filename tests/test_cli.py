@@ -355,3 +355,24 @@ def test_output_that_cannot_be_written_is_told(tmp_path: Path) -> None:
         )
     assert done.returncode == 2
     assert "cannot write the output" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "told"),
+    [
+        ("import os\nos._exit(0)\n", 2, "SystemExit: os._exit(0)"),
+        (
+            "import os\nimport gradverify as gv\ndef forward(x):\n    os._exit(0)\n"
+            "gv.register(gv.Layer(forward, lambda g, s: g, x='N', name='ends'))\n",
+            1,
+            "line 4 of ends.py: os._exit(0)",
+        ),
+    ],
+    ids=["import", "forward"],
+)
+def test_code_that_ends_the_process_does_not_read_as_passed(tmp_path: Path, code: str, status: int, told: str) -> None:
+    (tmp_path / "ends.py").write_text(code)
+    command = [sys.executable, "-m", "gradverify.cli", "check", "ends.py", "--examples", "3"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == status
+    assert told in " ".join((done.stdout + done.stderr).split())

@@ -17,6 +17,7 @@ from pkgutil import iter_modules
 import click
 
 from gradverify import __version__
+from gradverify.cli._ending import kept_alive
 from gradverify.errors import GradverifyError
 
 USAGE, INTERRUPTED, INTERNAL = 2, 130, 70
@@ -60,7 +61,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if getattr(sys, name) is None:  # closed by whoever started this process
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  until exit
     try:
-        result = commands.main(args=arguments, prog_name="gradverify", standalone_mode=False)
+        with kept_alive():
+            result = commands.main(args=arguments, prog_name="gradverify", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
         error.show()
