@@ -194,6 +194,11 @@ def sizes_in(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if isinstance(value, int) and not isinstance(value, bool)}
 
 
+def numbers_in(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a domain may name as a bound, or arithmetic use: real numbers, by name."""
+    return {n: v for n, v in options.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+
+
 def _solved(axis: Axis, sizes: Sizes, extent: int) -> dict[str, int]:
     """The size of the only unknown name in an arithmetic axis, e.g. H from 4*H = 12; empty unless it is unique."""
     unknown = [name for name in axis.names if name not in sizes]

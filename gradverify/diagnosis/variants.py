@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from gradverify.dims import numbers_in
 from gradverify.errors import DeclarationError
 from gradverify.layer import Layer, Primal, accepted
 from gradverify.shrink.search import sizes_of
@@ -22,11 +23,6 @@ _SMALL = ((3, 2, 2, 2, 2, 2), (2, 2, 3, 2, 2, 3), (2, 3, 2, 2, 3, 2))
 _POOLS = ((3, 2, 5, 4, 6, 7), (2, 5, 3, 4, 7, 6), (4, 3, 2, 5, 6, 7), (5, 4, 3, 6, 2, 7), (6, 7, 5, 8, 4, 9))
 
 Sizes = Mapping[str, Any]
-
-
-def numeric(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options that can stand in dimension strings."""
-    return {n: v for n, v in options.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
 
 
 def axis_names(layer: Layer) -> tuple[str, ...]:
@@ -94,10 +90,10 @@ def plain(
         found = {n: np.shape(a) for n, a in like.primals.items()}
         return _filled(layer, case, options, found, dict(sizes_of(layer, like.primals, options) or {}), draw)
     for chosen in _sizes(layer, case, draw):
-        wanted = {**chosen, **numeric(options), **(sizes or {})}
+        wanted = {**chosen, **numbers_in(options), **(sizes or {})}
         shaped = shapes(layer, wanted)
         if shaped is not None and sum(prod(s) for s in shaped.values()) > _LARGE:
-            wanted = {**_small(layer, draw), **numeric(options), **(sizes or {})}
+            wanted = {**_small(layer, draw), **numbers_in(options), **(sizes or {})}
             shaped = shapes(layer, wanted)
         made = None if shaped is None else _filled(layer, case, options, shaped, wanted, draw)
         if made is not None:

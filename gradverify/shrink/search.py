@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gradverify import evaluate
-from gradverify.dims import Dims
+from gradverify.dims import Dims, numbers_in
 from gradverify.errors import DeclarationError
 from gradverify.layer import Layer, accepted
 from gradverify.types import Array, Case
@@ -88,8 +88,7 @@ class Search:
 
 def sizes_of(layer: Layer, primals: Mapping[str, Array], options: Mapping[str, Any]) -> dict[str, Any] | None:
     """Sizes of all names that the shapes and the numeric options tell; None on a contradiction."""
-    numbers = {n: v for n, v in options.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
-    found: dict[str, Any] = dict(numbers)
+    found = numbers_in(options)
     try:
         for _ in range(2):  # a name may be told by a later primal
             for primal in layer.primals:

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import reject
 from hypothesis import strategies as st
 
-from gradverify.dims import sizes_in
+from gradverify.dims import numbers_in, sizes_in
 from gradverify.errors import DeclarationError
 from gradverify.layer import Layer, Primal, accepted
 from gradverify.properties import Regime
@@ -133,7 +133,7 @@ class _Drawing:
         if not self.layer.empty and any(0 in shape for shape in found.values()):
             return None
         seed, step = valuing.word(), valuing.pick(_STEPS)
-        primals = self.arrays(valuing, seed, found, {**_numbers(options), **sizes}, draw)
+        primals = self.arrays(valuing, seed, found, {**numbers_in(options), **sizes}, draw)
         if primals is None or not self.allowed(primals, options):
             return None
         return Case(self.layer.name, primals, options, None, step if self.eps is None else self.eps, seed, self.target)
@@ -217,11 +217,6 @@ def _elements(draw: Draw, strategy: st.SearchStrategy[Any], seed: int, stream: i
         )
     order = np.arange(count) if count <= _FEW else values.order(seed, stream, count, _FEW)
     return drawn[order].reshape(shape)
-
-
-def _numbers(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options that a domain may name as a bound."""
-    return {n: v for n, v in options.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
 
 
 def _lasts(sizes: Mapping[str, Any]) -> set[float]:
