@@ -58,17 +58,19 @@ def outcome(
     terms: Gradients | None = None,
     at: Case | None = None,
     same: bool = False,
+    least: float = 0.0,
 ) -> Outcome:
     """An Outcome from pairs (what was done, gradients got, gradients expected).
 
     `terms` are gradients of which the expected ones are sums; their size counts for the rounding.
     `at` is where rounding is measured, if not at the case; with `same`, the very same arithmetic was done
-    twice, and how much rounding there is makes no difference.
+    twice, and how much rounding there is makes no difference; differences below `least` of the largest entry
+    are none.
     """
     findings: dict[str, Finding] = {}
     entries = 0
     for what, got, expected in pairs:
-        for primal, comparison in compare(layer, at or case, got, expected, terms, same).items():
+        for primal, comparison in compare(layer, at or case, got, expected, terms, same, least).items():
             entries += comparison.bound.size
             if comparison.wrong.any() and primal not in findings:
                 findings[primal] = _finding(name, kind, what, case, comparison)
@@ -82,6 +84,7 @@ def compare(
     expected: Gradients,
     terms: Gradients | None = None,
     same: bool = False,
+    least: float = 0.0,
 ) -> dict[str, Comparison]:
     """Comparison of two gradients by primal; the bound is the rounding of backward, less where that was the same."""
     found = {}
@@ -93,7 +96,7 @@ def compare(
             sizes = np.abs(b) if terms is None else np.maximum(np.abs(b), np.abs(terms[primal]))
             top = float(np.max(sizes[np.isfinite(sizes)], initial=0.0))
             eps = _unit(layer, case, b)
-            bound = np.full(b.shape, min(_ULPS * eps, eps**0.5) * top + _ULPS * _tiny(b))
+            bound = np.full(b.shape, max(least, min(_ULPS * eps, eps**0.5)) * top + _ULPS * _tiny(b))
             far = ~(error <= bound) & ~((a == b) | (np.isnan(a) & np.isnan(b)))
             if narrow(case):
                 far &= np.isfinite(a) & np.isfinite(b)  # where the range of the type ends depends on the order of sums

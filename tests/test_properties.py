@@ -363,6 +363,18 @@ def test_a_backward_that_is_random_is_shown_on_a_small_case():
     assert report.findings[0].case.size <= 5
 
 
+@pytest.mark.parametrize(("bend", "found"), [(1e-7, True), (1e-11, False)])
+def test_a_pullback_may_bend_by_its_arithmetic(bend, found):
+    """As that of a matrix exponential does, whose series ends where the size of the cotangent says."""
+    layer = Layer(
+        lambda x: (np.sin(x), x),
+        lambda dy, x: dy * np.cos(x) * (1 + bend * np.tanh(np.abs(dy).max(initial=0.0))),
+        name="bent",
+        x="N D",
+    )
+    assert bool(check(layer, "linear").findings) is found
+
+
 def test_the_gradient_that_a_settled_softmax_leaves_need_not_be_linear():
     weights = {
         "Wq": [[0, 0, 0, 0], [0, 0, -2, 0]],

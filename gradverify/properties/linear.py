@@ -11,6 +11,7 @@ from gradverify.properties import Property, add
 from gradverify.types import Array, Case, Finding, Outcome
 
 NAME = "linear"
+_LEAST = 1e-9  # of the largest entry: series and iterations choose their length by the size of the cotangent, too
 
 
 def holds(layer: Layer, case: Case) -> Outcome:
@@ -29,24 +30,39 @@ def holds(layer: Layer, case: Case) -> Outcome:
     both = {n: np.where(np.isfinite(at_v[n]), g, np.nan) for n, g in exact.gradients(layer, case, total).items()}
     pairs = [("for the sum of two cotangents", both, summed)]
     terms = {n: np.abs(at_v[n]) + np.abs(at_w[n]) for n in at_v}
-    outcome = exact.outcome(layer, case, NAME, pairs, kind="nonlinear", terms=terms, at=case.but(cotangents=total))
+    outcome = exact.outcome(
+        layer, case, NAME, pairs, kind="nonlinear", terms=terms, at=case.but(cotangents=total), least=_LEAST
+    )
     if not outcome.findings:
-        outcome = exact.outcome(layer, case, NAME, _scaled(layer, case, at_v), kind="nonlinear")
+        outcome = _scaled(layer, case, at_v)
     constant = [_constant(n, g, case) for n, g in zero.items() if np.any(np.nan_to_num(g) != 0)]
     fresh = [f for f in constant if f.primal not in {g.primal for g in outcome.findings}]
     return Outcome(NAME, (*outcome.findings, *fresh), entries=outcome.entries)
 
 
-def _scaled(layer: Layer, case: Case, once: dict[str, Array]) -> list[tuple[str, dict[str, Array], dict[str, Array]]]:
-    """The cotangent times powers of two, which rounds nothing; what overflows or underflows says nothing."""
-    pairs = []
+def _scaled(layer: Layer, case: Case, once: dict[str, Array]) -> Outcome:
+    """The cotangent times powers of two, which rounds nothing; what overflows or underflows says nothing.
+
+    Compared, and its rounding measured, at the larger of the two: code that mixes the cotangent with other numbers
+    rounds more of it there.
+    """
+    findings: dict[str | None, Finding] = {}
+    entries = 0
     for factor, words in ((2.0, "doubled"), (1024.0, "1024 times as large"), (1 / 1024, "1024 times as small")):
         cotangents = tuple((factor * a).astype(a.dtype) for a in case.cotangents or ())
         with np.errstate(over="ignore", under="ignore"):
             wanted = {n: (factor * g).astype(g.dtype) for n, g in once.items()}
-        if factor == 2.0 or _in_range([*wanted.values(), *cotangents]):
-            pairs.append((f"with the cotangent {words}", exact.gradients(layer, case, cotangents), wanted))
-    return pairs
+        if factor != 2.0 and not _in_range([*wanted.values(), *cotangents]):
+            continue
+        got, at = exact.gradients(layer, case, cotangents), case.but(cotangents=cotangents)
+        if factor < 1:
+            got, wanted, at = {n: (g / factor).astype(g.dtype) for n, g in got.items()}, once, case
+        pair = f"with the cotangent {words}", got, wanted
+        told = exact.outcome(layer, case, NAME, [pair], kind="nonlinear", at=at, least=_LEAST)
+        entries += told.entries
+        for finding in told.findings:
+            findings.setdefault(finding.primal, finding)
+    return Outcome(NAME, tuple(findings.values()), entries=entries)
 
 
 def _in_range(arrays: list[Array]) -> bool:

@@ -76,6 +76,8 @@ MODULES = {name: (getattr(nn, name)(), {"x": "N D"}) for name in PLAIN.split()} 
     "cdist": (torch.cdist, {"a": "N D", "b": "M D"}),
     "svdvals": (torch.linalg.svdvals, {"x": "3 4"}),
     "det": (torch.linalg.det, {"x": "3 3"}),
+    "matrix_exp": (torch.linalg.matrix_exp, {"A": "N 3 3"}),
+    "orthogonal": (nn.utils.parametrizations.orthogonal(nn.Linear(3, 3)), {"x": "N 3"}),
     "cholesky": (lambda A: torch.linalg.cholesky(A @ A.T + torch.eye(3, dtype=A.dtype)), {"A": "3 3"}),
     "topk": (lambda x: torch.topk(x, 2).values, {"x": "N 5"}),
     "median": (lambda x: torch.median(x, -1).values, {"x": "N D"}),
