@@ -392,3 +392,30 @@ def test_the_gradient_that_a_settled_softmax_leaves_need_not_be_linear():
         assert not verify(attention, case, ["linear"]).findings
     bent = attention.derive(backward=lambda dy, saved: attention.backward(np.sign(dy), saved))
     assert verify(bent, case, ["linear"]).findings
+
+
+def test_a_forward_may_round_otherwise_each_time():
+    """As sums do whose order depends on threads or on where memory lies."""
+    times = iter(range(10**9))
+
+    def rounds(scale):
+        def forward(x):
+            return np.sin(x) * (1 + scale * (next(times) % 2)), x
+
+        return Layer(forward, lambda dy, x: dy * np.cos(x), name="rounds", x="N D")
+
+    assert check(rounds(1e-15), "repeatable").ok
+    assert check(rounds(1e-9), "repeatable").findings
+
+
+def test_a_forward_mode_rule_at_the_end_of_a_domain_is_no_crash():
+    def forward(t):
+        if (t < 0).any():
+            raise ValueError("all elements should be at least 0")
+        return t * t, t
+
+    layer = Layer(
+        forward, lambda dy, t: 2 * t * dy, name="edge", t="N: between 0 1", jvp=lambda p, v: (2 * p["t"] * v["t"],)
+    )
+    outcome = verify(layer, Case("edge", {"t": np.zeros(6)}), ["forward_mode"])
+    assert not outcome.findings
