@@ -163,7 +163,7 @@ def _spreads(backward: Backward, count: int) -> bool:
     return len(required) == count + 1
 
 
-def guarded(stage: str, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+def guarded(stage: str, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Any:
     """Call the layer's code; what it raises becomes a LayerFailure that names the author's line."""
     outer, _began[0] = _began[0], time.perf_counter()
     try:

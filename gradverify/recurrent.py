@@ -48,6 +48,7 @@ def register_cell(target: Any = None, /, *, sequence: str | bool | None = None, 
 
 def as_cell(
     target: Any,
+    /,
     *,
     states: str | Sequence[str] | None = None,
     inputs: str | Sequence[str] | None = None,

@@ -189,3 +189,10 @@ def test_jax_that_is_missing_names_the_extra(monkeypatch):
     with pytest.raises(gv.DeclarationError, match=r"pip install 'gradverify\[jax\]'"):
         adapter.jax_layer(lambda x: x, x="N")
     assert not adapter._recognises(lambda x: x)
+
+
+def test_a_primal_may_be_called_target():
+    def squared(pred, target):
+        return jnp.sum((pred - target) ** 2)
+
+    assert gv.check(squared, pred="N D", target="N D", examples=5, raises=False).ok

@@ -196,3 +196,35 @@ def test_an_error_of_a_billionth_does_not_look_like_none():
     text = outcome.findings[0].message
     analytic, numerical = text.split("analytic ")[1].split(" ±")[0].split(", numerical ")
     assert analytic != numerical
+
+
+def squared(pred, target):
+    return ((pred - target) ** 2).sum(), (pred, target)
+
+
+def squared_back(dy, saved):
+    pred, target = saved
+    return 2 * dy * (pred - target), -2 * dy * (pred - target)
+
+
+class Squared:
+    def loss(self, pred, target):
+        return ((pred - target) ** 2).mean()
+
+    def grad(self, pred, target):
+        return 2 * (pred - target) / pred.size
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        (squared, squared_back),
+        (Squared(),),
+        (lambda pred, target: (((pred - target) ** 2).sum(), 2 * (pred - target)),),
+        (gv.Layer(squared, squared_back, pred="N D", target="N D"),),
+    ],
+    ids=["pair", "class", "value and gradient", "layer"],
+)
+def test_a_primal_may_be_called_target(target):
+    declared = {} if isinstance(target[0], gv.Layer) else {"pred": "N D", "target": "N D"}
+    assert gv.check(*target, examples=5, raises=False, **declared).ok

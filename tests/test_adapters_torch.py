@@ -533,6 +533,10 @@ def test_a_surrogate_is_written_on_tensors():
     assert check(rounded, "gradient", x="N", surrogate=lambda x, at: torch.round(at["x"]) + (x - at["x"])).ok
 
 
+def test_a_primal_may_be_called_target():
+    assert gv.check(torch.nn.functional.mse_loss, input="N D", target="N D", examples=5, raises=False).ok
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 class TestOnAGpu:

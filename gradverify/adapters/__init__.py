@@ -45,7 +45,7 @@ def add(adapter: Adapter) -> Adapter:
     return adapters.add(adapter.name, adapter)
 
 
-def as_layer(target: Any, *, name: str | None = None, **declaration: Any) -> Layer:
+def as_layer(target: Any, /, *, name: str | None = None, **declaration: Any) -> Layer:
     """Turn a target into a Layer by the first adapter that recognises it.
 
     Raises

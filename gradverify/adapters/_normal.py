@@ -151,6 +151,6 @@ def by_options(function: Callable[..., Any], options: Mapping[str, Any], accepte
     return {name: value for name, value in options.items() if name in accepted}
 
 
-def called(stage: str, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+def called(stage: str, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Any:
     """Call the author's code; what it raises names the author's own line."""
     return guarded(stage, function, *arguments, **keywords)

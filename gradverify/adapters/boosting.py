@@ -78,6 +78,7 @@ class Boosting:
 
 def boosting(
     objective: Callable[..., Any],
+    /,
     loss: Callable[..., Any] | None = None,
     *,
     bound: bool = False,

@@ -46,7 +46,7 @@ def _dimension_strings(cls: type) -> dict[str, Any]:
     return {n: getattr(cls, n) for n in parameters if isinstance(getattr(cls, n, None), (str, tuple))}
 
 
-def _from_pair(target: tuple[Any, Any], **declaration: Any) -> Layer:
+def _from_pair(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
     layer = Layer(*target, **declaration)
     return _seeded(layer) if mentions(layer.forward) else layer
 
@@ -69,7 +69,7 @@ def _seeded(layer: Layer) -> Layer:
     return seeded if chance.drawn else layer
 
 
-def _from_class(target: type, **declaration: Any) -> Layer:
+def _from_class(target: type, /, **declaration: Any) -> Layer:
     found = {k: v for k, v in vars(target).items() if k in KEYWORDS and not k.startswith("__")}
     found |= {"primals": _dimension_strings(target), "doc": inspect.getdoc(target) or ""}
     found = {k: getattr(v, "__func__", v) for k, v in found.items()}
@@ -80,7 +80,7 @@ def _from_class(target: type, **declaration: Any) -> Layer:
     return build(forward, backward, **{"name": target.__name__, **found, **declaration})
 
 
-def _derive(layer: Layer, *, name: str | None = None, **declaration: Any) -> Layer:
+def _derive(layer: Layer, /, *, name: str | None = None, **declaration: Any) -> Layer:
     if declaration:
         raise DeclarationError(
             f"layer {layer.name!r} is declared already; {', '.join(declaration)} cannot be given again "

@@ -54,6 +54,7 @@ class Chain:
 
 def elementwise(
     f: Any,
+    /,
     *derivatives: Callable[..., Any],
     of: str = "input",
     domain: str = "real",

@@ -13,7 +13,7 @@ from gradverify.adapters.losses import loss
 from gradverify.layer import Layer
 
 
-def function(target: Any, *, name: str | None = None, **declaration: Any) -> Layer:
+def function(target: Any, /, *, name: str | None = None, **declaration: Any) -> Layer:
     """A Loss from a function that returns a number and gradients.
 
     Raises

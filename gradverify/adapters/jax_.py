@@ -24,7 +24,7 @@ from gradverify.layer import KEYWORDS, Layer, Loss
 _OWN = ("second", "forward_mode", "loss")
 
 
-def jax_layer(target: Any, *, name: str | None = None, **declaration: Any) -> Layer:
+def jax_layer(target: Any, /, *, name: str | None = None, **declaration: Any) -> Layer:
     """A Layer on NumPy arrays from a function of JAX arrays.
 
     float64 primals are computed in 64 bits, whatever the user's setting, and others as it says.

@@ -67,6 +67,7 @@ class Kernel:
 
 def kernel(
     target: Any,
+    /,
     gradient: Callable[..., Any] | None = None,
     *,
     log: bool = True,

@@ -103,6 +103,7 @@ def _broadcast(cotangent: Any, gradient: Any) -> Any:
 
 def loss(
     value: Any,
+    /,
     gradient: Callable[..., Any] | None = None,
     *,
     wrt: str | Sequence[str] | None = None,

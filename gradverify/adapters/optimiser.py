@@ -123,6 +123,7 @@ def _before_minus_after(instance: Any) -> None:
 
 def optimiser(
     target: Any,
+    /,
     *,
     setup: Callable[[Any, Any], Any] | None = None,
     rate: float | None = None,

@@ -25,6 +25,7 @@ FOREIGN = ("torch", "jax", "jaxlib", "flax", "equinox", "tensorflow", "keras", "
 
 def stateful(
     target: Any,
+    /,
     *,
     init: tuple[Any, ...] | Mapping[str, Any] | None = None,
     pairs: Mapping[str, Any] | None = None,

@@ -20,6 +20,7 @@ from gradverify.recurrent import as_cell, unroll
 
 def stepwise(
     target: Any,
+    /,
     backward: Callable[..., Any] | None = None,
     *,
     states: str | Sequence[str],

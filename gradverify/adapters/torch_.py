@@ -29,7 +29,7 @@ _OWN = ("device", "kernel", "second", "keep", "reference", "loss")
 _KERNELS = ("bfloat16", "float16")
 
 
-def torch_layer(target: Any, *, name: str | None = None, **declaration: Any) -> Layer:
+def torch_layer(target: Any, /, *, name: str | None = None, **declaration: Any) -> Layer:
     """A Layer on NumPy arrays from torch code, which computes on tensors.
 
     Parameters

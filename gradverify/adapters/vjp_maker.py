@@ -42,7 +42,7 @@ class Makers:
 
 
 def vjp_maker(
-    function: Callable[..., Any], *makers: Callable[..., Any] | None, name: str | None = None, **declaration: Any
+    function: Callable[..., Any], /, *makers: Callable[..., Any] | None, name: str | None = None, **declaration: Any
 ) -> Layer:
     """A Layer from a function and makers of its pullbacks.
 
