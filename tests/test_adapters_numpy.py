@@ -104,10 +104,10 @@ class DictLayer:
 
     def backward(self, dY):
         dX = []
-        for X in self.X:
-            dX.append(dY @ self.parameters["W"].T)
-            self.gradients["W"] += X.T @ dY
-            self.gradients["b"] += dY.sum(0, keepdims=True)
+        for dy, X in zip([dY], self.X):
+            dX.append(dy @ self.parameters["W"].T)
+            self.gradients["W"] += X.T @ dy
+            self.gradients["b"] += dy.sum(0, keepdims=True)
         return dX[0] if len(dX) == 1 else dX
 
     def flush_gradients(self):
