@@ -196,3 +196,12 @@ def test_a_primal_may_be_called_target():
         return jnp.sum((pred - target) ** 2)
 
     assert gv.check(squared, pred="N D", target="N D", examples=5, raises=False).ok
+
+
+def test_what_jax_cannot_differentiate_twice_has_no_second_backward():
+    report = check_layer(
+        as_layer(jax.scipy.special.gammainc, a="N: positive", x="N: positive"),
+        Settings(examples=4, properties=("complete", "gradient", "second_order"), shrink=False),
+    )
+    assert report.ok, str(report)
+    assert "igamma_grad_a" in report.tallies["second_order"].reason

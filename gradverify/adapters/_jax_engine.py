@@ -6,6 +6,7 @@ microseconds; so everything is compiled, and few copies go one by one where many
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from gradverify.errors import DeclarationError
 from gradverify.evaluate import LayerFailure
 
 Array = Any  # numpy.ndarray or jax.Array
+_NO_RULE = "custom_vjp|do not support JVP|not support reverse-mode|Linearization failed"  # in what JAX raises
 _FEW = 512  # copies that are not worth a compilation of their own
 
 
@@ -90,7 +92,8 @@ class Engine:
 
         moving, rest = self._parted({n: primals[n] for n in self.names}, self.differentiable)
         arguments = moving, rest, _like(tuple(cotangents)), dict(weights)
-        return dict(self._do("second", jax.grad(weighted), options, *arguments))
+        with _ruled("second backward", "no second backward"):
+            return dict(self._do("second", jax.grad(weighted), options, *arguments))
 
     def jvp(self, primals: Mapping[str, Array], tangents: Mapping[str, Array], **options: Any) -> tuple[Array, ...]:
         """Tangents of the outputs by forward-mode differentiation."""
@@ -102,12 +105,8 @@ class Engine:
             outputs = self._outputs(options)
             return jax.jvp(lambda m: outputs({**rest, **m}), (moving,), (along,))[1]
 
-        try:
+        with _ruled("jvp", "no forward mode"):
             return tuple(self._do("jvp", pushed, options, moving, rest, along))
-        except TypeError as error:
-            if "custom_vjp" in str(error):
-                raise LayerFailure("missing", "jvp", f"no forward mode: {str(error).splitlines()[0]}") from None
-            raise
 
     def batched(self, stack: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Array, ...]:
         """Outputs, each with a leading axis, at stacked primals by `jax.vmap`.
@@ -212,6 +211,18 @@ def _precision(arguments: Any) -> Iterator[None]:
     switch = jax.enable_x64 if hasattr(jax, "enable_x64") else _experimental().enable_x64
     with switch(True):
         yield
+
+
+@contextmanager
+def _ruled(stage: str, lacking: str) -> Iterator[None]:
+    """What JAX, or the code, has no rule for is missing, and no crash."""
+    try:
+        yield
+    except (NotImplementedError, TypeError, ValueError) as error:
+        text = str(error).splitlines()[0] if str(error) else ""
+        if isinstance(error, NotImplementedError) or re.search(_NO_RULE, text):
+            raise LayerFailure("missing", stage, f"{lacking}: {text}") from None
+        raise
 
 
 def _experimental() -> Any:
