@@ -96,13 +96,13 @@ def compare(
             sizes = np.abs(b) if terms is None else np.maximum(np.abs(b), np.abs(terms[primal]))
             top = float(np.max(sizes[np.isfinite(sizes)], initial=0.0))
             eps = _unit(layer, case, b)
-            bound = np.full(b.shape, max(least, min(_ULPS * eps, eps**0.5)) * top + _ULPS * _tiny(b))
+            bound = np.full(b.shape, max(least, _share(eps)) * top + _ULPS * _tiny(b))
             far = ~(error <= bound) & ~((a == b) | (np.isnan(a) & np.isnan(b)))
             if narrow(case):
                 far &= np.isfinite(a) & np.isfinite(b)  # where the range of the type ends depends on the order of sums
         if far.any():
             natural = natural_size(layer, case, primal)
-            bound = bound + min(_ULPS * eps, eps**0.5) * natural
+            bound = bound + _share(eps) * natural
             for spread in spreads:
                 extra = spread().get(primal)
                 if extra is not None and extra.shape == bound.shape:
@@ -119,6 +119,11 @@ def compare(
     return found
 
 
+def _share(eps: float) -> float:
+    """Of the largest entry, what the order of sums may move."""
+    return min(_ULPS * eps, float(eps**0.5))
+
+
 def alike(a: Array, b: Array) -> bool:
     """Whether two outputs are the same number for number, but for the order of sums; whole numbers are the same."""
     if a.shape != b.shape or a.dtype.kind not in "fc":
@@ -126,7 +131,7 @@ def alike(a: Array, b: Array) -> bool:
     eps = float(np.finfo(a.dtype).eps)
     with np.errstate(all="ignore"):
         top = float(np.max(np.abs(a[np.isfinite(a)]), initial=0.0))
-        near = np.abs(a - b) <= min(_ULPS * eps, eps**0.5) * top
+        near = np.abs(a - b) <= _share(eps) * top
     return bool((near | (a == b) | (np.isnan(a) & np.isnan(b))).all())
 
 

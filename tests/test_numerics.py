@@ -659,8 +659,13 @@ def test_a_single_wrong_entry_is_weighed(wrong):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{100: 1.5, 9_900: 1.5}, {4_000: 1.2, 4_001: 0.8, 8_000: 1.3}, dict.fromkeys(range(0, 10000, 1000), 2.0)],
-    ids=["two", "neighbours", "ten"],
+    [
+        {100: 1.5, 9_900: 1.5},
+        {4_000: 1.2, 4_001: 0.8, 8_000: 1.3},
+        {4_000: 1.5, 4_001: 1.5},
+        dict.fromkeys(range(0, 10000, 1000), 2.0),
+    ],
+    ids=["two", "neighbours", "a pair", "ten"],
 )
 def test_several_wrong_entries_are_bisected(wrong):
     point, analytic = point_of(*_with(many(10_000)))

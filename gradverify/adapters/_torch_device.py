@@ -136,12 +136,16 @@ class OnDevice:
         real = [torch.view_as_real(t) if t.is_complex() else t for t in self._leaves.values()]
         return torch.stack([t.sum().double() for t in real])
 
+    def _elements(self, spans: Sequence[_Span]) -> int:
+        """Of the primals of these spans together."""
+        return sum(self._leaves[s.name].numel() for s in spans)
+
     def _groups(self, spans: Sequence[_Span]) -> Iterator[list[_Span]]:
         """Neighbouring spans that go through one forward: launches cost a device more than a few small copies."""
         group: list[_Span] = []
         for span in spans:
             more = [*group, span]
-            size = 2 * (span.stop - more[0].start) * sum(self._leaves[s.name].numel() for s in more)
+            size = 2 * (span.stop - more[0].start) * self._elements(more)
             if group and (size > _JOINED or not _launches_cost(self.engine.device)):
                 yield group
                 more = [span]
@@ -152,7 +156,7 @@ class OnDevice:
     def _together(self, group: list[_Span], at: Tensor, steps: Tensor, rule: _Rule) -> tuple[Tensor, ...]:
         """The four results for the rows of some primals; fewer rows at once where memory runs out."""
         torch = import_torch()
-        elements = sum(self._leaves[s.name].numel() for s in group)
+        elements = self._elements(group)
         rows = self._rows(group[-1].stop - group[0].start, elements)
         while True:
             try:
@@ -183,7 +187,7 @@ class OnDevice:
     ) -> Iterator[tuple[Tensor, ...]]:
         """Change, noise, number of outputs that moved, and realised step, for one chunk of entries after the other."""
         torch = import_torch()
-        apart = rows * sum(self._leaves[s.name].numel() for s in group) > _APART
+        apart = rows * self._elements(group) > _APART
         sides = (slice(0, 1), slice(1, 2)) if apart else (slice(0, 2),)
         copies = [
             _Copies(self._leaves[s.name], rows if apart else 2 * rows, at[s.rows], steps[:, s.rows]) for s in group

@@ -133,6 +133,7 @@ def directed(
         raw, gap = point.there.along(parts, a, b, known)
         y = point.stacked(raw, a.size if b is None else 2 * a.size)
     except (LayerFailure, ValueError):
+        point.straight = False  # and is not asked again
         return None
     point.forwards += len(y)
     if point.straight is None:

@@ -12,33 +12,21 @@ import numpy as np
 from gradverify import evaluate
 from gradverify.differences.flat import Slot, displaced, real_parts
 from gradverify.differences.forward import Forward
-from gradverify.layer import Layer
 from gradverify.types import Array, Case
 
 
 class Entries(Forward):
-    """A layer's forward, and the entries that it is differentiated by.
+    """A layer's forward, and the entries that it is differentiated by."""
 
-    Parameters
-    ----------
-    layer, case, dtype, outputs : see `Forward`
-    inside : floating type that the code computes in, where it is lower than that of the outputs
-    """
+    @cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        """Where each differentiable primal lies in the flat vector."""
+        return tuple(self._slots())
 
-    def __init__(
-        self,
-        layer: Layer,
-        case: Case,
-        dtype: Any = None,
-        outputs: tuple[Array, ...] | None = None,
-        inside: Any = None,
-    ) -> None:
-        super().__init__(layer, case, dtype, outputs)
-        if inside is not None:
-            self.dtype = np.dtype(inside)
-            self.eps = float(np.finfo(inside).eps)
-        self.slots = tuple(self._slots())
-        self.size = self.slots[-1].stop if self.slots else 0
+    @cached_property
+    def size(self) -> int:
+        """Number P of real entries."""
+        return self.slots[-1].stop if self.slots else 0
 
     def _slots(self) -> Iterator[Slot]:
         start = 0

@@ -40,7 +40,10 @@ class Differences:
 
     def rows(self, chosen: Array) -> Differences:
         """Some of the rows."""
-        return Differences(*(getattr(self, field)[chosen] for field in ("change", "gap", "noise", "moved")))
+        return Differences(*(getattr(self, field)[chosen] for field in _FIELDS))
+
+
+_FIELDS = tuple(Differences.__slots__)
 
 
 def real_parts(array: Any, slot: Slot, conjugate: bool) -> Array:
@@ -75,5 +78,5 @@ def joined(parts: list[Differences], order: Array | None = None) -> Differences:
         return parts[0]
     if not parts:
         return Differences(np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0, bool))
-    whole = Differences(*(np.concatenate([getattr(p, f) for p in parts]) for f in ("change", "gap", "noise", "moved")))
+    whole = Differences(*(np.concatenate([getattr(p, f) for p in parts]) for f in _FIELDS))
     return whole if order is None else whole.rows(np.argsort(order, kind="stable"))

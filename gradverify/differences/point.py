@@ -46,7 +46,10 @@ class Point(Entries):
         outputs: tuple[Array, ...] | None = None,
         inside: Any = None,
     ) -> None:
-        super().__init__(layer, case, dtype, outputs, inside)
+        super().__init__(layer, case, dtype, outputs)
+        if inside is not None:
+            self.dtype = np.dtype(inside)
+            self.eps = float(np.finfo(inside).eps)
         self.memory = memory or MEMORY
         self.settled: dict[str, str] = {}  # by name of a primal, how its copies go together elsewhere; "" for not
         self.straight: bool | None = None  # whether what moves along a direction elsewhere comes out as here

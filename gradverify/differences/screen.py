@@ -87,10 +87,15 @@ def localise(point: Point, analytic: Array, seed: int, limit: int = 16) -> Array
         point.eps
     )  # less noise, and the truncation that comes with it is confirmed away entry by entry
     total, width = probe(point, direction, analytic, step)
+    threshold = max(3 * width, 1e-3 * abs(total) / max(1, limit))
     alone = _weighed(point, direction, analytic, step, total, width)
     if alone is not None:
-        return np.array([alone], dtype=np.intp)
-    threshold = max(3 * width, 1e-3 * abs(total) / max(1, limit))
+        place, held = alone
+        rest = abs(total - held)
+        if rest > threshold:  # a third of what doubling the step changes is truncation
+            rest -= abs(probe(point, direction, analytic, 2 * step)[0] - total)
+        if rest <= threshold:  # nothing stands out of what is left
+            return np.array([place], dtype=np.intp)
     found: list[int] = []
     groups = [(np.arange(point.size), total)]
     while groups and len(found) < limit:
@@ -110,8 +115,10 @@ def localise(point: Point, analytic: Array, seed: int, limit: int = 16) -> Array
     return np.array(sorted(found), dtype=np.intp)
 
 
-def _weighed(point: Point, direction: Array, analytic: Array, step: float, total: float, width: float) -> int | None:
-    """The one entry that has all of the residual, or None.
+def _weighed(
+    point: Point, direction: Array, analytic: Array, step: float, total: float, width: float
+) -> tuple[int, float] | None:
+    """The one entry that may have all of the residual, and its residual; None where there are several.
 
     Each probe leaves as small a share of the entries as its noise allows. The fewer entries n move, the longer the
     step h may be, and the less the noise: truncation of n terms of either sign grows as h^2 sqrt(n).
@@ -135,12 +142,12 @@ def _weighed(point: Point, direction: Array, analytic: Array, step: float, total
             return None
         ends = sorted(((value - slack) / total, (value + slack) / total))
         inside = low + max(0, floor(ends[0] * count)), low + min(count, ceil(ends[1] * count))
-        if inside[0] >= inside[1]:
-            return None
+        if not 0 < inside[1] - inside[0] < count:
+            return None  # nowhere, or no nearer: two neighbours have it
         if count == point.size:  # several entries: each pulls the place its way
             within, width = along(*inside)
             if abs(within - total) > slack:
                 return None
             total = within
         low, high = inside
-    return low if abs(along(low, high)[0] - total) <= width + 2 * _SLACK * abs(total) else None
+    return low, along(low, high)[0]
