@@ -203,9 +203,7 @@ class Search:
             for regime, props in groups:
                 if not self.over and not self.refused:
                     self._draw(regime, props)
-            findings: list[Finding] = []
-            for item in sorted(self._unexplained(), key=lambda item: _first(item[0])):
-                findings.append(self.minimal(*item, lead=_lead(item[0], findings)))
+            findings = self._told_all()
         return Report(
             self.layer.name,
             self.tallies,
@@ -217,6 +215,22 @@ class Search:
             notes=(_refusal(self.layer),) if self.refused else (),
             coverage=self.coverage,
         )
+
+    def _told_all(self) -> list[Finding]:
+        """Every finding that no other explains, small and diagnosed; behind those of a part that is wrong by itself."""
+        found = sorted(self._unexplained(), key=lambda item: _first(item[0]))
+        within = self._within() if found and self.settings.shrink else []
+        if within:
+            return [*within, *(finding.but(follows=within[0].fingerprint) for finding, _, _ in found)]
+        findings: list[Finding] = []
+        for item in found:
+            findings.append(self.minimal(*item, lead=_lead(item[0], findings)))
+        return findings
+
+    def _within(self) -> list[Finding]:
+        """The findings of the first layer, of those that this one is built of, that has any."""
+        reports = (check_layer(part, self.settings, self.listen) for part in self.layer.parts)
+        return next((list(report.findings) for report in reports if report.findings), [])
 
     @property
     def over(self) -> bool:

@@ -56,13 +56,18 @@ def render_findings(
 
 
 def _following(report: Report, lead: Finding, replays: Mapping[Finding, str], width: int) -> list[str]:
-    """What is told behind a finding, in brief: what is wrong, and what it looks like if that is something else."""
-    lines: list[str] = []
-    for finding in report.findings:
-        if finding.follows == lead.fingerprint:
-            said = [d.text for d in finding.diagnoses[:1] if d not in lead.diagnoses[:1]]
-            lines += _wrapped([": ".join([_message(finding), *said])], 4, width)
-            lines += [f"    {line}" for line in _replayed(replays.get(finding))]
+    """What is told behind a finding, in brief: what is wrong, and what it looks like if that was not said yet."""
+    behind = [finding for finding in report.findings if finding.follows == lead.fingerprint]
+    whole = list(dict.fromkeys(f.case.layer for f in behind if f.case.layer != lead.case.layer))
+    lines = _wrapped([f"{name} fails as well, which this explains" for name in whole], 4, width)
+    said = {d.name for d in lead.diagnoses[:1]}
+    for finding in behind:
+        if finding.case.layer in whole:
+            continue
+        new = [d.text for d in finding.diagnoses[:1] if d.name not in said]
+        said.update(d.name for d in finding.diagnoses[:1])
+        lines += _wrapped([": ".join([_message(finding), *new])], 4, width)
+        lines += [f"    {line}" for line in _replayed(replays.get(finding))]
     return ["", "  as well:", *lines] if lines else []
 
 
