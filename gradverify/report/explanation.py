@@ -40,7 +40,8 @@ def verdicts(compared: Iterable[Comparison], width: int = 80) -> str:
         said = ", ".join(f"{counts[v]} {_WORDS[v]}" for v in Verdict if counts[v])
         lines.append(f"  {comparison.primal}: {said or 'no entries'}")
         for verdict, name in comparison.because():
-            at = (comparison.verdicts == Verdict[verdict.upper()]) & (comparison.reasons == comparison.rules.index(name))
+            rule = comparison.rules.index(name)
+            at = (comparison.verdicts == Verdict[verdict.upper()]) & (comparison.reasons == rule)
             places = [tuple(map(int, place)) for place in np.argwhere(at)]
             shown = ", ".join(entry(comparison.primal, place, comparison.labels) for place in places[:_SHOWN])
             more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
