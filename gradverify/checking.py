@@ -212,6 +212,7 @@ class Search:
             examples=self.settings.examples,
             notes=(_refusal(self.layer),) if self.refused else (),
             coverage=self.coverage,
+            unverified=self.layer.unverified,
         )
 
     @property

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gradverify.verified import Ledger, NotVerified
+
 if TYPE_CHECKING:
     from gradverify.coverage import Coverage
 
@@ -323,6 +325,7 @@ class Report:
     declared : the author's declarations that bear on the result, one line each
     seed, seconds, examples : how the cases were drawn, and how long it took
     coverage : which sizes, options, types and values were drawn; None where nothing was
+    unverified : what the layer holds that no property can look at, as its adapter saw it
     """
 
     layer: str
@@ -334,6 +337,7 @@ class Report:
     examples: int = 0
     notes: Sequence[str] = ()
     coverage: Coverage | None = None
+    unverified: tuple[NotVerified, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -342,12 +346,24 @@ class Report:
 
     @property
     def verified(self) -> bool:
+        """Whether anything was decided, as below, and no weight of an object was left out."""
+        if self.verified_by.blocking:
+            return False
+        return self.decided
+
+    @property
+    def decided(self) -> bool:
         """Whether anything was decided, and of the gradients themselves where they were asked for."""
         asked = [tally for tally in self.tallies.values() if tally.property in DIFFERENTIATING]
         gradient = self.tallies.get("gradient")
         if gradient is None or gradient.verified:
             return any(tally.verified for tally in asked or self.tallies.values())
         return any(tally.decided or (tally.property == "reference" and tally.verified) for tally in asked)
+
+    @property
+    def verified_by(self) -> Ledger:
+        """What was verified of each primal and output, and what was not."""
+        return Ledger((), self.unverified)
 
     @property
     def cases(self) -> int:

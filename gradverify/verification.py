@@ -76,6 +76,7 @@ def verify(layer: Layer | str | Any, case: Case, names: Sequence[str] | str | No
         layer.declared.lines(),
         seconds=time.perf_counter() - start,
         examples=1,
+        unverified=layer.unverified,
     )
 
 

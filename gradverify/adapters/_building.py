@@ -11,9 +11,10 @@ import numpy as np
 
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._instance import Maker, accepted_by, float_arrays
-from gradverify.adapters._normal import attempt, examples, finished, flat, required, split
+from gradverify.adapters._normal import attempt, constants, examples, finished, flat, required, split
 from gradverify.adapters._pairs import Pair, attributes, discover, fetch, told_pair
 from gradverify.adapters._stateful import Stateful
+from gradverify.adapters._undeclared import undeclared
 from gradverify.errors import DeclarationError
 from gradverify.evaluate import LayerFailure
 from gradverify.layer import Layer
@@ -47,6 +48,7 @@ def build(
 ) -> Layer:
     """A Layer from a kind of stateful convention: find inputs, parameters and pairs, in this order."""
     primals, settings = split(declaration)
+    settings["constants"], fixed = _constants(settings, primals)
     label = str(name or getattr(target, "__name__", type(target).__name__))
     cls = target if inspect.isclass(target) else type(target)
     told = {n: told_pair(n, spec) for n, spec in (pairs or {}).items()}
@@ -59,7 +61,12 @@ def build(
     if not inner.inputs:
         raise DeclarationError(_no_inputs(label, cls, inner.methods[0]))
     lines = _complete(inner, primals, settings, label, first) if first is not None else ()
+    settings["constants"] = (*settings["constants"], *(n for n in fixed if n in primals))
     layer = _layer(inner, primals, settings, label)
+    fixed = tuple(n for n in fixed if n not in primals)
+    more, missing = undeclared(inner, layer, primals, fixed, _dimensions, first)
+    lines = (*lines, *more)
+    layer = _layer(inner, primals, settings, label).derive(unverified=missing)
     if inner.dtype is None and first is not None:
         inner.dtype = _low_precision(inner, layer)
         if inner.dtype is not None:
@@ -69,6 +76,12 @@ def build(
     _sized(inner, layer, label, first)
     paired = ", ".join(str(inner.pairs[n]) for n in inner.parameters if n in inner.pairs)
     return finished(layer, f"pairs: {paired}" if paired else "", *lines, chance=maker.chance)
+
+
+def _constants(settings: Mapping[str, Any], primals: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What is declared constant: primals, and attributes of the object."""
+    given = constants(settings)
+    return tuple(n for n in given if n in primals), tuple(n for n in given if n not in primals)
 
 
 def _sized(inner: Stateful, layer: Layer, label: str, made: Any) -> None:

@@ -157,6 +157,9 @@ def assign(instance: Any, pair: Pair, array: Array) -> None:
                 store(instance, path, np.array(array))
         return
     new: Any = np.array(array)
+    if isinstance(old, np.ndarray) and type(old) is not np.ndarray:  # which may hold its gradient itself
+        new = new.view(type(old))
+        new.__dict__.update(getattr(old, "__dict__", {}))
     if isinstance(old, float) and not isinstance(old, np.ndarray):
         new = array.dtype.type(array) if isinstance(old, np.floating) else float(array)
     elif isinstance(old, np.ndarray):
@@ -199,7 +202,7 @@ def summed(instance: Any, pair: Pair) -> Any:
         return _copied(pair.gradient(instance))
     parts = [fetch(instance, path) for path in pair.gradient]
     distinct = list({id(p): p for p in parts}.values())
-    if any(p is None for p in distinct):
+    if not distinct or any(p is None for p in distinct):
         return None
     total = _copied(distinct[0])
     for part in distinct[1:]:

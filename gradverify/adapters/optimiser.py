@@ -20,6 +20,7 @@ from gradverify.adapters._instance import accepted_by
 from gradverify.adapters._normal import told
 from gradverify.adapters._pairs import Pair, attributes, fetch
 from gradverify.adapters._stateful import Stateful
+from gradverify.adapters._weights import Weight
 from gradverify.layer import Layer
 from gradverify.types import Array
 
@@ -86,7 +87,15 @@ class Applied(Stateful):
         instance.__dict__[_KEY] = recorder
 
     def _pair(self, instance: Any, name: str, built: Mapping[str, Array]) -> Pair:
-        return Pair(name, ((("attr", name),),), _before_minus_after)
+        return self.pairs.get(name) or Pair(name, ((("attr", name),),), _before_minus_after)
+
+    def found(self, pair: Pair) -> Pair:
+        """The same parameter, with before minus after as its gradient."""
+        return Pair(pair.name, pair.values, _before_minus_after)
+
+    def tells(self, weight: Weight) -> bool:
+        """Whether backward changes the weight."""
+        return weight.changed
 
     def held(self, saved: Any) -> dict[str, Array]:
         """Nothing: backward is meant to change the parameters."""
