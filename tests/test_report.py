@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gradverify import Layer
+from gradverify import Layer, verify
 from gradverify.checking import Settings, check_layer
+from gradverify.registry import layers
 from gradverify.report import code, jsonreport, table, terminal
 from gradverify.report.numbers import entry, short
 from gradverify.types import Case, Comparison, Diagnosis, Finding, Report, Tally, Verdict
@@ -372,3 +373,19 @@ def test_values_become_plain(value: Any, expected: Any) -> None:
 
 def test_a_report_of_nothing_is_not_ok() -> None:
     assert jsonreport.to_json([])["ok"] is False
+
+
+@pytest.mark.parametrize("name", ["dense", "tanh", "layer_norm", "softmax", "rnn_cell"])
+def test_an_entry_that_agrees_is_off_by_no_more_than_its_bound(name: str) -> None:
+    report = check_layer(layers.get(name), Settings(examples=8, properties=("gradient", "special")))
+    assert report.ok
+    assert 0 < max(tally.worst_ratio for tally in report.tallies.values()) <= 1
+
+
+def test_what_an_analytic_value_is_rounded_by_belongs_to_the_bound_that_is_shown() -> None:
+    """A gradient that is right to its last digits, whose numerical derivative is exact."""
+    layer = Layer(lambda x: (3.0 * x, None), lambda dy, _: dy * (3.0 * (1 + 8e-15)), name="triple", x="N")
+    case = Case("triple", {"x": np.zeros(2)}, cotangents=(np.array([1.0, 2.0]),))
+    (tally,) = verify(layer, case, "gradient").tallies.values()
+    assert tally.verdicts["agrees"] == 2
+    assert 0 < tally.worst_ratio <= 1

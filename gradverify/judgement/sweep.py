@@ -111,13 +111,14 @@ def _single_steps(point: Point, result: Sweep, analytic: Array, todo: Array, ste
             break
         fine = FINE * result.scale[todo]
         found = chain(point, todo, analytic, steps, fine)
-        value, noise, decided = analytic[todo] + found.error, found.noise, found.noise <= fine
+        value, decided = analytic[todo] + found.error, found.noise <= fine
+        bound = allowed(found.noise, analytic[todo], value)
         if steps is ways[0]:
             if found.still.any():
                 _still(point, result, analytic, todo[found.still])
             if found.through.any():
-                decided |= found.through & (judge(analytic[todo], value, noise, result.scale[todo]) == AGREES)
-        _store(result, todo[decided], value[decided], noise[decided], AGREES)
+                decided |= found.through & (judge(analytic[todo], value, bound, result.scale[todo]) == AGREES)
+        _store(result, todo[decided], value[decided], bound[decided], AGREES)
         todo = todo[result.verdicts[todo] != AGREES]
     return todo
 
@@ -142,7 +143,8 @@ def _still(point: Point, result: Sweep, analytic: Array, entries: Array) -> None
         first += steps.size
         estimate, _, moved = central(point, entries, steps, analytic)
         for quiet, noise in zip(~moved, estimate.rounding):
-            at, bound = entries[quiet], noise[quiet]
+            at = entries[quiet]
+            bound = allowed(noise[quiet], analytic[at], 0.0)
             verdicts = judge(analytic[at], 0.0, bound, _floor(point, result, analytic, at, np.zeros(at.size)))
             better = (verdicts == AGREES) & (bound < result.bound[at])
             _store(result, at[better], 0.0, bound[better], AGREES)
@@ -184,7 +186,8 @@ def _climb(point: Point, result: Sweep, analytic: Array, todo: Array) -> Array:
 
 
 def _settle(point: Point, result: Sweep, analytic: Array, entries: Array, estimate: Estimate) -> None:
-    value, bound = np.asarray(estimate.value, float), np.asarray(estimate.bound, float)
+    value = np.asarray(estimate.value, float)
+    bound = allowed(np.asarray(estimate.bound, float), analytic[entries], value)
     better = bound < result.bound[entries]
     entries, value, bound = entries[better], value[better], bound[better]
     _widen(point, result, entries, value)
@@ -203,11 +206,16 @@ def _floor(point: Point, result: Sweep, analytic: Array, entries: Array, value: 
     return np.where((scale > 64 * point.eps * natural) & ~dead, scale, natural)
 
 
+def allowed(bound: Array, analytic: Array, value: Array | float) -> Array:
+    """The bound that decides: that of the numerical derivative, and some roundings of the analytic one."""
+    total: Array = bound + ROUNDINGS * np.maximum(np.abs(value), np.abs(analytic))
+    return total
+
+
 def judge(analytic: Array, value: Array | float, bound: Array, scale: Array) -> Array:
-    """Verdicts without regard to kinks; every array has one element for each entry."""
+    """Verdicts without regard to kinks; every array has one element for each entry, `bound` is what was `allowed`."""
     error = np.abs(value - analytic)
     wide = (bound > WIDE * np.maximum(np.abs(value), np.abs(analytic))) & (bound > COARSE * scale)
-    bound = bound + ROUNDINGS * np.maximum(np.abs(value), np.abs(analytic))
     verdicts = np.where(wide, UNRESOLVED, AGREES)
     verdicts = np.where(error > bound, UNRESOLVED, verdicts)
     return np.where((error > FIRM * bound) & np.isfinite(bound), DISAGREES, verdicts).astype(np.int8)
