@@ -17,12 +17,13 @@ from gradverify.adapters import as_layer
 from gradverify.compose import under_loss
 from gradverify.coverage import Coverage
 from gradverify.diagnosis import diagnosed
-from gradverify.errors import GradientMismatch, NothingVerified, UsageError
+from gradverify.errors import GradientMismatch, NothingVerified, PartlyVerified, UsageError
 from gradverify.layer import Layer
 from gradverify.limits import TOO_SLOW
 from gradverify.properties import Property, Regime, fresh
 from gradverify.registry import layers
-from gradverify.types import WORST_SEEN, Case, Finding, Report, Tally
+from gradverify.tally import Tally
+from gradverify.types import WORST_SEEN, Case, Finding, Report
 from gradverify.verification import examine, listed, ranked, selected, told_by
 
 EXAMPLES = 100  # cases for each property, unless told otherwise
@@ -134,6 +135,8 @@ def check(
         An AssertionError with the report as its text.
     NothingVerified
         An AssertionError: no entry of any case could be decided.
+    PartlyVerified
+        An AssertionError: an object has weights that reach its output and have no gradient.
     GradverifyError
         For a target, a declaration or an argument that cannot be used.
     """
@@ -152,6 +155,8 @@ def check(
     report = check_layer(layer, settings)
     if raises and report.findings:
         raise GradientMismatch(report, f"{len(report.findings)} finding(s)\n{report}")
+    if raises and report.decided and report.blocking:
+        raise PartlyVerified(report, f"{len(report.blocking)} weight(s) not verified\n{report}")
     if raises and not report.verified:
         raise NothingVerified(report, f"nothing could be verified\n{report}")
     return report
@@ -212,7 +217,8 @@ class Search:
             examples=self.settings.examples,
             notes=(_refusal(self.layer),) if self.refused else (),
             coverage=self.coverage,
-            unverified=self.layer.unverified,
+            unverified=self.layer.left_out,
+            origin=self.layer.origin,
         )
 
     @property

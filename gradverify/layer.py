@@ -199,6 +199,12 @@ class Layer:
         return "layer"
 
     @property
+    def left_out(self) -> tuple[NotVerified, ...]:
+        """What no check of this layer looks at: what its adapter saw, and what is declared constant."""
+        fixed = (p.name for p in self.primals if p.name in self.declared.constants and not p.domain.discrete)
+        return (*self.unverified, *(NotVerified(name, "declared constant") for name in fixed))
+
+    @property
     def primal_names(self) -> tuple[str, ...]:
         return tuple(primal.name for primal in self.primals)
 

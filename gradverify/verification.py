@@ -18,7 +18,8 @@ from gradverify.layer import Layer
 from gradverify.limits import SLOW, time_limit
 from gradverify.properties import Property, fresh, properties
 from gradverify.registry import layers
-from gradverify.types import Array, Case, Finding, Outcome, Report, Tally
+from gradverify.tally import Tally
+from gradverify.types import Array, Case, Finding, Outcome, Report
 
 SECONDS = 10.0  # for one property on one case; a right layer takes milliseconds
 
@@ -76,7 +77,8 @@ def verify(layer: Layer | str | Any, case: Case, names: Sequence[str] | str | No
         layer.declared.lines(),
         seconds=time.perf_counter() - start,
         examples=1,
-        unverified=layer.unverified,
+        unverified=layer.left_out,
+        origin=layer.origin,
     )
 
 

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+UNRESOLVED = "unresolved"  # where nobody gave a reason
+NOT_LOOKED_AT = "not looked at one by one: screened along directions"
+NOT_FINITE = "the analytic value is not finite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,17 +22,25 @@ class NotVerified:
     ----------
     name : of a primal, an output or an attribute, as its author writes it
     reason : why it was not verified
-    declare : what would declare it, as an argument; None where nothing has to be
+    pair : what `pairs=` would declare it with: `"W": "dW"`; None where that cannot help
     blocks : the check does not pass with it
     """
 
     name: str
     reason: str
-    declare: str | None = None
+    pair: str | None = None
     blocks: bool = False
 
-    def __str__(self) -> str:
-        return f"{self.name}: {self.reason}{f': {self.declare} would declare it' if self.declare else ''}"
+    @property
+    def declare(self) -> str | None:
+        """The argument that would declare it."""
+        return declaration([self])
+
+
+def declaration(items: Iterable[NotVerified]) -> str | None:
+    """One argument that would declare all of them; None where there is none."""
+    pairs = [item.pair for item in items if item.pair is not None]
+    return f"pairs={{{', '.join(pairs)}}}" if pairs else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +76,68 @@ class Ledger:
     def blocking(self) -> tuple[NotVerified, ...]:
         """What keeps the check from passing."""
         return tuple(item for item in self.missing if item.blocks)
+
+
+@dataclass(slots=True)
+class Counts:
+    """Sums over the comparisons of one primal."""
+
+    entries: int = 0
+    unresolved: Counter[str] = field(default_factory=Counter)
+    resolutions: list[float] = field(default_factory=list)
+
+    def add(self, comparison: Any, open_: Any) -> None:
+        """Count a `Comparison`; `open_` is the mask of its unresolved entries."""
+        self.entries += int(open_.size)
+        self.unresolved.update(reasons(comparison, open_))
+        if not open_.all():
+            self.resolutions.append(comparison.resolution)
+
+    def share(self, name: str) -> Share:
+        """The sums as they stand."""
+        resolution = float(np.median(self.resolutions)) if self.resolutions else None
+        decided = self.entries - self.unresolved.total()
+        return Share(name, "primal", self.entries, decided, resolution, dict(self.unresolved))
+
+
+def reasons(comparison: Any, open_: Any) -> Counter[str]:
+    """Why entries of a `Comparison` were left open, and how many for each reason."""
+    told = Counter[str]()
+    if not open_.any():
+        return told
+    finite = np.isfinite(comparison.analytic[open_])
+    seen = ~np.isnan(comparison.numerical[open_])
+    told[NOT_FINITE] = int((~finite).sum())
+    told[NOT_LOOKED_AT] = int((finite & ~seen).sum())
+    told[UNRESOLVED] = int((finite & seen).sum())
+    return +told
+
+
+def weighted(names: Iterable[str], cotangents: Iterable[Any]) -> dict[str, int]:
+    """Entries of each output that a cotangent weighs; outputs that nobody named are y, or y0, y1, ..."""
+    parts, known = list(cotangents), list(names)
+    if len(known) != len(parts):
+        known = ["y"] if len(parts) == 1 else [f"y{k}" for k in range(len(parts))]
+    return {name: int(np.count_nonzero(part)) for name, part in zip(known, parts)}
+
+
+def ledger(tallies: Iterable[Any], missing: Iterable[NotVerified]) -> Ledger:
+    """Of the tallies of properties that compare with numerical derivatives, and of what no property looks at."""
+    counts: dict[str, Counts] = {}
+    outputs: Counter[str] = Counter()
+    for tally in tallies:
+        outputs.update(tally.outputs)
+        for name, part in tally.shares.items():
+            total = counts.setdefault(name, Counts())
+            total.entries += part.entries
+            total.unresolved.update(part.unresolved)
+            total.resolutions += part.resolutions
+    shares = [part.share(name) for name, part in counts.items()]
+    left = [
+        NotVerified(share.name, f"no entry could be decided: {', '.join(share.unresolved)}")
+        for share in shares
+        if share.entries and not share.decided
+    ]
+    silent = [NotVerified(name, "no cotangent has weight on it") for name, count in outputs.items() if not count]
+    shares += [Share(name, "output", count) for name, count in outputs.items() if count]
+    return Ledger(tuple(shares), (*missing, *left, *silent))

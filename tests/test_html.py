@@ -22,7 +22,8 @@ from gradverify.report.html import render_finding, render_html, render_report
 from gradverify.report.html.ladder import ladder_plot
 from gradverify.report.html.markup import breakable, el
 from gradverify.report.jsonreport import to_json
-from gradverify.types import RATIOS, Case, Comparison, Diagnosis, Finding, Outcome, Report, Tally, Verdict
+from gradverify.tally import RATIOS, Tally
+from gradverify.types import Case, Comparison, Diagnosis, Finding, Outcome, Report, Verdict
 
 VOID = {"meta", "wbr"}
 HOSTILE = '<script>alert("x")</script>&\x00'

@@ -19,7 +19,9 @@ from gradverify.checking import Settings, check_layer
 from gradverify.registry import layers
 from gradverify.report import code, jsonreport, table, terminal
 from gradverify.report.numbers import entry, short
-from gradverify.types import Case, Comparison, Diagnosis, Finding, Report, Tally, Verdict
+from gradverify.tally import Tally
+from gradverify.types import Case, Comparison, Diagnosis, Finding, Outcome, Report, Verdict
+from gradverify.verified import NOT_LOOKED_AT, NotVerified
 
 
 def comparison(shape: tuple[int, ...], wrong: Any, labels: tuple[str, ...] = ()) -> Comparison:
@@ -188,13 +190,16 @@ def test_a_report_of_a_failure_says_what_else_was_checked_and_held() -> None:
     tallies = {
         "gradient": a_tally(failing=3, primals={"x": 0, "W": 4}),
         "special": a_tally("special", failing=2),
-        "pure": Tally("pure", cases=9),
+        "pure": Tally("pure", cases=9, entries=9),
+        "fresh": Tally("fresh", cases=9, stopped=9),
+        "reuse": Tally("reuse", skipped=4, reason="the point is not finite"),
         "linear": a_tally("linear", verdicts=dict.fromkeys(("agrees", "kink", "disagrees"), 0) | {"unresolved": 5}),
         "batch": Tally("batch", reason="no batch axis is declared"),
     }
     assert terminal.held(a_report(a_finding(), tallies=tallies)) == [
         "held: gradient of x; pure",
-        "fails as well, which the finding above explains: special",
+        "explained by gradient: special; fresh",
+        "skipped on every case (the point is not finite): reuse",
         "nothing could be decided: linear",
         "not tried: batch",
     ]
@@ -389,3 +394,80 @@ def test_what_an_analytic_value_is_rounded_by_belongs_to_the_bound_that_is_shown
     (tally,) = verify(layer, case, "gradient").tallies.values()
     assert tally.verdicts["agrees"] == 2
     assert 0 < tally.worst_ratio <= 1
+
+
+def refused(x: np.ndarray) -> Any:
+    raise ValueError("never")
+
+
+def test_nothing_holds_of_a_forward_that_always_raises() -> None:
+    layer = Layer(refused, lambda dy, _: dy, name="refused", x="N")
+    report = check_layer(layer, Settings(examples=4, shrink=False))
+    assert [f.property for f in report.findings] == ["complete"]
+    said = "\n".join(terminal.held(report, 1000))
+    assert "held" not in said
+    assert "explained by complete: gradient;" in said
+    assert not any(tally.verified for name, tally in report.tallies.items() if name != "complete")
+
+
+def test_a_property_that_compared_nothing_does_not_hold() -> None:
+    silent = Tally("reuse")
+    silent.add(Outcome("reuse"))
+    assert (silent.cases, silent.skipped, silent.reason) == (0, 1, "on no case was there anything to compare")
+
+
+def test_the_ledger_says_what_was_verified_of_each_primal_and_output(checked: Report) -> None:
+    x, w, b, y = checked.verified_by.verified
+    assert [(s.name, s.kind) for s in (x, w, b, y)] == [
+        ("x", "primal"),
+        ("W", "primal"),
+        ("b", "primal"),
+        ("y", "output"),
+    ]
+    assert min(s.entries for s in (x, w, b, y)) > 0
+    assert x.decided == x.entries - sum(x.unresolved.values())
+    assert x.resolution is not None
+    assert 0 < x.resolution < 1e-6
+    assert y.decided is None
+    assert checked.verified_by.missing == ()
+
+
+def test_a_primal_of_which_nothing_was_decided_is_not_verified() -> None:
+    tally, case = Tally("gradient"), comparison((2,), ())
+    case.verdicts[:], case.numerical[:] = Verdict.UNRESOLVED, np.nan
+    tally.add(Outcome("gradient", compared=(case,), entries=2, outputs={"y": 0, "z": 3}))
+    ledger = a_report(tallies={"gradient": tally}).verified_by
+    assert [(item.name, item.blocks) for item in ledger.missing] == [("W", False), ("y", False)]
+    assert "screened along directions" in ledger.missing[0].reason
+    assert ledger.verified[0].unresolved == {NOT_LOOKED_AT: 2}
+
+
+def test_weights_that_were_left_out_are_no_pass_and_the_line_that_declares_them_is_printed() -> None:
+    left = (
+        NotVerified("w", "no gradient found", '"w": "grads[0]"', True),
+        NotVerified("b", "no gradient found", '"b": "db"', True),
+    )
+    report = a_report(unverified=(*left, NotVerified("eps", "a setting")))
+    assert not report.ok
+    assert not report.verified
+    assert table.verdict(report) == "not verified: w, b"
+    text = terminal.render(report)
+    assert text.startswith("dense: not verified: w, b (")
+    assert (
+        '\n    to declare them: pairs={"w": "grads[0]", "b": "db"}\n    if they need none: constants=("w", "b")' in text
+    )
+    assert "not verified: eps: a setting" in text
+    assert terminal.undecided(report).startswith("not verified: w, b: no gradient found")
+    assert a_report(
+        unverified=left, tallies={"pure": Tally("pure", cases=9, entries=9)}
+    ).ok  # gradients were not asked for
+
+
+def test_two_layers_of_one_name_are_told_apart() -> None:
+    reports = [a_report(name="f", origin="a.py:f"), a_report(name="f", origin="b.py:f"), a_report(), a_report(name="g")]
+    assert table.labels(reports) == ["a.py:f", "b.py:f", "dense", "g"]
+    assert table.labels([a_report(), a_report()]) == ["dense#1", "dense#2"]
+    assert [row.split()[0] for row in table.table(reports).splitlines()[1:]] == ["a.py:f", "b.py:f", "dense", "g"]
+    told = jsonreport.to_json(reports)["layers"]
+    assert [layer["label"] for layer in told] == ["a.py:f", "b.py:f", "dense", "g"]
+    assert [layer["layer"] for layer in told] == ["f", "f", "dense", "g"]

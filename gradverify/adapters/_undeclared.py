@@ -20,10 +20,10 @@ from gradverify.verified import NotVerified
 
 _LOOKS = 3  # sets of sizes, so that 4*N and D+H are told apart
 _CHOICES = 8  # of an option, at which something else may be reached
-_STATE = "follows the inputs from call to call: state of the object, which has no gradient"
-_SETTING = "a number of the object, taken as a setting"
-_NO_GRADIENT = "a float array of the object that reaches the output, no gradient found"
-_CHANGED = "backward changes it and keeps no gradient: gradverify.adapt.optimiser checks such updates"
+_STATE = "state of the object that follows its inputs from call to call, and has no gradient"
+_SETTING = "single numbers of the object, taken as settings"
+_NO_GRADIENT = "float arrays of the object that reach the output, no gradient found"
+_CHANGED = "backward changes them and keeps no gradient: gradverify.adapt.optimiser(...) checks such updates"
 _HOLDERS = ("data", "value", "val", "array")
 _NAMELESS = re.compile(r"(?:param|parameter|weight)s?", re.IGNORECASE)
 
@@ -163,10 +163,11 @@ def _among(path: Path, constants: tuple[str, ...]) -> bool:
 
 def _missing(name: str, weight: Weight) -> NotVerified:
     if weight.changed:
-        return NotVerified(name, _CHANGED, None, blocks=True)
+        return NotVerified(name, _CHANGED, blocks=True)
     gradient = show(weight.likely) if weight.likely is not None else f"d{name}"
-    spec = f'"{gradient}"' if show(weight.path) == name else f'("{show(weight.path)}", "{gradient}")'
-    return NotVerified(name, _NO_GRADIENT, f"pairs={{'{name}': {spec}}} (or constants=\"{name}\")", blocks=True)
+    place = show(weight.path)
+    spec = f'"{gradient}"' if place == name else f'("{place}", "{gradient}")'
+    return NotVerified(name, _NO_GRADIENT, f'"{name}": {spec}', blocks=True)
 
 
 def _others(layer: Layer) -> list[Mapping[str, Any]]:

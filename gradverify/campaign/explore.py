@@ -197,7 +197,7 @@ class Explorer:
             decided = (compared.verdicts == Verdict.AGREES) | (compared.verdicts == Verdict.DISAGREES)
             if decided.any():
                 ratio = max(ratio, float(np.nanmax(compared.ratio[decided], initial=0.0)))
-        self.delta.verified |= told
+        self.delta.verified |= told and not any(item.blocks for item in self.layer.unverified)
         self.delta.ratio = max(self.delta.ratio, ratio)
         return ratio
 

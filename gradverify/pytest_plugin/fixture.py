@@ -9,7 +9,7 @@ import pytest
 
 from gradverify.checking import Settings
 from gradverify.compose import under_loss
-from gradverify.errors import GradientMismatch, NothingVerified, UsageError
+from gradverify.errors import GradientMismatch, NothingVerified, PartlyVerified, UsageError
 from gradverify.layer import Layer
 from gradverify.pytest_plugin import shared
 from gradverify.pytest_plugin.replays import Check
@@ -68,6 +68,10 @@ class Checker:
         if raises and result.report.findings:
             text = f"{len(result.report.findings)} finding(s)\n{render(result.report, replays=result.replays)}"
             raise GradientMismatch(result.report, text)
+        if raises and result.report.decided and result.report.blocking:
+            raise PartlyVerified(
+                result.report, f"{len(result.report.blocking)} weight(s) not verified\n{result.report}"
+            )
         if raises and not result.report.verified:
             raise NothingVerified(result.report, f"nothing could be verified\n{result.report}")
         return result.report
