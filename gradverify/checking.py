@@ -16,19 +16,21 @@ from gradverify import tuning
 from gradverify.adapters import as_layer
 from gradverify.compose import under_loss
 from gradverify.coverage import Coverage
+from gradverify.declaration import refusal
 from gradverify.diagnosis import diagnosed
-from gradverify.errors import GradientMismatch, NothingVerified, PartlyVerified, UsageError
+from gradverify.errors import GradientMismatch, UsageError
 from gradverify.layer import Layer
 from gradverify.limits import TOO_SLOW
 from gradverify.properties import Property, Regime, fresh
 from gradverify.registry import layers
 from gradverify.tally import Tally
 from gradverify.types import WORST_SEEN, Case, Finding, Report
-from gradverify.verification import examine, listed, ranked, selected, told_by
+from gradverify.verification import examine, listed, no_pass, ranked, selected, told_by
 
 EXAMPLES = 100  # cases for each property, unless told otherwise
 DTYPES = ("float64", "float32", "float16")
 _ENOUGH = 25  # cases drawn after the first finding, to see whether there are others
+_CERTAIN = 100.0  # bounds that a gradient is wrong by, beyond which no other case is asked about it
 _CONFIRM = 5  # runs of the minimal case that tell a wrong layer from a flaky one
 _SHRINK_SECONDS = 2.0
 _SLOW = 3  # cases that were given up as too slow, after which a property is no longer tried
@@ -133,10 +135,8 @@ def check(
     ------
     GradientMismatch
         An AssertionError with the report as its text.
-    NothingVerified
-        An AssertionError: no entry of any case could be decided.
-    PartlyVerified
-        An AssertionError: an object has weights that reach its output and have no gradient.
+    NothingVerified, PartlyVerified
+        An AssertionError: no entry of any case could be decided, or an object has weights without a gradient.
     GradverifyError
         For a target, a declaration or an argument that cannot be used.
     """
@@ -155,10 +155,8 @@ def check(
     report = check_layer(layer, settings)
     if raises and report.findings:
         raise GradientMismatch(report, f"{len(report.findings)} finding(s)\n{report}")
-    if raises and report.decided and report.blocking:
-        raise PartlyVerified(report, f"{len(report.blocking)} weight(s) not verified\n{report}")
     if raises and not report.verified:
-        raise NothingVerified(report, f"nothing could be verified\n{report}")
+        raise no_pass(report)
     return report
 
 
@@ -215,7 +213,7 @@ class Search:
             seed=self.seed,
             seconds=time.perf_counter() - start,
             examples=self.settings.examples,
-            notes=(_refusal(self.layer),) if self.refused else (),
+            notes=(refusal(self.layer),) if self.refused else (),
             coverage=self.coverage,
             unverified=self.layer.left_out,
             origin=self.layer.origin,
@@ -278,7 +276,8 @@ class Search:
 
     def _try(self, case: Case, prop: Property, regime: Regime) -> None:
         begun = time.perf_counter()
-        outcome = examine(self.layer, case, prop)
+        with tuning.using(replace(tuning.current(), known=self._known(prop), few=True)):
+            outcome = examine(self.layer, case, prop)
         self.tallies[prop.name].add(outcome, time.perf_counter() - begun)
         self.slow[prop.name] += bool(outcome.skipped and outcome.skipped.startswith(TOO_SLOW))
         prop = told_by(outcome, prop)
@@ -289,6 +288,14 @@ class Search:
                 self.found[finding.fingerprint] = (finding, prop, regime)
             else:
                 self.found[finding.fingerprint] = (_smaller(known[0], finding), known[1], known[2])
+
+    def _known(self, prop: Property) -> frozenset[str]:
+        """Primals that are wrong for certain, by this property or by one that would explain it: other findings are
+        looked for from then on.
+        """
+        names = (prop.name, *prop.implied_by)
+        clear = (finding for finding, _, _ in self.found.values() if _most(finding) >= _CERTAIN)
+        return frozenset(f.primal for f in clear if f.primal and f.property in names and f.kind == "wrong")
 
     def _unexplained(self) -> list[tuple[Finding, Property, Regime]]:
         """Findings that no other one explains: on the same primal, or on any for a tie, which concerns several."""
@@ -313,7 +320,7 @@ class Search:
         if self.settings.shrink:
             case = shrink(self.layer, case, fails, seconds=_SHRINK_SECONDS, first=self.small)
             self.small.append(case)
-        again = [_same(self.layer, case, prop, finding) for _ in range(_CONFIRM)]
+        again = [_same(self.layer, case, prop, finding, few=k > 0) for k in range(_CONFIRM)]
         seen = [f for f in again if f is not None]
         if steady and len(seen) == _CONFIRM:
             if seen[0].severity >= most:
@@ -331,8 +338,8 @@ class Search:
         return diagnosed(self.layer, finding) if self.settings.shrink else finding
 
 
-def _same(layer: Layer, case: Case, prop: Property, finding: Finding) -> Finding | None:
-    with tuning.using(replace(tuning.current(), only=finding.primal)):
+def _same(layer: Layer, case: Case, prop: Property, finding: Finding, few: bool = True) -> Finding | None:
+    with tuning.using(replace(tuning.current(), only=finding.primal, few=few)):
         outcome = examine(layer, case, prop)
     return next((f for f in outcome.findings if f.fingerprint == finding.fingerprint), None)
 
@@ -378,21 +385,6 @@ def alike(props: Iterable[Property]) -> Iterable[tuple[Regime, list[Property]]]:
     for prop in props:
         groups.setdefault(prop.regime, []).append(prop)
     return groups.items()
-
-
-def _refusal(layer: Layer) -> str:
-    """Why no case could be drawn, as far as the declaration tells."""
-    strategies = [primal.name for primal in layer.primals if primal.domain.strategy is not None]
-    why = [
-        *(["assume refused all that was drawn"] if layer.assume is not None else []),
-        *([f"the strategy of {' or '.join(strategies)} gave no element"] if strategies else []),
-        *(["an axis has size 0, which empty=True allows"] if not layer.empty and _fixed_zero(layer) else []),
-    ]
-    return f"no case could be drawn: {', or '.join(why) or 'no sizes and values fit the dimensions and domains'}"
-
-
-def _fixed_zero(layer: Layer) -> bool:
-    return any(axis.kind == "fixed" and not axis.size({}) for primal in layer.primals for axis in primal.dims.axes)
 
 
 def _count(examples: int, props: list[Property]) -> int:

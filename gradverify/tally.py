@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gradverify.types import AGREES, DISAGREES, UNRESOLVED, Outcome, Verdict
-from gradverify.verified import Counts
+from gradverify.judgement import says
+from gradverify.types import AGREES, DISAGREES, UNRESOLVED, Comparison, Outcome, Verdict
+from gradverify.verified import UNTOLD, Counts
 
 RATIOS = tuple(float(f"1e{k}") for k in range(-6, 9))  # borders of the bins of `Tally.histogram`
 _BORDERS = np.array(RATIOS)
@@ -61,7 +62,8 @@ class Tally:
         for name, count in outcome.outputs.items():
             self.outputs[name] = self.outputs.get(name, 0) + count
         for comparison in outcome.compared:
-            self.shares.setdefault(comparison.primal, Counts()).add(comparison, comparison.verdicts == UNRESOLVED)
+            left = reasons(comparison)
+            self.shares.setdefault(comparison.primal, Counts()).add(comparison.wrong.size, left, comparison.resolution)
             counts = np.bincount(comparison.verdicts.ravel().astype(int), minlength=len(Verdict))
             for verdict in Verdict:
                 self.verdicts[verdict.name.lower()] += int(counts[verdict])
@@ -89,3 +91,10 @@ class Tally:
     def decided(self) -> int:
         """Number of entries with a verdict other than unresolved."""
         return sum(self.verdicts.values()) - self.verdicts["unresolved"]
+
+
+def reasons(comparison: Comparison) -> dict[str, int]:
+    """Why entries of a comparison were left open, in words, and how many for each reason."""
+    told = {says(name): n for (verdict, name), n in comparison.because().items() if verdict == "unresolved"}
+    untold = int((comparison.verdicts == UNRESOLVED).sum()) - sum(told.values())
+    return told | ({UNTOLD: untold} if untold else {})

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from gradverify.dims import sizes_in
-from gradverify.errors import DeclarationError, UsageError
+from gradverify.errors import DeclarationError, NothingVerified, PartlyVerified, UsageError
 from gradverify.evaluate import LayerFailure
 from gradverify.failures import COMPLETE, failed
 from gradverify.fickle import chance
@@ -218,6 +218,13 @@ def _unless_random(layer: Layer, case: Case, outcome: Outcome) -> Outcome:
         return outcome
     unwritten = tuple(filter(fresh.unwritten, fresh.holds(layer, case).findings))
     return Outcome(fresh.NAME, findings=unwritten) if unwritten else Outcome(outcome.property, findings=(finding,))
+
+
+def no_pass(report: Report) -> AssertionError:
+    """The error for a report that has no finding, and in which not all that was asked for was verified."""
+    if report.decided and report.blocking:
+        return PartlyVerified(report, f"{len(report.blocking)} weight(s) not verified\n{report}")
+    return NothingVerified(report, f"nothing could be verified\n{report}")
 
 
 def ranked(findings: Iterable[Finding]) -> tuple[Finding, ...]:

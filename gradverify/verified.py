@@ -9,9 +9,7 @@ from typing import Any
 
 import numpy as np
 
-UNRESOLVED = "unresolved"  # where nobody gave a reason
-NOT_LOOKED_AT = "not looked at one by one: screened along directions"
-NOT_FINITE = "the analytic value is not finite"
+UNTOLD = "unresolved"  # where nobody gave a reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,31 +84,18 @@ class Counts:
     unresolved: Counter[str] = field(default_factory=Counter)
     resolutions: list[float] = field(default_factory=list)
 
-    def add(self, comparison: Any, open_: Any) -> None:
-        """Count a `Comparison`; `open_` is the mask of its unresolved entries."""
-        self.entries += int(open_.size)
-        self.unresolved.update(reasons(comparison, open_))
-        if not open_.all():
-            self.resolutions.append(comparison.resolution)
+    def add(self, entries: int, unresolved: Mapping[str, int], resolution: float) -> None:
+        """Count one more comparison: its entries, those that are open by reason, and what it would have noticed."""
+        self.entries += entries
+        self.unresolved.update(unresolved)
+        if sum(unresolved.values()) < entries:
+            self.resolutions.append(resolution)
 
     def share(self, name: str) -> Share:
         """The sums as they stand."""
         resolution = float(np.median(self.resolutions)) if self.resolutions else None
         decided = self.entries - self.unresolved.total()
         return Share(name, "primal", self.entries, decided, resolution, dict(self.unresolved))
-
-
-def reasons(comparison: Any, open_: Any) -> Counter[str]:
-    """Why entries of a `Comparison` were left open, and how many for each reason."""
-    told = Counter[str]()
-    if not open_.any():
-        return told
-    finite = np.isfinite(comparison.analytic[open_])
-    seen = ~np.isnan(comparison.numerical[open_])
-    told[NOT_FINITE] = int((~finite).sum())
-    told[NOT_LOOKED_AT] = int((finite & ~seen).sum())
-    told[UNRESOLVED] = int((finite & seen).sum())
-    return +told
 
 
 def weighted(names: Iterable[str], cotangents: Iterable[Any]) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from hypothesis.extra import numpy as hnp
 
 from gradverify import Layer, verify
 from gradverify.checking import Settings, check_layer
+from gradverify.judgement import says
+from gradverify.judgement.plain import SCREENED
 from gradverify.registry import layers
 from gradverify.report import code, jsonreport, table, terminal
 from gradverify.report.numbers import entry, short
 from gradverify.tally import Tally
 from gradverify.types import Case, Comparison, Diagnosis, Finding, Outcome, Report, Verdict
-from gradverify.verified import NOT_LOOKED_AT, NotVerified
+from gradverify.verified import NotVerified
 
 
 def comparison(shape: tuple[int, ...], wrong: Any, labels: tuple[str, ...] = ()) -> Comparison:
@@ -434,12 +437,13 @@ def test_the_ledger_says_what_was_verified_of_each_primal_and_output(checked: Re
 
 def test_a_primal_of_which_nothing_was_decided_is_not_verified() -> None:
     tally, case = Tally("gradient"), comparison((2,), ())
-    case.verdicts[:], case.numerical[:] = Verdict.UNRESOLVED, np.nan
+    case.verdicts[:] = Verdict.UNRESOLVED
+    case = replace(case, reasons=np.array([1, 0]), rules=("", SCREENED))
     tally.add(Outcome("gradient", compared=(case,), entries=2, outputs={"y": 0, "z": 3}))
     ledger = a_report(tallies={"gradient": tally}).verified_by
     assert [(item.name, item.blocks) for item in ledger.missing] == [("W", False), ("y", False)]
-    assert "screened along directions" in ledger.missing[0].reason
-    assert ledger.verified[0].unresolved == {NOT_LOOKED_AT: 2}
+    assert "not looked at one by one" in ledger.missing[0].reason
+    assert ledger.verified[0].unresolved == {says(SCREENED): 1, "unresolved": 1}
 
 
 def test_weights_that_were_left_out_are_no_pass_and_the_line_that_declares_them_is_printed() -> None:

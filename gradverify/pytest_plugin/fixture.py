@@ -9,7 +9,7 @@ import pytest
 
 from gradverify.checking import Settings
 from gradverify.compose import under_loss
-from gradverify.errors import GradientMismatch, NothingVerified, PartlyVerified, UsageError
+from gradverify.errors import GradientMismatch, UsageError
 from gradverify.layer import Layer
 from gradverify.pytest_plugin import shared
 from gradverify.pytest_plugin.replays import Check
@@ -17,6 +17,7 @@ from gradverify.pytest_plugin.run import Run
 from gradverify.registry import layers
 from gradverify.report.terminal import render
 from gradverify.types import Report
+from gradverify.verification import no_pass
 
 
 class Checker:
@@ -68,12 +69,8 @@ class Checker:
         if raises and result.report.findings:
             text = f"{len(result.report.findings)} finding(s)\n{render(result.report, replays=result.replays)}"
             raise GradientMismatch(result.report, text)
-        if raises and result.report.decided and result.report.blocking:
-            raise PartlyVerified(
-                result.report, f"{len(result.report.blocking)} weight(s) not verified\n{result.report}"
-            )
         if raises and not result.report.verified:
-            raise NothingVerified(result.report, f"nothing could be verified\n{result.report}")
+            raise no_pass(result.report)
         return result.report
 
 

@@ -13,7 +13,7 @@ from gradverify.report import code
 from gradverify.report.numbers import Paint, apart, entry, fitting, matrices, parts, short
 from gradverify.tally import Tally
 from gradverify.types import WORST_SEEN, Case, Comparison, Finding, Report
-from gradverify.verified import UNRESOLVED, NotVerified, Share, declaration
+from gradverify.verified import UNTOLD, NotVerified, Share, declaration
 
 FULL = 5  # findings of one layer that are printed in full
 PASTED = 400  # elements of a Case up to which its arrays are printed as code
@@ -175,7 +175,7 @@ def _verified(report: Report) -> list[str]:
 
 def left_open(share: Share) -> str:
     """How many entries are unresolved, and why."""
-    counts = (f"{n}" if why == UNRESOLVED else f"{n} {why}" for why, n in share.unresolved.items())
+    counts = (f"{n}" if why == UNTOLD else f"{n} {why}" for why, n in share.unresolved.items())
     return ", ".join(counts)
 
 
