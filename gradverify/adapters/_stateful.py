@@ -57,6 +57,7 @@ class Stateful:
     assumed: Mapping[str, Any] = field(default_factory=dict)  # sizes, while parameters are not known yet
     updated: set[str] = field(default_factory=set)  # parameters that backward was seen to change
     runs: int = 0  # in which generators were looked for
+    modes: bool = False  # whether options change what it does
     keys: dict[Any, str] = field(default_factory=dict)  # of a dict that backward returns, and primals they are of
 
     @property

@@ -42,6 +42,7 @@ class Undeclared:
     inner: Stateful
     weights: dict[Path, Weight] = field(default_factory=dict)
     state: set[Path] = field(default_factory=set)
+    moving: set[Path] = field(default_factory=set)
     settings: set[Path] = field(default_factory=set)
     order: tuple[str | Path, ...] | None = None
     names: dict[Path, str] = field(default_factory=dict)
@@ -50,6 +51,7 @@ class Undeclared:
     def look(self, layer: Layer) -> None:
         """At a few sets of sizes with the default options, and at the first also with the others."""
         plain = layer.default_options
+        self.inner.modes = bool(layer.options)
         for arrays, sizes in islice(examples(layer, self.inner.maker.sizes()), _LOOKS):
             self.inner.assumed = sizes
             more = [] if self.shapes else _others(layer)
@@ -59,12 +61,14 @@ class Undeclared:
             if not self.weights:
                 break
         self.inner.assumed = {}
-        for path in [p for p in self.weights if p in self.state]:
+        for path in [p for p in self.weights if p in self.state | self.moving]:
+            self.state.add(path)
             del self.weights[path]
         self.settings -= self.weights.keys()
 
     def _add(self, found: Survey, sizes: dict[str, Any]) -> None:
         self.state |= found.state
+        self.moving |= found.moving
         self.settings |= found.settings
         self.order = self.order or found.order
         for path, weight in found.weights.items():

@@ -56,13 +56,15 @@ class Survey:
     Attributes
     ----------
     weights : by path, in the object's order
-    state : arrays that follow the inputs from call to call, such as running statistics
+    state : of these, arrays that follow the inputs from call to call, such as running statistics
+    moving : arrays that do so, whether or not the output depends on them with these options
     settings : single numbers that the output depends on
     order : for each value that backward returned, the input it belongs to, or the path of a weight
     """
 
     weights: dict[Path, Weight] = field(default_factory=dict)
     state: set[Path] = field(default_factory=set)
+    moving: set[Path] = field(default_factory=set)
     settings: set[Path] = field(default_factory=set)
     order: tuple[str | Path, ...] | None = None
 
@@ -253,6 +255,8 @@ def survey(inner: Stateful, primals: dict[str, Array], other: dict[str, Array], 
     for trial, held in ((cold, begun), (warm, {p: a for p, a in ran.items() if p not in begun})):
         instance = trial.made()[0]
         left = _apart({p: a for p, a in held.items() if not _covered(inner, instance, p)})
+        if inner.modes:
+            found.moving |= warm.following(left)
         reaching = trial.reaching(left)
         if not reaching:
             continue
