@@ -70,7 +70,7 @@ rms_norm | scale * (d - | (d - | TERM | the factor 1/rms is missing
 l2_normalise | - y * along | + y * along | TERM SIGN | the length's term is added instead of subtracted
 softmax | np.sum(d * y, axis=axis | np.sum(d * y, axis=-1 | OPTION | axis is ignored in backward
 log_softmax | dy * q - p * (np.sum(dy, axis=axis, keepdims=True) - dy) | dy * q | TERM | the sum over dy is missing
-bce_with_logits | share * (weight * yes - no) | share * (yes - no) | TERM | weight is missing in t's gradient
+bce_with_logits | share * (weight * yes - no) | share * (yes - no) | TERM OPTION | weight is missing in t's gradient
 softmax_cross_entropy | dE / norm | dE / 1 | FACTOR OPTION | the mean's divisor is missing
 focal | (gamma * own_p * ratio - 1) | -1 | TERM | the slope of the factor (1-p)^gamma is missing
 mae | return dx, -dx | return dx, dx | SIGN | y's gradient is negated

@@ -57,7 +57,7 @@ CHANGES = (
     ("conv1d", "b", _block_lost, "SHAPE", "what does not fill a block of four is lost"),
     ("cumsum", "x", _first_halved, "FACTOR", "half the right one at the first entry"),
     ("batched_matmul", "a", _swapped, "INDEX", "a's gradient is transposed where M = K"),
-    ("mse", "x", _clipped, "TAIL", "clipped at 1"),
+    ("mse", "x", _clipped, "UPSTREAM TAIL", "clipped at 1"),
 )
 
 
