@@ -49,7 +49,7 @@ def exact(evidence: Evidence) -> bool:
 
 
 def _right(evidence: Evidence, case: Case) -> bool:
-    """Whether the gradient is right on a case: by a probe or, where slopes are too steep for one, by the check itself."""
+    """Whether the gradient is right on a case: by a probe or, where slopes are steep, by the check itself."""
     probe = evidence.probe(case)
     if probe is None or probe.failure is not None or not np.isfinite(probe.analytic.get(evidence.primal, np.nan)).all():
         return False
