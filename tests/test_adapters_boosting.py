@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from gradverify import adapt
-from gradverify.checking import Settings, check_layer
+from gradverify.checking import check_layer
+from gradverify.settings import Settings
 
 
 def check(layer, *properties):

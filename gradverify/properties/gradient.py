@@ -10,19 +10,20 @@ from typing import Any
 import numpy as np
 
 from gradverify import evaluate, exact
-from gradverify.compare import Sweep, comparisons, sweep
 from gradverify.differences import screen
 from gradverify.differences.inside import computes_in
 from gradverify.differences.point import Point
 from gradverify.evaluate import LayerFailure
 from gradverify.facts import facts_of
+from gradverify.judgement.plain import SCREENED, Sweep
+from gradverify.judgement.sweep import comparisons, sweep
 from gradverify.layer import Layer
 from gradverify.properties import Property, add
 from gradverify.tuning import current
 from gradverify.types import Array, Case, Comparison, Finding, Outcome, Verdict
+from gradverify.verified import weighted
 
 NAME = "gradient"
-_GRAINS = 4.0  # roundings of a gradient that is read from an update: of the weight before, after, and of the quotient
 _DRAWS, _MOST_DRAWS = 5, 24  # an entry that is all rounding takes few values, and five draws may show one of them
 
 
@@ -49,33 +50,19 @@ def holds(layer: Layer, case: Case) -> Outcome:
     point = Point(layer, case, dtype, current().memory, outputs)
     analytic = point.claimed(good)
     result = compare(point, case, analytic)
-    _as_read(point, case, analytic, result)
     doubted = bool((result.verdicts == Verdict.DISAGREES).any())
     if doubted:
         _as_computed(point, case, dtype, analytic, result)
-    compared = comparisons(point, analytic, result)
+    compared = comparisons(result, asked(layer))
     findings = tuple(finding(layer, case, c, good) for c in compared if doubted and c.wrong.any())
-    return Outcome(NAME, findings, compared, entries=int(np.isfinite(analytic).sum()))
+    entries = int(np.isfinite(analytic).sum())
+    return Outcome(NAME, findings, compared, entries, outputs=weighted(layer.returns, cotangents))
 
 
 def working_dtype(case: Case) -> Any:
     """float32 and float16 points are differentiated in float64; the precision property judges the rest."""
     floats = [a.real.dtype for a in case.primals.values() if a.dtype.kind in "fc"]
     return np.float64 if floats and np.result_type(*floats).itemsize < 8 else None
-
-
-def _as_read(point: Point, case: Case, analytic: Array, result: Sweep) -> None:
-    """Leave open what differs by no more than a gradient is rounded to where it is read from an update of a weight.
-
-    This rounding is known and not measured, so that it counts also where it is larger than the gradient itself.
-    """
-    grains = point.layer.hooks.grain(case.primals) if point.layer.hooks.grain is not None else {}
-    for slot in (s for s in point.slots if s.name in grains):
-        part = slice(slot.start, slot.stop)
-        bound = result.bound[part] + _GRAINS * grains[slot.name]
-        open_ = (result.verdicts[part] == Verdict.DISAGREES) & (np.abs(analytic - result.numerical)[part] <= bound)
-        result.verdicts[part] = np.where(open_, Verdict.UNRESOLVED, result.verdicts[part])
-        result.bound[part] = np.where(open_, bound, result.bound[part])
 
 
 def _as_computed(point: Point, case: Case, dtype: Any, analytic: Array, result: Sweep) -> None:
@@ -86,9 +73,7 @@ def _as_computed(point: Point, case: Case, dtype: Any, analytic: Array, result: 
     wrong = np.flatnonzero(result.verdicts == Verdict.DISAGREES)
     coarse = Point(point.layer, case, dtype, point.memory, inside=inside)
     allowance = partial(backward_rounding, coarse, case, analytic)
-    again = sweep(coarse, analytic, allowance=allowance, entries=wrong, case=case)
-    for field in ("numerical", "bound", "verdicts", "scale"):
-        getattr(result, field)[wrong] = getattr(again, field)[wrong]
+    result.take(sweep(coarse, analytic, allowance=allowance, entries=wrong, case=case), wrong)
 
 
 def compare(point: Point, case: Case, analytic: Array) -> Sweep:
@@ -97,17 +82,27 @@ def compare(point: Point, case: Case, analytic: Array) -> Sweep:
     layer = point.layer
     allowance = partial(backward_rounding, point, case, analytic)
     zero = [slot for slot in point.slots if slot.name in layer.declared.zero]
-    wanted = [s for s in point.slots if s not in zero and tuning.only in (None, s.name)]
-    chosen = np.concatenate([np.arange(s.start, s.stop) for s in wanted]) if wanted else np.arange(0)
-    if point.size > tuning.sweep_limit:
-        chosen = screened_entries(point, case, analytic, chosen, tuning.sample)
+    wanted = [s for s in point.slots if s not in zero and s.name in asked(layer)]
+    every = np.concatenate([np.arange(s.start, s.stop) for s in wanted]) if wanted else np.arange(0)
+    large = point.size > tuning.sweep_limit
+    chosen = screened_entries(point, case, analytic, every, tuning.sample) if large else every
     step = tuning.eps if tuning.eps is not None else case.step
-    result = sweep(point, analytic, step, method=tuning.method, allowance=allowance, entries=chosen, case=case)
+    result = sweep(
+        point, analytic, step, method=tuning.method, allowance=allowance, entries=chosen, case=case, few=tuning.few
+    )
+    if large:
+        result.settle(np.setdiff1d(every, chosen), Verdict.UNRESOLVED, SCREENED)
     for slot in zero:
-        part = slice(slot.start, slot.stop)
-        result.numerical[part], result.bound[part] = 0.0, 0.0
-        result.verdicts[part] = np.where(analytic[part] == 0, Verdict.AGREES, Verdict.DISAGREES)
+        part = np.arange(slot.start, slot.stop)
+        result.store(part, 0.0, np.zeros(part.size), np.where(analytic[part] == 0, Verdict.AGREES, Verdict.DISAGREES))
     return result
+
+
+def asked(layer: Layer) -> set[str]:
+    """Names of the primals that are in question."""
+    tuning = current()
+    names = {primal.name for primal in layer.differentiable} - tuning.known
+    return names if tuning.only is None else names & {tuning.only}
 
 
 def screened_entries(point: Point, case: Case, analytic: Array, chosen: Array, sample: int) -> Array:

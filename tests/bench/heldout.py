@@ -11,8 +11,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from gradverify.checking import Search, Settings
+from gradverify.checking import Search
 from gradverify.diagnosis import diagnose
+from gradverify.settings import Settings
 from gradverify.types import Finding
 from tests.heldout import Wrong, shelf
 
