@@ -12,7 +12,7 @@ import numpy as np
 from gradverify.dims import sizes_in
 from gradverify.errors import DeclarationError, UsageError
 from gradverify.evaluate import LayerFailure
-from gradverify.failures import COMPLETE, failed
+from gradverify.failures import COMPLETE, failed, unpatched
 from gradverify.fickle import chance
 from gradverify.layer import Layer
 from gradverify.limits import SLOW, time_limit
@@ -187,7 +187,7 @@ def examine(layer: Layer, case: Case, prop: Property, seconds: float | None = SE
 
 def _examine(layer: Layer, case: Case, prop: Property, seconds: float | None) -> Outcome:
     try:
-        with time_limit(seconds), np.errstate(all="ignore"):  # what overflows here is told by the verdict
+        with time_limit(seconds), unpatched(), np.errstate(all="ignore"):  # what overflows here is told by the verdict
             outcome = prop.holds(layer, case)
             if outcome.findings and prop.name != "repeatable":
                 return _unless_random(layer, case, outcome)

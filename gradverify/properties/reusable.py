@@ -46,7 +46,11 @@ def _calls(layer: Layer, case: Case, other: Case) -> Outcome:
     second = backward(other, forward(other))
     pairs = [("in the first of two calls", first, expected)]
     if not layer.declared.stateful:
-        one, two = forward(case), forward(other)
+        one = forward(case)
+        given = exact.copied(one.outputs)
+        two = forward(other)
+        if not all(exact.alike(now, before) for now, before in zip(one.outputs, given)):
+            return Outcome(NAME, (_overwritten(case),), entries=sum(y.size for y in given))
         pairs.append(("after another forward ran in between", backward(case, one), expected))
         pairs.append(("after its forward ran first", backward(case, forward(case)), expected))
         second_late = backward(other, two)
@@ -60,6 +64,11 @@ def _calls(layer: Layer, case: Case, other: Case) -> Outcome:
     findings = {f.primal: f for f in (*late.findings, *outcome_other.findings, *outcome.findings)}
     ours = tuple(f.but(case=case) for f in findings.values())
     return Outcome(NAME, ours, entries=outcome.entries + late.entries + outcome_other.entries)
+
+
+def _overwritten(case: Case) -> Finding:
+    message = "what one forward returned is changed by the next: forward keeps the array, and writes into it again"
+    return Finding(NAME, "overwrites", None, message, case, facts={"what": "the outputs of an earlier call"})
 
 
 def _other(layer: Layer, case: Case, shorten: bool = True) -> Case:
