@@ -28,6 +28,7 @@ from gradverify.verification import examine, listed, ranked, selected, told_by
 EXAMPLES = 100  # cases for each property, unless told otherwise
 DTYPES = ("float64", "float32", "float16")
 _ENOUGH = 25  # cases drawn after the first finding, to see whether there are others
+_CERTAIN = 100.0  # bounds that a gradient is wrong by, beyond which no other case is asked about it
 _CONFIRM = 5  # runs of the minimal case that tell a wrong layer from a flaky one
 _SHRINK_SECONDS = 2.0
 _SLOW = 3  # cases that were given up as too slow, after which a property is no longer tried
@@ -271,7 +272,8 @@ class Search:
 
     def _try(self, case: Case, prop: Property, regime: Regime) -> None:
         begun = time.perf_counter()
-        outcome = examine(self.layer, case, prop)
+        with tuning.using(replace(tuning.current(), known=self._known(prop), few=True)):
+            outcome = examine(self.layer, case, prop)
         self.tallies[prop.name].add(outcome, time.perf_counter() - begun)
         self.slow[prop.name] += bool(outcome.skipped and outcome.skipped.startswith(TOO_SLOW))
         prop = told_by(outcome, prop)
@@ -282,6 +284,14 @@ class Search:
                 self.found[finding.fingerprint] = (finding, prop, regime)
             else:
                 self.found[finding.fingerprint] = (_smaller(known[0], finding), known[1], known[2])
+
+    def _known(self, prop: Property) -> frozenset[str]:
+        """Primals that are wrong for certain, by this property or by one that would explain it: other findings are
+        looked for from then on.
+        """
+        names = (prop.name, *prop.implied_by)
+        clear = (finding for finding, _, _ in self.found.values() if _most(finding) >= _CERTAIN)
+        return frozenset(f.primal for f in clear if f.primal and f.property in names and f.kind == "wrong")
 
     def _unexplained(self) -> list[tuple[Finding, Property, Regime]]:
         """Findings that no other one explains: on the same primal, or on any for a tie, which concerns several."""
@@ -306,7 +316,7 @@ class Search:
         if self.settings.shrink:
             case = shrink(self.layer, case, fails, seconds=_SHRINK_SECONDS, first=self.small)
             self.small.append(case)
-        again = [_same(self.layer, case, prop, finding) for _ in range(_CONFIRM)]
+        again = [_same(self.layer, case, prop, finding, few=k > 0) for k in range(_CONFIRM)]
         seen = [f for f in again if f is not None]
         if steady and len(seen) == _CONFIRM:
             if seen[0].severity >= most:
@@ -324,8 +334,8 @@ class Search:
         return diagnosed(self.layer, finding) if self.settings.shrink else finding
 
 
-def _same(layer: Layer, case: Case, prop: Property, finding: Finding) -> Finding | None:
-    with tuning.using(replace(tuning.current(), only=finding.primal)):
+def _same(layer: Layer, case: Case, prop: Property, finding: Finding, few: bool = True) -> Finding | None:
+    with tuning.using(replace(tuning.current(), only=finding.primal, few=few)):
         outcome = examine(layer, case, prop)
     return next((f for f in outcome.findings if f.fingerprint == finding.fingerprint), None)
 
