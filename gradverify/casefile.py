@@ -97,7 +97,9 @@ class _Archive:
     def read(self, name: str, most: int | None = None) -> bytes:
         """A member; raises CaseFileError if it is larger than it can be."""
         info = self._zip.getinfo(name)
-        left = self._left.get(info.compress_type, 0)
+        if info.compress_type not in self._left:
+            raise CaseFileError(f"member {name!r} is compressed in a way that is not read")
+        left = self._left[info.compress_type]
         most = left if most is None else min(most, left)
         if info.file_size > most:
             raise CaseFileError(

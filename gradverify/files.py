@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from gradverify import texts
 from gradverify.errors import CaseFileError
@@ -45,6 +46,28 @@ def write(path: Path, content: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A regular file, to be read.
+
+    Raises
+    ------
+    CaseFileError
+        If it is missing or no regular file, or reading it fails.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe must not hold us up
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError("it is no regular file")
+            yield file
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        if isinstance(error, CaseFileError):
+            raise
+        why = getattr(error, "strerror", None) or error
+        raise CaseFileError(f"cannot read {os.fspath(path)!r}: {why}") from None
+
+
 def read(path: Path, most: int = MOST) -> bytes:
     """The bytes of a regular file.
 
@@ -53,18 +76,10 @@ def read(path: Path, most: int = MOST) -> bytes:
     CaseFileError
         If it is missing, no regular file, or larger than `most` bytes.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe must not hold us up
-        with open(descriptor, "rb") as file:
-            about = os.fstat(descriptor)
-            if not stat.S_ISREG(about.st_mode):
-                raise OSError("it is no regular file")
-            if about.st_size > most:
-                raise OSError(f"it is larger than {most:,} bytes")
-            return file.read(most)
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        why = getattr(error, "strerror", None) or error
-        raise CaseFileError(f"cannot read {os.fspath(path)!r}: {why}") from None
+    with opened(path) as file:
+        if os.fstat(file.fileno()).st_size > most:
+            raise OSError(f"it is larger than {most:,} bytes")
+        return file.read(most)
 
 
 class Fields:

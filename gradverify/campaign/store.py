@@ -97,10 +97,8 @@ class Store:
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
             self._check_format()
             self.run, self._lock = self._claim()
-            self._events = os.open(self.folder / "events.ndjson", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-            self._rows = os.open(
-                self.folder / "rows" / f"{self.run}.ndjson", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666
-            )
+            self._events = _appended(self.folder / "events.ndjson")
+            self._rows = _appended(self.folder / "rows" / f"{self.run}.ndjson")
 
     @property
     def journals(self) -> Path:
@@ -121,14 +119,19 @@ class Store:
     def rows(self) -> Iterator[tuple[str, Row]]:
         """Rows of all runs, oldest run first."""
         for path in sorted((self.folder / "rows").glob("*.ndjson"), key=_number):
-            broken = 0
-            for line in _lines(path):
-                try:
-                    yield row_of(Fields.parse(line))
-                except CaseFileError:
-                    broken += 1
-            if broken:
-                self.damaged.append(f"{path.name}: {broken} line{'s' * (broken != 1)} cannot be read")
+            yield from self._tried(path, self._rows_in) or []
+
+    def _rows_in(self, path: Path) -> list[tuple[str, Row]]:
+        """The rows in a file; lines that cannot be read are noted, and left out."""
+        rows, broken = [], 0
+        for line in _lines(path):
+            try:
+                rows.append(row_of(Fields.parse(line)))
+            except CaseFileError:
+                broken += 1
+        if broken:
+            self.damaged.append(f"{path.name}: {broken} line{'s' * (broken != 1)} cannot be read")
+        return rows
 
     def count(self, counted: Mapping[str, Any]) -> None:
         """Replace what this run has counted."""
@@ -226,7 +229,8 @@ class Store:
         except CaseFileError as error:
             about = self._tried(path, lambda path: Fields.parse(files.read(path, files.TEXT)))
             if (about is not None and "format" in about.content) or not self._numbers():
-                raise StoreError(f"{str(self.folder)!r} is no store of {FORMAT}, version {VERSION}: {error}") from None
+                said = f"{FORMAT}, version {VERSION} ({path.name}: {error})"
+                raise StoreError(f"{str(self.folder)!r} is no store of {said}") from None
         files.write(path, files.dumps({"format": FORMAT, "version": VERSION, "gradverify": gradverify.__version__}))
 
     def _numbers(self) -> list[int]:
@@ -339,19 +343,21 @@ def _finding_of(about: Fields, case: bytes) -> Found:
     )
 
 
+def _appended(path: Path) -> int:
+    """A file to which lines are appended; a pipe in its place is an error, and does not hold us up."""
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
+
+
 def _lines(path: Path) -> Iterator[bytes]:
     """The whole lines of a file; half a line at its end is that of a process that was killed."""
-    try:
-        with open(path, "rb") as file:
-            while line := file.readline(files.TEXT):
-                if line.endswith(b"\n"):
-                    yield line
-                elif len(line) == files.TEXT:
-                    yield b""  # no line of ours is as long
-                    while line and not line.endswith(b"\n"):
-                        line = file.readline(files.TEXT)
-    except OSError:
-        yield b""
+    with files.opened(path) as file:
+        while line := file.readline(files.TEXT):
+            if line.endswith(b"\n"):
+                yield line
+            elif len(line) == files.TEXT:
+                yield b""  # no line of ours is as long
+                while line and not line.endswith(b"\n"):
+                    line = file.readline(files.TEXT)
 
 
 def _number(path: Path) -> tuple[int, str]:
