@@ -3,87 +3,36 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Integral, Real
 from typing import Any
 
 from gradverify import tuning
 from gradverify.adapters import as_layer
 from gradverify.compose import under_loss
 from gradverify.coverage import Coverage
+from gradverify.declaration import refusal
 from gradverify.diagnosis import diagnosed
-from gradverify.errors import GradientMismatch, NothingVerified, UsageError
+from gradverify.errors import GradientMismatch, UsageError
+from gradverify.failures import COMPLETE
 from gradverify.layer import Layer
 from gradverify.limits import TOO_SLOW
-from gradverify.properties import Property, Regime, fresh
+from gradverify.properties import Property, Regime, explained
 from gradverify.registry import layers
-from gradverify.types import WORST_SEEN, Case, Finding, Report, Tally
-from gradverify.verification import examine, listed, ranked, selected, told_by
+from gradverify.settings import EXAMPLES, Settings
+from gradverify.tally import Tally
+from gradverify.types import WORST_SEEN, Case, Finding, Report
+from gradverify.verification import behind, examine, listed, no_pass, selected, told_by
 
-EXAMPLES = 100  # cases for each property, unless told otherwise
-DTYPES = ("float64", "float32", "float16")
 _ENOUGH = 25  # cases drawn after the first finding, to see whether there are others
 _CERTAIN = 100.0  # bounds that a gradient is wrong by, beyond which no other case is asked about it
-_CONFIRM = 5  # runs of the minimal case that tell a wrong layer from a flaky one
+_CONFIRM = 5  # runs of the minimal case that tell a wrong layer from a flaky one, once two of them differ
 _SHRINK_SECONDS = 2.0
+_FOLLOW_SECONDS = 0.25  # for a finding of the same kind as one that was shrunk: most show on its case as well
 _SLOW = 3  # cases that were given up as too slow, after which a property is no longer tried
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How cases are drawn and compared.
-
-    Attributes
-    ----------
-    examples : cases drawn for each property
-    seed : of the drawing; None takes 0, so that a run can be repeated
-    eps : relative step of the first central difference; None draws it with each case
-    dtype : floating type of the primals
-    properties : names of the properties to try; None tries all that apply
-    method : "adaptive", "central" (the tutorial's procedure at `eps` alone) or "complex"
-    sweep : True compares every entry whatever their number, False screens only, None decides by size
-    memory : bytes of perturbed copies in flight
-    shrink : whether failing cases are made small and diagnosed
-    """
-
-    examples: int = EXAMPLES
-    seed: int | None = None
-    eps: float | None = None
-    dtype: str = "float64"
-    properties: tuple[str, ...] | None = None
-    method: str = "adaptive"
-    sweep: bool | None = None
-    memory: int | None = None
-    shrink: bool = True
-
-    def __post_init__(self) -> None:
-        if not _whole(self.examples) or self.examples < 1:
-            raise UsageError(f"examples must be a whole number of at least 1, got {self.examples!r}")
-        if self.eps is not None and not (isinstance(self.eps, Real) and 0 < self.eps < 1):
-            raise UsageError(f"eps must be a finite step between 0 and 1 (relative to the entry), got {self.eps!r}")
-        if self.dtype not in DTYPES:
-            raise UsageError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
-        if self.method not in ("adaptive", "central", "complex"):
-            raise UsageError(f"method must be adaptive, central or complex, got {self.method!r}")
-        if self.seed is not None and not _whole(self.seed):
-            raise UsageError(f"seed must be a whole number, got {self.seed!r}")
-        if self.memory is not None and (not _whole(self.memory) or self.memory < 1):
-            raise UsageError(f"memory must be a positive number of bytes, got {self.memory!r}")
-        selected(self.properties)
-
-    @property
-    def tuning(self) -> tuning.Tuning:
-        limit = {None: tuning.current().sweep_limit, True: sys.maxsize, False: 0}[self.sweep]
-        return tuning.Tuning(method=self.method, eps=self.eps, sweep_limit=limit, memory=self.memory)
-
-
-def _whole(number: object) -> bool:
-    return isinstance(number, Integral) and not isinstance(number, bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +82,8 @@ def check(
     ------
     GradientMismatch
         An AssertionError with the report as its text.
-    NothingVerified
-        An AssertionError: no entry of any case could be decided.
+    NothingVerified, PartlyVerified
+        An AssertionError: no entry of any case could be decided, or an object has weights without a gradient.
     GradverifyError
         For a target, a declaration or an argument that cannot be used.
     """
@@ -154,7 +103,7 @@ def check(
     if raises and report.findings:
         raise GradientMismatch(report, f"{len(report.findings)} finding(s)\n{report}")
     if raises and not report.verified:
-        raise NothingVerified(report, f"nothing could be verified\n{report}")
+        raise no_pass(report)
     return report
 
 
@@ -201,19 +150,36 @@ class Search:
             for regime, props in groups:
                 if not self.over and not self.refused:
                     self._draw(regime, props)
-            found = sorted(self._unexplained(), key=lambda item: item[0].case.size)
-            findings = [self.minimal(*item) for item in found]
+            findings = self._told_all()
         return Report(
             self.layer.name,
             self.tallies,
-            ranked(findings),
+            behind(findings),
             self.layer.declared.lines(),
             seed=self.seed,
             seconds=time.perf_counter() - start,
             examples=self.settings.examples,
-            notes=(_refusal(self.layer),) if self.refused else (),
+            notes=(refusal(self.layer),) if self.refused else (),
             coverage=self.coverage,
+            unverified=self.layer.left_out,
+            origin=self.layer.origin,
         )
+
+    def _told_all(self) -> list[Finding]:
+        """Every finding that no other explains, small and diagnosed; behind those of a part that is wrong by itself."""
+        found = sorted(self._unexplained(), key=lambda item: _first(item[0]))
+        within = self._within() if found and self.settings.shrink else []
+        if within:
+            return [*within, *(finding.but(follows=within[0].fingerprint) for finding, _, _ in found)]
+        findings: list[Finding] = []
+        for item in found:
+            findings.append(self.minimal(*item, lead=_lead(item[0], findings)))
+        return findings
+
+    def _within(self) -> list[Finding]:
+        """The findings of the first layer, of those that this one is built of, that has any."""
+        reports = (check_layer(part, self.settings, self.listen) for part in self.layer.parts)
+        return next((list(report.findings) for report in reports if report.findings), [])
 
     @property
     def over(self) -> bool:
@@ -295,10 +261,15 @@ class Search:
 
     def _unexplained(self) -> list[tuple[Finding, Property, Regime]]:
         """Findings that no other one explains: on the same primal, or on any for a tie, which concerns several."""
-        return [item for item in self.found.values() if not explained(item[0], item[1], self.found)]
+        return [item for key, item in self.found.items() if not explained(key, self.found)]
 
-    def minimal(self, finding: Finding, prop: Property, regime: Regime) -> Finding:
-        """The same finding on a small case; worst and minimal are both kept."""
+    def minimal(self, finding: Finding, prop: Property, regime: Regime, lead: Finding | None = None) -> Finding:
+        """The same finding on a small case; worst and minimal are both kept.
+
+        Parameters
+        ----------
+        lead : a finding of the same kind that is told already; where this one shows on its case, that will do
+        """
         from gradverify.shrink import shrink
 
         if finding.kind == "timeout":
@@ -313,25 +284,44 @@ class Search:
             return all(same is not None and same.severity >= threshold for same in tries)
 
         case = finding.case
-        if self.settings.shrink:
-            case = shrink(self.layer, case, fails, seconds=_SHRINK_SECONDS, first=self.small)
+        if self.settings.shrink and lead is not None and fails(lead.case):
+            case = lead.case
+        elif self.settings.shrink:
+            seconds = _SHRINK_SECONDS if lead is None else _FOLLOW_SECONDS
+            case = shrink(self.layer, case, fails, seconds=seconds, first=self.small)
             self.small.append(case)
-        again = [_same(self.layer, case, prop, finding, few=k > 0) for k in range(_CONFIRM)]
+        again = [_same(self.layer, case, prop, finding, few=few) for few in (False, True)]
+        if not steady or any(found is None for found in again):
+            again += [_same(self.layer, case, prop, finding) for _ in range(_CONFIRM - len(again))]
         seen = [f for f in again if f is not None]
-        if steady and len(seen) == _CONFIRM:
+        if steady and len(seen) == len(again):
             if seen[0].severity >= most:
                 worst, most = case, seen[0].severity
-            return self._told(_beside(seen[0], worst, most))
+            return self._told(_beside(seen[0], worst, most), lead)
         fickle = (seen[0] if seen else finding).but(
             kind="nondeterministic" if steady else finding.kind,
             worst=worst,
-            message=f"nondeterministic ({len(seen)} of {_CONFIRM} runs of one case): {finding.message}",
+            message=f"nondeterministic ({len(seen)} of {len(again)} runs of one case): {finding.message}",
         )
         return self._told(fickle)
 
-    def _told(self, finding: Finding) -> Finding:
+    def _told(self, finding: Finding, lead: Finding | None = None) -> Finding:
         """The finding with what it looks like, unless cases are to be left as they were drawn."""
-        return diagnosed(self.layer, finding) if self.settings.shrink else finding
+        return diagnosed(self.layer, finding, lead) if self.settings.shrink else finding
+
+
+def _first(finding: Finding) -> tuple[bool, bool, int]:
+    """What is told first: code that fails, then gradients that are wrong at large, then small cases."""
+    fails = finding.property == COMPLETE and finding.kind != "nan"
+    return not fails, finding.property != "gradient", finding.case.size
+
+
+def _lead(finding: Finding, told: Sequence[Finding]) -> Finding | None:
+    """The finding that this one is told behind, in brief: of the same kind, or on the same primal."""
+    leads = {f.fingerprint: f for f in told if f.follows is None}
+    alike = [f for f in leads.values() if f.fingerprint[:2] == finding.fingerprint[:2]]
+    same = [leads[f.follows or f.fingerprint] for f in told if f.primal == finding.primal and f.primal is not None]
+    return next(iter(alike + same), None)
 
 
 def _same(layer: Layer, case: Case, prop: Property, finding: Finding, few: bool = True) -> Finding | None:
@@ -356,46 +346,12 @@ def _most(finding: Finding) -> float:
     return float(finding.facts.get(WORST_SEEN, finding.severity))
 
 
-def explained(finding: Finding, prop: Property, found: Iterable[tuple[str, str, str]]) -> bool:
-    """Whether fingerprints that were found explain this finding of `prop`.
-
-    Random numbers explain any other; memory that was never written explains all of the gradient that it is read into.
-    """
-    found = list(found)
-    if finding.kind not in ("random", "crash") and any(kind == "random" for _, kind, _ in found):
-        return True
-    unwritten = (fresh.NAME, fresh.KIND, finding.primal or "")
-    if finding.kind != "crash" and unwritten in found and finding.property != fresh.NAME:
-        return True
-    primals = {(name, primal) for name, _, primal in found}
-    if finding.property != prop.name:
-        return False
-    if finding.kind == "tie":
-        return not {name for name, _ in primals}.isdisjoint(prop.implied_by)
-    return any((name, finding.primal or "") in primals for name in prop.implied_by)
-
-
 def alike(props: Iterable[Property]) -> Iterable[tuple[Regime, list[Property]]]:
     """Properties that draw alike share their cases."""
     groups: dict[Regime, list[Property]] = {}
     for prop in props:
         groups.setdefault(prop.regime, []).append(prop)
     return groups.items()
-
-
-def _refusal(layer: Layer) -> str:
-    """Why no case could be drawn, as far as the declaration tells."""
-    strategies = [primal.name for primal in layer.primals if primal.domain.strategy is not None]
-    why = [
-        *(["assume refused all that was drawn"] if layer.assume is not None else []),
-        *([f"the strategy of {' or '.join(strategies)} gave no element"] if strategies else []),
-        *(["an axis has size 0, which empty=True allows"] if not layer.empty and _fixed_zero(layer) else []),
-    ]
-    return f"no case could be drawn: {', or '.join(why) or 'no sizes and values fit the dimensions and domains'}"
-
-
-def _fixed_zero(layer: Layer) -> bool:
-    return any(axis.kind == "fixed" and not axis.size({}) for primal in layer.primals for axis in primal.dims.axes)
 
 
 def _count(examples: int, props: list[Property]) -> int:
