@@ -47,7 +47,11 @@ def _calls(layer: Layer, case: Case, other: Case) -> Outcome:
     second = backward(other, forward(other))
     pairs = [("in the first of two calls", first, expected), *between]
     if not layer.declared.stateful:
-        one, two = forward(case), forward(other)
+        one = forward(case)
+        given = exact.copied(one.outputs)
+        two = forward(other)
+        if not all(exact.alike(now, before) for now, before in zip(one.outputs, given)):
+            return Outcome(NAME, (_overwritten(case),), entries=sum(y.size for y in given))
         pairs.append(("after another forward ran in between", backward(case, one), expected))
         pairs.append(("after its forward ran first", backward(case, forward(case)), expected))
         second_late = backward(other, two)
@@ -77,6 +81,11 @@ def _two_objects(layer: Layer, case: Case, other: Case, expected: dict[str, Arra
     evaluate.run(layer, evaluate.copies(other.primals), other.options, theirs)
     got = exact.pulled(layer, case, one, lambda: exact.copied(case.cotangents or ()))
     return [("after the forward of another object of the class", got, expected)]
+
+
+def _overwritten(case: Case) -> Finding:
+    message = "what one forward returned is changed by the next: forward keeps the array, and writes into it again"
+    return Finding(NAME, "overwrites", None, message, case, facts={"what": "the outputs of an earlier call"})
 
 
 def _other(layer: Layer, case: Case, shorten: bool = True) -> Case:
