@@ -461,3 +461,56 @@ def test_ways_to_build_an_object(target, init):
     report = check_layer(layer, Settings(examples=3, shrink=False, properties=("gradient",)))
     assert report.ok, report
     assert len(report.verified_by.verified) == 4
+
+
+class Transposed(Base):
+    """Uses a view of its weights."""
+
+    def __init__(self, D, H):
+        super().__init__(D, H)
+        self.turned = self.w.T
+
+    def forward(self, x):
+        self.x = x
+        return (self.turned @ x.T).T + self.b
+
+    def backward(self, dy):
+        self.dw, self.db = self.slopes(dy)
+        return dy @ self.turned
+
+
+class TransposedSlip(Transposed):
+    slip = 2.0
+
+
+@pytest.mark.parametrize("build", [lambda cls: (cls, "N D"), lambda cls: (cls(3, 2), "N 3")])
+def test_a_view_of_a_weight_stays_one_in_every_copy(build):
+    target, sizes = build(Transposed)
+    report = check(target, x=sizes)
+    assert report.ok, report
+    assert {s.name for s in report.verified_by.verified} == {"x", "w", "b", "y"}
+    assert wrong(check(build(TransposedSlip)[0], x=sizes)) == {"w", "b"}
+
+
+class Single(InDict):
+    """Weights and gradients of low precision."""
+
+    def __init__(self, D, H):
+        super().__init__(D, H)
+        self.w, self.b = self.w.astype(np.float32), self.b.astype(np.float32)
+
+    def backward(self, dy):
+        dx = super().backward(dy)
+        self.grads = {key: value.astype(np.float32) for key, value in self.grads.items()}
+        return dx
+
+
+class SingleSlip(Single):
+    slip = 1.5
+
+
+def test_an_object_in_single_precision_is_run_in_it():
+    report = check(Single, x="N D")
+    assert report.ok, report
+    assert "parameters and gradients are float32" in "\n".join(report.declared)
+    assert wrong(check(SingleSlip, x="N D")) == {"w", "b"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gradverify import dims
+from gradverify.adapters._arrays import duplicate
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._normal import required
 from gradverify.adapters._pairs import Pair, attributes, fetch, is_array, show, store
@@ -84,12 +84,12 @@ class Maker:
         if key not in self.prototypes:
             if len(self.prototypes) >= _KEPT:
                 self.prototypes.clear()
-            made = copy.deepcopy(self.target) if self.is_object else self.target(*arguments[0], **arguments[1])
+            made = duplicate(self.target) if self.is_object else self.target(*arguments[0], **arguments[1])
             if warm is not None:
                 warm(made)
             self.prototypes[key] = made
         try:
-            return copy.deepcopy(self.prototypes[key]), {}
+            return duplicate(self.prototypes[key]), {}
         except (TypeError, ValueError, AttributeError, RuntimeError):  # generators, locks, open files
             made = self.prototypes.pop(key)
             return made, {}
