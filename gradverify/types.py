@@ -218,6 +218,7 @@ class Finding:
     severity : error in units of its bound (inf where there is no bound)
     facts : plain numbers for diagnosis and reports
     worst : the Case with the largest severity seen, when it is not `case`; that severity is among the facts
+    follows : fingerprint of another finding that looks the same, or that explains this one: one mistake, told once
     """
 
     property: str
@@ -230,6 +231,7 @@ class Finding:
     facts: Mapping[str, Any] = field(default_factory=dict)
     diagnoses: tuple[Diagnosis, ...] = ()
     worst: Case | None = None
+    follows: tuple[str, str, str] | None = None
 
     def but(self, **changes: Any) -> Finding:
         """A copy with some fields replaced."""

@@ -124,5 +124,6 @@ add(
         gradient.applies,
         regime=Regime(special=True),
         implied_by=("gradient", "complete"),
+        joint=("tie",),
     )
 )
