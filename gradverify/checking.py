@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Integral, Real
 from typing import Any
 
 from gradverify import tuning
@@ -24,70 +22,17 @@ from gradverify.layer import Layer
 from gradverify.limits import TOO_SLOW
 from gradverify.properties import Property, Regime, explained
 from gradverify.registry import layers
+from gradverify.settings import EXAMPLES, Settings
 from gradverify.tally import Tally
 from gradverify.types import WORST_SEEN, Case, Finding, Report
 from gradverify.verification import behind, examine, listed, no_pass, selected, told_by
 
-EXAMPLES = 100  # cases for each property, unless told otherwise
-DTYPES = ("float64", "float32", "float16")
 _ENOUGH = 25  # cases drawn after the first finding, to see whether there are others
 _CERTAIN = 100.0  # bounds that a gradient is wrong by, beyond which no other case is asked about it
 _CONFIRM = 5  # runs of the minimal case that tell a wrong layer from a flaky one, once two of them differ
 _SHRINK_SECONDS = 2.0
 _FOLLOW_SECONDS = 0.25  # for a finding of the same kind as one that was shrunk: most show on its case as well
 _SLOW = 3  # cases that were given up as too slow, after which a property is no longer tried
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How cases are drawn and compared.
-
-    Attributes
-    ----------
-    examples : cases drawn for each property
-    seed : of the drawing; None takes 0, so that a run can be repeated
-    eps : relative step of the first central difference; None draws it with each case
-    dtype : floating type of the primals
-    properties : names of the properties to try; None tries all that apply
-    method : "adaptive", "central" (the tutorial's procedure at `eps` alone) or "complex"
-    sweep : True compares every entry whatever their number, False screens only, None decides by size
-    memory : bytes of perturbed copies in flight
-    shrink : whether failing cases are made small and diagnosed
-    """
-
-    examples: int = EXAMPLES
-    seed: int | None = None
-    eps: float | None = None
-    dtype: str = "float64"
-    properties: tuple[str, ...] | None = None
-    method: str = "adaptive"
-    sweep: bool | None = None
-    memory: int | None = None
-    shrink: bool = True
-
-    def __post_init__(self) -> None:
-        if not _whole(self.examples) or self.examples < 1:
-            raise UsageError(f"examples must be a whole number of at least 1, got {self.examples!r}")
-        if self.eps is not None and not (isinstance(self.eps, Real) and 0 < self.eps < 1):
-            raise UsageError(f"eps must be a finite step between 0 and 1 (relative to the entry), got {self.eps!r}")
-        if self.dtype not in DTYPES:
-            raise UsageError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
-        if self.method not in ("adaptive", "central", "complex"):
-            raise UsageError(f"method must be adaptive, central or complex, got {self.method!r}")
-        if self.seed is not None and not _whole(self.seed):
-            raise UsageError(f"seed must be a whole number, got {self.seed!r}")
-        if self.memory is not None and (not _whole(self.memory) or self.memory < 1):
-            raise UsageError(f"memory must be a positive number of bytes, got {self.memory!r}")
-        selected(self.properties)
-
-    @property
-    def tuning(self) -> tuning.Tuning:
-        limit = {None: tuning.current().sweep_limit, True: sys.maxsize, False: 0}[self.sweep]
-        return tuning.Tuning(method=self.method, eps=self.eps, sweep_limit=limit, memory=self.memory)
-
-
-def _whole(number: object) -> bool:
-    return isinstance(number, Integral) and not isinstance(number, bool)
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,15 +199,15 @@ class Layer:
         return "layer"
 
     @property
+    def parts(self) -> tuple[Layer, ...]:
+        """Layers that this one is built of, as the object behind its forward tells: a cell, of a sequence."""
+        return tuple(getattr(getattr(self.forward, "__self__", None), "parts", ()))
+
+    @property
     def left_out(self) -> tuple[NotVerified, ...]:
         """What no check of this layer looks at: what its adapter saw, and what is declared constant."""
         fixed = (p.name for p in self.primals if p.name in self.declared.constants and not p.domain.discrete)
         return (*self.unverified, *(NotVerified(name, "declared constant") for name in fixed))
-
-    @property
-    def parts(self) -> tuple[Layer, ...]:
-        """Layers that this one is built of, as the object behind its forward tells: a cell, of a sequence."""
-        return tuple(getattr(getattr(self.forward, "__self__", None), "parts", ()))
 
     @property
     def primal_names(self) -> tuple[str, ...]:

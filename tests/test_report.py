@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from gradverify import Layer, verify
-from gradverify.checking import Settings, check_layer
+from gradverify.checking import check_layer
 from gradverify.judgement import says
 from gradverify.judgement.plain import SCREENED
 from gradverify.registry import layers
 from gradverify.report import code, jsonreport, table, terminal
 from gradverify.report.numbers import entry, short
+from gradverify.settings import Settings
 from gradverify.tally import Tally
 from gradverify.types import Case, Comparison, Diagnosis, Finding, Outcome, Report, Verdict
 from gradverify.verified import NotVerified

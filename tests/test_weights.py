@@ -12,8 +12,9 @@ from gradverify import adapt
 from gradverify.adapters import as_layer
 from gradverify.adapters._names import NOT, OWN, PLACED, SAME, SHORT, fit
 from gradverify.adapters._pairs import parse
-from gradverify.checking import Settings, check_layer
+from gradverify.checking import check_layer
 from gradverify.errors import DeclarationError, PartlyVerified
+from gradverify.settings import Settings
 
 
 def check(target, **declaration):

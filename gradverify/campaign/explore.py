@@ -15,12 +15,13 @@ from gradverify import casefile, tuning
 from gradverify.campaign.interest import RECORD, Pool, features, verdict_features
 from gradverify.campaign.journal import Journal
 from gradverify.campaign.unit import Delta, Found, Record, Row, Unit, digest, record_of, resident
-from gradverify.checking import Search, Settings, alike
+from gradverify.checking import Search, alike
 from gradverify.errors import CaseFileError, GradverifyError
 from gradverify.failures import COMPLETE
 from gradverify.layer import Layer
 from gradverify.properties import Property, Regime, explained, properties
 from gradverify.report.terminal import render_finding
+from gradverify.settings import Settings
 from gradverify.strategies import cases, decoding, each
 from gradverify.types import Case, Finding, Outcome, Verdict
 from gradverify.verification import checked, examine, told_by, watcher

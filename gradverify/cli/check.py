@@ -13,8 +13,8 @@ from gradverify.cli._output import color_option, colored, data_stream, note, wri
 from gradverify.cli._progress import progress
 
 if TYPE_CHECKING:
-    from gradverify.checking import Settings
     from gradverify.layer import Layer
+    from gradverify.settings import Settings
     from gradverify.types import Case, Comparison, Report
 
 
@@ -71,7 +71,7 @@ def command(
 
 
 def _settings(*, examples: int | None, properties: tuple[str, ...], **given: Any) -> Settings:
-    from gradverify.checking import Settings
+    from gradverify.settings import Settings
 
     if examples is not None:
         given["examples"] = examples

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from gradverify.checking import Settings
 from gradverify.compose import under_loss
 from gradverify.errors import GradientMismatch, UsageError
 from gradverify.layer import Layer
@@ -16,6 +15,7 @@ from gradverify.pytest_plugin.replays import Check
 from gradverify.pytest_plugin.run import Run
 from gradverify.registry import layers
 from gradverify.report.terminal import render
+from gradverify.settings import Settings
 from gradverify.types import Report
 from gradverify.verification import no_pass
 

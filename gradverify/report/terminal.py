@@ -80,10 +80,15 @@ def held(report: Report, width: int = 80) -> list[str]:
     """What was checked beside the findings: what holds, what fails along with them, what was not tried, and why."""
     held: list[str] = []
     rest: dict[str, list[str]] = {}
+    wrong = {finding.primal for finding in report.findings if finding.primal}
     for name, tally in report.tallies.items():
         kind = state(report, name)
-        right = [primal for primal, wrong in tally.primals.items() if not wrong] if tally.failing else []
-        held += [name] if kind == "ok" else [f"{name} of {', '.join(right)}"] if right else []
+        right = [primal for primal, count in tally.primals.items() if not count]
+        part = bool(tally.failing or (right and wrong - set(tally.primals)))  # not compared once it was known
+        if kind == "ok" and not part:
+            held.append(name)
+        elif part and right:
+            held.append(f"{name} of {', '.join(right)}")
         if kind == "explained":
             rest.setdefault(explained(report, name), []).append(name)
         elif kind == "open":
