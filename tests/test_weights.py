@@ -515,3 +515,67 @@ def test_an_object_in_single_precision_is_run_in_it():
     assert report.ok, report
     assert "parameters and gradients are float32" in "\n".join(report.declared)
     assert wrong(check(SingleSlip, x="N D")) == {"w", "b"}
+
+
+class OfTheClass(InDict):
+    """All objects share one array, which must stay as it is."""
+
+    scale = np.full(3, 2.0)
+
+    def forward(self, x):
+        return super().forward(x * self.scale)
+
+    def backward(self, dy):
+        dx = super().backward(dy)
+        self.grads["scale"] = self.slip * (dx * self.x / self.scale).sum(0)
+        return dx * self.scale
+
+
+class OfTheClassSlip(OfTheClass):
+    slip = 2.0
+
+
+def test_arrays_of_the_class_count_and_are_left_alone():
+    report = check(OfTheClass(3, 2), x="N 3")
+    assert report.ok, report
+    assert "scale" in {s.name for s in report.verified_by.verified}
+    assert (OfTheClass.scale == 2.0).all()
+    assert "scale" in wrong(check(OfTheClassSlip(3, 2), x="N 3"))
+    mute = type("Mute", (OfTheClass,), {"backward": lambda self, dy: InDict.backward(self, dy) * self.scale})
+    assert left_out(check(mute(3, 2), x="N 3")) == {"scale"}
+
+
+def test_what_gives_names_need_not_be_declared():
+    class Turned(Returned):
+        def backward(self, dy):
+            return *self.slopes(dy)[::-1], dy @ self.w.T
+
+    assert left_out(check(Turned, init=("D", 3), x="N D", constants=())) == set()
+    report = check(Turned(3, 2), x="N 3", gives=("b", "w", "x"))
+    assert report.ok, report
+    assert len(report.verified_by.verified) == 4
+
+
+class InLists:
+    """Plain numbers in lists."""
+
+    slip = 1.0
+
+    def __init__(self):
+        self.w = [0.5, -2.0]
+
+    def forward(self, x):
+        self.x = x
+        return x[:, 0] * self.w[0] + x[:, 1] * self.w[1]
+
+    def backward(self, dy):
+        self.dw = [self.slip * float(dy @ self.x[:, 0]), float(dy @ self.x[:, 1])]
+        return np.outer(dy, self.w)
+
+
+def test_numbers_in_lists_are_weights():
+    assert check(InLists(), x="N 2").ok
+    assert wrong(check(type("Slip", (InLists,), {"slip": 2.0})(), x="N 2")) == {"w_0"}
+    mute = type("Mute", (InLists,), {"backward": lambda self, dy: np.outer(dy, self.w)})
+    assert left_out(check(mute(), x="N 2")) == {"w_0", "w_1"}
+    assert check(mute(), x="N 2", constants="w").ok

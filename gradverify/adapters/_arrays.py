@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.adapters._pairs import Path, attributes
+from gradverify.adapters._pairs import Path, attributes, shared
 
 _DEEP = 6  # attributes of attributes of ..., as elsewhere
 _PLAIN = (str, bytes, int, complex, type(None), type, np.generic, ModuleType)
@@ -36,7 +36,8 @@ def _walk(holder: Any, path: Path, seen: set[int]) -> Iterator[tuple[Path, Any]]
     elif isinstance(holder, (list, tuple)):
         parts = [(("item", k), value) for k, value in enumerate(holder)]
     else:
-        parts = [(("attr", name), value) for name, value in attributes(holder).items()]
+        held = attributes(holder) | shared(holder)
+        parts = [(("attr", name), value) for name, value in held.items()]
     for step, value in parts:
         yield from _walk(value, (*path, step), seen)
 

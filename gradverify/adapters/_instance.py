@@ -15,7 +15,7 @@ from gradverify import dims
 from gradverify.adapters._arrays import duplicate
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._normal import required
-from gradverify.adapters._pairs import Pair, attributes, fetch, is_array, show, store
+from gradverify.adapters._pairs import Pair, attributes, fetch, is_array, own, show, store
 from gradverify.errors import DeclarationError
 from gradverify.types import Array
 
@@ -158,7 +158,8 @@ def assign(instance: Any, pair: Pair, array: Array) -> None:
     else every reference is replaced, so that the object's own precision does not round the value.
     """
     old = fetch(instance, pair.values[0])
-    if isinstance(old, np.ndarray) and old.dtype == array.dtype and old.shape == array.shape and old.flags.writeable:
+    fits = isinstance(old, np.ndarray) and old.dtype == array.dtype and old.shape == array.shape
+    if fits and old.flags.writeable and own(instance, pair.values[0]):
         np.copyto(old, array)
         for path in pair.values[1:]:
             if fetch(instance, path) is not old:

@@ -19,7 +19,7 @@ import numpy as np
 from gradverify.adapters import _names
 from gradverify.adapters._arrays import arrays_of
 from gradverify.adapters._normal import flat, parted
-from gradverify.adapters._pairs import Path, fetch, store
+from gradverify.adapters._pairs import Path, fetch, own, store
 from gradverify.errors import DeclarationError
 from gradverify.evaluate import LayerFailure
 from gradverify.types import Array
@@ -187,7 +187,7 @@ def _contracted(ends: list[list[Array] | None], cotangents: list[Array], step: f
 def put(instance: Any, path: Path, value: Any) -> None:
     """Put a value where an array stands, in place where that can be, so that other names of it see it too."""
     old = fetch(instance, path)
-    if isinstance(old, np.ndarray) and old.flags.writeable and old.shape == np.shape(value):
+    if own(instance, path) and isinstance(old, np.ndarray) and old.flags.writeable and old.shape == np.shape(value):
         np.copyto(old, value, casting="unsafe")
         return
     try:
@@ -243,7 +243,8 @@ def survey(inner: Stateful, primals: dict[str, Array], other: dict[str, Array], 
         }
         with suppress(LayerFailure):  # the check will report a backward that fails
             _match(trial, weights, found)
-        found.settings |= {p for p, w in weights.items() if w.number and w.gradient is None and w.returned is None}
+        unpaired = {p for p, w in weights.items() if w.gradient is None and w.returned is None}
+        found.settings |= {p for p in unpaired if weights[p].number and not isinstance(p[-1][1], int)}
         found.weights |= {p: w for p, w in weights.items() if p not in found.settings}
     return found
 
@@ -345,8 +346,11 @@ def _order(
     inner = trial.inner
     named = {*inner.wanted, *inner.parameters}
     known = [n for n in inner.names if n in named]
+    if inner.gives is not None:
+        told = {".".join(str(key) for _, key in path): path for path in weights}
+        return tuple(told.get(name, name) for name in inner.gives) if len(values) == len(inner.gives) else None
     usual = len(inner.wanted), len(inner.inputs), len(inner.names)
-    if inner.gives is not None or not weights or len(values) in usual:
+    if not weights or len(values) in usual:
         return None
     targets: dict[str | Path, tuple[int, ...]] = {n: np.shape(trial.primals[n]) for n in known}
     targets |= {p: w.shape for p, w in weights.items()}
