@@ -23,11 +23,13 @@ class Regime:
     special : draw special points (zeros, ties, borders, saturation, equal rows, size-1 and empty axes) only
     dtype : floating type of the primals ("float32"); None takes the type of the check
     small : keep every axis at 3 or less, for properties that are costly
+    production : beside small cases those that kernels meet: declared sizes, sizes about blocks, ids by Zipf's law
     """
 
     special: bool = False
     dtype: str | None = None
     small: bool = False
+    production: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class Property:
     regime : what it asks of the drawn cases
     share : fraction of the examples of a check that it wants (costly properties ask for less)
     default : whether it is tried unless others are named
+    seconds : that a case of it may take, where that is more than the usual limit
     implied_by : properties whose finding on a primal explains this one's, which is then not reported again
     """
 
@@ -54,6 +57,7 @@ class Property:
     share: float = 1.0
     implied_by: tuple[str, ...] = ()
     default: bool = True
+    seconds: float = 0.0
 
 
 properties: Registry[Property] = Registry("property", "gradverify.properties")
