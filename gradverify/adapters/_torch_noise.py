@@ -10,7 +10,10 @@ it. The bounds, u = 2^-24 being the unit roundoff of float32:
   Numerical Algorithms, section 4.2: gamma_n = n u / (1 - n u)); from 4096 terms on 64 sqrt(n) in place of n, which
   holds with a probability that leaves no doubt (N. J. Higham and T. Mary 2019);
 - an operand of a matrix product: what rounding it to the kernel's type takes away, since tensor cores take no other;
-- a tensor that backward is handed and that the kernel was seen to save in its type: as much.
+- a tensor that backward is handed and that the kernel was seen to save in its type: as much;
+- a softmax: u |x| of its result besides, for scores x are rounded at their own size;
+- the gradient of a softmax, p (g - sum p g): where the kernel saves its outputs in its type, the sum may be taken as
+  the product of upstream gradient and output (T. Dao 2023), and be off by a rounding of every term of that.
 """
 
 from __future__ import annotations
@@ -59,9 +62,10 @@ def _mode() -> type:
     class Noise(TorchDispatchMode):  # type: ignore[misc, unused-ignore]
         """See `noise`."""
 
-        def __init__(self, dtype: Any, products: Any, seed: int, elementwise: bool) -> None:
+        def __init__(self, dtype: Any, products: Any, seed: int, elementwise: bool, kept: bool) -> None:
             super().__init__()
-            self.dtype, self.products, self.elementwise = dtype, products, elementwise
+            self.dtype, self.products, self.elementwise, self.kept = dtype, products, elementwise, kept
+            self.sizes: dict[int, tuple[Tensor, Tensor]] = {}  # of products, sum |term| of each entry
             self.at = seed * 7919
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -71,18 +75,41 @@ def _mode() -> type:
                 apart = _decompositions().get(func)
                 if apart is not None:
                     with self:
-                        return apart(*args, **kwargs)
+                        return self.softmax(name, args, apart(*args, **kwargs))
             if func.is_view or name in _EXACT:
-                return func(*args, **kwargs)
+                return self.carried(func(*args, **kwargs), args, lambda size: func(size, *args[1:], **kwargs))
             if name in _PRODUCTS and self.products is not None:
                 args = tuple(self.low(a, self.products) if _floats(a) else a for a in args)
             bound = None
             if name in _SUMS:
                 bound = self.summed(func, name, args, kwargs)
             result = func(*args, **kwargs)
+            if name in _PRODUCTS and _floats(result) and self.kept:
+                self.sizes[id(result)] = result, bound / (UNIT * _counted(_terms(name, args, result)))
+            if name == "mul" and self.sizes:
+                self.carried(result, args, lambda size: (size * args[1]).abs())
             for k, part in enumerate(result if isinstance(result, (tuple, list)) else (result,)):
                 if _floats(part) and part.numel():
                     self.displace(part, name, args, bound[k] if isinstance(bound, (tuple, list)) else bound)
+            return result
+
+        def carried(self, result: Any, args: Any, how: Callable[[Tensor], Tensor]) -> Any:
+            """The result; the sizes of its terms are those of its first argument, moved or scaled alike."""
+            known = self.sizes.get(id(args[0])) if args and self.sizes and _floats(result) else None
+            if known is not None:
+                self.sizes[id(result)] = result, how(known[1])
+            return result
+
+        def softmax(self, name: str, args: Any, result: Any) -> Any:
+            """A softmax or its gradient with the errors that its arguments' sizes bring."""
+            if name == "_softmax":
+                size = args[0].abs().mul_(UNIT).clamp_(max=1.0)
+                result.mul_(self.signs(result) * size + 1)
+            elif name == "_softmax_backward_data" and self.kept:
+                g, p, dim = args[:3]
+                terms = self.sizes.get(id(g), (g, g.abs()))[1]
+                off = (terms * p).sum(dim, keepdim=True).mul_(import_torch().finfo(self.dtype).eps / 2)
+                result.add_(p * off.mul_(self.signs(off)))
             return result
 
         def summed(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
@@ -109,9 +136,12 @@ def _mode() -> type:
         def low(self, value: Tensor, dtype: Any) -> Tensor:
             """Displaced by as much as rounding to a type may take; what the type holds exactly stays."""
             torch = import_torch()
-            unit = 2.0**-11 if dtype == TF32 else torch.finfo(dtype).eps / 2
-            moved = value * (self.signs(value) * unit + 1)
-            return moved if dtype == TF32 else torch.where(rounded(value, dtype) == value, value, moved)
+            if dtype == TF32:
+                return value * (self.signs(value) * 2.0**-11 + 1)
+            info = torch.finfo(dtype)
+            least = info.smallest_normal * info.eps / 2 if dtype == torch.float16 else 0.0  # it has no other below
+            moved = value + self.signs(value) * (value.abs() * (info.eps / 2) + least)
+            return torch.where(rounded(value, dtype) == value, value, moved)
 
         def signs(self, like: Tensor) -> Tensor:
             """Plus and minus ones, from a pool whose length shares no factor with usual shapes."""
@@ -124,7 +154,7 @@ def _mode() -> type:
     return Noise
 
 
-def noise(dtype: Any, products: Any, seed: int, elementwise: bool = True) -> Any:
+def noise(dtype: Any, products: Any, seed: int, elementwise: bool = True, kept: bool = False) -> Any:
     """A dispatch mode in which operations are as inexact as a kernel's may be.
 
     Parameters
@@ -132,8 +162,9 @@ def noise(dtype: Any, products: Any, seed: int, elementwise: bool = True) -> Any
     dtype : of the kernel's inputs and outputs
     products : type that operands of matrix products are rounded to; None leaves them
     elementwise : whether elementwise operations are displaced; in float32 they round by themselves
+    kept : whether the kernel saves outputs or intermediate tensors in its type
     """
-    return _mode()(dtype, products, seed, elementwise)
+    return _mode()(dtype, products, seed, elementwise, kept)
 
 
 @functools.lru_cache(maxsize=4)

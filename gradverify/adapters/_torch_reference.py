@@ -91,7 +91,7 @@ class Reference:
         torch = import_torch()
         large = sum(a.size for a in (*arrays, *cotangents)) > _LARGE
         engine = self.high.but(kernel=torch.float32) if large else self.high
-        disturbed = noise(self.dtype, self.products, seed, elementwise=not large)
+        disturbed = noise(self.dtype, self.products, seed, elementwise=not large, kept=kept is not None)
         with disturbed, _rounding(disturbed, kept, self.dtype):
             outputs, tape = engine.forward(*arrays, **options)
         with disturbed:
