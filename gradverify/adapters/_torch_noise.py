@@ -80,7 +80,7 @@ def _mode() -> type:
                 return self.carried(func(*args, **kwargs), args, lambda size: func(size, *args[1:], **kwargs))
             if name in _PRODUCTS and self.products is not None:
                 args = tuple(self.low(a, self.products) if _floats(a) else a for a in args)
-            bound = None
+            bound: Any = None
             if name in _SUMS:
                 bound = self.summed(func, name, args, kwargs)
             result = func(*args, **kwargs)

@@ -104,7 +104,8 @@ class Reference:
         Row statistics do not count: to round those is a fault.
         """
         if not isinstance(saved, Tape):
-            return None
+            told: int | None = getattr(saved, "kept", None)
+            return told
         own = {t.data_ptr() for t in saved.leaves.values()}
         of_rank = [t for t in (*saved.leaves.values(), *saved.outputs) if t.is_floating_point()]
         rank = max((t.ndim for t in of_rank), default=0)

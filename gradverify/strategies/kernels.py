@@ -34,6 +34,7 @@ _SMALLEST, _LARGEST = 4, 1024  # numbers in the code that may be a block
 _MANNERS = ("normal", "normal", "outliers", "constant rows", "offset", "drawn", "one sign")
 _IDS = ("zipf", "zipf", "equal", "uniform")
 _OUTLIER = 100.0
+_CONSTANT = 30.0  # of rows that are: where the mean is taken out of squares, little of them is left
 
 
 def cases(
@@ -171,7 +172,7 @@ def _activations(manner: str, seed: int, stream: int, shape: shapes.Shape) -> An
         values[..., rng.choice(shape[-1], min(2, shape[-1]), replace=False)] *= _OUTLIER
     elif manner == "constant rows" and len(shape) > 1 and shape[0]:
         rows = rng.choice(shape[0], max(1, shape[0] // 4), replace=False)
-        values[rows] = values[rows][..., :1]
+        values[rows] = _CONSTANT * values[rows][..., :1]
     return values
 
 

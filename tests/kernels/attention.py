@@ -108,8 +108,6 @@ def plain_attention(q, k, v, causal=False, window=0):
     return (torch.softmax(s, 2) * seen) @ v
 
 
-
-
 KERNELS = [
     Kernel(
         "attention",

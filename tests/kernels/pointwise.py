@@ -145,8 +145,13 @@ def off_the_grid(x, scale):
     """Rounding and clamping decide alike in every precision: not next to a half or a border."""
     import numpy as np
 
-    low = torch.as_tensor(np.asarray(x, float)).bfloat16().double() / torch.as_tensor(np.asarray(scale, float)).bfloat16().double()
-    return bool((((low % 1) - 0.5).abs() > 0.02).all() and ((low - 7).abs() > 0.02).all() and ((low + 8).abs() > 0.02).all())
+    low = (
+        torch.as_tensor(np.asarray(x, float)).bfloat16().double()
+        / torch.as_tensor(np.asarray(scale, float)).bfloat16().double()
+    )
+    return bool(
+        (((low % 1) - 0.5).abs() > 0.02).all() and ((low - 7).abs() > 0.02).all() and ((low + 8).abs() > 0.02).all()
+    )
 
 
 KERNELS = [

@@ -150,8 +150,9 @@ def linear_attention(fault: str = "") -> Function:
             if fault == "own key left out":
                 dk = dk - (v * gf).sum(1, keepdim=True) * q
             if fault == "later chunks left out of dv":
-                dv = torch.cat([chunks(k[j : j + CHUNK].flip(0), q[j : j + CHUNK].flip(0), gf[j : j + CHUNK].flip(0)).flip(0)
-                                for j in range(0, len(k), CHUNK)])  # fmt: skip
+                starts = range(0, len(k), CHUNK)
+                parts = [[t[j : j + CHUNK].flip(0) for t in (k, q, gf)] for j in starts]
+                dv = torch.cat([chunks(*part).flip(0) for part in parts])
             return dq.to(g.dtype), dk.to(g.dtype), dv.to(g.dtype)
 
     return LinearAttention
