@@ -199,6 +199,11 @@ class Layer:
         return "layer"
 
     @property
+    def parts(self) -> tuple[Layer, ...]:
+        """Layers that this one is built of, as the object behind its forward tells: a cell, of a sequence."""
+        return tuple(getattr(getattr(self.forward, "__self__", None), "parts", ()))
+
+    @property
     def primal_names(self) -> tuple[str, ...]:
         return tuple(primal.name for primal in self.primals)
 
