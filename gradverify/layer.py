@@ -107,7 +107,8 @@ class Layer:
         domain is a word or a Hypothesis strategy of single elements. Settings: `options` (name to
         a list of choices, simplest first, a tuple of such lists, or a Hypothesis strategy),
         `returns` (dimension strings of the outputs by name), `batch` (name of the batch axis),
-        `assume` (predicate on primals and options by name; False rejects the case), `empty` (True
+        `assume` (predicate on primals and options by name; False rejects the case), `sizes` (of axes by
+        name, one or a list, as the layer runs in production: see the property reference), `empty` (True
         where axes of size 0 are allowed), `constants` (names of primals that need no gradient),
         and the fields of `Declared` and `Hooks`.
 
@@ -126,6 +127,7 @@ class Layer:
     batch: str | None
     assume: Callable[..., bool] | None
     empty: bool
+    sizes: Mapping[str, Any]
     declared: Declared
     hooks: Hooks
     doc: str
@@ -165,6 +167,7 @@ class Layer:
             batch=declaration.get("batch"),
             assume=declaration.get("assume"),
             empty=bool(declaration.get("empty", False)),
+            sizes=mapping(label, "sizes", declaration.get("sizes") or {}),
             declared=Declared(**{k: v for k, v in declaration.items() if k in _DECLARED}, constants=unwanted),
             hooks=Hooks(**{k: v for k, v in declaration.items() if k in _HOOKS}),
             doc=declaration.get("doc") or inspect.getdoc(forward) or "",
@@ -273,7 +276,7 @@ def accepted(function: Callable[..., Any], names: tuple[str, ...]) -> tuple[str,
     return tuple(name for name in names if name in taken)
 
 
-_SETTINGS = {"options", "returns", "batch", "assume", "empty", "constants", "doc", "origin"}
+_SETTINGS = {"options", "returns", "batch", "assume", "sizes", "empty", "constants", "doc", "origin"}
 _DECLARED = {"kinks", "surrogate", "zero", "factor", "conjugate", "stateful", "built_with"}
 _HOOKS = {field.name for field in fields(Hooks)}
 KEYWORDS = frozenset(_SETTINGS | _DECLARED | _HOOKS | {"name", "primals"})

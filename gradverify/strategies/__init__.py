@@ -6,8 +6,8 @@ instead of a hundred makes a case cheap, and Hypothesis's own integer and float 
 on which modules happen to be imported, so that the same seed would give other cases in another process.
 """
 
-from gradverify.strategies.drawing import cases as cases
-from gradverify.strategies.drawing import decoding as decoding
+from gradverify.strategies.kernels import cases as cases
+from gradverify.strategies.kernels import decoding as decoding
 from gradverify.strategies.running import each as each
 from gradverify.strategies.running import minimal as minimal
 
