@@ -7,7 +7,8 @@ import sys
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any
@@ -20,6 +21,7 @@ from gradverify.diagnosis import diagnosed
 from gradverify.errors import GradientMismatch, NothingVerified, UsageError
 from gradverify.layer import Layer
 from gradverify.limits import TOO_SLOW
+from gradverify.lines import Ran, Recorder
 from gradverify.properties import Property, Regime, fresh
 from gradverify.registry import layers
 from gradverify.types import WORST_SEEN, Case, Finding, Report, Tally
@@ -190,11 +192,13 @@ class Search:
     first: int | None = None
     slow: Counter[str] = field(default_factory=Counter)
     refused: bool = False
+    recorder: Recorder = field(init=False)
+    ran: Ran = field(default_factory=Ran)
 
     def run(self) -> Report:
         """Draw, verify, shrink; one pass for each group of properties that draw alike."""
         start = time.perf_counter()
-        with tuning.using(self.settings.tuning):
+        with tuning.using(self.settings.tuning), self._watched():
             groups = list(alike(self.applicable()))
             self.total = sum(_count(self.settings.examples, props) for _, props in groups)
             for regime, props in groups:
@@ -212,7 +216,18 @@ class Search:
             examples=self.settings.examples,
             notes=(_refusal(self.layer),) if self.refused else (),
             coverage=self.coverage,
+            lines=self.ran,
         )
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Which lines of the author's code run, inside."""
+        self.recorder = Recorder(self.layer)
+        try:
+            yield
+        finally:
+            self.recorder.close()
+            self.ran = self.recorder.result()
 
     @property
     def over(self) -> bool:
@@ -252,6 +267,7 @@ class Search:
             drawn += 1
             self.cases += 1
             self.coverage.add(self.layer, case)
+            self.recorder.begin(case, props[0])
             for prop in props:
                 if self.over:
                     break
@@ -259,6 +275,7 @@ class Search:
                     continue
                 if int(drawn * prop.share) > int((drawn - 1) * prop.share) or drawn == 1:
                     self._try(case, prop, regime)
+            self.recorder.end()
             self.listen(Progress(self.layer.name, self.cases, self.total, len(self.found)))
             if self.over or (self.first is not None and self.cases >= self.first + _ENOUGH):
                 raise _Enough
@@ -272,6 +289,7 @@ class Search:
     def _try(self, case: Case, prop: Property, regime: Regime) -> None:
         begun = time.perf_counter()
         outcome = examine(self.layer, case, prop)
+        self.recorder.told(outcome)
         self.tallies[prop.name].add(outcome, time.perf_counter() - begun)
         self.slow[prop.name] += bool(outcome.skipped and outcome.skipped.startswith(TOO_SLOW))
         prop = told_by(outcome, prop)

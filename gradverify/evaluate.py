@@ -165,7 +165,7 @@ def _spreads(backward: Backward, count: int) -> bool:
 
 def guarded(stage: str, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Any:
     """Call the layer's code; what it raises becomes a LayerFailure that names the author's line."""
-    outer, _began[0] = _began[0], time.perf_counter()
+    outer, _began[:] = tuple(_began), (time.perf_counter(), stage)
     try:
         with np.errstate(all="ignore"):
             return function(*arguments, **keywords)
@@ -176,7 +176,7 @@ def guarded(stage: str, function: Callable[..., Any], /, *arguments: Any, **keyw
             "crash", stage, f"{stage} raised {type(error).__name__}: {_first_line(error)}{_authors_line(error)}"
         ) from error
     finally:
-        _began[0] = outer
+        _began[:] = outer
 
 
 def running() -> float:
@@ -184,7 +184,12 @@ def running() -> float:
     return time.perf_counter() - _began[0] if _began[0] else 0.0
 
 
-_began = [0.0]  # of the innermost call in progress, by `perf_counter`
+def stage() -> str:
+    """What the call of the layer's code in progress computes, "forward" or "backward"; empty outside of one."""
+    return str(_began[1])
+
+
+_began: list[Any] = [0.0, ""]  # of the innermost call in progress: when, by `perf_counter`, and what
 
 
 def _first_line(error: BaseException) -> str:

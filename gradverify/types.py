@@ -12,6 +12,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from gradverify.coverage import Coverage
+    from gradverify.lines.ran import Ran
 
 Array = Any  # numpy.ndarray of any dtype; shapes stand in the docstrings
 RATIOS = tuple(float(f"1e{k}") for k in range(-6, 9))  # borders of the bins of `Tally.histogram`
@@ -323,6 +324,7 @@ class Report:
     declared : the author's declarations that bear on the result, one line each
     seed, seconds, examples : how the cases were drawn, and how long it took
     coverage : which sizes, options, types and values were drawn; None where nothing was
+    lines : which lines of the author's code ran in a verified case; None where nothing was drawn
     """
 
     layer: str
@@ -334,6 +336,7 @@ class Report:
     examples: int = 0
     notes: Sequence[str] = ()
     coverage: Coverage | None = None
+    lines: Ran | None = None
 
     @property
     def ok(self) -> bool:
