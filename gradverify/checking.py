@@ -7,8 +7,7 @@ import sys
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from typing import Any
@@ -21,7 +20,7 @@ from gradverify.diagnosis import diagnosed
 from gradverify.errors import GradientMismatch, NothingVerified, UsageError
 from gradverify.layer import Layer
 from gradverify.limits import TOO_SLOW
-from gradverify.lines import Ran, Recorder
+from gradverify.lines.recorder import Recorder
 from gradverify.properties import Property, Regime, fresh
 from gradverify.registry import layers
 from gradverify.types import WORST_SEEN, Case, Finding, Report, Tally
@@ -193,12 +192,11 @@ class Search:
     slow: Counter[str] = field(default_factory=Counter)
     refused: bool = False
     recorder: Recorder = field(init=False)
-    ran: Ran = field(default_factory=Ran)
 
     def run(self) -> Report:
         """Draw, verify, shrink; one pass for each group of properties that draw alike."""
         start = time.perf_counter()
-        with tuning.using(self.settings.tuning), self._watched():
+        with tuning.using(self.settings.tuning), Recorder(self.layer) as self.recorder:
             groups = list(alike(self.applicable()))
             self.total = sum(_count(self.settings.examples, props) for _, props in groups)
             for regime, props in groups:
@@ -216,18 +214,8 @@ class Search:
             examples=self.settings.examples,
             notes=(_refusal(self.layer),) if self.refused else (),
             coverage=self.coverage,
-            lines=self.ran,
+            lines=self.recorder.result(),
         )
-
-    @contextmanager
-    def _watched(self) -> Iterator[None]:
-        """Which lines of the author's code run, inside."""
-        self.recorder = Recorder(self.layer)
-        try:
-            yield
-        finally:
-            self.recorder.close()
-            self.ran = self.recorder.result()
 
     @property
     def over(self) -> bool:

@@ -3,10 +3,3 @@
 A pass says nothing about a line that never ran. `recorder` watches a check, case by case; `watch` is how
 Python tells what runs; `home` says whose code it is, `places` what of it can run, and `ran` is the result.
 """
-
-from gradverify.lines.ran import Function as Function
-from gradverify.lines.ran import Ran as Ran
-from gradverify.lines.ran import Side as Side
-from gradverify.lines.recorder import Recorder as Recorder
-
-__all__ = ["Function", "Ran", "Recorder", "Side"]

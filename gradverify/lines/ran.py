@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 ROLES = ("forward", "backward")
 
@@ -114,6 +115,28 @@ class Ran:
         functions = tuple(found[key] for key in sorted(found))
         return Ran(functions, None if functions else self.reason or other.reason)
 
+    def plain(self) -> dict[str, Any]:
+        """Plain values, from which `restored` makes the same again."""
+        return {
+            "reason": self.reason,
+            "percent": self.percent,
+            "functions": [
+                {
+                    "name": f.name,
+                    "file": f.file,
+                    "line": f.line,
+                    "role": f.role,
+                    "lines": [[line, f.lines[line], f.under.get(line, "")] for line in sorted(f.lines)],
+                    "ran": sorted(f.ran),
+                    "sides": [
+                        {"line": side.line, "text": side.text, "value": side.value, "ran": side not in f.missed}
+                        for side in sorted(f.sides, key=_order)
+                    ],
+                }
+                for f in self.functions
+            ],
+        }
+
     def said(self) -> tuple[str, ...]:
         """One line for forward and one for backward: what ran, and what never did."""
         if self.reason is not None:
@@ -124,7 +147,7 @@ class Ran:
         some, every = self.counts(role)
         words = [f"{role}: {some} of {every} line{'s' * (every != 1)} ran"]
         never = [part for function in self.of(role) for part in _ranges(function, self._several(role))]
-        missed = sorted({side for f in self.of(role) for side in f.missed}, key=lambda side: (side.line, str(side)))
+        missed = sorted({side for f in self.of(role) for side in f.missed}, key=_order)
         words += [f"never: {', '.join(never)}"] if never else []
         words += [f"one side only: {', '.join(map(str, missed))}"] if missed else []
         return "; ".join(words)
@@ -143,6 +166,40 @@ class Ran:
             told += [f"{sides} branch{'es' * (sides != 1)}"] if sides else []
             parts += [f"{' and '.join(told)} of {role} never ran"] if told else []
         return "; ".join(parts)
+
+
+def below(ran: Mapping[str, Ran], least: float) -> list[str]:
+    """A line for each layer of which less ran than a share in percent. Code without a source cannot be low."""
+    shares = {name: each.percent for name, each in ran.items()}
+    return [
+        f"coverage of {name} is {share:.1f} %, less than the {least:g} % asked for"
+        for name, share in shares.items()
+        if share is not None and share < least
+    ]
+
+
+def restored(plain: Mapping[str, Any]) -> Ran:
+    """What `Ran.plain` gave, as a Ran again."""
+    return Ran(tuple(map(_function, plain["functions"])), plain["reason"])
+
+
+def _function(plain: Mapping[str, Any]) -> Function:
+    sides = {Side(s["line"], s["text"], s["value"]): s["ran"] for s in plain["sides"]}
+    return Function(
+        plain["name"],
+        plain["file"],
+        plain["line"],
+        plain["role"],
+        {line: last for line, last, _ in plain["lines"]},
+        frozenset(plain["ran"]),
+        frozenset(sides),
+        frozenset(side for side, done in sides.items() if not done),
+        {line: under for line, _, under in plain["lines"]},
+    )
+
+
+def _order(side: Side) -> tuple[int, str]:
+    return side.line, str(side)
 
 
 def _ranges(function: Function, named: bool) -> Iterator[str]:

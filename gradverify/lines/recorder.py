@@ -28,7 +28,7 @@ _SECONDS = 5.0  # for one such run
 
 
 class Recorder:
-    """What ran of one layer's code, case by case; `close` when the check is over."""
+    """What ran of one layer's code, case by case; a context manager, that stops watching at its end."""
 
     def __init__(self, layer: Layer) -> None:
         self._layer, self._home = layer, Home(layer)
@@ -84,8 +84,10 @@ class Recorder:
                     yield f"{_name(code)} {code.co_firstlineno} {place}"
                 before |= found
 
-    def close(self) -> None:
-        """Stop watching."""
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         if self._engine is not None:
             self._engine.close()
 

@@ -161,6 +161,7 @@ def _record(check: Check, report: Report, name: str, props: Sequence[str], repla
         "reason": tally.reason,
         "file": file,
         "line": line,
+        "lines": None if report.lines is None else report.lines.plain(),
         "findings": [told_of(f, replays.get(f)) for f in findings],
     }
 

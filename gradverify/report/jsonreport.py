@@ -65,6 +65,7 @@ def _layer(report: Report, files: Mapping[Finding, str]) -> dict[str, Any]:
         "notes": list(report.notes),
         "properties": {name: _tally(tally) for name, tally in report.tallies.items()},
         "coverage": None if report.coverage is None else _coverage(report.coverage),
+        "lines": None if report.lines is None else report.lines.plain(),
         "findings": [_finding(finding, files.get(finding)) for finding in report.findings],
     }
 
