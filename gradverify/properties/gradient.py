@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from gradverify import evaluate, exact
-from gradverify.compare import Sweep, comparisons, sweep
 from gradverify.differences import screen
 from gradverify.differences.inside import computes_in
 from gradverify.differences.point import Point
 from gradverify.evaluate import LayerFailure
 from gradverify.facts import facts_of
+from gradverify.judgement.sweep import Sweep, comparisons, sweep
 from gradverify.layer import Layer
 from gradverify.properties import Property, add
 from gradverify.tuning import current

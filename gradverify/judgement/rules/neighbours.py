@@ -15,7 +15,9 @@ import numpy as np
 from gradverify.differences.central import NOISE_FACTOR, central
 from gradverify.differences.point import Point
 from gradverify.evaluate import LayerFailure
-from gradverify.types import Array, Case
+from gradverify.judgement.dispute import Answer, Dispute
+from gradverify.judgement.table import add
+from gradverify.types import DISAGREES, KINK, UNRESOLVED, Array, Case
 
 _FAR = 1e-6  # distance of the neighbours, in natural steps
 _STEP = 0.01  # of that distance, for the slopes there
@@ -95,15 +97,23 @@ def _ranked(case: Case, values: Array, entry: int) -> tuple[Offset, int]:
     return offset, count
 
 
-def explained(point: Point, case: Case, entries: Array, analytic: Array, numerical: Array) -> tuple[Array, Array]:
-    """Which entries sit where kinks meet, and are within the slopes nearby (accepted), or nearly so (unclear).
-
-    Parameters
-    ----------
-    entries : flat indices, shape (n,)
-    analytic, numerical : values of these entries, shape (n,)
-    """
-    accepted, unclear = np.zeros(entries.size, bool), np.zeros(entries.size, bool)
+@add(
+    "neighbours",
+    "kinks meet here, and backward gives a slope within those nearby",
+    cost=1000,
+    applies=lambda d: d.case is not None,
+)
+def kinks_meet(dispute: Dispute) -> Answer:
+    """A kink where it lies within the slopes nearby, and unresolved where it nearly does."""
+    point, case, entries, analytic, numerical = (
+        dispute.point,
+        dispute.case,
+        dispute.entries,
+        dispute.analytic,
+        dispute.numerical,
+    )
+    assert case is not None
+    verdicts = np.full(dispute.size, DISAGREES, np.int8)
     gap = np.abs(analytic - numerical)
     slopes, kinked = _looked(point, case, entries, numerical, gap, _scattered(case, point.size, entries, 21), _FIRST)
     for k in np.flatnonzero(~kinked & _crowded(point, entries)):
@@ -116,7 +126,7 @@ def explained(point: Point, case: Case, entries: Array, analytic: Array, numeric
         slopes[-count:, one] = found
     chosen = np.flatnonzero(kinked)
     if chosen.size == 0:
-        return accepted, unclear
+        return Answer(verdicts)
     scattered = _scattered(case, point.size, entries[chosen], 22)
     more = np.concatenate([slopes[:, chosen], neighbours(point, case, entries[chosen], scattered, _MORE)[0]])
     low, high = np.nanmin(more, axis=0), np.nanmax(more, axis=0)
@@ -129,8 +139,8 @@ def explained(point: Point, case: Case, entries: Array, analytic: Array, numeric
     # slopes of steps this small may be the rounding of what is inside, and no output tells
     hidden = NOISE_FACTOR * point.unseen / (_STEP * _reach(point) * point.scale[entries[chosen]])
     sure = width > 2 * hidden
-    accepted[chosen], unclear[chosen] = inside & sure, outside | (inside & ~sure)
-    return accepted, unclear
+    verdicts[chosen] = np.where(inside & sure, KINK, np.where(outside | inside, UNRESOLVED, DISAGREES))
+    return Answer(verdicts)
 
 
 def _looked(

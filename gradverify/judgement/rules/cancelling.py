@@ -16,10 +16,23 @@ import numpy as np
 from gradverify.differences import ladder
 from gradverify.differences.point import Point
 from gradverify.evaluate import LayerFailure
+from gradverify.judgement.dispute import Answer, Dispute, answer
+from gradverify.judgement.table import add
 from gradverify.types import Array, Case, Estimate
 
 _TIMES, _FIRST = 40, 12  # variations; those after which entries without any kink are given up
 _LIMIT = 64
+
+
+@add(
+    "cancelling",
+    "kinks cancel here by accident; with other values backward is between the slopes",
+    cost=4000,
+    applies=lambda d: d.case is not None,
+)
+def cancelling(dispute: Dispute) -> Answer:
+    assert dispute.case is not None
+    return answer(coincident(dispute.point, dispute.case, dispute.entries))
 
 
 def coincident(point: Point, case: Case, entries: Array) -> Array:

@@ -13,15 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradverify.differences import ladder
-from gradverify.differences.apart import legal
 from gradverify.differences.central import NOISE_FACTOR, best_step, central, paired
 from gradverify.differences.chain import abreast, chain
-from gradverify.differences.coincidence import coincident
 from gradverify.differences.complexstep import complex_step
-from gradverify.differences.grain import within_grain
-from gradverify.differences.integral import vindicated
-from gradverify.differences.neighbourhood import explained
 from gradverify.differences.point import Point
+from gradverify.judgement.dispute import Dispute, finer_scales, one_sided
+from gradverify.judgement.rules.kink import between
+from gradverify.judgement.table import tried
 from gradverify.types import AGREES, DISAGREES, KINK, UNRESOLVED, Array, Case, Comparison, Estimate
 
 FINE = 4e-9  # a single step decides only where its bound is below this share of the largest entry
@@ -87,26 +85,7 @@ def sweep(
     if wrong.size and allowance is not None:
         wrong = _allow(point, result, analytic, wrong, allowance)
     if wrong.size:
-        wrong = _second_thoughts(point, result, analytic, wrong)
-    if wrong.size:
-        coarse = within_grain(point, wrong, analytic[wrong], result.numerical[wrong])
-        result.verdicts[wrong[coarse]] = UNRESOLVED
-        wrong = wrong[~coarse]
-    if wrong.size:
-        wrong = _kinks(point, result, analytic, wrong)
-    if wrong.size and case is not None and point.layer.declared.kinks == "between":
-        apart = legal(point, case, wrong, analytic[wrong])
-        result.verdicts[wrong[apart]] = KINK
-        wrong = wrong[~apart]
-    if wrong.size and case is not None:
-        accepted, unclear = explained(point, case, wrong, analytic[wrong], result.numerical[wrong])
-        result.verdicts[wrong[accepted]] = KINK
-        result.verdicts[wrong[unclear]] = UNRESOLVED
-        wrong = wrong[~accepted & ~unclear]
-        doubtful = vindicated(point, case, wrong, analytic[wrong], result.numerical[wrong])
-        result.verdicts[wrong[doubtful]] = UNRESOLVED
-        wrong = wrong[~doubtful]
-        result.verdicts[wrong[coincident(point, case, wrong)]] = UNRESOLVED
+        _dispute(point, case, result, analytic, wrong)
     if point.layer.declared.kinks != "between":
         _conventions(point, result, analytic)
     return result
@@ -191,24 +170,17 @@ def _climb(point: Point, result: Sweep, analytic: Array, todo: Array) -> Array:
         todo = todo[result.verdicts[todo] == UNRESOLVED]
     tiny = todo[point.scale[todo] < 1e-2]  # steps relative to a tiny entry may be far below the length scale
     if tiny.size:
-        _settle(point, result, analytic, tiny, ladder.entrywise(point, tiny, analytic, scale=np.ones(tiny.size)))
-    for finer in _finer(point):
+        _settle(point, result, analytic, tiny, ladder.entrywise(point, tiny, analytic[tiny], scale=np.ones(tiny.size)))
+    for finer in finer_scales(point):
         todo = todo[~np.isfinite(result.bound[todo])]
         if todo.size:
-            close = ladder.entrywise(point, todo, analytic, scale=finer[todo], wary=point.grid is not None)
+            close = ladder.entrywise(point, todo, analytic[todo], scale=finer[todo], wary=point.grid is not None)
             _settle(point, result, analytic, todo, close)
     for side in (+1, -1):  # the edge of a domain has one side only
         todo = todo[~np.isfinite(result.bound[todo])]
         if todo.size:
-            _settle(point, result, analytic, todo, ladder.entrywise(point, todo, analytic, side=side))
+            _settle(point, result, analytic, todo, ladder.entrywise(point, todo, analytic[todo], side=side))
     return todo
-
-
-def _finer(point: Point) -> tuple[Array, Array]:
-    """First rungs far below the natural scale: each entry's own magnitude, and less, for what is sharp there."""
-    own = np.abs(point.values).astype(float)
-    own = np.where(own > 0, np.minimum(own, 1e-4 * point.scale), 1e-4 * point.scale)
-    return own, 1e-4 * own
 
 
 def _settle(point: Point, result: Sweep, analytic: Array, entries: Array, estimate: Estimate) -> None:
@@ -260,76 +232,11 @@ def _allow(point: Point, result: Sweep, analytic: Array, wrong: Array, allowance
     return wrong[~pardoned]
 
 
-def _second_thoughts(point: Point, result: Sweep, analytic: Array, wrong: Array) -> Array:
-    """Doubt a disagreement where larger steps agree with the analytic value, and smaller ones may be rounded inside."""
-    gap = np.abs(result.numerical[wrong] - analytic[wrong])
-    doubt = np.zeros(wrong.size, bool)
-    natural = point.scale[wrong]
-    for first in (natural, np.ones(wrong.size)):
-        rows = np.flatnonzero(~doubt & ((first is natural) | (natural < 1e-2)))
-        if rows.size:
-            entries, known, scale = wrong[rows], analytic[wrong[rows]], first[rows]
-            residual, noise = ladder.quotients(point, entries, known, scale=scale)
-            told = ladder.chosen(point, entries, known, residual, noise, scale=scale, wary=True)
-            near = np.abs(told.value - known) <= 0.05 * gap[rows]
-            smallest = ladder.nearest(residual, noise, gap[rows]) & (known != 0)
-            still = result.numerical[entries] == 0
-            stepwise = ladder.stepwise(residual, gap[rows], still) & (still | (first is natural))
-            leaps = ladder.leaps(residual + known[:, None])
-            doubt[rows] = stepwise | smallest | leaps | (near & np.isfinite(told.bound))
-    result.verdicts[wrong[doubt]] = UNRESOLVED
-    return wrong[~doubt]
-
-
-def _kinks(point: Point, result: Sweep, analytic: Array, wrong: Array) -> Array:
-    """Accept what lies between two one-sided slopes that differ by more than their bounds."""
-    right, left = _slope(point, analytic, wrong, +1), _slope(point, analytic, wrong, -1)
-    accepted, jump = accept_kink(analytic[wrong], left, right, point.layer.declared.kinks)
-    told = np.isfinite(left.bound), np.isfinite(right.bound)
-    unknown = ~told[0] & ~told[1]
-    kinks = wrong[accepted]
-    below, above = (ladder.entrywise(point, kinks, analytic, side=side, wary=True) for side in (-1, +1))
-    unknown[accepted] = ~accept_kink(analytic[kinks], below, above, point.layer.declared.kinks)[1]
-    for known, side in zip((told[0] & ~told[1], told[1] & ~told[0]), (left, right)):
-        accepted |= known & (np.abs(analytic[wrong] - side.value) <= side.bound)
-        low, high = np.minimum(side.value, 0.0) - side.bound, np.maximum(side.value, 0.0) + side.bound
-        flat = (low <= analytic[wrong]) & (analytic[wrong] <= high)  # as the other side may be
-        unknown |= known & ~accepted & flat
-    result.verdicts[wrong[accepted]] = KINK
-    result.verdicts[wrong[unknown]] = UNRESOLVED
-    middle = wrong[jump]
-    result.numerical[middle] = 0.5 * (left.value + right.value)[jump]
-    result.bound[middle] = (left.bound + right.bound)[jump]
-    return wrong[~accepted & ~unknown]
-
-
-def _slope(point: Point, analytic: Array, entries: Array, side: int) -> Estimate:
-    """One-sided slopes at the natural scale, or at the finest one that tells."""
-    estimate = ladder.entrywise(point, entries, analytic, side=side)
-    for finer in _finer(point):
-        open_ = np.flatnonzero(~np.isfinite(estimate.bound))
-        if open_.size:
-            scale = finer[entries[open_]]
-            closer = ladder.entrywise(
-                point, entries[open_], analytic, side=side, scale=scale, wary=point.grid is not None
-            )
-            for name in ("value", "truncation", "rounding"):
-                getattr(estimate, name)[open_] = getattr(closer, name)
-    return estimate
-
-
-def accept_kink(analytic: Array, left: Estimate, right: Estimate, convention: str) -> tuple[Array, Array]:
-    """Which entries are kinks at which the analytic value is accepted, and which are kinks at all."""
-    slack = left.bound + right.bound
-    with np.errstate(invalid="ignore"):
-        jump = np.abs(right.value - left.value) > slack
-        low, high = np.minimum(left.value, right.value), np.maximum(left.value, right.value)
-        if convention == "between":
-            fits = (analytic >= low - slack) & (analytic <= high + slack)
-        else:
-            wanted = {"left": left.value, "right": right.value, "middle": 0.5 * (left.value + right.value)}[convention]
-            fits = np.abs(analytic - wanted) <= slack
-    return jump & fits, jump
+def _dispute(point: Point, case: Case | None, result: Sweep, analytic: Array, wrong: Array) -> None:
+    """Ask every rule about what disagrees."""
+    told = tried(Dispute(point, case, wrong, analytic[wrong], result.numerical[wrong], result.bound[wrong]))
+    result.verdicts[wrong] = told.verdicts
+    result.numerical[wrong], result.bound[wrong] = told.numerical, told.bound
 
 
 def _conventions(point: Point, result: Sweep, analytic: Array) -> None:
@@ -337,8 +244,8 @@ def _conventions(point: Point, result: Sweep, analytic: Array) -> None:
     entries = np.flatnonzero(np.isfinite(analytic) & (result.verdicts != DISAGREES))
     if entries.size == 0:
         return
-    right, left = _slope(point, analytic, entries, +1), _slope(point, analytic, entries, -1)
-    accepted, jump = accept_kink(analytic[entries], left, right, point.layer.declared.kinks)
+    right, left = (one_sided(point, entries, analytic[entries], side) for side in (+1, -1))
+    accepted, jump = between(analytic[entries], left, right, point.layer.declared.kinks)
     result.verdicts[entries[jump]] = DISAGREES
     result.verdicts[entries[accepted]] = KINK
 
