@@ -236,21 +236,21 @@ class Search:
                 chosen.append(prop)
         return chosen
 
-    def _strategy(self, regime: Regime) -> Any:
-        from gradverify.strategies import cases
+    def _drawing(self, regime: Regime) -> Any:
+        from gradverify.strategies.drawing import drawing_of
 
         target = self.layer.origin or (self.layer.name if self.layer.name in layers else None)
-        return cases(self.layer, regime, dtype=self.settings.dtype, eps=self.settings.eps, target=target)
+        return drawing_of(self.layer, regime, dtype=self.settings.dtype, eps=self.settings.eps, target=target)
 
     def _stream(self, regime: Regime) -> int:
         return zlib.crc32(f"{self.seed} {self.layer.name} {regime}".encode())
 
     def _draw(self, regime: Regime, props: list[Property]) -> None:
-        from gradverify.strategies import each
+        from gradverify.strategies import explored
 
         drawn = 0
 
-        def body(case: Case) -> None:
+        def body(case: Case) -> bool:
             nonlocal drawn
             drawn += 1
             self.cases += 1
@@ -263,13 +263,14 @@ class Search:
                     continue
                 if int(drawn * prop.share) > int((drawn - 1) * prop.share) or drawn == 1:
                     self._try(case, prop, regime)
-            self.recorder.end()
+            reached = bool(self.recorder.end())
             self.listen(Progress(self.layer.name, self.cases, self.total, len(self.found)))
             if self.over or (self.first is not None and self.cases >= self.first + _ENOUGH):
                 raise _Enough
+            return reached
 
         try:
-            each(self._strategy(regime), _count(self.settings.examples, props), self._stream(regime), body)
+            explored(self._drawing(regime), _count(self.settings.examples, props), self._stream(regime), body)
         except _Enough:
             self.first = self.cases  # the next group of properties gets its own chance
         self.refused = self.cases == 0  # many attempts, and as many for each other group

@@ -55,12 +55,14 @@ class Row:
     data : the row
     features : hashes of what was new in its case
     ratio : its worst disagreement in units of the bound, if that was a record
+    reached : whether it reached code that no case before it had
     """
 
     regime: Regime
     data: bytes
     features: tuple[int, ...] = ()
     ratio: float = 0.0
+    reached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,14 +252,16 @@ def row_to_json(layer: str, row: Row) -> dict[str, Any]:
         "row": row.data.hex(),
         "features": list(row.features),
         "ratio": repr(float(row.ratio)),
+        "reached": row.reached,
     }
 
 
 def row_from_json(data: Mapping[str, Any]) -> tuple[str, Row]:
     """Raises KeyError, TypeError or ValueError for anything else than what `row_to_json` gives."""
     features: Iterable[int] = (int(feature) for feature in data["features"])
-    row = Row(regime_from_json(data["regime"]), bytes.fromhex(data["row"]), tuple(features), float(data["ratio"]))
-    return str(data["layer"]), row
+    regime, content = regime_from_json(data["regime"]), bytes.fromhex(data["row"])
+    reached = bool(data.get("reached", False))  # stores of earlier versions do not say
+    return str(data["layer"]), Row(regime, content, tuple(features), float(data["ratio"]), reached)
 
 
 def give_back() -> None:

@@ -1,12 +1,11 @@
 """Watches one check: what runs in a case counts once that case is verified.
 
 Where `sys.monitoring` can be had, all of a case is watched, with every call that a property makes. With a trace
-function, forward and backward run once more for that, in a share of the cases that keeps the cost small.
+function, forward and backward run once more for that: one run beside the many that a case takes anyway.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from types import CodeType
 from typing import Any
@@ -22,8 +21,6 @@ from gradverify.properties import Property
 from gradverify.types import UNRESOLVED, Case, Outcome
 from gradverify.verification import watcher
 
-_SHARE = 0.1  # of the time of a check that runs under a trace function may take
-_FIRST = 8  # cases that are watched whatever it takes
 _SECONDS = 5.0  # for one such run
 
 
@@ -35,7 +32,6 @@ class Recorder:
         self._engine: Engine | None = None if self._home.sourceless else engine(self._home.owns)
         self._ran = Seen()
         self._first: Seen | None = None  # what a run before the case told, where not all of it is watched
-        self._cases, self._spent, self._begun = 0, 0.0, time.perf_counter()
         self._verified = False
 
     def begin(self, case: Case, prop: Property) -> None:
@@ -46,14 +42,10 @@ class Recorder:
         if self._engine.whole:
             self._engine.begin()
             return
-        self._cases += 1
-        if self._cases <= _FIRST or self._spent < _SHARE * (time.perf_counter() - self._begun):
-            begun = time.perf_counter()
-            watching = watcher.get()
-            if watching is not None:
-                watching.before(self._layer, case, prop)  # so that it is known which case ends the process
-            self._first = _run(self._engine, self._layer, case)
-            self._spent += time.perf_counter() - begun
+        watching = watcher.get()
+        if watching is not None:
+            watching.before(self._layer, case, prop)  # so that it is known which case ends the process
+        self._first = _run(self._engine, self._layer, case)
 
     def told(self, outcome: Outcome) -> None:
         """A property has answered."""

@@ -8,15 +8,18 @@ and the module constants that it names; through an adapter, the author's code be
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
+
+import numpy as np
 
 from gradverify.authored import FOREIGN, MOST, behind, contents, foreign, functions, lineage, ours
 from gradverify.layer import Layer
 
 _FULL = {"int8": 128.0, "uint8": 256.0}  # what a narrow type cannot count
 _DEPTH = 4
+LARGEST = 1e60  # beyond, a product of five leaves the range of a double
 
 
 def constants(layer: Layer) -> tuple[float, ...]:
@@ -29,7 +32,7 @@ def constants(layer: Layer) -> tuple[float, ...]:
     seen: set[int] = set()
     for function in (layer.forward, layer.backward, layer.assume, layer.declared.surrogate):
         found.update(_mentioned(function, seen, _DEPTH))
-    useful = {abs(c) for c in found if 1e-6 < abs(c) <= 1e4 and abs(c) != 1}
+    useful = {abs(c) for c in found if 1e-6 < abs(c) <= LARGEST and abs(c) != 1}
     return tuple(sorted(useful))[:MOST]
 
 
@@ -40,13 +43,18 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _numbers(value: Any) -> Iterator[float]:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+def _numbers(value: Any, depth: int = _DEPTH) -> Iterator[float]:
+    """The numbers of a value: itself, or those of a container, of containers in it, and of an array."""
+    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
         if math.isfinite(value):
             yield float(value)
-    elif isinstance(value, (list, tuple, range, frozenset)):
-        for part in list(value)[:MOST]:
-            yield from _numbers(part)
+    elif isinstance(value, (list, tuple, range, set, frozenset)):
+        for part in list(value)[:MOST] if depth else ():
+            yield from _numbers(part, depth - 1)
+    elif isinstance(value, Mapping):
+        yield from _numbers(list(value.values()) + list(value), depth)  # {5: rule} is a branch on 5
+    elif isinstance(value, np.ndarray) and value.dtype.kind in "fiu" and value.size <= MOST:
+        yield from _numbers(value.ravel().tolist(), depth)
 
 
 def _mentioned(value: Any, seen: set[int], depth: int) -> Iterator[float]:

@@ -22,7 +22,7 @@ Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 _ATTEMPTS = 20  # before a case is given up, so that an author's `assume` may refuse nine of ten
 _STEPS = (None, *(float(f"1e-{k}") for k in range(7, 1, -1)), *(float(f"3e-{k}") for k in range(7, 2, -1)))
-_VALUE_BYTES = 22  # of a case: manner, seed, step, planted entries
+_VALUE_BYTES = 27  # of a case: manner, seed, step, planted entries
 _PRIMAL_BYTES = 6
 _FEW = 8
 
@@ -50,7 +50,14 @@ def cases(
         While drawing, if a domain names a dimension that the layer does not have, or an option that
         is used as a size is not an integer.
     """
-    return _Drawing(layer, regime, _lower(regime.dtype, dtype), eps, target).strategy()
+    return drawing_of(layer, regime, dtype=dtype, eps=eps, target=target).strategy()
+
+
+def drawing_of(
+    layer: Layer, regime: Regime, *, dtype: str = "float64", eps: float | None = None, target: str | None = None
+) -> Drawing:
+    """How cases of a layer are drawn; see `cases` for the arguments."""
+    return Drawing(layer, regime, _lower(regime.dtype, dtype), eps, target)
 
 
 def decoding(
@@ -68,14 +75,8 @@ def decoding(
     The numbers of bytes that decide options, sizes and values, and the decoding, which gives None for a
     case that the layer does not allow; None if a strategy of the author's takes part.
     """
-    if any(_drawn(spec) for spec in layer.options.values()) or any(p.domain.strategy for p in layer.primals):
-        return None
-    drawing = _Drawing(layer, regime, np.dtype(regime.dtype or dtype), eps, target)
-
-    def decode(row: bytes) -> Case | None:
-        return drawing.decode(row, _no_draw)
-
-    return drawing.lengths, decode
+    drawing = Drawing(layer, regime, np.dtype(regime.dtype or dtype), eps, target)
+    return (drawing.lengths, drawing.alone) if drawing.closed else None
 
 
 def _drawn(spec: Any) -> bool:
@@ -91,16 +92,18 @@ def _lower(wanted: str | None, checked: str) -> np.dtype[Any]:
     return min((np.dtype(name) for name in (wanted, checked) if name), key=lambda t: t.itemsize)
 
 
-class _Drawing:
+class Drawing:
     """Everything about a layer that can be known before the first case."""
 
     def __init__(
         self, layer: Layer, regime: Regime, dtype: np.dtype[Any], eps: float | None, target: str | None
     ) -> None:
         self.layer, self.regime, self.dtype, self.eps, self.target = layer, regime, dtype, eps, target
-        self.constants = constants_of(layer)
+        most = max(values.LARGEST, float(np.finfo(dtype).max) ** 0.5)
+        self.constants = tuple(c for c in constants_of(layer) if c <= most)
         self.names = shapes.names_of(layer, self.constants)
         self.assumed = accepted(layer.assume, (*layer.primal_names, *layer.options)) if layer.assume else ()
+        self.row = b""  # of the case that was drawn last
         self.lengths = (8 * len(layer.options), self.names.knobs, _VALUE_BYTES + _PRIMAL_BYTES * len(layer.primals))
 
     def strategy(self) -> st.SearchStrategy[Case]:
@@ -109,12 +112,23 @@ class _Drawing:
         @st.composite
         def case(draw: Draw) -> Case:
             for _ in range(_ATTEMPTS):
-                found = self.decode(draw(row), draw)
+                self.row = draw(row)
+                found = self.decode(self.row, draw)
                 if found is not None:
                     return found
             reject()
 
         return case()
+
+    @property
+    def closed(self) -> bool:
+        """Whether a row of bytes alone makes a case: no strategy of the author's takes part."""
+        drawn = any(_drawn(spec) for spec in self.layer.options.values())
+        return not drawn and not any(p.domain.strategy for p in self.layer.primals)
+
+    def alone(self, row: bytes) -> Case | None:
+        """The case of a row, where no strategy of the author's takes part."""
+        return self.decode(row, _no_draw)
 
     def decode(self, row: bytes, draw: Draw) -> Case | None:
         """The case that a row of bytes stands for, or None if the layer does not allow it."""
@@ -143,7 +157,7 @@ class _Drawing:
     ) -> dict[str, Any] | None:
         """The primals by name, or None if a domain has no elements at these sizes."""
         special = self.regime.special
-        manner = values.draw_manner(knobs)
+        manner = values.draw_manner(knobs, self.constants)
         borders = (0.0, 1.0, -1.0, *(s * c for c in (*self.constants, *_lasts(sizes)) for s in (1.0, -1.0)))
         raw: dict[str, Any] = {}
         for k, primal in enumerate(self.layer.primals):
@@ -158,7 +172,24 @@ class _Drawing:
                 raw[primal.name] = values.reals(knobs, seed, k, shape, manner)
         open_to_reals = [p.name for p in self.layer.primals if not p.domain.discrete and p.domain.strategy is None]
         values.plant(knobs, {name: raw[name] for name in open_to_reals}, self.constants, special)
-        return self._projected(raw, seed, sizes)
+        return self._identified(knobs, self._projected(raw, seed, sizes), sizes)
+
+    def _identified(
+        self, knobs: Knobs, primals: dict[str, Any] | None, sizes: Mapping[str, Any]
+    ) -> dict[str, Any] | None:
+        """In one case of three, an entry of an integer primal becomes a whole number that the layer mentions."""
+        wanted, which, choice, place = knobs.chance(35), knobs.byte(), knobs.byte(), knobs.word()
+        whole = [int(c) for c in (1.0, *self.constants) if c == int(c) and c < 2**31]
+        open_to = [p for p in self.layer.primals if p.domain.discrete and primals is not None]
+        if primals is None or not wanted or not open_to:
+            return primals
+        primal = open_to[which % len(open_to)]
+        array = np.array(primals[primal.name])
+        if array.size and array.dtype.kind in "iu":
+            array.flat[place % array.size] = whole[choice * len(whole) >> 8]
+            if values.fits(primal, array, sizes):
+                primals[primal.name] = array
+        return primals
 
     def _projected(self, raw: Mapping[str, Any], seed: int, sizes: Mapping[str, Any]) -> dict[str, Any] | None:
         primals: dict[str, Any] = {}

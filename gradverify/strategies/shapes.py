@@ -60,12 +60,13 @@ def names_of(layer: Layer, constants: tuple[float, ...]) -> Names:
     """Names to be drawn: every name in a dimension string that is not an option."""
     found = dict.fromkeys(n for p in layer.primals for n in p.dims.names if n not in layer.options)
     whole = [int(c) for c in constants if c == int(c) and 5 <= c <= _LONGEST]  # smaller ones are drawn anyway
-    near = [n for c in whole for n in (c + 1, c - 1, c, c + 1)]  # a remainder of 1 shows most
+    # a remainder of 1 shows most; a second block, and half of one, are other paths than a first
+    near = [n for c in whole for n in (c + 1, c - 1, c, c + 1, c + 1, c + c // 2, 2 * c, 2 * c + 1)]
     return Names(
         tuple(n for n in found if not n.startswith("*")),
         tuple(n for n in found if n.startswith("*")),
         tuple(_span(primal.dims) for primal in layer.primals),
-        tuple(sorted(near)),
+        tuple(sorted(n for n in near if n <= 2 * _LONGEST + 1)),
     )
 
 
