@@ -212,7 +212,7 @@ class Search:
             seed=self.seed,
             seconds=time.perf_counter() - start,
             examples=self.settings.examples,
-            notes=(_refusal(self.layer),) if self.refused else (),
+            notes=(_refusal(self.layer),) if self.refused else self.coverage.lacks(),
             coverage=self.coverage,
             lines=self.recorder.result(),
         )
@@ -236,18 +236,14 @@ class Search:
                 chosen.append(prop)
         return chosen
 
-    def _drawing(self, regime: Regime) -> Any:
-        from gradverify.strategies.drawing import drawing_of
-
-        target = self.layer.origin or (self.layer.name if self.layer.name in layers else None)
-        return drawing_of(self.layer, regime, dtype=self.settings.dtype, eps=self.settings.eps, target=target)
-
     def _stream(self, regime: Regime) -> int:
         return zlib.crc32(f"{self.seed} {self.layer.name} {regime}".encode())
 
     def _draw(self, regime: Regime, props: list[Property]) -> None:
-        from gradverify.strategies import explored
+        from gradverify.strategies import drawing_of, explored
 
+        target = self.layer.origin or (self.layer.name if self.layer.name in layers else None)
+        drawing = drawing_of(self.layer, regime, dtype=self.settings.dtype, eps=self.settings.eps, target=target)
         drawn = 0
 
         def body(case: Case) -> bool:
@@ -270,9 +266,10 @@ class Search:
             return reached
 
         try:
-            explored(self._drawing(regime), _count(self.settings.examples, props), self._stream(regime), body)
+            explored(drawing, _count(self.settings.examples, props), self._stream(regime), body)
         except _Enough:
             self.first = self.cases  # the next group of properties gets its own chance
+        self.coverage.asked(drawing.tried, drawing.refused, drawing.possible)
         self.refused = self.cases == 0  # many attempts, and as many for each other group
 
     def _try(self, case: Case, prop: Property, regime: Regime) -> None:

@@ -8,9 +8,10 @@ on which modules happen to be imported, so that the same seed would give other c
 
 from gradverify.strategies.drawing import cases as cases
 from gradverify.strategies.drawing import decoding as decoding
+from gradverify.strategies.drawing import drawing_of as drawing_of
 from gradverify.strategies.guided import explored as explored
 from gradverify.strategies.rows import Pool as Pool
 from gradverify.strategies.running import each as each
 from gradverify.strategies.running import minimal as minimal
 
-__all__ = ["Pool", "cases", "decoding", "each", "explored", "minimal"]
+__all__ = ["Pool", "cases", "decoding", "drawing_of", "each", "explored", "minimal"]

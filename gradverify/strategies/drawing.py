@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from gradverify.dims import numbers_in, sizes_in
 from gradverify.errors import DeclarationError
-from gradverify.layer import Layer, Primal, accepted
+from gradverify.layer import Layer, Primal
 from gradverify.properties import Regime
-from gradverify.strategies import shapes, values
+from gradverify.strategies import allowed, shapes, values
 from gradverify.strategies.constants import constants as constants_of
 from gradverify.strategies.knobs import Knobs
 from gradverify.types import Case
@@ -25,6 +25,7 @@ _STEPS = (None, *(float(f"1e-{k}") for k in range(7, 1, -1)), *(float(f"3e-{k}")
 _VALUE_BYTES = 27  # of a case: manner, seed, step, planted entries
 _PRIMAL_BYTES = 6
 _FEW = 8
+_TABLES = 32  # assignments of options for which allowed sizes are searched
 
 
 def cases(
@@ -87,6 +88,10 @@ def _no_draw(strategy: st.SearchStrategy[Any]) -> Any:
     raise AssertionError(f"a case of rows alone draws from {strategy!r}")
 
 
+def _first(strategy: st.SearchStrategy[Any]) -> Any:
+    raise DeclarationError(f"values of {strategy!r} are drawn by Hypothesis alone")
+
+
 def _lower(wanted: str | None, checked: str) -> np.dtype[Any]:
     """The type that a property wants, or that of the check where that is lower still."""
     return min((np.dtype(name) for name in (wanted, checked) if name), key=lambda t: t.itemsize)
@@ -102,8 +107,9 @@ class Drawing:
         most = max(values.LARGEST, float(np.finfo(dtype).max) ** 0.5)
         self.constants = tuple(c for c in constants_of(layer) if c <= most)
         self.names = shapes.names_of(layer, self.constants)
-        self.assumed = accepted(layer.assume, (*layer.primal_names, *layer.options)) if layer.assume else ()
         self.row = b""  # of the case that was drawn last
+        self.tried = self.refused = 0  # rows with sizes and values in their domains, and those that `assume` refused
+        self.tables: dict[str, allowed.Table | None] = {}  # of allowed sizes, for each assignment of options
         self.lengths = (8 * len(layer.options), self.names.knobs, _VALUE_BYTES + _PRIMAL_BYTES * len(layer.primals))
 
     def strategy(self) -> st.SearchStrategy[Case]:
@@ -124,7 +130,7 @@ class Drawing:
     def closed(self) -> bool:
         """Whether a row of bytes alone makes a case: no strategy of the author's takes part."""
         drawn = any(_drawn(spec) for spec in self.layer.options.values())
-        return not drawn and not any(p.domain.strategy for p in self.layer.primals)
+        return not drawn and all(p.domain.strategy is None for p in self.layer.primals)
 
     def alone(self, row: bytes) -> Case | None:
         """The case of a row, where no strategy of the author's takes part."""
@@ -137,6 +143,7 @@ class Drawing:
         options = {name: _option(optional, spec, draw) for name, spec in self.layer.options.items()}
         try:
             sizes = shapes.draw_sizes(sizing, self.names, sizes_in(options), self.regime, self.layer.empty)
+            sizes = self._allowed_sizes(sizing, options, sizes)
             found = {p.name: shapes.draw_shape(sizing, p.dims, sizes) for p in self.layer.primals}
         except KeyError as error:
             raise DeclarationError(
@@ -148,9 +155,46 @@ class Drawing:
             return None
         seed, step = valuing.word(), valuing.pick(_STEPS)
         primals = self.arrays(valuing, seed, found, {**numbers_in(options), **sizes}, draw)
-        if primals is None or not self.allowed(primals, options):
+        if primals is None:
+            return None
+        self.tried += 1
+        if not self.layer.allows(primals, options):
+            self.refused += 1
             return None
         return Case(self.layer.name, primals, options, None, step if self.eps is None else self.eps, seed, self.target)
+
+    @property
+    def possible(self) -> dict[str, set[int]]:
+        """Sizes that `assume` allows, by name, where it forbids many."""
+        found: dict[str, set[int]] = {}
+        for table in filter(None, self.tables.values()):
+            for name, sizes in table.by_size.items():
+                found.setdefault(name, set()).update(sizes)
+        return found
+
+    def _allowed_sizes(self, knobs: Knobs, options: Mapping[str, Any], sizes: shapes.Sizes) -> shapes.Sizes:
+        """In two of three cases, sizes that `assume` is known to allow, where it forbids many."""
+        listed = knobs.chance(66)
+        picked = Knobs(bytes(knobs.byte() for _ in range(3)))
+        if self.layer.assume is None or not self.names.single:
+            return sizes
+        key = allowed.sample(options)
+        if key not in self.tables and len(self.tables) < _TABLES:
+            self.tables[key] = allowed.table(
+                self.names.single, lambda single: self._allows({**sizes, **single}, options)
+            )
+        table = self.tables.get(key)
+        return sizes if table is None or not listed else {**sizes, **table.draw(picked)}
+
+    def _allows(self, sizes: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
+        """Whether `assume` holds of one case with these sizes and ordinary values; its errors are told later."""
+        try:
+            found = {p.name: shapes.draw_shape(Knobs(b""), p.dims, sizes) for p in self.layer.primals}
+            known = {**numbers_in(options), **sizes}
+            primals = self.arrays(Knobs(b""), 0, found, known, _first)
+            return primals is not None and self.layer.allows(primals, options)
+        except DeclarationError:
+            return False
 
     def arrays(
         self, knobs: Knobs, seed: int, found: Mapping[str, shapes.Shape], sizes: Mapping[str, Any], draw: Draw
@@ -204,19 +248,6 @@ class Drawing:
                     return None
             primals[primal.name] = array
         return primals
-
-    def allowed(self, primals: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
-        """Whether the author's `assume` holds."""
-        if self.layer.assume is None:
-            return True
-        given = {**primals, **options}
-        try:
-            with np.errstate(all="ignore"):
-                return bool(self.layer.assume(**{name: given[name] for name in self.assumed}))
-        except Exception as error:
-            raise DeclarationError(
-                f"layer {self.layer.name!r}: assume raised {type(error).__name__}: {error}"
-            ) from error
 
 
 def _project(primal: Primal, raw: Any, seed: int, stream: int, sizes: Mapping[str, Any]) -> Any:

@@ -25,7 +25,7 @@ _DISTINCT = (2, 3, 5, 4, 7, 1)
 _LONG = (8, 9, 15, 16, 17, 32, 33, 8, 9, 17, 33, 65, 129)  # about the blocks in which kernels work
 _LONGEST = 256
 _TILE = (9, 17, 8, 5)
-_TILED = 17  # the most that two axes may be long at once
+_TILED = 300  # elements of two axes that are long at once
 _WIDE = (1, 3, 5, 7, 2, 4, 8, 6)  # for layers that know no axis by name
 _RANKS = (1, 2, 1, 2, 0, 3)
 _PATTERNS = ("free", "equal", "free", "distinct")
@@ -53,7 +53,8 @@ class Names:
     def knobs(self) -> int:
         """Number of bytes that the sizes take."""
         optional = 12  # broadcast axes: one byte each
-        return 7 + 2 * len(self.single) + 5 * len(self.many) + optional
+        listed = 4  # whether sizes come from the list of those that are allowed, and which
+        return 7 + listed + 2 * len(self.single) + 5 * len(self.many) + optional
 
 
 def names_of(layer: Layer, constants: tuple[float, ...]) -> Names:
@@ -169,7 +170,7 @@ def _lengthen(
     among = [*single, *many]
     first, length = knobs.below(len(among)), knobs.pick(lengths)
     second, shorter = (first + 1 + knobs.below(max(1, len(among) - 1))) % len(among), knobs.pick(names.blocks or _TILE)
-    tiled = knobs.chance(40) and length <= _TILED and shorter <= _TILED
+    tiled = knobs.chance(40) and length * shorter <= _TILED
     chosen = ((second, shorter), (first, length)) if tiled else ((first, length),)
     for k, extent in chosen:
         name = among[k]
