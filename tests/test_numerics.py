@@ -17,8 +17,9 @@ from gradverify.differences.central import best_step, central
 from gradverify.differences.complexstep import complex_step
 from gradverify.differences.inside import computes_in
 from gradverify.differences.point import Point
+from gradverify.judgement.plain import judge
 from gradverify.judgement.rules import cancelling
-from gradverify.judgement.sweep import judge, sweep
+from gradverify.judgement.sweep import sweep
 from gradverify.properties import gradient, special
 from gradverify.registry import layers
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 
 from gradverify.differences import ladder
+from gradverify.differences.bends import bends
 from gradverify.differences.point import Point
 from gradverify.types import DISAGREES, UNRESOLVED, Array, Case, Estimate
 
@@ -40,6 +41,7 @@ class Dispute:
     bound: Array
     _ladders: dict[str, tuple[Array, Array]] = field(default_factory=dict)
     _slopes: dict[str, Array] = field(default_factory=dict)
+    _bent: list[bool] = field(default_factory=list)
 
     @property
     def kinks(self) -> str:
@@ -55,12 +57,19 @@ class Dispute:
         distance: Array = np.abs(self.numerical - self.analytic)
         return distance
 
+    @property
+    def bends(self) -> bool:
+        """Whether the forward has a kink at the point, along any direction."""
+        if not self._bent:
+            self._bent.append(bends(self.point))
+        return self._bent[0]
+
     def only(self, rows: Array) -> Dispute:
         """The dispute over some of the entries, with what is known of them; `rows` is a mask or indices."""
         plain = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name in _ARRAYS}
         ladders = {k: (a[rows], b[rows]) for k, (a, b) in self._ladders.items()}
         slopes = {k: a[rows] for k, a in self._slopes.items()}
-        return Dispute(self.point, self.case, **plain, _ladders=ladders, _slopes=slopes)
+        return Dispute(self.point, self.case, **plain, _ladders=ladders, _slopes=slopes, _bent=self._bent)
 
     def scale(self, first: str) -> Array:
         """Length of the first rung of each entry's ladder."""

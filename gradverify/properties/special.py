@@ -13,9 +13,9 @@ from gradverify import evaluate
 from gradverify.differences import ladder
 from gradverify.differences.inside import computes_in
 from gradverify.differences.point import Point
+from gradverify.judgement.plain import FIRM
 from gradverify.judgement.rules.cancelling import coincident_along
 from gradverify.judgement.rules.plateau import in_a_row
-from gradverify.judgement.sweep import FIRM
 from gradverify.layer import Layer
 from gradverify.properties import Property, Regime, add, gradient
 from gradverify.properties.complete import not_a_number
@@ -32,7 +32,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     if outcome.skipped is not None:
         return Outcome(NAME, skipped=outcome.skipped)
     findings = {f.primal: f.but(property=NAME) for f in (*_undefined(layer, case), *outcome.findings)}
-    legal = not outcome.findings and layer.declared.kinks == "between"  # entry by entry
+    legal = not outcome.findings and layer.declared.kinks == "between" and not current().known  # entry by entry
     for finding in _ties(layer, case) if legal else ():
         findings.setdefault(finding.primal, finding)
     return Outcome(NAME, tuple(findings.values()), outcome.compared, outcome.entries)
@@ -124,5 +124,6 @@ add(
         gradient.applies,
         regime=Regime(special=True),
         implied_by=("gradient", "complete"),
+        joint=("tie",),
     )
 )

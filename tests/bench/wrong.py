@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--right", action="store_true", help="check the right layer beside each, and compare forwards")
     given = parser.parse_args()
     rows, ratios = [], []
-    check_layer(shelf()[0].right(), Settings(examples=3))  # imports, and the constants of local modules, once
+    check_layer(shelf()[0].right(), Settings())  # imports, and the constants of local modules, once
     for mutant in shelf():
         if given.numbers and mutant.number not in given.numbers:
             continue

@@ -10,7 +10,12 @@ from gradverify.judgement.table import add
 from gradverify.types import DISAGREES, KINK, UNRESOLVED, Array, Estimate
 
 
-@add("kink", "the slopes on the two sides differ, and backward gives one between them", cost=200)
+@add(
+    "kink",
+    "the slopes on the two sides differ, and backward gives one between them",
+    cost=200,
+    applies=lambda dispute: dispute.bends,
+)
 def kink(dispute: Dispute) -> Answer:
     """A kink only where it is one with rounding inside counted, too; else it may be none, and nothing is told."""
     right, left = dispute.slopes(+1), dispute.slopes(-1)
