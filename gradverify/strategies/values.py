@@ -163,7 +163,7 @@ _REGIMES: Mapping[str, Callable[[int, int, Shape, Manner], Array]] = {
 _CASE_REGIMES = (
     *("plain",) * 13,
     *("ties", "sparse", "offset", "saturating", "heavy tails", "near-constant rows"),
-    *("far offset", "about", "about"),
+    *("far offset", "far offset", "about", "about"),
 )
 _OWN_REGIMES = ("plain", "plain", "plain", "zeros", *_REGIMES)  # planted numbers spoil most zeros
 
