@@ -47,11 +47,11 @@ def main(examples: int = 40, *numbers: int) -> None:
             caught += 1
             print(f"{mutant.number:3} {mutant.layer:22} caught by {report.findings[0].property}", flush=True)
             continue
-        unseen = [] if report.lines is None else [line for line in report.lines.said() if line.startswith("backward")]
-        complete = report.lines is None or not any(f.never or f.missed for f in report.lines.of("backward"))
+        unseen = [] if report.lines is None else [s for s in report.lines.said() if "never" in s or "one side" in s]
+        complete = report.lines is None or report.lines.complete
         named += not complete
         silent += complete
-        told = "SILENT" if complete else unseen[0]
+        told = "SILENT" if complete else " | ".join(unseen)
         print(f"{mutant.number:3} {mutant.layer:22} missed ({mutant.text}; needs {mutant.needs}): {told}", flush=True)
     print(f"{caught} caught all the same, {named} missed with code named that never ran, {silent} missed without")
 
