@@ -94,21 +94,6 @@ class Coverage:
                 self.values[name] = [int(c) for c in (counts if known is None else counts + known)]
 
 
-def refusal(layer: Layer) -> str:
-    """Why no case could be drawn, as far as the declaration tells."""
-    strategies = [primal.name for primal in layer.primals if primal.domain.strategy is not None]
-    why = [
-        *(["assume refused all that was drawn"] if layer.assume is not None else []),
-        *([f"the strategy of {' or '.join(strategies)} gave no element"] if strategies else []),
-        *(["an axis has size 0, which empty=True allows"] if not layer.empty and _fixed_zero(layer) else []),
-    ]
-    return f"no case could be drawn: {', or '.join(why) or 'no sizes and values fit the dimensions and domains'}"
-
-
-def _fixed_zero(layer: Layer) -> bool:
-    return any(axis.kind == "fixed" and not axis.size({}) for primal in layer.primals for axis in primal.dims.axes)
-
-
 def _sizes(layer: Layer, case: Case) -> dict[str, int | tuple[int, ...]]:
     """Sizes of the named dimensions of the primals; those of options are counted as options."""
     sizes: dict[str, int | tuple[int, ...]] = {}

@@ -14,8 +14,8 @@ from gradverify.cli._progress import progress
 from gradverify.errors import UsageError
 
 if TYPE_CHECKING:
-    from gradverify.checking import Settings
     from gradverify.layer import Layer
+    from gradverify.settings import Settings
     from gradverify.types import Case, Comparison, Report
 
 
@@ -75,7 +75,7 @@ def command(
 
 
 def _settings(*, examples: int | None, properties: tuple[str, ...], **given: Any) -> Settings:
-    from gradverify.checking import Settings
+    from gradverify.settings import Settings
 
     if examples is not None:
         given["examples"] = examples

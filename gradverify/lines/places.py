@@ -51,6 +51,7 @@ class Source:
     ends : for each first line of a statement, its last one (of its header, where it has a body)
     errors : first lines of statements that only raise
     under : for each first line, the condition that led there, in words
+    headers : for the first line of a function, decorators included, the line of its `def`; none where all is one line
     tests : for the line and column of an `if` or `while`, what it asks; some jumps stand at the whole of it
     """
 
@@ -59,13 +60,15 @@ class Source:
     errors: set[int] = field(default_factory=set)
     under: dict[int, str] = field(default_factory=dict)
     text: list[str] = field(default_factory=list)
+    headers: dict[int, int] = field(default_factory=dict)
     tests: dict[tuple[int, int], str] = field(default_factory=dict)
 
 
 def statements(code: CodeType) -> frozenset[int]:
     """First lines of the statements of a code object, but for those that only raise."""
     source = source_of(code.co_filename)
-    return frozenset(source.starts.get(n, n) for n in _lines(code)) - source.errors
+    own = {source.headers.get(code.co_firstlineno, 0)}  # a generator has instructions there
+    return frozenset(source.starts.get(n, n) for n in _lines(code)) - source.errors - own
 
 
 def ran(code: CodeType, lines: set[int]) -> set[int]:
@@ -177,6 +180,8 @@ def source_of(name: str) -> Source:
         source.under.setdefault(first, under)
         for line in range(first, last + 1):
             source.starts.setdefault(line, first)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.body[0].lineno > first:
+            source.headers[min([first, *(d.lineno for d in node.decorator_list)])] = first
         if isinstance(node, (ast.If, ast.While)):
             source.tests[first, node.col_offset] = shortened(ast.unparse(node.test))
         if isinstance(node, _ERRORS):

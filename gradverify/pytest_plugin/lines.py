@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gradverify.lines.ran import Ran, below, restored
-from gradverify.pytest_plugin.shared import Record
+from gradverify.pytest_plugin.shared import Record, merged
 
 
 def united(records: Iterable[Record]) -> dict[str, Ran]:
@@ -15,8 +15,9 @@ def united(records: Iterable[Record]) -> dict[str, Ran]:
     for record in records:
         if record.get("lines") is not None:
             ran = restored(record["lines"])
-            known = found.get(record["layer"])
-            found[record["layer"]] = ran if known is None else known.merged(ran)
+            name = str(record.get("label") or record["layer"])
+            known = found.get(name)
+            found[name] = ran if known is None else known.merged(ran)
     return dict(sorted(found.items()))
 
 
@@ -37,4 +38,4 @@ def said(records: Iterable[Record]) -> list[str]:
 
 def too_low(records: Iterable[Record], least: float) -> list[str]:
     """A line for each layer of which less ran than a share that is asked for, in percent."""
-    return below(united(records), least)
+    return below(united(merged(records)), least)
