@@ -204,11 +204,11 @@ def _predicate(layer: Layer) -> None:
     signature = _parameters(layer.assume) if layer.assume is not None else None
     if signature is None:
         return
-    known = {*layer.primal_names, *layer.options}
+    known = {*layer.primal_names, *layer.options, *layer.size_names}
     for p in signature.parameters.values():
         if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name not in known:
             raise DeclarationError(
-                f"layer {layer.name!r}, assume: it takes {p.name!r}, which is neither a primal nor an option "
+                f"layer {layer.name!r}, assume: it takes {p.name!r}, which is neither a primal, an option nor a size "
                 f"(has {_listed(sorted(known))})"
             )
 
