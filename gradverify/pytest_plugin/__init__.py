@@ -6,14 +6,16 @@ when a run first needs them.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator
+from contextlib import suppress
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gradverify.pytest_plugin import settings, shared
+from gradverify.pytest_plugin import settings, shared, supervisor
 
 if TYPE_CHECKING:
     from gradverify.pytest_plugin.collection import Planned
@@ -54,6 +56,11 @@ class State:
                 self._mourn(self._run)
         return self._run
 
+    def close(self) -> None:
+        """End the processes of the run."""
+        if self._run is not None and "workers" in vars(self._run) and self._run.workers is not None:
+            self._run.workers.close()
+
     def _mourn(self, run: Run) -> None:
         """Tell and keep what an earlier run left behind that was killed."""
         from gradverify.pytest_plugin.journal import left_by_the_dead
@@ -82,6 +89,15 @@ def _everything(config: pytest.Config) -> bool:
     whole = [Path(found) for path in paths for found in glob(path, recursive=True)] or [config.rootpath]
     folders = {(config.invocation_params.dir / arg).resolve() for arg in config.args}
     return all(folders.intersection((path, *path.parents)) for path in whole)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, object, object]:
+    """Before anything of the project runs, and before output is captured."""
+    with suppress(pytest.UsageError):  # it is told when the settings are read
+        if supervisor.first() and settings.mentioned(early_config):
+            supervisor.begin()
+    return (yield)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -121,8 +137,10 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
-    """For tests that use the fixture where nothing was set."""
+    """For tests that use the fixture, or gradverify itself, where nothing was set."""
     settings = config.stash[STATE].settings
+    if "gradverify.verification" in sys.modules or any(map(_uses_fixture, items)):
+        supervisor.begin_late(config)
     return [settings.heading] if not settings.where and any(map(_uses_fixture, items)) else []
 
 
@@ -184,6 +202,28 @@ def pytest_runtest_makereport(
             # not our line that raised it, which means nothing to the author; -rs folds alike reasons
             report.longrepr = (ROOT, None, report.longrepr[2])  # type: ignore[assignment]
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """What a test of the project's own checks is written down as well, in case that it ends the process."""
+    if "gradverify.verification" not in sys.modules:
+        return (yield)
+    from gradverify.ending import kept_alive
+
+    with item.config.stash[STATE].run().journal.watching(item.nodeid), kept_alive():
+        return (yield)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    session.config.stash[STATE].close()
+    supervisor.tell(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    supervisor.done()
 
 
 @pytest.hookimpl(tryfirst=True)

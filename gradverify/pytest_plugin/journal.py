@@ -15,9 +15,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradverify import casefile
-from gradverify.campaign import journal
-from gradverify.errors import CaseFileError
+from gradverify.campaign import journal, parcel
 from gradverify.layer import Layer
 from gradverify.properties import Property
 from gradverify.types import Case, Finding, Outcome
@@ -25,7 +23,6 @@ from gradverify.verification import watcher
 
 KILLED = "killed"  # kind of the finding that a dead process leaves behind
 _RUNNING, _FOUND = ".running", ".found"
-_UNWRITABLE = (OSError, CaseFileError)  # a journal that cannot be written must not stop the check
 
 
 @dataclass(frozen=True)
@@ -53,6 +50,8 @@ class Journal:
         self.owner = ""
         self.found: dict[tuple[str, str, str], Path] = {}
         self._running: journal.Journal | None = None
+        self._case: Case | None = None
+        self._content = b""
 
     @contextmanager
     def watching(self, owner: str) -> Iterator[None]:
@@ -66,8 +65,10 @@ class Journal:
             self.forget()
 
     def before(self, layer: Layer, case: Case, prop: Property) -> None:
-        with suppress(*_UNWRITABLE):
-            record = _record(case, {"owner": self.owner, "asked": prop.name, "layer": layer.name})
+        with suppress(OSError):
+            if case is not self._case:
+                self._case, self._content = case, parcel.dumps(case)
+            record = _head({"owner": self.owner, "asked": prop.name, "layer": layer.name}) + self._content
             self._running = self._running or journal.Journal(self._path(_RUNNING))
             self._running.write(record)
 
@@ -78,8 +79,9 @@ class Journal:
                 self.found[finding.fingerprint] = path
                 about = {"property": finding.property, "kind": finding.kind, "primal": finding.primal}
                 severity = repr(float(finding.severity))
-                with suppress(*_UNWRITABLE):
-                    record = _record(finding.case, {**about, "message": finding.message, "severity": severity})
+                with suppress(OSError):
+                    about |= {"message": finding.message, "severity": severity}
+                    record = _head(about) + parcel.dumps(finding.case)
                     with closing(journal.Journal(path)) as kept:
                         kept.write(record)
 
@@ -96,9 +98,9 @@ class Journal:
         return self.folder / f"{self.stem}{suffix}"
 
 
-def _record(case: Case, about: dict[str, str | None]) -> bytes:
-    """One line of JSON, then the Case file; raises CaseFileError for an option that no file can hold."""
-    return json.dumps(about).encode() + b"\n" + casefile.dumps(case)
+def _head(about: dict[str, str | None]) -> bytes:
+    """One line of JSON, before the case."""
+    return json.dumps(about).encode() + b"\n"
 
 
 def folder_of(cache: Path | None) -> Path:
@@ -110,7 +112,7 @@ def folder_of(cache: Path | None) -> Path:
 
 def left_by(folder: Path, worker: str) -> Left | None:
     """What a worker of pytest-xdist left behind; its journal is removed."""
-    running = sorted(folder.glob(f"{worker}-*{_RUNNING}"))
+    running = sorted((*folder.glob(f"{worker}-*{_RUNNING}"), *folder.glob(f"{worker}{_RUNNING}")))
     return _left(running[0]) if running else None
 
 
@@ -141,7 +143,7 @@ def _left(running: Path) -> Left | None:
     paths = [*sorted(running.parent.glob(f"{stem}-*{_FOUND}")), running]
     try:
         read = [_read(path) for path in paths]
-    except (OSError, ValueError, KeyError):  # a CaseFileError is a ValueError
+    except (OSError, ValueError, KeyError, TypeError, parcel.Garbled):
         return None
     finally:
         for path in paths:
@@ -157,4 +159,4 @@ def _left(running: Path) -> Left | None:
 
 def _read(path: Path) -> tuple[dict[str, str], Case]:
     line, _, content = (journal.read(path) or b"").partition(b"\n")
-    return dict(json.loads(line)), casefile.loads(content)
+    return dict(json.loads(line)), parcel.loads(content)

@@ -28,8 +28,13 @@ def verdict(report: Report) -> str:
     return "ok" if report.verified else "nothing verified"
 
 
-def summary(reports: Sequence[Report]) -> str:
-    """One line: how many layers are right, wrong, or were not verified, in what time."""
+def summary(reports: Sequence[Report], seconds: float | None = None) -> str:
+    """One line: how many layers are right, wrong, or were not verified, in what time.
+
+    Parameters
+    ----------
+    seconds : on the clock, where several layers were checked at once
+    """
     wrong = [report for report in reports if report.findings]
     open_ = [report for report in reports if not report.findings and not report.verified]
     right = len(reports) - len(wrong) - len(open_)
@@ -40,7 +45,7 @@ def summary(reports: Sequence[Report]) -> str:
         said.append(f"{len(open_)} not verified")
     seeds = {report.seed for report in reports if report.seed is not None}
     seed = f", seed {seeds.pop()}" if len(seeds) == 1 else ""
-    return f"{', '.join(said)} ({sum(report.seconds for report in reports):.3g} s{seed})"
+    return f"{', '.join(said)} ({seconds or sum(report.seconds for report in reports):.3g} s{seed})"
 
 
 def _row(report: Report) -> tuple[str, ...]:
