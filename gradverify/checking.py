@@ -18,18 +18,21 @@ from gradverify.compose import under_loss
 from gradverify.coverage import Coverage
 from gradverify.diagnosis import diagnosed
 from gradverify.errors import GradientMismatch, NothingVerified, UsageError
+from gradverify.failures import COMPLETE
 from gradverify.layer import Layer
 from gradverify.limits import TOO_SLOW
-from gradverify.properties import Property, Regime, fresh
+from gradverify.properties import Property, Regime, explained
 from gradverify.registry import layers
 from gradverify.types import WORST_SEEN, Case, Finding, Report, Tally
-from gradverify.verification import examine, listed, ranked, selected, told_by
+from gradverify.verification import behind, examine, listed, selected, told_by
 
 EXAMPLES = 100  # cases for each property, unless told otherwise
 DTYPES = ("float64", "float32", "float16")
 _ENOUGH = 25  # cases drawn after the first finding, to see whether there are others
-_CONFIRM = 5  # runs of the minimal case that tell a wrong layer from a flaky one
+_CERTAIN = 100.0  # bounds that a gradient is wrong by, beyond which no other case is asked about it
+_CONFIRM = 5  # runs of the minimal case that tell a wrong layer from a flaky one, once two of them differ
 _SHRINK_SECONDS = 2.0
+_FOLLOW_SECONDS = 0.25  # for a finding of the same kind as one that was shrunk: most show on its case as well
 _SLOW = 3  # cases that were given up as too slow, after which a property is no longer tried
 
 
@@ -200,12 +203,13 @@ class Search:
             for regime, props in groups:
                 if not self.over and not self.refused:
                     self._draw(regime, props)
-            found = sorted(self._unexplained(), key=lambda item: item[0].case.size)
-            findings = [self.minimal(*item) for item in found]
+            findings: list[Finding] = []
+            for item in sorted(self._unexplained(), key=lambda item: _first(item[0])):
+                findings.append(self.minimal(*item, lead=_lead(item[0], findings)))
         return Report(
             self.layer.name,
             self.tallies,
-            ranked(findings),
+            behind(findings),
             self.layer.declared.lines(),
             seed=self.seed,
             seconds=time.perf_counter() - start,
@@ -271,7 +275,8 @@ class Search:
 
     def _try(self, case: Case, prop: Property, regime: Regime) -> None:
         begun = time.perf_counter()
-        outcome = examine(self.layer, case, prop)
+        with tuning.using(replace(tuning.current(), known=self._known(prop), few=True)):
+            outcome = examine(self.layer, case, prop)
         self.tallies[prop.name].add(outcome, time.perf_counter() - begun)
         self.slow[prop.name] += bool(outcome.skipped and outcome.skipped.startswith(TOO_SLOW))
         prop = told_by(outcome, prop)
@@ -283,12 +288,25 @@ class Search:
             else:
                 self.found[finding.fingerprint] = (_smaller(known[0], finding), known[1], known[2])
 
+    def _known(self, prop: Property) -> frozenset[str]:
+        """Primals that are wrong for certain, by this property or by one that would explain it: other findings are
+        looked for from then on.
+        """
+        names = (prop.name, *prop.implied_by)
+        clear = (finding for finding, _, _ in self.found.values() if _most(finding) >= _CERTAIN)
+        return frozenset(f.primal for f in clear if f.primal and f.property in names and f.kind == "wrong")
+
     def _unexplained(self) -> list[tuple[Finding, Property, Regime]]:
         """Findings that no other one explains: on the same primal, or on any for a tie, which concerns several."""
-        return [item for item in self.found.values() if not explained(item[0], item[1], self.found)]
+        return [item for key, item in self.found.items() if not explained(key, self.found)]
 
-    def minimal(self, finding: Finding, prop: Property, regime: Regime) -> Finding:
-        """The same finding on a small case; worst and minimal are both kept."""
+    def minimal(self, finding: Finding, prop: Property, regime: Regime, lead: Finding | None = None) -> Finding:
+        """The same finding on a small case; worst and minimal are both kept.
+
+        Parameters
+        ----------
+        lead : a finding of the same kind that is told already; where this one shows on its case, that will do
+        """
         from gradverify.shrink import shrink
 
         if finding.kind == "timeout":
@@ -303,29 +321,48 @@ class Search:
             return all(same is not None and same.severity >= threshold for same in tries)
 
         case = finding.case
-        if self.settings.shrink:
-            case = shrink(self.layer, case, fails, seconds=_SHRINK_SECONDS, first=self.small)
+        if self.settings.shrink and lead is not None and fails(lead.case):
+            case = lead.case
+        elif self.settings.shrink:
+            seconds = _SHRINK_SECONDS if lead is None else _FOLLOW_SECONDS
+            case = shrink(self.layer, case, fails, seconds=seconds, first=self.small)
             self.small.append(case)
-        again = [_same(self.layer, case, prop, finding) for _ in range(_CONFIRM)]
+        again = [_same(self.layer, case, prop, finding, few=few) for few in (False, True)]
+        if not steady or any(found is None for found in again):
+            again += [_same(self.layer, case, prop, finding) for _ in range(_CONFIRM - len(again))]
         seen = [f for f in again if f is not None]
-        if steady and len(seen) == _CONFIRM:
+        if steady and len(seen) == len(again):
             if seen[0].severity >= most:
                 worst, most = case, seen[0].severity
-            return self._told(_beside(seen[0], worst, most))
+            return self._told(_beside(seen[0], worst, most), lead)
         fickle = (seen[0] if seen else finding).but(
             kind="nondeterministic" if steady else finding.kind,
             worst=worst,
-            message=f"nondeterministic ({len(seen)} of {_CONFIRM} runs of one case): {finding.message}",
+            message=f"nondeterministic ({len(seen)} of {len(again)} runs of one case): {finding.message}",
         )
         return self._told(fickle)
 
-    def _told(self, finding: Finding) -> Finding:
+    def _told(self, finding: Finding, lead: Finding | None = None) -> Finding:
         """The finding with what it looks like, unless cases are to be left as they were drawn."""
-        return diagnosed(self.layer, finding) if self.settings.shrink else finding
+        return diagnosed(self.layer, finding, lead) if self.settings.shrink else finding
 
 
-def _same(layer: Layer, case: Case, prop: Property, finding: Finding) -> Finding | None:
-    with tuning.using(replace(tuning.current(), only=finding.primal)):
+def _first(finding: Finding) -> tuple[bool, bool, int]:
+    """What is told first: code that fails, then gradients that are wrong at large, then small cases."""
+    fails = finding.property == COMPLETE and finding.kind != "nan"
+    return not fails, finding.property != "gradient", finding.case.size
+
+
+def _lead(finding: Finding, told: Sequence[Finding]) -> Finding | None:
+    """The finding that this one is told behind, in brief: of the same kind, or on the same primal."""
+    leads = {f.fingerprint: f for f in told if f.follows is None}
+    alike = [f for f in leads.values() if f.fingerprint[:2] == finding.fingerprint[:2]]
+    same = [leads[f.follows or f.fingerprint] for f in told if f.primal == finding.primal and f.primal is not None]
+    return next(iter(alike + same), None)
+
+
+def _same(layer: Layer, case: Case, prop: Property, finding: Finding, few: bool = True) -> Finding | None:
+    with tuning.using(replace(tuning.current(), only=finding.primal, few=few)):
         outcome = examine(layer, case, prop)
     return next((f for f in outcome.findings if f.fingerprint == finding.fingerprint), None)
 
@@ -344,25 +381,6 @@ def _beside(finding: Finding, worst: Case, most: float) -> Finding:
 
 def _most(finding: Finding) -> float:
     return float(finding.facts.get(WORST_SEEN, finding.severity))
-
-
-def explained(finding: Finding, prop: Property, found: Iterable[tuple[str, str, str]]) -> bool:
-    """Whether fingerprints that were found explain this finding of `prop`.
-
-    Random numbers explain any other; memory that was never written explains all of the gradient that it is read into.
-    """
-    found = list(found)
-    if finding.kind not in ("random", "crash") and any(kind == "random" for _, kind, _ in found):
-        return True
-    unwritten = (fresh.NAME, fresh.KIND, finding.primal or "")
-    if finding.kind != "crash" and unwritten in found and finding.property != fresh.NAME:
-        return True
-    primals = {(name, primal) for name, _, primal in found}
-    if finding.property != prop.name:
-        return False
-    if finding.kind == "tie":
-        return not {name for name, _ in primals}.isdisjoint(prop.implied_by)
-    return any((name, finding.primal or "") in primals for name in prop.implied_by)
 
 
 def alike(props: Iterable[Property]) -> Iterable[tuple[Regime, list[Property]]]:

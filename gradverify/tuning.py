@@ -23,6 +23,8 @@ class Tuning:
     sample : entries compared one by one besides the screen
     memory : bytes of perturbed copies in flight; None for a size that fits the cache
     only : the primal whose entries are compared, where one is in question; None for all of them
+    known : primals that are known to be wrong, whose entries are not compared again
+    few : whether one entry that is wrong for certain is enough for its primal, and others need not be tried
     """
 
     method: str = "adaptive"
@@ -31,6 +33,8 @@ class Tuning:
     sample: int = 64
     memory: int | None = None
     only: str | None = None
+    known: frozenset[str] = frozenset()
+    few: bool = False
 
 
 _current: ContextVar[Tuning] = ContextVar("gradverify_tuning", default=Tuning())

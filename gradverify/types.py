@@ -120,6 +120,8 @@ class Comparison:
     verdicts : `Verdict` values (int8)
     scale : magnitude against which an unresolved bound is judged; same unit as the gradient
     labels : a readable name for each axis
+    reasons : for each entry, the place in `rules` of what its verdict rests on (int8); None where nobody says
+    rules : names; the first is "", for a verdict that a measurement gives by itself
     """
 
     primal: str
@@ -129,6 +131,22 @@ class Comparison:
     verdicts: Array
     scale: float
     labels: tuple[str, ...] = ()
+    reasons: Array | None = None
+    rules: tuple[str, ...] = ("",)
+
+    def reason(self, place: tuple[int, ...]) -> str:
+        """Name of what the verdict of an entry rests on, "" where it is plain; see `gradverify.judgement.says`."""
+        return "" if self.reasons is None else self.rules[int(self.reasons[place])]
+
+    def because(self) -> dict[tuple[str, str], int]:
+        """Number of entries for each verdict and name of its reason, plain ones left out."""
+        if self.reasons is None:
+            return {}
+        found: dict[tuple[str, str], int] = {}
+        for verdict in Verdict:
+            counts = np.bincount(self.reasons[self.verdicts == verdict].ravel().astype(int), minlength=len(self.rules))
+            found |= {(verdict.name.lower(), self.rules[k]): int(counts[k]) for k in np.flatnonzero(counts) if k}
+        return found
 
     @property
     def error(self) -> Array:
@@ -199,6 +217,7 @@ class Finding:
     severity : error in units of its bound (inf where there is no bound)
     facts : plain numbers for diagnosis and reports
     worst : the Case with the largest severity seen, when it is not `case`; that severity is among the facts
+    follows : fingerprint of another finding that looks the same, or that explains this one: one mistake, told once
     """
 
     property: str
@@ -211,6 +230,7 @@ class Finding:
     facts: Mapping[str, Any] = field(default_factory=dict)
     diagnoses: tuple[Diagnosis, ...] = ()
     worst: Case | None = None
+    follows: tuple[str, str, str] | None = None
 
     def but(self, **changes: Any) -> Finding:
         """A copy with some fields replaced."""

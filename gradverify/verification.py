@@ -13,10 +13,9 @@ from gradverify.dims import sizes_in
 from gradverify.errors import DeclarationError, UsageError
 from gradverify.evaluate import LayerFailure
 from gradverify.failures import COMPLETE, failed
-from gradverify.fickle import chance
 from gradverify.layer import Layer
 from gradverify.limits import SLOW, time_limit
-from gradverify.properties import Property, fresh, properties
+from gradverify.properties import Property, properties
 from gradverify.registry import layers
 from gradverify.types import Array, Case, Finding, Outcome, Report, Tally
 
@@ -170,8 +169,8 @@ def _numbers(value: object, label: str) -> Array:
 def examine(layer: Layer, case: Case, prop: Property, seconds: float | None = SECONDS) -> Outcome:
     """One property on one Case. What the layer's own code breaks becomes a finding of `complete`.
 
-    A disagreement is only reported as one if the forward gives the same outputs when asked again; the outcome is
-    then of the property that tells what is not repeatable.
+    A disagreement is only reported as one if no other property declares it moot, as where forward gives other outputs
+    when it is asked again.
     """
     reason = prop.applies(layer)
     if reason is not None:
@@ -189,9 +188,7 @@ def _examine(layer: Layer, case: Case, prop: Property, seconds: float | None) ->
     try:
         with time_limit(seconds), np.errstate(all="ignore"):  # what overflows here is told by the verdict
             outcome = prop.holds(layer, case)
-            if outcome.findings and prop.name != "repeatable":
-                return _unless_random(layer, case, outcome)
-            return outcome
+            return _unless_moot(layer, case, prop, outcome) if outcome.findings else outcome
     except LayerFailure as failure:
         if failure.kind == SLOW:
             return Outcome(prop.name, skipped=str(failure))
@@ -205,18 +202,21 @@ def told_by(outcome: Outcome, prop: Property) -> Property:
     return properties.get(outcome.property) if outcome.property in properties else prop
 
 
-def _unless_random(layer: Layer, case: Case, outcome: Outcome) -> Outcome:
-    """The outcome, unless forward or backward gives something else at the next call: then that is the finding.
-
-    Unless it is what fresh memory happens to hold: that comes out every time, once the memory is told what to hold.
-    """
-    finding = chance(layer, case)
-    if finding is None:
-        return outcome
-    unwritten = tuple(filter(fresh.unwritten, fresh.holds(layer, case).findings))
-    return Outcome(fresh.NAME, findings=unwritten) if unwritten else Outcome(outcome.property, findings=(finding,))
+def _unless_moot(layer: Layer, case: Case, prop: Property, outcome: Outcome) -> Outcome:
+    """The outcome, or what another property puts in its place."""
+    for other in map(properties.get, properties.names()):
+        told = other.moot(layer, case, outcome) if other.moot is not None and other is not prop else None
+        if told is not None:
+            return told
+    return outcome
 
 
 def ranked(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Most severe first; failures of the code itself before disagreements."""
     return tuple(sorted(findings, key=lambda f: (-f.severity, f.fingerprint)))
+
+
+def behind(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """In the order given, but that what follows another finding stands right behind it."""
+    leads = (f for f in findings if f.follows is None)
+    return tuple(f for lead in leads for f in (lead, *(f for f in findings if f.follows == lead.fingerprint)))

@@ -16,11 +16,11 @@ from gradverify.campaign import parcel
 from gradverify.campaign.interest import RECORD, Pool, features, verdict_features
 from gradverify.campaign.journal import Journal
 from gradverify.campaign.unit import Delta, Found, Record, Row, Unit, digest, record_of, resident
-from gradverify.checking import Search, Settings, alike, explained
+from gradverify.checking import Search, Settings, alike
 from gradverify.errors import CaseFileError, GradverifyError
 from gradverify.failures import COMPLETE
 from gradverify.layer import Layer
-from gradverify.properties import Property, Regime, properties
+from gradverify.properties import Property, Regime, explained, properties
 from gradverify.report.terminal import render_finding
 from gradverify.strategies import cases, decoding, each
 from gradverify.types import Case, Finding, Outcome, Verdict
@@ -226,7 +226,7 @@ class Explorer:
         size = self.known.get(raw)
         if size is not None:
             self.delta.again[raw] = self.delta.again.get(raw, 0) + 1
-        if (size is not None and finding.case.size >= size) or explained(finding, prop, set(self.known) - {raw}):
+        if (size is not None and finding.case.size >= size) or explained(raw, self.known):
             return
         self.known[raw] = finding.case.size
         # to make such a case smaller takes too long, or too much, or ends the process

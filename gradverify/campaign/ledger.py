@@ -6,16 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import cast
 
 from gradverify.campaign.schedule import Progress
 from gradverify.campaign.store import Entry, Store
 from gradverify.campaign.unit import Delta, Fingerprint, Found, Record, digest, give_back, record_of, resident
-from gradverify.checking import explained
 from gradverify.errors import CaseFileError
-from gradverify.properties import Regime, properties
-from gradverify.types import Finding
+from gradverify.properties import Regime, explained
 
 _KILLED = "signal 9"
 _FAILURES = 3  # errors in gradverify itself until a layer is given up
@@ -252,21 +248,12 @@ def unexplained(entries: Iterable[Entry]) -> list[Entry]:
     def others(found: Found) -> set[Fingerprint]:
         return {e.found.raw for e in entries if e.found.layer == found.layer and e.found.key != found.key}
 
-    return [entry for entry in entries if not _explained(entry.found.raw, others(entry.found))]
+    return [entry for entry in entries if not explained(entry.found.raw, others(entry.found))]
 
 
 def _told(layer: Progress) -> set[str]:
     """Ids of the findings of a layer that no other one explains."""
     known = layer.known
     return {
-        key for raw, (key, _) in known.items() if not _explained(raw, {r for r, (k, _) in known.items() if k != key})
+        key for raw, (key, _) in known.items() if not explained(raw, {r for r, (k, _) in known.items() if k != key})
     }
-
-
-def _explained(raw: Fingerprint, others: set[Fingerprint]) -> bool:
-    prop, kind, primal = raw
-    if prop not in properties:
-        return False
-    return explained(
-        cast(Finding, SimpleNamespace(property=prop, kind=kind, primal=primal)), properties.get(prop), others
-    )

@@ -47,11 +47,11 @@ def command(case_file: str, target: str | None, properties: tuple[str, ...], col
 
 
 def _unexplained(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
-    """Findings that no other one on the same primal explains."""
-    from gradverify.properties import properties
+    """Findings that no other one explains."""
+    from gradverify.properties import explained
 
-    known = {(finding.property, finding.primal) for finding in findings}
-    return tuple(f for f in findings if not any((n, f.primal) in known for n in properties.get(f.property).implied_by))
+    known = [finding.fingerprint for finding in findings]
+    return tuple(finding for finding in findings if not explained(finding.fingerprint, known))
 
 
 def _explain(finding: Finding, stream: TextIO, color: bool | None) -> None:

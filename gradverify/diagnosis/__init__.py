@@ -7,6 +7,7 @@ packages add theirs through the entry-point group ``gradverify.signatures``.
 
 from __future__ import annotations
 
+import re
 import time
 import warnings
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from gradverify.types import Comparison, Diagnosis, Finding
 __all__ = ["Evidence", "Signature", "add", "diagnose", "diagnosed", "signatures"]
 
 MOST = 4  # diagnoses that are kept
-SECONDS = 2.0  # of processor time, after which no further signature is asked
+SECONDS, BRIEFLY = 2.0, 0.2  # of processor time, after which no further signature is asked
 LAST = ("jacobian", "first_call")  # they take longest, and are asked when the others have been
 LONE = 0.65
 VAGUE = 0.5
@@ -59,8 +60,10 @@ def add(name: str, bug_class: str) -> Callable[[Callable[[Evidence], Diagnosis |
     return lambda fits: signatures.add(name, Signature(name, bug_class, fits))
 
 
-def diagnose(layer: Layer, finding: Finding) -> tuple[Diagnosis, ...]:
+def diagnose(layer: Layer, finding: Finding, seconds: float = SECONDS) -> tuple[Diagnosis, ...]:
     """What a finding looks like, the best supported first; never empty for a wrong gradient.
+
+    No further signature is asked after `seconds` of processor time.
 
     A signature that fails is left out with a warning: a diagnosis is a help, not a verdict.
     """
@@ -68,8 +71,8 @@ def diagnose(layer: Layer, finding: Finding) -> tuple[Diagnosis, ...]:
         return ()
     evidence = Evidence(layer, finding)
     found: list[Diagnosis] = []
-    deadline = time.thread_time() + SECONDS
-    with time_limit(2 * SECONDS):
+    deadline = time.thread_time() + seconds
+    with time_limit(2 * seconds):
         for name in sorted(signatures.names(), key=lambda name: (name != FACTS, name in LAST)):
             diagnosis = _asked(signatures.get(name), evidence)
             if diagnosis is not None:
@@ -95,12 +98,21 @@ def _asked(signature: Signature, evidence: Evidence) -> Diagnosis | None:
         return None
 
 
-def diagnosed(layer: Layer, finding: Finding) -> Finding:
+def diagnosed(layer: Layer, finding: Finding, lead: Finding | None = None) -> Finding:
     """The finding with its diagnoses, and with the error against the step among its facts.
 
     The facts are "ladder", a (step, quotient - analytic value, noise) for each step, and "ladder_shows",
     what they show in one sentence; both are left out where no gradients were compared.
+
+    Parameters
+    ----------
+    lead : a finding that has been diagnosed and is told before this one, which then is told in brief. Its best
+        signature is asked first; the others get little time where that one does not fit
     """
+    if lead is not None:
+        alike = _alike(layer, finding, lead)
+        told = lead.diagnoses[:1] if alike else tuple(d for d in diagnose(layer, finding, BRIEFLY) if d.name != FACTS)
+        return finding.but(diagnoses=told, follows=lead.fingerprint)
     facts = dict(finding.facts)
     compared = finding.comparison
     if compared is not None and finding.property in ("gradient", "special") and _finite(compared):
@@ -108,6 +120,22 @@ def diagnosed(layer: Layer, finding: Finding) -> Finding:
             found = steps(layer, finding.case, compared)
             facts |= {"ladder": found.rungs, "ladder_shows": found.says}
     return finding.but(diagnoses=diagnose(layer, finding), facts=facts)
+
+
+def _alike(layer: Layer, finding: Finding, lead: Finding) -> bool:
+    """Whether the signature that fits another finding best fits this one, and says the same of its own primal."""
+    if not lead.diagnoses or lead.diagnoses[0].name == FACTS:
+        return False
+    best = lead.diagnoses[0]
+    with time_limit(2 * SECONDS):
+        told = _asked(signatures.get(best.name), Evidence(layer, finding))
+    return told is not None and _of(told.text, finding) == _of(best.text, lead)
+
+
+def _of(text: str, finding: Finding) -> str:
+    """A sentence without the name of the primal that it is about, and without the number of cases tried."""
+    text = re.sub(r"\b(all of )?\d+ cases?", "cases", text)
+    return re.sub(rf"\b{re.escape(finding.primal)}\b", "", text, count=1) if finding.primal else text
 
 
 def _finite(compared: Comparison) -> bool:

@@ -94,6 +94,6 @@ def steps(layer: Layer, case: Case, comparison: Comparison, index: tuple[int, ..
     with np.errstate(all="ignore"):
         quotient, noise = moved.change / moved.gap, NOISE_FACTOR * moved.noise / np.abs(moved.gap)
     analytic = float(np.real(comparison.analytic[place]))
-    estimate = ladder.entrywise(point, entries, np.nan_to_num(np.full(point.size, analytic)))
+    estimate = ladder.entrywise(point, entries, np.nan_to_num(np.full(entries.size, analytic)))
     chosen, bound = float(estimate.value[0]), float(estimate.bound[0])
     return Steps(comparison.primal, place, h, quotient, noise, analytic, chosen, bound)

@@ -31,12 +31,14 @@ class Chain:
     noise : its rounding bound; infinite where no step agreed
     through : whether every step agreed and the noise is not yet as small as was asked for
     still : whether no output moved at the first step
+    doubt : how many times its noise the disagreement at the first step is
     """
 
     error: Array
     noise: Array
     through: Array
     still: Array
+    doubt: Array
 
 
 def chain(point: Point, entries: Array, analytic: Array, steps: Array, fine: Array) -> Chain:
@@ -49,7 +51,8 @@ def chain(point: Point, entries: Array, analytic: Array, steps: Array, fine: Arr
     steps : relative steps, each RATIO times as large or as small as the one before
     fine : noise at which each entry needs no other step, shape (n,)
     """
-    made = Chain(np.zeros(entries.size), np.full(entries.size, np.inf), *np.zeros((2, entries.size), bool))
+    n = entries.size
+    made = Chain(np.zeros(n), np.full(n, np.inf), np.zeros(n, bool), np.zeros(n, bool), np.zeros(n))
     open_ = np.arange(entries.size)
     before: tuple[Array, Array] | None = None
     first = 0
@@ -70,6 +73,8 @@ def chain(point: Point, entries: Array, analytic: Array, steps: Array, fine: Arr
             done = agrees & (width <= fine[at])
             if before is None:
                 made.still[at] = ~moved[rows]
+                with np.errstate(all="ignore"):
+                    made.doubt[at] = np.nan_to_num(np.abs(error) / width, posinf=np.inf)
             going = ~done & (agrees | (moved[rows] & (before is None)))
             before = now[0][going], now[1][going]
             rows = rows[going]

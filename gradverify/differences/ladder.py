@@ -27,8 +27,6 @@ AUDIBLE = 32.0  # multiples of the noise that a change must reach at some step, 
 COARSEST = 1e-5  # a last place above this is no small step for a function that varies over distances of 1 ...
 CLEAR = 1e6  # ... and its changes must be this many times as loud as the noise
 SUPPORT = 3  # plain rungs that must agree before any of them is believed; twice as many where only extrapolations do
-PLATEAU = 4  # larger steps in a row that agree with the analytic value cast doubt on smaller ones that do not
-_CLOSE = 0.02  # of the disagreement: steps that are this near agree with the analytic value
 _CENTRAL = (2, 4, 6)  # powers of h in the error of a central difference
 _ONE_SIDED = (1, 2, 3)
 
@@ -62,14 +60,14 @@ def entrywise(
 
     Parameters
     ----------
-    analytic : flat gradient, shape (P,); the ladder then runs on the residual, which for a right
-        gradient is truncation plus noise
+    analytic : of these entries, shape (n,); the ladder then runs on the residual, which for a right gradient is
+        truncation plus noise
     side : 0 for central differences, +1 or -1 for one-sided slopes
     scale : step of the first rung for each entry, default the point's own
     wary : as if values as large as primals and outputs, or 1, were rounded inside at all steps; log(1 + x)
         rounds a small x away, and neither x nor the output tells of the 1
     """
-    known = np.zeros(entries.size) if analytic is None else np.nan_to_num(analytic[entries])
+    known = np.zeros(entries.size) if analytic is None else np.nan_to_num(analytic)
     if entries.size == 0:
         return Estimate(known, known, known)
     rate, noise = quotients(point, entries, known, side=side, scale=scale)
@@ -134,63 +132,6 @@ def quotients_along(
     gap = (h if side else 2 * h) * (side or 1)
     noise = _audible(point, d.change[None], d.noise[None], np.max(point.scale, initial=0.0, keepdims=True))
     return _rates((d.change - d.gap)[None], gap[None], noise)
-
-
-def stepwise(residual: Array, gap: Array, still: Array) -> Array:
-    """Whether several larger steps in a row agree with the analytic value where smaller ones do not, shape (n,).
-
-    A value that is rounded inside the layer does not move under small steps, and their quotients form
-    a plateau of their own, without noise that could be measured at the outputs.
-
-    Parameters
-    ----------
-    residual : difference quotients minus the analytic value, shape (n, R)
-    gap : size of the disagreement, shape (n,)
-    still : whether small steps move nothing at all, shape (n,); a shorter row is enough then
-    """
-    with np.errstate(invalid="ignore"):
-        close = np.abs(residual) <= _CLOSE * gap[:, None]
-
-    def rows(length: int) -> Array:
-        found: Array = np.lib.stride_tricks.sliding_window_view(close, length, axis=1).all(-1).any(-1)
-        return found
-
-    return rows(PLATEAU) | (still & rows(PLATEAU - 1))
-
-
-def nearest(residual: Array, noise: Array, gap: Array) -> Array:
-    """Whether the smallest step agrees with the analytic value, with noise far below the disagreement, shape (n,).
-
-    A border just beyond that step makes all larger ones agree on something else.
-
-    Parameters
-    ----------
-    residual, noise : difference quotients minus the analytic value, and their noise, shape (n, R)
-    gap : size of the disagreement, shape (n,)
-    """
-    usable = np.isfinite(residual) & np.isfinite(noise)
-    last = residual.shape[1] - 1 - np.argmax(usable[:, ::-1], axis=1)
-    rows = np.arange(last.size)
-    r, s = residual[rows, last], noise[rows, last]
-    with np.errstate(invalid="ignore"):
-        agrees: Array = usable[rows, last] & (np.abs(r) <= s) & (s <= 1e-3 * gap)
-    return agrees
-
-
-def leaps(rate: Array) -> Array:
-    """Whether the smallest steps change the outputs as much as larger ones do, and as steadily, shape (n,).
-
-    The point then lies in a transition that is narrower than they are, as where a softmax of scores in the
-    millions has a tie: what the slope is within, no step tells.
-
-    Parameters
-    ----------
-    rate : difference quotients, shape (n, R), large steps first
-    """
-    change = (np.abs(rate) * RATIO ** -np.arange(rate.shape[1], dtype=float))[:, -SUPPORT - 1 :]
-    with np.errstate(invalid="ignore"):
-        steady: Array = change.min(axis=1) > 0.9 * change.max(axis=1)
-    return steady
 
 
 def _audible(point: Point, change: Array, noise: Array, scale: Array) -> Array:

@@ -6,7 +6,7 @@ one Case. Other packages add theirs through the entry-point group ``gradverify.p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from gradverify.layer import Layer
@@ -44,6 +44,10 @@ class Property:
     share : fraction of the examples of a check that it wants (costly properties ask for less)
     default : whether it is tried unless others are named
     implied_by : properties whose finding on a primal explains this one's, which is then not reported again
+    joint : kinds of its findings that concern several primals: a finding of `implied_by` on any of them explains those
+    explains : ``(fingerprint of its finding, of another one) -> whether the first explains the second``
+    moot : ``(layer, case, outcome) -> Outcome`` in place of another property's outcome that has a finding, where this
+        property says that the finding means nothing; None where it does not
     """
 
     name: str
@@ -53,10 +57,26 @@ class Property:
     regime: Regime = field(default_factory=Regime)
     share: float = 1.0
     implied_by: tuple[str, ...] = ()
+    joint: tuple[str, ...] = ()
+    explains: Callable[[Fingerprint, Fingerprint], bool] = lambda mine, other: False
+    moot: Callable[[Layer, Case, Outcome], Outcome | None] | None = None
     default: bool = True
 
 
+Fingerprint = tuple[str, str, str]  # property, kind, primal or ""
+
 properties: Registry[Property] = Registry("property", "gradverify.properties")
+
+
+def explained(finding: Fingerprint, found: Iterable[Fingerprint]) -> bool:
+    """Whether others of the findings explain one, as their properties declare."""
+    name, kind, primal = finding
+    others = [other for other in found if other != finding]
+    if any(properties.get(other[0]).explains(other, finding) for other in others if other[0] in properties):
+        return True
+    mine = properties.get(name) if name in properties else None
+    implied = {other[2] for other in others if mine is not None and other[0] in mine.implied_by}
+    return bool(implied) if mine is not None and kind in mine.joint else primal in implied
 
 
 def add(prop: Property) -> Property:

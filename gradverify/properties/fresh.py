@@ -14,7 +14,7 @@ import numpy as np
 
 from gradverify import evaluate, exact
 from gradverify.layer import Layer
-from gradverify.properties import Property, add
+from gradverify.properties import Fingerprint, Property, add
 from gradverify.types import Array, Case, Finding, Outcome
 
 NAME, KIND = "fresh", "uninitialised"
@@ -66,4 +66,9 @@ def unwritten(finding: Finding) -> bool:
     return finding.property == NAME and compared is not None and bool(np.isnan(compared.analytic).any())
 
 
-add(Property(NAME, "backward reads no memory that it did not write", holds, share=0.3))
+def explains(mine: Fingerprint, other: Fingerprint) -> bool:
+    """Memory that was never written explains all of the gradient that it is read into, but for code that fails."""
+    return mine[1] == KIND and mine[2] == other[2] and other[0] != NAME and other[1] != "crash"
+
+
+add(Property(NAME, "backward reads no memory that it did not write", holds, share=0.3, explains=explains))

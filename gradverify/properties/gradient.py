@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from gradverify import evaluate, exact
-from gradverify.compare import Sweep, comparisons, sweep
 from gradverify.differences import screen
 from gradverify.differences.inside import computes_in
 from gradverify.differences.point import Point
 from gradverify.evaluate import LayerFailure
 from gradverify.facts import facts_of
+from gradverify.judgement.plain import SCREENED, Sweep
+from gradverify.judgement.sweep import comparisons, sweep
 from gradverify.layer import Layer
 from gradverify.properties import Property, add
 from gradverify.tuning import current
@@ -51,7 +52,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     doubted = bool((result.verdicts == Verdict.DISAGREES).any())
     if doubted:
         _as_computed(point, case, dtype, analytic, result)
-    compared = comparisons(point, analytic, result)
+    compared = comparisons(result, asked(layer))
     findings = tuple(finding(layer, case, c, good) for c in compared if doubted and c.wrong.any())
     return Outcome(NAME, findings, compared, entries=int(np.isfinite(analytic).sum()))
 
@@ -70,9 +71,7 @@ def _as_computed(point: Point, case: Case, dtype: Any, analytic: Array, result: 
     wrong = np.flatnonzero(result.verdicts == Verdict.DISAGREES)
     coarse = Point(point.layer, case, dtype, point.memory, inside=inside)
     allowance = partial(backward_rounding, coarse, case, analytic)
-    again = sweep(coarse, analytic, allowance=allowance, entries=wrong, case=case)
-    for field in ("numerical", "bound", "verdicts", "scale"):
-        getattr(result, field)[wrong] = getattr(again, field)[wrong]
+    result.take(sweep(coarse, analytic, allowance=allowance, entries=wrong, case=case), wrong)
 
 
 def compare(point: Point, case: Case, analytic: Array) -> Sweep:
@@ -81,17 +80,27 @@ def compare(point: Point, case: Case, analytic: Array) -> Sweep:
     layer = point.layer
     allowance = partial(backward_rounding, point, case, analytic)
     zero = [slot for slot in point.slots if slot.name in layer.declared.zero]
-    wanted = [s for s in point.slots if s not in zero and tuning.only in (None, s.name)]
-    chosen = np.concatenate([np.arange(s.start, s.stop) for s in wanted]) if wanted else np.arange(0)
-    if point.size > tuning.sweep_limit:
-        chosen = screened_entries(point, case, analytic, chosen, tuning.sample)
+    wanted = [s for s in point.slots if s not in zero and s.name in asked(layer)]
+    every = np.concatenate([np.arange(s.start, s.stop) for s in wanted]) if wanted else np.arange(0)
+    large = point.size > tuning.sweep_limit
+    chosen = screened_entries(point, case, analytic, every, tuning.sample) if large else every
     step = tuning.eps if tuning.eps is not None else case.step
-    result = sweep(point, analytic, step, method=tuning.method, allowance=allowance, entries=chosen, case=case)
+    result = sweep(
+        point, analytic, step, method=tuning.method, allowance=allowance, entries=chosen, case=case, few=tuning.few
+    )
+    if large:
+        result.settle(np.setdiff1d(every, chosen), Verdict.UNRESOLVED, SCREENED)
     for slot in zero:
-        part = slice(slot.start, slot.stop)
-        result.numerical[part], result.bound[part] = 0.0, 0.0
-        result.verdicts[part] = np.where(analytic[part] == 0, Verdict.AGREES, Verdict.DISAGREES)
+        part = np.arange(slot.start, slot.stop)
+        result.store(part, 0.0, np.zeros(part.size), np.where(analytic[part] == 0, Verdict.AGREES, Verdict.DISAGREES))
     return result
+
+
+def asked(layer: Layer) -> set[str]:
+    """Names of the primals that are in question."""
+    tuning = current()
+    names = {primal.name for primal in layer.differentiable} - tuning.known
+    return names if tuning.only is None else names & {tuning.only}
 
 
 def screened_entries(point: Point, case: Case, analytic: Array, chosen: Array, sample: int) -> Array:

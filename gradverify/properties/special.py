@@ -10,11 +10,12 @@ from __future__ import annotations
 import numpy as np
 
 from gradverify import evaluate
-from gradverify.compare import FIRM
 from gradverify.differences import ladder
-from gradverify.differences.coincidence import coincident_along
 from gradverify.differences.inside import computes_in
 from gradverify.differences.point import Point
+from gradverify.judgement.plain import FIRM
+from gradverify.judgement.rules.cancelling import coincident_along
+from gradverify.judgement.rules.plateau import in_a_row
 from gradverify.layer import Layer
 from gradverify.properties import Property, Regime, add, gradient
 from gradverify.properties.complete import not_a_number
@@ -31,7 +32,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     if outcome.skipped is not None:
         return Outcome(NAME, skipped=outcome.skipped)
     findings = {f.primal: f.but(property=NAME) for f in (*_undefined(layer, case), *outcome.findings)}
-    legal = not outcome.findings and layer.declared.kinks == "between"  # entry by entry
+    legal = not outcome.findings and layer.declared.kinks == "between" and not current().known  # entry by entry
     for finding in _ties(layer, case) if legal else ():
         findings.setdefault(finding.primal, finding)
     return Outcome(NAME, tuple(findings.values()), outcome.compared, outcome.entries)
@@ -99,7 +100,7 @@ def _smooth(point: Point, direction: Array, analytic: Array) -> bool:
     if not same or min(abs(right.value[0]), abs(left.value[0])) <= slack:
         return False
     residual, _ = ladder.quotients_along(point, direction, analytic)
-    return not ladder.stepwise(residual, np.abs(right.value), np.zeros(1, bool))[0]
+    return not in_a_row(residual, np.abs(right.value), np.zeros(1, bool))[0]
 
 
 def _finding(
@@ -123,5 +124,6 @@ add(
         gradient.applies,
         regime=Regime(special=True),
         implied_by=("gradient", "complete"),
+        joint=("tie",),
     )
 )

@@ -44,12 +44,26 @@ def render_findings(
     """The findings of a report, an empty line before each; after the most severe ones, only what is wrong."""
     known = replays or {}
     lines = []
-    for finding in report.findings[:FULL]:
-        lines += ["", render_finding(finding, color, width, known.get(finding))]
-    for finding in report.findings[FULL:]:
-        lines += ["", *_opening(finding, color, width), *_replayed(known.get(finding))]
+    leads = [finding for finding in report.findings if finding.follows is None]
+    for k, finding in enumerate(leads):
+        if k < FULL:
+            lines += ["", render_finding(finding, color, width, known.get(finding))]
+        else:
+            lines += ["", *_opening(finding, color, width), *_replayed(known.get(finding))]
+        lines += _following(report, finding, known, width)
     besides = held(report, width) if report.findings else []
     return [*lines, *([""] if besides else []), *besides]
+
+
+def _following(report: Report, lead: Finding, replays: Mapping[Finding, str], width: int) -> list[str]:
+    """What is told behind a finding, in brief: what is wrong, and what it looks like if that is something else."""
+    lines: list[str] = []
+    for finding in report.findings:
+        if finding.follows == lead.fingerprint:
+            said = [d.text for d in finding.diagnoses[:1] if d not in lead.diagnoses[:1]]
+            lines += _wrapped([": ".join([_message(finding), *said])], 4, width)
+            lines += [f"    {line}" for line in _replayed(replays.get(finding))]
+    return ["", "  as well:", *lines] if lines else []
 
 
 def held(report: Report, width: int = 80) -> list[str]:
@@ -156,10 +170,14 @@ def _skipped(report: Report) -> list[tuple[str, str]]:
 
 
 def _opening(finding: Finding, color: bool, width: int) -> list[str]:
-    message = finding.message.partition(": at ")[0] if finding.comparison is not None else finding.message
-    sentence = textwrap.wrap(f"{finding.case.layer}: {message}", width, subsequent_indent="  ", break_long_words=False)
+    said = f"{finding.case.layer}: {_message(finding)}"
+    sentence = textwrap.wrap(said, width, subsequent_indent="  ", break_long_words=False)
     title = [painter("bold", color)(painter("red", color)(line)) for line in sentence]
     return [*title, f"  property {finding.property}, {finding.kind}"]
+
+
+def _message(finding: Finding) -> str:
+    return finding.message.partition(": at ")[0] if finding.comparison is not None else finding.message
 
 
 def _compared(finding: Finding, color: bool, width: int) -> list[str]:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from gradverify import evaluate
-from gradverify.compare import sweep
 from gradverify.differences import screen
 from gradverify.differences.point import Point
+from gradverify.judgement.sweep import sweep
 from gradverify.layer import Layer
 from gradverify.properties import gradient
 from gradverify.types import Array, Case, Verdict

@@ -13,6 +13,8 @@ from gradverify.differences import ladder
 from gradverify.differences.central import NOISE_FACTOR
 from gradverify.differences.point import Point
 from gradverify.evaluate import LayerFailure
+from gradverify.judgement.dispute import Answer, Dispute, answer
+from gradverify.judgement.table import add
 from gradverify.types import Array, Case
 
 _NEAR = 1e-7  # of the entry: no distance at which a continuous gradient changes much
@@ -23,20 +25,22 @@ _FAINT = 1e-6  # a disagreement above this share of the natural gradient is not 
 _LIMIT = 8  # entries; more than a few that are wrong by rounding alone are not met
 
 
-def vindicated(point: Point, case: Case, entries: Array, analytic: Array, numerical: Array) -> Array:
-    """Which of the disagreeing entries have a continuous gradient with the right integral, shape (n,).
-
-    Parameters
-    ----------
-    entries : flat indices, shape (n,)
-    analytic, numerical : values of these entries, shape (n,)
-    """
-    found = np.zeros(entries.size, bool)
-    for k, entry in enumerate(entries[:_LIMIT]):
-        found[k] = _holds(point, case, int(entry), float(analytic[k]), float(numerical[k]))
+@add(
+    "integral",
+    "backward, integrated around the point, is what the outputs change by",
+    cost=1001,
+    applies=lambda d: d.case is not None,
+)
+def integral(dispute: Dispute) -> Answer:
+    """Which entries have a continuous gradient with the right integral."""
+    found = np.zeros(dispute.size, bool)
+    assert dispute.case is not None
+    told = zip(dispute.entries[:_LIMIT], dispute.analytic, dispute.numerical)
+    for k, (entry, analytic, numerical) in enumerate(told):
+        found[k] = _holds(dispute.point, dispute.case, int(entry), float(analytic), float(numerical))
         if not found[k]:
             break  # there is a finding whatever the others say
-    return found
+    return answer(found)
 
 
 def _holds(point: Point, case: Case, entry: int, analytic: float, numerical: float) -> bool:

@@ -13,41 +13,48 @@ from gradverify import evaluate
 from gradverify.differences.central import NOISE_FACTOR
 from gradverify.differences.point import Point
 from gradverify.evaluate import LayerFailure
-from gradverify.types import Array, Case
+from gradverify.judgement.dispute import Answer, Dispute, answer
+from gradverify.judgement.table import add
+from gradverify.types import KINK, Array
 
 _MOST, _LIMIT = 256, 16  # outputs that are taken apart, entries that are looked at
 _STEP = 1e-7  # in natural units, for the slopes of the two sides
 _CLOSE = 1e-6  # of the slopes: what a step of that size bends
 
 
-def legal(point: Point, case: Case, entries: Array, analytic: Array) -> Array:
-    """Which entries are at a kink of some outputs, and between the slopes of the two sides in every one, shape (n,).
+def _asked(dispute: Dispute) -> bool:
+    real = all(y.dtype.kind == "f" for y in dispute.point.at_point)
+    few = dispute.size <= _LIMIT
+    return dispute.case is not None and dispute.kinks == "between" and real and dispute.point.grid is None and few
 
-    Parameters
-    ----------
-    entries : flat indices, shape (n,)
-    analytic : of these entries, shape (n,)
-    """
-    found = np.zeros(entries.size, bool)
-    real = all(y.dtype.kind == "f" for y in point.at_point)
-    if not real or point.grid is not None or entries.size > _LIMIT:
-        return found
+
+@add(
+    "outputs apart",
+    "each output alone has a kink here, and backward gives a slope between its two sides",
+    cost=300,
+    applies=_asked,
+)
+def outputs_apart(dispute: Dispute) -> Answer:
+    """Which entries are at a kink of some outputs, and between the slopes of the two sides in every one."""
+    point, case, entries = dispute.point, dispute.case, dispute.entries
+    assert case is not None
+    nothing = answer(np.zeros(dispute.size, bool))
     left, right, noise = _sides(point, entries)
     slack = noise + _CLOSE * np.maximum(np.abs(left), np.abs(right))
     kinked = np.abs(right - left) > 4 * slack
     touched = np.flatnonzero((kinked | (np.abs(left) + np.abs(right) > slack)).any(axis=0))
     if touched.size > _MOST or not kinked.any():
-        return found
+        return nothing
     try:
         units = (evaluate.unit_cotangents(point.cotangents, int(k)) for k in touched)
         slopes = np.array([point.gradient(case.but(primals=point.primals, cotangents=v))[entries] for v in units]).T
     except LayerFailure:
-        return found
+        return nothing
     low, high = (np.minimum(left, right) - slack)[:, touched], (np.maximum(left, right) + slack)[:, touched]
     between = np.all((low <= slopes) & (slopes <= high), axis=1)
     weights = point.weights[touched]
-    whole = np.abs(slopes @ weights - analytic) <= 1e-9 * (np.abs(slopes) @ np.abs(weights))
-    return np.asarray(kinked.any(axis=1) & between & whole)
+    whole = np.abs(slopes @ weights - dispute.analytic) <= 1e-9 * (np.abs(slopes) @ np.abs(weights))
+    return answer(kinked.any(axis=1) & between & whole, KINK)
 
 
 def _sides(point: Point, entries: Array) -> tuple[Array, Array, Array]:

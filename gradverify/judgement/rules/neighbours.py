@@ -12,13 +12,15 @@ from collections.abc import Callable
 
 import numpy as np
 
+from gradverify.differences.bends import reach
 from gradverify.differences.central import NOISE_FACTOR, central
 from gradverify.differences.point import Point
 from gradverify.evaluate import LayerFailure
-from gradverify.types import Array, Case
+from gradverify.judgement.dispute import Answer, Dispute
+from gradverify.judgement.table import add
+from gradverify.types import DISAGREES, KINK, UNRESOLVED, Array, Case
 
-_FAR = 1e-6  # distance of the neighbours, in natural steps
-_STEP = 0.01  # of that distance, for the slopes there
+_STEP = 0.01  # of their distance, for the slopes at neighbours
 _BESIDE = 0.02  # of that distance: an entry among its ties, and yet not on its own kink
 _APART = (-0.9, 0.2)  # powers of 10 of that distance: others are out of reach of a step from beside, _NEARER too
 _NEARER = 8.0  # how much nearer other neighbours are, that tell a kink from curvature
@@ -32,11 +34,11 @@ def neighbours(
     point: Point, case: Case, entries: Array, offset: Offset, count: int, nearer: float = 1.0
 ) -> tuple[Array, Array]:
     """Central differences at neighbours and their rounding, shape (count, n); NaN where not finite."""
-    reach = _reach(point)
+    far = reach(point)
     found, rounding = (np.full((count, entries.size), np.nan) for _ in range(2))
     for k in range(count):
         moved = dict(point.primals)
-        step = reach / nearer * point.scale * offset(k)
+        step = far / nearer * point.scale * offset(k)
         for slot in point.slots:
             part = step[slot.start : slot.stop].reshape(slot.shape)
             part = part[..., 0] + 1j * part[..., 1] if slot.complex else part
@@ -44,16 +46,12 @@ def neighbours(
         try:
             there = Point(point.layer, case.but(primals=moved), None, point.memory)
             there.scale = point.scale  # what was zero is tiny now, and no measure of a step
-            estimate, _, _ = central(there, entries, _STEP * reach)
+            estimate, _, _ = central(there, entries, _STEP * far)
         except LayerFailure:  # beyond the edge of a domain
             continue
         finite = np.isfinite(estimate.rounding)
         found[k], rounding[k] = (np.where(finite, a, np.nan) for a in (estimate.value, estimate.rounding))
     return found, rounding
-
-
-def _reach(point: Point) -> float:
-    return float(_FAR * max(1.0, point.eps / np.finfo(float).eps) ** 0.5)
 
 
 def _scattered(case: Case, size: int, entries: Array, stream: int) -> Offset:
@@ -95,15 +93,23 @@ def _ranked(case: Case, values: Array, entry: int) -> tuple[Offset, int]:
     return offset, count
 
 
-def explained(point: Point, case: Case, entries: Array, analytic: Array, numerical: Array) -> tuple[Array, Array]:
-    """Which entries sit where kinks meet, and are within the slopes nearby (accepted), or nearly so (unclear).
-
-    Parameters
-    ----------
-    entries : flat indices, shape (n,)
-    analytic, numerical : values of these entries, shape (n,)
-    """
-    accepted, unclear = np.zeros(entries.size, bool), np.zeros(entries.size, bool)
+@add(
+    "neighbours",
+    "kinks meet here, and backward gives a slope within those nearby",
+    cost=1000,
+    applies=lambda d: d.case is not None and d.bends,
+)
+def kinks_meet(dispute: Dispute) -> Answer:
+    """A kink where it lies within the slopes nearby, and unresolved where it nearly does."""
+    point, case, entries, analytic, numerical = (
+        dispute.point,
+        dispute.case,
+        dispute.entries,
+        dispute.analytic,
+        dispute.numerical,
+    )
+    assert case is not None
+    verdicts = np.full(dispute.size, DISAGREES, np.int8)
     gap = np.abs(analytic - numerical)
     slopes, kinked = _looked(point, case, entries, numerical, gap, _scattered(case, point.size, entries, 21), _FIRST)
     for k in np.flatnonzero(~kinked & _crowded(point, entries)):
@@ -116,7 +122,7 @@ def explained(point: Point, case: Case, entries: Array, analytic: Array, numeric
         slopes[-count:, one] = found
     chosen = np.flatnonzero(kinked)
     if chosen.size == 0:
-        return accepted, unclear
+        return Answer(verdicts)
     scattered = _scattered(case, point.size, entries[chosen], 22)
     more = np.concatenate([slopes[:, chosen], neighbours(point, case, entries[chosen], scattered, _MORE)[0]])
     low, high = np.nanmin(more, axis=0), np.nanmax(more, axis=0)
@@ -127,10 +133,10 @@ def explained(point: Point, case: Case, entries: Array, analytic: Array, numeric
     several = np.array([_distinct(column, 0.05 * w) > 2 for column, w in zip(more.T, width)])
     outside = ~inside & several & (values >= low - width) & (values <= high + width)
     # slopes of steps this small may be the rounding of what is inside, and no output tells
-    hidden = NOISE_FACTOR * point.unseen / (_STEP * _reach(point) * point.scale[entries[chosen]])
+    hidden = NOISE_FACTOR * point.unseen / (_STEP * reach(point) * point.scale[entries[chosen]])
     sure = width > 2 * hidden
-    accepted[chosen], unclear[chosen] = inside & sure, outside | (inside & ~sure)
-    return accepted, unclear
+    verdicts[chosen] = np.where(inside & sure, KINK, np.where(outside | inside, UNRESOLVED, DISAGREES))
+    return Answer(verdicts)
 
 
 def _looked(

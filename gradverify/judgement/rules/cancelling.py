@@ -14,12 +14,27 @@ from collections.abc import Callable
 import numpy as np
 
 from gradverify.differences import ladder
+from gradverify.differences.bends import bends
 from gradverify.differences.point import Point
 from gradverify.evaluate import LayerFailure
+from gradverify.judgement.dispute import Answer, Dispute, answer
+from gradverify.judgement.table import add
 from gradverify.types import Array, Case, Estimate
 
 _TIMES, _FIRST = 40, 12  # variations; those after which entries without any kink are given up
 _LIMIT = 64
+_LOOKS = 3  # variations of all primals at once, besides one of each alone, in which a kink must show at all
+
+
+@add(
+    "cancelling",
+    "kinks cancel here by accident; with other values backward is between the slopes",
+    cost=4000,
+    applies=lambda d: d.case is not None,
+)
+def cancelling(dispute: Dispute) -> Answer:
+    assert dispute.case is not None
+    return answer(coincident(dispute.point, dispute.case, dispute.entries))
 
 
 def coincident(point: Point, case: Case, entries: Array) -> Array:
@@ -29,6 +44,8 @@ def coincident(point: Point, case: Case, entries: Array) -> Array:
         return found
     if entries.size > 1 and not coincident(point, case, entries[:1]).all():
         return found  # there is a finding whatever the others say
+    if not _anywhere(point, case):
+        return found
     kinks = np.zeros(entries.size, bool)
 
     def asked(there: Point, analytic: Array) -> tuple[Array, Estimate, Estimate]:
@@ -86,22 +103,39 @@ def _kinked(
         return nothing
 
 
+def _anywhere(point: Point, case: Case) -> bool:
+    """Whether any of the first variations has a kink: a tenth of what it costs to ask where one is."""
+    for k in range(min(_FIRST, _LOOKS + len(point.slots))):
+        varied, _ = _varied_primals(point, case, k)
+        try:
+            if bends(Point(point.layer, case.but(primals=varied), None, point.memory), point.relative):
+                return True
+        except LayerFailure:
+            continue
+    return False
+
+
 def _variation(point: Point, case: Case, k: int) -> tuple[Point, Array] | None:
     """Another point and its analytic gradient: zeros stay, other numbers change size and sign.
 
     In turn all primals change and each one alone: what cancels inside the layer may then go on to cancel.
     """
-    rng = np.random.default_rng([case.seed, 23, k])
-    names = [slot.name for slot in point.slots if point.layer.primal(slot.name).domain.name in ("real", "complex")]
-    chosen = names if k % (len(names) + 1) == 0 else [names[k % (len(names) + 1) - 1]]
-    moved = {name: _varied(point.primals[name], rng) for name in chosen}
+    moved, rng = _varied_primals(point, case, k)
     weights = tuple(_varied(np.asarray(v), rng) for v in case.cotangents or ())
-    other = case.but(primals={**point.primals, **moved}, cotangents=weights)
+    other = case.but(primals=moved, cotangents=weights)
     try:
         there = Point(point.layer, other, None, point.memory)
         return there, there.gradient(other)
     except LayerFailure:
         return None
+
+
+def _varied_primals(point: Point, case: Case, k: int) -> tuple[dict[str, Array], np.random.Generator]:
+    rng = np.random.default_rng([case.seed, 23, k])
+    names = [slot.name for slot in point.slots if point.layer.primal(slot.name).domain.name in ("real", "complex")]
+    chosen = names if k % (len(names) + 1) == 0 else [names[k % (len(names) + 1) - 1]]
+    moved = {name: _varied(point.primals[name], rng) for name in chosen}
+    return {**point.primals, **moved}, rng
 
 
 def _between(analytic: Array, left: Estimate, right: Estimate) -> tuple[Array, Array]:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import numpy as np
 
 from gradverify.differences.point import Point
+from gradverify.judgement.dispute import Answer, Dispute, answer
+from gradverify.judgement.table import add
 from gradverify.types import Array
 
 _LARGEST, _STEPS = 2.0**-4, 48  # steps in natural units at which an entry may move nothing, each half the one before
@@ -19,20 +21,21 @@ _FACTOR = 4.0  # an entry may lie as far from where it is taken as the largest s
 _FIRST = 2  # entries that are looked at, those with the smallest differences; the others if one of them is small
 
 
-def within_grain(point: Point, entries: Array, analytic: Array, numerical: Array) -> Array:
-    """Which differences are no more than the slope changes over the grain of the entry, shape (n,)."""
-    found = np.zeros(entries.size, bool)
-    gap = np.abs(analytic - numerical)
+@add("grain", "the forward rounds its input before use, and the slope changes by that much within its grain", cost=100)
+def grain(dispute: Dispute) -> Answer:
+    """Which differences are no more than the slope changes over the grain of the entry."""
+    point, gap = dispute.point, dispute.gap
+    found = np.zeros(dispute.size, bool)
     order = np.argsort(gap)
     for near in (order[:_FIRST], order[_FIRST:]):
-        grain = _grain(point, entries[near])
-        found[near] = gap[near] <= grain * _curvature(point, entries[near], grain)
+        width = width_of(point, dispute.entries[near])
+        found[near] = gap[near] <= width * _curvature(point, dispute.entries[near], width)
         if not found.any():
             break  # there is a finding whatever the others say
-    return found
+    return answer(found)
 
 
-def _grain(point: Point, entries: Array) -> Array:
+def width_of(point: Point, entries: Array) -> Array:
     """Width of the interval that forward takes for one number; 0 where every step moves something."""
     steps = _LARGEST * 2.0 ** -np.arange(_STEPS) * point.scale[entries][:, None]
     rows = np.repeat(entries, _STEPS)
@@ -45,9 +48,9 @@ def _grain(point: Point, entries: Array) -> Array:
     return _FACTOR * still
 
 
-def _curvature(point: Point, entries: Array, grain: Array) -> Array:
+def _curvature(point: Point, entries: Array, width: Array) -> Array:
     """Magnitude of the second derivative along each entry, by a second difference."""
-    steps = np.maximum(_WIDE * point.scale[entries], _BEYOND * grain)
+    steps = np.maximum(_WIDE * point.scale[entries], _BEYOND * width)
     up, down = (point.slopes(entries, sign * steps, None) for sign in (1.0, -1.0))
     with np.errstate(all="ignore"):
         return np.nan_to_num(np.abs(up.change + down.change) / steps**2, posinf=0.0)

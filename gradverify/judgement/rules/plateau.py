@@ -1,0 +1,46 @@
+"""Larger steps in a row agree with the analytic value, and smaller ones do not.
+
+A value that is rounded inside the layer does not move under small steps, and their quotients form a plateau of their
+own, without noise that could be measured at the outputs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradverify.judgement.dispute import NATURAL, Answer, Dispute, answer
+from gradverify.judgement.table import add
+from gradverify.types import Array
+
+LENGTH = 4  # larger steps in a row that agree cast doubt on smaller ones that do not
+CLOSE = 0.02  # of the disagreement: steps that are this near agree with the analytic value
+
+
+@add(
+    "plateau", "larger steps agree with backward, and a value inside is rounded too coarsely for smaller ones", cost=50
+)
+def plateau(dispute: Dispute) -> Answer:
+    still = dispute.numerical == 0
+    found = np.zeros(dispute.size, bool)
+    for first, residual, _ in dispute.ladders():
+        found |= in_a_row(residual, dispute.gap, still) & (still | (first == NATURAL))
+    return answer(found)
+
+
+def in_a_row(residual: Array, gap: Array, still: Array) -> Array:
+    """Whether several larger steps in a row agree with the analytic value where smaller ones do not, shape (n,).
+
+    Parameters
+    ----------
+    residual : difference quotients minus the analytic value, shape (n, R)
+    gap : size of the disagreement, shape (n,)
+    still : whether small steps move nothing at all, shape (n,); a shorter row is enough then
+    """
+    with np.errstate(invalid="ignore"):
+        close = np.abs(residual) <= CLOSE * gap[:, None]
+
+    def rows(length: int) -> Array:
+        found: Array = np.lib.stride_tricks.sliding_window_view(close, length, axis=1).all(-1).any(-1)
+        return found
+
+    return rows(LENGTH) | (still & rows(LENGTH - 1))

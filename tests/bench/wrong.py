@@ -1,0 +1,113 @@
+"""How long an author waits for the report on a wrong layer: CPU seconds from the call to the report, all findings
+shrunk and diagnosed.
+
+    OPENBLAS_NUM_THREADS=1 python -m tests.bench.wrong [NUMBER ...] [--seed S] [--json FILE]
+
+One line for each mutant: CPU seconds, forwards, cases, findings, and the largest minimal case; then the right layer
+beside it, whose check says what a passing case costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gradverify import evaluate
+from gradverify.checking import Settings, check_layer
+from gradverify.differences import forward
+from gradverify.layer import Layer
+from gradverify.mutants import shelf
+from gradverify.types import Report
+
+
+@dataclass(frozen=True)
+class Row:
+    """One check: what it cost and what it found."""
+
+    name: str
+    seconds: float
+    forwards: int
+    cases: int
+    findings: tuple[str, ...]
+    minimal: int
+    lines: int
+
+
+@contextmanager
+def counted() -> Iterator[list[int]]:
+    """The number of calls of forwards that are made inside, in a list of one; a stack of copies is one call."""
+    calls, original = [0], evaluate.guarded
+
+    def guarded(stage: str, *arguments: Any, **keywords: Any) -> Any:
+        calls[0] += stage == "forward"
+        return original(stage, *arguments, **keywords)
+
+    places = (evaluate, forward)
+    for place in places:
+        place.guarded = guarded
+    try:
+        yield calls
+    finally:
+        for place in places:
+            place.guarded = original
+
+
+def measured(layer: Layer, seed: int = 0) -> tuple[Row, Report]:
+    """One default check of a layer."""
+    with counted() as calls:
+        start = time.process_time()
+        report = check_layer(layer, Settings(seed=seed))
+        seconds = time.process_time() - start
+    found = tuple(f"{f.property} {f.kind} {f.primal or ''}".strip() for f in report.findings)
+    largest = max((f.case.size for f in report.findings), default=0)
+    examined = sum(tally.cases for tally in report.tallies.values())
+    return Row(layer.name, seconds, calls[0], examined, found, largest, str(report).count("\n") + 1), report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("numbers", nargs="*", type=int)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json")
+    parser.add_argument("--right", action="store_true", help="check the right layer beside each, and compare forwards")
+    given = parser.parse_args()
+    rows, ratios = [], []
+    check_layer(shelf()[0].right(), Settings())  # imports, and the constants of local modules, once
+    for mutant in shelf():
+        if given.numbers and mutant.number not in given.numbers:
+            continue
+        row, _ = measured(mutant.build(), given.seed)
+        rows.append(row)
+        line = (
+            f"{mutant.number:4} {mutant.layer:<14} {row.seconds:7.2f} s {row.forwards:8} forwards {row.cases:5} cases"
+        )
+        line += f" {row.minimal:4} elements {row.lines:4} lines  {', '.join(row.findings) or 'NOT FOUND'}"
+        if given.right:
+            right, _ = measured(mutant.right(), given.seed)
+            ratios.append((row.forwards / row.cases) / (right.forwards / right.cases))
+            line += f"  | right: {right.seconds:.2f} s, a case {ratios[-1]:.1f} times its forwards"
+        print(line, flush=True)
+    times = np.array([row.seconds for row in rows])
+    found = sum(bool(row.findings) for row in rows)
+    print(
+        f"{found} of {len(rows)} found; CPU seconds: median {np.median(times):.2f}, "
+        f"90th percentile {np.quantile(times, 0.9):.2f}, largest {times.max():.2f}, total {times.sum():.0f}"
+    )
+    if ratios:
+        print(
+            f"forwards of a failing case against a passing one: median {np.median(ratios):.1f}, largest {max(ratios):.1f}"
+        )
+    if given.json:
+        with open(given.json, "w", encoding="utf-8") as file:
+            json.dump([row.__dict__ for row in rows], file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
