@@ -21,6 +21,7 @@ from gradverify.errors import GradientMismatch, NothingVerified, UsageError
 from gradverify.failures import COMPLETE
 from gradverify.layer import Layer
 from gradverify.limits import TOO_SLOW
+from gradverify.progress import DIAGNOSING, DRAWING, SMALLER, Listener, Progress, shown
 from gradverify.properties import Property, Regime, explained
 from gradverify.registry import layers
 from gradverify.types import WORST_SEEN, Case, Finding, Report, Tally
@@ -88,19 +89,6 @@ def _whole(number: object) -> bool:
     return isinstance(number, Integral) and not isinstance(number, bool)
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """An event of a running check."""
-
-    layer: str
-    cases: int
-    examples: int
-    findings: int
-
-
-Listener = Callable[[Progress], None]
-
-
 def check(
     target: Any,
     backward: Callable[..., Any] | None = None,
@@ -114,6 +102,7 @@ def check(
     properties: Sequence[str] | str | None = None,
     method: str = "adaptive",
     raises: bool = True,
+    quiet: bool = False,
     **declaration: Any,
 ) -> Report:
     """Check that a backward pass is right.
@@ -125,6 +114,7 @@ def check(
     loss : name of a registered loss to put on top
     examples, seed, eps, dtype, properties, method : see `Settings`
     raises : raise when there is a finding, or nothing could be verified; False returns the Report
+    quiet : whether a check of more than a second says nothing at a terminal or in a notebook
     **declaration : dimension strings of the primals and everything else that `Layer` takes
 
     Returns
@@ -152,7 +142,8 @@ def check(
         properties=None if properties is None else listed(properties),
         method=method,
     )
-    report = check_layer(layer, settings)
+    with shown(quiet) as listen:
+        report = check_layer(layer, settings, listen)
     if raises and report.findings:
         raise GradientMismatch(report, f"{len(report.findings)} finding(s)\n{report}")
     if raises and not report.verified:
@@ -263,7 +254,7 @@ class Search:
                     continue
                 if int(drawn * prop.share) > int((drawn - 1) * prop.share) or drawn == 1:
                     self._try(case, prop, regime)
-            self.listen(Progress(self.layer.name, self.cases, self.total, len(self.found)))
+            self._tell()
             if self.over or (self.first is not None and self.cases >= self.first + _ENOUGH):
                 raise _Enough
 
@@ -311,6 +302,7 @@ class Search:
 
         if finding.kind == "timeout":
             return finding
+        self._tell(SMALLER)
         worst, most = finding.worst or finding.case, _most(finding)
         steady = finding.kind != "random"
         times = 1 if steady else _CONFIRM  # on a smaller case two random calls may agree by chance
@@ -344,7 +336,11 @@ class Search:
 
     def _told(self, finding: Finding, lead: Finding | None = None) -> Finding:
         """The finding with what it looks like, unless cases are to be left as they were drawn."""
+        self._tell(DIAGNOSING)
         return diagnosed(self.layer, finding, lead) if self.settings.shrink else finding
+
+    def _tell(self, stage: str = DRAWING) -> None:
+        self.listen(Progress(self.layer.name, self.cases, self.total, len(self.found), stage))
 
 
 def _first(finding: Finding) -> tuple[bool, bool, int]:

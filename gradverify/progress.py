@@ -34,7 +34,8 @@ class Progress:
     def __str__(self) -> str:
         found = f", {self.findings} finding{'s' * (self.findings != 1)}" if self.findings else ""
         stage = f", {self.stage}" if self.stage != DRAWING else ""
-        return f"{self.layer}: {self.cases} of {self.examples} cases{found}{stage}"
+        drawn = f"{self.cases} of {self.examples} cases" if self.examples else "running"
+        return f"{self.layer}: {drawn}{found}{stage}"
 
 
 Listener = Callable[[Progress], None]

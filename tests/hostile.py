@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import posix
 import signal
 import threading
 import time
@@ -54,7 +55,7 @@ def memory_hog(x):
     return fine(x)
 
 
-execute, leave = os.execv, os._exit  # as they are before anybody looks
+leave = os._exit
 
 
 def exits_in_c(x):
@@ -65,7 +66,7 @@ def exits_in_c(x):
 
 def becomes_another(x):
     if x.size == 3:
-        execute("/bin/true", ["/bin/true"])
+        posix.execv("/bin/true", ["/bin/true"])
     return fine(x)
 
 

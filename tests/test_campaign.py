@@ -105,13 +105,13 @@ def test_what_a_layer_does_to_its_process_is_a_finding_and_other_layers_go_on(tm
 def test_a_crash_tells_the_line_and_is_made_small(tmp_path):
     summary = run(tmp_path, f"{HOSTILE}:leaves", seconds=40.0, max_findings=1)
     (entry,) = summary.findings
-    assert "os._exit(3) (line 32 of hostile.py: os._exit(3))" in entry.found.message
+    assert "os._exit(3) (line 33 of hostile.py: os._exit(3))" in entry.found.message
     (last,) = Case.load(entry.file).primals["x"]
     assert 15 < abs(last) < 25
     summary = run(tmp_path / "other", f"{HOSTILE}:segfault", seconds=40.0, max_findings=1)
     assert "hostile.py" in summary.findings[0].found.report
     assert "SIGSEGV" in summary.findings[0].found.message
-    assert "(line 26 of hostile.py: ctypes.string_at(0))" in summary.findings[0].found.message
+    assert "(line 27 of hostile.py: ctypes.string_at(0))" in summary.findings[0].found.message
 
 
 def test_interesting_rows_are_kept_and_known_again(tmp_path):

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 import gradverify.layers
-from gradverify.campaign.watch import DIAGNOSING, DRAWING, SMALLER, Beat
 from gradverify.casefile import load
 from gradverify.cli import _progress, run
+from gradverify.progress import DIAGNOSING, SMALLER, Progress
 
 LAYERS = """
     import numpy as np
@@ -226,9 +226,9 @@ def test_progress_off_a_terminal_is_a_line_for_each_layer_and_now_and_then_one_f
     monkeypatch.setattr(time, "monotonic", lambda: now)
     with _progress.board(2, color=False) as board:
         for now in (1.0, 6.0, 7.0):
-            board.heard("dense", Beat(DRAWING, int(now), 50, 1))
+            board.heard(Progress("dense", int(now), 50, 1))
         now = 12.0
-        board.heard("dense", Beat(SMALLER, 50, 50, 1))
+        board.heard(Progress("dense", 50, 50, 1, SMALLER))
         board.finished("dense", "dense: WRONG, 50 cases", True)
     captured = capsys.readouterr()
     assert captured.err.splitlines() == [
@@ -245,8 +245,8 @@ def test_progress_on_a_terminal_is_live_on_stderr(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
     with _progress.board(2, color=False) as board:
-        board.heard("dense", Beat(DRAWING, 3, 50, 0))
-        board.heard("lstm", Beat(DIAGNOSING, 50, 50, 2))
+        board.heard(Progress("dense", 3, 50, 0))
+        board.heard(Progress("lstm", 50, 50, 2, DIAGNOSING))
         board.finished("dense", "dense: ok", False)
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -348,7 +348,7 @@ def interrupted(folder: Path, *arguments: str, after: Callable[[], bool], times:
     out, err = child.communicate(timeout=60)
     assert "Traceback" not in err
     assert "gradverify: interrupted" in err
-    living = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    living = subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True, check=True).stdout
     assert str(folder) not in living
     return child.returncode, out, time.monotonic() - begun
 

@@ -17,18 +17,18 @@ from gradverify.campaign.pool import WorkerPool
 from gradverify.campaign.process import GRACE
 from gradverify.campaign.unit import Found, Record, Unit
 from gradverify.campaign.watch import Beat, Job
-from gradverify.checking import explained
 from gradverify.errors import CaseFileError
 from gradverify.failures import COMPLETE
-from gradverify.properties import properties
+from gradverify.progress import Progress
+from gradverify.properties import explained
 from gradverify.types import Case, Finding, Report
-from gradverify.verification import ranked
+from gradverify.verification import behind
 
 _DEATHS = 2  # that do not come again when the case is tried alone, until they are a finding of their own
 _TICK = 0.1
 _PATIENCE = 3.0  # seconds that checks get to come home after they were asked to
 
-Listener = Callable[[Job, Beat], None]
+Listener = Callable[[Beat], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Checks:
     def __init__(self, jobs: Sequence[Job], workers: int, listen: Listener, ready: Sequence[Guard] = ()) -> None:
         self._jobs, self._listen = jobs, listen
         self._pool = WorkerPool(max(1, min(workers, len(jobs))), ready)
-        self._arrived: queue.SimpleQueue[tuple[Job, Beat] | Result] = queue.SimpleQueue()
+        self._arrived: queue.SimpleQueue[Beat | Result] = queue.SimpleQueue()
         self._futures: dict[int, Future[None]] = {}
         self._deadline: float | None = None
 
@@ -105,11 +105,11 @@ class Checks:
                 if isinstance(arrived, Result):
                     yield arrived
                 else:
-                    self._listen(*arrived)
+                    self._listen(arrived)
 
     def _work(self, job: Job) -> None:
         try:
-            result = supervised(guard_of_thread(), job, lambda beat: self._arrived.put((job, beat)))
+            result = supervised(guard_of_thread(), job, self._arrived.put)
         except Exception as error:  # noqa: BLE001  ours; a thread must not end without a word
             result = _Book(job).result(error=f"{type(error).__name__}: {error}")
         self._arrived.put(result)
@@ -120,7 +120,7 @@ class _Book:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.beat = Beat(watch.DRAWING)
+        self.beat = Beat(Progress(job.layer, 0, 0, 0))
         self.found: dict[tuple[str, str, str], tuple[Finding, str]] = {}
         self.begun = time.monotonic()
 
@@ -130,14 +130,14 @@ class _Book:
 
     @property
     def unexplained(self) -> list[tuple[Finding, str]]:
-        return [item for item in self.found.values() if not explained(item[0], properties.get(item[1]), self.found)]
+        return [item for key, item in self.found.items() if not explained(key, self.found)]
 
     def result(self, *more: Finding, whole: bool = True, error: str | None = None, notes: Sequence[str] = ()) -> Result:
         job, beat = self.job, self.beat
         report = Report(
             job.layer,
             beat.tallies,
-            ranked([*more, *(finding for finding, _ in self.unexplained)]),
+            behind([*more, *(finding for finding, _ in self.unexplained)]),
             seed=int(job.settings.seed or 0),
             seconds=time.monotonic() - self.begun,
             examples=job.settings.examples,
@@ -172,7 +172,8 @@ def supervised(guard: Guard, job: Job, listen: Callable[[Beat], None]) -> Result
                 finding = _unrepeated(job, record, died)
             if finding is not None:
                 _settle(guard, book, heard)
-                drawn = f", after {book.beat.cases} of {book.beat.examples} cases" if book.beat.cases else ""
+                so_far = book.beat.progress
+                drawn = f", after {so_far.cases} of {so_far.examples} cases" if so_far.cases else ""
                 return book.result(finding, notes=(f"its check ended there{drawn}",))
             if guard.stopping.is_set():
                 return book.result(whole=False)

@@ -17,7 +17,7 @@ from typing import Any
 from gradverify import targets
 from gradverify.campaign import parcel
 from gradverify.campaign.explore import Explorer
-from gradverify.campaign.journal import Journal, JournalError
+from gradverify.campaign.journal import Journal, JournalError, out_of_reach
 from gradverify.campaign.state import State
 from gradverify.campaign.trial import confirm
 from gradverify.campaign.unit import Plan, Unit, give_back
@@ -27,7 +27,6 @@ from gradverify.layer import Layer
 
 _MOST_SAID = 1 << 20  # bytes that the layers may have printed until it is forgotten
 _FRAMES = 8  # of a traceback that is told
-_HIGH = 500  # descriptors below are within reach of code that closes "all" of them
 _leave = os._exit
 
 
@@ -208,7 +207,7 @@ def main(descriptor: int, journal: str, log: str, parent: int) -> None:
     os.dup2(written, 2)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    written = _out_of_reach(written)
+    written = out_of_reach(written)
     faulthandler.enable(written)
     try:
         import resource
@@ -216,18 +215,6 @@ def main(descriptor: int, journal: str, log: str, parent: int) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     except (ImportError, OSError, ValueError):
         pass
-    connection = _out_of_reach(descriptor)
+    connection = out_of_reach(descriptor)
     os.register_at_fork(after_in_child=lambda: os.close(connection))  # else it keeps the line open after our end
     Child(Connection(connection), Journal(journal), written).serve()
-
-
-def _out_of_reach(descriptor: int) -> int:
-    """The descriptor under a high number, closed in programs that are started from here."""
-    import fcntl
-
-    try:
-        high = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _HIGH)
-    except (OSError, ValueError):  # fewer are allowed
-        return descriptor
-    os.close(descriptor)
-    return high

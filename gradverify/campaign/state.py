@@ -79,8 +79,8 @@ class State:
             left.append("sys.modules without numpy")
         if sys.stdout is not None and sys.stdout.closed:
             left.append("a closed sys.stdout")
-        with suppress(ChildProcessError):
-            os.waitpid(-1, os.WNOHANG)
+        with suppress(ChildProcessError, AttributeError):  # macOS has no waitid
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             left.append("a process")
         return left
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from gradverify import tuning
 from gradverify.campaign import parcel
 from gradverify.campaign.unit import Plan, Record
-from gradverify.checking import Progress, Search, Settings
+from gradverify.checking import Search, Settings
 from gradverify.errors import GradverifyError
 from gradverify.layer import Layer
+from gradverify.progress import Progress
 from gradverify.properties import Property, Regime, properties
 from gradverify.types import Case, Finding, Outcome, Report, Tally
 from gradverify.verification import watcher
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from gradverify.campaign.child import Child
 
 BEAT = 0.5  # seconds between two beats
-DRAWING, SMALLER, DIAGNOSING = "drawing", "making it smaller", "diagnosing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +52,12 @@ class Beat:
 
     Attributes
     ----------
-    stage : DRAWING, SMALLER or DIAGNOSING
-    cases, examples : drawn so far, and how many it will be
-    findings : number found so far
+    progress : cases, findings and the stage
     found : what was found since the last beat, as it was drawn, with the property that was tried
     tallies : sums so far
     """
 
-    stage: str
-    cases: int = 0
-    examples: int = 0
-    findings: int = 0
+    progress: Progress
     found: tuple[tuple[Finding, str], ...] = ()
     tallies: Mapping[str, Tally] = field(default_factory=dict)
 
@@ -72,7 +67,7 @@ class Watch:
 
     def __init__(self, worker: Child, job: Job) -> None:
         self.worker, self.job = worker, job
-        self.beat = Beat(DRAWING)
+        self.beat = Beat(Progress(job.layer, 0, 0, 0))
         self._last = time.monotonic()
         self._case: Case | None = None
         self._content = b""
@@ -91,11 +86,7 @@ class Watch:
 
     @property
     def so_far(self) -> str:
-        return f"interrupted after {self.beat.cases} of {self.beat.examples} cases"
-
-    def stage(self, stage: str) -> None:
-        """Another stage begins."""
-        self.tell(replace(self.beat, stage=stage))
+        return f"interrupted after {self.beat.progress.cases} of {self.beat.progress.examples} cases"
 
     def tell(self, beat: Beat) -> None:
         """Send a beat; the next one need not say again what was found."""
@@ -135,21 +126,14 @@ class _Told(Search):
         new = [(key, item) for key, item in self.found.items() if key not in self._sent]
         self._sent.update(key for key, _ in new)
         found = tuple((finding, prop.name) for _, (finding, prop, _) in new)
-        beat = Beat(DRAWING, event.cases, event.examples, event.findings, found, self.tallies)
-        if new or time.monotonic() > self.watch._last + BEAT:
+        beat = Beat(replace(event, layer=self.watch.job.layer), found, self.tallies)
+        if new or event.stage != self.watch.beat.progress.stage or time.monotonic() > self.watch._last + BEAT:
             self.watch.tell(beat)
         else:
             self.watch.beat = beat
 
-    def minimal(self, finding: Finding, prop: Property, regime: Regime) -> Finding:
-        if self.watch.worker.stopped():
-            return finding
-        self.watch.stage(SMALLER)
-        return super().minimal(finding, prop, regime)
-
-    def _told(self, finding: Finding) -> Finding:
-        self.watch.stage(DIAGNOSING)
-        return super()._told(finding)
+    def minimal(self, finding: Finding, prop: Property, regime: Regime, lead: Finding | None = None) -> Finding:
+        return finding if self.watch.worker.stopped() else super().minimal(finding, prop, regime, lead)
 
 
 def work(worker: Child, job: Job) -> tuple[Report, Any, bool] | str:

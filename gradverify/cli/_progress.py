@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from gradverify.cli._output import colored, note
 
 if TYPE_CHECKING:
-    from gradverify.campaign.watch import Beat
+    from gradverify.progress import Progress
     from gradverify.types import Report
 
 SECONDS = 5.0  # between two lines about what runs, where there is no terminal
@@ -28,15 +28,15 @@ class Board:
 
     def __init__(self, total: int) -> None:
         self.total, self.done = total, 0
-        self.running: dict[str, Beat] = {}
+        self.running: dict[str, Progress] = {}
         self._begun = self._told = time.monotonic()
 
-    def heard(self, layer: str, beat: Beat) -> None:
+    def heard(self, event: Progress) -> None:
         """A layer that is being checked."""
-        self.running[layer] = beat
+        self.running[event.layer] = event
         if time.monotonic() - self._told >= SECONDS:
             self._told = time.monotonic()
-            self.tell("; ".join(f"{name}: {stands(now)}" for name, now in self.running.items()))
+            self.tell("; ".join(map(str, self.running.values())))
 
     def finished(self, layer: str, row: str, wrong: bool) -> None:
         """A layer that is done."""
@@ -57,8 +57,8 @@ class _Live(Board):
         super().__init__(total)
         self._shown, self._console = shown, console
 
-    def heard(self, layer: str, beat: Beat) -> None:
-        self.running[layer] = beat
+    def heard(self, event: Progress) -> None:
+        self.running[event.layer] = event
         self._refresh()
 
     def finished(self, layer: str, row: str, wrong: bool) -> None:
@@ -75,17 +75,10 @@ class _Live(Board):
         from rich.text import Text
 
         spent = time.monotonic() - self._begun
-        rows = [f"  {name}: {stands(beat)}" for name, beat in self.running.items()]
+        rows = [f"  {event}" for event in self.running.values()]
         head = f"{self.done} of {self.total} layers done, {spent:.0f} s"
         lines = [head, *rows[: max(1, self._console.height - _OTHER_LINES)]]
         self._shown.update(Group(*(Text(line, no_wrap=True, overflow="ellipsis") for line in lines)), refresh=True)
-
-
-def stands(beat: Beat) -> str:
-    """A check in a few words."""
-    found = f", {beat.findings} finding{'s' * (beat.findings != 1)}" if beat.findings else ""
-    stage = f", {beat.stage}" if beat.findings and beat.stage != "drawing" else ""
-    return f"{beat.cases} of {beat.examples} cases{found}{stage}"
 
 
 @contextmanager

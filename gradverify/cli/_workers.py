@@ -70,7 +70,7 @@ def results(
 
     done: dict[int, Result] = {}
     with _progress.board(len(jobs), color) as board:
-        checks = Checks(jobs, workers or cores(), lambda job, beat: board.heard(job.layer, beat), ready)
+        checks = Checks(jobs, workers or cores(), lambda beat: board.heard(beat.progress), ready)
         try:
             with asked_first(checks.stop):
                 for result in checks.results():

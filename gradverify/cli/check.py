@@ -17,7 +17,7 @@ from gradverify.cli._output import BYTES, color_option, data_stream, note, writa
 if TYPE_CHECKING:
     from gradverify.campaign.checks import Result
     from gradverify.campaign.watch import Watch
-    from gradverify.checking import Progress, Settings
+    from gradverify.checking import Settings
     from gradverify.layer import Layer
     from gradverify.types import Case, Comparison, Report
 
@@ -156,7 +156,7 @@ def _here(
     """As `_supervised`, in this process."""
     from gradverify.campaign.checks import Result
     from gradverify.campaign.unit import Plan
-    from gradverify.campaign.watch import DRAWING, Beat, Job, checked
+    from gradverify.campaign.watch import Job, checked
     from gradverify.checking import check_layer
     from gradverify.targets import chosen
 
@@ -165,12 +165,8 @@ def _here(
         note(f"gradverify: left out: {why}")
     results: list[Result] = []
     with suppress(KeyboardInterrupt), _progress.board(len(layers), color) as board:
-
-        def listen(event: Progress) -> None:
-            board.heard(event.layer, Beat(DRAWING, event.cases, event.examples, event.findings))
-
         for layer in layers:
-            report = check_layer(layer, settings, listen)
+            report = check_layer(layer, settings, board.heard)
             more = _example(layer, settings) if matrices and not report.findings else ()
             job = Job(len(results), layer.name, layer.origin or layer.name, settings, Plan(), checked)
             results.append(Result(job, report, more))

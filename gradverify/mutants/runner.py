@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from gradverify.checking import Progress, Search, Settings
+from gradverify.checking import Search, Settings
 from gradverify.layer import Layer
 from gradverify.mutants import Mutant, baseline, generic, shelf
+from gradverify.progress import Progress
 from gradverify.types import Report
 
 

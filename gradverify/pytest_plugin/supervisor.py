@@ -136,10 +136,8 @@ def _status(code: int, child: int, line: int) -> int:
     """The status that stands for how the child ended, which is told where it is not by itself."""
     said = [text.split("\0") for text in _read(line).decode(errors="replace").splitlines()]
     about = {words[0]: words[1:] for words in said if words}
-    if code == 0 and "done" in about:
-        return int(about.get("status", ["0"])[0])
-    if code > 0 and "done" in about:
-        return code
+    if "status" in about or "done" in about:  # what comes after that is no layer's fault
+        return code if code > 0 else 128 - code if code < 0 else int(about.get("status", ["0"])[0])
     if code > 0 and "journal" not in about:  # an error before the session, which told itself
         return code
     ended = f"with status {code}" if code >= 0 else f"by signal {-code}"
