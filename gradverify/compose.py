@@ -66,6 +66,7 @@ def under_loss(layer: Layer, name: str) -> Layer:
         assume=layer.assume,
         empty=layer.empty and loss.empty,
         doc=f"{layer.doc} Under the loss {name}.",
+        unverified=layer.unverified,
         origin=f"{layer.origin or layer.name}+{name}",
     )
     return composed

@@ -19,6 +19,7 @@ from gradverify import dims, domains
 from gradverify.declaration import called, mapping, named, validate
 from gradverify.errors import DeclarationError
 from gradverify.hooks import Hooks
+from gradverify.verified import NotVerified
 
 Forward = Callable[..., tuple[Any, Any]]
 Backward = Callable[..., Any]
@@ -127,6 +128,7 @@ class Layer:
     declared: Declared
     hooks: Hooks
     doc: str
+    unverified: tuple[NotVerified, ...]  # what an adapter saw that no check of this layer covers
     origin: str | None  # what `replay` loads: "package.module:object" or "file.py:object"
 
     def __init__(
@@ -166,6 +168,7 @@ class Layer:
             hooks=Hooks(**{k: v for k, v in declaration.items() if k in _HOOKS}),
             doc=declaration.get("doc") or inspect.getdoc(forward) or "",
             origin=declaration.get("origin"),
+            unverified=(),
         )
         validate(self, constants, KEYWORDS)
 
@@ -194,6 +197,17 @@ class Layer:
     @property
     def kind(self) -> str:
         return "layer"
+
+    @property
+    def parts(self) -> tuple[Layer, ...]:
+        """Layers that this one is built of, as the object behind its forward tells: a cell, of a sequence."""
+        return tuple(getattr(getattr(self.forward, "__self__", None), "parts", ()))
+
+    @property
+    def left_out(self) -> tuple[NotVerified, ...]:
+        """What no check of this layer looks at: what its adapter saw, and what is declared constant."""
+        fixed = (p.name for p in self.primals if p.name in self.declared.constants and not p.domain.discrete)
+        return (*self.unverified, *(NotVerified(name, "declared constant") for name in fixed))
 
     @property
     def primal_names(self) -> tuple[str, ...]:

@@ -76,6 +76,10 @@ class Unrolled:
     cell: Cell
     truncate: int | None = None
 
+    @property
+    def parts(self) -> tuple[Cell, ...]:
+        return (self.cell,)
+
     def forward(self, *primals: Array, **options: Any) -> tuple[tuple[Array, ...], Any]:
         """The first state after each step, and the last value of every state.
 
@@ -199,6 +203,10 @@ class Bidirectional:
     """A T-step layer over time and a second one, with states and parameters of its own, against it."""
 
     steps: Unrolled
+
+    @property
+    def parts(self) -> tuple[Cell, ...]:
+        return self.steps.parts
 
     def forward(self, *primals: Array, **options: Any) -> tuple[tuple[Array, ...], Any]:
         """Both emitted states, concatenated along the last axis, and the last states of both directions."""

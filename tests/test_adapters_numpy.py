@@ -12,8 +12,9 @@ import pytest
 import gradverify as gv
 from gradverify import adapt, verification
 from gradverify.adapters import as_layer
-from gradverify.checking import Settings, check_layer
+from gradverify.checking import check_layer
 from gradverify.errors import DeclarationError
+from gradverify.settings import Settings
 
 EXAMPLES = 6
 

@@ -10,9 +10,10 @@ import pytest
 import gradverify as gv
 from gradverify import Case, evaluate
 from gradverify.adapters import as_layer
-from gradverify.checking import Settings, check_layer
+from gradverify.checking import check_layer
 from gradverify.diagnosis import diagnosed
 from gradverify.properties import gradient
+from gradverify.settings import Settings
 
 torch = pytest.importorskip("torch")
 

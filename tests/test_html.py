@@ -15,14 +15,16 @@ import numpy as np
 import pytest
 
 from gradverify import Layer
-from gradverify.checking import Settings, check_layer
+from gradverify.checking import check_layer
 from gradverify.cli import run
 from gradverify.coverage import DISTINCT, OTHERS, Coverage, regions
 from gradverify.report.html import render_finding, render_html, render_report
 from gradverify.report.html.ladder import ladder_plot
 from gradverify.report.html.markup import breakable, el
 from gradverify.report.jsonreport import to_json
-from gradverify.types import RATIOS, Case, Comparison, Diagnosis, Finding, Outcome, Report, Tally, Verdict
+from gradverify.settings import Settings
+from gradverify.tally import RATIOS, Tally
+from gradverify.types import Case, Comparison, Diagnosis, Finding, Outcome, Report, Verdict
 
 VOID = {"meta", "wbr"}
 HOSTILE = '<script>alert("x")</script>&\x00'

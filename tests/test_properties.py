@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gradverify.checking import Settings, check_layer
+from gradverify.checking import check_layer
 from gradverify.layer import Layer
 from gradverify.properties import properties
 from gradverify.registry import layers
+from gradverify.settings import Settings
 from gradverify.types import Case
 from gradverify.verification import verify
 

@@ -7,6 +7,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ class Maker:
 
     @property
     def is_object(self) -> bool:
-        return not (inspect.isclass(self.target) or inspect.isroutine(self.target))
+        return not builds(self.target)
 
     def sizes(self) -> tuple[str, ...]:
         """Names in `init`, or of the arguments, that look like sizes: one capital letter."""
@@ -111,6 +112,11 @@ class Maker:
         return [], {n: known[n] for n in self._takes if n in known}
 
 
+def builds(target: Any) -> bool:
+    """Whether a target is a class or a function that gives an object, and not the object itself."""
+    return inspect.isclass(target) or inspect.isroutine(target) or isinstance(target, partial)
+
+
 def _leaves(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield from re.split(r"[*+\-/]", value)
@@ -131,6 +137,8 @@ def accepted_by(target: Any) -> list[str]:
 
 def _resolved(value: Any, known: Mapping[str, Any]) -> Any:
     """A name or arithmetic on names becomes its size, array or value; what is no name stays."""
+    if isinstance(value, Mapping):
+        return {key: _resolved(part, known) for key, part in value.items()}
     if isinstance(value, (tuple, list)):
         return type(value)(_resolved(part, known) for part in value)
     if not isinstance(value, str):
@@ -157,6 +165,9 @@ def assign(instance: Any, pair: Pair, array: Array) -> None:
                 store(instance, path, np.array(array))
         return
     new: Any = np.array(array)
+    if isinstance(old, np.ndarray) and type(old) is not np.ndarray:  # which may hold its gradient itself
+        new = new.view(type(old))
+        new.__dict__.update(getattr(old, "__dict__", {}))
     if isinstance(old, float) and not isinstance(old, np.ndarray):
         new = array.dtype.type(array) if isinstance(old, np.floating) else float(array)
     elif isinstance(old, np.ndarray):
@@ -199,7 +210,7 @@ def summed(instance: Any, pair: Pair) -> Any:
         return _copied(pair.gradient(instance))
     parts = [fetch(instance, path) for path in pair.gradient]
     distinct = list({id(p): p for p in parts}.values())
-    if any(p is None for p in distinct):
+    if not distinct or any(p is None for p in distinct):
         return None
     total = _copied(distinct[0])
     for part in distinct[1:]:

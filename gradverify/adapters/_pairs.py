@@ -37,6 +37,8 @@ class Pair:
     def __str__(self) -> str:
         told = getattr(self.gradient, "__name__", "a function") if callable(self.gradient) else ""
         where = _joined(self.values)
+        if not self.gradient:
+            told = "returned by backward"
         named = "" if re.search(rf"\b{re.escape(self.name)}\b", where) else f"{self.name}: "
         return f"{named}{where}<->{told or _joined(self.gradient)}"  # type: ignore[arg-type]
 
@@ -79,7 +81,11 @@ def fetch(holder: Any, path: Path) -> Any:
 def store(holder: Any, path: Path, value: Any) -> None:
     """Put a value at a path; raises what the object raises."""
     *front, (kind, key) = path
-    holder = fetch(holder, tuple(front))
+    inner = fetch(holder, tuple(front))
+    if isinstance(inner, tuple):
+        store(holder, tuple(front), (*inner[:key], value, *inner[key + 1 :]))
+        return
+    holder = inner
     if kind == "attr":
         setattr(holder, key, value)
     else:

@@ -6,18 +6,21 @@ import copy
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gradverify import dims
 from gradverify.adapters._chance import forget, held, moved, restore
 from gradverify.adapters._instance import Maker, accepted_by, assign, summed
-from gradverify.adapters._normal import called, flat, required
+from gradverify.adapters._normal import called, parted, required
 from gradverify.adapters._pairs import Pair, discover, fetch, told_pair
 from gradverify.evaluate import LayerFailure
 from gradverify.layer import Backward, Forward
 from gradverify.types import Array
+
+if TYPE_CHECKING:
+    from gradverify.adapters._weights import Weight
 
 _WATCHED = 16  # forwards in which generators are looked for; later ones would show nothing new
 FLUSHES = ("flush_gradients", "zero_grad", "zero_grads", "zero_gradients", "clear_gradients", "reset_gradients")
@@ -54,10 +57,20 @@ class Stateful:
     assumed: Mapping[str, Any] = field(default_factory=dict)  # sizes, while parameters are not known yet
     updated: set[str] = field(default_factory=set)  # parameters that backward was seen to change
     runs: int = 0  # in which generators were looked for
+    modes: bool = False  # whether options change what it does
+    keys: dict[Any, str] = field(default_factory=dict)  # of a dict that backward returns, and primals they are of
 
     @property
     def parameters(self) -> tuple[str, ...]:
         return tuple(n for n in self.names if n not in self.inputs)
+
+    def found(self, pair: Pair) -> Pair:
+        """A pair that trying showed, as this convention reads it."""
+        return pair
+
+    def tells(self, weight: Weight) -> bool:
+        """Whether the gradient of a weight that nobody declared can be read from what was seen."""
+        return weight.gradient is not None or weight.returned is not None
 
     # -- forward ------------------------------------------------------------------------------
 
@@ -209,14 +222,18 @@ class Stateful:
 
     def _returned(self, raw: Any) -> dict[str, Any]:
         """Names for what backward returned: inputs, or inputs and parameters, in forward's order."""
-        if isinstance(raw, Mapping):
-            return {str(k): v for k, v in raw.items()}
-        values = flat(raw)
+        values, named = parted(raw)
+        if named or isinstance(raw, Mapping):
+            found = {self.keys.get(k, str(k)): v for k, v in named.items()}
+            return {**(self._in_order(values) if values else {}), **found}
+        return self._in_order(values)
+
+    def _in_order(self, values: list[Any]) -> dict[str, Any]:
         orders = (self.gives,) if self.gives is not None else (self.wanted, self.inputs, self.names)
         for order in orders:
             if order is not None and len(values) == len(order):
                 return dict(zip(order, values))
-        if raw is None:
+        if values == [None]:
             return dict.fromkeys(self.wanted)
         wanted = orders[0] or ()
         raise LayerFailure(

@@ -142,6 +142,7 @@ class _Book:
             seconds=time.monotonic() - self.begun,
             examples=job.settings.examples,
             notes=notes,
+            origin=job.target,
         )
         return Result(job, report, whole=whole, error=error)
 

@@ -16,12 +16,13 @@ from gradverify.campaign import parcel
 from gradverify.campaign.interest import RECORD, Pool, features, verdict_features
 from gradverify.campaign.journal import Journal
 from gradverify.campaign.unit import Delta, Found, Record, Row, Unit, digest, record_of, resident
-from gradverify.checking import Search, Settings, alike
+from gradverify.checking import Search, alike
 from gradverify.errors import CaseFileError, GradverifyError
 from gradverify.failures import COMPLETE
 from gradverify.layer import Layer
 from gradverify.properties import Property, Regime, explained, properties
 from gradverify.report.terminal import render_finding
+from gradverify.settings import Settings
 from gradverify.strategies import cases, decoding, each
 from gradverify.types import Case, Finding, Outcome, Verdict
 from gradverify.verification import checked, examine, told_by, watcher
@@ -214,7 +215,7 @@ class Explorer:
             decided = (compared.verdicts == Verdict.AGREES) | (compared.verdicts == Verdict.DISAGREES)
             if decided.any():
                 ratio = max(ratio, float(np.nanmax(compared.ratio[decided], initial=0.0)))
-        self.delta.verified |= told
+        self.delta.verified |= told and not any(item.blocks for item in self.layer.unverified)
         self.delta.ratio = max(self.delta.ratio, ratio)
         return ratio
 

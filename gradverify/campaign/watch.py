@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 from gradverify import tuning
 from gradverify.campaign import parcel
 from gradverify.campaign.unit import Plan, Record
-from gradverify.checking import Search, Settings
+from gradverify.checking import Search
 from gradverify.errors import GradverifyError
 from gradverify.layer import Layer
 from gradverify.progress import Progress
 from gradverify.properties import Property, Regime, properties
-from gradverify.types import Case, Finding, Outcome, Report, Tally
+from gradverify.settings import Settings
+from gradverify.tally import Tally
+from gradverify.types import Case, Finding, Outcome, Report
 from gradverify.verification import watcher
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from gradverify.cli._output import BYTES, color_option, data_stream, note, writa
 if TYPE_CHECKING:
     from gradverify.campaign.checks import Result
     from gradverify.campaign.watch import Watch
-    from gradverify.checking import Settings
     from gradverify.layer import Layer
+    from gradverify.settings import Settings
     from gradverify.types import Case, Comparison, Report
 
 _WIDE = 200  # characters of a line that a layer has printed
@@ -98,7 +98,7 @@ def command(
 
 
 def _settings(*, examples: int | None, properties: tuple[str, ...], **given: Any) -> Settings:
-    from gradverify.checking import Settings
+    from gradverify.settings import Settings
 
     if examples is not None:
         given["examples"] = examples

@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 @click.option("--property", "properties", metavar="P", multiple=True, help="Try this property only; may be repeated.")
 @color_option
 def command(case_file: str, target: str | None, properties: tuple[str, ...], color: bool | None) -> int:
-    """Run the saved case CASE again, and say what its findings look like.
+    """Run the saved case CASE again, and say why its verdicts are what they are.
 
     Prints each finding with the two gradients in full, every diagnosis with what was tried for it, and
-    the error against the step, which tells noise, truncation and a wrong gradient from one another.
+    the error against the step, which tells noise, truncation and a wrong gradient from one another. Then
+    what each verdict rests on that no measurement gives by itself: kinks, and entries that are unresolved.
     Exit status 1 if something is found, 0 if nothing is found any more.
     """
     from gradverify.casefile import load
     from gradverify.diagnosis import diagnosed
+    from gradverify.report.explanation import verdicts
     from gradverify.report.terminal import held
     from gradverify.targets import find
     from gradverify.verification import verify
@@ -39,6 +41,7 @@ def command(case_file: str, target: str | None, properties: tuple[str, ...], col
         own = replace(report, findings=_unexplained(report.findings))
         for finding in own.findings:
             _explain(diagnosed(layer, finding), data, color)
+        write(f"\nverdicts, entry by entry:\n{verdicts(_show.compared(layer, case), _show._width())}", data)
         for line in held(own, _show._width()):
             write(f"\n{line}", data)
         if report.ok:

@@ -79,8 +79,9 @@ def _shelf(numbers: Sequence[int], classes: Sequence[str]) -> Sequence[Mutant]:
 
 def _generic(targets: Sequence[str], numbers: Sequence[int], classes: Sequence[str]) -> Sequence[Mutant]:
     """Generic mutants of every layer named; a layer in which a check finds something is refused."""
-    from gradverify.checking import Settings, check_layer
+    from gradverify.checking import check_layer
     from gradverify.mutants import generic
+    from gradverify.settings import Settings
     from gradverify.targets import load
 
     layers = {layer.name: layer for target in targets for layer in load(target)}
@@ -129,8 +130,8 @@ def _supervised(
     """Trials in the order of the mutants, and how many there are; after Ctrl-C those that were done."""
     from gradverify.campaign.unit import Plan
     from gradverify.campaign.watch import Job
-    from gradverify.checking import Settings
     from gradverify.mutants import runner
+    from gradverify.settings import Settings
 
     plan = Plan(folder=os.getcwd(), named=tuple(targets) or None)
     named: list[tuple[str | None, Mutant]] = []
@@ -172,8 +173,8 @@ def _row(trial: Trial) -> tuple[str, bool]:
 def _of_layers(plan: Plan, workers: int | None, color: bool | None) -> list[tuple[str | None, Mutant]]:
     """The mutants of layers, which stay in the workers, each with the target of its layer."""
     from gradverify.campaign.watch import Job
-    from gradverify.checking import Settings
     from gradverify.mutants import Mutant, runner
+    from gradverify.settings import Settings
 
     with _workers.listed(plan) as (named, guard):
         jobs = [

@@ -87,7 +87,7 @@ def tried(dispute: Dispute) -> Outcome:
             break
         if not rule.applies(dispute):
             continue
-        told = _asked(rule, dispute)
+        told = asked(rule, dispute)
         if told.numerical is not None and told.bound is not None:
             dispute.numerical, dispute.bound = told.numerical, told.bound
             found.numerical[left], found.bound[left] = told.numerical, told.bound
@@ -99,7 +99,7 @@ def tried(dispute: Dispute) -> Outcome:
     return found
 
 
-def _asked(rule: Rule, dispute: Dispute) -> Answer:
+def asked(rule: Rule, dispute: Dispute) -> Answer:
     """The rule's answer; one that fails, or answers what no rule may, is named, and takes nothing out."""
     nothing = Answer(np.full(dispute.size, DISAGREES, np.int8))
     try:

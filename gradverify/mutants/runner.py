@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from gradverify.checking import Search, Settings
+from gradverify.checking import Search
 from gradverify.layer import Layer
 from gradverify.mutants import Mutant, baseline, generic, shelf
 from gradverify.progress import Progress
+from gradverify.settings import Settings
 from gradverify.types import Report
 
 

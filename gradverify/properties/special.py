@@ -35,7 +35,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     legal = not outcome.findings and layer.declared.kinks == "between" and not current().known  # entry by entry
     for finding in _ties(layer, case) if legal else ():
         findings.setdefault(finding.primal, finding)
-    return Outcome(NAME, tuple(findings.values()), outcome.compared, outcome.entries)
+    return Outcome(NAME, tuple(findings.values()), outcome.compared, outcome.entries, outputs=outcome.outputs)
 
 
 def _undefined(layer: Layer, case: Case) -> list[Finding]:

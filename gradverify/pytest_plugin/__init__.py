@@ -33,6 +33,7 @@ class State:
     wanted : node ids `gradverify::...` of the command line
     collects : whether layers become tests in this run
     records : what the tests of all processes came to
+    used : whether a test of the project's own may call gradverify
     """
 
     def __init__(self, config: pytest.Config) -> None:
@@ -44,6 +45,7 @@ class State:
         self.records: list[dict[str, Any]] = []
         self.item: pytest.Item | None = None
         self.lost: list[str] = []
+        self.used = False
         self._run: Run | None = None
 
     def run(self) -> Run:
@@ -139,7 +141,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
     """For tests that use the fixture, or gradverify itself, where nothing was set."""
     settings = config.stash[STATE].settings
-    if "gradverify.verification" in sys.modules or any(map(_uses_fixture, items)):
+    if config.stash[STATE].used:
         supervisor.begin_late(config)
     return [settings.heading] if not settings.where and any(map(_uses_fixture, items)) else []
 
@@ -169,6 +171,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _uses_fixture(item):
             item.add_marker(ROOT)
+            item.config.stash[STATE].used = True
+    if items and not items[0].config.stash[STATE].used:
+        items[0].config.stash[STATE].used = _imported({getattr(item, "module", None) for item in items})
+
+
+def _imported(modules: set[Any]) -> bool:
+    """Whether anything of gradverify is at hand in test modules, or was used while they were imported."""
+    mine = f"{ROOT}.pytest_plugin"
+    if any(name.startswith(f"{ROOT}.") and not name.startswith(mine) for name in sys.modules):
+        return True
+    values = (value for module in modules if module is not None for value in vars(module).values())
+    return any(getattr(value, "__name__", None) == ROOT or _home(value) == ROOT for value in values)
+
+
+def _home(value: object) -> str:
+    """The package that something comes from; "" where it does not say."""
+    home = getattr(value, "__module__", None)
+    return home.partition(".")[0] if isinstance(home, str) else ""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -207,7 +227,7 @@ def pytest_runtest_makereport(
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """What a test of the project's own checks is written down as well, in case that it ends the process."""
-    if "gradverify.verification" not in sys.modules:
+    if not item.config.stash[STATE].used:
         return (yield)
     from gradverify.ending import kept_alive
 

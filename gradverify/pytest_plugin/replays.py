@@ -12,13 +12,14 @@ from typing import Any
 from gradverify import tuning
 from gradverify.campaign.process import HUNG
 from gradverify.campaign.trial import cause, forked
-from gradverify.checking import Settings
 from gradverify.corpus import Entry
 from gradverify.errors import UsageError
 from gradverify.layer import Layer
 from gradverify.properties import Property
 from gradverify.pytest_plugin.journal import KILLED
-from gradverify.types import Case, Finding, Report, Tally
+from gradverify.settings import Settings
+from gradverify.tally import Tally
+from gradverify.types import Case, Finding, Report
 from gradverify.verification import SECONDS, checked, examine, ranked, selected, watcher
 
 DEADLY = (KILLED, "crash", "memory")  # kinds of findings on whose case a process may have ended

@@ -32,18 +32,19 @@ def lines(records: Sequence[Record], verbose: bool) -> list[str]:
     if verbose or len(tried) <= _ROWS:
         told = [_row(row) for row in (rows if verbose else tried)]
     else:
-        told = [_row(row) for layer in dict.fromkeys(r["layer"] for r in tried) for row in _folded(layer, tried)]
+        told = [_row(row) for layer in dict.fromkeys(r["label"] for r in tried) for row in _folded(layer, tried)]
     said = columns([_HEADER, *told]) if told else []
     skipped = [row for row in rows if row["verdict"] == "skipped"]
     if skipped:
         said.append(f"{len(skipped)} of {len(rows)} checks were skipped; -rs shows why")
-    return [*said, *_corpus(records)]
+    left_out = [f"{row['label']}: {line}" for row in rows for line in row["not_verified"]]
+    return [*said, *dict.fromkeys(left_out), *_corpus(records)]
 
 
 def _folded(layer: str, rows: Sequence[Record]) -> list[Record]:
     """One row for all checks of a layer that passed; the others keep theirs."""
-    passed = [row for row in rows if row["layer"] == layer and row["verdict"] == "ok"]
-    others = [row for row in rows if row["layer"] == layer and row["verdict"] != "ok"]
+    passed = [row for row in rows if row["label"] == layer and row["verdict"] == "ok"]
+    others = [row for row in rows if row["label"] == layer and row["verdict"] != "ok"]
     if not passed:
         return others
     return [total(passed) | {"property": f"({len(passed)} properties)"}, *others]
@@ -52,7 +53,7 @@ def _folded(layer: str, rows: Sequence[Record]) -> list[Record]:
 def _row(row: Record) -> tuple[str, ...]:
     compared = row["compared"]
     return (
-        row["layer"],
+        row["label"],
         row["property"],
         str(row["cases"] or "-"),
         short(row["worst_ratio"], 3) if compared else "-",
@@ -63,6 +64,8 @@ def _row(row: Record) -> tuple[str, ...]:
 
 
 def _verdict(row: Record) -> str:
+    if row["verdict"] == "explained":
+        return str(row["reason"])
     if not row["findings"]:
         return f"skipped: {row['reason']}" if row["verdict"] == "skipped" else str(row["verdict"])
     wrong = [f"{f['kind']}{' ' + f['primal'] if f['primal'] else ''}" for f in row["findings"]]
@@ -115,6 +118,7 @@ def of_the_dead(run: Run, left: Left) -> tuple[Record, str]:
     sums = dict.fromkeys(("worst_ratio", "resolution", "seconds"), 0.0)
     record = {
         "layer": killed.case.layer,
+        "test": left.owner.partition("::")[0],
         "property": left.asked,
         "shards": 1,
         "examples": run.settings.examples,
@@ -122,6 +126,8 @@ def of_the_dead(run: Run, left: Left) -> tuple[Record, str]:
         **sums,
         "verdict": "killed",
         "reason": killed.message,
+        "verified": [],
+        "not_verified": [],
         "file": None,
         "line": None,
         "findings": findings,

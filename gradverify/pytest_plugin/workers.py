@@ -17,14 +17,14 @@ from gradverify.campaign.guard import guard_of_thread
 from gradverify.campaign.pool import WorkerPool
 from gradverify.campaign.unit import Plan
 from gradverify.campaign.watch import Job, Watch
-from gradverify.checking import Settings as Engine
 from gradverify.corpus import Entry
 from gradverify.errors import TargetError
 from gradverify.layer import Layer
 from gradverify.properties import properties
 from gradverify.pytest_plugin import settings
 from gradverify.pytest_plugin.replays import Check, Examined, examined
-from gradverify.types import Tally
+from gradverify.settings import Settings as Engine
+from gradverify.tally import Tally
 from gradverify.verification import SECONDS, selected
 
 if TYPE_CHECKING:

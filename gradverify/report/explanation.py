@@ -1,14 +1,20 @@
-"""Every diagnosis of a finding as text, with what was tried for it."""
+"""Why: every diagnosis of a finding with what was tried for it, and what each verdict rests on."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gradverify.report.numbers import short
+import numpy as np
+
+from gradverify.judgement import says
+from gradverify.report.numbers import entry, short
 from gradverify.report.terminal import painter
-from gradverify.types import Diagnosis, Finding
+from gradverify.types import Comparison, Diagnosis, Finding, Verdict
+
+_WORDS = dict(zip(Verdict, ("agree", "at kinks", "unresolved", "disagree")))
+_SHOWN = 4  # places that are named for each reason
 
 
 def diagnoses(finding: Finding, color: bool = False, width: int = 80) -> str:
@@ -23,6 +29,24 @@ def diagnoses(finding: Finding, color: bool = False, width: int = 80) -> str:
         said = _evidence(diagnosis)
         if said:
             lines += textwrap.wrap(f"evidence: {said}", width, initial_indent="     ", subsequent_indent="     ")
+    return "\n".join(lines)
+
+
+def verdicts(compared: Iterable[Comparison], width: int = 80) -> str:
+    """For each primal how many entries have which verdict, and what those that are not plain rest on, and where."""
+    lines: list[str] = []
+    for comparison in compared:
+        counts = np.bincount(comparison.verdicts.ravel().astype(int), minlength=len(Verdict))
+        said = ", ".join(f"{counts[v]} {_WORDS[v]}" for v in Verdict if counts[v])
+        lines.append(f"  {comparison.primal}: {said or 'no entries'}")
+        for verdict, name in comparison.because():
+            rule = comparison.rules.index(name)
+            at = (comparison.verdicts == Verdict[verdict.upper()]) & (comparison.reasons == rule)
+            places = [tuple(map(int, place)) for place in np.argwhere(at)]
+            shown = ", ".join(entry(comparison.primal, place, comparison.labels) for place in places[:_SHOWN])
+            more = f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else ""
+            text = f"{verdict}: {shown}{more}: {says(name)} ({name})"
+            lines += textwrap.wrap(text, width, initial_indent="    ", subsequent_indent="      ")
     return "\n".join(lines)
 
 

@@ -10,8 +10,9 @@ import warnings
 from importlib import import_module
 
 from gradverify import verification
-from gradverify.checking import Settings, check_layer
+from gradverify.checking import check_layer
 from gradverify.diagnosis import diagnose
+from gradverify.settings import Settings
 
 warnings.simplefilter("ignore")
 limit = verification.time_limit
