@@ -49,6 +49,7 @@ def test_own(gradverify):
 
 def test_after(): assert False
 """
+SCRIPT = str(Path(sys.executable).parent / "pytest")
 HOWS = {
     "exit": "os._exit(0)",
     "exit of C": "ctypes.CDLL(None)._exit(0)",
@@ -103,7 +104,7 @@ def test_a_test_of_ones_own_cannot_end_the_run_with_status_0(project, how):
 
 @pytest.mark.parametrize(
     "command",
-    [[sys.executable, "-m", "pytest"], [str(Path(sys.executable).parent / "pytest")]],
+    [[sys.executable, "-m", "pytest"], [SCRIPT]],
     ids=["module", "script"],
 )
 def test_it_does_not_matter_how_pytest_is_started_nor_whether_the_project_is_configured(project, command):
