@@ -30,10 +30,6 @@ _FRAMES = 8  # of a traceback that is told
 _leave = os._exit
 
 
-class Replaced(BaseException):
-    """The layer has replaced functions that the verdict rests on."""
-
-
 class Child:
     """A worker process: answers one task after another until its parent closes the connection."""
 
@@ -57,13 +53,6 @@ class Child:
     def tell(self, content: Any) -> None:
         """Send something that the parent hears while the task goes on."""
         self._send("told", content)
-
-    def intact(self) -> None:
-        """Raise Replaced if what the numbers are computed with is not what it was."""
-        self.mine()
-        names = self._state.replaced()
-        if names:
-            raise Replaced(_replaced(names))
 
     def tidy(self) -> None:
         """Before a case: this is the process that it was, and what the layer prints does not fill the disk."""
@@ -101,12 +90,9 @@ class Child:
             raise
         except JournalError as error:
             answer = ("unwritten", str(error))
-        except Replaced as error:
-            answer = ("replaced", str(error))
         except BaseException:  # noqa: BLE001  ours: what layers raise is a finding
             self.mine()
-            names = self._state.replaced()
-            answer = ("replaced", _replaced(names)) if names else ("failed", traceback.format_exc(limit=-_FRAMES))
+            answer = ("failed", traceback.format_exc(limit=-_FRAMES))
         self.mine()
         return (*answer, self._state.put_back())
 
@@ -173,10 +159,6 @@ class Child:
             self._layers[target] = found[0]
         self._send("loaded", None)
         return self._layers[target]
-
-
-def _replaced(names: list[str]) -> str:
-    return f"the layer has replaced {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
 
 
 def data_size() -> int | None:

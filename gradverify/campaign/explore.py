@@ -47,8 +47,6 @@ class Worker(Protocol):
 
     def stopped(self) -> bool: ...
 
-    def intact(self) -> None: ...
-
     def tidy(self) -> None: ...
 
 
@@ -138,8 +136,7 @@ class Explorer:
             self.flush()
 
     def after(self, layer: Layer, outcome: Outcome) -> None:
-        """No number is told that was computed with what the layer has replaced."""
-        self.worker.intact()
+        """Nothing to do."""
 
     def flush(self) -> None:
         """Send what happened since the last time."""

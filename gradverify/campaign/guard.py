@@ -42,7 +42,7 @@ class Died(Exception):
 
     Attributes
     ----------
-    status : as `subprocess.Popen.returncode`; "hung" if it gave no sign of life in time; else what it says of itself
+    status : as `subprocess.Popen.returncode`; HUNG if it gave no sign of life in time
     loaded : whether it had loaded the layer
     """
 
@@ -291,8 +291,6 @@ class Guard:
                     raise Failed(f"the journal cannot be written: {content}", ours=False)
                 if kind == "failed":
                     raise Failed(content, ours=True)
-                if kind == "replaced":
-                    raise Died(content, loaded)
                 if kind == "loaded":
                     loaded, limit = True, seconds
                 else:
@@ -357,9 +355,7 @@ def how(died: Died) -> str:
     """The end of a child in words, for events."""
     if died.status == HUNG:
         return "hung"
-    if isinstance(died.status, str):
-        return f"was given up, as {died.status}"
-    code = died.status
+    code = int(died.status)
     return f"left with status {code}" if code >= 0 else f"was ended by signal {-code}"
 
 

@@ -41,8 +41,8 @@ class State:
         self._collects = gc.isenabled()
         self._threads = set(threading.enumerate())
 
-    def replaced(self) -> list[str]:
-        """Functions of NumPy that are not what they were, by name: after that, no number means anything."""
+    def _replaced(self) -> list[str]:
+        """Functions of NumPy that are not what they were, by name."""
         now, known = vars(np), self._numpy
         if all(map(is_, map(now.get, known), known.values())):
             return []
@@ -71,7 +71,7 @@ class State:
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0.0)
         (gc.enable if self._collects else gc.disable)()
-        return [*self.replaced(), *self._left()]
+        return [*self._replaced(), *self._left()]
 
     def _left(self) -> list[str]:
         left = ["a thread" for thread in threading.enumerate() if thread not in self._threads]

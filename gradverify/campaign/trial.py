@@ -41,15 +41,14 @@ def confirm(unit: Unit, layer: Layer, data: bytes, status: int | str) -> Found |
 
         return forked(body, unit.plan.case_seconds + GRACE)
 
-    # a process was silent for all of its time, or says itself what the layer has done to it: that needs no trial
-    certain = isinstance(status, str)
-    if not certain and ended() != status:
+    # that it was silent for all of its time needs no trial
+    if status != HUNG and ended() != status:
         return None
     case = case_of(record, layer, unit)
     if case is None:
         return None
     known = dead(layer, case, record, status)
-    if not certain and known.raw not in {raw for raw, _ in unit.known}:
+    if status != HUNG and known.raw not in {raw for raw, _ in unit.known}:
         # the search would run the forward outside a trial, to draw cotangents
         harmless = layer.derive(forward=_refuse)
         case = shrink(harmless, case, lambda candidate: ended(candidate) == status, seconds=_SHRINK_SECONDS)
@@ -74,9 +73,7 @@ def cause(status: int | str) -> tuple[str, str]:
     """Kind of the finding, and the end of a process in words."""
     if status == HUNG:
         return "timeout", "the process did not return in time"
-    if isinstance(status, str):
-        return "crash", status
-    code = status
+    code = int(status)
     if code == -signal.SIGKILL:
         return "memory", "the process was killed (SIGKILL), as the system does when memory is exhausted,"
     if code < 0:

@@ -107,8 +107,7 @@ class Watch:
             self.tell(self.beat)
 
     def after(self, layer: Layer, outcome: Outcome) -> None:
-        """No case is at hand; what was computed with replaced functions is not told."""
-        self.worker.intact()
+        """No case is at hand."""
         self.worker.journal.clear()
 
 

@@ -124,9 +124,7 @@ def unit(layer: Layer, cases: int) -> tuple[float, float]:
         journal = Journal(Path(folder) / "journal")
         started = time.process_time()
         nothing = lambda: None  # noqa: E731
-        worker = SimpleNamespace(
-            journal=journal, tell=deltas.append, stopped=lambda: False, intact=nothing, tidy=nothing
-        )
+        worker = SimpleNamespace(journal=journal, tell=deltas.append, stopped=lambda: False, tidy=nothing)
         Explorer(work, layer, worker).run()
         spent = time.process_time() - started
     return sum(d.cases for d in deltas) / spent, sum(d.entries for d in deltas) / spent
