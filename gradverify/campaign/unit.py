@@ -32,6 +32,8 @@ class Plan:
     memory : bytes that a worker may allocate beyond what it has when it starts; None for no limit
     folder : working directory of the campaign, so that relative targets mean the same in every worker
     learn : whether interesting rows are kept and mutated
+    named, loss : all targets that were named, and the loss above them; a worker loads them together, as a file that
+        several of its layers are taken from is run only once then; None where a layer is loaded by its own target
     """
 
     dtype: str = "float64"
@@ -42,6 +44,8 @@ class Plan:
     memory: int | None = 4 << 30
     folder: str = "."
     learn: bool = True
+    named: tuple[str, ...] | None = None
+    loss: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
