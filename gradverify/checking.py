@@ -280,11 +280,9 @@ class Search:
             return all(same is not None and same.severity >= threshold for same in tries)
 
         case = finding.case
-        if self.settings.shrink and lead is not None and fails(lead.case):
-            case = lead.case
-        elif self.settings.shrink:
-            seconds = _SHRINK_SECONDS if lead is None else _FOLLOW_SECONDS
-            case = shrink(self.layer, case, fails, seconds=seconds, first=self.small)
+        if self.settings.shrink:
+            seconds, like = (_SHRINK_SECONDS, None) if lead is None else (_FOLLOW_SECONDS, lead.case)
+            case = shrink(self.layer, case, fails, seconds=seconds, first=self.small, like=like)
             self.small.append(case)
         again = [_same(self.layer, case, prop, finding, few=few) for few in (False, True)]
         if not steady or any(found is None for found in again):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from gradverify.layer import Layer
 from gradverify.shrink import axes, entries, options
+from gradverify.shrink.refill import refilled
 from gradverify.shrink.search import Search, TimeUp
 from gradverify.types import Case
 
@@ -17,7 +18,13 @@ __all__ = ["shrink"]
 
 
 def shrink(
-    layer: Layer, case: Case, fails: Callable[[Case], bool], *, seconds: float = 2.0, first: Sequence[Case] = ()
+    layer: Layer,
+    case: Case,
+    fails: Callable[[Case], bool],
+    *,
+    seconds: float = 2.0,
+    first: Sequence[Case] = (),
+    like: Case | None = None,
 ) -> Case:
     """A case that still fails, as small and as round as the time allows; `case` itself if nothing smaller fails.
 
@@ -26,9 +33,14 @@ def shrink(
     fails : the verdict on a candidate; whatever it raises, short of a KeyboardInterrupt, counts as "does not fail"
     seconds : of work (processor time), after which no further candidate is tried; waiting counts a quarter
     first : smaller cases to begin with, of which the smallest that fails is taken
+    like : a case that was made small for something alike; where it fails as it is, or with other values, that will do
     """
     search = Search(layer, case, fails, seconds)
     try:
+        for known in (like, *refilled(layer, like)) if like is not None else ():
+            if search.attempt(known):
+                search.complete()
+                return search.best
         for known in sorted(first, key=lambda known: known.size):
             if known.size <= case.size and search.attempt(known):
                 search.hurry(seconds / 4)
