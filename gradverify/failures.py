@@ -109,12 +109,21 @@ _began = [0.0]  # of the innermost call in progress, by `perf_counter`
 
 def told(error: BaseException) -> str:
     """Type and message of an exception on one line; also where the exception cannot say what it is."""
-    name = texts.line(type.__getattribute__(type(error), "__name__"), 80)
-    try:
-        said = texts.first_line(str(error))
-    except Exception as worse:  # noqa: BLE001  a slip in the author's own exception
-        said = f"(its text cannot be read: __str__ raised {texts.line(type(worse).__name__, 80)})"
+    name, said = named(error), texts.first_line(text_of(error))
     return f"{name}: {said}" if said else name
+
+
+def named(error: BaseException) -> str:
+    """The name of its type."""
+    return texts.line(type.__getattribute__(type(error), "__name__"), 80)
+
+
+def text_of(error: BaseException) -> str:
+    """Its message, whole; an author's exception may have a slip of its own."""
+    try:
+        return str(error)
+    except Exception as worse:  # noqa: BLE001
+        return f"(its text cannot be read: __str__ raised {named(worse)})"
 
 
 def authors_line(error: BaseException) -> str:

@@ -1,5 +1,6 @@
 """What a layer's code hands over or raises, whatever it is, is a finding of that layer and of no other."""
 
+import builtins
 import signal
 import sys
 import unittest
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 
 import gradverify as gv
-from gradverify import evaluate, foreign, texts
+from gradverify import evaluate, foreign, targets, texts
 from gradverify.checking import Settings, check_layer
+from gradverify.errors import TargetError
 from gradverify.failures import LayerFailure, guarded, told, unpatched
 from gradverify.types import Case
 
@@ -90,6 +92,21 @@ def test_an_output_that_is_no_plain_array_is_a_finding(name):
     assert {property for property, _ in kinds(report)} == {"complete"}
     assert {kind for _, kind in kinds(report)} <= {"outputs", "crash"}
     assert str(report).isprintable() or "\n" in str(report)
+
+
+PAIRS = {
+    "none": lambda: None,
+    "no class": Nameless,
+    "raises": Refuses,
+    "one": lambda: (1.0,),
+    "three": lambda: (1.0, 2.0, 3.0),
+    "a tuple that raises": lambda: type("T", (tuple,), {"__len__": Refuses.refuse})((1.0, 2.0)),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_forward_that_returns_no_pair_is_a_finding(name):
+    assert {property for property, _ in kinds(checked(lambda x: PAIRS[name]()))} == {"complete"}
 
 
 GRADIENTS = {
@@ -261,6 +278,21 @@ def test_what_the_handler_of_a_signal_raises_is_no_finding():
             guarded("forward", signal.raise_signal, signal.SIGUSR1)
     finally:
         signal.signal(signal.SIGUSR1, previous)
+
+
+@pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
+def test_whatever_a_file_raises_while_it_is_imported_is_an_error_of_that_target(tmp_path, error):
+    path = tmp_path / "odd.py"
+    path.write_text("import builtins\nraise builtins.odd_error  # here\n")
+    builtins.odd_error = error
+    try:
+        with pytest.raises(TargetError, match="cannot import") as caught:
+            targets.load(str(path))
+    finally:
+        del builtins.odd_error
+    assert "raise builtins.odd_error" in str(caught.value)
+    assert len(str(caught.value)) < 6000
+    assert not set("\x1b\x00\udcff") & set(str(caught.value))
 
 
 # -- what is left behind --------------------------------------------------------------------------
