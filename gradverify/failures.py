@@ -20,6 +20,7 @@ from gradverify.types import Case, Finding
 
 COMPLETE = "complete"  # the property that a layer breaks when its code fails outright
 
+_LONGEST = 4000  # characters of a message
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _OURS = tuple(os.path.join(_HERE, room) for room in ("layers", "mutants"))  # authors like any other
 _TOOLS = tuple(f"{os.sep}{name}{os.sep}" for name in ("numpy", "_pytest", "hypothesis", "unittest"))
@@ -36,7 +37,7 @@ class LayerFailure(Exception):
     """
 
     def __init__(self, kind: str, stage: str, message: str, primal: str | None = None) -> None:
-        super().__init__(message)
+        super().__init__(texts.block(message, _LONGEST))
         self.kind = kind
         self.stage = stage
         self.primal = primal

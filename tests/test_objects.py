@@ -13,7 +13,7 @@ import pytest
 import gradverify as gv
 from gradverify import evaluate, foreign, targets, texts
 from gradverify.checking import Settings, check_layer
-from gradverify.errors import TargetError
+from gradverify.errors import DeclarationError, TargetError
 from gradverify.failures import LayerFailure, guarded, told, unpatched
 from gradverify.types import Case
 
@@ -406,6 +406,17 @@ def test_told_of_an_exception_whose_type_is_odd():
 def test_a_name_is_one_line():
     layer = gv.Layer(square, square_backward, name="a\x1b[31m\n::error::b", x="N")
     assert layer.name == "a?[31m : :error::b"
+
+
+def test_what_an_adapter_says_is_cleaned_as_well():
+    failure = LayerFailure("crash", "forward", "of a library: \x1b[31m\n::error::x " + "A" * 10**6)
+    assert "\x1b" not in str(failure) and "\n:: error" not in str(failure) and len(str(failure)) < 5000
+
+
+@pytest.mark.parametrize("declared", [{"primals": {"x\x1b": "N"}}, {"x": "N", "options": {"a\nb": [1, 2]}}])
+def test_a_name_with_control_characters_is_refused(declared):
+    with pytest.raises(DeclarationError, match="control characters"):
+        gv.Layer(lambda x, **options: (x, None), lambda dy, _: dy, **declared)
 
 
 def test_reading_is_inside_the_guard():
