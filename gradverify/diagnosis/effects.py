@@ -11,6 +11,7 @@ import numpy as np
 from gradverify import evaluate
 from gradverify.diagnosis import add, variants
 from gradverify.diagnosis.evidence import ABOUT_GRADIENTS, Evidence
+from gradverify.diagnosis.untouched import explains
 from gradverify.properties import fresh, properties
 from gradverify.types import Case, Diagnosis, Finding
 from gradverify.verification import examine
@@ -68,6 +69,11 @@ def mutation(evidence: Evidence) -> Diagnosis | None:
     if crash:
         text = f"{stage} changes {what} in place, and fails where that array cannot be written"
         return Diagnosis("mutation", "MUTATE", text, 0.98, dict(changes[0].facts))
+    if evidence.about_gradient and stage == "backward" and not explains(evidence):
+        text = (
+            f"{stage} changes {what} in place besides: what is read of it after that alone does not explain the error"
+        )
+        return Diagnosis("mutation", "MUTATE", text, 0.6, dict(changes[0].facts))
     text = f"{stage} changes {what} in place; what reads it after that gets wrong values"
     return Diagnosis("mutation", "MUTATE", text, 0.975, dict(changes[0].facts))
 
