@@ -76,28 +76,34 @@ def guarded(stage: str, function: Callable[..., Any], /, *arguments: Any, **keyw
 
 @contextmanager
 def unpatched() -> Iterator[None]:
-    """Inside, functions of NumPy are what they are: everything here computes with them, and so does everybody else.
+    """Inside, functions of NumPy stay what they are: everything here computes with them, and so does everybody else.
 
     Raises
     ------
     LayerFailure
         If the body has replaced one, whatever came of that; it is put back.
     """
+    before = dict(vars(np))
     try:
         yield
     finally:
-        now = vars(np)
-        if now != _numpy:  # in most cases a part of NumPy that was loaded on first use
-            replaced = [name for name, value in _numpy.items() if now.get(name) is not value]
-            now.update({name: _numpy[name] for name in replaced})
-            _numpy.update(now)
-            if replaced:
-                names = ", ".join(f"numpy.{name}" for name in replaced[:3])
-                message = f"the layer's code replaces {names}: what anybody computes after that is not to be trusted"
-                raise LayerFailure("crash", "forward", message)
+        replaced = _replaced(before)
+        if replaced:
+            vars(np).update({name: before[name] for name in replaced})
+            names = ", ".join(f"numpy.{name}" for name in replaced[:3])
+            message = f"the layer's code replaces {names}: what anybody computes after that is not to be trusted"
+            raise LayerFailure("crash", "forward", message)
 
 
-_numpy = dict(vars(np))
+def _replaced(before: dict[str, Any]) -> list[str]:
+    """Names in NumPy that stand for something else than before; parts that it loads on first use are only added."""
+    now = vars(np)
+    try:
+        if now == before:  # in C, and by identity first: some microseconds
+            return []
+    except Exception:  # noqa: BLE001  of an object that was put there
+        pass
+    return [name for name, value in before.items() if now.get(name) is not value]
 
 
 def running() -> float:

@@ -5,6 +5,7 @@ import signal
 import sys
 import unittest
 from types import SimpleNamespace
+from unittest import mock
 
 import hypothesis
 import numpy as np
@@ -339,6 +340,18 @@ def test_what_goes_wrong_with_a_replaced_numpy_is_told_as_that():
     with pytest.raises(LayerFailure, match=r"replaces numpy\.sin"):
         patches()
     assert np.sin(0.0) == 0.0
+
+
+def test_a_function_of_numpy_that_somebody_else_replaced_is_not_the_layers():
+    with mock.patch("numpy.tanh", Refuses()):
+        assert checked().ok
+
+    def forward(x):
+        np.tanh = Refuses()
+        return square(x)
+
+    assert "replaces numpy.tanh" in str(checked(forward))
+    assert np.tanh(0.0) == 0.0
 
 
 def test_a_popped_numpy_is_put_back():
