@@ -32,6 +32,8 @@ class Plan:
     memory : bytes that a worker may allocate beyond what it has when it starts; None for no limit
     folder : working directory of the campaign, so that relative targets mean the same in every worker
     learn : whether interesting rows are kept and mutated
+    named, loss : all targets that were named, and the loss above them; a worker loads them together, as a file that
+        several of its layers are taken from is run only once then; None where a layer is loaded by its own target
     """
 
     dtype: str = "float64"
@@ -42,6 +44,8 @@ class Plan:
     memory: int | None = 4 << 30
     folder: str = "."
     learn: bool = True
+    named: tuple[str, ...] | None = None
+    loss: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +58,14 @@ class Row:
     data : the row
     features : hashes of what was new in its case
     ratio : its worst disagreement in units of the bound, if that was a record
+    reached : whether it reached code that no case before it had
     """
 
     regime: Regime
     data: bytes
     features: tuple[int, ...] = ()
     ratio: float = 0.0
+    reached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +255,7 @@ def row_to_json(layer: str, row: Row) -> dict[str, Any]:
         "row": row.data.hex(),
         "features": list(row.features),
         "ratio": repr(float(row.ratio)),
+        "reached": row.reached,
     }
 
 
@@ -261,7 +268,7 @@ def row_of(about: Fields) -> tuple[str, Row]:
     features = about.listed("features", int)
     if any(not 0 <= feature < 1 << 32 for feature in features):
         raise CaseFileError("a feature is no hash")
-    row = Row(regime_of(about.inner("regime")), data, tuple(features), about.number("ratio"))
+    row = Row(regime_of(about.inner("regime")), data, tuple(features), about.number("ratio"), about.flag("reached"))
     return about.text("layer"), row
 
 

@@ -24,8 +24,8 @@ from gradverify.types import Case, Finding, Outcome
 from gradverify.verification import watcher
 
 KILLED = "killed"  # kind of the finding that a dead process leaves behind
-_RUNNING, _FOUND = ".running", ".found"
 _UNWRITABLE = (OSError, CaseFileError)  # a journal that cannot be written must not stop the check
+_RUNNING, _FOUND = ".running", ".found"
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ class Journal:
         self.owner = ""
         self.found: dict[tuple[str, str, str], Path] = {}
         self._running: journal.Journal | None = None
+        self._case: Case | None = None
+        self._content = b""
 
     @contextmanager
     def watching(self, owner: str) -> Iterator[None]:
@@ -67,8 +69,9 @@ class Journal:
 
     def before(self, layer: Layer, case: Case, prop: Property) -> None:
         with suppress(*_UNWRITABLE):
-            about = {"owner": self.owner, "asked": prop.name, "layer": layer.name}
-            record = packed(about, casefile.dumps(case))
+            if case is not self._case:  # one case is shown to several properties
+                self._case, self._content = case, casefile.dumps(case)
+            record = packed({"owner": self.owner, "asked": prop.name, "layer": layer.name}, self._content)
             self._running = self._running or journal.Journal(self._path(_RUNNING))
             self._running.write(record)
 
@@ -104,7 +107,7 @@ def folder_of(cache: Path | None) -> Path:
 
 def left_by(folder: Path, worker: str) -> Left | None:
     """What a worker of pytest-xdist left behind; its journal is removed."""
-    running = sorted(folder.glob(f"{worker}-*{_RUNNING}"))
+    running = sorted((*folder.glob(f"{worker}-*{_RUNNING}"), *folder.glob(f"{worker}{_RUNNING}")))
     return _left(running[0]) if running else None
 
 
