@@ -366,7 +366,9 @@ def buffered(by):
     kept = {}
 
     def forward(x):
-        y = kept.setdefault(by(x), np.empty(100))[: x.size].reshape(x.shape)
+        if kept.get(by(x), np.empty(0)).size < x.size:
+            kept[by(x)] = np.empty(x.size)
+        y = kept[by(x)][: x.size].reshape(x.shape)
         np.multiply(x, x, out=y)
         return y, x
 
