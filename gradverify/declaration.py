@@ -36,6 +36,12 @@ def validate(layer: Layer, constants: tuple[str, ...], settings: Iterable[str]) 
             f"layer {layer.name!r} declares no primals: name each array argument of forward with its "
             'dimensions, e.g. x="N D", W="D H"'
         )
+    for name in (*layer.primal_names, *layer.options):
+        if name != texts.line(name, 200):
+            raise DeclarationError(
+                f"layer {layer.name!r}: a primal or option is named {texts.line(repr(name), 200)}; "
+                "names are short and have no control characters, as they are printed everywhere"
+            )
     _mentioned(layer, constants)
     _functions(layer)
     names = {n for primal in layer.primals for n in primal.dims.names}

@@ -57,13 +57,8 @@ def run(
     """
     forward, backward = pair or (layer.forward, layer.backward)
     result = guarded("forward", forward, *(primals[p.name] for p in layer.primals), **options)
-    if not (isinstance(result, tuple) and len(result) == 2):
-        raise LayerFailure(
-            "outputs",
-            "forward",
-            f"forward of {layer.name!r} must return (outputs, saved), a tuple of two; it returned {described(result)}",
-        )
-    outputs, saved = outputs_of(layer, result[0]), result[1]
+    raw, saved = result if type(result) is tuple and len(result) == 2 else guarded("forward", _two, layer, result)
+    outputs = outputs_of(layer, raw)
 
     def pull(cotangents: tuple[Array, ...]) -> Gradients:
         arguments = (*cotangents, saved) if len(cotangents) > 1 and _spreads(backward, len(cotangents)) else None
@@ -73,6 +68,16 @@ def run(
         return by_name(layer, raw)
 
     return Evaluation(outputs, saved, pull)
+
+
+def _two(layer: Layer, result: Any) -> tuple[Any, Any]:
+    if not (isinstance(result, tuple) and len(result) == 2):
+        raise LayerFailure(
+            "outputs",
+            "forward",
+            f"forward of {layer.name!r} must return (outputs, saved), a tuple of two; it returned {described(result)}",
+        )
+    return tuple(result)
 
 
 def outputs_of(layer: Layer, raw: Any) -> tuple[Array, ...]:

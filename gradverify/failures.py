@@ -20,6 +20,7 @@ from gradverify.types import Case, Finding
 
 COMPLETE = "complete"  # the property that a layer breaks when its code fails outright
 
+_LONGEST = 4000  # characters of a message
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _OURS = tuple(os.path.join(_HERE, room) for room in ("layers", "mutants"))  # authors like any other
 _TOOLS = tuple(f"{os.sep}{name}{os.sep}" for name in ("numpy", "_pytest", "hypothesis", "unittest"))
@@ -36,7 +37,7 @@ class LayerFailure(Exception):
     """
 
     def __init__(self, kind: str, stage: str, message: str, primal: str | None = None) -> None:
-        super().__init__(message)
+        super().__init__(texts.block(message, _LONGEST))
         self.kind = kind
         self.stage = stage
         self.primal = primal
@@ -75,28 +76,34 @@ def guarded(stage: str, function: Callable[..., Any], /, *arguments: Any, **keyw
 
 @contextmanager
 def unpatched() -> Iterator[None]:
-    """Inside, functions of NumPy are what they are: everything here computes with them, and so does everybody else.
+    """Inside, functions of NumPy stay what they are: everything here computes with them, and so does everybody else.
 
     Raises
     ------
     LayerFailure
         If the body has replaced one, whatever came of that; it is put back.
     """
+    before = dict(vars(np))
     try:
         yield
     finally:
-        now = vars(np)
-        if now != _numpy:  # in most cases a part of NumPy that was loaded on first use
-            replaced = [name for name, value in _numpy.items() if now.get(name) is not value]
-            now.update({name: _numpy[name] for name in replaced})
-            _numpy.update(now)
-            if replaced:
-                names = ", ".join(f"numpy.{name}" for name in replaced[:3])
-                message = f"the layer's code replaces {names}: what anybody computes after that is not to be trusted"
-                raise LayerFailure("crash", "forward", message)
+        replaced = _replaced(before)
+        if replaced:
+            vars(np).update({name: before[name] for name in replaced})
+            names = ", ".join(f"numpy.{name}" for name in replaced[:3])
+            message = f"the layer's code replaces {names}: what anybody computes after that is not to be trusted"
+            raise LayerFailure("crash", "forward", message)
 
 
-_numpy = dict(vars(np))
+def _replaced(before: dict[str, Any]) -> list[str]:
+    """Names in NumPy that stand for something else than before; parts that it loads on first use are only added."""
+    now = vars(np)
+    try:
+        if now == before:  # in C, and by identity first: some microseconds
+            return []
+    except Exception:  # noqa: BLE001  of an object that was put there
+        pass
+    return [name for name, value in before.items() if now.get(name) is not value]
 
 
 def running() -> float:
@@ -114,12 +121,21 @@ _began: list[Any] = [0.0, ""]  # of the innermost call in progress: when, by `pe
 
 def told(error: BaseException) -> str:
     """Type and message of an exception on one line; also where the exception cannot say what it is."""
-    name = texts.line(type.__getattribute__(type(error), "__name__"), 80)
-    try:
-        said = texts.first_line(str(error))
-    except Exception as worse:  # noqa: BLE001  a slip in the author's own exception
-        said = f"(its text cannot be read: __str__ raised {texts.line(type(worse).__name__, 80)})"
+    name, said = named(error), texts.first_line(text_of(error))
     return f"{name}: {said}" if said else name
+
+
+def named(error: BaseException) -> str:
+    """The name of its type."""
+    return texts.line(type.__getattribute__(type(error), "__name__"), 80)
+
+
+def text_of(error: BaseException) -> str:
+    """Its message, whole; an author's exception may have a slip of its own."""
+    try:
+        return str(error)
+    except Exception as worse:  # noqa: BLE001
+        return f"(its text cannot be read: __str__ raised {named(worse)})"
 
 
 def authors_line(error: BaseException) -> str:

@@ -19,12 +19,15 @@ from importlib import import_module, util
 from types import ModuleType, TracebackType
 from typing import Any
 
+from gradverify import texts
 from gradverify.errors import DeclarationError, TargetError
+from gradverify.failures import from_outside, named, text_of
 from gradverify.layer import Layer, Loss
 from gradverify.registry import layers
 from gradverify.registry import loss as find_loss
 from gradverify.types import Case
 
+_LONGEST = 4000  # characters of a message that are shown
 _PATTERN = re.compile(r"(?P<place>.+?)(?::(?P<object>[^:/\\]+))?")
 _EXAMPLE = """\
     import gradverify
@@ -204,7 +207,9 @@ def _recorded(execute: Callable[[], ModuleType], origin: str, file: str | None) 
         with layers.source(origin) as names:
             module = execute()
         return module, names
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # what is meant for pytest, as pytest.skip, must not end us
+        if from_outside(error):
+            raise
         with layers.source(origin):
             pass  # forget what was registered before the error
         if isinstance(error, TargetError):
@@ -235,7 +240,8 @@ def _told(error: BaseException, file: str | None) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         text = f": {error.text.strip()}" if error.text else ""
         return f"{type(error).__name__} in {os.path.basename(error.filename)}, line {error.lineno}{text} ({error.msg})"
-    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    text = texts.block(text_of(error), _LONGEST)
+    what = f"{named(error)}: {text}" if text else named(error)
     frame = _authors_frame(error.__traceback__, file)
     if frame is None:
         return what
@@ -254,7 +260,7 @@ def _authors_frame(trace: TracebackType | None, file: str | None) -> traceback.F
 
 
 def _relative_hint(error: BaseException, file: str | None) -> str:
-    if file is None or not isinstance(error, ImportError) or "relative import" not in str(error):
+    if file is None or not isinstance(error, ImportError) or "relative import" not in text_of(error):
         return ""
     parts, folder = [os.path.basename(file).removesuffix(".py")], os.path.dirname(file)
     while os.path.exists(os.path.join(folder, "__init__.py")):

@@ -26,7 +26,7 @@ def line(text: str, most: int = LINE) -> str:
 def block(text: str, most: int = BLOCK) -> str:
     """A text of several lines, each of them kept apart and indented as it is."""
     lines = text[:most].splitlines()
-    plain = [indent(part) + line(part.strip(" ")) for part in lines]
+    plain = [indent(part) + line(part.strip(" "), most) for part in lines]
     return "\n".join([*plain, *(["…"] if len(text) > most else [])])
 
 

@@ -1,17 +1,20 @@
 """What a layer's code hands over or raises, whatever it is, is a finding of that layer and of no other."""
 
+import builtins
 import signal
 import sys
 import unittest
 from types import SimpleNamespace
+from unittest import mock
 
 import hypothesis
 import numpy as np
 import pytest
 
 import gradverify as gv
-from gradverify import evaluate, foreign, texts
+from gradverify import evaluate, foreign, targets, texts
 from gradverify.checking import Settings, check_layer
+from gradverify.errors import DeclarationError, TargetError
 from gradverify.failures import LayerFailure, guarded, told, unpatched
 from gradverify.types import Case
 
@@ -90,6 +93,21 @@ def test_an_output_that_is_no_plain_array_is_a_finding(name):
     assert {property for property, _ in kinds(report)} == {"complete"}
     assert {kind for _, kind in kinds(report)} <= {"outputs", "crash"}
     assert str(report).isprintable() or "\n" in str(report)
+
+
+PAIRS = {
+    "none": lambda: None,
+    "no class": Nameless,
+    "raises": Refuses,
+    "one": lambda: (1.0,),
+    "three": lambda: (1.0, 2.0, 3.0),
+    "a tuple that raises": lambda: type("T", (tuple,), {"__len__": Refuses.refuse})((1.0, 2.0)),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_forward_that_returns_no_pair_is_a_finding(name):
+    assert {property for property, _ in kinds(checked(lambda x: PAIRS[name]()))} == {"complete"}
 
 
 GRADIENTS = {
@@ -263,6 +281,21 @@ def test_what_the_handler_of_a_signal_raises_is_no_finding():
         signal.signal(signal.SIGUSR1, previous)
 
 
+@pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
+def test_whatever_a_file_raises_while_it_is_imported_is_an_error_of_that_target(tmp_path, error):
+    path = tmp_path / "odd.py"
+    path.write_text("import builtins\nraise builtins.odd_error  # here\n")
+    builtins.odd_error = error
+    try:
+        with pytest.raises(TargetError, match="cannot import") as caught:
+            targets.load(str(path))
+    finally:
+        del builtins.odd_error
+    assert "raise builtins.odd_error" in str(caught.value)
+    assert len(str(caught.value)) < 6000
+    assert not set("\x1b\x00\udcff") & set(str(caught.value))
+
+
 # -- what is left behind --------------------------------------------------------------------------
 
 
@@ -309,6 +342,18 @@ def test_what_goes_wrong_with_a_replaced_numpy_is_told_as_that():
     assert np.sin(0.0) == 0.0
 
 
+def test_a_function_of_numpy_that_somebody_else_replaced_is_not_the_layers():
+    with mock.patch("numpy.tanh", Refuses()):
+        assert checked().ok
+
+    def forward(x):
+        np.tanh = Refuses()
+        return square(x)
+
+    assert "replaces numpy.tanh" in str(checked(forward))
+    assert np.tanh(0.0) == 0.0
+
+
 def test_a_popped_numpy_is_put_back():
     assert checked(lambda x: (sys.modules.pop("numpy", None) and x * x, x)).ok
     assert sys.modules["numpy"] is np
@@ -321,7 +366,9 @@ def buffered(by):
     kept = {}
 
     def forward(x):
-        y = kept.setdefault(by(x), np.empty(100))[: x.size].reshape(x.shape)
+        if kept.get(by(x), np.empty(0)).size < x.size:
+            kept[by(x)] = np.empty(x.size)
+        y = kept[by(x)][: x.size].reshape(x.shape)
         np.multiply(x, x, out=y)
         return y, x
 
@@ -374,6 +421,17 @@ def test_told_of_an_exception_whose_type_is_odd():
 def test_a_name_is_one_line():
     layer = gv.Layer(square, square_backward, name="a\x1b[31m\n::error::b", x="N")
     assert layer.name == "a?[31m : :error::b"
+
+
+def test_what_an_adapter_says_is_cleaned_as_well():
+    failure = LayerFailure("crash", "forward", "of a library: \x1b[31m\n::error::x " + "A" * 10**6)
+    assert "\x1b" not in str(failure) and "\n:: error" not in str(failure) and len(str(failure)) < 5000
+
+
+@pytest.mark.parametrize("declared", [{"primals": {"x\x1b": "N"}}, {"x": "N", "options": {"a\nb": [1, 2]}}])
+def test_a_name_with_control_characters_is_refused(declared):
+    with pytest.raises(DeclarationError, match="control characters"):
+        gv.Layer(lambda x, **options: (x, None), lambda dy, _: dy, **declared)
 
 
 def test_reading_is_inside_the_guard():
