@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+from gradverify import texts
 from gradverify.errors import DeclarationError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def named(name: object) -> str:
         If it is no string.
     """
     if isinstance(name, str):
-        return name
+        return texts.line(name, 200)
     raise DeclarationError(f"the name of a layer must be a string, got {name!r}")
 
 

@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from gradverify import dims, domains
 from gradverify.declaration import called, mapping, named, validate
@@ -21,6 +21,7 @@ from gradverify.errors import DeclarationError
 from gradverify.hooks import Hooks
 from gradverify.verified import NotVerified
 
+T = TypeVar("T")
 Forward = Callable[..., tuple[Any, Any]]
 Backward = Callable[..., Any]
 
@@ -140,7 +141,7 @@ class Layer:
         primals: Mapping[str, Any] | None = None,
         **declaration: Any,
     ) -> None:
-        label = named(name) if name else str(getattr(forward, "__name__", "layer"))
+        label = named(name or str(getattr(forward, "__name__", "layer")))
         for role, function in (("forward", forward), ("backward", backward)):
             called(label, role, function)
         arrays = {k: v for k, v in declaration.items() if k not in KEYWORDS}
@@ -246,7 +247,20 @@ def simplest(spec: Any) -> Any:
     return None
 
 
-@lru_cache(maxsize=4096)
+def by_function(read: Callable[..., T]) -> Callable[..., T]:
+    """Remember what is read off a function; an object that is called and has no hash, as a dataclass, is read anew."""
+    remembered = lru_cache(maxsize=4096)(read)
+
+    def found(function: Callable[..., Any], *more: Any) -> T:
+        try:
+            return remembered(function, *more)
+        except TypeError:
+            return read(function, *more)
+
+    return found
+
+
+@by_function
 def accepted(function: Callable[..., Any], names: tuple[str, ...]) -> tuple[str, ...]:
     """The names among `names` that a function takes as keywords."""
     try:
