@@ -579,3 +579,19 @@ def test_numbers_in_lists_are_weights():
     mute = type("Mute", (InLists,), {"backward": lambda self, dy: np.outer(dy, self.w)})
     assert left_out(check(mute(), x="N 2")) == {"w_0", "w_1"}
     assert check(mute(), x="N 2", constants="w").ok
+
+
+class Picky(Silent):
+    """Takes only what no example has."""
+
+    def forward(self, x):
+        if len(x) < 20:
+            raise ValueError("more rows, please")
+        return super().forward(x)
+
+
+def test_what_could_not_be_tried_is_no_pass_either():
+    layer = as_layer(Picky(3, 2), x="N 3", assume=lambda x: len(x) >= 20)
+    assert {item.name for item in layer.unverified if item.blocks} == {"w", "b"}
+    assert "could not be tried" in layer.unverified[0].reason
+    assert not as_layer(Picky(3, 2), x="N 3", assume=lambda x: len(x) >= 20, constants=("w", "b")).unverified

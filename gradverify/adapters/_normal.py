@@ -59,13 +59,15 @@ def examples(
 ) -> Iterator[tuple[dict[str, Array], dict[str, int | tuple[int, ...]]]]:
     """Small arrays for the primals, and the sizes they were made with; axes have unequal sizes first.
 
-    `more` are names of sizes that no primal has.
+    `more` are names of sizes that no primal has. Where `assume` refuses all of them, all are given nevertheless: an
+    object can be built, and says what it holds.
     """
     names = list(dict.fromkeys([*(n for p in layer.primals for n in p.dims.names), *more]))
     if any(p.domain.strategy is not None for p in layer.primals):
         return
     options = layer.default_options
     numbers = sizes_in(options)
+    refused = []
     for k, extents in enumerate(_SIZES):
         sizes: dict[str, Any] = {n: extents[i % len(extents)] for i, n in enumerate(names)}
         sizes = {n: (s,) if n.startswith("*") else s for n, s in sizes.items()} | numbers
@@ -73,6 +75,10 @@ def examples(
         arrays = {p.name: _array(p, sizes, rng) for p in layer.primals}
         if layer.allows(arrays, options):
             yield arrays, sizes
+        else:
+            refused.append((arrays, sizes))
+    if len(refused) == len(_SIZES):
+        yield from refused
 
 
 def redrawn(layer: Layer, sizes: Mapping[str, Any]) -> dict[str, Array]:

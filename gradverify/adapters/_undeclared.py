@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+import numpy as np
+
 from gradverify.adapters._arrays import arrays_of
 from gradverify.adapters._normal import examples, redrawn
 from gradverify.adapters._pairs import Pair, Path, show
 from gradverify.adapters._stateful import Stateful
-from gradverify.adapters._weights import Survey, Weight, survey
+from gradverify.adapters._weights import Survey, Weight, covered, survey
 from gradverify.errors import DeclarationError
 from gradverify.evaluate import LayerFailure
 from gradverify.layer import Layer
@@ -25,6 +27,7 @@ _STATE = "state of the object that follows its inputs from call to call, and has
 _SETTING = "single numbers of the object, taken as settings"
 _NO_GRADIENT = "the output depends on this, and no gradient was found"
 _CHANGED = "backward changes them and keeps no gradient: gradverify.adapt.optimiser(...) checks such updates"
+_UNTRIED = "float arrays that could not be tried, as forward took none of a few examples: pairs= or constants= say more"
 _HOLDERS = ("data", "value", "val", "array")
 _NAMELESS = re.compile(r"(?:param|parameter|weight)s?", re.IGNORECASE)
 
@@ -129,7 +132,10 @@ def undeclared(
             taken[path] = found.take(path, text, primals)
     if found.order is not None and set(taken) >= {k for k in found.order if isinstance(k, tuple)}:
         inner.gives = tuple(k if isinstance(k, str) else taken[k] for k in found.order)
+    held = inner.maker.target if made is None and inner.maker.is_object else made
+    untried = {} if found.shapes or held is None else _untried(inner, held)
     missing = [
+        *(NotVerified(named(p, inner.names), _UNTRIED, blocks=True) for p in untried if not _among(p, constants)),
         *(_missing(found.names[p], w) for p, w in found.weights.items()),
         *(NotVerified(show(p), _STATE) for p in sorted(found.state - fixed, key=show)),
         *(NotVerified(show(p), _SETTING) for p in sorted(found.settings - fixed, key=show)),
@@ -137,6 +143,12 @@ def undeclared(
     ]
     line = ", ".join(f'{name} "{primals[name]}"' for name in taken.values())
     return ((f"dimensions: {line} (from the object's arrays)",) if line else ()), tuple(missing)
+
+
+def _untried(inner: Stateful, made: Any) -> dict[Path, Any]:
+    """Float arrays of an object whose forward took none of the examples, so that nobody knows what they do."""
+    arrays = {p: a for p, a in arrays_of(made).items() if isinstance(a, np.ndarray)}
+    return {p: a for p, a in arrays.items() if not covered(inner, made, p)}
 
 
 def named(path: Path, taken: Iterable[str]) -> str:

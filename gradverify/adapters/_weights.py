@@ -227,7 +227,7 @@ def survey(inner: Stateful, primals: dict[str, Array], other: dict[str, Array], 
     begun, ran = (arrays_of(trial.made()[0]) for trial in (cold, warm))
     for trial, held in ((cold, begun), (warm, {p: a for p, a in ran.items() if p not in begun})):
         instance = trial.made()[0]
-        left = _apart({p: a for p, a in held.items() if not _covered(inner, instance, p)})
+        left = _apart({p: a for p, a in held.items() if not covered(inner, instance, p)})
         if inner.modes:
             found.moving |= warm.following(left)
         reaching = trial.reaching(left)
@@ -249,7 +249,7 @@ def survey(inner: Stateful, primals: dict[str, Array], other: dict[str, Array], 
     return found
 
 
-def _covered(inner: Stateful, instance: Any, path: Path) -> bool:
+def covered(inner: Stateful, instance: Any, path: Path) -> bool:
     """Whether an array is a parameter that has a pair already, or shares its memory."""
     array = fetch(instance, path)
     pairs = [inner._pair(instance, name, {}) for name in inner.parameters]

@@ -66,16 +66,27 @@ def total(parts: Sequence[Record]) -> Record:
     verdict = min((r["verdict"] for r in parts), key=_ORDER.index)
     replayed = [r["corpus"] for r in parts if "corpus" in r]
     corpus = {"corpus": _corpora(replayed)} if replayed else {}
-    lines = _lines(parts)
-    return {
-        **parts[0],
-        **sums,
-        **most,
-        **corpus,
-        **lines,
-        "verdict": verdict,
-        "findings": [found[key] for key in sorted(found)],
+    left = {
+        "verified": _shares(parts),
+        "not_verified": list(dict.fromkeys(x for r in parts for x in r["not_verified"])),
     }
+    findings = [found[key] for key in sorted(found)]
+    lines = _lines(parts)
+    return {**parts[0], **sums, **most, **left, **corpus, **lines, "verdict": verdict, "findings": findings}
+
+
+def _shares(parts: Sequence[Record]) -> list[Record]:
+    """What several records verified of each primal and output; the resolution is the coarsest."""
+    found: dict[str, Record] = {}
+    for share in (share for r in parts for share in r["verified"]):
+        known = found.setdefault(share["name"], {**share, "entries": 0, "decided": None, "unresolved": {}})
+        known["entries"] += share["entries"]
+        for key, combined in (("decided", sum), ("resolution", max)):
+            told = [value for value in (known[key], share[key]) if value is not None]
+            known[key] = combined(told) if told else None
+        for why, count in share["unresolved"].items():
+            known["unresolved"][why] = known["unresolved"].get(why, 0) + count
+    return list(found.values())
 
 
 def _corpora(parts: Sequence[Record]) -> Record:
