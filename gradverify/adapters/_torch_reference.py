@@ -81,12 +81,16 @@ class Reference:
         options: Mapping[str, Any],
         seed: int,
         kept: int | None,
-    ) -> tuple[Any, dict[str, Array]]:
-        """The same, every operation displaced by as much as a good kernel may be off.
+    ) -> tuple[Any, dict[str, Array], int]:
+        """Outputs and gradients, every operation displaced by as much as a good kernel may be off.
 
         Parameters
         ----------
         kept : number of elements from which on tensors for backward are rounded to the kernel's type; None for none
+
+        Returns
+        -------
+        Outputs, gradients by name, and the number of elements of all results on the way
         """
         torch = import_torch()
         large = sum(a.size for a in (*arrays, *cotangents)) > _LARGE
@@ -96,7 +100,7 @@ class Reference:
             outputs, tape = engine.forward(*arrays, **options)
         with disturbed:
             gradients = engine.backward(cotangents, tape)
-        return outputs, _given(gradients)
+        return outputs, _given(gradients), disturbed.work
 
     def kept(self, saved: Any) -> int | None:
         """From which number of elements on the kernel was seen to save tensors of its own in its type.
