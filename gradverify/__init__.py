@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gradverify.errors import GradientMismatch as GradientMismatch
     from gradverify.errors import GradverifyError as GradverifyError
     from gradverify.errors import NothingVerified as NothingVerified
+    from gradverify.errors import PartlyVerified as PartlyVerified
     from gradverify.errors import TargetError as TargetError
     from gradverify.errors import UsageError as UsageError
     from gradverify.layer import Layer as Layer
@@ -46,6 +47,7 @@ _HOMES = {
     "GradientMismatch": "errors",
     "GradverifyError": "errors",
     "NothingVerified": "errors",
+    "PartlyVerified": "errors",
     "TargetError": "errors",
     "UsageError": "errors",
 }

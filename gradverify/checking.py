@@ -3,89 +3,37 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Integral, Real
 from typing import Any
 
 from gradverify import tuning
 from gradverify.adapters import as_layer
 from gradverify.compose import under_loss
 from gradverify.coverage import Coverage
+from gradverify.declaration import refusal
 from gradverify.diagnosis import diagnosed
-from gradverify.errors import GradientMismatch, NothingVerified, UsageError
+from gradverify.errors import GradientMismatch, UsageError
 from gradverify.failures import COMPLETE
 from gradverify.layer import Layer
 from gradverify.limits import TOO_SLOW
+from gradverify.lines.recorder import Recorder
 from gradverify.properties import Property, Regime, explained
 from gradverify.registry import layers
-from gradverify.types import WORST_SEEN, Case, Finding, Report, Tally
-from gradverify.verification import behind, examine, listed, selected, told_by
+from gradverify.settings import EXAMPLES, Settings
+from gradverify.tally import Tally
+from gradverify.types import WORST_SEEN, Case, Finding, Report
+from gradverify.verification import behind, examine, listed, no_pass, selected, told_by
 
-EXAMPLES = 100  # cases for each property, unless told otherwise
-DTYPES = ("float64", "float32", "float16")
 _ENOUGH = 25  # cases drawn after the first finding, to see whether there are others
 _CERTAIN = 100.0  # bounds that a gradient is wrong by, beyond which no other case is asked about it
 _CONFIRM = 5  # runs of the minimal case that tell a wrong layer from a flaky one, once two of them differ
 _SHRINK_SECONDS = 2.0
 _FOLLOW_SECONDS = 0.25  # for a finding of the same kind as one that was shrunk: most show on its case as well
 _SLOW = 3  # cases that were given up as too slow, after which a property is no longer tried
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How cases are drawn and compared.
-
-    Attributes
-    ----------
-    examples : cases drawn for each property
-    seed : of the drawing; None takes 0, so that a run can be repeated
-    eps : relative step of the first central difference; None draws it with each case
-    dtype : floating type of the primals
-    properties : names of the properties to try; None tries all that apply
-    method : "adaptive", "central" (the tutorial's procedure at `eps` alone) or "complex"
-    sweep : True compares every entry whatever their number, False screens only, None decides by size
-    memory : bytes of perturbed copies in flight
-    shrink : whether failing cases are made small and diagnosed
-    """
-
-    examples: int = EXAMPLES
-    seed: int | None = None
-    eps: float | None = None
-    dtype: str = "float64"
-    properties: tuple[str, ...] | None = None
-    method: str = "adaptive"
-    sweep: bool | None = None
-    memory: int | None = None
-    shrink: bool = True
-
-    def __post_init__(self) -> None:
-        if not _whole(self.examples) or self.examples < 1:
-            raise UsageError(f"examples must be a whole number of at least 1, got {self.examples!r}")
-        if self.eps is not None and not (isinstance(self.eps, Real) and 0 < self.eps < 1):
-            raise UsageError(f"eps must be a finite step between 0 and 1 (relative to the entry), got {self.eps!r}")
-        if self.dtype not in DTYPES:
-            raise UsageError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
-        if self.method not in ("adaptive", "central", "complex"):
-            raise UsageError(f"method must be adaptive, central or complex, got {self.method!r}")
-        if self.seed is not None and not _whole(self.seed):
-            raise UsageError(f"seed must be a whole number, got {self.seed!r}")
-        if self.memory is not None and (not _whole(self.memory) or self.memory < 1):
-            raise UsageError(f"memory must be a positive number of bytes, got {self.memory!r}")
-        selected(self.properties)
-
-    @property
-    def tuning(self) -> tuning.Tuning:
-        limit = {None: tuning.current().sweep_limit, True: sys.maxsize, False: 0}[self.sweep]
-        return tuning.Tuning(method=self.method, eps=self.eps, sweep_limit=limit, memory=self.memory)
-
-
-def _whole(number: object) -> bool:
-    return isinstance(number, Integral) and not isinstance(number, bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +83,8 @@ def check(
     ------
     GradientMismatch
         An AssertionError with the report as its text.
-    NothingVerified
-        An AssertionError: no entry of any case could be decided.
+    NothingVerified, PartlyVerified
+        An AssertionError: no entry of any case could be decided, or an object has weights without a gradient.
     GradverifyError
         For a target, a declaration or an argument that cannot be used.
     """
@@ -156,7 +104,7 @@ def check(
     if raises and report.findings:
         raise GradientMismatch(report, f"{len(report.findings)} finding(s)\n{report}")
     if raises and not report.verified:
-        raise NothingVerified(report, f"nothing could be verified\n{report}")
+        raise no_pass(report)
     return report
 
 
@@ -193,11 +141,12 @@ class Search:
     first: int | None = None
     slow: Counter[str] = field(default_factory=Counter)
     refused: bool = False
+    recorder: Recorder = field(init=False)
 
     def run(self) -> Report:
         """Draw, verify, shrink; one pass for each group of properties that draw alike."""
         start = time.perf_counter()
-        with tuning.using(self.settings.tuning):
+        with tuning.using(self.settings.tuning), Recorder(self.layer) as self.recorder:
             groups = list(alike(self.applicable()))
             self.total = sum(_count(self.settings.examples, props) for _, props in groups)
             for regime, props in groups:
@@ -212,8 +161,11 @@ class Search:
             seed=self.seed,
             seconds=time.perf_counter() - start,
             examples=self.settings.examples,
-            notes=(_refusal(self.layer),) if self.refused else (),
+            notes=(refusal(self.layer),) if self.refused else self.coverage.lacks(),
             coverage=self.coverage,
+            lines=self.recorder.result(),
+            unverified=self.layer.left_out,
+            origin=self.layer.origin,
         )
 
     def _told_all(self) -> list[Finding]:
@@ -251,25 +203,22 @@ class Search:
                 chosen.append(prop)
         return chosen
 
-    def _strategy(self, regime: Regime) -> Any:
-        from gradverify.strategies import cases
-
-        target = self.layer.origin or (self.layer.name if self.layer.name in layers else None)
-        return cases(self.layer, regime, dtype=self.settings.dtype, eps=self.settings.eps, target=target)
-
     def _stream(self, regime: Regime) -> int:
         return zlib.crc32(f"{self.seed} {self.layer.name} {regime}".encode())
 
     def _draw(self, regime: Regime, props: list[Property]) -> None:
-        from gradverify.strategies import each
+        from gradverify.strategies import drawing_of, explored
 
+        target = self.layer.origin or (self.layer.name if self.layer.name in layers else None)
+        drawing = drawing_of(self.layer, regime, dtype=self.settings.dtype, eps=self.settings.eps, target=target)
         drawn = 0
 
-        def body(case: Case) -> None:
+        def body(case: Case) -> bool:
             nonlocal drawn
             drawn += 1
             self.cases += 1
             self.coverage.add(self.layer, case)
+            self.recorder.begin(case, props[0])
             for prop in props:
                 if self.over:
                     break
@@ -277,20 +226,24 @@ class Search:
                     continue
                 if int(drawn * prop.share) > int((drawn - 1) * prop.share) or drawn == 1:
                     self._try(case, prop, regime)
+            reached = bool(self.recorder.end())
             self.listen(Progress(self.layer.name, self.cases, self.total, len(self.found)))
             if self.over or (self.first is not None and self.cases >= self.first + _ENOUGH):
                 raise _Enough
+            return reached
 
         try:
-            each(self._strategy(regime), _count(self.settings.examples, props), self._stream(regime), body)
+            explored(drawing, _count(self.settings.examples, props), self._stream(regime), body)
         except _Enough:
             self.first = self.cases  # the next group of properties gets its own chance
+        self.coverage.asked(drawing.tried, drawing.refused, drawing.possible)
         self.refused = self.cases == 0  # many attempts, and as many for each other group
 
     def _try(self, case: Case, prop: Property, regime: Regime) -> None:
         begun = time.perf_counter()
         with tuning.using(replace(tuning.current(), known=self._known(prop), few=True)):
             outcome = examine(self.layer, case, prop)
+        self.recorder.told(outcome)
         self.tallies[prop.name].add(outcome, time.perf_counter() - begun)
         self.slow[prop.name] += bool(outcome.skipped and outcome.skipped.startswith(TOO_SLOW))
         prop = told_by(outcome, prop)
@@ -403,21 +356,6 @@ def alike(props: Iterable[Property]) -> Iterable[tuple[Regime, list[Property]]]:
     for prop in props:
         groups.setdefault(prop.regime, []).append(prop)
     return groups.items()
-
-
-def _refusal(layer: Layer) -> str:
-    """Why no case could be drawn, as far as the declaration tells."""
-    strategies = [primal.name for primal in layer.primals if primal.domain.strategy is not None]
-    why = [
-        *(["assume refused all that was drawn"] if layer.assume is not None else []),
-        *([f"the strategy of {' or '.join(strategies)} gave no element"] if strategies else []),
-        *(["an axis has size 0, which empty=True allows"] if not layer.empty and _fixed_zero(layer) else []),
-    ]
-    return f"no case could be drawn: {', or '.join(why) or 'no sizes and values fit the dimensions and domains'}"
-
-
-def _fixed_zero(layer: Layer) -> bool:
-    return any(axis.kind == "fixed" and not axis.size({}) for primal in layer.primals for axis in primal.dims.axes)
 
 
 def _count(examples: int, props: list[Property]) -> int:

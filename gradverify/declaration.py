@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+from gradverify import texts
 from gradverify.errors import DeclarationError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def named(name: object) -> str:
         If it is no string.
     """
     if isinstance(name, str):
-        return name
+        return texts.line(name, 200)
     raise DeclarationError(f"the name of a layer must be a string, got {name!r}")
 
 
@@ -103,6 +104,21 @@ def mapping(label: str, argument: str, given: Any) -> dict[str, Any]:
     raise DeclarationError(
         f"layer {label!r}, {argument}: expected a dict by name, such as {example[argument]}; got {given!r}"
     )
+
+
+def refusal(layer: Layer) -> str:
+    """Why no case could be drawn, as far as the declaration tells."""
+    strategies = [primal.name for primal in layer.primals if primal.domain.strategy is not None]
+    why = [
+        *(["assume refused all that was drawn"] if layer.assume is not None else []),
+        *([f"the strategy of {' or '.join(strategies)} gave no element"] if strategies else []),
+        *(["an axis has size 0, which empty=True allows"] if not layer.empty and _fixed_zero(layer) else []),
+    ]
+    return f"no case could be drawn: {', or '.join(why) or 'no sizes and values fit the dimensions and domains'}"
+
+
+def _fixed_zero(layer: Layer) -> bool:
+    return any(axis.kind == "fixed" and not axis.size({}) for primal in layer.primals for axis in primal.dims.axes)
 
 
 def _mentioned(layer: Layer, constants: tuple[str, ...]) -> None:
@@ -188,11 +204,11 @@ def _predicate(layer: Layer) -> None:
     signature = _parameters(layer.assume) if layer.assume is not None else None
     if signature is None:
         return
-    known = {*layer.primal_names, *layer.options}
+    known = {*layer.primal_names, *layer.options, *layer.size_names}
     for p in signature.parameters.values():
         if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name not in known:
             raise DeclarationError(
-                f"layer {layer.name!r}, assume: it takes {p.name!r}, which is neither a primal nor an option "
+                f"layer {layer.name!r}, assume: it takes {p.name!r}, which is neither a primal, an option nor a size "
                 f"(has {_listed(sorted(known))})"
             )
 

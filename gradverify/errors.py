@@ -37,6 +37,17 @@ class GradientMismatch(AssertionError):
         self.report = report
 
 
+class PartlyVerified(AssertionError):
+    """Raised by `gradverify.check` when weights that the output depends on were left out; carries the Report.
+
+    The text says how to declare each of them.
+    """
+
+    def __init__(self, report: object, text: str) -> None:
+        super().__init__(text)
+        self.report = report
+
+
 class NothingVerified(AssertionError):
     """Raised by `gradverify.check` when no entry could be decided; carries the Report."""
 

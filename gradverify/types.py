@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gradverify.verified import Ledger, NotVerified, ledger
+
 if TYPE_CHECKING:
     from gradverify.coverage import Coverage
+    from gradverify.lines.ran import Ran
+    from gradverify.tally import Tally
 
 Array = Any  # numpy.ndarray of any dtype; shapes stand in the docstrings
-RATIOS = tuple(float(f"1e{k}") for k in range(-6, 9))  # borders of the bins of `Tally.histogram`
-_BORDERS = np.array(RATIOS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,6 +258,7 @@ class Outcome:
     compared : comparisons made, by primal (may be empty for exact properties)
     entries : number of numbers compared
     skipped : the reason, if the property was not tried on this Case
+    outputs : entries that a cotangent weighed, by output, where gradients were compared with numerical ones
     """
 
     property: str
@@ -263,69 +266,7 @@ class Outcome:
     compared: tuple[Comparison, ...] = ()
     entries: int = 0
     skipped: str | None = None
-
-
-@dataclass(slots=True)
-class Tally:
-    """Sums over the cases of one property.
-
-    `failing` counts the cases with a finding, also where that of another property explains it;
-    `primals` counts the entries that disagree, for each primal that was compared;
-    `histogram` counts the entries that were decided by their error in units of its bound: below the first
-    of `RATIOS`, between each and the next, and from the last on (NaN included).
-    """
-
-    property: str
-    cases: int = 0
-    failing: int = 0
-    entries: int = 0
-    verdicts: dict[str, int] = field(default_factory=lambda: {v.name.lower(): 0 for v in Verdict})
-    primals: dict[str, int] = field(default_factory=dict)
-    worst_ratio: float = 0.0
-    resolutions: list[float] = field(default_factory=list)
-    histogram: list[int] = field(default_factory=lambda: [0] * (len(RATIOS) + 1))
-    skipped: int = 0
-    reason: str | None = None
-    seconds: float = 0.0
-
-    def add(self, outcome: Outcome, seconds: float = 0.0) -> None:
-        """Count one more outcome."""
-        self.seconds += seconds
-        if outcome.skipped is not None:
-            self.skipped += 1
-            self.reason = outcome.skipped
-            return
-        self.cases += 1
-        self.failing += any(finding.property == self.property for finding in outcome.findings)
-        self.entries += outcome.entries
-        for comparison in outcome.compared:
-            counts = np.bincount(comparison.verdicts.ravel().astype(int), minlength=len(Verdict))
-            for verdict in Verdict:
-                self.verdicts[verdict.name.lower()] += int(counts[verdict])
-            wrong = self.primals.get(comparison.primal, 0) + int(counts[DISAGREES])
-            self.primals[comparison.primal] = wrong
-            decided = (comparison.verdicts == AGREES) | (comparison.verdicts == DISAGREES)
-            if decided.any():
-                ratio = comparison.ratio[decided]
-                self.worst_ratio = float(np.fmax.reduce(ratio, initial=self.worst_ratio))
-                self.resolutions.append(comparison.resolution)
-                bins = np.bincount(np.searchsorted(_BORDERS, ratio, side="right"), minlength=len(self.histogram))
-                self.histogram = [count + int(more) for count, more in zip(self.histogram, bins)]
-
-    @builtins.property  # a field of this class is called property
-    def resolution(self) -> float:
-        """Smallest error, relative to the gradient, that would have been noticed: the median over comparisons."""
-        return float(np.median(self.resolutions)) if self.resolutions else 0.0
-
-    @builtins.property  # a field of this class is called property
-    def verified(self) -> bool:
-        """Whether anything was decided: a tally in which all is unresolved has verified nothing."""
-        return self.cases > 0 and (self.decided > 0 or self.verdicts["unresolved"] == 0)
-
-    @builtins.property  # a field of this class is called property
-    def decided(self) -> int:
-        """Number of entries with a verdict other than unresolved."""
-        return sum(self.verdicts.values()) - self.verdicts["unresolved"]
+    outputs: Mapping[str, int] = field(default_factory=dict)
 
 
 DIFFERENTIATING = ("gradient", "special", "reference")  # properties that compare with numerical derivatives
@@ -343,6 +284,9 @@ class Report:
     declared : the author's declarations that bear on the result, one line each
     seed, seconds, examples : how the cases were drawn, and how long it took
     coverage : which sizes, options, types and values were drawn; None where nothing was
+    lines : which lines of the author's code ran in a verified case; None where nothing was drawn
+    unverified : what the layer holds that no property can look at, as its adapter saw it
+    origin : the target that loads the layer, which tells two of one name apart
     """
 
     layer: str
@@ -354,6 +298,9 @@ class Report:
     examples: int = 0
     notes: Sequence[str] = ()
     coverage: Coverage | None = None
+    lines: Ran | None = None
+    unverified: tuple[NotVerified, ...] = ()
+    origin: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -362,12 +309,28 @@ class Report:
 
     @property
     def verified(self) -> bool:
+        """Whether anything was decided, as below, and no weight left out of the gradients that were asked for."""
+        return self.decided and not self.blocking
+
+    @property
+    def decided(self) -> bool:
         """Whether anything was decided, and of the gradients themselves where they were asked for."""
         asked = [tally for tally in self.tallies.values() if tally.property in DIFFERENTIATING]
         gradient = self.tallies.get("gradient")
         if gradient is None or gradient.verified:
             return any(tally.verified for tally in asked or self.tallies.values())
         return any(tally.decided or (tally.property == "reference" and tally.verified) for tally in asked)
+
+    @property
+    def verified_by(self) -> Ledger:
+        """What was verified of each primal and output, and what was not."""
+        return ledger((t for t in self.tallies.values() if t.property in DIFFERENTIATING), self.unverified)
+
+    @property
+    def blocking(self) -> tuple[NotVerified, ...]:
+        """Weights that no gradient was found for: with them, no check of the gradients passes."""
+        asked = any(name in self.tallies for name in DIFFERENTIATING)
+        return tuple(item for item in self.unverified if item.blocks and asked)
 
     @property
     def cases(self) -> int:

@@ -10,14 +10,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from gradverify.dims import sizes_in
-from gradverify.errors import DeclarationError, UsageError
+from gradverify.errors import DeclarationError, NothingVerified, PartlyVerified, UsageError
 from gradverify.evaluate import LayerFailure
-from gradverify.failures import COMPLETE, failed
+from gradverify.failures import COMPLETE, failed, unpatched
 from gradverify.layer import Layer
 from gradverify.limits import SLOW, time_limit
 from gradverify.properties import Property, properties
 from gradverify.registry import layers
-from gradverify.types import Array, Case, Finding, Outcome, Report, Tally
+from gradverify.tally import Tally
+from gradverify.types import Array, Case, Finding, Outcome, Report
 
 SECONDS = 10.0  # for one property on one case; a right layer takes milliseconds
 
@@ -75,6 +76,8 @@ def verify(layer: Layer | str | Any, case: Case, names: Sequence[str] | str | No
         layer.declared.lines(),
         seconds=time.perf_counter() - start,
         examples=1,
+        unverified=layer.left_out,
+        origin=layer.origin,
     )
 
 
@@ -187,7 +190,7 @@ def examine(layer: Layer, case: Case, prop: Property, seconds: float | None = SE
 def _examine(layer: Layer, case: Case, prop: Property, seconds: float | None) -> Outcome:
     seconds = None if seconds is None else max(seconds, prop.seconds)
     try:
-        with time_limit(seconds), np.errstate(all="ignore"):  # what overflows here is told by the verdict
+        with time_limit(seconds), unpatched(), np.errstate(all="ignore"):  # what overflows here is told by the verdict
             outcome = prop.holds(layer, case)
             return _unless_moot(layer, case, prop, outcome) if outcome.findings else outcome
     except LayerFailure as failure:
@@ -210,6 +213,13 @@ def _unless_moot(layer: Layer, case: Case, prop: Property, outcome: Outcome) -> 
         if told is not None:
             return told
     return outcome
+
+
+def no_pass(report: Report) -> AssertionError:
+    """The error for a report that has no finding, and in which not all that was asked for was verified."""
+    if report.decided and report.blocking:
+        return PartlyVerified(report, f"{len(report.blocking)} weight(s) not verified\n{report}")
+    return NothingVerified(report, f"nothing could be verified\n{report}")
 
 
 def ranked(findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -10,7 +10,8 @@ import pytest
 import gradverify as gv
 from gradverify import evaluate
 from gradverify.adapters import as_layer
-from gradverify.checking import Settings, check_layer
+from gradverify.checking import check_layer
+from gradverify.settings import Settings
 
 jax = pytest.importorskip("jax")
 

@@ -8,9 +8,10 @@ import pytest
 import gradverify as gv
 from gradverify import Case, adapt, evaluate
 from gradverify.adapters import as_layer
-from gradverify.checking import Settings, check_layer
+from gradverify.checking import check_layer
 from gradverify.errors import DeclarationError
 from gradverify.properties import gradient, reusable
+from gradverify.settings import Settings
 
 
 def check(layer, *properties, examples=4):

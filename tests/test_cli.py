@@ -376,3 +376,42 @@ def test_code_that_ends_the_process_does_not_read_as_passed(tmp_path: Path, code
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == status
     assert told in " ".join((done.stdout + done.stderr).split())
+
+
+FORGETFUL = """
+    import numpy as np
+
+    class Layer:
+        def __init__(self): self.w = np.ones(3)
+        def forward(self, x): return x * self.w
+        def backward(self, dy): return dy * self.w
+
+    import gradverify
+    f = gradverify.register(Layer(), name="f", x="N 3")
+"""
+OTHER = """
+    import gradverify
+    f = gradverify.Layer(lambda x: (2 * x, None), lambda dy, _: 2 * dy, x="N", name="f")
+"""
+
+
+def test_a_layer_with_weights_that_nobody_checked_gives_status_3_and_says_how_to_declare_them(call: Call) -> None:
+    Path("object.py").write_text(textwrap.dedent(FORGETFUL))
+    status, out, _ = call("check", "object.py", *FEW, "--json", "out.json")
+    assert (status, "not verified: w" in out, 'pairs={"w": "dw"}' in out) == (3, True, True)
+    (layer,) = json.loads(Path("out.json").read_text())["layers"]
+    assert (layer["ok"], layer["verified"]) == (False, False)
+    (left,) = layer["verified_by"]["missing"]
+    assert (left["name"], left["blocks"], left["declare"]) == ("w", True, 'pairs={"w": "dw"}')
+    assert [(share["name"], share["kind"]) for share in layer["verified_by"]["verified"]] == [
+        ("x", "primal"),
+        ("y", "output"),
+    ]
+
+
+def test_two_layers_of_one_name_have_rows_of_their_own(call: Call) -> None:
+    for name in ("a.py", "b.py"):
+        Path(name).write_text(textwrap.dedent(OTHER))
+    status, out, _ = call("check", "a.py", "b.py", *FEW)
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines()[1:3]] == ["a.py:f", "b.py:f"]

@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,17 @@ import numpy as np
 import pytest
 
 from gradverify import Layer
-from gradverify.checking import Settings, check_layer
+from gradverify.checking import check_layer
 from gradverify.cli import run
 from gradverify.coverage import DISTINCT, OTHERS, Coverage, regions
 from gradverify.report.html import render_finding, render_html, render_report
 from gradverify.report.html.ladder import ladder_plot
 from gradverify.report.html.markup import breakable, el
 from gradverify.report.jsonreport import to_json
-from gradverify.types import RATIOS, Case, Comparison, Diagnosis, Finding, Outcome, Report, Tally, Verdict
+from gradverify.settings import Settings
+from gradverify.tally import RATIOS, Tally
+from gradverify.types import Case, Comparison, Diagnosis, Finding, Outcome, Report, Verdict
+from gradverify.verified import NotVerified
 
 VOID = {"meta", "wbr"}
 HOSTILE = '<script>alert("x")</script>&\x00'
@@ -316,10 +320,21 @@ def test_ratios_are_counted_by_decade() -> None:
     }
 
 
-def test_a_finding_that_another_explains_still_counts_as_failing(checked: Report) -> None:
+def test_a_failure_that_another_finding_explains_says_which(checked: Report) -> None:
     assert {finding.property for finding in checked.findings} == {"gradient"}
-    assert checked.tallies["special"].failing > 0
-    assert "as another finding explains" in render_html([checked])
+    tallies = {**checked.tallies, "special": Tally("special", cases=3, failing=2, entries=9)}
+    page = render_html([replace(checked, tallies=tallies)])
+    assert "as another finding explains" in page
+    assert "explained by gradient" in page
+    assert "explained by gradient" not in render_html([checked])
+
+
+def test_the_page_says_what_was_verified_and_what_was_not(checked: Report) -> None:
+    left = NotVerified("scale", "no gradient was found", '"scale": "dscale"', True)
+    page = render_html([replace(checked, findings=(), unverified=(left,))])
+    for said in ("What was verified", "Not verified", "scale: no gradient was found", "not verified: scale"):
+        assert said in page
+    assert "Not verified" not in render_html([checked])
 
 
 def test_coverage_counts_sizes_options_types_and_value_regions() -> None:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from gradverify import Layer, evaluate
-from gradverify.checking import Settings, check_layer
+from gradverify.checking import check_layer
 from gradverify.cli import run as command
 from gradverify.mutants import baseline, generic, runner, shelf
 from gradverify.registry import layers
+from gradverify.settings import Settings
 
 SHELF = {m.number: m for m in shelf()}
 ESCAPES = {94}  # the textbook derivative of the sigmoid; see docs/mutants.md

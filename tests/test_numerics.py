@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradverify import Case, Layer, Verdict, evaluate, tuning, verify
-from gradverify.checking import Settings, check_layer
+from gradverify.checking import check_layer
 from gradverify.differences import ladder, screen
 from gradverify.differences.central import best_step, central
 from gradverify.differences.complexstep import complex_step
@@ -22,6 +22,7 @@ from gradverify.judgement.rules import cancelling
 from gradverify.judgement.sweep import sweep
 from gradverify.properties import gradient, special
 from gradverify.registry import layers
+from gradverify.settings import Settings
 
 
 def elementwise(forward, backward, **declaration):

@@ -7,7 +7,8 @@ import pytest
 
 from gradverify import Layer, adapt, check
 from gradverify.adapters import as_layer
-from gradverify.checking import Settings, check_layer
+from gradverify.checking import check_layer
+from gradverify.settings import Settings
 
 
 def findings(target, *names, examples=30, **declaration):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import gradverify as gv
-from gradverify.checking import Settings, check_layer
+from gradverify.checking import check_layer
+from gradverify.settings import Settings
 
 RIGHT, WRONG = {}, {}
 

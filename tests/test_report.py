@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gradverify import Layer
-from gradverify.checking import Settings, check_layer
+from gradverify import Layer, verify
+from gradverify.checking import check_layer
+from gradverify.judgement import says
+from gradverify.judgement.plain import SCREENED
+from gradverify.registry import layers
 from gradverify.report import code, jsonreport, table, terminal
 from gradverify.report.numbers import entry, short
-from gradverify.types import Case, Comparison, Diagnosis, Finding, Report, Tally, Verdict
+from gradverify.settings import Settings
+from gradverify.tally import Tally
+from gradverify.types import Case, Comparison, Diagnosis, Finding, Outcome, Report, Verdict
+from gradverify.verified import NotVerified
 
 
 def comparison(shape: tuple[int, ...], wrong: Any, labels: tuple[str, ...] = ()) -> Comparison:
@@ -187,13 +194,16 @@ def test_a_report_of_a_failure_says_what_else_was_checked_and_held() -> None:
     tallies = {
         "gradient": a_tally(failing=3, primals={"x": 0, "W": 4}),
         "special": a_tally("special", failing=2),
-        "pure": Tally("pure", cases=9),
+        "pure": Tally("pure", cases=9, entries=9),
+        "fresh": Tally("fresh", cases=9, stopped=9),
+        "reuse": Tally("reuse", skipped=4, reason="the point is not finite"),
         "linear": a_tally("linear", verdicts=dict.fromkeys(("agrees", "kink", "disagrees"), 0) | {"unresolved": 5}),
         "batch": Tally("batch", reason="no batch axis is declared"),
     }
     assert terminal.held(a_report(a_finding(), tallies=tallies)) == [
         "held: gradient of x; pure",
-        "fails as well, which the finding above explains: special",
+        "explained by gradient: special; fresh",
+        "skipped on every case (the point is not finite): reuse",
         "nothing could be decided: linear",
         "not tried: batch",
     ]
@@ -372,3 +382,97 @@ def test_values_become_plain(value: Any, expected: Any) -> None:
 
 def test_a_report_of_nothing_is_not_ok() -> None:
     assert jsonreport.to_json([])["ok"] is False
+
+
+@pytest.mark.parametrize("name", ["dense", "tanh", "layer_norm", "softmax", "rnn_cell"])
+def test_an_entry_that_agrees_is_off_by_no_more_than_its_bound(name: str) -> None:
+    report = check_layer(layers.get(name), Settings(examples=8, properties=("gradient", "special")))
+    assert report.ok
+    assert 0 < max(tally.worst_ratio for tally in report.tallies.values()) <= 1
+
+
+def test_what_an_analytic_value_is_rounded_by_belongs_to_the_bound_that_is_shown() -> None:
+    """A gradient that is right to its last digits, whose numerical derivative is exact."""
+    layer = Layer(lambda x: (3.0 * x, None), lambda dy, _: dy * (3.0 * (1 + 8e-15)), name="triple", x="N")
+    case = Case("triple", {"x": np.zeros(2)}, cotangents=(np.array([1.0, 2.0]),))
+    (tally,) = verify(layer, case, "gradient").tallies.values()
+    assert tally.verdicts["agrees"] == 2
+    assert 0 < tally.worst_ratio <= 1
+
+
+def refused(x: np.ndarray) -> Any:
+    raise ValueError("never")
+
+
+def test_nothing_holds_of_a_forward_that_always_raises() -> None:
+    layer = Layer(refused, lambda dy, _: dy, name="refused", x="N")
+    report = check_layer(layer, Settings(examples=4, shrink=False))
+    assert [f.property for f in report.findings] == ["complete"]
+    said = "\n".join(terminal.held(report, 1000))
+    assert "held" not in said
+    assert "explained by complete: gradient;" in said
+    assert not any(tally.verified for name, tally in report.tallies.items() if name != "complete")
+
+
+def test_a_property_that_compared_nothing_does_not_hold() -> None:
+    silent = Tally("reuse")
+    silent.add(Outcome("reuse"))
+    assert (silent.cases, silent.skipped, silent.reason) == (0, 1, "on no case was there anything to compare")
+
+
+def test_the_ledger_says_what_was_verified_of_each_primal_and_output(checked: Report) -> None:
+    x, w, b, y = checked.verified_by.verified
+    assert [(s.name, s.kind) for s in (x, w, b, y)] == [
+        ("x", "primal"),
+        ("W", "primal"),
+        ("b", "primal"),
+        ("y", "output"),
+    ]
+    assert min(s.entries for s in (x, w, b, y)) > 0
+    assert x.decided == x.entries - sum(x.unresolved.values())
+    assert x.resolution is not None
+    assert 0 < x.resolution < 1e-6
+    assert y.decided is None
+    assert checked.verified_by.missing == ()
+
+
+def test_a_primal_of_which_nothing_was_decided_is_not_verified() -> None:
+    tally, case = Tally("gradient"), comparison((2,), ())
+    case.verdicts[:] = Verdict.UNRESOLVED
+    case = replace(case, reasons=np.array([1, 0]), rules=("", SCREENED))
+    tally.add(Outcome("gradient", compared=(case,), entries=2, outputs={"y": 0, "z": 3}))
+    ledger = a_report(tallies={"gradient": tally}).verified_by
+    assert [(item.name, item.blocks) for item in ledger.missing] == [("W", False), ("y", False)]
+    assert "not looked at one by one" in ledger.missing[0].reason
+    assert ledger.verified[0].unresolved == {says(SCREENED): 1, "unresolved": 1}
+
+
+def test_weights_that_were_left_out_are_no_pass_and_the_line_that_declares_them_is_printed() -> None:
+    left = (
+        NotVerified("w", "no gradient found", '"w": "grads[0]"', True),
+        NotVerified("b", "no gradient found", '"b": "db"', True),
+    )
+    report = a_report(unverified=(*left, NotVerified("eps", "a setting")))
+    assert not report.ok
+    assert not report.verified
+    assert table.verdict(report) == "not verified: w, b"
+    text = terminal.render(report)
+    assert text.startswith("dense: not verified: w, b (")
+    assert (
+        '\n    to declare them: pairs={"w": "grads[0]", "b": "db"}\n    if they need none: constants=("w", "b")' in text
+    )
+    assert "not verified: eps: a setting" in text
+    assert terminal.undecided(report).startswith("not verified: w, b: no gradient found")
+    assert a_report(
+        unverified=left, tallies={"pure": Tally("pure", cases=9, entries=9)}
+    ).ok  # gradients were not asked for
+
+
+def test_two_layers_of_one_name_are_told_apart() -> None:
+    reports = [a_report(name="f", origin="a.py:f"), a_report(name="f", origin="b.py:f"), a_report(), a_report(name="g")]
+    assert table.labels(reports) == ["a.py:f", "b.py:f", "dense", "g"]
+    assert table.labels([a_report(), a_report()]) == ["dense#1", "dense#2"]
+    assert [row.split()[0] for row in table.table(reports).splitlines()[1:]] == ["a.py:f", "b.py:f", "dense", "g"]
+    told = jsonreport.to_json(reports)["layers"]
+    assert [layer["label"] for layer in told] == ["a.py:f", "b.py:f", "dense", "g"]
+    assert [layer["layer"] for layer in told] == ["f", "f", "dense", "g"]

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 import gradverify as gv
-from gradverify.checking import Settings, check_layer
+from gradverify.checking import check_layer
 from gradverify.layers.recurrent import lstm_cell
 from gradverify.recurrent import as_cell, unroll
 from gradverify.registry import layers
+from gradverify.settings import Settings
 
 READABLE = 24  # array elements of a case, cotangents included
 

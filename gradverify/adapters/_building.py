@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters._chance import Chance
-from gradverify.adapters._instance import Maker, accepted_by, float_arrays
-from gradverify.adapters._normal import attempt, examples, finished, flat, required, split
+from gradverify.adapters._instance import Maker, accepted_by, builds, float_arrays
+from gradverify.adapters._normal import attempt, constants, examples, finished, flat, required, split
 from gradverify.adapters._pairs import Pair, attributes, discover, fetch, told_pair
 from gradverify.adapters._stateful import Stateful
+from gradverify.adapters._undeclared import undeclared
 from gradverify.errors import DeclarationError
 from gradverify.evaluate import LayerFailure
 from gradverify.layer import Layer
@@ -47,19 +48,31 @@ def build(
 ) -> Layer:
     """A Layer from a kind of stateful convention: find inputs, parameters and pairs, in this order."""
     primals, settings = split(declaration)
+    settings["constants"], fixed = _constants(settings, primals)
     label = str(name or getattr(target, "__name__", type(target).__name__))
-    cls = target if inspect.isclass(target) else type(target)
+    cls = target if inspect.isclass(target) else None if builds(target) else type(target)
     told = {n: told_pair(n, spec) for n, spec in (pairs or {}).items()}
     maker = Maker(target, init, Chance(cls, getattr(cls, "forward", None), target))
     inner = kind(maker, ("", ""), (), (), {}, dict(told), **fields)
     first, failure = _first(inner, primals, settings, label, methods, target)
+    if first is None and cls is None:
+        raise failure or DeclarationError(f"{label} cannot be built")
+    if cls is None:
+        cls = type(first)
+        label = name or (cls.__name__ if label in ("<lambda>", "partial") else label)
+        maker.chance.reach(cls, getattr(cls, inner.methods[0], None))
     if first is None:
         inner.methods = methods or methods_of(cls) or ("forward", "backward")
         inner.inputs = _inputs(cls, inner.methods[0], primals, told)
     if not inner.inputs:
         raise DeclarationError(_no_inputs(label, cls, inner.methods[0]))
     lines = _complete(inner, primals, settings, label, first) if first is not None else ()
+    settings["constants"] = (*settings["constants"], *(n for n in fixed if n in primals))
     layer = _layer(inner, primals, settings, label)
+    fixed = tuple(n for n in fixed if n not in primals)
+    more, missing = undeclared(inner, layer, primals, fixed, _dimensions, first)
+    lines = (*lines, *more)
+    layer = _layer(inner, primals, settings, label).derive(unverified=missing)
     if inner.dtype is None and first is not None:
         inner.dtype = _low_precision(inner, layer)
         if inner.dtype is not None:
@@ -71,12 +84,25 @@ def build(
     return finished(layer, f"pairs: {paired}" if paired else "", *lines, chance=maker.chance)
 
 
+def _constants(settings: Mapping[str, Any], primals: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What is declared constant: primals, and attributes of the object."""
+    given = constants(settings)
+    return tuple(n for n in given if n in primals), tuple(n for n in given if n not in primals)
+
+
 def _sized(inner: Stateful, layer: Layer, label: str, made: Any) -> None:
     """Each size that the object is built with must be one of a primal, or no case could tell it."""
     known = {n for p in layer.primals for n in p.dims.names} | set(layer.primal_names) | set(layer.options)
+    changed = [item.name for item in layer.unverified if item.blocks and item.pair is None]
     unknown = [] if inner.maker.is_object else [n for n in inner.maker.sizes() if n not in known]
     if not unknown:
         return
+    if changed:
+        raise DeclarationError(
+            f"{label} is built with the size {unknown[0]}, which no primal has; its backward changes "
+            f"{', '.join(changed)} and keeps no gradient. gradverify.adapt.optimiser({label}, ...) reads gradients "
+            "from such updates, with the same declaration"
+        )
     arrays = [n for n in float_arrays(made) if n not in inner.pairs] if made is not None else []
     seen = f" It holds {', '.join(arrays)}, of which no gradient was found." if arrays else ""
     one = arrays[0] if arrays else "W"
@@ -307,6 +333,7 @@ def _layer(
             "session": inner.session,
             "held": inner.held,
             "again": inner.again,
+            "added": inner.again if inner.accumulates else None,
             "built_with": inner.maker.built_with(),
             "doc": inspect.getdoc(inner.maker.target) or "",
             **settings,

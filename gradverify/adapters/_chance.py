@@ -38,6 +38,12 @@ class Chance:
         self._calls = 0
         self._known: dict[Any, tuple[int, frozenset[str]]] = {}  # evaluations by configuration, and what they used
 
+    def reach(self, *functions: Callable[..., Any] | None) -> None:
+        """Look after the generators of more functions or classes."""
+        for function in functions:
+            for name, generator in _reached(function):
+                self._private.setdefault(name, (generator, _state(generator)))
+
     @contextmanager
     def fixed(self, key: Any = None, note: bool = True) -> Iterator[None]:
         """Inside, each generator starts from the same state.

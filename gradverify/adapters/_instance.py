@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from gradverify import dims
+from gradverify.adapters._arrays import duplicate
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._normal import required
-from gradverify.adapters._pairs import Pair, attributes, fetch, is_array, show, store
+from gradverify.adapters._pairs import Pair, attributes, fetch, is_array, own, show, store
 from gradverify.errors import DeclarationError
 from gradverify.types import Array
 
@@ -45,7 +46,7 @@ class Maker:
 
     @property
     def is_object(self) -> bool:
-        return not (inspect.isclass(self.target) or inspect.isroutine(self.target))
+        return not builds(self.target)
 
     def sizes(self) -> tuple[str, ...]:
         """Names in `init`, or of the arguments, that look like sizes: one capital letter."""
@@ -83,12 +84,12 @@ class Maker:
         if key not in self.prototypes:
             if len(self.prototypes) >= _KEPT:
                 self.prototypes.clear()
-            made = copy.deepcopy(self.target) if self.is_object else self.target(*arguments[0], **arguments[1])
+            made = duplicate(self.target) if self.is_object else self.target(*arguments[0], **arguments[1])
             if warm is not None:
                 warm(made)
             self.prototypes[key] = made
         try:
-            return copy.deepcopy(self.prototypes[key]), {}
+            return duplicate(self.prototypes[key]), {}
         except (TypeError, ValueError, AttributeError, RuntimeError):  # generators, locks, open files
             made = self.prototypes.pop(key)
             return made, {}
@@ -111,6 +112,11 @@ class Maker:
         return [], {n: known[n] for n in self._takes if n in known}
 
 
+def builds(target: Any) -> bool:
+    """Whether a target is a class or a function that gives an object, and not the object itself."""
+    return inspect.isclass(target) or inspect.isroutine(target) or isinstance(target, partial)
+
+
 def _leaves(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield from re.split(r"[*+\-/]", value)
@@ -131,6 +137,8 @@ def accepted_by(target: Any) -> list[str]:
 
 def _resolved(value: Any, known: Mapping[str, Any]) -> Any:
     """A name or arithmetic on names becomes its size, array or value; what is no name stays."""
+    if isinstance(value, Mapping):
+        return {key: _resolved(part, known) for key, part in value.items()}
     if isinstance(value, (tuple, list)):
         return type(value)(_resolved(part, known) for part in value)
     if not isinstance(value, str):
@@ -150,13 +158,17 @@ def assign(instance: Any, pair: Pair, array: Array) -> None:
     else every reference is replaced, so that the object's own precision does not round the value.
     """
     old = fetch(instance, pair.values[0])
-    if isinstance(old, np.ndarray) and old.dtype == array.dtype and old.shape == array.shape and old.flags.writeable:
+    fits = isinstance(old, np.ndarray) and old.dtype == array.dtype and old.shape == array.shape
+    if fits and old.flags.writeable and own(instance, pair.values[0]):
         np.copyto(old, array)
         for path in pair.values[1:]:
             if fetch(instance, path) is not old:
                 store(instance, path, np.array(array))
         return
     new: Any = np.array(array)
+    if isinstance(old, np.ndarray) and type(old) is not np.ndarray:  # which may hold its gradient itself
+        new = new.view(type(old))
+        new.__dict__.update(getattr(old, "__dict__", {}))
     if isinstance(old, float) and not isinstance(old, np.ndarray):
         new = array.dtype.type(array) if isinstance(old, np.floating) else float(array)
     elif isinstance(old, np.ndarray):
@@ -199,7 +211,7 @@ def summed(instance: Any, pair: Pair) -> Any:
         return _copied(pair.gradient(instance))
     parts = [fetch(instance, path) for path in pair.gradient]
     distinct = list({id(p): p for p in parts}.values())
-    if any(p is None for p in distinct):
+    if not distinct or any(p is None for p in distinct):
         return None
     total = _copied(distinct[0])
     for part in distinct[1:]:

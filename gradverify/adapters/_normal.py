@@ -71,8 +71,14 @@ def examples(
         sizes = {n: (s,) if n.startswith("*") else s for n, s in sizes.items()} | numbers
         rng = np.random.default_rng(k)
         arrays = {p.name: _array(p, sizes, rng) for p in layer.primals}
-        if layer.assume is None or bool(layer.assume(**arrays, **options)):
+        if layer.allows(arrays, options):
             yield arrays, sizes
+
+
+def redrawn(layer: Layer, sizes: Mapping[str, Any]) -> dict[str, Array]:
+    """Other values for the primals, at the same sizes."""
+    rng = np.random.default_rng(len(_SIZES))
+    return {p.name: _array(p, sizes, rng) for p in layer.primals}
 
 
 def _array(primal: Any, sizes: Mapping[str, Any], rng: np.random.Generator) -> Array:
@@ -144,6 +150,13 @@ def positional(function: Callable[..., Any], bound: bool = False) -> list[inspec
 def flat(value: Any) -> list[Any]:
     """A result as a list: of a tuple or list its parts, else the one value."""
     return list(value) if isinstance(value, (tuple, list)) else [value]
+
+
+def parted(raw: Any) -> tuple[list[Any], dict[Any, Any]]:
+    """What backward returned: values in order, and those that stand in a dict, alone or beside others."""
+    parts = flat(raw)
+    named = {key: value for part in parts if isinstance(part, Mapping) for key, value in part.items()}
+    return [part for part in parts if not isinstance(part, Mapping)], named
 
 
 def by_options(function: Callable[..., Any], options: Mapping[str, Any], accepted: Sequence[str]) -> dict[str, Any]:

@@ -37,6 +37,8 @@ class Pair:
     def __str__(self) -> str:
         told = getattr(self.gradient, "__name__", "a function") if callable(self.gradient) else ""
         where = _joined(self.values)
+        if not self.gradient:
+            told = "returned by backward"
         named = "" if re.search(rf"\b{re.escape(self.name)}\b", where) else f"{self.name}: "
         return f"{named}{where}<->{told or _joined(self.gradient)}"  # type: ignore[arg-type]
 
@@ -79,7 +81,11 @@ def fetch(holder: Any, path: Path) -> Any:
 def store(holder: Any, path: Path, value: Any) -> None:
     """Put a value at a path; raises what the object raises."""
     *front, (kind, key) = path
-    holder = fetch(holder, tuple(front))
+    inner = fetch(holder, tuple(front))
+    if isinstance(inner, tuple):
+        store(holder, tuple(front), (*inner[:key], value, *inner[key + 1 :]))
+        return
+    holder = inner
     if kind == "attr":
         setattr(holder, key, value)
     else:
@@ -110,6 +116,18 @@ def attributes(instance: Any) -> dict[str, Any]:
     slots = [s for c in type(instance).__mro__ for s in _slots(c)]
     found = {s: getattr(instance, s) for s in slots if hasattr(instance, s)}
     return {**found, **getattr(instance, "__dict__", {})}
+
+
+def shared(instance: Any) -> dict[str, Any]:
+    """Float arrays that the classes of an object hold for all of their objects."""
+    found = {n: v for c in reversed(type(instance).__mro__) for n, v in vars(c).items() if isinstance(v, np.ndarray)}
+    return {n: v for n, v in found.items() if v.dtype.kind in "fc" and n not in attributes(instance)}
+
+
+def own(instance: Any, path: Path) -> bool:
+    """Whether what stands at a path belongs to the object, and not to its class, where it must not be changed."""
+    *front, (kind, key) = path
+    return kind != "attr" or key in attributes(fetch(instance, tuple(front)))
 
 
 def _slots(cls: type) -> tuple[str, ...]:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gradverify import dims
 from gradverify.adapters._chance import forget, held, moved, restore
 from gradverify.adapters._instance import Maker, accepted_by, assign, summed
-from gradverify.adapters._normal import called, flat, required
+from gradverify.adapters._normal import called, parted, required
 from gradverify.adapters._pairs import Pair, discover, fetch, told_pair
 from gradverify.evaluate import LayerFailure
 from gradverify.layer import Backward, Forward
 from gradverify.types import Array
+
+if TYPE_CHECKING:
+    from gradverify.adapters._weights import Weight
 
 _WATCHED = 16  # forwards in which generators are looked for; later ones would show nothing new
 FLUSHES = ("flush_gradients", "zero_grad", "zero_grads", "zero_gradients", "clear_gradients", "reset_gradients")
@@ -54,10 +57,20 @@ class Stateful:
     assumed: Mapping[str, Any] = field(default_factory=dict)  # sizes, while parameters are not known yet
     updated: set[str] = field(default_factory=set)  # parameters that backward was seen to change
     runs: int = 0  # in which generators were looked for
+    modes: bool = False  # whether options change what it does
+    keys: dict[Any, str] = field(default_factory=dict)  # of a dict that backward returns, and primals they are of
 
     @property
     def parameters(self) -> tuple[str, ...]:
         return tuple(n for n in self.names if n not in self.inputs)
+
+    def found(self, pair: Pair) -> Pair:
+        """A pair that trying showed, as this convention reads it."""
+        return pair
+
+    def tells(self, weight: Weight) -> bool:
+        """Whether the gradient of a weight that nobody declared can be read from what was seen."""
+        return weight.gradient is not None or weight.returned is not None
 
     # -- forward ------------------------------------------------------------------------------
 
@@ -170,18 +183,18 @@ class Stateful:
         return {n: np.array(a) for n, a in found.items() if a is not None}
 
     def again(
-        self, primals: Mapping[str, Array], cotangents: tuple[Array, ...], options: Mapping[str, Any]
+        self, rounds: Sequence[tuple[Mapping[str, Array], tuple[Array, ...]]], options: Mapping[str, Any]
     ) -> dict[str, Array]:
-        """What two rounds of forward and backward leave on one new object whose gradients nobody clears between."""
-        arrays = self.cast(dict(primals))
+        """What rounds of forward and backward leave on one new object whose gradients nobody clears between."""
         with self.maker.chance.fixed(options, note=False):
-            instance, built = self.fresh(arrays, options)
-        for _ in range(2):
+            instance, built = self.fresh(self.cast(dict(rounds[0][0])), options)
+        before = self.remember(instance, {n: self._pair(instance, n, {}) for n in self.parameters})
+        for primals, cotangents in rounds:
             with self.maker.chance.fixed(options):
-                self.run(instance, arrays, options, built)
+                self.run(instance, self.cast(dict(primals)), options, built)
             with self.maker.chance.anew(options):
                 self._pull(instance, cotangents if len(cotangents) > 1 else cotangents[0], options)
-        left = {n: summed(instance, self._pair(instance, n, {})) for n in self.parameters}
+        left = {n: self.read(instance, self._pair(instance, n, {}), before) for n in self.parameters}
         return {} if self._implicit(instance) else {n: np.array(g) for n, g in left.items() if g is not None}
 
     def remember(self, instance: Any, pairs: Mapping[str, Pair]) -> dict[str, Any]:
@@ -209,14 +222,18 @@ class Stateful:
 
     def _returned(self, raw: Any) -> dict[str, Any]:
         """Names for what backward returned: inputs, or inputs and parameters, in forward's order."""
-        if isinstance(raw, Mapping):
-            return {str(k): v for k, v in raw.items()}
-        values = flat(raw)
+        values, named = parted(raw)
+        if named or isinstance(raw, Mapping):
+            found = {self.keys.get(k, str(k)): v for k, v in named.items()}
+            return {**(self._in_order(values) if values else {}), **found}
+        return self._in_order(values)
+
+    def _in_order(self, values: list[Any]) -> dict[str, Any]:
         orders = (self.gives,) if self.gives is not None else (self.wanted, self.inputs, self.names)
         for order in orders:
             if order is not None and len(values) == len(order):
                 return dict(zip(order, values))
-        if raw is None:
+        if values == [None]:
             return dict.fromkeys(self.wanted)
         wanted = orders[0] or ()
         raise LayerFailure(

@@ -148,9 +148,9 @@ def _mode() -> type:
 
         def signs(self, like: Tensor, share: float = 0.0) -> Tensor:
             """Plus and minus ones, or factors off by a share to either side; the length of their pool is a prime."""
-            count, self.at = like.numel(), (self.at + 7919 + like.numel()) % _POOL
-            pool = _pool(like.dtype, like.device, (self.at + count).bit_length(), share)
-            return pool[self.at : self.at + count].view(like.shape)
+            count = like.numel()
+            at = self.at = (self.at + 7919 + count) % _POOL
+            return _pool(like.dtype, like.device, (at + count).bit_length(), share)[at : at + count].view(like.shape)
 
     return Noise
 

@@ -145,9 +145,11 @@ def _rounding(disturbed: Any, kept: int | None, dtype: Any) -> Iterator[None]:
         yield
         return
 
+    from torch.utils._python_dispatch import _disable_current_modes as unwatched
+
     def pack(value: Any) -> Any:
         large = value.is_floating_point() and value.numel() >= kept and not (value.is_leaf and value.requires_grad)
-        with import_torch().no_grad():
+        with import_torch().no_grad(), unwatched():
             return disturbed.low(value, dtype) if large else value
 
     with import_torch().autograd.graph.saved_tensors_hooks(pack, lambda value: value):

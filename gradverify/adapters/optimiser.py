@@ -8,48 +8,98 @@ replaced by one that records what it is given, so that no digit is lost in the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from gradverify.adapters import Adapter, add
-from gradverify.adapters._building import build, methods_of
-from gradverify.adapters._instance import accepted_by
-from gradverify.adapters._normal import told
+from gradverify.adapters._building import build
+from gradverify.adapters._normal import attempt, told
 from gradverify.adapters._pairs import Pair, attributes, fetch
 from gradverify.adapters._stateful import Stateful
+from gradverify.adapters._weights import Weight
+from gradverify.errors import DeclarationError
+from gradverify.evaluate import LayerFailure
 from gradverify.layer import Layer
 from gradverify.types import Array
 
+_DEEP = 4  # layers of a network, in a list of it
+_GRADIENT = re.compile(r"^(g|d\w?|d_\w+|.*grad.*)$", re.IGNORECASE)  # of keyword arguments
 _HELD = ("optimizer", "optimiser", "opt", "optim")
 _RATES = {"learning_rate", "lr", "alpha", "eta", "rate", "step_size"}
 _RATE = 2.0**80  # a power of two, so large that the subtraction from the parameter costs no digits of the gradient
 _KEY = "_gradverify_recorder"
 
 
+class Misunderstood(DeclarationError):
+    """The recording optimiser was called in a way that it cannot read: our limit, and no fault of the layer."""
+
+    def __init__(self, call: str) -> None:
+        super().__init__(
+            f"backward calls its optimiser as {call}, which the recording optimiser cannot read. Put one of your own "
+            "in its place and say its rate, or say where gradients are kept:\n"
+            '  gradverify.adapt.optimiser(Dense, setup=lambda layer, _: layer.start(SGD(1.0)), rate=1.0, x="N D")\n'
+            '  gradverify.check(Dense, x="N D", pairs={"W": "dW"})'
+        )
+
+
 class Recorder:
     """Gradient descent at rate 1 that remembers each parameter and gradient it was given.
 
-    It answers to any method name (`update`, `step`, `apply`, ...) with arguments (parameter,
-    gradient, ...), and returns the parameter minus the gradient.
+    It answers to any method name (`update`, `step`, `apply`, ...), and takes a parameter and its gradient in this
+    order or by name, lists or dicts of both, a list of pairs, or a gradient alone. A parameter with its gradient
+    gives the parameter minus the gradient; a gradient alone gives itself, to be added or subtracted.
+
+    Attributes
+    ----------
+    seen : parameters (None where it was not given) and copies of their gradients
+    rated : whether somebody asked for its rate
     """
 
     def __init__(self) -> None:
-        self.seen: list[tuple[Array, Array]] = []
+        self.seen: list[tuple[Any, Array]] = []
+        self.rated = False
 
-    def update(self, parameter: Any, gradient: Any, *_: Any, **__: Any) -> Any:
-        """The parameter after one step."""
+    def update(self, *given: Any, **named: Any) -> Any:
+        """The parameter after one step, or the step."""
+        parts = [a for a in given if _numbers(a)]
+        gradients = [v for k, v in named.items() if _numbers(v) and _GRADIENT.search(k)]
+        parameters = [v for k, v in named.items() if _numbers(v) and not _GRADIENT.search(k) and k not in _RATES]
+        parts = [*(parameters or parts[:0]), *parts, *gradients] if gradients else [*parts, *parameters]
+        if len(parts) == 1 and isinstance(parts[0], (list, tuple)) and all(_paired(p) for p in parts[0]):
+            return [self._step(parameter, gradient) for parameter, gradient in parts[0]]
+        if len(parts) >= 2 and _alike(parts[0], parts[1]):
+            return self._both(parts[0], parts[1])
+        if len(parts) == 1:
+            return self._both(None, parts[0])
+        if parts:
+            raise Misunderstood(_told(given, named))
+        return None
+
+    def _both(self, parameter: Any, gradient: Any) -> Any:
+        if isinstance(gradient, dict):
+            return {k: self._both(None if parameter is None else parameter[k], g) for k, g in gradient.items()}
+        if isinstance(gradient, (list, tuple)):
+            held = [None] * len(gradient) if parameter is None else parameter
+            return [self._both(p, g) for p, g in zip(held, gradient)]
+        return self._step(parameter, gradient)
+
+    def _step(self, parameter: Any, gradient: Any) -> Any:
         self.seen.append((parameter, np.array(gradient)))
-        return parameter - gradient
+        return np.array(gradient) if parameter is None else parameter - gradient
 
-    def __call__(self, parameter: Any, gradient: Any, *_: Any, **__: Any) -> Any:
-        return self.update(parameter, gradient)
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        return self.update(*given, **named)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        if name in _RATES:
+            self.rated = True
+            return _RATE
         return self.update
 
     def __deepcopy__(self, memo: Any) -> Recorder:
@@ -57,6 +107,39 @@ class Recorder:
 
     def __copy__(self) -> Recorder:
         return self  # objects copy one optimiser for each parameter; all are to be heard
+
+
+def _numbers(value: Any) -> bool:
+    """Whether a value is an array or holds arrays, and is no name, index or flag."""
+    if isinstance(value, dict):
+        return bool(value) and all(_numbers(part) for part in value.values())
+    if isinstance(value, (list, tuple)):
+        return bool(value) and all(_numbers(part) for part in value)
+    return isinstance(value, (np.ndarray, np.floating)) and np.asarray(value).dtype.kind in "fc"
+
+
+def _paired(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 2 and _alike(*value)
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two values have one structure and one shape, as a parameter and its gradient."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_alike(one[k], other[k]) for k in one)
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(_alike(a, b) for a, b in zip(one, other))
+    lists = isinstance(one, (dict, list, tuple)) or isinstance(other, (dict, list, tuple))
+    return not lists and np.shape(one) == np.shape(other)
+
+
+def _told(given: tuple[Any, ...], named: dict[str, Any]) -> str:
+    """A call in words."""
+    parts = [_kind(value) for value in given] + [f"{name}={_kind(value)}" for name, value in named.items()]
+    return f"opt({', '.join(parts)})"
+
+
+def _kind(value: Any) -> str:
+    return f"array {np.shape(value)}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
 @dataclass
@@ -71,28 +154,41 @@ class Applied(Stateful):
 
     setup: Callable[[Any, Any], Any] | None = None
     rate: float | None = None
+    rates: dict[str, float] = field(default_factory=dict)  # of parameters whose gradient was read from a subtraction
 
     def ready(self, instance: Any, given: list[Array], options: Mapping[str, Any]) -> None:
         """A recording optimiser in place of the object's own, and a rate of ours where it keeps one."""
+        rates = {n: _RATE for n in self._signature(instance, self.methods[1])[0] if n in _RATES}
+        self.extra = {**rates, **self.extra}
         recorder = Recorder()
         if self.setup is not None:
             self.setup(instance, recorder)
         Stateful.ready(self, instance, given, options)
-        for name in attributes(instance):
-            if name.lower() in _HELD or name.lower().endswith(("_opt", "_optimizer", "_optimiser")):
-                setattr(instance, name, recorder)
-            elif name in _RATES and self.rate is None:
-                setattr(instance, name, _RATE)
+        for holder in _holders(instance, _DEEP):
+            for name in attributes(holder):
+                if name.lower() in _HELD or name.lower().endswith(("_opt", "_optimizer", "_optimiser")):
+                    if self.setup is None:
+                        setattr(holder, name, recorder)
+                elif name in _RATES and self.rate is None:
+                    setattr(holder, name, _RATE)
         instance.__dict__[_KEY] = recorder
 
     def _pair(self, instance: Any, name: str, built: Mapping[str, Array]) -> Pair:
-        return Pair(name, ((("attr", name),),), _before_minus_after)
+        return self.pairs.get(name) or Pair(name, ((("attr", name),),), _before_minus_after)
+
+    def found(self, pair: Pair) -> Pair:
+        """The same parameter, with before minus after as its gradient."""
+        return Pair(pair.name, pair.values, _before_minus_after)
+
+    def tells(self, weight: Weight) -> bool:
+        """Whether backward changes the weight."""
+        return weight.changed
 
     def held(self, saved: Any) -> dict[str, Array]:
         """Nothing: backward is meant to change the parameters."""
         return {}
 
-    def again(self, primals: Any, cotangents: Any, options: Any) -> dict[str, Array]:
+    def again(self, rounds: Any, options: Any) -> dict[str, Array]:
         """Nothing: no gradients are kept."""
         return {}
 
@@ -107,18 +203,58 @@ class Applied(Stateful):
         if pair.name not in before:
             return None
         array, value = before[pair.name]
-        heard = [g for p, g in instance.__dict__[_KEY].seen if p is array]
+        seen = instance.__dict__[_KEY].seen
+        heard = [g for p, g in seen if p is array]
         if heard:
             return sum(heard[1:], heard[0])
-        return (value - np.asarray(fetch(instance, pair.values[0]))) / self._rate(instance)
+        change = value - np.asarray(fetch(instance, pair.values[0]))
+        alone = (g for p, g in seen if p is None and g.shape == change.shape)
+        step = next((g for g in alone if _is_step(change, g, value)), None)
+        if step is not None:
+            return step
+        self.rates[pair.name] = rate = self._rate(instance)
+        return change / rate
+
+    def grain(self, primals: Mapping[str, Array]) -> dict[str, float]:
+        """What a subtraction from a parameter rounds its gradient to: eps |w| over the rate."""
+        return {
+            n: float(np.finfo(primals[n].dtype).eps * np.max(np.abs(primals[n]), initial=0.0)) / abs(rate)
+            for n, rate in self.rates.items()
+            if n in primals and primals[n].dtype.kind == "f" and rate
+        }
 
     def _rate(self, instance: Any) -> float:
         ours = not _RATES.isdisjoint(self.extra) or not _RATES.isdisjoint(attributes(instance))
+        ours = ours or instance.__dict__[_KEY].rated
         return self.rate if self.rate is not None else _RATE if ours else 1.0
+
+
+def _is_step(change: Array, gradient: Array, value: Array) -> bool:
+    """Whether a parameter moved by a gradient, either way: an optimiser may give what is added, or subtracted."""
+    slack = 8 * np.finfo(change.dtype).eps * (np.abs(value) + np.abs(gradient))
+    return any(bool((np.abs(change - sign * gradient) <= slack).all()) for sign in (+1, -1))
+
+
+def _holders(instance: Any, deep: int) -> Iterator[Any]:
+    """An object, and the objects that it is made of, in lists and dicts as well."""
+    if isinstance(instance, (list, tuple)):
+        parts = list(instance)
+    elif isinstance(instance, dict):
+        parts = list(instance.values())
+    elif hasattr(instance, "__dict__") and not callable(instance) and not isinstance(instance, (type, Recorder)):
+        yield instance
+        parts = list(vars(instance).values())
+    else:
+        return
+    for part in parts if deep else ():
+        yield from _holders(part, deep - 1)
 
 
 def _before_minus_after(instance: Any) -> None:
     raise AssertionError("read from the object before and after backward")
+
+
+_before_minus_after.__name__ = "before minus after"  # as reports call it
 
 
 def optimiser(
@@ -157,21 +293,31 @@ def optimiser(
         methods=methods,
         name=name,
         declaration=declaration,
-        extra={**_rate_argument(target, methods), **(extra or {})},
+        extra=extra or {},
         prepare=prepare,
         setup=setup,
         rate=rate,
     )
     inner: Applied = layer.forward.__self__  # type: ignore[attr-defined]
-    return told(layer, "pairs: " + ", ".join(f"{n}<->{n} before minus after" for n in inner.parameters))
+    layer = layer.derive(hooks=replace(layer.hooks, grain=inner.grain))
+    _understood(layer)
+    rest = [n for n in inner.parameters if n not in inner.pairs]
+    return told(layer, "pairs: " + ", ".join(f"{n}<->{n} before minus after" for n in rest) if rest else "")
 
 
-def _rate_argument(target: Any, methods: tuple[str, str] | None) -> dict[str, float]:
-    """A rate for a backward that takes one."""
-    cls = target if isinstance(target, type) else type(target)
-    found = methods or methods_of(cls)
-    names = accepted_by(getattr(cls, found[1], None)) if found is not None else []
-    return {n: _RATE for n in names if n in _RATES}
+def _understood(layer: Layer) -> None:
+    """Refuse a layer whose calls of the optimiser cannot be read, before they look like a fault of its author."""
+    _, evaluation, _ = attempt(layer)
+    if evaluation is None:
+        return
+    try:
+        evaluation.pull(tuple(np.ones(y.shape) for y in evaluation.outputs))
+    except LayerFailure as failure:
+        cause: BaseException | None = failure
+        while cause is not None:
+            if isinstance(cause, Misunderstood):
+                raise cause from None
+            cause = cause.__cause__
 
 
 add(

@@ -53,6 +53,7 @@ def stepwise(
         hooks=dataclasses.replace(layer.hooks, session=None),
     )
     steps = unroll(as_cell(free, states=states, inputs=inputs), truncate=truncate, name=name)
+    steps = steps.derive(unverified=layer.unverified)
     return told(steps, *lines, "a fresh object for each step, gradients summed over the steps")
 
 

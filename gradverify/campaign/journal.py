@@ -12,6 +12,9 @@ import struct
 import zlib
 from pathlib import Path
 
+from gradverify import files
+from gradverify.errors import CaseFileError
+
 _HEADER = struct.Struct("<4sII")  # mark, length, checksum
 _MARK = b"gvj1"
 SUFFIX = ".case"
@@ -57,8 +60,8 @@ class Journal:
 def read(path: str | os.PathLike[str]) -> bytes | None:
     """The record in a journal; None if there is none, or half of one."""
     try:
-        data = Path(path).read_bytes()
-    except OSError:
+        data = files.read(Path(path))
+    except CaseFileError:
         return None
     if len(data) < _HEADER.size:
         return None

@@ -11,10 +11,11 @@ import click
 from gradverify.cli import _cases, _show
 from gradverify.cli._output import color_option, colored, data_stream, note, writable, write_json, write_text
 from gradverify.cli._progress import progress
+from gradverify.errors import UsageError
 
 if TYPE_CHECKING:
-    from gradverify.checking import Settings
     from gradverify.layer import Layer
+    from gradverify.settings import Settings
     from gradverify.types import Case, Comparison, Report
 
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 @click.option("--html", "html_file", metavar="FILE", help="Write the reports as one HTML page.")
 @click.option("--sweep/--screen", default=None, help="Compare every entry, or screen first; the default goes by size.")
 @click.option("--memory", type=int, metavar="BYTES", help="Bytes of perturbed copies that may be in flight.")
+@click.option("--fail-under-coverage", "least", type=float, metavar="PERCENT", help="Status 3 where less code ran.")
 @click.option("--show-matrices", is_flag=True, help="Print the two gradients in full, also where they agree.")
 @color_option
 def command(
@@ -41,7 +43,9 @@ def command(
     all that is registered. Prints a table, then each finding on a small case of its own, with the
     command that replays it.
     """
-    loss, matrices = given.pop("loss"), given.pop("show_matrices")
+    loss, matrices, least = given.pop("loss"), given.pop("show_matrices"), given.pop("least")
+    if least is not None and not 0 <= least <= 100:
+        raise UsageError(f"--fail-under-coverage takes a percentage from 0 to 100, got {least:g}")
     with data_stream() as data:
         writable(json_file)
         writable(html_file)
@@ -67,11 +71,11 @@ def command(
             write_text(render_html(reports, files), html_file, data)
     if not finished:
         raise KeyboardInterrupt
-    return _show.status(reports)
+    return _show.status(reports, least)
 
 
 def _settings(*, examples: int | None, properties: tuple[str, ...], **given: Any) -> Settings:
-    from gradverify.checking import Settings
+    from gradverify.settings import Settings
 
     if examples is not None:
         given["examples"] = examples

@@ -87,8 +87,8 @@ def command(
     replaced, and becomes a finding. Exit status as for `check`; a spent time is no error.
     """
     from gradverify.campaign import Campaign, Plan
-    from gradverify.checking import Settings
     from gradverify.errors import UsageError
+    from gradverify.settings import Settings
 
     if folder == "":
         raise UsageError("--store needs the name of a folder")

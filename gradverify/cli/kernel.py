@@ -76,8 +76,9 @@ def scored(
     from gradverify.adapters._kernel_remote import Remote
     from gradverify.adapters._kernel_worker import digest
     from gradverify.adapters.torch_ import torch_layer
-    from gradverify.checking import Settings, check_layer
+    from gradverify.checking import check_layer
     from gradverify.hooks import Hooks
+    from gradverify.settings import Settings
     from gradverify.targets import raw_object
     from gradverify.verification import watcher
 

@@ -64,9 +64,10 @@ def _shelf(numbers: Sequence[int], classes: Sequence[str]) -> Sequence[Mutant]:
 
 def _generic(targets: Sequence[str], numbers: Sequence[int], classes: Sequence[str]) -> Sequence[Mutant]:
     """Generic mutants of every layer named; a layer in which a check finds something is refused."""
-    from gradverify.checking import Settings, check_layer
+    from gradverify.checking import check_layer
     from gradverify.errors import UsageError
     from gradverify.mutants import generic
+    from gradverify.settings import Settings
     from gradverify.targets import load
 
     layers = {layer.name: layer for target in targets for layer in load(target)}

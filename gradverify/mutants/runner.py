@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from gradverify.checking import Progress, Search, Settings
+from gradverify.checking import Progress, Search
 from gradverify.layer import Layer
 from gradverify.mutants import Mutant, baseline, shelf
+from gradverify.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

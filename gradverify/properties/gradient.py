@@ -21,6 +21,7 @@ from gradverify.layer import Layer
 from gradverify.properties import Property, add
 from gradverify.tuning import current
 from gradverify.types import Array, Case, Comparison, Finding, Outcome, Verdict
+from gradverify.verified import weighted
 
 NAME = "gradient"
 _DRAWS, _MOST_DRAWS = 5, 24  # an entry that is all rounding takes few values, and five draws may show one of them
@@ -54,7 +55,8 @@ def holds(layer: Layer, case: Case) -> Outcome:
         _as_computed(point, case, dtype, analytic, result)
     compared = comparisons(result, asked(layer))
     findings = tuple(finding(layer, case, c, good) for c in compared if doubted and c.wrong.any())
-    return Outcome(NAME, findings, compared, entries=int(np.isfinite(analytic).sum()))
+    entries = int(np.isfinite(analytic).sum())
+    return Outcome(NAME, findings, compared, entries, outputs=weighted(layer.returns, cotangents))
 
 
 def working_dtype(case: Case) -> Any:

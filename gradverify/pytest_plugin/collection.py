@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from gradverify.checking import Settings
 from gradverify.errors import DeclarationError, GradverifyError, TargetError
 from gradverify.layer import Layer
 from gradverify.properties import Property
@@ -21,6 +20,7 @@ from gradverify.pytest_plugin.replays import Check
 from gradverify.pytest_plugin.run import Run
 from gradverify.registry import layers
 from gradverify.report.terminal import render_findings
+from gradverify.settings import Settings
 from gradverify.verification import selected
 
 ROOT = "gradverify"

@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 
-from gradverify.checking import Settings
 from gradverify.compose import under_loss
-from gradverify.errors import GradientMismatch, NothingVerified, UsageError
+from gradverify.errors import GradientMismatch, UsageError
 from gradverify.layer import Layer
 from gradverify.pytest_plugin import shared
 from gradverify.pytest_plugin.replays import Check
 from gradverify.pytest_plugin.run import Run
 from gradverify.registry import layers
 from gradverify.report.terminal import render
+from gradverify.settings import Settings
 from gradverify.types import Report
+from gradverify.verification import no_pass
 
 
 class Checker:
@@ -69,7 +70,7 @@ class Checker:
             text = f"{len(result.report.findings)} finding(s)\n{render(result.report, replays=result.replays)}"
             raise GradientMismatch(result.report, text)
         if raises and not result.report.verified:
-            raise NothingVerified(result.report, f"nothing could be verified\n{result.report}")
+            raise no_pass(result.report)
         return result.report
 
 

@@ -6,7 +6,6 @@ pytest-xdist reads it when it hears of the death, any other run when the next on
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 from gradverify import casefile
 from gradverify.campaign import journal
 from gradverify.errors import CaseFileError
+from gradverify.files import Fields, Told, packed, unpacked
 from gradverify.layer import Layer
 from gradverify.properties import Property
 from gradverify.types import Case, Finding, Outcome
@@ -67,7 +67,8 @@ class Journal:
 
     def before(self, layer: Layer, case: Case, prop: Property) -> None:
         with suppress(*_UNWRITABLE):
-            record = _record(case, {"owner": self.owner, "asked": prop.name, "layer": layer.name})
+            about = {"owner": self.owner, "asked": prop.name, "layer": layer.name}
+            record = packed(about, casefile.dumps(case))
             self._running = self._running or journal.Journal(self._path(_RUNNING))
             self._running.write(record)
 
@@ -76,10 +77,8 @@ class Journal:
             if finding.fingerprint not in self.found:
                 path = self._path(f"-{len(self.found)}{_FOUND}")
                 self.found[finding.fingerprint] = path
-                about = {"property": finding.property, "kind": finding.kind, "primal": finding.primal}
-                severity = repr(float(finding.severity))
                 with suppress(*_UNWRITABLE):
-                    record = _record(finding.case, {**about, "message": finding.message, "severity": severity})
+                    record = packed(Told.of(finding, outcome.property).to_json(), casefile.dumps(finding.case))
                     with closing(journal.Journal(path)) as kept:
                         kept.write(record)
 
@@ -94,11 +93,6 @@ class Journal:
 
     def _path(self, suffix: str) -> Path:
         return self.folder / f"{self.stem}{suffix}"
-
-
-def _record(case: Case, about: dict[str, str | None]) -> bytes:
-    """One line of JSON, then the Case file; raises CaseFileError for an option that no file can hold."""
-    return json.dumps(about).encode() + b"\n" + casefile.dumps(case)
 
 
 def folder_of(cache: Path | None) -> Path:
@@ -140,21 +134,19 @@ def _left(running: Path) -> Left | None:
     stem = running.name.removesuffix(_RUNNING)
     paths = [*sorted(running.parent.glob(f"{stem}-*{_FOUND}")), running]
     try:
-        read = [_read(path) for path in paths]
-    except (OSError, ValueError, KeyError):  # a CaseFileError is a ValueError
+        *found, (about, case) = (_read(path) for path in paths)
+        told = [(Told.from_json(fields), its) for fields, its in found]
+        owner, asked = about.text("owner"), about.line("asked")
+    except CaseFileError:
         return None
     finally:
         for path in paths:
             path.unlink(missing_ok=True)
-    *found, (about, case) = read
-    findings = [
-        Finding(a["property"], a["kind"], a["primal"], a["message"], c, severity=float(a["severity"])) for a, c in found
-    ]
+    findings = [Finding(t.property, t.kind, t.primal, t.message, its, severity=t.severity) for t, its in told]
     message = "the process ended while it ran the layer on this case"
-    killed = Finding(about["asked"], KILLED, None, message, case)
-    return Left(about["owner"], about["asked"], (*findings, killed))
+    return Left(owner, asked, (*findings, Finding(asked, KILLED, None, message, case)))
 
 
-def _read(path: Path) -> tuple[dict[str, str], Case]:
-    line, _, content = (journal.read(path) or b"").partition(b"\n")
-    return dict(json.loads(line)), casefile.loads(content)
+def _read(path: Path) -> tuple[Fields, Case]:
+    about, content = unpacked(journal.read(path) or b"")
+    return about, casefile.loads(content)

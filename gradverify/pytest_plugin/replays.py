@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from gradverify.campaign.trial import HUNG, cause, forked
-from gradverify.checking import Settings
 from gradverify.corpus import Entry
 from gradverify.errors import UsageError
 from gradverify.layer import Layer
 from gradverify.properties import Property
 from gradverify.pytest_plugin.journal import KILLED
+from gradverify.settings import Settings
 from gradverify.types import Case, Finding
 from gradverify.verification import SECONDS, checked, examine, selected, watcher
 

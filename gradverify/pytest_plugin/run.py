@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,12 @@ from gradverify.layer import Layer
 from gradverify.pytest_plugin import journal, settings
 from gradverify.pytest_plugin.replays import Check, Replays, shown
 from gradverify.pytest_plugin.shared import Record
-from gradverify.types import Finding, Report, Tally
+from gradverify.report.jsonreport import plain
+from gradverify.report.terminal import explained, not_verified, state
+from gradverify.tally import Tally
+from gradverify.types import DIFFERENTIATING, Finding, Report
 from gradverify.verification import ranked, selected
+from gradverify.verified import ledger
 
 _FEW = 25  # new cases for a check that fails on its corpus already
 
@@ -127,13 +131,15 @@ def _united(new: Sequence[Finding], old: Sequence[Finding]) -> tuple[Finding, ..
     return ranked(best.values())
 
 
-def verdict_of(tally: Tally, findings: Sequence[Any]) -> str:
-    """ "WRONG", "ok", "skipped" or "nothing verified"."""
+def verdict_of(report: Report, name: str, findings: Sequence[Any]) -> str:
+    """ "WRONG", "explained" (by another property's finding), "not verified", "nothing verified", "ok" or "skipped"."""
     if findings:
         return "WRONG"
-    if tally.verified:
-        return "ok"
-    return "skipped" if tally.skipped and not tally.cases else "nothing verified"
+    untold = "nothing verified" if report.tallies[name].reason is None else "skipped"
+    known = {"explained": "explained", "ok": "ok", "open": "nothing verified", "skipped": untold}
+    verdict = known.get(state(report, name), "WRONG")
+    left_out = bool(report.blocking) and name in DIFFERENTIATING
+    return "not verified" if verdict == "ok" and left_out else verdict
 
 
 def _record(check: Check, report: Report, name: str, props: Sequence[str], replays: dict[Finding, str]) -> Record:
@@ -142,9 +148,10 @@ def _record(check: Check, report: Report, name: str, props: Sequence[str], repla
     findings = [f for f in report.findings if f.property == name or (f.property not in props and name == props[0])]
     file, line = source_of(check.layer)
     compared = sum(tally.verdicts.values())
-    skipped = tally.reason is not None and not tally.cases
+    verdict = verdict_of(report, name, findings)
     return {
         "layer": check.layer.name,
+        "test": check.owner.partition("::")[0],
         "property": name,
         "shard": check.shard,
         "shards": check.shards,
@@ -157,10 +164,13 @@ def _record(check: Check, report: Report, name: str, props: Sequence[str], repla
         "worst_ratio": float(tally.worst_ratio),
         "resolution": float(tally.resolution),
         "seconds": float(tally.seconds),
-        "verdict": "skipped" if skipped and not findings else verdict_of(tally, findings),
-        "reason": tally.reason,
+        "verdict": verdict,
+        "reason": explained(report, name) if verdict == "explained" else tally.reason,
+        "verified": [plain(asdict(share)) for share in ledger([tally], ()).verified],
+        "not_verified": not_verified(report) if name == props[0] else [],
         "file": file,
         "line": line,
+        "lines": None if report.lines is None else report.lines.plain(),
         "findings": [told_of(f, replays.get(f)) for f in findings],
     }
 

@@ -15,15 +15,46 @@ Record = dict[str, Any]
 
 RECORDS = pytest.StashKey[list[Record]]()
 ATTRIBUTE = "gradverify"  # of a TestReport; pytest-xdist sends such attributes along
-_ORDER = ("killed", "WRONG", "nothing verified", "ok", "skipped")  # verdicts, from bad to good
+_ORDER = (
+    "killed",
+    "WRONG",
+    "explained",
+    "not verified",
+    "nothing verified",
+    "ok",
+    "skipped",
+)  # verdicts, from bad to good
 
 
 def merged(records: Iterable[Record]) -> list[Record]:
-    """One record for each layer and property, sorted; shards and repeated checks are summed up."""
-    groups: dict[tuple[str, str], list[Record]] = {}
+    """One record for each layer and property, sorted; shards and repeated checks are summed up.
+
+    Layers of one name that are written in different places, or checked by different files, stay apart.
+    """
+    groups: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
-        groups.setdefault((record["layer"], record["property"]), []).append(record)
-    return [total(groups[key]) for key in sorted(groups)]
+        place = (str(record[key]) for key in ("test", "file", "line"))
+        groups.setdefault((record["layer"], *place, record["property"]), []).append(record)
+    named = labels({key[:-1] for key in groups})
+    return [total(groups[key]) | {"label": named[key[:-1]]} for key in sorted(groups)]
+
+
+def labels(places: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
+    """A name for each (layer, test file, file, line): the layer's own where there is one of that name.
+
+    Else the file that checks it stands before it, or, where that is the same, the place where it is written.
+    """
+    found: dict[str, list[tuple[str, ...]]] = {}
+    for place in places:
+        found.setdefault(place[0], []).append(place)
+    said = {}
+    for name, alike in found.items():
+        tests = [test for _, test, _, _ in alike]
+        for place in alike:
+            _, test, file, line = place
+            own = f"{test}:{name}" if tests.count(test) == 1 else f"{file}:{line}:{name}"
+            said[place] = name if len(alike) == 1 else own
+    return said
 
 
 def total(parts: Sequence[Record]) -> Record:
@@ -35,12 +66,29 @@ def total(parts: Sequence[Record]) -> Record:
     verdict = min((r["verdict"] for r in parts), key=_ORDER.index)
     replayed = [r["corpus"] for r in parts if "corpus" in r]
     corpus = {"corpus": _corpora(replayed)} if replayed else {}
-    return {**parts[0], **sums, **most, **corpus, "verdict": verdict, "findings": [found[key] for key in sorted(found)]}
+    lines = _lines(parts)
+    return {
+        **parts[0],
+        **sums,
+        **most,
+        **corpus,
+        **lines,
+        "verdict": verdict,
+        "findings": [found[key] for key in sorted(found)],
+    }
 
 
 def _corpora(parts: Sequence[Record]) -> Record:
     sums = {key: sum(p[key] for p in parts) for key in ("replayed", "failing", "unkept")}
     return sums | {key: [odd for p in parts for odd in p[key]] for key in ("fixed", "stale", "damaged")}
+
+
+def _lines(parts: Sequence[Record]) -> Record:
+    if len(parts) == 1 or not any(part.get("lines") for part in parts):
+        return {}
+    from gradverify.pytest_plugin.lines import plainly_united
+
+    return {"lines": plainly_united(parts)}
 
 
 def attach(item: pytest.Item, records: Sequence[Record], junit: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from gradverify import __version__
 from gradverify.corpus import replay_command
+from gradverify.pytest_plugin import lines as ran
 from gradverify.pytest_plugin.journal import Left
 from gradverify.pytest_plugin.replays import shown
 from gradverify.pytest_plugin.run import Run, told_of
@@ -32,18 +32,19 @@ def lines(records: Sequence[Record], verbose: bool) -> list[str]:
     if verbose or len(tried) <= _ROWS:
         told = [_row(row) for row in (rows if verbose else tried)]
     else:
-        told = [_row(row) for layer in dict.fromkeys(r["layer"] for r in tried) for row in _folded(layer, tried)]
+        told = [_row(row) for layer in dict.fromkeys(r["label"] for r in tried) for row in _folded(layer, tried)]
     said = columns([_HEADER, *told]) if told else []
     skipped = [row for row in rows if row["verdict"] == "skipped"]
     if skipped:
         said.append(f"{len(skipped)} of {len(rows)} checks were skipped; -rs shows why")
-    return [*said, *_corpus(records)]
+    left_out = [f"{row['label']}: {line}" for row in rows for line in row["not_verified"]]
+    return [*said, *ran.said(rows), *dict.fromkeys(left_out), *_corpus(records)]
 
 
 def _folded(layer: str, rows: Sequence[Record]) -> list[Record]:
     """One row for all checks of a layer that passed; the others keep theirs."""
-    passed = [row for row in rows if row["layer"] == layer and row["verdict"] == "ok"]
-    others = [row for row in rows if row["layer"] == layer and row["verdict"] != "ok"]
+    passed = [row for row in rows if row["label"] == layer and row["verdict"] == "ok"]
+    others = [row for row in rows if row["label"] == layer and row["verdict"] != "ok"]
     if not passed:
         return others
     return [total(passed) | {"property": f"({len(passed)} properties)"}, *others]
@@ -52,7 +53,7 @@ def _folded(layer: str, rows: Sequence[Record]) -> list[Record]:
 def _row(row: Record) -> tuple[str, ...]:
     compared = row["compared"]
     return (
-        row["layer"],
+        row["label"],
         row["property"],
         str(row["cases"] or "-"),
         short(row["worst_ratio"], 3) if compared else "-",
@@ -63,6 +64,8 @@ def _row(row: Record) -> tuple[str, ...]:
 
 
 def _verdict(row: Record) -> str:
+    if row["verdict"] == "explained":
+        return str(row["reason"])
     if not row["findings"]:
         return f"skipped: {row['reason']}" if row["verdict"] == "skipped" else str(row["verdict"])
     wrong = [f"{f['kind']}{' ' + f['primal'] if f['primal'] else ''}" for f in row["findings"]]
@@ -115,6 +118,7 @@ def of_the_dead(run: Run, left: Left) -> tuple[Record, str]:
     sums = dict.fromkeys(("worst_ratio", "resolution", "seconds"), 0.0)
     record = {
         "layer": killed.case.layer,
+        "test": left.owner.partition("::")[0],
         "property": left.asked,
         "shards": 1,
         "examples": run.settings.examples,
@@ -122,6 +126,8 @@ def of_the_dead(run: Run, left: Left) -> tuple[Record, str]:
         **sums,
         "verdict": "killed",
         "reason": killed.message,
+        "verified": [],
+        "not_verified": [],
         "file": None,
         "line": None,
         "findings": findings,
@@ -140,15 +146,16 @@ def as_json(told: Settings, records: Sequence[Record]) -> dict[str, Any]:
         "seed": told.seed,
         "examples": told.examples,
         "ok": bool(rows) and all(row["verdict"] in ("ok", "skipped") for row in rows),
-        "checks": [plain({k: v for k, v in row.items() if k not in ("shard", "corpus")}) for row in rows],
+        "checks": [plain({k: v for k, v in row.items() if k not in ("shard", "corpus", "lines")}) for row in rows],
+        "lines": {name: each.plain() for name, each in ran.united(rows).items()},
     }
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write the results, whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    from gradverify import files
+
+    files.write(path, files.dumps(content))
 
 
 def workflow_commands(records: Sequence[Record]) -> list[str]:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 import gradverify
 from gradverify.coverage import Coverage, regions
+from gradverify.report.table import labels
 from gradverify.report.terminal import PASTED
-from gradverify.types import RATIOS, Case, Comparison, Finding, Report, Tally
+from gradverify.tally import RATIOS, Tally
+from gradverify.types import Case, Comparison, Finding, Report
+from gradverify.verified import Ledger
 
 SCHEMA = "gradverify-report"
 VERSION = 1  # raised when a field is removed or changes its meaning; new fields do not raise it
@@ -32,7 +36,7 @@ def to_json(reports: Sequence[Report], files: Mapping[Finding, str] | None = Non
         "python": platform.python_version(),
         "numpy": np.__version__,
         "ok": bool(reports) and all(report.ok for report in reports),
-        "layers": [_layer(report, files or {}) for report in reports],
+        "layers": [_layer(report, label, files or {}) for label, report in zip(labels(reports), reports)],
     }
 
 
@@ -49,12 +53,16 @@ def plain(value: Any) -> Any:
         return [plain(value.real), plain(value.imag)]
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else repr(float(value))
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    return str(value).encode("utf-8", "backslashreplace").decode()  # half a surrogate pair is no text to other readers
 
 
-def _layer(report: Report, files: Mapping[Finding, str]) -> dict[str, Any]:
+def _layer(report: Report, label: str, files: Mapping[Finding, str]) -> dict[str, Any]:
     return {
         "layer": report.layer,
+        "label": label,
+        "origin": report.origin,
         "ok": report.ok,
         "verified": report.verified,
         "seed": report.seed,
@@ -63,8 +71,10 @@ def _layer(report: Report, files: Mapping[Finding, str]) -> dict[str, Any]:
         "seconds": plain(report.seconds),
         "declared": list(report.declared),
         "notes": list(report.notes),
+        "verified_by": _ledger(report.verified_by),
         "properties": {name: _tally(tally) for name, tally in report.tallies.items()},
         "coverage": None if report.coverage is None else _coverage(report.coverage),
+        "lines": None if report.lines is None else report.lines.plain(),
         "findings": [_finding(finding, files.get(finding)) for finding in report.findings],
     }
 
@@ -73,6 +83,7 @@ def _tally(tally: Tally) -> dict[str, Any]:
     return {
         "cases": tally.cases,
         "failing": tally.failing,
+        "stopped": tally.stopped,
         "entries": tally.entries,
         "verdicts": dict(tally.verdicts),
         "primals": dict(tally.primals),
@@ -82,6 +93,13 @@ def _tally(tally: Tally) -> dict[str, Any]:
         "skipped": tally.skipped,
         "reason": tally.reason,
         "seconds": plain(tally.seconds),
+    }
+
+
+def _ledger(ledger: Ledger) -> dict[str, Any]:
+    return {
+        "verified": [plain(asdict(share)) for share in ledger.verified],
+        "missing": [plain(asdict(item) | {"declare": item.declare}) for item in ledger.missing],
     }
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from itertools import count
 
 from gradverify.report.numbers import short
-from gradverify.report.terminal import columns, painter
-from gradverify.types import Report, Tally
+from gradverify.report.terminal import columns, painter, unfounded
+from gradverify.tally import Tally
+from gradverify.types import Report
 
 HEADER = ("layer", "cases", "entries", "worst/bound", "resolution", "time", "unresolved", "kinks", "verdict")
 
@@ -16,16 +19,16 @@ def table(reports: Sequence[Report], color: bool = False) -> str:
 
     Columns in which no row has anything to say (unresolved, kinks) are left out.
     """
-    head, *rows = columns([HEADER, *(_row(report) for report in reports)])
+    head, *rows = columns([HEADER, *(_row(*pair) for pair in zip(labels(reports), reports))])
     return "\n".join([painter("bold", color)(head), *(_colored(*pair, color) for pair in zip(rows, reports))])
 
 
 def verdict(report: Report) -> str:
-    """ "ok", the gradients or properties that are wrong, or "nothing verified"."""
+    """ "ok", the gradients or properties that are wrong, the weights left out, or "nothing verified"."""
     if report.findings:
         wrong = dict.fromkeys(f"{f.property}{f' of {f.primal}' if f.primal else ''}" for f in report.findings)
         return f"WRONG {next(iter(wrong))}{f' +{len(wrong) - 1}' if len(wrong) > 1 else ''}"
-    return "ok" if report.verified else "nothing verified"
+    return unfounded(report, "nothing verified")
 
 
 def summary(reports: Sequence[Report]) -> str:
@@ -43,11 +46,21 @@ def summary(reports: Sequence[Report]) -> str:
     return f"{', '.join(said)} ({sum(report.seconds for report in reports):.3g} s{seed})"
 
 
-def _row(report: Report) -> tuple[str, ...]:
+def labels(reports: Sequence[Report]) -> list[str]:
+    """A name for each report: that of the layer, and where several have one name, where each comes from."""
+    many = Counter(report.layer for report in reports)
+    said = [r.origin or r.layer if many[r.layer] > 1 else r.layer for r in reports]
+    said = [o if o == r.layer or o.endswith(f":{r.layer}") else f"{o}:{r.layer}" for o, r in zip(said, reports)]
+    seen = Counter(said)
+    places = {name: count(1) for name in seen}
+    return [name if seen[name] == 1 else f"{name}#{next(places[name])}" for name in said]
+
+
+def _row(label: str, report: Report) -> tuple[str, ...]:
     tallies = list(report.tallies.values())
     compared = [tally for tally in tallies if sum(tally.verdicts.values())]
     return (
-        report.layer,
+        label,
         str(report.cases),
         str(sum(tally.entries for tally in tallies)),
         short(max(tally.worst_ratio for tally in compared), 3) if compared else "-",

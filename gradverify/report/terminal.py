@@ -8,9 +8,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from gradverify.properties import properties
 from gradverify.report import code
 from gradverify.report.numbers import Paint, apart, entry, fitting, matrices, parts, short
-from gradverify.types import WORST_SEEN, Case, Comparison, Finding, Report, Tally
+from gradverify.tally import Tally
+from gradverify.types import WORST_SEEN, Case, Comparison, Finding, Report
+from gradverify.verified import UNTOLD, NotVerified, Share, declaration
 
 FULL = 5  # findings of one layer that are printed in full
 PASTED = 400  # elements of a Case up to which its arrays are printed as code
@@ -32,7 +35,10 @@ def render(report: Report, color: bool = False, width: int = 80, replays: Mappin
     lines = [painter("bold", color)(_headline(report))]
     if not report.findings:
         lines += _wrapped(_tallies(report), 2, None)
+        lines += _wrapped(_verified(report), 2, None)
         lines += _wrapped([f"skipped {name}: {reason}" for name, reason in _skipped(report)], 2, width)
+        lines += _wrapped(list(report.lines.said()) if report.lines is not None else [], 2, width)
+    lines += not_verified(report, width)
     lines += _wrapped([f"declared: {line}" for line in report.declared], 2, width)
     lines += _wrapped([f"note: {line}" for line in report.notes], 2, width)
     return "\n".join([*lines, *render_findings(report, color, width, replays)])
@@ -72,26 +78,62 @@ def _following(report: Report, lead: Finding, replays: Mapping[Finding, str], wi
 
 
 def held(report: Report, width: int = 80) -> list[str]:
-    """What was checked beside the findings: what holds, what fails along with them, what was not tried."""
-    found = {finding.property for finding in report.findings}
+    """What was checked beside the findings: what holds, what fails along with them, what was not tried, and why."""
     held: list[str] = []
-    along: list[str] = []
-    open_: list[str] = []
-    skipped: list[str] = []
+    rest: dict[str, list[str]] = {}
+    wrong = {finding.primal for finding in report.findings if finding.primal}
     for name, tally in report.tallies.items():
-        right = [primal for primal, wrong in tally.primals.items() if not wrong]
-        if tally.failing or name in found:
-            held += [f"{name} of {', '.join(right)}"] if right else []
-            along += [name] if name not in found else []
-        else:
-            (held if tally.verified else open_ if tally.cases else skipped).append(name)
-    said = {
-        "held": held,
-        "fails as well, which the finding above explains": along,
-        "nothing could be decided": open_,
-        "not tried": skipped,
-    }
-    return _wrapped([f"{words}: {'; '.join(names)}" for words, names in said.items() if names], 0, width)
+        kind = state(report, name)
+        right = [primal for primal, count in tally.primals.items() if not count]
+        part = bool(tally.failing or (right and wrong - set(tally.primals)))  # not compared once it was known
+        if kind == "ok" and not part:
+            held.append(name)
+        elif part and right:
+            held.append(f"{name} of {', '.join(right)}")
+        if kind == "explained":
+            rest.setdefault(explained(report, name), []).append(name)
+        elif kind == "open":
+            rest.setdefault("nothing could be decided", []).append(name)
+        elif kind == "skipped":
+            untried = f"skipped on every case ({tally.reason})" if tally.skipped else "not tried"
+            rest.setdefault(untried, []).append(name)
+    said = ({"held": held} if held else {}) | dict(sorted(rest.items(), key=lambda item: item[0] == "not tried"))
+    return _wrapped([f"{words}: {'; '.join(names)}" for words, names in said.items()], 0, width)
+
+
+def state(report: Report, name: str) -> str:
+    """ "wrong", "explained" (by a finding of another property), "ok", "open" (nothing decided) or "skipped"."""
+    if any(finding.property == name for finding in report.findings):
+        return "wrong"
+    tally = report.tallies.get(name)
+    if tally is None or not tally.cases:
+        return "skipped"
+    if tally.failing or tally.stopped == tally.cases:
+        return "explained"
+    return "ok" if tally.verified else "open"
+
+
+def explained(report: Report, name: str) -> str:
+    """Which findings explain that a property fails, or could not be tried, as well."""
+    implied = properties.get(name).implied_by if name in properties else ()
+    found = list(dict.fromkeys(finding.property for finding in report.findings))
+    causes = [prop for prop in found if prop in implied] or found[:1]
+    return f"explained by {' and '.join(causes)}" if causes else "explained by another finding"
+
+
+def not_verified(report: Report, width: int | None = None) -> list[str]:
+    """What a report leaves out; what has one reason stands in one line, the argument that declares it in the next."""
+    alike: dict[str, list[NotVerified]] = {}
+    for item in report.verified_by.missing:
+        alike.setdefault(item.reason, []).append(item)
+    lines = []
+    for reason, items in alike.items():
+        names, argument = [item.name for item in items], declaration(items)
+        lines += _wrapped([f"not verified: {', '.join(names)}: {reason}"], 2 if width else 0, width)
+        if argument is not None:
+            fixed = f'"{names[0]}"' if len(names) == 1 else "(" + ", ".join(f'"{n}"' for n in names) + ")"
+            lines += [f"    to declare them: {argument}", f"    if they need none: constants={fixed}"]
+    return lines
 
 
 def render_finding(finding: Finding, color: bool = False, width: int = 80, replay: str | None = None) -> str:
@@ -111,6 +153,8 @@ def render_finding(finding: Finding, color: bool = False, width: int = 80, repla
 def undecided(report: Report) -> str:
     """Why nothing was verified, in one line."""
     gradient = report.tallies.get("gradient")
+    if report.decided and report.blocking:
+        return "\n".join(not_verified(report))
     if report.notes:
         return report.notes[0]
     if gradient is not None and gradient.reason is not None and not gradient.cases:
@@ -131,10 +175,35 @@ def side_by_side(comparison: Comparison, color: bool = False, width: int = 80) -
 
 def _headline(report: Report) -> str:
     found = len(report.findings)
-    verdict = f"{found} finding{'s' * (found != 1)}" if found else "ok" if report.verified else "nothing was verified"
+    verdict = f"{found} finding{'s' * (found != 1)}" if found else unfounded(report, "nothing was verified")
     entries = sum(tally.entries for tally in report.tallies.values())
     seed = "" if report.seed is None else f", seed {report.seed}"
+    unseen = "" if report.lines is None or found or not report.verified else report.lines.headline
+    verdict += f", but {unseen}" if unseen else ""
     return f"{report.layer}: {verdict} ({report.cases} cases, {entries} entries compared{seed}, {report.seconds:.3g} s)"
+
+
+def unfounded(report: Report, nothing: str) -> str:
+    """The verdict where there is no finding: "ok", the weights that were left out, or that nothing was verified."""
+    if report.decided and report.blocking:
+        return f"not verified: {', '.join(item.name for item in report.blocking)}"
+    return "ok" if report.verified else nothing
+
+
+def _verified(report: Report) -> list[str]:
+    """A row for each primal and output: entries compared, the error that would have been noticed, what is open."""
+    rows: list[tuple[str, ...]] = [("verified", "entries", "resolution", "unresolved")]
+    for share in report.verified_by.verified:
+        name = share.name if share.kind == "primal" else f"{share.name} (output)"
+        resolution = "-" if share.resolution is None else short(share.resolution, 2)
+        rows.append((name, str(share.entries), resolution, left_open(share) or "-"))
+    return columns(rows) if len(rows) > 1 else []
+
+
+def left_open(share: Share) -> str:
+    """How many entries are unresolved, and why."""
+    counts = (f"{n}" if why == UNTOLD else f"{n} {why}" for why, n in share.unresolved.items())
+    return ", ".join(counts)
 
 
 def _tallies(report: Report) -> list[str]:
@@ -163,7 +232,7 @@ def columns(rows: list[tuple[str, ...]]) -> list[str]:
     """Rows as aligned text: numbers to the right, words to the left; columns with nothing but "-" are dropped."""
     kept = [k for k in range(len(rows[0])) if k == 0 or any(row[k] != "-" for row in rows[1:])]
     widths = {k: max(len(row[k]) for row in rows) for k in kept}
-    words = {k for k in kept if rows[0][k] in ("layer", "property", "verdict")}
+    words = {k for k in kept if rows[0][k] in ("layer", "property", "verdict", "verified")}
     return [
         "  ".join(row[k].ljust(widths[k]) if k in words else row[k].rjust(widths[k]) for k in kept).rstrip()
         for row in rows

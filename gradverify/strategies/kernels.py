@@ -8,19 +8,19 @@ sizes that the author declares with `sizes={"T": [4096, 8192], "D": 1024}`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from types import FunctionType
 from typing import Any
 
 import numpy as np
-from hypothesis import strategies as st
 
+from gradverify.authored import contents
 from gradverify.dims import numbers_in, sizes_in
 from gradverify.errors import DeclarationError
 from gradverify.layer import Layer
 from gradverify.properties import Regime
 from gradverify.strategies import drawing, shapes, streams
-from gradverify.strategies.constants import _contents, constants
+from gradverify.strategies.constants import constants
 from gradverify.strategies.knobs import Knobs
 from gradverify.types import Case
 
@@ -37,41 +37,7 @@ _OUTLIER = 100.0
 _CONSTANT = 30.0  # of rows that are: where the mean is taken out of squares, little of them is left
 
 
-def cases(
-    layer: Layer,
-    regime: Regime = Regime(),  # noqa: B008  frozen
-    *,
-    dtype: str = "float64",
-    eps: float | None = None,
-    target: str | None = None,
-) -> st.SearchStrategy[Case]:
-    """As `drawing.cases`; with `regime.production` also cases of the sizes and values that kernels meet."""
-    if not regime.production:
-        return drawing.cases(layer, regime, dtype=dtype, eps=eps, target=target)
-    return _Production(layer, regime, np.dtype(dtype), eps, target).strategy()
-
-
-def decoding(
-    layer: Layer,
-    regime: Regime = Regime(),  # noqa: B008  frozen
-    *,
-    dtype: str = "float64",
-    eps: float | None = None,
-    target: str | None = None,
-) -> tuple[tuple[int, int, int], Callable[[bytes], Case | None]] | None:
-    """As `drawing.decoding`."""
-    plain = drawing.decoding(layer, regime, dtype=dtype, eps=eps, target=target)
-    if plain is None or not regime.production:
-        return plain
-    found = _Production(layer, regime, np.dtype(dtype), eps, target)
-    return found.lengths, lambda row: found.decode(row, _undrawn)
-
-
-def _undrawn(strategy: Any) -> Any:
-    raise AssertionError(f"a case of rows alone draws from {strategy!r}")
-
-
-class _Production(drawing._Drawing):
+class Production(drawing.Drawing):
     """What `drawing` knows of a layer, and the blocks that its kernels work in."""
 
     def __init__(self, layer: Layer, regime: Regime, dtype: Any, eps: float | None, target: str | None) -> None:
@@ -106,7 +72,7 @@ class _Production(drawing._Drawing):
         primals = self.arrays(valuing, seed, found, known, draw) if manner == "drawn" else None
         if primals is None:
             primals = self._projected(self.raw(knobs, seed, found, manner, draw), seed, known)
-        if primals is None or not self.allowed(primals, options):
+        if primals is None or not self.layer.allows(primals, options):
             return None
         return Case(self.layer.name, primals, options, None, self.eps, seed, self.target)
 
@@ -236,6 +202,6 @@ def _functions(value: Any, seen: set[int], depth: int) -> Iterator[Any]:
         inner = getattr(value, "__wrapped__", None)
         yield from _functions(inner, seen, depth)
         for cell in value.__closure__ or ():
-            yield from _functions(_contents(cell), seen, depth - 1)
+            yield from _functions(contents(cell), seen, depth - 1)
         for name in value.__code__.co_names:
             yield from _functions(value.__globals__.get(name), seen, depth - 1)

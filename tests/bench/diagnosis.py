@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gradverify.checking import Search, Settings
+from gradverify.checking import Search
 from gradverify.diagnosis import Evidence, signatures, variants
 from gradverify.mutants import Mutant, shelf
+from gradverify.settings import Settings
 from gradverify.types import Diagnosis, Finding, Report
 
 SHOWN = 3  # diagnoses that a report shows

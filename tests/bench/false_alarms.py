@@ -12,9 +12,10 @@ import time
 
 import numpy as np
 
-from gradverify.checking import Settings, check_layer
+from gradverify.checking import check_layer
 from gradverify.layer import Layer
 from gradverify.registry import layers
+from gradverify.settings import Settings
 from tests.bench.machine import heading, table
 
 PROPERTIES = ("gradient", "special", "precision")

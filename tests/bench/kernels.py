@@ -130,7 +130,10 @@ def times() -> None:
         case = Case("layer_norm", {n: rng.standard_normal(s) for n, s in shapes.items()}, seed=1)
         start = time.process_time()
         report = verify(layer, case, "reference")
-        print(f"layer norm {rows} x {columns}, a case: {time.process_time() - start:.1f} s, right: {report.ok}", flush=True)
+        print(
+            f"layer norm {rows} x {columns}, a case: {time.process_time() - start:.1f} s, right: {report.ok}",
+            flush=True,
+        )
     for fault in ("", "summed in the low type"):
         start = time.process_time()
         report = check_layer(by_name["embedding"].layer(fault), Settings())

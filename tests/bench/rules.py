@@ -12,7 +12,7 @@ import argparse
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -54,10 +54,8 @@ def counted(counts: dict[str, Count], name: list[str]) -> Iterator[None]:
             if rule.applies(dispute):
                 start = time.process_time()
                 count.asked += dispute.size
-                try:
+                with suppress(LayerFailure):
                     excused = table.asked(rule, dispute.only(np.arange(dispute.size))).verdicts != DISAGREES
-                except LayerFailure:
-                    pass
                 count.seconds += time.process_time() - start
             everyone.append((count, excused))
         total = sum(excused.astype(int) for _, excused in everyone)
@@ -103,15 +101,17 @@ def main() -> None:
         with counted(counts, name):
             for layer in chosen:
                 name[0] = layer.name
+                number = given.cases if title == "right" else max(2, given.cases // 10)
                 for prop in (properties.get("gradient"), properties.get("special")):
                     if prop.applies(layer) is None:
-                        examined(layer, prop, given.cases if title == "right" else max(2, given.cases // 10), given.seed)
+                        examined(layer, prop, number, given.seed)
         print(f"\n{title} layers: {len(chosen)}")
         print(f"{'rule':<16}{'asked':>8}{'excused':>9}{'alone':>7}{'ms':>8}  alone on")
         for rule in table.ordered():
             c = counts.get(rule.name, Count())
             most = ", ".join(f"{layer} {n}" for layer, n in c.layers.most_common(4))
-            print(f"{rule.name:<16}{c.asked:>8}{c.excused:>9}{c.alone:>7}{1e3 * c.seconds / max(1, c.asked):>8.2f}  {most}")
+            cost = 1e3 * c.seconds / max(1, c.asked)
+            print(f"{rule.name:<16}{c.asked:>8}{c.excused:>9}{c.alone:>7}{cost:>8.2f}  {most}")
 
 
 if __name__ == "__main__":

@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 
 from gradverify import evaluate
-from gradverify.checking import Settings, check_layer
+from gradverify.checking import check_layer
 from gradverify.differences import forward
 from gradverify.layer import Layer
 from gradverify.mutants import shelf
+from gradverify.settings import Settings
 from gradverify.types import Report
 
 
@@ -101,9 +102,8 @@ def main() -> None:
         f"90th percentile {np.quantile(times, 0.9):.2f}, largest {times.max():.2f}, total {times.sum():.0f}"
     )
     if ratios:
-        print(
-            f"forwards of a failing case against a passing one: median {np.median(ratios):.1f}, largest {max(ratios):.1f}"
-        )
+        shown = f"median {np.median(ratios):.1f}, largest {max(ratios):.1f}"
+        print(f"forwards of a failing case against a passing one: {shown}")
     if given.json:
         with open(given.json, "w", encoding="utf-8") as file:
             json.dump([row.__dict__ for row in rows], file, indent=1)

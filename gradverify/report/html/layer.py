@@ -10,9 +10,13 @@ from gradverify.coverage import Coverage, regions
 from gradverify.report.html.bars import Bar, named, ordered
 from gradverify.report.html.finding import article
 from gradverify.report.html.markup import Markup, details, el, frame, join
-from gradverify.report.html.overview import SAID, SIGNS, figures, reason, row_id, state
+from gradverify.report.html.overview import SAID, SIGNS, figures, reason, row_id
+from gradverify.report.html.source import marked
+from gradverify.report.numbers import short
 from gradverify.report.table import verdict
-from gradverify.types import RATIOS, Finding, Report, Tally
+from gradverify.report.terminal import explained, left_open, not_verified, state
+from gradverify.tally import RATIOS, Tally
+from gradverify.types import Finding, Report
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -35,10 +39,13 @@ def section(report: Report, files: Mapping[Finding, str], prefix: str, level: in
         el("p", f"{drawn}{seed}, {report.seconds:.3g}\N{NO-BREAK SPACE}s", cls="dim"),
         _lines("Declared by the author", report.declared),
         _lines("Notes", tuple(report.notes)),
+        _lines("Not verified", tuple(line.strip().removeprefix("not verified: ") for line in not_verified(report))),
         *(article(f, files.get(f), f"{prefix}-f{k}", level + 1) for k, f in enumerate(report.findings)),
         details("Properties in figures", _properties(report, prefix), open=not report.findings),
+        _verified(report),
         _distributions(report),
         None if report.coverage is None or not report.coverage.cases else _coverage(report.coverage, level + 1),
+        None if report.lines is None else marked(report.lines),
         id=prefix,
         cls=f"layer {kind}",
         open=kind != "ok",
@@ -59,7 +66,7 @@ def _properties(report: Report, prefix: str) -> Markup:
         cells: list[Markup] = [el("th", name, scope="row"), el("td", SIGNS[kind], cls=kind, aria_label=SAID[kind])]
         if tally.cases or kind == "wrong":
             cells += [el("td", value) for _, value in figures(tally)]
-            why = reason(tally) if tally.cases else None
+            why = explained(report, name) if kind == "explained" else reason(tally) if tally.cases else None
         else:
             why = None
             cells.append(el("td", el("div", reason(tally)), colspan=len(titles) - 2, cls="reason"))
@@ -68,6 +75,27 @@ def _properties(report: Report, prefix: str) -> Markup:
             rows.append(el("tr", el("td"), el("td"), el("td", el("div", why), colspan=len(titles) - 2, cls="reason")))
     head = el("tr", *(el("th", title or "holds", scope="col") for title in titles))
     return frame(el("table", el("thead", head), el("tbody", *rows), cls="figures"), "Properties in figures")
+
+
+def _verified(report: Report) -> Markup | None:
+    """A row for each primal and output: what was compared, how finely, and what was left open."""
+    shares = report.verified_by.verified
+    if not shares:
+        return None
+    rows = [
+        el(
+            "tr",
+            el("th", share.name, scope="row"),
+            el("td", share.kind),
+            el("td", str(share.entries)),
+            el("td", "-" if share.resolution is None else short(share.resolution, 2)),
+            el("td", left_open(share) or "-"),
+        )
+        for share in shares
+    ]
+    head = el("tr", *(el("th", title, scope="col") for title in ("of", "", "entries", "resolution", "unresolved")))
+    table = el("table", el("thead", head), el("tbody", *rows), cls="figures")
+    return details("What was verified", frame(table, "What was verified"))
 
 
 def _distributions(report: Report) -> Markup | None:

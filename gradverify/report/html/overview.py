@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from gradverify.report.html.markup import Markup, breakable, el, frame
 from gradverify.report.numbers import short
-from gradverify.report.table import verdict
-from gradverify.report.terminal import measured
-from gradverify.types import Report, Tally
+from gradverify.report.table import labels, verdict
+from gradverify.report.terminal import explained, measured, state
+from gradverify.tally import Tally
+from gradverify.types import Report
 
 SIGNS = {"wrong": "✗", "explained": "(✗)", "ok": "✓", "open": "?", "skipped": "–"}
 SAID = {
@@ -26,7 +27,7 @@ def overview(reports: Sequence[Report], prefix: str) -> Markup | None:
         return None
     names = tuple(dict.fromkeys(name for report in reports for name in report.tallies))
     head = [el("th", "layer", scope="col"), *(el("th", el("span", n), scope="col", cls="tall") for n in names)]
-    rows = [_row(report, names, f"{prefix}{k}") for k, report in enumerate(reports)]
+    rows = [_row(label, r, names, f"{prefix}{k}") for k, (label, r) in enumerate(zip(labels(reports), reports))]
     table = el(
         "table",
         el("thead", el("tr", *head, el("th", "verdict", scope="col", cls="word"))),
@@ -42,16 +43,6 @@ def overview(reports: Sequence[Report], prefix: str) -> Markup | None:
         el("p", *legend, cls="legend"),
         aria_labelledby=f"{prefix}overview",
     )
-
-
-def state(report: Report, name: str) -> str:
-    """ "wrong", "explained" (by a finding of another property), "ok", "open" (nothing decided) or "skipped"."""
-    if any(finding.property == name for finding in report.findings):
-        return "wrong"
-    tally = report.tallies.get(name)
-    if tally is None or not tally.cases:
-        return "skipped"
-    return "explained" if tally.failing else "ok" if tally.verified else "open"
 
 
 def row_id(prefix: str, names: Sequence[str], name: str) -> str:
@@ -80,11 +71,11 @@ def reason(tally: Tally) -> str | None:
     return f"left out of {tally.skipped} more cases: {tally.reason}" if tally.skipped else None
 
 
-def _row(report: Report, names: tuple[str, ...], prefix: str) -> Markup:
+def _row(label: str, report: Report, names: tuple[str, ...], prefix: str) -> Markup:
     bad = "wrong" if report.findings else "ok" if report.verified else "open"
     return el(
         "tr",
-        el("th", el("a", breakable(report.layer), href=f"#{prefix}"), scope="row"),
+        el("th", el("a", breakable(label), href=f"#{prefix}"), scope="row"),
         *(_cell(report, name, prefix) for name in names),
         el("td", verdict(report), cls=f"word {bad}"),
     )
@@ -94,7 +85,7 @@ def _cell(report: Report, name: str, prefix: str) -> Markup:
     if name not in report.tallies:
         return el("td")
     kind = state(report, name)
-    said = _described(report.tallies[name], kind)
+    said = f"{explained(report, name)}." if kind == "explained" else _described(report.tallies[name], kind)
     tip = el("span", el("b", f"{report.layer}, {name}: {SAID[kind]}. "), said, cls="tip")
     sign = el("span", SIGNS[kind], aria_hidden="true")
     return el("td", el("a", sign, tip, href=f"#{row_id(prefix, tuple(report.tallies), name)}", cls=kind))
