@@ -6,13 +6,13 @@ import pytest
 
 pytest.importorskip("torch")
 
-from gradverify.checking import Settings, check_layer  # noqa: E402
-from tests.kernels import catalogue  # noqa: E402
+from gradverify.checking import Settings, check_layer
+from tests.kernels import catalogue
 
 KERNELS = {kernel.name: kernel for kernel in catalogue()}
 TWINS = [(kernel.name, fault) for kernel in KERNELS.values() for fault in kernel.faults]
 QUICK = ("swiglu", "rotary")
-# not found by 40 cases; 30 times constant rows were drawn for it and did not tell
+# a known miss: after 30 cases no finding; in bfloat16 the lost digits of the variance hardly reach the result
 MISSED = {("layer_norm", "two moments")}
 
 
