@@ -190,3 +190,43 @@ def test_activations_have_outliers_and_constant_rows():
     spread = [np.abs(x).max(0) for x in found]
     assert any(s.max() > 50 * np.median(s) > 0 for s in spread if len(s) > 3)
     assert any((np.ptp(x, axis=1) == 0).any() for x in found if x.shape[1] > 1)
+
+
+# -- JAX -------------------------------------------------------------------------------------
+
+
+def jax_norm(jax, fault=""):
+    jnp = jax.numpy
+
+    def forward(x, w):
+        wide = x.astype("float32")
+        r = jax.lax.rsqrt((wide * wide).mean(1, keepdims=True) + 1e-5)
+        return (wide * r * w.astype("float32")).astype(x.dtype), (x, w, r)
+
+    def backward(saved, g):
+        x, w, r = saved
+        h, wide = x.astype("float32") * r, g.astype("float32")
+        gw = wide * w.astype("float32")
+        middle = 0 if fault == "projection missing" else h * (gw * h).mean(1, keepdims=True)
+        terms = wide * h
+        if fault == "sum":
+            dw = jax.lax.fori_loop(0, len(x), lambda k, d: d + terms[k].astype(d.dtype), jnp.zeros(w.shape, w.dtype))
+        else:
+            dw = terms.sum(0).astype(w.dtype)
+        return ((gw - middle) * r).astype(x.dtype), dw
+
+    norm = jax.custom_vjp(lambda x, w: forward(x, w)[0])
+    norm.defvjp(forward, backward)
+    return norm
+
+
+def test_a_jax_kernel_is_judged_by_a_reference():
+    jax = pytest.importorskip("jax")
+
+    def plain(x, w):
+        return x * jax.lax.rsqrt((x * x).mean(1, keepdims=True) + 1e-5) * w
+
+    for fault, wrong in (("", set()), ("projection missing", {"x"}), ("sum", {"w"})):
+        given = as_layer(jax_norm(jax, fault), x="N D", w="D", kernel="bfloat16", reference=plain)
+        findings = verify(given, case(512), "reference").findings
+        assert {f.primal for f in findings} == wrong, [f.message for f in findings]

@@ -67,6 +67,7 @@ def _mode() -> type:
             self.dtype, self.products, self.elementwise, self.kept = dtype, products, elementwise, kept
             self.sizes: dict[int, tuple[Tensor, Tensor]] = {}  # of products, sum |term| of each entry
             self.at = seed * 7919
+            self.work = 0  # elements of all results
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
@@ -88,6 +89,7 @@ def _mode() -> type:
                 self.sizes[id(result)] = result, bound / (UNIT * _counted(_terms(name, args, result)))
             if name == "mul" and self.sizes:
                 self.carried(result, args, lambda size: (size * args[1]).abs())
+            self.work += result.numel() if _floats(result) else 0
             for k, part in enumerate(result if isinstance(result, (tuple, list)) else (result,)):
                 if _floats(part) and part.numel():
                     self.displace(part, name, args, bound[k] if isinstance(bound, (tuple, list)) else bound)
@@ -128,10 +130,11 @@ def _mode() -> type:
             if bound is not None:
                 result.add_(bound.mul_(self.signs(bound)).nan_to_num_(0.0, 0.0, 0.0))
             elif self.elementwise:
-                size: Any = _FEW
                 if name in ("exp", "exp2") and _floats(args[0]) and args[0].shape == result.shape:
                     size = args[0].abs().nan_to_num_(0.0, 0.0, 0.0).add_(_FEW)
-                result.mul_(self.signs(result) * (UNIT * size) + 1)
+                    result.mul_(self.signs(result) * (UNIT * size) + 1)
+                else:
+                    result.mul_(self.signs(result, _FEW * UNIT))
 
         def low(self, value: Tensor, dtype: Any) -> Tensor:
             """Displaced by as much as rounding to a type may take; what the type holds exactly stays."""
@@ -143,13 +146,11 @@ def _mode() -> type:
             moved = value + self.signs(value) * (value.abs() * (info.eps / 2) + least)
             return torch.where(rounded(value, dtype) == value, value, moved)
 
-        def signs(self, like: Tensor) -> Tensor:
-            """Plus and minus ones, from a pool whose length shares no factor with usual shapes."""
-            count, self.at = like.numel(), (self.at + 7919 + like.numel()) % _POOL
-            pool = _pool(like.dtype, like.device)
-            if self.at + count > pool.numel():
-                pool = pool.repeat((self.at + count) // _POOL + 1)
-            return pool[self.at : self.at + count].view(like.shape)
+        def signs(self, like: Tensor, share: float = 0.0) -> Tensor:
+            """Plus and minus ones, or factors off by a share to either side; the length of their pool is a prime."""
+            count = like.numel()
+            at = self.at = (self.at + 7919 + count) % _POOL
+            return _pool(like.dtype, like.device, (at + count).bit_length(), share)[at : at + count].view(like.shape)
 
     return Noise
 
@@ -167,12 +168,14 @@ def noise(dtype: Any, products: Any, seed: int, elementwise: bool = True, kept: 
     return _mode()(dtype, products, seed, elementwise, kept)
 
 
-@functools.lru_cache(maxsize=4)
-def _pool(dtype: Any, device: Any) -> Tensor:
+@functools.lru_cache(maxsize=8)
+def _pool(dtype: Any, device: Any, size: int, share: float) -> Tensor:
+    """At least 2^size signs, or factors, one drawing of them again and again."""
     torch = import_torch()
     generator = torch.Generator().manual_seed(20240229)
     drawn = torch.randint(0, 2, (_POOL,), generator=generator, dtype=torch.float64) * 2 - 1
-    return drawn.to(device, dtype).repeat(2)
+    drawn = drawn * share + 1 if share else drawn
+    return drawn.to(device, dtype).repeat((1 << size) // _POOL + 1)
 
 
 @functools.lru_cache(maxsize=1)

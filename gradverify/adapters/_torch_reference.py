@@ -81,12 +81,16 @@ class Reference:
         options: Mapping[str, Any],
         seed: int,
         kept: int | None,
-    ) -> tuple[Any, dict[str, Array]]:
-        """The same, every operation displaced by as much as a good kernel may be off.
+    ) -> tuple[Any, dict[str, Array], int]:
+        """Outputs and gradients, every operation displaced by as much as a good kernel may be off.
 
         Parameters
         ----------
         kept : number of elements from which on tensors for backward are rounded to the kernel's type; None for none
+
+        Returns
+        -------
+        Outputs, gradients by name, and the number of elements of all results on the way
         """
         torch = import_torch()
         large = sum(a.size for a in (*arrays, *cotangents)) > _LARGE
@@ -96,7 +100,7 @@ class Reference:
             outputs, tape = engine.forward(*arrays, **options)
         with disturbed:
             gradients = engine.backward(cotangents, tape)
-        return outputs, _given(gradients)
+        return outputs, _given(gradients), disturbed.work
 
     def kept(self, saved: Any) -> int | None:
         """From which number of elements on the kernel was seen to save tensors of its own in its type.
@@ -141,9 +145,11 @@ def _rounding(disturbed: Any, kept: int | None, dtype: Any) -> Iterator[None]:
         yield
         return
 
+    from torch.utils._python_dispatch import _disable_current_modes as unwatched
+
     def pack(value: Any) -> Any:
         large = value.is_floating_point() and value.numel() >= kept and not (value.is_leaf and value.requires_grad)
-        with import_torch().no_grad():
+        with import_torch().no_grad(), unwatched():
             return disturbed.low(value, dtype) if large else value
 
     with import_torch().autograd.graph.saved_tensors_hooks(pack, lambda value: value):

@@ -17,11 +17,13 @@ from typing import Any
 
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._jax_engine import Engine, import_jax
+from gradverify.adapters._jax_reference import in_type, reference_of
 from gradverify.adapters._references import refers_to
 from gradverify.errors import DeclarationError
 from gradverify.layer import KEYWORDS, Layer, Loss
 
-_OWN = ("second", "forward_mode", "loss")
+_OWN = ("second", "forward_mode", "loss", "kernel", "reference")
+_KERNELS = ("bfloat16", "float16", "float32")
 
 
 def jax_layer(target: Any, /, *, name: str | None = None, **declaration: Any) -> Layer:
@@ -34,8 +36,9 @@ def jax_layer(target: Any, /, *, name: str | None = None, **declaration: Any) ->
     target : a jax.custom_vjp, a jax.custom_jvp, a function compiled by jax.jit, or a plain function
     name : defaults to the target's own
     **declaration : primals by dimension strings, or by dicts, tuples and lists of them, which become primals
-        called by their path (params_W, params_b); everything else that `Layer` takes; and `second=False`
-        or `forward_mode=False` where that derivative is not meant to exist
+        called by their path (params_W, params_b); everything else that `Layer` takes; `second=False`
+        or `forward_mode=False` where that derivative is not meant to exist; and for a kernel that is written
+        for one type, `kernel="bfloat16"` with `reference`, the same function in plain operations
 
     Raises
     ------
@@ -59,7 +62,24 @@ def jax_layer(target: Any, /, *, name: str | None = None, **declaration: Any) ->
         lambda *_: ((), None), lambda *_: None, name=label, primals=declared, constants=settings.get("constants", ())
     )
     engine = Engine(label, call, tuple(declared), tuple(p.name for p in probe.differentiable))
+    kind = _kernel(label, own)
+    if kind is not None:
+        plain = own["reference"]
+        own["reference"] = reference_of(engine, lambda arrays, options: plain(**rebuild(arrays), **options), kind)
+        engine = in_type(engine, kind)
     return _layer(engine, target, probe, declared, settings, own)
+
+
+def _kernel(label: str, own: Mapping[str, Any]) -> str | None:
+    """The type that a kernel is written for; it comes with a reference, and a reference with it."""
+    kind = own.get("kernel")
+    if kind is None and "reference" not in own:
+        return None
+    if kind not in _KERNELS:
+        raise DeclarationError(f"layer {label!r}, kernel: {kind!r} is not one of {', '.join(_KERNELS)}")
+    if not callable(own.get("reference")):
+        raise DeclarationError(f"layer {label!r}: kernel={kind!r} needs reference=..., the same in plain operations")
+    return str(kind)
 
 
 def _layer(
@@ -77,9 +97,12 @@ def _layer(
         return engine.backward(cotangents, saved)
 
     hooks: dict[str, Any] = {"wants": engine.wants, "batched": engine.batched}
-    if own.get("second", True) is not False:
+    fixed = own.get("kernel") is not None
+    if own.get("second", True) is not False and not fixed:
         hooks["second"] = engine.second
-    if own.get("forward_mode", True) is not False and not _is(target, "custom_vjp"):
+    if fixed:
+        hooks["reference"] = own["reference"]
+    elif own.get("forward_mode", True) is not False and not _is(target, "custom_vjp"):
         hooks["jvp"] = engine.jvp
     if any(p.domain.kind == "complex" for p in probe.primals):
         settings = {"conjugate": False, **settings}  # JAX gives dL/dRe - i dL/dIm

@@ -28,6 +28,7 @@ NAME = "reference"
 FEW, MANY = 4, 28  # samples of what rounding does; where an entry seems wrong, three times as many, then many
 _CLEAR = 20.0  # bounds by which an entry is off that more samples would not excuse
 _LARGE = 1 << 20  # elements of a case above which fewer samples are taken, and the reference confirmed in few steps
+_WORK = 1 << 22  # the same of all that a reference computes on the way
 _CONFIRMED = 0.25  # of the cases without a finding on which the reference's own derivative is confirmed
 
 Sampled = tuple[tuple[Array, ...], dict[str, Array]]
@@ -70,7 +71,8 @@ def holds(layer: Layer, case: Case) -> Outcome:
     findings = [forward] if forward else [_finding(layer, case, c) for c in comparisons if c.wrong.any()]
     intended = layer.declared.surrogate is not None  # then the reference detaches on purpose
     if not intended and (findings or case.rng(22).random() < _CONFIRMED):
-        doubt = _confirmed(layer, case, truths, [f.comparison for f in findings if f.comparison is not None])
+        wrong = [f.comparison for f in findings if f.comparison is not None]
+        doubt = _confirmed(layer, case, truths, wrong, draws.large)
         findings = [doubt] if doubt is not None else findings
     entries = sum(y.size for y in expected) + sum(c.bound.size for c in comparisons)
     return Outcome(NAME, tuple(findings), tuple(comparisons), entries)
@@ -79,19 +81,25 @@ def holds(layer: Layer, case: Case) -> Outcome:
 class _Draws:
     """Samples of what rounding does at one case, taken as they are asked for."""
 
-    def __init__(self, layer: Layer, case: Case, draw: Callable[[int], Sampled]) -> None:
+    def __init__(self, layer: Layer, case: Case, draw: Callable[[int], tuple[Any, dict[str, Array], int]]) -> None:
         self.layer, self.case, self.draw = layer, case, draw
         self.taken: list[Sampled] = []
-        self.counts = (2, 4) if case.size > _LARGE else (FEW, 3 * FEW, MANY)
+        self.large = case.size > _LARGE
         self.unit = layer.hooks.reference.eps / 2  # type: ignore[union-attr]
 
     def bound(self, truth: Array, of: Callable[[Sampled], Array], count: int) -> Array:
         """See `allowed`; `of` tells which part of a sample is meant."""
         while len(self.taken) < count:
-            outputs, gradients = self.draw(self.case.seed + 1 + len(self.taken))
+            outputs, gradients, work = self.draw(self.case.seed + 1 + len(self.taken))
+            self.large |= work > _WORK
             self.taken.append((evaluate.outputs_of(self.layer, outputs), gradients))
         smallest = float(self.layer.hooks.reference.smallest)  # type: ignore[union-attr]
         return allowed(truth, [of(s) for s in self.taken[:count]], self.unit, smallest)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Numbers of samples, of which the next one is tried while entries disagree."""
+        return (2, 4) if self.large else (FEW, 3 * FEW, MANY)
 
     def compared(
         self, name: str, judged: Array, truth: Array, of: Callable[[Sampled], Array], labels: tuple[str, ...]
@@ -138,14 +146,16 @@ def _gradients(layer: Layer, judged: dict[str, Array], truths: dict[str, Array],
     return found
 
 
-def _confirmed(layer: Layer, case: Case, truths: dict[str, Array], wrong: list[Comparison]) -> Finding | None:
+def _confirmed(
+    layer: Layer, case: Case, truths: dict[str, Array], wrong: list[Comparison], large: bool
+) -> Finding | None:
     """A finding where differences along random directions do not agree with the reference's own gradient.
 
     Or where those of an entry that the kernel is to be blamed for do not.
     """
     reference: Any = layer.hooks.reference
     high = layer.derive(forward=reference.forward, backward=reference.backward, hooks=Hooks(batched=reference.batched))
-    if case.size > _LARGE:
+    if large:
         return _spot(high, case, truths)
     with tuning.using(replace(tuning.current(), sweep_limit=0, sample=0, only=None)):
         found = gradient.holds(high, case).findings

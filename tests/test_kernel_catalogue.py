@@ -1,0 +1,47 @@
+"""The catalogue of kernels: right ones get no finding, wrong twins get one; `tests/bench/kernels.py` counts them."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("torch")
+
+from gradverify.checking import Settings, check_layer
+from tests.kernels import catalogue
+
+KERNELS = {kernel.name: kernel for kernel in catalogue()}
+TWINS = [(kernel.name, fault) for kernel in KERNELS.values() for fault in kernel.faults]
+QUICK = ("swiglu", "rotary")
+# a known miss: after 30 cases no finding; in bfloat16 the lost digits of the variance hardly reach the result
+MISSED = {("layer_norm", "two moments")}
+
+
+def found(name, fault="", examples=12, kernel="bfloat16", properties=("complete", "reference")):
+    settings = Settings(examples=examples, properties=properties, shrink=False)
+    return check_layer(KERNELS[name].layer(fault, kernel=kernel), settings).findings
+
+
+def test_there_are_forty_twins_and_more():
+    assert len(TWINS) >= 40 and len(set(TWINS)) == len(TWINS)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_right_kernel_gets_no_finding(name):
+    assert not found(name)
+
+
+@pytest.mark.parametrize(("name", "fault"), [("swiglu", "gate and value swapped"), ("rotary", "turned the same way")])
+def test_a_wrong_twin_is_found(name, fault):
+    assert found(name, fault)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "kernel"), [(k.name, kind) for k in KERNELS.values() for kind in k.types])
+def test_every_right_kernel_gets_no_finding(name, kernel):
+    assert not found(name, examples=60, kernel=kernel)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "fault"), [twin for twin in TWINS if twin not in MISSED])
+def test_every_wrong_twin_is_found(name, fault):
+    assert found(name, fault, 60, properties=("complete", "reference", "layout", "fresh", "repeatable", "reusable"))
