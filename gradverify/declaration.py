@@ -6,9 +6,13 @@ import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from gradverify.dims import sizes_in
 from gradverify.errors import DeclarationError
 
 if TYPE_CHECKING:
@@ -184,6 +188,29 @@ def _signature(layer: Layer, settings: Iterable[str]) -> None:
         raise DeclarationError(
             f"layer {layer.name!r}: forward takes {_listed(taken)}, declared are {_listed(declared)} ({error}){hint}"
         ) from None
+
+
+def with_sizes(assume: Any, primals: tuple[Primal, ...], options: Any) -> Any:
+    """The author's predicate; where it asks for sizes by name ("D"), one that reads them from the primals first."""
+    signature = _parameters(assume) if callable(assume) else None
+    if signature is None or not isinstance(options, Mapping):
+        return assume
+    given = {p.name for p in primals} | set(options)
+    sizes = {n for p in primals for n in p.dims.names} - given
+    wanted = [n for n in signature.parameters if n in sizes]
+    if not wanted:
+        return assume
+
+    @wraps(assume)
+    def allowing(**arrays: Any) -> bool:
+        known: dict[str, Any] = sizes_in({n: v for n, v in arrays.items() if n in options})
+        for p in primals:
+            known = p.dims.bind(np.shape(arrays[p.name]), known)
+        asked = {n: arrays[n] for n in arrays if n in signature.parameters}
+        return bool(assume(**asked, **{n: known[n] for n in wanted}))
+
+    del allowing.__wrapped__  # its signature is not the one by which it is called
+    return allowing
 
 
 def _predicate(layer: Layer) -> None:

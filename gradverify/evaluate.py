@@ -79,7 +79,8 @@ def run(
         raise LayerFailure(
             "outputs",
             "forward",
-            f"forward of {layer.name!r} must return (outputs, saved), a tuple of two; it returned {_describe(result)}",
+            f"forward of {layer.name!r} must return (outputs, saved), a tuple of two; it returned {_describe(result)}"
+            + _cached(result),
         )
     outputs, saved = outputs_of(layer, result[0]), result[1]
 
@@ -91,6 +92,13 @@ def run(
         return by_name(layer, raw)
 
     return Evaluation(outputs, saved, pull)
+
+
+def _cached(result: Any) -> str:
+    """What to do where the cache is the last of several, as in `return h, c, cache`."""
+    if not isinstance(result, tuple) or len(result) < 3:
+        return ""
+    return "; where the last is what backward needs, write adapt.cached(forward, backward, ...)"
 
 
 def outputs_of(layer: Layer, raw: Any) -> tuple[Array, ...]:

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from gradverify import dims, domains
-from gradverify.declaration import called, mapping, named, validate
+from gradverify.declaration import called, mapping, named, validate, with_sizes
 from gradverify.errors import DeclarationError
 from gradverify.hooks import Hooks
 from gradverify.verified import NotVerified
@@ -106,7 +106,7 @@ class Layer:
         domain is a word or a Hypothesis strategy of single elements. Settings: `options` (name to
         a list of choices, simplest first, a tuple of such lists, or a Hypothesis strategy),
         `returns` (dimension strings of the outputs by name), `batch` (name of the batch axis),
-        `assume` (predicate on primals and options by name; False rejects the case), `empty` (True
+        `assume` (predicate on primals, options and sizes by name; False rejects the case), `empty` (True
         where axes of size 0 are allowed), `constants` (names of primals that need no gradient),
         and the fields of `Declared` and `Hooks`.
 
@@ -162,7 +162,7 @@ class Layer:
             options=mapping(label, "options", declaration.get("options") or {}),
             returns=_returns(label, declaration.get("returns")),
             batch=declaration.get("batch"),
-            assume=declaration.get("assume"),
+            assume=with_sizes(declaration.get("assume"), found, declaration.get("options") or {}),
             empty=bool(declaration.get("empty", False)),
             declared=Declared(**{k: v for k, v in declaration.items() if k in _DECLARED}, constants=unwanted),
             hooks=Hooks(**{k: v for k, v in declaration.items() if k in _HOOKS}),
