@@ -20,6 +20,8 @@ from gradverify.errors import GradientMismatch, UsageError
 from gradverify.failures import COMPLETE
 from gradverify.layer import Layer
 from gradverify.limits import TOO_SLOW
+from gradverify.lines.recorder import Recorder
+from gradverify.progress import DIAGNOSING, DRAWING, SMALLER, Listener, Progress, shown
 from gradverify.properties import Property, Regime, explained
 from gradverify.registry import layers
 from gradverify.settings import EXAMPLES, Settings
@@ -35,19 +37,6 @@ _FOLLOW_SECONDS = 0.25  # for a finding of the same kind as one that was shrunk:
 _SLOW = 3  # cases that were given up as too slow, after which a property is no longer tried
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """An event of a running check."""
-
-    layer: str
-    cases: int
-    examples: int
-    findings: int
-
-
-Listener = Callable[[Progress], None]
-
-
 def check(
     target: Any,
     backward: Callable[..., Any] | None = None,
@@ -61,6 +50,7 @@ def check(
     properties: Sequence[str] | str | None = None,
     method: str = "adaptive",
     raises: bool = True,
+    quiet: bool = False,
     **declaration: Any,
 ) -> Report:
     """Check that a backward pass is right.
@@ -72,6 +62,7 @@ def check(
     loss : name of a registered loss to put on top
     examples, seed, eps, dtype, properties, method : see `Settings`
     raises : raise when there is a finding, or nothing could be verified; False returns the Report
+    quiet : whether a check of more than a second says nothing at a terminal or in a notebook
     **declaration : dimension strings of the primals and everything else that `Layer` takes
 
     Returns
@@ -99,7 +90,8 @@ def check(
         properties=None if properties is None else listed(properties),
         method=method,
     )
-    report = check_layer(layer, settings)
+    with shown(quiet) as listen:
+        report = check_layer(layer, settings, listen)
     if raises and report.findings:
         raise GradientMismatch(report, f"{len(report.findings)} finding(s)\n{report}")
     if raises and not report.verified:
@@ -140,11 +132,12 @@ class Search:
     first: int | None = None
     slow: Counter[str] = field(default_factory=Counter)
     refused: bool = False
+    recorder: Recorder = field(init=False)
 
     def run(self) -> Report:
         """Draw, verify, shrink; one pass for each group of properties that draw alike."""
         start = time.perf_counter()
-        with tuning.using(self.settings.tuning):
+        with tuning.using(self.settings.tuning), Recorder(self.layer) as self.recorder:
             groups = list(alike(self.applicable()))
             self.total = sum(_count(self.settings.examples, props) for _, props in groups)
             for regime, props in groups:
@@ -159,8 +152,9 @@ class Search:
             seed=self.seed,
             seconds=time.perf_counter() - start,
             examples=self.settings.examples,
-            notes=(refusal(self.layer),) if self.refused else (),
+            notes=(refusal(self.layer),) if self.refused else self.coverage.lacks(),
             coverage=self.coverage,
+            lines=self.recorder.result(),
             unverified=self.layer.left_out,
             origin=self.layer.origin,
         )
@@ -200,25 +194,22 @@ class Search:
                 chosen.append(prop)
         return chosen
 
-    def _strategy(self, regime: Regime) -> Any:
-        from gradverify.strategies import cases
-
-        target = self.layer.origin or (self.layer.name if self.layer.name in layers else None)
-        return cases(self.layer, regime, dtype=self.settings.dtype, eps=self.settings.eps, target=target)
-
     def _stream(self, regime: Regime) -> int:
         return zlib.crc32(f"{self.seed} {self.layer.name} {regime}".encode())
 
     def _draw(self, regime: Regime, props: list[Property]) -> None:
-        from gradverify.strategies import each
+        from gradverify.strategies import drawing_of, explored
 
+        target = self.layer.origin or (self.layer.name if self.layer.name in layers else None)
+        drawing = drawing_of(self.layer, regime, dtype=self.settings.dtype, eps=self.settings.eps, target=target)
         drawn = 0
 
-        def body(case: Case) -> None:
+        def body(case: Case) -> bool:
             nonlocal drawn
             drawn += 1
             self.cases += 1
             self.coverage.add(self.layer, case)
+            self.recorder.begin(case, props[0])
             for prop in props:
                 if self.over:
                     break
@@ -226,20 +217,24 @@ class Search:
                     continue
                 if int(drawn * prop.share) > int((drawn - 1) * prop.share) or drawn == 1:
                     self._try(case, prop, regime)
-            self.listen(Progress(self.layer.name, self.cases, self.total, len(self.found)))
+            reached = bool(self.recorder.end())
+            self._tell()
             if self.over or (self.first is not None and self.cases >= self.first + _ENOUGH):
                 raise _Enough
+            return reached
 
         try:
-            each(self._strategy(regime), _count(self.settings.examples, props), self._stream(regime), body)
+            explored(drawing, _count(self.settings.examples, props), self._stream(regime), body)
         except _Enough:
             self.first = self.cases  # the next group of properties gets its own chance
+        self.coverage.asked(drawing.tried, drawing.refused, drawing.possible)
         self.refused = self.cases == 0  # many attempts, and as many for each other group
 
     def _try(self, case: Case, prop: Property, regime: Regime) -> None:
         begun = time.perf_counter()
         with tuning.using(replace(tuning.current(), known=self._known(prop), few=True)):
             outcome = examine(self.layer, case, prop)
+        self.recorder.told(outcome)
         self.tallies[prop.name].add(outcome, time.perf_counter() - begun)
         self.slow[prop.name] += bool(outcome.skipped and outcome.skipped.startswith(TOO_SLOW))
         prop = told_by(outcome, prop)
@@ -274,6 +269,7 @@ class Search:
 
         if finding.kind == "timeout":
             return finding
+        self._tell(SMALLER)
         worst, most = finding.worst or finding.case, _most(finding)
         steady = finding.kind != "random"
         times = 1 if steady else _CONFIRM  # on a smaller case two random calls may agree by chance
@@ -307,7 +303,11 @@ class Search:
 
     def _told(self, finding: Finding, lead: Finding | None = None) -> Finding:
         """The finding with what it looks like, unless cases are to be left as they were drawn."""
+        self._tell(DIAGNOSING)
         return diagnosed(self.layer, finding, lead) if self.settings.shrink else finding
+
+    def _tell(self, stage: str = DRAWING) -> None:
+        self.listen(Progress(self.layer.name, self.cases, self.total, len(self.found), stage))
 
 
 def _first(finding: Finding) -> tuple[bool, bool, int]:

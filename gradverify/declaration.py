@@ -6,13 +6,10 @@ import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
-from functools import wraps
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from gradverify.dims import sizes_in
+from gradverify import texts
 from gradverify.errors import DeclarationError
 
 if TYPE_CHECKING:
@@ -44,12 +41,24 @@ def validate(layer: Layer, constants: tuple[str, ...], settings: Iterable[str]) 
     names = {n for primal in layer.primals for n in primal.dims.names}
     if layer.batch is not None and layer.batch not in names:
         raise DeclarationError(f"layer {layer.name!r}, batch: no primal has an axis {layer.batch!r}")
+    for name, told in layer.sizes.items():
+        _size(layer, name, told, names)
     for primal in layer.primals:
         _domain(layer, primal, names)
     for name, spec in layer.options.items():
         _option(layer, name, spec)
     _signature(layer, settings)
     _predicate(layer)
+
+
+def _size(layer: Layer, name: str, told: object, names: set[str]) -> None:
+    if name not in names:
+        raise DeclarationError(f"layer {layer.name!r}, sizes: no primal has an axis {name!r}")
+    listed = told if isinstance(told, (list, tuple)) and told else [told]
+    if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in listed):
+        raise DeclarationError(
+            f"layer {layer.name!r}, sizes: {name} must be a positive whole number or a list of them, got {told!r}"
+        )
 
 
 def named(name: object) -> str:
@@ -61,7 +70,7 @@ def named(name: object) -> str:
         If it is no string.
     """
     if isinstance(name, str):
-        return name
+        return texts.line(name, 200)
     raise DeclarationError(f"the name of a layer must be a string, got {name!r}")
 
 
@@ -190,39 +199,16 @@ def _signature(layer: Layer, settings: Iterable[str]) -> None:
         ) from None
 
 
-def with_sizes(assume: Any, primals: tuple[Primal, ...], options: Any) -> Any:
-    """The author's predicate; where it asks for sizes by name ("D"), one that reads them from the primals first."""
-    signature = _parameters(assume) if callable(assume) else None
-    if signature is None or not isinstance(options, Mapping):
-        return assume
-    given = {p.name for p in primals} | set(options)
-    sizes = {n for p in primals for n in p.dims.names} - given
-    wanted = [n for n in signature.parameters if n in sizes]
-    if not wanted:
-        return assume
-
-    @wraps(assume)
-    def allowing(**arrays: Any) -> bool:
-        known: dict[str, Any] = sizes_in({n: v for n, v in arrays.items() if n in options})
-        for p in primals:
-            known = p.dims.bind(np.shape(arrays[p.name]), known)
-        asked = {n: arrays[n] for n in arrays if n in signature.parameters}
-        return bool(assume(**asked, **{n: known[n] for n in wanted}))
-
-    del allowing.__wrapped__  # its signature is not the one by which it is called
-    return allowing
-
-
 def _predicate(layer: Layer) -> None:
     """Whether `assume` asks for what the layer has."""
     signature = _parameters(layer.assume) if layer.assume is not None else None
     if signature is None:
         return
-    known = {*layer.primal_names, *layer.options}
+    known = {*layer.primal_names, *layer.options, *layer.size_names}
     for p in signature.parameters.values():
         if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name not in known:
             raise DeclarationError(
-                f"layer {layer.name!r}, assume: it takes {p.name!r}, which is neither a primal nor an option "
+                f"layer {layer.name!r}, assume: it takes {p.name!r}, which is neither a primal, an option nor a size "
                 f"(has {_listed(sorted(known))})"
             )
 

@@ -7,33 +7,48 @@ import platform
 import random
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from gradverify import casefile, tuning
-from gradverify.campaign.interest import RECORD, Pool, features, verdict_features
+from gradverify.campaign import parcel
+from gradverify.campaign.interest import RECORD, code_features, features, verdict_features
 from gradverify.campaign.journal import Journal
 from gradverify.campaign.unit import Delta, Found, Record, Row, Unit, digest, record_of, resident
 from gradverify.checking import Search, alike
 from gradverify.errors import CaseFileError, GradverifyError
 from gradverify.failures import COMPLETE
 from gradverify.layer import Layer
+from gradverify.lines.recorder import Recorder
 from gradverify.properties import Property, Regime, explained, properties
 from gradverify.report.terminal import render_finding
 from gradverify.settings import Settings
-from gradverify.strategies import cases, decoding, each
+from gradverify.strategies import Pool, cases, decoding, each
 from gradverify.types import Case, Finding, Outcome, Verdict
 from gradverify.verification import checked, examine, told_by, watcher
 
 BEAT = 0.5  # seconds between two deltas
 _BATCH = 16  # cases of one group of properties before the next has its turn
 _SETTLED = 5  # findings made small in one unit; the others wait for the next
+ZIP = b"PK"  # with which a Case file begins
 _RETRIES = 5  # of a finding that was not settled, before it counts as not seen again
 
 
 class Over(BaseException):
     """The unit is over."""
+
+
+class Worker(Protocol):
+    """What it needs of the process that it runs in."""
+
+    journal: Journal
+
+    def tell(self, content: Any) -> None: ...
+
+    def stopped(self) -> bool: ...
+
+    def tidy(self) -> None: ...
 
 
 class Turn:
@@ -54,7 +69,8 @@ class Turn:
         else:
             lengths, self.decode = decoded
             known = [row for row in unit.rows if row.regime == regime and unit.plan.learn]
-            self.pool = Pool(known, lengths, rng)
+            reached = [row.data for row in known if row.reached]
+            self.pool = Pool([row.data for row in known if not row.reached], lengths, rng, reached)
 
     def due(self) -> list[Property]:
         """The properties that want the next case, by their share of the cases."""
@@ -65,10 +81,9 @@ class Turn:
 class Explorer:
     """One unit being worked on; as a watcher it notes every case before the layer sees it."""
 
-    def __init__(
-        self, unit: Unit, layer: Layer, send: Callable[[Delta], None], journal: Journal, stopped: Callable[[], bool]
-    ) -> None:
-        self.unit, self.layer, self.send, self.journal, self.stopped = unit, layer, send, journal, stopped
+    def __init__(self, unit: Unit, layer: Layer, worker: Worker) -> None:
+        self.unit, self.layer, self.journal = unit, layer, worker.journal
+        self.worker, self.send, self.stopped = worker, worker.tell, worker.stopped
         self.rng = random.Random(unit.seed)
         self.seen = set(unit.features)
         self.known = dict(unit.known)
@@ -86,7 +101,7 @@ class Explorer:
         """Work until the slice is used up, or somebody asks to stop."""
         token = watcher.set(self)
         try:
-            with tuning.using(self.search.settings.tuning):
+            with tuning.using(self.search.settings.tuning), Recorder(self.layer) as self.recorder:
                 for record in self.unit.pending:
                     self._retry(record)
                 turns = [
@@ -110,6 +125,7 @@ class Explorer:
 
     def before(self, layer: Layer, case: Case, prop: Property) -> None:
         """Journal the case, and show that the worker lives."""
+        self.worker.tidy()
         if self.record is not None:
             self.journal.write(self.record(prop))
         else:
@@ -157,9 +173,14 @@ class Explorer:
         self.delta.cases += 1
         self.fragile = False
         noted, record = features(case), 0.0
-        for prop in turn.due():
+        due = turn.due()
+        if due:
+            self.record = None if row is None else lambda prop: turn.heads[prop.name] + row
+            self.recorder.begin(case, due[0])
+        for prop in due:
             self.record = None if row is None else lambda prop: turn.heads[prop.name] + row
             outcome = self._examine(case, prop)
+            self.recorder.told(outcome)
             ratio = self._count(outcome)
             noted.update(verdict_features(outcome))
             if not outcome.findings:
@@ -168,11 +189,12 @@ class Explorer:
                 self._hit(finding, told_by(outcome, prop), turn.regime)
         if row is None:
             self.journal.clear()  # so that nobody blames this case while Hypothesis draws the next
-        new = noted - self.seen
+        code = code_features(self.recorder.end()) - self.seen if due else set()
+        new = (noted | code) - self.seen
         best = np.isfinite(record) and record > RECORD * self.ratio
         pool = turn.pool if self.unit.plan.learn else None
-        if row is not None and pool is not None and (new or best) and pool.keep(row):
-            self.delta.rows.append(Row(turn.regime, row, tuple(sorted(new)), record if best else 0.0))
+        if row is not None and pool is not None and (new or best) and pool.keep(row, bool(code)):
+            self.delta.rows.append(Row(turn.regime, row, tuple(sorted(new)), record if best else 0.0, bool(code)))
         self.seen |= new
         self.ratio = record if best else self.ratio
 
@@ -258,7 +280,7 @@ class Explorer:
 def case_of(record: Record, layer: Layer, unit: Unit) -> Case | None:
     """The case of a journal record; None if the layer does not allow it. Raises CaseFileError for a damaged one."""
     if not record.is_row:
-        return casefile.loads(record.content)
+        return casefile.loads(record.content) if record.content.startswith(ZIP) else parcel.loads(record.content)
     decoded = decoding(layer, record.regime, dtype=unit.plan.dtype, eps=unit.plan.eps, target=unit.target)
     return None if decoded is None else decoded[1](record.content)
 

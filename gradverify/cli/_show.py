@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from gradverify.cli._output import colored, write
+from gradverify.cli._output import colored, note, write
 
 if TYPE_CHECKING:
     from gradverify.layer import Layer
@@ -21,16 +21,28 @@ def show(
     stream: TextIO,
     color: bool | None,
     matrices: bool = False,
+    seconds: float | None = None,
+    ended: str | None = None,
 ) -> None:
-    """The table, each finding, and one line that sums up."""
+    """The table, each finding, and one line that sums up.
+
+    Parameters
+    ----------
+    seconds : on the clock, where several layers were checked at once
+    ended : the last line, where it is another one
+    """
     from gradverify.report.table import summary, table
     from gradverify.report.terminal import render_findings, side_by_side, undecided
 
     paint = colored(stream, color)
-    write(table(reports, paint), stream)
+    if reports:
+        write(table(reports, paint), stream)
     for report in reports:
         for line in [f"{report.layer}: declared {said}" for said in report.declared]:
             write(line, stream)
+        if report.lines is not None and not report.lines.complete and not report.findings:
+            for said in report.lines.said():
+                write(f"{report.layer}: {said}", stream)
         if not report.findings and not report.verified:
             write(f"{report.layer}: {undecided(report)}", stream)
         for text in render_findings(report, paint, _width(), replays):
@@ -38,7 +50,7 @@ def show(
         for found in (finding.comparison for finding in report.findings if matrices):
             if found is not None:
                 write(f"\n{report.layer}, gradient of {side_by_side(found, paint, _width())}", stream)
-    write(f"\n{summary(reports)}", stream)
+    write(f"\n{ended or summary(reports, seconds)}", stream)
 
 
 def show_matrices(name: str, compared: Sequence[Comparison], stream: TextIO, color: bool | None) -> None:
@@ -54,10 +66,22 @@ def _width() -> int:
     return max(80, shutil.get_terminal_size((80, 24)).columns)
 
 
-def status(reports: Sequence[Report]) -> int:
-    """0 nothing wrong, 1 a finding, 3 where for some layer nothing could be verified."""
+def status(reports: Sequence[Report], least: float | None = None) -> int:
+    """0 nothing wrong, 1 a finding, 3 where for some layer nothing could be verified, or less of its code ran.
+
+    Parameters
+    ----------
+    least : percent of the lines and branches of each layer that must run
+    """
+    from gradverify.lines.ran import below
+
+    low = below({r.layer: r.lines for r in reports if r.lines is not None}, least or 0.0)
+    for line in low:
+        note(f"gradverify: {line}")
     if any(report.findings for report in reports):
         return FOUND
+    if low:
+        return NOTHING
     return OK if reports and all(report.verified for report in reports) else NOTHING
 
 

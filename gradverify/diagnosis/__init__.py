@@ -18,7 +18,7 @@ import numpy as np
 
 from gradverify.diagnosis.evidence import Evidence
 from gradverify.diagnosis.steps import steps
-from gradverify.evaluate import LayerFailure
+from gradverify.failures import LayerFailure, unpatched
 from gradverify.layer import Layer
 from gradverify.limits import time_limit
 from gradverify.registry import Registry, import_submodules
@@ -98,7 +98,7 @@ def _turn(name: str) -> tuple[bool, int]:
 
 def _asked(signature: Signature, evidence: Evidence) -> Diagnosis | None:
     try:
-        with np.errstate(all="ignore"):
+        with unpatched(), np.errstate(all="ignore"):
             return signature.fits(evidence)
     except LayerFailure:
         return None
@@ -125,7 +125,7 @@ def diagnosed(layer: Layer, finding: Finding, lead: Finding | None = None) -> Fi
     facts = dict(finding.facts)
     compared = finding.comparison
     if compared is not None and finding.property in ("gradient", "special") and _finite(compared):
-        with suppress(LayerFailure), np.errstate(all="ignore"):
+        with suppress(LayerFailure), unpatched(), np.errstate(all="ignore"):
             found = steps(layer, finding.case, compared)
             facts |= {"ladder": found.rungs, "ladder_shows": found.says}
     return finding.but(diagnoses=diagnose(layer, finding), facts=facts)

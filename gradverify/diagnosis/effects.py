@@ -135,6 +135,9 @@ def state(evidence: Evidence) -> Diagnosis | None:
     if finding.property not in ("reusable", "reuse", "repeatable", "accumulates") or finding.kind == "random":
         return None
     what = str(finding.facts.get("what", ""))
+    if finding.kind == "overwrites":
+        text = "forward returns an array that it keeps and writes into again: the caller needs a copy, or a new array"
+        return Diagnosis("state", "OVERWRITE", text, 0.98, {"what": what})
     d = f"the gradient of {evidence.primal} changes {what}"
     if finding.property == "accumulates":
         return Diagnosis("state", "OVERWRITE", f"{d}: buffers are overwritten, not added to", 0.95)

@@ -78,7 +78,8 @@ def _left(layer: Layer, cases: list[Case]) -> dict[str, Array]:
     """Gradients that are kept on one object after a forward and a backward for each case."""
     rounds = [(evaluate.copies(c.primals), exact.copied(c.cotangents or ())) for c in cases]
     left = evaluate.guarded("backward", layer.hooks.again or dict, rounds, cases[0].options)
-    return {n: np.asarray(g) for n, g in left.items()}
+    kept, _ = evaluate.usable(layer, cases[0], left)
+    return kept
 
 
 def _other(layer: Layer, case: Case, kept: dict[str, Array]) -> Case:

@@ -14,7 +14,7 @@ from gradverify.types import Case, Finding, Outcome
 
 NAME = "repeatable"
 _TIMES = 3
-_MOST, _SECONDS = 40, 5e-3  # forwards that are asked again, and the time for it: what fails one call of many shows
+_MOST, _SECONDS = 40, 1e-3  # forwards that are asked again, and the time for it: what fails one call of many shows
 
 
 def holds(layer: Layer, case: Case) -> Outcome:
@@ -24,12 +24,13 @@ def holds(layer: Layer, case: Case) -> Outcome:
     """
     case, reason = exact.ready(layer, case)
     first = evaluate.run(layer, evaluate.copies(case.primals), case.options)
+    given = exact.copied(first.outputs)  # forward may write into what it returned
     begun = time.perf_counter()
     for k in range(_MOST):
         if k >= _TIMES - 1 and time.perf_counter() - begun > _SECONDS:
             break
         again = evaluate.run(layer, evaluate.copies(case.primals), case.options)
-        for a, b in zip(first.outputs, again.outputs):
+        for a, b in zip(given, again.outputs):
             if not exact.alike(a, b):
                 message = "forward gives different outputs for the same inputs, so its derivative is not defined"
                 return Outcome(NAME, (Finding(NAME, "random", None, message, case),), entries=a.size)

@@ -6,7 +6,7 @@ import numpy as np
 
 from gradverify import evaluate, exact
 from gradverify.evaluate import LayerFailure
-from gradverify.layer import Layer, Primal, accepted
+from gradverify.layer import Layer, Primal
 from gradverify.properties import Property, add
 from gradverify.types import Array, Case, Finding, Outcome
 
@@ -47,7 +47,11 @@ def _calls(layer: Layer, case: Case, other: Case) -> Outcome:
     second = backward(other, forward(other))
     pairs = [("in the first of two calls", first, expected), *between]
     if not layer.declared.stateful:
-        one, two = forward(case), forward(other)
+        one = forward(case)
+        given = exact.copied(one.outputs)
+        two = forward(other)
+        if not all(exact.alike(now, before) for now, before in zip(one.outputs, given)):
+            return Outcome(NAME, (_overwritten(case),), entries=sum(y.size for y in given))
         pairs.append(("after another forward ran in between", backward(case, one), expected))
         pairs.append(("after its forward ran first", backward(case, forward(case)), expected))
         second_late = backward(other, two)
@@ -79,6 +83,11 @@ def _two_objects(layer: Layer, case: Case, other: Case, expected: dict[str, Arra
     return [("after the forward of another object of the class", got, expected)]
 
 
+def _overwritten(case: Case) -> Finding:
+    message = "what one forward returned is changed by the next: forward keeps the array, and writes into it again"
+    return Finding(NAME, "overwrites", None, message, case, facts={"what": "the outputs of an earlier call"})
+
+
 def _other(layer: Layer, case: Case, shorten: bool = True) -> Case:
     """Another legal case: other values, signs included, and in half of the cases one axis shorter by one.
 
@@ -94,7 +103,7 @@ def _other(layer: Layer, case: Case, shorten: bool = True) -> Case:
         for factors in (None, *_FACTORS) if turned else _FACTORS:
             moved = {p.name: _moved(p, sizes[p.name], factors, rng) for p in layer.primals}
             other = case.but(primals=moved, cotangents=None, seed=case.seed + 7)
-            if not allowed(layer, other):
+            if not layer.allows(other.primals, other.options):
                 continue
             try:
                 completed, reason = exact.ready(layer, other)
@@ -150,15 +159,6 @@ def _cut(layer: Layer, arrays: dict[str, Array], name: str) -> dict[str, Array]:
         array = arrays[primal.name]
         shorter[primal.name] = np.array(array[index]) if name in primal.dims.names else array
     return shorter
-
-
-def allowed(layer: Layer, case: Case) -> bool:
-    """Whether the author's `assume` holds of a case."""
-    if layer.assume is None:
-        return True
-    given = {**case.primals, **case.options}
-    with np.errstate(all="ignore"):
-        return bool(layer.assume(**{name: given[name] for name in accepted(layer.assume, tuple(given))}))
 
 
 add(Property(NAME, "one call leaves nothing behind that reaches the next", holds, share=0.5))

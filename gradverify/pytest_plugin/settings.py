@@ -30,6 +30,8 @@ WORDS = {
     "seed": "a whole number, or 'random'",
     "corpus": "folder of failing cases, relative to the root folder (default .gradverify/corpus)",
     "prune": "whether a case that fails no more is removed from the corpus (default: not in the profile ci)",
+    "fail_under_coverage": "percent of the lines and branches of each layer's code that must run (default: any share)",
+    "jobs": "layers at once, each in a process of its own (default: one for each core); 0 runs them in that of pytest",
     "junit": "true: results are properties in JUnit XML; false: they are not in it (default: as its schema allows)",
 }
 
@@ -61,7 +63,8 @@ PROFILES = {
 class Settings(NamedTuple):
     """What holds for one run; the same in every process of it.
 
-    `junit` says where results go in JUnit XML: "properties", "system-out" or "nowhere".
+    `jobs` is None for one for each core; `junit` says where results go in JUnit XML: "properties", "system-out"
+    or "nowhere".
     """
 
     profile: str
@@ -73,8 +76,10 @@ class Settings(NamedTuple):
     shards: tuple[tuple[str, int], ...]
     corpus: Path
     prune: bool
+    jobs: int | None
     junit: str
     json: Path | None
+    least: float
     where: Mapping[str, str]  # key -> where it was set, for error messages
 
     @property
@@ -101,8 +106,10 @@ class Settings(NamedTuple):
 def add_options(parser: pytest.Parser) -> None:
     """Flags and ini keys."""
     group = parser.getgroup(PREFIX, "gradverify: gradients by hand, checked")
-    for key in ("profile", "examples", "seed", "corpus"):
-        group.addoption(f"--{PREFIX}-{key}", dest=f"{PREFIX}_{key}", metavar=key[0].upper(), help=WORDS[key])
+    for key in ("profile", "examples", "seed", "corpus", "fail_under_coverage", "jobs"):
+        group.addoption(
+            f"--{PREFIX}-{key.replace('_', '-')}", dest=f"{PREFIX}_{key}", metavar=key[0].upper(), help=WORDS[key]
+        )
     group.addoption(
         f"--{PREFIX}-property", dest=f"{PREFIX}_properties", metavar="P", action="append", help="try this property only"
     )
@@ -111,6 +118,19 @@ def add_options(parser: pytest.Parser) -> None:
         parser.addini(f"{PREFIX}_{key}", text, type="linelist", default=None)
     for key, text in WORDS.items():
         parser.addini(f"{PREFIX}_{key}", text, default=None)
+
+
+def mentioned(config: pytest.Config) -> bool:
+    """Whether the command line or a file of the project says anything about gradverify; no more is read."""
+    said = any(PREFIX in str(arg) for arg in config.invocation_params.args)
+    return said or bool(_table(config)) or any(_is_set(config, f"{PREFIX}_{key}") for key in (*LISTS, *WORDS))
+
+
+def _is_set(config: pytest.Config, name: str) -> bool:
+    try:
+        return bool(config.getini(name))
+    except TypeError:  # of a type of its own, as in pytest.toml
+        return True
 
 
 def resolve(config: pytest.Config) -> Settings:
@@ -138,8 +158,10 @@ def resolve(config: pytest.Config) -> Settings:
         shards=(("*", profile.shards), *_shards(given)),
         corpus=config.rootpath / str(given.get("corpus") or Path(".gradverify") / "corpus"),
         prune=given.truth("prune", profile.prune),
+        jobs=None if given.get("jobs") is None else given.whole("jobs", 0, 0),
         junit=_junit(given, config),
         json=_writable(given, config),
+        least=given.share("fail_under_coverage"),
         where=given.where,
     )
 
@@ -257,6 +279,17 @@ class _Given:
         if isinstance(value, bool) or not str(value).isdecimal() or int(value) < least:
             self.refuse(key, f"{value!r} is not a whole number of at least {least}")
         return int(value)
+
+    def share(self, key: str) -> float:
+        """Percent; 0 where none is given."""
+        value = self.get(key)
+        try:
+            share = float(0 if value is None else value)
+        except (TypeError, ValueError):
+            share = -1.0
+        if not 0 <= share <= 100:
+            self.refuse(key, f"{value!r} is not a number from 0 to 100")
+        return share
 
     def truth(self, key: str, default: bool) -> bool:
         value = self.get(key)

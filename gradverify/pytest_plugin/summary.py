@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from gradverify import __version__
 from gradverify.corpus import replay_command
+from gradverify.pytest_plugin import lines as ran
 from gradverify.pytest_plugin.journal import Left
 from gradverify.pytest_plugin.replays import shown
 from gradverify.pytest_plugin.run import Run, told_of
@@ -38,7 +38,7 @@ def lines(records: Sequence[Record], verbose: bool) -> list[str]:
     if skipped:
         said.append(f"{len(skipped)} of {len(rows)} checks were skipped; -rs shows why")
     left_out = [f"{row['label']}: {line}" for row in rows for line in row["not_verified"]]
-    return [*said, *dict.fromkeys(left_out), *_corpus(records)]
+    return [*said, *ran.said(rows), *dict.fromkeys(left_out), *_corpus(records)]
 
 
 def _folded(layer: str, rows: Sequence[Record]) -> list[Record]:
@@ -146,15 +146,16 @@ def as_json(told: Settings, records: Sequence[Record]) -> dict[str, Any]:
         "seed": told.seed,
         "examples": told.examples,
         "ok": bool(rows) and all(row["verdict"] in ("ok", "skipped") for row in rows),
-        "checks": [plain({k: v for k, v in row.items() if k not in ("shard", "corpus")}) for row in rows],
+        "checks": [plain({k: v for k, v in row.items() if k not in ("shard", "corpus", "lines")}) for row in rows],
+        "lines": {name: each.plain() for name, each in ran.united(rows).items()},
     }
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write the results, whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    from gradverify import files
+
+    files.write(path, files.dumps(content))
 
 
 def workflow_commands(records: Sequence[Record]) -> list[str]:
