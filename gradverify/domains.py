@@ -94,6 +94,15 @@ def _nonzero(raw: Array) -> Array:
     return np.where(raw == 0, np.ones_like(raw), raw)
 
 
+def _above(raw: Array, low: float) -> Array:
+    """Reals above a bound, which is left out: values at and below it are reflected."""
+    return np.where(raw > low, raw, np.where(raw < low, 2 * low - raw, low + 1))
+
+
+def _below(raw: Array, high: float) -> Array:
+    return -_above(-raw, -high)
+
+
 def _probabilities(raw: Array) -> Array:
     weights = _positive(raw)
     return weights / weights.sum(-1, keepdims=True) if weights.size else weights
@@ -124,6 +133,9 @@ def _yes(array: Array, *_: float) -> bool:
 _TABLE: Mapping[str, _Word] = {
     "real": _Word("real", (0,), lambda raw: raw, _yes),
     "complex": _Word("complex", (0,), lambda raw: raw, _yes),
+    "complex-nonzero": _Word("complex", (0,), _nonzero, lambda a: bool((a != 0).all())),
+    "above": _Word("real", (1,), _above, lambda a, low: a.min() > low),
+    "below": _Word("real", (1,), _below, lambda a, high: a.max() < high),
     "positive": _Word("real", (0,), _positive, lambda a: a.min() > 0),
     "nonnegative": _Word("real", (0,), np.abs, lambda a: a.min() >= 0),
     "nonzero": _Word("real", (0,), _nonzero, lambda a: bool((a != 0).all())),
@@ -144,7 +156,14 @@ _TABLE: Mapping[str, _Word] = {
     ),
     "integers": _Word("int", (2,), _integers, _is_integer),
 }
-_SYNONYMS = {"unit interval": "unit", "probability": "probabilities", "boolean": "bool", "any": "real"}
+_SYNONYMS = {
+    "complex nonzero": "complex-nonzero",
+    "nonzero complex": "complex-nonzero",
+    "unit interval": "unit",
+    "probability": "probabilities",
+    "boolean": "bool",
+    "any": "real",
+}
 
 
 def words() -> tuple[str, ...]:

@@ -52,7 +52,14 @@ def test_a_shape_that_contradicts_its_sizes_is_refused():
 
 @pytest.mark.parametrize("word", sorted(domains.words()))
 def test_a_domain_contains_what_it_projects(word):
-    arguments = {"between": " -1 2", "integers": " -1 2", "labels": " 3", "indices": " 3"}.get(word, "")
+    arguments = {
+        "between": " -1 2",
+        "above": " 1",
+        "below": " -1",
+        "integers": " -1 2",
+        "labels": " 3",
+        "indices": " 3",
+    }.get(word, "")
     domain = domains.parse(word + arguments)
     raw = np.random.default_rng(0).random((4, 5)) if domain.discrete else np.random.default_rng(0).normal(0, 9, (4, 5))
     assert domain.contains(domain.project(raw, {}), {})

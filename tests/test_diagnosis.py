@@ -532,6 +532,12 @@ def reversed_back(dy, x):
     return grad
 
 
+def detached_second(primals, cotangents, weights):
+    """The gradient of x takes x for a constant."""
+    (dy,), x = cotangents, primals["x"]
+    return {"x": weights["w"] * dy * np.cos(x), "w": weights["x"] * dy * np.cos(x)}
+
+
 class Remembering:
     """Keeps the first input of each shape for good."""
 
@@ -685,6 +691,21 @@ WRONG |= {
         "second_order",
         "ORDER2",
         "first derivative is right, the second along x is zero",
+        "x",
+        property="second_order",
+    ),
+    "detached inside": Wrong(
+        layer(
+            lambda x, w: (np.sin(x) * w, (x, w)),
+            lambda dy, s: (dy * np.cos(s[0]) * s[1], dy * np.sin(s[0])),
+            x="N",
+            w="N",
+            second=detached_second,
+        ),
+        arrays(x=(3,), w=(3,)),
+        "second_order",
+        "ORDER2",
+        "what flows through x into the gradient of x is lost, as where it is detached",
         "x",
         property="second_order",
     ),
@@ -1119,6 +1140,7 @@ ALSO = {
     ("steps", "last step only"),
     ("options", "keep rate"),
     ("upstream", "all averaged"),
+    ("upstream", "all summed"),
     ("local", "weights left out"),
     ("overwritten", "repeats overwrite"),
     ("dropped", "odd sizes"),

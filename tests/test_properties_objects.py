@@ -232,3 +232,28 @@ class Descent:
 def test_the_recorder_stands_aside_where_setup_puts_another():
     layer = adapt.optimiser(Asks, setup=lambda made, ours: setattr(made, "opt", Descent()), rate=0.5, x="N D", W="D H")
     assert not found(layer, "gradient", "linear")
+
+
+def cleared(dy, x):
+    dx = 2 * x * dy
+    dy[...] = 0
+    return dx
+
+
+def cleared_and_by_memory(dy, x):
+    dx = 2 * x * dy.ravel(order="K").reshape(dy.shape)
+    dy[...] = 0
+    return dx
+
+
+def test_one_mutation_is_one_finding():
+    layer = Layer(lambda x: (x**2, x), cleared, x="N D")
+    assert {name for name, _ in found(layer, *ASKED)} == {"pure"}
+
+
+def test_a_mutation_does_not_hide_what_is_wrong_with_a_layout():
+    layer = Layer(lambda x: (x**2, x), cleared_and_by_memory, x="N D")
+    assert {name for name, _ in found(layer, *ASKED)} == {"pure", "layout"}
+
+
+ASKED = ("gradient", "complete", "pure", "layout", "linear", "repeatable", "reusable", "special")

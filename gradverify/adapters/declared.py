@@ -15,11 +15,14 @@ import inspect
 from functools import wraps
 from typing import Any
 
+import numpy as np
+
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._chance import Chance, mentions
-from gradverify.adapters._normal import finished
+from gradverify.adapters._normal import called, examples, finished, flat, required, told
 from gradverify.errors import DeclarationError
-from gradverify.layer import KEYWORDS, Layer, Loss
+from gradverify.evaluate import LayerFailure
+from gradverify.layer import KEYWORDS, Layer, Loss, accepted
 
 
 def _is_pair(target: Any) -> bool:
@@ -46,9 +49,50 @@ def _dimension_strings(cls: type) -> dict[str, Any]:
     return {n: getattr(cls, n) for n in parameters if isinstance(getattr(cls, n, None), (str, tuple))}
 
 
+_UPSTREAM = ("dy", "dout", "g", "grad", "grad_output", "upstream", "cotangent", "ct", "v")
+
+
 def _from_pair(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
     layer = Layer(*target, **declaration)
+    plain = _without_cache(layer)
+    if plain is not None:
+        return plain
     return _seeded(layer) if mentions(layer.forward) else layer
+
+
+def _without_cache(layer: Layer) -> Layer | None:
+    """The layer of a function and its gradient, f(x) and f_grad(x) or f_grad(x, dy); None if it is another pair.
+
+    Told by the arguments of the gradient: those of the function, and an upstream gradient before or behind them.
+    """
+    names = required(layer.backward) or []
+    own = [n for n in names if n not in _UPSTREAM]
+    rest = [k for k, n in enumerate(names) if n in _UPSTREAM]
+    if own != list(layer.primal_names) or len(rest) > 1 or (rest and rest[0] not in (0, len(own))):
+        return None
+    arrays = next((arrays for arrays, _ in examples(layer)), None)
+    if arrays is None:
+        return None
+    try:
+        value = called("forward", layer.forward, *arrays.values(), **layer.default_options)
+    except LayerFailure:
+        return None
+    if not isinstance(value, (np.ndarray, np.number, float)):
+        return None
+
+    def forward(*primals: Any, **options: Any) -> Any:
+        return layer.forward(*primals, **options), (primals, options)
+
+    def backward(dy: Any, saved: Any) -> Any:
+        primals, options = saved
+        taken = {n: options[n] for n in accepted(layer.backward, tuple(options))}
+        given = (*primals, dy) if rest and rest[0] else (dy, *primals) if rest else primals
+        found = flat(layer.backward(*given, **taken))
+        return tuple(found if rest else [None if g is None else g * dy for g in found])
+
+    return told(
+        layer.derive(forward=forward, backward=backward), "backward: a function of the primals" + " and dy" * len(rest)
+    )
 
 
 def _seeded(layer: Layer) -> Layer:

@@ -45,6 +45,7 @@ def torch_layer(target: Any, /, *, name: str | None = None, **declaration: Any) 
         reference : the same function in plain torch operations, of tensors in any type; it is run and
             differentiated in float64
         second : False where no second backward is meant to exist
+        init : what a module is built with, where its class is given: a tuple or a dict
         keep : parameters and buffers of a module that stay as they are, by name
 
     Raises
@@ -56,6 +57,8 @@ def torch_layer(target: Any, /, *, name: str | None = None, **declaration: Any) 
     torch = import_torch()
     own = {key: declaration.pop(key) for key in _OWN if key in declaration}
     label = name or getattr(target, "__name__", None) or type(target).__name__
+    if inspect.isclass(target) and issubclass(target, torch.nn.Module):
+        target = _built(label, target, declaration.pop("init", ()))
     is_function = inspect.isclass(target) and issubclass(target, torch.autograd.Function)
     declared = _primals(target if is_function else None, declaration)
     settings = {k: v for k, v in declaration.items() if k in KEYWORDS and k != "primals"}
@@ -83,6 +86,17 @@ def torch_layer(target: Any, /, *, name: str | None = None, **declaration: Any) 
         strict=is_function,
     )
     return _layer(engine, target, declared, settings, own)
+
+
+def _built(label: str, module: Any, init: Any) -> Any:
+    """A module from its class and the arguments that it is built with, a tuple or a dict."""
+    try:
+        return module(**init) if isinstance(init, Mapping) else module(*(init if isinstance(init, tuple) else (init,)))
+    except TypeError as error:
+        raise DeclarationError(
+            f"layer {label!r}: the module cannot be built with init={init!r}: {error}; "
+            "write init=(3, 4), or init={'in_features': 3, 'out_features': 4}"
+        ) from None
 
 
 def _device(label: str, told: Any) -> Any:
@@ -219,7 +233,7 @@ def _recognises(target: Any) -> bool:
     if torch is None or not hasattr(torch, "autograd") or not hasattr(torch, "nn"):
         return False
     if inspect.isclass(target):
-        return issubclass(target, torch.autograd.Function)
+        return issubclass(target, (torch.autograd.Function, torch.nn.Module))
     return isinstance(target, torch.nn.Module) or (callable(target) and refers_to(target, "torch"))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from gradverify import evaluate
 from gradverify.diagnosis import add, variants
+from gradverify.diagnosis.detached import lost_flows
 from gradverify.diagnosis.evidence import ABOUT_GRADIENTS, Evidence
 from gradverify.diagnosis.untouched import explains
 from gradverify.properties import fresh, properties
@@ -271,6 +272,10 @@ def second_order(evidence: Evidence) -> Diagnosis | None:
             "nothing of backward is recorded, as where it runs a kernel of its own; if it is meant to be "
             "differentiable once, mark it with @once_differentiable, or say second=False"
         )
+    lost = lost_flows(evidence.layer, evidence.case, evidence.primal) if finding.facts.get("finite", True) else ()
+    if lost and not finding.facts.get("nothing"):
+        names = " and ".join(lost)
+        why = f"what flows through {evidence.primal} into the gradient of {names} is lost, as where it is detached"
     text = f"{first}the second along {evidence.primal} is {how}: {why}"
     return Diagnosis("second_order", "ORDER2", text, 0.97)
 

@@ -12,6 +12,7 @@ from gradverify.diagnosis.probe import Probe, close
 from gradverify.types import Array, Diagnosis
 
 _FLAT = 1e-12  # share of the largest derivative: differences of what does not change are exactly zero
+_LESS = 0.95  # weight of what is seen with some options only, which then say more
 _FEW = 3  # values that a clamp leaves
 
 
@@ -21,6 +22,7 @@ def flat(evidence: Evidence) -> Diagnosis | None:
     if not evidence.about_gradient or not evidence.probes or evidence.finding.kind != "wrong":
         return None
     facts = {"cases": len(evidence.probes)}
+    weight = _LESS if evidence.situation.needs == "options" else 1.0
     d = f"the gradient of {evidence.primal}"
     if evidence.everywhere(partial(_from_flat_outputs, evidence)):
         text = (
@@ -28,13 +30,13 @@ def flat(evidence: Evidence) -> Diagnosis | None:
             f"do not change with {evidence.primal}{_values(evidence)}, as where a clamp or a saturated unit is not "
             "masked in backward, and is right without that"
         )
-        return Diagnosis("flat", "TERM", text, 0.94, facts)
+        return Diagnosis("flat", "TERM", text, 0.94 * weight, facts)
     if evidence.everywhere(partial(_to_flat_entries, evidence)) and _others_are_right(evidence):
         text = (
             f"{d} passes where forward is flat{evidence.given}: it is wrong in just those entries that change no "
             "output (a clamp, a margin that is kept, a saturated unit), and right in the others"
         )
-        return Diagnosis("flat", "TERM", text, 0.88, facts)
+        return Diagnosis("flat", "TERM", text, 0.88 * weight, facts)
     return None
 
 

@@ -47,7 +47,8 @@ def partly(evidence: Evidence) -> Diagnosis | None:
     for part in _parts(labels_of(evidence, 0, len(shape)), shape):
         factor = _common([_of_outputs(evidence, part, p) for p in evidence.probes])
         if factor is not None:
-            return _told(evidence, factor, f"{part.words} of the output", "the part that comes from ")
+            where = "" if "output" in part.words else " of the output"
+            return _told(evidence, factor, part.words + where, "the part that comes from ")
     return None
 
 

@@ -17,6 +17,8 @@ def redrawn(evidence: Evidence) -> Diagnosis | None:
     """Forward and backward multiply by 0 or one number, in other places, and those of forward do not go with values."""
     if not evidence.about_gradient or not evidence.probes or evidence.situation.needs != "nothing":
         return None
+    if any(p.domain.name in ("mask", "bool") for p in evidence.layer.primals):
+        return None  # a mask that is given is not drawn
     if not evidence.everywhere(partial(_other_places, evidence)):
         return None
     if not evidence.everywhere(partial(_whatever_the_values, evidence)):

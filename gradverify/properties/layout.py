@@ -68,8 +68,11 @@ LAYOUTS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def holds(layer: Layer, case: Case) -> Outcome:
-    """Primals and cotangents in six layouts; cotangents expanded from one value, or along one axis (stride 0)."""
+def holds(layer: Layer, case: Case, writable: bool = False) -> Outcome:
+    """Primals and cotangents in six layouts; cotangents expanded from one value, or along one axis (stride 0).
+
+    With `writable`, arrays that cannot be written into are copied first, for code that writes into what it is given.
+    """
     case, reason = exact.ready(layer, case)
     if reason is not None:
         return Outcome(NAME, skipped=reason)
@@ -82,10 +85,13 @@ def holds(layer: Layer, case: Case) -> Outcome:
     }
     for what, change in layouts.items():
         for side in ("cotangent", "primals"):
-            cotangents = tuple(_apply(change, v) for v in plain) if side == "cotangent" else plain
+            fresh = exact.copied(plain)  # a backward that changes its cotangent is another matter
+            cotangents = tuple(_apply(change, v) for v in fresh) if side == "cotangent" else fresh
             primals = evaluate.copies(case.primals)
             if side == "primals":
                 primals = {n: _apply(change, a) for n, a in primals.items()}
+            if writable:
+                cotangents, primals = tuple(map(_own, cotangents)), {n: _own(a) for n, a in primals.items()}
             try:
                 got = _pull(layer, case, primals, cotangents)
             except LayerFailure as failure:
@@ -94,7 +100,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
             pairs.append((f"with the {side} {what}", got, expected))
     for what, expand in _expansions(plain).items():
         try:
-            pairs.append((what, *_expanded(layer, case, plain, expand)))
+            pairs.append((what, *_expanded(layer, case, plain, expand, writable)))
         except LayerFailure as failure:
             crashes.append(_crash(case, what, failure))
     outcome = exact.outcome(layer, case, NAME, pairs)
@@ -103,6 +109,11 @@ def holds(layer: Layer, case: Case) -> Outcome:
 
 def _apply(change: Callable[[Array], Array], array: Array) -> Array:
     return change(array) if array.ndim and array.size else array
+
+
+def _own(array: Array) -> Array:
+    """The array, or a copy where it cannot be written into."""
+    return array if array.flags.writeable and 0 not in array.strides else np.array(array)
 
 
 def _pull(layer: Layer, case: Case, primals: dict[str, Array], cotangents: tuple[Array, ...]) -> dict[str, Array]:
@@ -131,11 +142,12 @@ def _expansions(plain: tuple[Array, ...]) -> dict[str, Callable[[Array], Array]]
 
 
 def _expanded(
-    layer: Layer, case: Case, plain: tuple[Array, ...], expand: Callable[[Array], Array]
+    layer: Layer, case: Case, plain: tuple[Array, ...], expand: Callable[[Array], Array], writable: bool
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Gradients for an expanded cotangent, and for a copy of it."""
     expanded = tuple(expand(v) for v in plain)
-    got = _pull(layer, case, evaluate.copies(case.primals), expanded)
+    given = tuple(map(_own, expanded)) if writable else expanded
+    got = _pull(layer, case, evaluate.copies(case.primals), given)
     return got, exact.gradients(layer, case, tuple(np.array(v, order="C") for v in expanded))
 
 

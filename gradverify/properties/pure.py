@@ -10,7 +10,7 @@ import numpy as np
 from gradverify import evaluate, exact
 from gradverify.foreign import arrays_in
 from gradverify.layer import Layer
-from gradverify.properties import Property, add
+from gradverify.properties import Property, add, layout
 from gradverify.types import Array, Case, Finding, Outcome
 
 NAME = "pure"
@@ -53,6 +53,16 @@ def holds(layer: Layer, case: Case) -> Outcome:
     findings += _aliases(gradients, primals, case)
     unique = {f.fingerprint: f for f in reversed(findings)}
     return Outcome(NAME, tuple(unique.values()), entries=sum(a.size for a in primals.values()))
+
+
+def _moot(layer: Layer, case: Case, outcome: Outcome) -> Outcome | None:
+    """What is left of the findings about memory layout once all arrays can be written into, where that is done.
+
+    That code which changes its cotangent in place fails on one that is read-only, or expanded, is the same mistake.
+    """
+    if outcome.property != layout.NAME or not any(f.kind == "mutates" for f in holds(layer, case).findings):
+        return None
+    return layout.holds(layer, case, writable=True)
 
 
 def _nothing_held(saved: Any) -> dict[str, Array]:
@@ -101,5 +111,6 @@ add(
         "primals, cotangents and saved arrays are left unchanged, and no gradient is a primal itself",
         holds,
         share=0.5,
+        moot=_moot,
     )
 )
