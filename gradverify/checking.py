@@ -20,6 +20,7 @@ from gradverify.errors import GradientMismatch, UsageError
 from gradverify.failures import COMPLETE
 from gradverify.layer import Layer
 from gradverify.limits import TOO_SLOW
+from gradverify.lines.recorder import Recorder
 from gradverify.progress import DIAGNOSING, DRAWING, SMALLER, Listener, Progress, shown
 from gradverify.properties import Property, Regime, explained
 from gradverify.registry import layers
@@ -131,11 +132,12 @@ class Search:
     first: int | None = None
     slow: Counter[str] = field(default_factory=Counter)
     refused: bool = False
+    recorder: Recorder = field(init=False)
 
     def run(self) -> Report:
         """Draw, verify, shrink; one pass for each group of properties that draw alike."""
         start = time.perf_counter()
-        with tuning.using(self.settings.tuning):
+        with tuning.using(self.settings.tuning), Recorder(self.layer) as self.recorder:
             groups = list(alike(self.applicable()))
             self.total = sum(_count(self.settings.examples, props) for _, props in groups)
             for regime, props in groups:
@@ -150,8 +152,9 @@ class Search:
             seed=self.seed,
             seconds=time.perf_counter() - start,
             examples=self.settings.examples,
-            notes=(refusal(self.layer),) if self.refused else (),
+            notes=(refusal(self.layer),) if self.refused else self.coverage.lacks(),
             coverage=self.coverage,
+            lines=self.recorder.result(),
             unverified=self.layer.left_out,
             origin=self.layer.origin,
         )
@@ -191,25 +194,22 @@ class Search:
                 chosen.append(prop)
         return chosen
 
-    def _strategy(self, regime: Regime) -> Any:
-        from gradverify.strategies import cases
-
-        target = self.layer.origin or (self.layer.name if self.layer.name in layers else None)
-        return cases(self.layer, regime, dtype=self.settings.dtype, eps=self.settings.eps, target=target)
-
     def _stream(self, regime: Regime) -> int:
         return zlib.crc32(f"{self.seed} {self.layer.name} {regime}".encode())
 
     def _draw(self, regime: Regime, props: list[Property]) -> None:
-        from gradverify.strategies import each
+        from gradverify.strategies import drawing_of, explored
 
+        target = self.layer.origin or (self.layer.name if self.layer.name in layers else None)
+        drawing = drawing_of(self.layer, regime, dtype=self.settings.dtype, eps=self.settings.eps, target=target)
         drawn = 0
 
-        def body(case: Case) -> None:
+        def body(case: Case) -> bool:
             nonlocal drawn
             drawn += 1
             self.cases += 1
             self.coverage.add(self.layer, case)
+            self.recorder.begin(case, props[0])
             for prop in props:
                 if self.over:
                     break
@@ -217,20 +217,24 @@ class Search:
                     continue
                 if int(drawn * prop.share) > int((drawn - 1) * prop.share) or drawn == 1:
                     self._try(case, prop, regime)
+            reached = bool(self.recorder.end())
             self._tell()
             if self.over or (self.first is not None and self.cases >= self.first + _ENOUGH):
                 raise _Enough
+            return reached
 
         try:
-            each(self._strategy(regime), _count(self.settings.examples, props), self._stream(regime), body)
+            explored(drawing, _count(self.settings.examples, props), self._stream(regime), body)
         except _Enough:
             self.first = self.cases  # the next group of properties gets its own chance
+        self.coverage.asked(drawing.tried, drawing.refused, drawing.possible)
         self.refused = self.cases == 0  # many attempts, and as many for each other group
 
     def _try(self, case: Case, prop: Property, regime: Regime) -> None:
         begun = time.perf_counter()
         with tuning.using(replace(tuning.current(), known=self._known(prop), few=True)):
             outcome = examine(self.layer, case, prop)
+        self.recorder.told(outcome)
         self.tallies[prop.name].add(outcome, time.perf_counter() - begun)
         self.slow[prop.name] += bool(outcome.skipped and outcome.skipped.startswith(TOO_SLOW))
         prop = told_by(outcome, prop)

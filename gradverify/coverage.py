@@ -7,6 +7,7 @@ about them; these counts let a reader see it.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -21,6 +22,8 @@ DECADES = tuple(float(f"1e{k}") for k in range(-4, 5))
 _BORDERS = np.array([*(-d for d in reversed(DECADES)), 0.0, np.nextafter(0.0, 1.0), *DECADES])
 DISTINCT = 40  # kinds of one size or option that are counted apart
 OTHERS = "others"
+_MANY_REFUSED = 0.5  # of what was drawn; below, enough of everything is left
+_HARDLY = 0.02  # of the cases
 
 
 def regions() -> tuple[str, ...]:
@@ -42,6 +45,8 @@ class Coverage:
     options : for each option, cases by its value as code
     dtypes : cases by the floating type of their primals
     values : for each primal of real or complex numbers, elements by value region (see `regions`)
+    tried, refused : rows that were decoded with sizes and values in their domains, and those that `assume` refused
+    possible : sizes that `assume` was seen to allow, by name, where it forbids many
     """
 
     cases: int = 0
@@ -49,6 +54,30 @@ class Coverage:
     options: dict[str, Counter[str]] = field(default_factory=dict)
     dtypes: Counter[str] = field(default_factory=Counter)
     values: dict[str, list[int]] = field(default_factory=dict)
+    tried: int = 0
+    refused: int = 0
+    possible: dict[str, set[int]] = field(default_factory=dict)
+
+    def asked(self, tried: int, refused: int, possible: Mapping[str, set[int]]) -> None:
+        """Count what one way of drawing asked `assume`, and the sizes that it was seen to allow."""
+        self.tried += tried
+        self.refused += refused
+        for name, sizes in possible.items():
+            self.possible.setdefault(name, set()).update(sizes)
+
+    def lacks(self) -> tuple[str, ...]:
+        """What `assume` kept from being drawn, in words; empty where it refused little."""
+        if not self.tried or self.refused < _MANY_REFUSED * self.tried:
+            return ()
+        rare = [
+            f"{name} = {size} ({self.sizes.get(name, Counter())[str(size)]})"
+            for name, sizes in self.possible.items()
+            for size in sorted(sizes)
+            if self.sizes.get(name, Counter())[str(size)] < max(1, _HARDLY * self.cases)
+        ]
+        seldom = f"; sizes hardly seen, with the cases that had them: {', '.join(rare)}" if rare else ""
+        advice = 'a relation such as H % G == 0 is drawn directly as a product of names, "N G*R D"'
+        return (f"assume refused {self.refused / self.tried:.0%} of what was drawn{seldom}; {advice}",)
 
     def add(self, layer: Layer, case: Case) -> None:
         """Count one more case; its arrays are only read."""

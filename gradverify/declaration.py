@@ -41,12 +41,24 @@ def validate(layer: Layer, constants: tuple[str, ...], settings: Iterable[str]) 
     names = {n for primal in layer.primals for n in primal.dims.names}
     if layer.batch is not None and layer.batch not in names:
         raise DeclarationError(f"layer {layer.name!r}, batch: no primal has an axis {layer.batch!r}")
+    for name, told in layer.sizes.items():
+        _size(layer, name, told, names)
     for primal in layer.primals:
         _domain(layer, primal, names)
     for name, spec in layer.options.items():
         _option(layer, name, spec)
     _signature(layer, settings)
     _predicate(layer)
+
+
+def _size(layer: Layer, name: str, told: object, names: set[str]) -> None:
+    if name not in names:
+        raise DeclarationError(f"layer {layer.name!r}, sizes: no primal has an axis {name!r}")
+    listed = told if isinstance(told, (list, tuple)) and told else [told]
+    if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in listed):
+        raise DeclarationError(
+            f"layer {layer.name!r}, sizes: {name} must be a positive whole number or a list of them, got {told!r}"
+        )
 
 
 def named(name: object) -> str:
@@ -192,11 +204,11 @@ def _predicate(layer: Layer) -> None:
     signature = _parameters(layer.assume) if layer.assume is not None else None
     if signature is None:
         return
-    known = {*layer.primal_names, *layer.options}
+    known = {*layer.primal_names, *layer.options, *layer.size_names}
     for p in signature.parameters.values():
         if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name not in known:
             raise DeclarationError(
-                f"layer {layer.name!r}, assume: it takes {p.name!r}, which is neither a primal nor an option "
+                f"layer {layer.name!r}, assume: it takes {p.name!r}, which is neither a primal, an option nor a size "
                 f"(has {_listed(sorted(known))})"
             )
 

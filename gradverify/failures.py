@@ -53,7 +53,7 @@ def guarded(stage: str, function: Callable[..., Any], /, *arguments: Any, **keyw
     So does what is meant for somebody else: `pytest.skip`, `hypothesis.assume`, `sys.exit`. Only what comes from
     outside of the layer goes through: Ctrl-C, and what the handler of a signal raises, as that of a time limit.
     """
-    outer, _began[0] = _began[0], time.perf_counter()
+    outer, _began[:] = tuple(_began), (time.perf_counter(), stage)
     depth = sys.getrecursionlimit()
     try:
         with np.errstate(all="ignore"):
@@ -66,7 +66,7 @@ def guarded(stage: str, function: Callable[..., Any], /, *arguments: Any, **keyw
             raise
         raise LayerFailure("crash", stage, f"{stage} raised {told(error)}{authors_line(error)}") from error
     finally:
-        _began[0] = outer
+        _began[:] = outer
         if sys.getrecursionlimit() != depth:
             sys.setrecursionlimit(depth)
         if sys.modules.get("numpy") is not np:
@@ -104,7 +104,12 @@ def running() -> float:
     return time.perf_counter() - _began[0] if _began[0] else 0.0
 
 
-_began = [0.0]  # of the innermost call in progress, by `perf_counter`
+def stage() -> str:
+    """What the call of the layer's code in progress computes, "forward" or "backward"; empty outside of one."""
+    return str(_began[1])
+
+
+_began: list[Any] = [0.0, ""]  # of the innermost call in progress: when, by `perf_counter`, and what
 
 
 def told(error: BaseException) -> str:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, TypeVar
 
+import numpy as np
+
 from gradverify import dims, domains
 from gradverify.declaration import called, mapping, named, validate
 from gradverify.errors import DeclarationError
@@ -107,7 +109,8 @@ class Layer:
         domain is a word or a Hypothesis strategy of single elements. Settings: `options` (name to
         a list of choices, simplest first, a tuple of such lists, or a Hypothesis strategy),
         `returns` (dimension strings of the outputs by name), `batch` (name of the batch axis),
-        `assume` (predicate on primals and options by name; False rejects the case), `empty` (True
+        `assume` (predicate on primals, options and sizes by name; False rejects the case), `sizes` (of axes by
+        name, one or a list, as the layer runs in production: see the property reference), `empty` (True
         where axes of size 0 are allowed), `constants` (names of primals that need no gradient),
         and the fields of `Declared` and `Hooks`.
 
@@ -126,6 +129,7 @@ class Layer:
     batch: str | None
     assume: Callable[..., bool] | None
     empty: bool
+    sizes: Mapping[str, Any]
     declared: Declared
     hooks: Hooks
     doc: str
@@ -165,6 +169,7 @@ class Layer:
             batch=declaration.get("batch"),
             assume=declaration.get("assume"),
             empty=bool(declaration.get("empty", False)),
+            sizes=mapping(label, "sizes", declaration.get("sizes") or {}),
             declared=Declared(**{k: v for k, v in declaration.items() if k in _DECLARED}, constants=unwanted),
             hooks=Hooks(**{k: v for k, v in declaration.items() if k in _HOOKS}),
             doc=declaration.get("doc") or inspect.getdoc(forward) or "",
@@ -194,6 +199,44 @@ class Layer:
         copied = copy.copy(self)
         copied._set(**changes)
         return copied
+
+    def allows(self, primals: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
+        """Whether the author's `assume` holds; it gets what it names of the primals, the options and the sizes.
+
+        Raises
+        ------
+        DeclarationError
+            If the predicate raises.
+        """
+        if self.assume is None:
+            return True
+        given = {**primals, **options}
+        names = accepted(self.assume, tuple(given))
+        wanted = {name: given[name] for name in names if name in self.primal_names or name in self.options}
+        sizes = accepted(self.assume, self.size_names, False)
+        try:
+            if sizes:
+                known = self.sizes_of(primals, options)
+                wanted |= {name: known[name] for name in sizes if name not in wanted}
+            with np.errstate(all="ignore"):
+                return bool(self.assume(**wanted))
+        except DeclarationError:
+            raise
+        except Exception as error:
+            raise DeclarationError(f"layer {self.name!r}: assume raised {type(error).__name__}: {error}") from error
+
+    @property
+    def size_names(self) -> tuple[str, ...]:
+        """Every name in a dimension string that is neither a primal nor an option; without the star of a group."""
+        names = dict.fromkeys(n.lstrip("*") for p in self.primals for n in p.dims.names)
+        return tuple(n for n in names if n not in self.options and n not in self.primal_names)
+
+    def sizes_of(self, primals: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+        """The size of each name, as the shapes of the primals tell it; a group of leading axes has a tuple."""
+        sizes: dict[str, Any] = dims.sizes_in(options)
+        for primal in self.primals:
+            sizes = primal.dims.bind(np.shape(primals[primal.name]), sizes)
+        return {name.lstrip("*"): size for name, size in sizes.items()}
 
     @property
     def kind(self) -> str:
@@ -261,19 +304,19 @@ def by_function(read: Callable[..., T]) -> Callable[..., T]:
 
 
 @by_function
-def accepted(function: Callable[..., Any], names: tuple[str, ...]) -> tuple[str, ...]:
-    """The names among `names` that a function takes as keywords."""
+def accepted(function: Callable[..., Any], names: tuple[str, ...], any_other: bool = True) -> tuple[str, ...]:
+    """The names among `names` that a function takes as keywords; by ``**``, too, unless told otherwise."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
         return ()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+    if any_other and any(p.kind is p.VAR_KEYWORD for p in parameters):
         return tuple(names)
     taken = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
     return tuple(name for name in names if name in taken)
 
 
-_SETTINGS = {"options", "returns", "batch", "assume", "empty", "constants", "doc", "origin"}
+_SETTINGS = {"options", "returns", "batch", "assume", "sizes", "empty", "constants", "doc", "origin"}
 _DECLARED = {"kinks", "surrogate", "zero", "factor", "conjugate", "stateful", "built_with"}
 _HOOKS = {field.name for field in fields(Hooks)}
 KEYWORDS = frozenset(_SETTINGS | _DECLARED | _HOOKS | {"name", "primals"})

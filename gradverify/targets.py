@@ -294,6 +294,27 @@ def _object(module: ModuleType, names: list[str], place: str, wanted: str) -> La
     return _adapted(value, names, origin).derive(origin=origin)
 
 
+def raw_object(target: str) -> Any:
+    """The object that "file.py:object" or "package.module:object" names, whatever it is.
+
+    Raises
+    ------
+    TargetError
+        If there is none, or the file fails while it is imported.
+    """
+    match = _PATTERN.fullmatch(target.strip())
+    place, wanted = (match["place"], match["object"]) if match else (target, None)
+    if wanted is None:
+        raise TargetError(f"{target!r} names no object: write {target}:NAME")
+    module, names = _import_file(place) if _is_file(place) else _import_module(place, target)
+    value: Any = module
+    for part in wanted.split("."):
+        if not hasattr(value, part):
+            raise TargetError(_no_object(module, names, place, wanted))
+        value = getattr(value, part)
+    return value
+
+
 def _adapted(value: Any, names: list[str], origin: str) -> Layer:
     from gradverify.adapters import as_layer
 

@@ -14,6 +14,7 @@ from gradverify.verified import Ledger, NotVerified, ledger
 
 if TYPE_CHECKING:
     from gradverify.coverage import Coverage
+    from gradverify.lines.ran import Ran
     from gradverify.tally import Tally
 
 Array = Any  # numpy.ndarray of any dtype; shapes stand in the docstrings
@@ -283,6 +284,7 @@ class Report:
     declared : the author's declarations that bear on the result, one line each
     seed, seconds, examples : how the cases were drawn, and how long it took
     coverage : which sizes, options, types and values were drawn; None where nothing was
+    lines : which lines of the author's code ran in a verified case; None where nothing was drawn
     unverified : what the layer holds that no property can look at, as its adapter saw it
     origin : the target that loads the layer, which tells two of one name apart
     """
@@ -296,6 +298,7 @@ class Report:
     examples: int = 0
     notes: Sequence[str] = ()
     coverage: Coverage | None = None
+    lines: Ran | None = None
     unverified: tuple[NotVerified, ...] = ()
     origin: str | None = None
 

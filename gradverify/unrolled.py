@@ -177,14 +177,10 @@ class Unrolled:
 
     def assume(self, **values: Any) -> bool:
         """Whether the cell's own predicate holds for the inputs of every step with the initial states."""
-        predicate = self.cell.assume
-        assert predicate is not None
         start = {name: values[self.renamed(name)] for name in self.cell.primal_names}
         options = {name: values[name] for name in self.cell.options if name in values}
         states = {name: start[name] for name in self.cell.states}
-        known = accepted(predicate, (*self.cell.primal_names, *options))
-        every = ({**options, **states, **step} for step in self._each_step(start))
-        return all(predicate(**{name: step[name] for name in known}) for step in every)
+        return all(self.cell.allows({**states, **step}, options) for step in self._each_step(start))
 
 
 @dataclass(frozen=True, eq=False)

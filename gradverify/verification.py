@@ -188,6 +188,7 @@ def examine(layer: Layer, case: Case, prop: Property, seconds: float | None = SE
 
 
 def _examine(layer: Layer, case: Case, prop: Property, seconds: float | None) -> Outcome:
+    seconds = None if seconds is None else max(seconds, prop.seconds)
     try:
         with time_limit(seconds), unpatched(), np.errstate(all="ignore"):  # what overflows here is told by the verdict
             outcome = prop.holds(layer, case)

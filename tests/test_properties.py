@@ -196,6 +196,24 @@ def forward_mode(right):
     return Layer(lambda x: (np.sin(x), x), lambda dy, x: dy * np.cos(x), name="sine", x="N D", jvp=jvp)
 
 
+def normalised(two_passes):
+    """Rows with mean 0 and variance 1; one backward finds the variance again as a difference of large numbers."""
+
+    def forward(x):
+        centred = x - x.mean(-1, keepdims=True)
+        return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5), x
+
+    def backward(dy, x):
+        mean = x.mean(-1, keepdims=True)
+        squares = (x - mean) ** 2 if two_passes else x * x - mean**2
+        variance = squares.mean(-1, keepdims=True)
+        scale = 1 / np.sqrt(variance + 1e-5)
+        y = (x - mean) * scale
+        return scale * (dy - dy.mean(-1, keepdims=True) - y * (dy * y).mean(-1, keepdims=True))
+
+    return Layer(forward, backward, name="normalised", x="N D")
+
+
 a_product = Layer(
     lambda x, y: (x * y**2, (x, y)), lambda dz, s: (dz * s[1] ** 2, 2 * dz * s[0] * s[1]), name="product", x="N", y="N"
 )
@@ -216,6 +234,7 @@ WRONG = {
     "batch": (centred(False), centred(True), "x"),
     "special": (relu_layer(2.0), relu_layer(0.3), "x"),
     "precision": (half_digits(False), half_digits(True), "x"),
+    "double_precision": (normalised(False), normalised(True), "x"),
     "second_order": (second_order(False), second_order(True), "x"),
     "second_special": (second_order(False), second_order(True), "x"),
     "forward_mode": (forward_mode(False), forward_mode(True), None),

@@ -71,7 +71,7 @@ def examples(
         sizes = {n: (s,) if n.startswith("*") else s for n, s in sizes.items()} | numbers
         rng = np.random.default_rng(k)
         arrays = {p.name: _array(p, sizes, rng) for p in layer.primals}
-        if layer.assume is None or bool(layer.assume(**arrays, **options)):
+        if layer.allows(arrays, options):
             yield arrays, sizes
 
 

@@ -13,17 +13,18 @@ import numpy as np
 
 from gradverify import casefile, tuning
 from gradverify.campaign import parcel
-from gradverify.campaign.interest import RECORD, Pool, features, verdict_features
+from gradverify.campaign.interest import RECORD, code_features, features, verdict_features
 from gradverify.campaign.journal import Journal
 from gradverify.campaign.unit import Delta, Found, Record, Row, Unit, digest, record_of, resident
 from gradverify.checking import Search, alike
 from gradverify.errors import CaseFileError, GradverifyError
 from gradverify.failures import COMPLETE
 from gradverify.layer import Layer
+from gradverify.lines.recorder import Recorder
 from gradverify.properties import Property, Regime, explained, properties
 from gradverify.report.terminal import render_finding
 from gradverify.settings import Settings
-from gradverify.strategies import cases, decoding, each
+from gradverify.strategies import Pool, cases, decoding, each
 from gradverify.types import Case, Finding, Outcome, Verdict
 from gradverify.verification import checked, examine, told_by, watcher
 
@@ -68,7 +69,8 @@ class Turn:
         else:
             lengths, self.decode = decoded
             known = [row for row in unit.rows if row.regime == regime and unit.plan.learn]
-            self.pool = Pool(known, lengths, rng)
+            reached = [row.data for row in known if row.reached]
+            self.pool = Pool([row.data for row in known if not row.reached], lengths, rng, reached)
 
     def due(self) -> list[Property]:
         """The properties that want the next case, by their share of the cases."""
@@ -99,7 +101,7 @@ class Explorer:
         """Work until the slice is used up, or somebody asks to stop."""
         token = watcher.set(self)
         try:
-            with tuning.using(self.search.settings.tuning):
+            with tuning.using(self.search.settings.tuning), Recorder(self.layer) as self.recorder:
                 for record in self.unit.pending:
                     self._retry(record)
                 turns = [
@@ -171,9 +173,14 @@ class Explorer:
         self.delta.cases += 1
         self.fragile = False
         noted, record = features(case), 0.0
-        for prop in turn.due():
+        due = turn.due()
+        if due:
+            self.record = None if row is None else lambda prop: turn.heads[prop.name] + row
+            self.recorder.begin(case, due[0])
+        for prop in due:
             self.record = None if row is None else lambda prop: turn.heads[prop.name] + row
             outcome = self._examine(case, prop)
+            self.recorder.told(outcome)
             ratio = self._count(outcome)
             noted.update(verdict_features(outcome))
             if not outcome.findings:
@@ -182,11 +189,12 @@ class Explorer:
                 self._hit(finding, told_by(outcome, prop), turn.regime)
         if row is None:
             self.journal.clear()  # so that nobody blames this case while Hypothesis draws the next
-        new = noted - self.seen
+        code = code_features(self.recorder.end()) - self.seen if due else set()
+        new = (noted | code) - self.seen
         best = np.isfinite(record) and record > RECORD * self.ratio
         pool = turn.pool if self.unit.plan.learn else None
-        if row is not None and pool is not None and (new or best) and pool.keep(row):
-            self.delta.rows.append(Row(turn.regime, row, tuple(sorted(new)), record if best else 0.0))
+        if row is not None and pool is not None and (new or best) and pool.keep(row, bool(code)):
+            self.delta.rows.append(Row(turn.regime, row, tuple(sorted(new)), record if best else 0.0, bool(code)))
         self.seen |= new
         self.ratio = record if best else self.ratio
 

@@ -1,22 +1,20 @@
-"""What makes a case interesting, and how a row that made one is mutated.
+"""What makes a case interesting.
 
 A case is interesting if it has a feature that no case before it had (a combination of options, a shape, a
-region of values, a verdict), or a disagreement closer to its bound than any before.
+region of values, a verdict, a line or branch of the author's code), or a disagreement closer to its bound than
+any before.
 """
 
 from __future__ import annotations
 
-import random
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from gradverify.campaign.unit import Row
 from gradverify.types import Array, Case, Outcome, Verdict
 
 RECORD = 1.25  # a ratio counts as a record if it is larger than the last one by this factor
-_KEPT = 200  # rows of one unit at most, so that a layer with many options does not flood the store
 
 
 def features(case: Case) -> set[int]:
@@ -47,6 +45,11 @@ def verdict_features(outcome: Outcome) -> Iterator[int]:
             yield zlib.crc32(f"{outcome.property} {compared.primal} {verdict}".encode())
 
 
+def code_features(places: Iterable[str]) -> set[int]:
+    """Hashes of lines and branches that ran."""
+    return {zlib.crc32(f"code {place}".encode()) for place in places}
+
+
 def _bucket(extent: int) -> int:
     """Sizes up to 4 each for themselves, larger ones by powers of two."""
     return extent if extent <= 4 else 1 << (extent - 1).bit_length()
@@ -63,45 +66,3 @@ def _region(array: Array) -> tuple[int, ...]:
     magnitude = int(np.clip(np.floor(np.log10(largest)), -9, 5)) if 0 < largest < np.inf else -10
     zero = bool((values == 0).any())
     return (1, magnitude, int(low > 0) - int(high < 0), int(low == high), int(zero))
-
-
-class Pool:
-    """Rows of one layer and regime, and mutants of them."""
-
-    def __init__(self, rows: Sequence[Row], lengths: tuple[int, int, int], rng: random.Random) -> None:
-        size = sum(lengths)
-        self.rows = [row.data for row in rows if len(row.data) == size]
-        self.kept = 0
-        self._rng = rng
-        self._size = size
-        self._cuts = (lengths[0], lengths[0] + lengths[1])
-
-    def fresh(self) -> bytes:
-        """A row like no other."""
-        return self._rng.randbytes(self._size)
-
-    def next(self) -> bytes:
-        """A fresh row or, once there are some to mutate, as often a mutant."""
-        return self.fresh() if len(self.rows) < 4 or self._rng.random() < 0.5 else self.mutant()
-
-    def mutant(self) -> bytes:
-        """A kept row with a few bytes changed, with the values of another, or with all values new."""
-        row = bytearray(self._rng.choice(self.rows))
-        options, sizes = self._cuts
-        way = self._rng.random()
-        if way < 0.25:  # the same shapes and options, other values
-            row[sizes:] = self.fresh()[sizes:]
-        elif way < 0.5:  # options or shapes of one, the rest of another
-            cut = self._rng.choice((options, sizes))
-            row[cut:] = self._rng.choice(self.rows)[cut:]
-        for _ in range(self._rng.choice((1, 1, 2, 4)) if row and way >= 0.25 else 0):
-            row[self._rng.randrange(len(row))] = self._rng.randrange(256)
-        return bytes(row)
-
-    def keep(self, row: bytes) -> bool:
-        """Whether there was room for it."""
-        if self.kept >= _KEPT:
-            return False
-        self.kept += 1
-        self.rows.append(row)
-        return True

@@ -73,8 +73,11 @@ class Progress:
             self.rows = list(self.chosen(len(self.features)))
 
     def chosen(self, seed: int) -> tuple[Row, ...]:
-        """Rows for the next unit: those with the largest disagreements, and of the others now these, now those."""
+        """Rows for the next unit: those with the largest disagreements, those that reached new code last, and of
+        the others now these, now those.
+        """
         records = sorted((row for row in self.rows if row.ratio), key=lambda row: -row.ratio)[: _ROWS // 4]
+        records += [row for row in self.rows if row.reached and row not in records][-_ROWS // 2 :]
         others = sorted(self.rows, key=lambda row: hashlib.blake2b(row.data, key=seed.to_bytes(8, "big")).digest())
         return tuple(dict.fromkeys([*records, *others[: _ROWS - len(records)]]))
 

@@ -58,12 +58,14 @@ class Row:
     data : the row
     features : hashes of what was new in its case
     ratio : its worst disagreement in units of the bound, if that was a record
+    reached : whether it reached code that no case before it had
     """
 
     regime: Regime
     data: bytes
     features: tuple[int, ...] = ()
     ratio: float = 0.0
+    reached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +255,7 @@ def row_to_json(layer: str, row: Row) -> dict[str, Any]:
         "row": row.data.hex(),
         "features": list(row.features),
         "ratio": repr(float(row.ratio)),
+        "reached": row.reached,
     }
 
 
@@ -265,7 +268,7 @@ def row_of(about: Fields) -> tuple[str, Row]:
     features = about.listed("features", int)
     if any(not 0 <= feature < 1 << 32 for feature in features):
         raise CaseFileError("a feature is no hash")
-    row = Row(regime_of(about.inner("regime")), data, tuple(features), about.number("ratio"))
+    row = Row(regime_of(about.inner("regime")), data, tuple(features), about.number("ratio"), about.flag("reached"))
     return about.text("layer"), row
 
 

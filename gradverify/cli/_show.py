@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from gradverify.cli._output import colored, write
+from gradverify.cli._output import colored, note, write
 
 if TYPE_CHECKING:
     from gradverify.layer import Layer
@@ -40,6 +40,9 @@ def show(
     for report in reports:
         for line in [f"{report.layer}: declared {said}" for said in report.declared]:
             write(line, stream)
+        if report.lines is not None and not report.lines.complete and not report.findings:
+            for said in report.lines.said():
+                write(f"{report.layer}: {said}", stream)
         if not report.findings and not report.verified:
             write(f"{report.layer}: {undecided(report)}", stream)
         for text in render_findings(report, paint, _width(), replays):
@@ -63,10 +66,22 @@ def _width() -> int:
     return max(80, shutil.get_terminal_size((80, 24)).columns)
 
 
-def status(reports: Sequence[Report]) -> int:
-    """0 nothing wrong, 1 a finding, 3 where for some layer nothing could be verified."""
+def status(reports: Sequence[Report], least: float | None = None) -> int:
+    """0 nothing wrong, 1 a finding, 3 where for some layer nothing could be verified, or less of its code ran.
+
+    Parameters
+    ----------
+    least : percent of the lines and branches of each layer that must run
+    """
+    from gradverify.lines.ran import below
+
+    low = below({r.layer: r.lines for r in reports if r.lines is not None}, least or 0.0)
+    for line in low:
+        note(f"gradverify: {line}")
     if any(report.findings for report in reports):
         return FOUND
+    if low:
+        return NOTHING
     return OK if reports and all(report.verified for report in reports) else NOTHING
 
 

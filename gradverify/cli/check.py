@@ -13,6 +13,7 @@ import click
 
 from gradverify.cli import _cases, _progress, _show, _workers
 from gradverify.cli._output import BYTES, color_option, data_stream, note, writable, write_json, write_text
+from gradverify.errors import UsageError
 
 if TYPE_CHECKING:
     from gradverify.campaign.checks import Result
@@ -36,6 +37,7 @@ _WIDE = 200  # characters of a line that a layer has printed
 @click.option("--html", "html_file", metavar="FILE", help="Write the reports as one HTML page.")
 @click.option("--sweep/--screen", default=None, help="Compare every entry, or screen first; the default goes by size.")
 @click.option("--memory", type=int, metavar="BYTES", help="Bytes of perturbed copies that may be in flight.")
+@click.option("--fail-under-coverage", "least", type=float, metavar="PERCENT", help="Status 3 where less code ran.")
 @click.option("--show-matrices", is_flag=True, help="Print the two gradients in full, also where they agree.")
 @click.option("--case-memory", type=BYTES, default="4G", show_default=True, metavar="B", help="What a layer may use.")
 @_workers.worker_options
@@ -57,7 +59,9 @@ def command(
     exits or exhausts memory costs no other layer anything. Prints a table, then each finding on a small
     case of its own, with the command that replays it. Ctrl-C ends it, and shows what was found by then.
     """
-    loss, matrices = given.pop("loss"), given.pop("show_matrices")
+    loss, matrices, least = given.pop("loss"), given.pop("show_matrices"), given.pop("least")
+    if least is not None and not 0 <= least <= 100:
+        raise UsageError(f"--fail-under-coverage takes a percentage from 0 to 100, got {least:g}")
     begun = time.monotonic()
     with data_stream() as data:
         writable(json_file)
@@ -94,7 +98,7 @@ def command(
             note(f"gradverify: {result.job.layer} could not be checked: {result.error}")
     if not finished:
         raise KeyboardInterrupt
-    return _status(results, reports)
+    return _status(results, reports, least)
 
 
 def _settings(*, examples: int | None, properties: tuple[str, ...], **given: Any) -> Settings:
@@ -110,11 +114,11 @@ def _interrupted(done: int, total: int, reports: Sequence[Report]) -> str:
     return f"interrupted, {done} of {total} layer{'s' * (total != 1)} done, {found} finding{'s' * (found != 1)}"
 
 
-def _status(results: Sequence[Result], reports: Sequence[Report]) -> int:
+def _status(results: Sequence[Result], reports: Sequence[Report], least: float | None) -> int:
     """As `_show.status`, but where a layer could not be checked, and there is no finding that this could hide."""
     from gradverify.cli import INTERNAL, USAGE
 
-    status, failed = _show.status(reports), [result for result in results if result.error is not None]
+    status, failed = _show.status(reports, least), [result for result in results if result.error is not None]
     if status == _show.FOUND or not failed:
         return status
     return INTERNAL if any(result.loaded for result in failed) else USAGE

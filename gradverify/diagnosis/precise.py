@@ -19,7 +19,7 @@ _TYPES = (("float16", np.float16, 2e-2), ("float32", np.float32, 1e-5))
 def precision(evidence: Evidence) -> Diagnosis | None:
     """Values that a narrower type can hold, near the right ones; or digits lost in low precision."""
     finding = evidence.finding
-    if finding.property == "precision":
+    if finding.kind == "precision":
         return Diagnosis("precision", "PRECISION", finding.message, 0.96, dict(finding.facts))
     if finding.property == "complete" and finding.kind == "dtype":
         return Diagnosis("precision", "PRECISION", finding.message, 0.96)

@@ -14,7 +14,7 @@ import numpy as np
 
 from gradverify.dims import numbers_in
 from gradverify.errors import DeclarationError
-from gradverify.layer import Layer, Primal, accepted
+from gradverify.layer import Layer, Primal
 from gradverify.shrink.search import sizes_of
 from gradverify.types import Array, Case
 
@@ -53,12 +53,9 @@ def legal(layer: Layer, case: Case) -> bool:
         domain = primal.domain
         if domain.strategy is None and not domain.contains(case.primals[primal.name], sizes):
             return False
-    if layer.assume is None:
-        return True
-    given = {**case.primals, **case.options}
     try:
-        return bool(layer.assume(**{n: given[n] for n in accepted(layer.assume, tuple(given))}))
-    except Exception:  # noqa: BLE001  a predicate that cannot be asked allows nothing
+        return layer.allows(case.primals, case.options)
+    except DeclarationError:  # a predicate that cannot be asked allows nothing
         return False
 
 

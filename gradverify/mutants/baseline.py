@@ -37,10 +37,8 @@ def typical(layer: Layer, seed: int = 0) -> Case:
         rng = np.random.default_rng([seed, attempt])
         primals = {p.name: _values(p, p.dims.shape(sizes), {**options, **sizes}, rng) for p in layer.primals}
         case = Case(layer.name, primals, options)
-        if layer.assume is not None:
-            given = {**primals, **options}
-            if not layer.assume(**{n: given[n] for n in _taken(layer.assume, given)}):
-                continue
+        if not layer.allows(primals, options):
+            continue
         outputs = evaluate.run(layer, evaluate.copies(primals), options).outputs
         return case.but(cotangents=tuple(_cotangent(y, rng) for y in outputs))
     raise ValueError(f"no typical case of the layer {layer.name!r} is allowed by its own predicate")

@@ -6,7 +6,7 @@ import numpy as np
 
 from gradverify import evaluate, exact
 from gradverify.evaluate import LayerFailure
-from gradverify.layer import Layer, Primal, accepted
+from gradverify.layer import Layer, Primal
 from gradverify.properties import Property, add
 from gradverify.types import Array, Case, Finding, Outcome
 
@@ -103,7 +103,7 @@ def _other(layer: Layer, case: Case, shorten: bool = True) -> Case:
         for factors in (None, *_FACTORS) if turned else _FACTORS:
             moved = {p.name: _moved(p, sizes[p.name], factors, rng) for p in layer.primals}
             other = case.but(primals=moved, cotangents=None, seed=case.seed + 7)
-            if not allowed(layer, other):
+            if not layer.allows(other.primals, other.options):
                 continue
             try:
                 completed, reason = exact.ready(layer, other)
@@ -159,15 +159,6 @@ def _cut(layer: Layer, arrays: dict[str, Array], name: str) -> dict[str, Array]:
         array = arrays[primal.name]
         shorter[primal.name] = np.array(array[index]) if name in primal.dims.names else array
     return shorter
-
-
-def allowed(layer: Layer, case: Case) -> bool:
-    """Whether the author's `assume` holds of a case."""
-    if layer.assume is None:
-        return True
-    given = {**case.primals, **case.options}
-    with np.errstate(all="ignore"):
-        return bool(layer.assume(**{name: given[name] for name in accepted(layer.assume, tuple(given))}))
 
 
 add(Property(NAME, "one call leaves nothing behind that reaches the next", holds, share=0.5))

@@ -236,31 +236,50 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    session.config.stash[STATE].close()
-    supervisor.tell(exitstatus)
-
-
-@pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
     supervisor.done()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
+    """A run in which less of the layers' code ran than was asked for has failed; then the parent is told the status."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    state = session.config.stash[STATE]
+    least = state.settings.least
+    if least and reporter is not None and not hasattr(session.config, "workerinput") and not session.exitstatus:
+        from gradverify.pytest_plugin.lines import too_low
+
+        if too_low(_all(reporter), least):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    try:
+        return (yield)
+    finally:
+        state.close()
+        supervisor.tell(session.exitstatus)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     state = config.stash[STATE]
-    records = [r for reports in terminalreporter.stats.values() for rep in reports for r in _records(rep)]
+    records = _all(terminalreporter)
     if not records and state.settings.json is None:
         return
     from gradverify.pytest_plugin import summary
+    from gradverify.pytest_plugin.lines import too_low
 
     run = state.run()  # asks whether an earlier run was killed
     layers = {test.layer.name for test in state.tests} if state.collects and not state.wanted else None
     summary.show(terminalreporter, records, state.lost, summary.orphans(run, layers) if records else [])
     if not state.settings.where:  # with pytest-xdist, nobody could know at the start that the fixture is used
         terminalreporter.line(state.settings.heading)
+    for line in too_low(records, state.settings.least):
+        terminalreporter.line(line)
     if state.settings.json is not None:
         summary.write_json(state.settings.json, summary.as_json(state.settings, records))
+
+
+def _all(reporter: pytest.TerminalReporter) -> list[dict[str, Any]]:
+    return [r for reports in reporter.stats.values() for rep in reports for r in _records(rep)]
 
 
 def _records(report: object) -> list[dict[str, Any]]:

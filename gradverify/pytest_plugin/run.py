@@ -158,6 +158,7 @@ def _record(check: Check, report: Report, name: str, props: Sequence[str], repla
         "not_verified": not_verified(report) if name == props[0] else [],
         "file": file,
         "line": line,
+        "lines": None if report.lines is None else report.lines.plain(),
         "findings": [told_of(f, replays.get(f)) for f in findings],
     }
 

@@ -30,6 +30,7 @@ WORDS = {
     "seed": "a whole number, or 'random'",
     "corpus": "folder of failing cases, relative to the root folder (default .gradverify/corpus)",
     "prune": "whether a case that fails no more is removed from the corpus (default: not in the profile ci)",
+    "fail_under_coverage": "percent of the lines and branches of each layer's code that must run (default: any share)",
     "jobs": "layers at once, each in a process of its own (default: one for each core); 0 runs them in that of pytest",
     "junit": "true: results are properties in JUnit XML; false: they are not in it (default: as its schema allows)",
 }
@@ -78,6 +79,7 @@ class Settings(NamedTuple):
     jobs: int | None
     junit: str
     json: Path | None
+    least: float
     where: Mapping[str, str]  # key -> where it was set, for error messages
 
     @property
@@ -104,8 +106,10 @@ class Settings(NamedTuple):
 def add_options(parser: pytest.Parser) -> None:
     """Flags and ini keys."""
     group = parser.getgroup(PREFIX, "gradverify: gradients by hand, checked")
-    for key in ("profile", "examples", "seed", "corpus", "jobs"):
-        group.addoption(f"--{PREFIX}-{key}", dest=f"{PREFIX}_{key}", metavar=key[0].upper(), help=WORDS[key])
+    for key in ("profile", "examples", "seed", "corpus", "fail_under_coverage", "jobs"):
+        group.addoption(
+            f"--{PREFIX}-{key.replace('_', '-')}", dest=f"{PREFIX}_{key}", metavar=key[0].upper(), help=WORDS[key]
+        )
     group.addoption(
         f"--{PREFIX}-property", dest=f"{PREFIX}_properties", metavar="P", action="append", help="try this property only"
     )
@@ -157,6 +161,7 @@ def resolve(config: pytest.Config) -> Settings:
         jobs=None if given.get("jobs") is None else given.whole("jobs", 0, 0),
         junit=_junit(given, config),
         json=_writable(given, config),
+        least=given.share("fail_under_coverage"),
         where=given.where,
     )
 
@@ -274,6 +279,17 @@ class _Given:
         if isinstance(value, bool) or not str(value).isdecimal() or int(value) < least:
             self.refuse(key, f"{value!r} is not a whole number of at least {least}")
         return int(value)
+
+    def share(self, key: str) -> float:
+        """Percent; 0 where none is given."""
+        value = self.get(key)
+        try:
+            share = float(0 if value is None else value)
+        except (TypeError, ValueError):
+            share = -1.0
+        if not 0 <= share <= 100:
+            self.refuse(key, f"{value!r} is not a number from 0 to 100")
+        return share
 
     def truth(self, key: str, default: bool) -> bool:
         value = self.get(key)

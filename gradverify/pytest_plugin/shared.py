@@ -66,12 +66,29 @@ def total(parts: Sequence[Record]) -> Record:
     verdict = min((r["verdict"] for r in parts), key=_ORDER.index)
     replayed = [r["corpus"] for r in parts if "corpus" in r]
     corpus = {"corpus": _corpora(replayed)} if replayed else {}
-    return {**parts[0], **sums, **most, **corpus, "verdict": verdict, "findings": [found[key] for key in sorted(found)]}
+    lines = _lines(parts)
+    return {
+        **parts[0],
+        **sums,
+        **most,
+        **corpus,
+        **lines,
+        "verdict": verdict,
+        "findings": [found[key] for key in sorted(found)],
+    }
 
 
 def _corpora(parts: Sequence[Record]) -> Record:
     sums = {key: sum(p[key] for p in parts) for key in ("replayed", "failing", "unkept")}
     return sums | {key: [odd for p in parts for odd in p[key]] for key in ("fixed", "stale", "damaged")}
+
+
+def _lines(parts: Sequence[Record]) -> Record:
+    if len(parts) == 1 or not any(part.get("lines") for part in parts):
+        return {}
+    from gradverify.pytest_plugin.lines import plainly_united
+
+    return {"lines": plainly_united(parts)}
 
 
 def attach(item: pytest.Item, records: Sequence[Record], junit: str) -> None:

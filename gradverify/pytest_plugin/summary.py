@@ -11,6 +11,7 @@ import pytest
 
 from gradverify import __version__
 from gradverify.corpus import replay_command
+from gradverify.pytest_plugin import lines as ran
 from gradverify.pytest_plugin.journal import Left
 from gradverify.pytest_plugin.replays import shown
 from gradverify.pytest_plugin.run import Run, told_of
@@ -37,7 +38,7 @@ def lines(records: Sequence[Record], verbose: bool) -> list[str]:
     if skipped:
         said.append(f"{len(skipped)} of {len(rows)} checks were skipped; -rs shows why")
     left_out = [f"{row['label']}: {line}" for row in rows for line in row["not_verified"]]
-    return [*said, *dict.fromkeys(left_out), *_corpus(records)]
+    return [*said, *ran.said(rows), *dict.fromkeys(left_out), *_corpus(records)]
 
 
 def _folded(layer: str, rows: Sequence[Record]) -> list[Record]:
@@ -145,7 +146,8 @@ def as_json(told: Settings, records: Sequence[Record]) -> dict[str, Any]:
         "seed": told.seed,
         "examples": told.examples,
         "ok": bool(rows) and all(row["verdict"] in ("ok", "skipped") for row in rows),
-        "checks": [plain({k: v for k, v in row.items() if k not in ("shard", "corpus")}) for row in rows],
+        "checks": [plain({k: v for k, v in row.items() if k not in ("shard", "corpus", "lines")}) for row in rows],
+        "lines": {name: each.plain() for name, each in ran.united(rows).items()},
     }
 
 

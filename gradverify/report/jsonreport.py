@@ -74,6 +74,7 @@ def _layer(report: Report, label: str, files: Mapping[Finding, str]) -> dict[str
         "verified_by": _ledger(report.verified_by),
         "properties": {name: _tally(tally) for name, tally in report.tallies.items()},
         "coverage": None if report.coverage is None else _coverage(report.coverage),
+        "lines": None if report.lines is None else report.lines.plain(),
         "findings": [_finding(finding, files.get(finding)) for finding in report.findings],
     }
 

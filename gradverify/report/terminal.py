@@ -37,6 +37,7 @@ def render(report: Report, color: bool = False, width: int = 80, replays: Mappin
         lines += _wrapped(_tallies(report), 2, None)
         lines += _wrapped(_verified(report), 2, None)
         lines += _wrapped([f"skipped {name}: {reason}" for name, reason in _skipped(report)], 2, width)
+        lines += _wrapped(list(report.lines.said()) if report.lines is not None else [], 2, width)
     lines += not_verified(report, width)
     lines += _wrapped([f"declared: {line}" for line in report.declared], 2, width)
     lines += _wrapped([f"note: {line}" for line in report.notes], 2, width)
@@ -177,6 +178,8 @@ def _headline(report: Report) -> str:
     verdict = f"{found} finding{'s' * (found != 1)}" if found else unfounded(report, "nothing was verified")
     entries = sum(tally.entries for tally in report.tallies.values())
     seed = "" if report.seed is None else f", seed {report.seed}"
+    unseen = "" if report.lines is None or found or not report.verified else report.lines.headline
+    verdict += f", but {unseen}" if unseen else ""
     return f"{report.layer}: {verdict} ({report.cases} cases, {entries} entries compared{seed}, {report.seconds:.3g} s)"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from gradverify import evaluate
 from gradverify.dims import Dims, numbers_in
 from gradverify.errors import DeclarationError
-from gradverify.layer import Layer, accepted
+from gradverify.layer import Layer
 from gradverify.types import Array, Case
 
 _PATIENCE = 4  # seconds that may pass for each second of work: a machine that is busy does not change the result
@@ -35,8 +35,6 @@ class Search:
         self._fails = fails
         self._worked = time.thread_time() + seconds
         self._deadline = time.perf_counter() + _PATIENCE * seconds
-        assume = layer.assume
-        self._assumed = accepted(assume, (*layer.primal_names, *layer.options)) if assume else ()
 
     def attempt(self, candidate: Case | None) -> bool:
         """Whether the candidate fails as well; if so it is the best case from now on.
@@ -51,7 +49,7 @@ class Search:
         if time.thread_time() > self._worked or time.perf_counter() > self._deadline:
             raise TimeUp
         try:
-            failed = self._allowed(candidate) and bool(self._fails(candidate))
+            failed = self.layer.allows(candidate.primals, candidate.options) and bool(self._fails(candidate))
         except Exception:  # noqa: BLE001  a candidate that cannot be judged is not a failing one
             failed = False
         if failed:
@@ -78,12 +76,6 @@ class Search:
     def legal(self, primals: Mapping[str, Array], sizes: Mapping[str, Any], edited: Mapping[str, Array]) -> bool:
         """Whether edited arrays are in their domains."""
         return all(self.layer.primal(name).domain.contains(primals[name], sizes) for name in edited)
-
-    def _allowed(self, case: Case) -> bool:
-        if self.layer.assume is None:
-            return True
-        given = {**case.primals, **case.options}
-        return bool(self.layer.assume(**{name: given[name] for name in self._assumed}))
 
 
 def sizes_of(layer: Layer, primals: Mapping[str, Array], options: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Cases of a layer as a Hypothesis strategy."""
+"""How a row of bytes becomes a case of a layer: options, sizes, then arrays."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from gradverify.dims import numbers_in, sizes_in
 from gradverify.errors import DeclarationError
-from gradverify.layer import Layer, Primal, accepted
+from gradverify.layer import Layer, Primal
 from gradverify.properties import Regime
-from gradverify.strategies import shapes, values
+from gradverify.strategies import allowed, shapes, values
 from gradverify.strategies.constants import constants as constants_of
 from gradverify.strategies.knobs import Knobs
 from gradverify.types import Case
@@ -22,60 +22,10 @@ Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 _ATTEMPTS = 20  # before a case is given up, so that an author's `assume` may refuse nine of ten
 _STEPS = (None, *(float(f"1e-{k}") for k in range(7, 1, -1)), *(float(f"3e-{k}") for k in range(7, 2, -1)))
-_VALUE_BYTES = 22  # of a case: manner, seed, step, planted entries
+_VALUE_BYTES = 27  # of a case: manner, seed, step, planted entries
 _PRIMAL_BYTES = 6
 _FEW = 8
-
-
-def cases(
-    layer: Layer,
-    regime: Regime = Regime(),  # noqa: B008  frozen
-    *,
-    dtype: str = "float64",
-    eps: float | None = None,
-    target: str | None = None,
-) -> st.SearchStrategy[Case]:
-    """Cases of a layer: options, sizes, then arrays; cotangents are left to be drawn from the case's seed.
-
-    Parameters
-    ----------
-    regime : what a property asks for (special points only, a floating type, small sizes)
-    dtype : floating type of the primals, unless the regime names a lower one
-    eps : step of every case; by default one is drawn from 1e-7 to 1e-2, or left to the checker
-    target : goes into the case, for replaying it
-
-    Raises
-    ------
-    DeclarationError
-        While drawing, if a domain names a dimension that the layer does not have, or an option that
-        is used as a size is not an integer.
-    """
-    return _Drawing(layer, regime, _lower(regime.dtype, dtype), eps, target).strategy()
-
-
-def decoding(
-    layer: Layer,
-    regime: Regime = Regime(),  # noqa: B008  frozen
-    *,
-    dtype: str = "float64",
-    eps: float | None = None,
-    target: str | None = None,
-) -> tuple[tuple[int, int, int], Callable[[bytes], Case | None]] | None:
-    """How a row of bytes becomes a case, without Hypothesis; see `cases` for the arguments.
-
-    Returns
-    -------
-    The numbers of bytes that decide options, sizes and values, and the decoding, which gives None for a
-    case that the layer does not allow; None if a strategy of the author's takes part.
-    """
-    if any(_drawn(spec) for spec in layer.options.values()) or any(p.domain.strategy for p in layer.primals):
-        return None
-    drawing = _Drawing(layer, regime, np.dtype(regime.dtype or dtype), eps, target)
-
-    def decode(row: bytes) -> Case | None:
-        return drawing.decode(row, _no_draw)
-
-    return drawing.lengths, decode
+_TABLES = 32  # assignments of options for which allowed sizes are searched
 
 
 def _drawn(spec: Any) -> bool:
@@ -86,21 +36,23 @@ def _no_draw(strategy: st.SearchStrategy[Any]) -> Any:
     raise AssertionError(f"a case of rows alone draws from {strategy!r}")
 
 
-def _lower(wanted: str | None, checked: str) -> np.dtype[Any]:
-    """The type that a property wants, or that of the check where that is lower still."""
-    return min((np.dtype(name) for name in (wanted, checked) if name), key=lambda t: t.itemsize)
+def _first(strategy: st.SearchStrategy[Any]) -> Any:
+    raise DeclarationError(f"values of {strategy!r} are drawn by Hypothesis alone")
 
 
-class _Drawing:
+class Drawing:
     """Everything about a layer that can be known before the first case."""
 
     def __init__(
         self, layer: Layer, regime: Regime, dtype: np.dtype[Any], eps: float | None, target: str | None
     ) -> None:
         self.layer, self.regime, self.dtype, self.eps, self.target = layer, regime, dtype, eps, target
-        self.constants = constants_of(layer)
+        most = max(values.LARGEST, float(np.finfo(dtype).max) ** 0.5)
+        self.constants = tuple(c for c in constants_of(layer) if c <= most)
         self.names = shapes.names_of(layer, self.constants)
-        self.assumed = accepted(layer.assume, (*layer.primal_names, *layer.options)) if layer.assume else ()
+        self.row = b""  # of the case that was drawn last
+        self.tried = self.refused = 0  # rows with sizes and values in their domains, and those that `assume` refused
+        self.tables: dict[str, allowed.Table | None] = {}  # of allowed sizes, for each assignment of options
         self.lengths = (8 * len(layer.options), self.names.knobs, _VALUE_BYTES + _PRIMAL_BYTES * len(layer.primals))
 
     def strategy(self) -> st.SearchStrategy[Case]:
@@ -109,12 +61,23 @@ class _Drawing:
         @st.composite
         def case(draw: Draw) -> Case:
             for _ in range(_ATTEMPTS):
-                found = self.decode(draw(row), draw)
+                self.row = draw(row)
+                found = self.decode(self.row, draw)
                 if found is not None:
                     return found
             reject()
 
         return case()
+
+    @property
+    def closed(self) -> bool:
+        """Whether a row of bytes alone makes a case: no strategy of the author's takes part."""
+        drawn = any(_drawn(spec) for spec in self.layer.options.values())
+        return not drawn and all(p.domain.strategy is None for p in self.layer.primals)
+
+    def alone(self, row: bytes) -> Case | None:
+        """The case of a row, where no strategy of the author's takes part."""
+        return self.decode(row, _no_draw)
 
     def decode(self, row: bytes, draw: Draw) -> Case | None:
         """The case that a row of bytes stands for, or None if the layer does not allow it."""
@@ -123,6 +86,7 @@ class _Drawing:
         options = {name: _option(optional, spec, draw) for name, spec in self.layer.options.items()}
         try:
             sizes = shapes.draw_sizes(sizing, self.names, sizes_in(options), self.regime, self.layer.empty)
+            sizes = self._allowed_sizes(sizing, options, sizes)
             found = {p.name: shapes.draw_shape(sizing, p.dims, sizes) for p in self.layer.primals}
         except KeyError as error:
             raise DeclarationError(
@@ -134,16 +98,53 @@ class _Drawing:
             return None
         seed, step = valuing.word(), valuing.pick(_STEPS)
         primals = self.arrays(valuing, seed, found, {**numbers_in(options), **sizes}, draw)
-        if primals is None or not self.allowed(primals, options):
+        if primals is None:
+            return None
+        self.tried += 1
+        if not self.layer.allows(primals, options):
+            self.refused += 1
             return None
         return Case(self.layer.name, primals, options, None, step if self.eps is None else self.eps, seed, self.target)
+
+    @property
+    def possible(self) -> dict[str, set[int]]:
+        """Sizes that `assume` allows, by name, where it forbids many."""
+        found: dict[str, set[int]] = {}
+        for table in filter(None, self.tables.values()):
+            for name, sizes in table.by_size.items():
+                found.setdefault(name, set()).update(sizes)
+        return found
+
+    def _allowed_sizes(self, knobs: Knobs, options: Mapping[str, Any], sizes: shapes.Sizes) -> shapes.Sizes:
+        """In two of three cases, sizes that `assume` is known to allow, where it forbids many."""
+        listed = knobs.chance(66)
+        picked = Knobs(bytes(knobs.byte() for _ in range(3)))
+        if self.layer.assume is None or not self.names.single:
+            return sizes
+        key = allowed.sample(options)
+        if key not in self.tables and len(self.tables) < _TABLES:
+            self.tables[key] = allowed.table(
+                self.names.single, lambda single: self._allows({**sizes, **single}, options)
+            )
+        table = self.tables.get(key)
+        return sizes if table is None or not listed else {**sizes, **table.draw(picked)}
+
+    def _allows(self, sizes: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
+        """Whether `assume` holds of one case with these sizes and ordinary values; its errors are told later."""
+        try:
+            found = {p.name: shapes.draw_shape(Knobs(b""), p.dims, sizes) for p in self.layer.primals}
+            known = {**numbers_in(options), **sizes}
+            primals = self.arrays(Knobs(b""), 0, found, known, _first)
+            return primals is not None and self.layer.allows(primals, options)
+        except DeclarationError:
+            return False
 
     def arrays(
         self, knobs: Knobs, seed: int, found: Mapping[str, shapes.Shape], sizes: Mapping[str, Any], draw: Draw
     ) -> dict[str, Any] | None:
         """The primals by name, or None if a domain has no elements at these sizes."""
         special = self.regime.special
-        manner = values.draw_manner(knobs)
+        manner = values.draw_manner(knobs, self.constants)
         borders = (0.0, 1.0, -1.0, *(s * c for c in (*self.constants, *_lasts(sizes)) for s in (1.0, -1.0)))
         raw: dict[str, Any] = {}
         for k, primal in enumerate(self.layer.primals):
@@ -158,7 +159,24 @@ class _Drawing:
                 raw[primal.name] = values.reals(knobs, seed, k, shape, manner)
         open_to_reals = [p.name for p in self.layer.primals if not p.domain.discrete and p.domain.strategy is None]
         values.plant(knobs, {name: raw[name] for name in open_to_reals}, self.constants, special)
-        return self._projected(raw, seed, sizes)
+        return self._identified(knobs, self._projected(raw, seed, sizes), sizes)
+
+    def _identified(
+        self, knobs: Knobs, primals: dict[str, Any] | None, sizes: Mapping[str, Any]
+    ) -> dict[str, Any] | None:
+        """In one case of three, an entry of an integer primal becomes a whole number that the layer mentions."""
+        wanted, which, choice, place = knobs.chance(35), knobs.byte(), knobs.byte(), knobs.word()
+        whole = [int(c) for c in (1.0, *self.constants) if c == int(c) and c < 2**31]
+        open_to = [p for p in self.layer.primals if p.domain.discrete and primals is not None]
+        if primals is None or not wanted or not open_to:
+            return primals
+        primal = open_to[which % len(open_to)]
+        array = np.array(primals[primal.name])
+        if array.size and array.dtype.kind in "iu":
+            array.flat[place % array.size] = whole[choice * len(whole) >> 8]
+            if values.fits(primal, array, sizes):
+                primals[primal.name] = array
+        return primals
 
     def _projected(self, raw: Mapping[str, Any], seed: int, sizes: Mapping[str, Any]) -> dict[str, Any] | None:
         primals: dict[str, Any] = {}
@@ -173,19 +191,6 @@ class _Drawing:
                     return None
             primals[primal.name] = array
         return primals
-
-    def allowed(self, primals: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
-        """Whether the author's `assume` holds."""
-        if self.layer.assume is None:
-            return True
-        given = {**primals, **options}
-        try:
-            with np.errstate(all="ignore"):
-                return bool(self.layer.assume(**{name: given[name] for name in self.assumed}))
-        except Exception as error:
-            raise DeclarationError(
-                f"layer {self.layer.name!r}: assume raised {type(error).__name__}: {error}"
-            ) from error
 
 
 def _project(primal: Primal, raw: Any, seed: int, stream: int, sizes: Mapping[str, Any]) -> Any:

@@ -25,7 +25,7 @@ _DISTINCT = (2, 3, 5, 4, 7, 1)
 _LONG = (8, 9, 15, 16, 17, 32, 33, 8, 9, 17, 33, 65, 129)  # about the blocks in which kernels work
 _LONGEST = 256
 _TILE = (9, 17, 8, 5)
-_TILED = 17  # the most that two axes may be long at once
+_TILED = 300  # elements of two axes that are long at once
 _WIDE = (1, 3, 5, 7, 2, 4, 8, 6)  # for layers that know no axis by name
 _RANKS = (1, 2, 1, 2, 0, 3)
 _PATTERNS = ("free", "equal", "free", "distinct")
@@ -53,19 +53,21 @@ class Names:
     def knobs(self) -> int:
         """Number of bytes that the sizes take."""
         optional = 12  # broadcast axes: one byte each
-        return 7 + 2 * len(self.single) + 5 * len(self.many) + optional
+        listed = 4  # whether sizes come from the list of those that are allowed, and which
+        return 7 + listed + 2 * len(self.single) + 5 * len(self.many) + optional
 
 
 def names_of(layer: Layer, constants: tuple[float, ...]) -> Names:
     """Names to be drawn: every name in a dimension string that is not an option."""
     found = dict.fromkeys(n for p in layer.primals for n in p.dims.names if n not in layer.options)
     whole = [int(c) for c in constants if c == int(c) and 5 <= c <= _LONGEST]  # smaller ones are drawn anyway
-    near = [n for c in whole for n in (c + 1, c - 1, c, c + 1)]  # a remainder of 1 shows most
+    # a remainder of 1 shows most; a second block, and half of one, are other paths than a first
+    near = [n for c in whole for n in (c + 1, c - 1, c, c + 1, c + 1, c + c // 2, 2 * c, 2 * c + 1)]
     return Names(
         tuple(n for n in found if not n.startswith("*")),
         tuple(n for n in found if n.startswith("*")),
         tuple(_span(primal.dims) for primal in layer.primals),
-        tuple(sorted(near)),
+        tuple(sorted(n for n in near if n <= 2 * _LONGEST + 1)),
     )
 
 
@@ -168,7 +170,7 @@ def _lengthen(
     among = [*single, *many]
     first, length = knobs.below(len(among)), knobs.pick(lengths)
     second, shorter = (first + 1 + knobs.below(max(1, len(among) - 1))) % len(among), knobs.pick(names.blocks or _TILE)
-    tiled = knobs.chance(40) and length <= _TILED and shorter <= _TILED
+    tiled = knobs.chance(40) and length * shorter <= _TILED
     chosen = ((second, shorter), (first, length)) if tiled else ((first, length),)
     for k, extent in chosen:
         name = among[k]

@@ -34,20 +34,22 @@ class Manner:
     regime: str
     style: str = "full"
     scale: float = 1.0
+    about: tuple[float, ...] = ()  # numbers that the layer mentions
 
 
-def draw_manner(knobs: Knobs) -> Manner:
+def draw_manner(knobs: Knobs, constants: tuple[float, ...] = ()) -> Manner:
     """The manner of a case."""
-    return Manner(knobs.pick(_CASE_REGIMES), knobs.pick(_STYLES), knobs.pick(_SCALES))
+    return Manner(knobs.pick(_CASE_REGIMES), knobs.pick(_STYLES), knobs.pick(_SCALES), constants)
 
 
 def reals(knobs: Knobs, seed: int, stream: int, shape: Shape, manner: Manner) -> Array:
     """Raw real values of one primal, in the manner of the case or, one time in four, in its own."""
     own, regime, scale = knobs.chance(25), knobs.pick(_OWN_REGIMES), knobs.pick(_SCALES)
     if own:
-        manner = Manner(regime, manner.style, scale)
+        manner = Manner(regime, manner.style, scale, manner.about)
     values = _REGIMES[manner.regime](seed, stream, shape, manner)
-    return np.asarray(np.minimum(np.maximum(values, -LARGEST), LARGEST) + 0.0)  # no negative zeros
+    most = LARGEST if manner.regime not in _WIDE else np.inf
+    return np.asarray(np.minimum(np.maximum(values, -most), most) + 0.0)  # no negative zeros
 
 
 def _plain(seed: int, stream: int, shape: Shape, manner: Manner) -> Array:
@@ -106,6 +108,43 @@ def _offset(seed: int, stream: int, shape: Shape, manner: Manner) -> Array:
     return offset + streams.normal(seed, stream, shape)
 
 
+def _far_offset(seed: int, stream: int, shape: Shape, manner: Manner) -> Array:
+    """A large offset and a small spread: what is computed as a difference of large numbers loses digits there."""
+    chosen = streams.scramble(seed, stream, 2)
+    offset = (1.0, -1.0, 100.0, -100.0, LARGEST, -LARGEST)[chosen % 6]
+    spread = abs(offset) / (1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8)[chosen // 6 % 7]
+    return offset + spread * streams.normal(seed, stream, shape)
+
+
+def _about(seed: int, stream: int, shape: Shape, manner: Manner) -> Array:
+    """All entries about a number that the layer mentions, so that their mean, norm and extremes are as well."""
+    if not manner.about:
+        return _plain(seed, stream, shape, manner)
+    chosen = streams.scramble(seed, stream, 3)
+    center = near(manner.about, chosen >> 8, chosen >> 24)
+    spread = (0.01, 0.1, 0.3, 1e-3)[chosen % 4] * center
+    return (-1.0 if chosen & 4 else 1.0) * center + spread * streams.normal(seed, stream, shape)
+
+
+def near(numbers: tuple[float, ...], choice: int, way: int) -> float:
+    """One of the numbers, or one beside it: a little more or less, by one, half way to the next, half and double."""
+    k = choice % len(numbers)
+    number = numbers[k]
+    following = numbers[min(k + 1, len(numbers) - 1)]
+    beside = (
+        number,
+        0.5 * (number + following),
+        number * (1 + 2.0**-6),
+        number * (1 - 2.0**-6),
+        number + 1.0,
+        number - 1.0,
+        2.0 * number,
+        0.5 * number,
+    )
+    return beside[(0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 3, 4, 5, 6, 7, 2)[way % 16]]
+
+
+_WIDE = ("about",)  # as far as the layer's own numbers go
 _REGIMES: Mapping[str, Callable[[int, int, Shape, Manner], Array]] = {
     "plain": _plain,
     "ties": _ties,
@@ -118,8 +157,14 @@ _REGIMES: Mapping[str, Callable[[int, int, Shape, Manner], Array]] = {
     "equal rows": _equal_rows,
     "heavy tails": _heavy_tails,
     "offset": _offset,
+    "far offset": _far_offset,
+    "about": _about,
 }
-_CASE_REGIMES = ("plain",) * 13 + ("ties", "sparse", "offset", "saturating", "heavy tails", "near-constant rows")
+_CASE_REGIMES = (
+    *("plain",) * 13,
+    *("ties", "sparse", "offset", "saturating", "heavy tails", "near-constant rows"),
+    *("far offset", "far offset", "about", "about"),
+)
 _OWN_REGIMES = ("plain", "plain", "plain", "zeros", *_REGIMES)  # planted numbers spoil most zeros
 
 
@@ -136,7 +181,9 @@ def planted(knobs: Knobs, constants: tuple[float, ...], special: bool) -> float:
     kind, choice, fine = knobs.byte(), knobs.byte(), knobs.byte()
     sign = -1.0 if fine & 1 else 1.0
     if constants and kind >= 128:
-        return sign * constants[choice * len(constants) >> 8]
+        if special:
+            return sign * constants[choice * len(constants) >> 8]
+        return sign * near(constants, choice * len(constants) >> 8, fine >> 1)
     if special or kind < 64:
         return _ROUND_NUMBERS[choice * len(_ROUND_NUMBERS) >> 8]
     return float(sign * round(10.0 ** (choice / 64.0 - 1.0) * (1.0 + fine / 256.0), 3))

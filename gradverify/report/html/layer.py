@@ -11,6 +11,7 @@ from gradverify.report.html.bars import Bar, named, ordered
 from gradverify.report.html.finding import article
 from gradverify.report.html.markup import Markup, details, el, frame, join
 from gradverify.report.html.overview import SAID, SIGNS, figures, reason, row_id
+from gradverify.report.html.source import marked
 from gradverify.report.numbers import short
 from gradverify.report.table import verdict
 from gradverify.report.terminal import explained, left_open, not_verified, state
@@ -44,6 +45,7 @@ def section(report: Report, files: Mapping[Finding, str], prefix: str, level: in
         _verified(report),
         _distributions(report),
         None if report.coverage is None or not report.coverage.cases else _coverage(report.coverage, level + 1),
+        None if report.lines is None else marked(report.lines),
         id=prefix,
         cls=f"layer {kind}",
         open=kind != "ok",

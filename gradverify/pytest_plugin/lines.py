@@ -1,0 +1,41 @@
+"""Which lines of the layers' code ran in a run of pytest: the checks of one layer together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from gradverify.lines.ran import Ran, below, restored
+from gradverify.pytest_plugin.shared import Record, merged
+
+
+def united(records: Iterable[Record]) -> dict[str, Ran]:
+    """What ran of each layer, in any of its checks."""
+    found: dict[str, Ran] = {}
+    for record in records:
+        if record.get("lines") is not None:
+            ran = restored(record["lines"])
+            name = str(record.get("label") or record["layer"])
+            known = found.get(name)
+            found[name] = ran if known is None else known.merged(ran)
+    return dict(sorted(found.items()))
+
+
+def plainly_united(parts: Sequence[Record]) -> Mapping[str, Any] | None:
+    """The lines of several records of one layer, in plain values."""
+    return next((ran.plain() for ran in united(parts).values()), None)
+
+
+def said(records: Iterable[Record]) -> list[str]:
+    """A line for each layer of whose code something never ran; how much of all ran, where all of it did."""
+    ran = united(records)
+    known = [each for each in ran.values() if each.percent is not None]
+    lines = [f"{name}: {line}" for name, each in ran.items() if not each.complete for line in each.said()]
+    if known and not lines:
+        lines.append(f"coverage: every line and branch of {len(known)} layer{'s' * (len(known) != 1)} ran")
+    return lines
+
+
+def too_low(records: Iterable[Record], least: float) -> list[str]:
+    """A line for each layer of which less ran than a share that is asked for, in percent."""
+    return below(united(merged(records)), least)

@@ -1,0 +1,116 @@
+"""What an author's predicate gets, what it leaves to be drawn, and what a report says of that."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+import gradverify as gv
+from gradverify.errors import DeclarationError
+from gradverify.strategies import cases, each
+
+
+def square(x, *rest):
+    return x * x, x
+
+
+def square_backward(dy, x):
+    return {"x": 2 * x * dy}
+
+
+def groups(x):
+    """Sums heads in groups; G divides H."""
+    return x * 1.0, None
+
+
+def layer(assume, **primals):
+    return gv.Layer(square, square_backward, name="square", assume=assume, **(primals or {"x": "N D"}))
+
+
+def test_a_predicate_gets_what_it_names_of_primals_options_and_sizes():
+    seen = []
+
+    def assume(x, N, D):
+        seen.append((x.shape, N, D))
+        return True
+
+    made = layer(assume)
+    assert made.allows({"x": np.zeros((2, 3))}, {}) and seen == [((2, 3), 2, 3)]
+    assert layer(lambda N: N > 2).allows({"x": np.zeros((2, 3))}, {}) is False
+
+
+def test_a_predicate_never_gets_what_was_not_declared():
+    seen = set()
+
+    def assume(**values):
+        seen.update(values)
+        return True
+
+    assert layer(assume).allows({"x": np.zeros((2, 3)), "hidden": np.ones(3)}, {})
+    assert seen == {"x"}
+
+
+def test_a_predicate_that_raises_is_a_mistake_that_is_told():
+    made = layer(lambda x: x.shape[7] > 2)
+    with pytest.raises(DeclarationError, match="assume raised IndexError"):
+        made.allows({"x": np.zeros((2, 3))}, {})
+    with pytest.raises(DeclarationError, match="assume raised IndexError"):
+        gv.check(made)
+
+
+def test_a_predicate_that_asks_for_an_unknown_name_is_refused():
+    with pytest.raises(DeclarationError, match="neither a primal, an option nor a size"):
+        layer(lambda Q: True)
+
+
+def sizes_of(made, count=400):
+    found = []
+    each(cases(made), count, 0, lambda case: found.append(case.primals["x"].shape))
+    return Counter(found)
+
+
+def test_sizes_are_spread_over_what_the_predicate_allows():
+    made = gv.Layer(
+        lambda x, g: (x * 1.0, None),
+        lambda dy, _: {"x": dy, "g": np.zeros(1)},
+        name="heads",
+        x="H D",
+        g=("G", "real"),
+        assume=lambda H, G: H % G == 0,
+        zero="g",
+    )
+    pairs: Counter[tuple[int, int]] = Counter()
+    each(cases(made), 400, 0, lambda c: pairs.update([(c.primals["x"].shape[0], c.primals["g"].shape[0])]))
+    assert all(h % g == 0 for h, g in pairs)
+    assert pairs[4, 2] >= 5 and pairs[6, 3] >= 5 and pairs[8, 4] >= 5
+    assert sum(n for (h, g), n in pairs.items() if h >= 4 and g > 1) >= 120
+
+
+def test_the_report_says_what_was_refused():
+    narrow = gv.check(layer(lambda x: x.shape[0] == x.shape[1] == 7), examples=20, properties="gradient")
+    (note,) = [n for n in narrow.notes if "assume refused" in n]
+    assert "product of names" in note
+    wide = gv.check(layer(lambda x: x.shape[0] < 100), examples=20, properties="gradient")
+    assert not wide.notes
+
+
+def test_a_wrong_head_map_is_found_where_groups_divide_heads():
+    def forward(q, k):
+        H, G = q.shape[0], k.shape[0]
+        return q * np.repeat(k, H // G, axis=0), (q, k)
+
+    def right(dy, saved):
+        q, k = saved
+        H, G = q.shape[0], k.shape[0]
+        return dy * np.repeat(k, H // G, axis=0), (dy * q).reshape(G, H // G, -1).sum(1)
+
+    def wrong(dy, saved):  # head h belongs to group h mod G
+        q, k = saved
+        H, G = q.shape[0], k.shape[0]
+        return dy * np.tile(k, (H // G, 1)), (dy * q).reshape(H // G, G, -1).sum(0)
+
+    shape = {"q": "H D", "k": "G D", "assume": lambda H, G: H % G == 0}
+    assert gv.check(forward, right, **shape, examples=40).ok
+    assert gv.check(forward, wrong, **shape, examples=40, raises=False).findings
