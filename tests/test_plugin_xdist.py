@@ -117,7 +117,8 @@ def test_a_killed_worker_is_told_with_its_case_and_loses_no_finding(project):
 @pytest.mark.parametrize("dist", ["loadgroup", "loadfile"])
 def test_a_killed_worker_is_replaced_by_one_that_does_the_rest(project, dist):
     """Without help, pytest-xdist 3.8 runs the killing test again and again, or waits for ever."""
-    result = project(LAYERS + KILLER, table="examples = 5\njobs = 0").runpytest_subprocess("-n1", f"--dist={dist}", timeout=120)
+    pytester = project(LAYERS + KILLER, table="examples = 5\njobs = 0")
+    result = pytester.runpytest_subprocess("-n1", f"--dist={dist}", timeout=120)
     result.assert_outcomes(passed=4, failed=2)
     result.stdout.re_match_lines([r"killer +gradient .*WRONG \(killed, wrong x\)", r"wrong +pure .*ok"])
 
