@@ -77,8 +77,22 @@ def test_the_table_is_the_same_as_in_one_process(project):
     assert {"gradverify.wrong.gradient.replay", "gradverify.relu.gradient.ratio"} <= found
 
 
+def test_a_layer_ends_a_process_of_its_own_and_no_worker(project):
+    """And is told with its case, and with what had been found before."""
+    result = project(LAYERS + KILLER, table="examples = 30").runpytest_subprocess("-n2", "-k", "gradient")
+    result.assert_outcomes(passed=1, failed=2)
+    assert "crashed while running" not in result.stdout.str()
+    result.stdout.re_match_lines(
+        [
+            r"killer +gradient .*WRONG \(.*wrong x.*\)",
+            r"right +gradient .*ok",
+            r"wrong +gradient .*WRONG \(wrong s\)",
+        ]
+    )
+
+
 def test_a_killed_worker_is_told_with_its_case_and_loses_no_finding(project):
-    pytester = project(LAYERS + KILLER, table="examples = 30")
+    pytester = project(LAYERS + KILLER, table="examples = 30\njobs = 0")
     result = pytester.runpytest_subprocess("-n2", "--dist=worksteal", "-k", "gradient")
     result.assert_outcomes(passed=1, failed=2)
     text = result.stdout.str()
@@ -103,7 +117,8 @@ def test_a_killed_worker_is_told_with_its_case_and_loses_no_finding(project):
 @pytest.mark.parametrize("dist", ["loadgroup", "loadfile"])
 def test_a_killed_worker_is_replaced_by_one_that_does_the_rest(project, dist):
     """Without help, pytest-xdist 3.8 runs the killing test again and again, or waits for ever."""
-    result = project(LAYERS + KILLER, table="examples = 5").runpytest_subprocess("-n1", f"--dist={dist}", timeout=120)
+    pytester = project(LAYERS + KILLER, table="examples = 5\njobs = 0")
+    result = pytester.runpytest_subprocess("-n1", f"--dist={dist}", timeout=120)
     result.assert_outcomes(passed=4, failed=2)
     result.stdout.re_match_lines([r"killer +gradient .*WRONG \(killed, wrong x\)", r"wrong +pure .*ok"])
 

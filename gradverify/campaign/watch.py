@@ -121,7 +121,8 @@ class _Told(Search):
 
     @property
     def over(self) -> bool:
-        return self.watch.worker.stopped() or super().over
+        heavy = any(_exhausts(finding) for finding, _, _ in self.found.values())  # each case takes long to fail
+        return self.watch.worker.stopped() or heavy or super().over
 
     def _heard(self, event: Progress) -> None:
         new = [(key, item) for key, item in self.found.items() if key not in self._sent]
@@ -134,7 +135,14 @@ class _Told(Search):
             self.watch.beat = beat
 
     def minimal(self, finding: Finding, prop: Property, regime: Regime, lead: Finding | None = None) -> Finding:
-        return finding if self.watch.worker.stopped() else super().minimal(finding, prop, regime, lead)
+        if self.watch.worker.stopped():
+            return finding
+        return finding.but(kind="memory") if _exhausts(finding) else super().minimal(finding, prop, regime, lead)
+
+
+def _exhausts(finding: Finding) -> bool:
+    """Whether a finding is that memory was exhausted."""
+    return finding.kind == "crash" and "MemoryError" in finding.message
 
 
 def work(worker: Child, job: Job) -> tuple[Report, Any, bool] | str:

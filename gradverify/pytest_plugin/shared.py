@@ -29,11 +29,15 @@ _ORDER = (
 def merged(records: Iterable[Record]) -> list[Record]:
     """One record for each layer and property, sorted; shards and repeated checks are summed up.
 
-    Layers of one name that are written in different places, or checked by different files, stay apart.
+    Layers of one name that are written in different places, or checked by different files, stay apart. What a dead
+    process left does not know where its layer is written, and stands with the others of that name.
     """
+    records = list(records)
+    known = {(record["layer"], record["test"]): record for record in records if record["file"] is not None}
     groups: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
-        place = (str(record[key]) for key in ("test", "file", "line"))
+        written = known.get((record["layer"], record["test"]), record) if record["file"] is None else record
+        place = (record["test"], str(written["file"]), str(written["line"]))
         groups.setdefault((record["layer"], *place, record["property"]), []).append(record)
     named = labels({key[:-1] for key in groups})
     return [total(groups[key]) | {"label": named[key[:-1]]} for key in sorted(groups)]

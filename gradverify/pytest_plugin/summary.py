@@ -119,7 +119,7 @@ def of_the_dead(run: Run, left: Left) -> tuple[Record, str]:
     record = {
         "layer": killed.case.layer,
         "test": left.owner.partition("::")[0],
-        "property": left.asked,
+        "property": left.owner.split("::")[2] if left.owner.startswith("gradverify::") else left.asked,
         "shards": 1,
         "examples": run.settings.examples,
         **counts,
