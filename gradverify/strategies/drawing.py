@@ -200,7 +200,7 @@ class Drawing:
         self, knobs: Knobs, seed: int, found: Mapping[str, shapes.Shape], sizes: Mapping[str, Any], draw: Draw
     ) -> dict[str, Any] | None:
         """The primals by name, or None if a domain has no elements at these sizes."""
-        special = self.regime.special
+        special, far = self.regime.special, values.ABSORBING if self.dtype == np.float64 else ()
         manner = values.draw_manner(knobs, self.constants)
         borders = (0.0, 1.0, -1.0, *(s * c for c in (*self.constants, *_lasts(sizes)) for s in (1.0, -1.0)))
         raw: dict[str, Any] = {}
@@ -211,7 +211,7 @@ class Drawing:
             elif domain.discrete:
                 raw[primal.name] = values.uniforms(knobs, seed, k, shape, special)
             elif special:
-                raw[primal.name] = values.special_reals(knobs, seed, k, shape, borders, raw.values())
+                raw[primal.name] = values.special_reals(knobs, seed, k, shape, borders, raw.values(), far)
             else:
                 raw[primal.name] = values.reals(knobs, seed, k, shape, manner)
         open_to_reals = [p.name for p in self.layer.primals if not p.domain.discrete and p.domain.strategy is None]
