@@ -200,7 +200,10 @@ class Drawing:
         self, knobs: Knobs, seed: int, found: Mapping[str, shapes.Shape], sizes: Mapping[str, Any], draw: Draw
     ) -> dict[str, Any] | None:
         """The primals by name, or None if a domain has no elements at these sizes."""
-        special, far = self.regime.special, values.ABSORBING if self.dtype == np.float64 else ()
+        special = self.regime.special
+        # with two real primals one multiplies the other, and then no float64 can tell what the gradient is
+        alone = sum(not p.domain.discrete for p in self.layer.primals) == 1
+        far = values.ABSORBING if alone and self.dtype == np.float64 else ()
         manner = values.draw_manner(knobs, self.constants)
         borders = (0.0, 1.0, -1.0, *(s * c for c in (*self.constants, *_lasts(sizes)) for s in (1.0, -1.0)))
         raw: dict[str, Any] = {}
