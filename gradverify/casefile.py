@@ -1,8 +1,9 @@
 """Case files: one zip archive with `case.json` and one .npy member for each array.
 
-Data only: arrays are read with ``allow_pickle=False``, floats in the JSON survive exactly
-(Python writes the shortest digits that round-trip; NaN and infinities are written as strings).
-The archive is written beside its destination and renamed, so a reader never sees half a file.
+Data only: arrays are numbers and nothing else, floats in the JSON survive exactly (Python writes the
+shortest digits that round-trip; NaN and infinities are written as strings). The archive is not
+compressed, so a reader needs no more memory than the file has bytes; one that somebody has compressed
+is read as well, up to a limit.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import zipfile
 from collections.abc import Mapping
@@ -18,10 +20,14 @@ from typing import Any
 
 import numpy as np
 
+from gradverify import files, texts
 from gradverify.errors import CaseFileError
+from gradverify.files import Fields
 from gradverify.types import Case
 
-VERSION = 1
+FORMAT, VERSION = "gradverify-case", 1
+_DIRECTORY = 1 << 20  # bytes of an archive's list of members: some ten thousand arrays
+_LARGEST = 1 << 31  # bytes of an archive
 
 
 def save(case: Case, path: str | os.PathLike[str]) -> Path:
@@ -33,13 +39,7 @@ def save(case: Case, path: str | os.PathLike[str]) -> Path:
         If the folder cannot be written; no half-written file is left under `path`.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_bytes(dumps(case))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    files.write(path, dumps(case))
     return path
 
 
@@ -51,12 +51,11 @@ def load(path: str | os.PathLike[str]) -> Case:
     CaseFileError
         If the file is missing, damaged or of an unknown version.
     """
+    data = files.read(Path(path), _LARGEST)
     try:
-        return loads(Path(path).read_bytes())
-    except OSError as error:
-        raise CaseFileError(f"cannot read the case file {str(path)!r}: {error.strerror or error}") from None
+        return loads(data)
     except CaseFileError as error:
-        raise CaseFileError(f"{str(path)!r}: {error}") from None
+        raise CaseFileError(f"{os.fspath(path)!r}: {error}") from None
 
 
 def dumps(case: Case) -> bytes:
@@ -76,44 +75,63 @@ def dumps(case: Case) -> bytes:
 def loads(data: bytes) -> Case:
     """Read the bytes of a Case file; see `load`."""
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            header = json.loads(archive.read("case.json"))
-            _check(header)
-            primals = {name: _array(archive, f"primals/{name}", spec) for name, spec in header["primals"].items()}
-            cotangents = header["cotangents"]
-            return Case(
-                layer=header["layer"],
-                primals=primals,
-                options={name: _decode(value) for name, value in header["options"].items()},
-                cotangents=None
-                if cotangents is None
-                else tuple(_array(archive, f"cotangents/{k}", spec) for k, spec in enumerate(cotangents)),
-                step=_decode(header["step"]),
-                seed=int(header["seed"]),
-                target=header["target"],
-            )
+        return _case(_Archive(data))
     except CaseFileError:
         raise
-    except Exception as error:  # noqa: BLE001  damage shows as whatever zipfile, json and numpy make of it
-        raise CaseFileError(f"the case file is damaged ({type(error).__name__}: {error})") from None
+    except Exception as error:  # noqa: BLE001  damage shows as whatever zipfile and numpy make of it
+        said = texts.line(f"{type(error).__name__}: {error}", 200)
+        raise CaseFileError(f"the case file is damaged ({said})") from None
 
 
-def _check(header: Any) -> None:
-    """Format, version and the types of the plain fields; Cases are made of what is left."""
-    if not isinstance(header, dict) or header.get("format") != "gradverify-case":
+class _Archive:
+    """Members of a zip archive, with what they may hold bounded before they are read."""
+
+    def __init__(self, data: bytes) -> None:
+        end = data.rfind(b"PK\x05\x06")
+        if int.from_bytes(data[end + 12 : end + 16], "little") > _DIRECTORY:
+            raise CaseFileError("the case file is damaged (its list of members is too long)")
+        self._zip = zipfile.ZipFile(io.BytesIO(data))
+        # bytes that members may still have: such as are stored cannot be larger than the archive, all of them together
+        self._left = {zipfile.ZIP_STORED: len(data), zipfile.ZIP_DEFLATED: files.MOST}
+
+    def read(self, name: str, most: int | None = None) -> bytes:
+        """A member; raises CaseFileError if it is larger than it can be."""
+        info = self._zip.getinfo(name)
+        if info.compress_type not in self._left:
+            raise CaseFileError(f"member {name!r} is compressed in a way that is not read")
+        left = self._left[info.compress_type]
+        most = left if most is None else min(most, left)
+        if info.file_size > most:
+            raise CaseFileError(
+                f"member {name!r} has {info.file_size:,} bytes, more than the {most:,} that it may have"
+            )
+        self._left[info.compress_type] = left - info.file_size
+        return self._zip.read(info)
+
+
+def _case(archive: _Archive) -> Case:
+    header = Fields.parse(archive.read("case.json", files.TEXT))
+    if header.content.get("format") != FORMAT:
         raise CaseFileError("this is no case file of gradverify")
-    if header.get("version") != VERSION:
-        raise CaseFileError(
-            f"the case file has version {header.get('version')!r}; this gradverify reads version {VERSION}"
+    if header.content.get("version") != VERSION:
+        version = texts.line(repr(header.content.get("version")), 40)
+        raise CaseFileError(f"the case file has version {version}; this gradverify reads version {VERSION}")
+    try:
+        dtypes, cotangents = header.inner("primals").content, None
+        if header.content["cotangents"] is not None:
+            given = header.listed("cotangents", str)
+            cotangents = tuple(_array(archive, f"cotangents/{k}", dtype) for k, dtype in enumerate(given))
+        return Case(
+            layer=header.line("layer", 200),
+            primals={name: _array(archive, f"primals/{name}", dtype) for name, dtype in dtypes.items()},
+            options={name: _decode(value) for name, value in header.inner("options").content.items()},
+            cotangents=cotangents,
+            step=None if header.content["step"] is None else header.number("step"),
+            seed=header.whole("seed"),
+            target=None if header.content["target"] is None else header.text("target"),
         )
-    for name, kinds in (
-        ("layer", str),
-        ("target", (str, type(None))),
-        ("seed", int),
-        ("step", (float, int, type(None))),
-    ):
-        if not isinstance(header[name], kinds):
-            raise CaseFileError(f"the case file is damaged ({name} is {header[name]!r})")
+    except CaseFileError as error:
+        raise CaseFileError(f"the case file is damaged ({error})") from None
 
 
 def digest(case: Case) -> str:
@@ -123,7 +141,7 @@ def digest(case: Case) -> str:
 
 def _header(case: Case) -> dict[str, Any]:
     return {
-        "format": "gradverify-case",
+        "format": FORMAT,
         "version": VERSION,
         "layer": case.layer,
         "target": case.target,
@@ -146,19 +164,33 @@ def _plain(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return array
 
 
-def _array(archive: zipfile.ZipFile, name: str, dtype: str) -> Any:
-    array = np.lib.format.read_array(io.BytesIO(archive.read(f"{name}.npy")), allow_pickle=False)
+def _array(archive: _Archive, name: str, dtype: Any) -> Any:
+    array = _stored(archive.read(f"{name}.npy"), name)
     if str(array.dtype) == dtype:
         return array
     try:
-        wanted = np.dtype(dtype)
-    except TypeError:
+        wanted = np.dtype(str(dtype))
+    except (TypeError, ValueError, SyntaxError):
         raise CaseFileError(
-            f"array {name!r} has dtype {dtype}, which NumPy does not know (bfloat16 and the like need ml_dtypes)"
+            f"array {name!r} has dtype {texts.line(str(dtype), 80)}, which NumPy does not know "
+            "(bfloat16 and the like need ml_dtypes)"
         ) from None
-    if array.dtype.kind != "u" or array.dtype.itemsize != wanted.itemsize or wanted.kind == "O":
-        raise CaseFileError(f"the case file is damaged (array {name!r} is {array.dtype}, not {dtype})")
+    plain = wanted.type is not np.void and wanted.kind not in "OSUMm"
+    if not plain or array.dtype.kind != "u" or array.dtype.itemsize != wanted.itemsize:
+        raise CaseFileError(f"array {name!r} is {array.dtype}, not {texts.line(str(dtype), 80)}")
     return array.view(wanted)
+
+
+def _stored(data: bytes, name: str) -> Any:
+    """The array in the bytes of an .npy file, which are neither too few nor too many for it."""
+    file = io.BytesIO(data)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, fortran, dtype = readers[np.lib.format.read_magic(file)](file)
+    start = file.tell()
+    if dtype.kind not in "fciub" or math.prod(shape) * dtype.itemsize != len(data) - start:
+        raise CaseFileError(f"array {name!r} is not what it says")
+    flat = np.frombuffer(data, dtype, offset=start)
+    return flat.reshape(shape, order="F" if fortran else "C").copy(order="K")
 
 
 def _encode(value: Any) -> Any:

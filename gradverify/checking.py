@@ -21,6 +21,7 @@ from gradverify.failures import COMPLETE
 from gradverify.layer import Layer
 from gradverify.limits import TOO_SLOW
 from gradverify.lines.recorder import Recorder
+from gradverify.progress import DIAGNOSING, DRAWING, SMALLER, Listener, Progress, shown
 from gradverify.properties import Property, Regime, explained
 from gradverify.registry import layers
 from gradverify.settings import EXAMPLES, Settings
@@ -36,19 +37,6 @@ _FOLLOW_SECONDS = 0.25  # for a finding of the same kind as one that was shrunk:
 _SLOW = 3  # cases that were given up as too slow, after which a property is no longer tried
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """An event of a running check."""
-
-    layer: str
-    cases: int
-    examples: int
-    findings: int
-
-
-Listener = Callable[[Progress], None]
-
-
 def check(
     target: Any,
     backward: Callable[..., Any] | None = None,
@@ -62,6 +50,7 @@ def check(
     properties: Sequence[str] | str | None = None,
     method: str = "adaptive",
     raises: bool = True,
+    quiet: bool = False,
     **declaration: Any,
 ) -> Report:
     """Check that a backward pass is right.
@@ -73,6 +62,7 @@ def check(
     loss : name of a registered loss to put on top
     examples, seed, eps, dtype, properties, method : see `Settings`
     raises : raise when there is a finding, or nothing could be verified; False returns the Report
+    quiet : whether a check of more than a second says nothing at a terminal or in a notebook
     **declaration : dimension strings of the primals and everything else that `Layer` takes
 
     Returns
@@ -100,7 +90,8 @@ def check(
         properties=None if properties is None else listed(properties),
         method=method,
     )
-    report = check_layer(layer, settings)
+    with shown(quiet) as listen:
+        report = check_layer(layer, settings, listen)
     if raises and report.findings:
         raise GradientMismatch(report, f"{len(report.findings)} finding(s)\n{report}")
     if raises and not report.verified:
@@ -227,7 +218,7 @@ class Search:
                 if int(drawn * prop.share) > int((drawn - 1) * prop.share) or drawn == 1:
                     self._try(case, prop, regime)
             reached = bool(self.recorder.end())
-            self.listen(Progress(self.layer.name, self.cases, self.total, len(self.found)))
+            self._tell()
             if self.over or (self.first is not None and self.cases >= self.first + _ENOUGH):
                 raise _Enough
             return reached
@@ -278,6 +269,7 @@ class Search:
 
         if finding.kind == "timeout":
             return finding
+        self._tell(SMALLER)
         worst, most = finding.worst or finding.case, _most(finding)
         steady = finding.kind != "random"
         times = 1 if steady else _CONFIRM  # on a smaller case two random calls may agree by chance
@@ -311,7 +303,11 @@ class Search:
 
     def _told(self, finding: Finding, lead: Finding | None = None) -> Finding:
         """The finding with what it looks like, unless cases are to be left as they were drawn."""
+        self._tell(DIAGNOSING)
         return diagnosed(self.layer, finding, lead) if self.settings.shrink else finding
+
+    def _tell(self, stage: str = DRAWING) -> None:
+        self.listen(Progress(self.layer.name, self.cases, self.total, len(self.found), stage))
 
 
 def _first(finding: Finding) -> tuple[bool, bool, int]:

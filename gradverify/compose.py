@@ -9,7 +9,8 @@ from typing import Any
 from gradverify import dims
 from gradverify.domains import Domain
 from gradverify.errors import DeclarationError
-from gradverify.evaluate import by_name
+from gradverify.evaluate import by_name, outputs_of
+from gradverify.failures import LayerFailure
 from gradverify.layer import Layer, Loss, Primal, accepted
 from gradverify.registry import loss as find_loss
 
@@ -46,13 +47,17 @@ def under_loss(layer: Layer, name: str) -> Layer:
         mine = {k: v for k, v in options.items() if k in layer.options}
         theirs = {key: options[alias] for key, alias in own.items() if alias in options}
         output, saved = layer.forward(*arrays[:count], **mine)
-        value, kept = loss.forward(output, *arrays[count:], **theirs)
+        (read,) = outputs_of(layer, output)
+        value, kept = loss.forward(read, *arrays[count:], **theirs)
         return value, (saved, kept, mine, theirs)
 
     def backward(dE: Any, saved: Any) -> Mapping[str, Any]:
         inner, kept, mine, theirs = saved
         above = by_name(loss, loss.backward(dE, kept, **_taken(loss.backward, theirs)))
-        below = by_name(layer, layer.backward(above.pop(prediction.name), inner, **_taken(layer.backward, mine)))
+        upstream = above.pop(prediction.name)
+        if isinstance(upstream, LayerFailure):
+            raise upstream
+        below = by_name(layer, layer.backward(upstream, inner, **_taken(layer.backward, mine)))
         return {**below, **{extra[key]: value for key, value in above.items()}}
 
     added = tuple(

@@ -4,25 +4,23 @@ One Case file (see `gradverify.casefile`) for each finding, and beside it a JSON
 was found, and by which check (its *owner*). A Case file without one is a regression case of the
 team's own: it is replayed with every check of its layer, and never removed; nor is one whose JSON
 file says ``"pinned": true``. Files are renamed into place, so several processes may share a folder.
+A file that is damaged costs its case, and no other one.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from gradverify import casefile
+from gradverify import casefile, files, texts
 from gradverify.errors import CaseFileError
+from gradverify.files import Fields, Told
 from gradverify.types import Case, Finding
-
-FORMAT, VERSION = "gradverify-corpus", 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +70,7 @@ class Corpus:
                 entries.append(_entry(path))
             except CaseFileError as error:
                 if path.exists():  # else another process has removed it meanwhile
-                    damaged.append(Damaged(path, str(error)))
+                    damaged.append(Damaged(path, texts.line(str(error))))
         return entries, damaged
 
     def keep(self, finding: Finding, owner: str, asked: str, failing: Iterable[Entry] = ()) -> Path:
@@ -105,21 +103,9 @@ class Corpus:
         stem = "-".join(re.sub(r"[^\w.+]+", "_", part) for part in parts if part)
         digest = hashlib.sha256(f"{owner} {asked} {casefile.digest(finding.case)}".encode()).hexdigest()[:8]
         path = self.folder / f"{stem[:100]}-{digest}.npz"
-        about = {
-            "format": FORMAT,
-            "version": VERSION,
-            "owner": owner,
-            "asked": asked,
-            "property": finding.property,
-            "kind": finding.kind,
-            "primal": finding.primal,
-            "message": finding.message,
-            "severity": repr(float(finding.severity)),
-            "pinned": False,
-        }
-        self.folder.mkdir(parents=True, exist_ok=True)
+        about = Told.of(finding, asked).to_json(owner=owner, pinned=False)
         # the JSON file first: a Case file on its own would count as a regression case
-        _replace(_beside(path), json.dumps(about, indent=1) + "\n")
+        files.write(_beside(path), files.dumps(about))
         return casefile.save(finding.case, path)
 
 
@@ -135,37 +121,18 @@ def replay_command(path: str | os.PathLike[str], case: Case) -> str:
 
 
 def _entry(path: Path) -> Entry:
-    case = casefile.load(path)
-    try:
-        about: Any = json.loads(_beside(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    case, beside = casefile.load(path), _beside(path)
+    if not os.path.lexists(beside):
         return Entry(path, case)
-    except (OSError, ValueError) as error:
-        raise CaseFileError(f"{_beside(path).name!r} beside it cannot be read: {error}") from None
-    if not isinstance(about, dict) or about.get("format") != FORMAT or about.get("version") != VERSION:
-        raise CaseFileError(f"{_beside(path).name!r} beside it is not of the format {FORMAT}, version {VERSION}")
-    texts = {key: about.get(key) or "" for key in ("property", "kind", "primal", "message")}
-    if not all(isinstance(text, str) for text in (*texts.values(), about.get("owner"), about.get("asked"))):
-        raise CaseFileError(f"{_beside(path).name!r} beside it says something else than text")
-    return Entry(
-        path,
-        case,
-        about["owner"],
-        about["asked"],
-        (texts["property"], texts["kind"], texts["primal"]),
-        texts["message"],
-        about.get("pinned") is True,
-    )
+    try:
+        fields = Fields.parse(files.read(beside, files.TEXT))
+        told = Told.from_json(fields)
+        owner, pinned = fields.text("owner"), fields.flag("pinned")
+    except CaseFileError as error:
+        raise CaseFileError(f"{beside.name!r} beside it is damaged: {error}") from None
+    fingerprint = (told.property, told.kind, told.primal or "")
+    return Entry(path, case, owner, told.asked, fingerprint, told.message, pinned)
 
 
 def _beside(path: Path) -> Path:
     return path.with_suffix(".json")
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+from gradverify import texts
 from gradverify.errors import DeclarationError
 
 if TYPE_CHECKING:
@@ -40,12 +41,24 @@ def validate(layer: Layer, constants: tuple[str, ...], settings: Iterable[str]) 
     names = {n for primal in layer.primals for n in primal.dims.names}
     if layer.batch is not None and layer.batch not in names:
         raise DeclarationError(f"layer {layer.name!r}, batch: no primal has an axis {layer.batch!r}")
+    for name, told in layer.sizes.items():
+        _size(layer, name, told, names)
     for primal in layer.primals:
         _domain(layer, primal, names)
     for name, spec in layer.options.items():
         _option(layer, name, spec)
     _signature(layer, settings)
     _predicate(layer)
+
+
+def _size(layer: Layer, name: str, told: object, names: set[str]) -> None:
+    if name not in names:
+        raise DeclarationError(f"layer {layer.name!r}, sizes: no primal has an axis {name!r}")
+    listed = told if isinstance(told, (list, tuple)) and told else [told]
+    if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in listed):
+        raise DeclarationError(
+            f"layer {layer.name!r}, sizes: {name} must be a positive whole number or a list of them, got {told!r}"
+        )
 
 
 def named(name: object) -> str:
@@ -57,7 +70,7 @@ def named(name: object) -> str:
         If it is no string.
     """
     if isinstance(name, str):
-        return name
+        return texts.line(name, 200)
     raise DeclarationError(f"the name of a layer must be a string, got {name!r}")
 
 

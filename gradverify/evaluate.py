@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 import inspect
-import os
-import time
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from textwrap import shorten
 from typing import Any
 
 import numpy as np
 
 from gradverify.dims import sizes_in
 from gradverify.errors import DeclarationError
-from gradverify.layer import Backward, Forward, Layer, accepted
+from gradverify.failures import LayerFailure as LayerFailure  # noqa: PLC0414  both may be had from here as well
+from gradverify.failures import guarded as guarded  # noqa: PLC0414
+from gradverify.failures import unpatched
+from gradverify.foreign import MOST, array, described
+from gradverify.layer import Backward, Forward, Layer, accepted, by_function
+from gradverify.texts import line
 from gradverify.types import Array, Case
 
-_HERE = os.path.dirname(os.path.abspath(__file__))
-_INSIDE = tuple(os.path.join(_HERE, part) for part in ("evaluate.py", "differences", "properties", "adapters", "cli"))
-
-
-class LayerFailure(Exception):
-    """The layer's own code went wrong: it raised, or returned something that cannot be used.
-
-    Attributes
-    ----------
-    kind : "crash", "outputs", "missing", "surplus", "shape", "dtype" or "nan"
-    stage : "forward" or "backward"
-    primal : the gradient concerned, if any
-    """
-
-    def __init__(self, kind: str, stage: str, message: str, primal: str | None = None) -> None:
-        super().__init__(message)
-        self.kind = kind
-        self.stage = stage
-        self.primal = primal
+Gradients = dict[str, Any]  # by primal name: a plain array, None, or a LayerFailure that says why it is neither
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +30,12 @@ class Evaluation:
     ----------
     outputs : arrays, one for each output
     saved : what backward needs, as the layer returned it
-    pull : from cotangents to raw gradients by primal name; values may still be None or misshapen
+    pull : from cotangents to gradients by primal name, as `by_name` reads them
     """
 
     outputs: tuple[Array, ...]
     saved: Any
-    pull: Callable[[tuple[Array, ...]], dict[str, Any]]
+    pull: Callable[[tuple[Array, ...]], Gradients]
 
 
 def run(
@@ -79,11 +61,11 @@ def run(
         raise LayerFailure(
             "outputs",
             "forward",
-            f"forward of {layer.name!r} must return (outputs, saved), a tuple of two; it returned {_describe(result)}",
+            f"forward of {layer.name!r} must return (outputs, saved), a tuple of two; it returned {described(result)}",
         )
     outputs, saved = outputs_of(layer, result[0]), result[1]
 
-    def pull(cotangents: tuple[Array, ...]) -> dict[str, Any]:
+    def pull(cotangents: tuple[Array, ...]) -> Gradients:
         arguments = (*cotangents, saved) if len(cotangents) > 1 and _spreads(backward, len(cotangents)) else None
         if arguments is None:
             arguments = (cotangents if len(outputs) > 1 else cotangents[0], saved)
@@ -94,18 +76,37 @@ def run(
 
 
 def outputs_of(layer: Layer, raw: Any) -> tuple[Array, ...]:
-    """The outputs as a tuple of arrays; raises LayerFailure if they are not numbers, or too few."""
+    """The outputs as a tuple of plain arrays; raises LayerFailure if they are not numbers, or too few."""
+    found: tuple[Array, ...] = _outputs(layer, raw) if _known(raw) else guarded("forward", _outputs, layer, raw)
+    return found
+
+
+def _known(raw: Any) -> bool:
+    """Whether nothing but NumPy's own code runs where a value is read: then no guard is needed."""
+    return type(raw) in _OWN or (type(raw) in (tuple, list) and all(type(part) in _OWN for part in raw))
+
+
+_OWN = (np.ndarray, np.float64, np.float32, float)
+
+
+def _outputs(layer: Layer, raw: Any) -> tuple[Array, ...]:
     parts = tuple(raw) if isinstance(raw, (tuple, list)) else (raw,)
-    arrays = tuple(np.asarray(part) for part in parts)
+    label = "the output" if len(parts) == 1 else "output {}"
+    arrays = tuple(
+        part
+        if type(part) is np.ndarray and part.size <= MOST
+        else array(part, f"{label.format(k)} of {layer.name!r}", "forward", "outputs")
+        for k, part in enumerate(parts)
+    )
     if not arrays or any(a.dtype.kind not in "fciub" for a in arrays):
         raise LayerFailure(
-            "outputs", "forward", f"forward of {layer.name!r} returned no array of numbers but {_describe(raw)}"
+            "outputs", "forward", f"forward of {layer.name!r} returned no array of numbers but {_typed(raw)}"
         )
     if layer.differentiable and all(a.dtype.kind in "iub" for a in arrays):
         raise LayerFailure(
             "outputs",
             "forward",
-            f"forward of {layer.name!r} returned {_describe(raw)} of type {arrays[0].dtype}: "
+            f"forward of {layer.name!r} returned {described(raw)} of type {arrays[0].dtype}: "
             "integers and booleans have no derivative",
         )
     if layer.returns and len(arrays) != len(layer.returns):
@@ -118,8 +119,36 @@ def outputs_of(layer: Layer, raw: Any) -> tuple[Array, ...]:
     return arrays
 
 
-def by_name(layer: Layer, raw: Any) -> dict[str, Any]:
-    """Gradients by primal name, from a dict or from a tuple in forward's order."""
+def _typed(raw: Any) -> str:
+    return f"{described(raw)} of type {raw.dtype}" if type(raw) is np.ndarray else described(raw)
+
+
+def by_name(layer: Layer, raw: Any, stage: str = "backward") -> Gradients:
+    """Gradients by primal name, from a dict or from a tuple in forward's order.
+
+    Each is a plain array, None, or the LayerFailure that says why it cannot be read; see `usable`.
+
+    Raises
+    ------
+    LayerFailure
+        If there are too few or too many, or the code of the object that holds them raises.
+    """
+    named = _named(layer, raw) if _known(raw) else guarded(stage, _named, layer, raw)
+    return {name: _read(name, value, stage) for name, value in named.items()}
+
+
+def _read(name: str, value: Any, stage: str = "backward") -> Any:
+    if value is None or isinstance(value, LayerFailure) or (type(value) is np.ndarray and value.size <= MOST):
+        return value
+    try:
+        return guarded(stage, array, value, f"the gradient of {name}", stage, "dtype", name)
+    except LayerFailure as failure:
+        if failure.kind not in ("dtype", "crash"):  # a time limit
+            raise
+        return failure
+
+
+def _named(layer: Layer, raw: Any) -> dict[str, Any]:
     names, wanted = layer.primal_names, tuple(p.name for p in layer.differentiable)
     if isinstance(raw, Mapping):
         renamed = {_primal_of(key, names): value for key, value in raw.items()}
@@ -128,7 +157,7 @@ def by_name(layer: Layer, raw: Any) -> dict[str, Any]:
             raise LayerFailure(
                 "surplus",
                 "backward",
-                f"backward of {layer.name!r} returned a gradient for {surplus[0]!r}, which is no primal "
+                f"backward of {layer.name!r} returned a gradient for {line(repr(surplus[0]), 80)}, which is no primal "
                 f"(primals: {', '.join(names)})",
             )
         return renamed
@@ -140,7 +169,7 @@ def by_name(layer: Layer, raw: Any) -> dict[str, Any]:
         "missing" if len(values) < len(wanted) else "surplus",
         "backward",
         f"backward of {layer.name!r} must return a gradient for each of {', '.join(wanted)}; "
-        f"it returned {_describe(raw)}",
+        f"it returned {described(raw)}",
         wanted[len(values)] if len(values) < len(wanted) else None,
     )
 
@@ -150,70 +179,20 @@ def _primal_of(key: Any, names: tuple[str, ...]) -> Any:
     return key[1:] if key not in names and isinstance(key, str) and key[:1] == "d" and key[1:] in names else key
 
 
-@lru_cache(maxsize=1024)
 def _spreads(backward: Backward, count: int) -> bool:
     """Whether backward takes its cotangents one by one: backward(dh, dc, saved)."""
+    return _required(backward) == count + 1
+
+
+@by_function
+def _required(backward: Backward) -> int | None:
+    """Number of arguments that must be given; None if the signature cannot be read."""
     try:
         parameters = inspect.signature(backward).parameters.values()
     except (TypeError, ValueError):
-        return False
-    required = [
-        p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    return len(required) == count + 1
-
-
-def guarded(stage: str, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Any:
-    """Call the layer's code; what it raises becomes a LayerFailure that names the author's line."""
-    outer, _began[:] = tuple(_began), (time.perf_counter(), stage)
-    try:
-        with np.errstate(all="ignore"):
-            return function(*arguments, **keywords)
-    except LayerFailure:
-        raise
-    except (Exception, SystemExit) as error:
-        raise LayerFailure(
-            "crash", stage, f"{stage} raised {type(error).__name__}: {_first_line(error)}{_authors_line(error)}"
-        ) from error
-    finally:
-        _began[:] = outer
-
-
-def running() -> float:
-    """Seconds for which the call of the layer's code that is in progress has run; 0 outside of one."""
-    return time.perf_counter() - _began[0] if _began[0] else 0.0
-
-
-def stage() -> str:
-    """What the call of the layer's code in progress computes, "forward" or "backward"; empty outside of one."""
-    return str(_began[1])
-
-
-_began: list[Any] = [0.0, ""]  # of the innermost call in progress: when, by `perf_counter`, and what
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [""])[0]
-
-
-def _authors_line(error: BaseException) -> str:
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith(_INSIDE) and f"{os.sep}site-packages{os.sep}numpy" not in frame.filename
-    ]
-    if not frames:
-        return ""
-    frame = frames[-1]
-    return f" (line {frame.lineno} of {os.path.basename(frame.filename)}: {shorten(frame.line or '', 120)})"
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, np.ndarray):
-        return f"an array of shape {value.shape}"
-    if isinstance(value, (tuple, list)):
-        return f"a {type(value).__name__} of {len(value)}"
-    return f"{value!r}" if value is None else f"a {type(value).__name__}"
+        return None
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.default is p.empty and p.kind in positional for p in parameters)
 
 
 def copies(primals: Mapping[str, Array]) -> dict[str, Array]:
@@ -277,7 +256,8 @@ def completed(layer: Layer, case: Case) -> tuple[Case, tuple[Array, ...]]:
 
 def evaluated(layer: Layer, case: Case) -> tuple[Case, Evaluation]:
     """As `completed`, with the Evaluation of that forward, on copies of the primals."""
-    evaluation = run(layer, copies(case.primals), case.options)
+    with unpatched():
+        evaluation = run(layer, copies(case.primals), case.options)
     outputs = evaluation.outputs
     _shaped(layer, case, outputs)
     if case.cotangents is None:
@@ -310,12 +290,12 @@ def _shaped(layer: Layer, case: Case, outputs: tuple[Array, ...]) -> None:
 
 def gradients(
     layer: Layer, primals: Mapping[str, Array], options: Mapping[str, Any], cotangents: tuple[Array, ...]
-) -> dict[str, Any]:
+) -> Gradients:
     """Raw gradients of one fresh forward and backward, on copies of everything."""
     return pulled(run(layer, copies(primals), options), cotangents)
 
 
-def pulled(evaluation: Evaluation, cotangents: tuple[Array, ...]) -> dict[str, Any]:
+def pulled(evaluation: Evaluation, cotangents: tuple[Array, ...]) -> Gradients:
     """Raw gradients of an Evaluation, for copies of cotangents in the dtypes of its outputs."""
     return evaluation.pull(
         tuple(
@@ -334,28 +314,21 @@ def usable(layer: Layer, case: Case, raw: Mapping[str, Any]) -> tuple[dict[str, 
     bad: list[LayerFailure] = []
     for primal in layer.differentiable:
         name, shape = primal.name, np.shape(case.primals[primal.name])
-        value = raw.get(name)
-        if value is None:
+        gradient = _read(name, raw.get(name))
+        if isinstance(gradient, LayerFailure):
+            bad.append(gradient)
+        elif gradient is None:
             if name in layer.declared.zero:
                 good[name] = np.zeros(shape)
             else:
                 bad.append(LayerFailure("missing", "backward", f"backward gives no gradient for {name} (None)", name))
-            continue
-        try:
-            array = np.asarray(value)
-        except Exception as error:  # noqa: BLE001  whatever the author's object raises
-            bad.append(LayerFailure("dtype", "backward", f"the gradient of {name} is no array: {error}", name))
-            continue
-        if array.dtype.kind not in "fciub":
-            bad.append(LayerFailure("dtype", "backward", f"the gradient of {name} has dtype {array.dtype}", name))
-        elif array.shape != shape:
-            bad.append(
-                LayerFailure(
-                    "shape", "backward", f"the gradient of {name} has shape {array.shape}, {name} has {shape}", name
-                )
-            )
-        elif array.dtype.kind == "c" and np.asarray(case.primals[name]).dtype.kind != "c":
+        elif gradient.dtype.kind not in "fciub":
+            bad.append(LayerFailure("dtype", "backward", f"the gradient of {name} has dtype {gradient.dtype}", name))
+        elif gradient.shape != shape:
+            message = f"the gradient of {name} has shape {gradient.shape}, {name} has {shape}"
+            bad.append(LayerFailure("shape", "backward", message, name))
+        elif gradient.dtype.kind == "c" and np.asarray(case.primals[name]).dtype.kind != "c":
             bad.append(LayerFailure("dtype", "backward", f"the gradient of the real primal {name} is complex", name))
         else:
-            good[name] = array
+            good[name] = gradient
     return good, bad

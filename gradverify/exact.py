@@ -22,6 +22,7 @@ from gradverify.types import Array, Case, Comparison, Finding, Outcome, Verdict
 Gradients = Mapping[str, Array]
 
 _ULPS = 4096.0  # reductions in another order move the last digits; bugs move the first
+_GRAINS = 4.0  # roundings of a gradient that is read from a subtraction, on either side of a comparison
 _SPREADS = 16.0
 
 
@@ -59,18 +60,19 @@ def outcome(
     at: Case | None = None,
     same: bool = False,
     least: float = 0.0,
+    loose: float = 1.0,
 ) -> Outcome:
     """An Outcome from pairs (what was done, gradients got, gradients expected).
 
     `terms` are gradients of which the expected ones are sums; their size counts for the rounding.
     `at` is where rounding is measured, if not at the case; with `same`, the very same arithmetic was done
     twice, and how much rounding there is makes no difference; differences below `least` of the largest entry
-    are none.
+    are none. `loose` is what gradients were multiplied with after they were rounded.
     """
     findings: dict[str, Finding] = {}
     entries = 0
     for what, got, expected in pairs:
-        for primal, comparison in compare(layer, at or case, got, expected, terms, same, least).items():
+        for primal, comparison in compare(layer, at or case, got, expected, terms, same, least, loose).items():
             entries += comparison.bound.size
             if comparison.wrong.any() and primal not in findings:
                 findings[primal] = _finding(name, kind, what, case, comparison)
@@ -85,9 +87,11 @@ def compare(
     terms: Gradients | None = None,
     same: bool = False,
     least: float = 0.0,
+    loose: float = 1.0,
 ) -> dict[str, Comparison]:
     """Comparison of two gradients by primal; the bound is the rounding of backward, less where that was the same."""
     found = {}
+    grain = {n: loose * _GRAINS * g for n, g in layer.hooks.grain(case.primals).items()} if layer.hooks.grain else {}
     spreads = [] if same else [cache(partial(spread, layer, case)) for spread in (rounding, rounding_saved)]
     for primal in expected:
         a, b = np.asarray(got[primal]), np.asarray(expected[primal])
@@ -96,7 +100,7 @@ def compare(
             sizes = np.abs(b) if terms is None else np.maximum(np.abs(b), np.abs(terms[primal]))
             top = float(np.max(sizes[np.isfinite(sizes)], initial=0.0))
             eps = _unit(layer, case, b)
-            bound = np.full(b.shape, max(least, _share(eps)) * top + _ULPS * _tiny(b))
+            bound = np.full(b.shape, max(least, _share(eps)) * top + _ULPS * _tiny(b)) + grain.get(primal, 0.0)
             far = ~(error <= bound) & ~((a == b) | (np.isnan(a) & np.isnan(b)))
             if narrow(case):
                 far &= np.isfinite(a) & np.isfinite(b)  # where the range of the type ends depends on the order of sums

@@ -25,7 +25,10 @@ def chance(layer: Layer, case: Case) -> Finding | None:
 
 def _same_outputs(layer: Layer, case: Case) -> bool:
     try:
-        first, second = (evaluate.run(layer, evaluate.copies(case.primals), case.options).outputs for _ in range(2))
+        first, second = (
+            [np.array(y) for y in evaluate.run(layer, evaluate.copies(case.primals), case.options).outputs]
+            for _ in range(2)
+        )
     except LayerFailure:
         return True
     return all(_equal(a, b) for a, b in zip(first, second))
@@ -34,15 +37,19 @@ def _same_outputs(layer: Layer, case: Case) -> bool:
 def _random_gradient(layer: Layer, case: Case) -> str | None:
     """The first primal whose gradient changes from call to call, other than by growing as in a buffer never cleared."""
     completed, _ = evaluate.completed(layer, case)
-    calls = [
-        evaluate.gradients(layer, completed.primals, completed.options, completed.cotangents or ()) for _ in range(3)
-    ]
-    for name in calls[0]:
-        first, second, third = (call.get(name) for call in calls)
+    calls = [_copied_gradients(layer, completed) for _ in range(3)]
+    for name in calls[0].keys() & calls[1].keys() & calls[2].keys():
+        first, second, third = (call[name] for call in calls)
         steady = _equal(first, second) and _equal(second, third)
-        if first is not None and not steady and not _grows(first, second, third):
+        if not steady and not _grows(first, second, third):
             return name
     return None
+
+
+def _copied_gradients(layer: Layer, case: Case) -> dict[str, Array]:
+    """Those that can be compared, as they are before another call may write into them."""
+    raw = evaluate.gradients(layer, case.primals, case.options, case.cotangents or ())
+    return {name: np.array(gradient) for name, gradient in evaluate.usable(layer, case, raw)[0].items()}
 
 
 def _grows(first: Array, second: Array, third: Array) -> bool:
@@ -52,6 +59,5 @@ def _grows(first: Array, second: Array, third: Array) -> bool:
         return np.allclose(np.subtract(third, second), np.subtract(second, first), rtol=1e-6, atol=0.0)
 
 
-def _equal(a: object, b: object) -> bool:
-    one, other = np.asarray(a), np.asarray(b)
-    return np.array_equal(one, other, equal_nan=one.dtype.kind in "fc" and other.dtype.kind in "fc")
+def _equal(a: Array, b: Array) -> bool:
+    return np.array_equal(a, b, equal_nan=a.dtype.kind in "fc" and b.dtype.kind in "fc")

@@ -90,8 +90,12 @@ class Hooks:
         that fit a cache) -> an `Elsewhere`, which forms differences where the code computes, many at once
     twice : (primals by name, cotangents, options) -> gradients by name of the sum of two uses of the
         layer on the same primals in one graph; None where the author's code cannot add
-    again : (primals by name, cotangents, options) -> gradients that a stateful layer holds after two
-        rounds of forward and backward on one object, by name
+    again : (rounds, options) -> gradients that a stateful layer holds after rounds of forward and backward on one
+        object that nobody clears, by name; a round is (primals by name, cotangents)
+    added : as `again`, where the author declares that it leaves the sums over the rounds
+    grain : (primals by name) -> what gradients are rounded to beyond the arithmetic of backward, by name
+    bounded : (primals by name, options) -> a layer whose gradient is declared an upper bound on the derivative, its
+        primals, and (array) -> (derivative, bound on the second one); see `gradverify.properties.bound`
     held : (saved) -> copies of the parameters that a stateful layer keeps on itself, by primal name
     """
 
@@ -107,4 +111,7 @@ class Hooks:
     elsewhere: Callable[..., Elsewhere] | None = None
     twice: Callable[..., Mapping[str, Any] | None] | None = None
     again: Callable[..., Mapping[str, Any]] | None = None
+    added: Callable[..., Mapping[str, Any]] | None = None
+    grain: Callable[..., Mapping[str, Any]] | None = None
+    bounded: Callable[..., Any] | None = None
     held: Callable[[Any], Mapping[str, Any]] | None = None

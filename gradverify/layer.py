@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from gradverify.errors import DeclarationError
 from gradverify.hooks import Hooks
 from gradverify.verified import NotVerified
 
+T = TypeVar("T")
 Forward = Callable[..., tuple[Any, Any]]
 Backward = Callable[..., Any]
 
@@ -108,7 +109,8 @@ class Layer:
         domain is a word or a Hypothesis strategy of single elements. Settings: `options` (name to
         a list of choices, simplest first, a tuple of such lists, or a Hypothesis strategy),
         `returns` (dimension strings of the outputs by name), `batch` (name of the batch axis),
-        `assume` (predicate on primals, options and sizes by name; False rejects the case), `empty` (True
+        `assume` (predicate on primals, options and sizes by name; False rejects the case), `sizes` (of axes by
+        name, one or a list, as the layer runs in production: see the property reference), `empty` (True
         where axes of size 0 are allowed), `constants` (names of primals that need no gradient),
         and the fields of `Declared` and `Hooks`.
 
@@ -127,6 +129,7 @@ class Layer:
     batch: str | None
     assume: Callable[..., bool] | None
     empty: bool
+    sizes: Mapping[str, Any]
     declared: Declared
     hooks: Hooks
     doc: str
@@ -142,7 +145,7 @@ class Layer:
         primals: Mapping[str, Any] | None = None,
         **declaration: Any,
     ) -> None:
-        label = named(name) if name else str(getattr(forward, "__name__", "layer"))
+        label = named(name or str(getattr(forward, "__name__", "layer")))
         for role, function in (("forward", forward), ("backward", backward)):
             called(label, role, function)
         arrays = {k: v for k, v in declaration.items() if k not in KEYWORDS}
@@ -166,6 +169,7 @@ class Layer:
             batch=declaration.get("batch"),
             assume=declaration.get("assume"),
             empty=bool(declaration.get("empty", False)),
+            sizes=mapping(label, "sizes", declaration.get("sizes") or {}),
             declared=Declared(**{k: v for k, v in declaration.items() if k in _DECLARED}, constants=unwanted),
             hooks=Hooks(**{k: v for k, v in declaration.items() if k in _HOOKS}),
             doc=declaration.get("doc") or inspect.getdoc(forward) or "",
@@ -286,7 +290,20 @@ def simplest(spec: Any) -> Any:
     return None
 
 
-@lru_cache(maxsize=4096)
+def by_function(read: Callable[..., T]) -> Callable[..., T]:
+    """Remember what is read off a function; an object that is called and has no hash, as a dataclass, is read anew."""
+    remembered = lru_cache(maxsize=4096)(read)
+
+    def found(function: Callable[..., Any], *more: Any) -> T:
+        try:
+            return remembered(function, *more)
+        except TypeError:
+            return read(function, *more)
+
+    return found
+
+
+@by_function
 def accepted(function: Callable[..., Any], names: tuple[str, ...], any_other: bool = True) -> tuple[str, ...]:
     """The names among `names` that a function takes as keywords; by ``**``, too, unless told otherwise."""
     try:
@@ -299,7 +316,7 @@ def accepted(function: Callable[..., Any], names: tuple[str, ...], any_other: bo
     return tuple(name for name in names if name in taken)
 
 
-_SETTINGS = {"options", "returns", "batch", "assume", "empty", "constants", "doc", "origin"}
+_SETTINGS = {"options", "returns", "batch", "assume", "sizes", "empty", "constants", "doc", "origin"}
 _DECLARED = {"kinks", "surrogate", "zero", "factor", "conjugate", "stateful", "built_with"}
 _HOOKS = {field.name for field in fields(Hooks)}
 KEYWORDS = frozenset(_SETTINGS | _DECLARED | _HOOKS | {"name", "primals"})

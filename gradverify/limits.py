@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from gradverify.evaluate import LayerFailure, running
+from gradverify.failures import LayerFailure, running
 
 SLOW = "slow"  # kind of the failure of a case that took too long although every call returned
 TOO_SLOW = "the layer is slow"

@@ -72,7 +72,7 @@ class Tally:
             decided = (comparison.verdicts == AGREES) | (comparison.verdicts == DISAGREES)
             if decided.any():
                 ratio = comparison.ratio[decided]
-                self.worst_ratio = max(self.worst_ratio, float(np.nanmax(ratio)))
+                self.worst_ratio = float(np.fmax.reduce(ratio, initial=self.worst_ratio))
                 self.resolutions.append(comparison.resolution)
                 bins = np.bincount(np.searchsorted(_BORDERS, ratio, side="right"), minlength=len(self.histogram))
                 self.histogram = [count + int(more) for count, more in zip(self.histogram, bins)]

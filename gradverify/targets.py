@@ -13,14 +13,14 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module, util
 from types import ModuleType, TracebackType
 from typing import Any
 
 from gradverify.errors import DeclarationError, TargetError
-from gradverify.layer import Layer
+from gradverify.layer import Layer, Loss
 from gradverify.registry import layers
 from gradverify.registry import loss as find_loss
 from gradverify.types import Case
@@ -64,6 +64,36 @@ def load(target: str | None = None) -> list[Layer]:
     if wanted is not None:
         return [_object(module, names, place, wanted)]
     return _all(module, names, place)
+
+
+def chosen(targets: Sequence[str], loss: str | None = None) -> tuple[list[Layer], list[str]]:
+    """Every layer that the targets name, once, in their order, under the loss if there is one; and who is left out.
+
+    One layer must fit the loss; of several that a target names, those that do not are left out, in words.
+
+    Raises
+    ------
+    TargetError, DeclarationError
+        If a target cannot be loaded, there is no such loss, or a layer that was named alone does not fit it.
+    """
+    if loss is not None:
+        find_loss(loss)  # an unknown loss is told before anything is imported
+    left_out: list[str] = []
+    found = [layer for target in targets or (None,) for layer in _fitting(load(target), loss, left_out)]
+    return list({(layer.name, layer.origin): layer for layer in found}.values()), left_out
+
+
+def _fitting(group: list[Layer], loss: str | None, left_out: list[str]) -> Iterator[Layer]:
+    for layer in group:
+        try:
+            if loss is None:
+                yield layer
+            elif len(group) == 1 or not isinstance(layer, Loss):
+                yield under(layer, loss)
+        except DeclarationError as error:
+            if len(group) == 1:
+                raise
+            left_out.append(str(error))
 
 
 def under(layer: Layer, loss: str) -> Layer:
@@ -262,6 +292,27 @@ def _object(module: ModuleType, names: list[str], place: str, wanted: str) -> La
             raise TargetError(_no_object(module, names, place, wanted))
         value = getattr(value, part)
     return _adapted(value, names, origin).derive(origin=origin)
+
+
+def raw_object(target: str) -> Any:
+    """The object that "file.py:object" or "package.module:object" names, whatever it is.
+
+    Raises
+    ------
+    TargetError
+        If there is none, or the file fails while it is imported.
+    """
+    match = _PATTERN.fullmatch(target.strip())
+    place, wanted = (match["place"], match["object"]) if match else (target, None)
+    if wanted is None:
+        raise TargetError(f"{target!r} names no object: write {target}:NAME")
+    module, names = _import_file(place) if _is_file(place) else _import_module(place, target)
+    value: Any = module
+    for part in wanted.split("."):
+        if not hasattr(value, part):
+            raise TargetError(_no_object(module, names, place, wanted))
+        value = getattr(value, part)
+    return value
 
 
 def _adapted(value: Any, names: list[str], origin: str) -> Layer:

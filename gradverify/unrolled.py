@@ -53,7 +53,10 @@ class Cell(Layer):
         arguments = cotangents if spread else (cotangents,)
         known = {name: options[name] for name in accepted(self.backward, tuple(options))}
         raw = guarded("backward", self.backward, *arguments, saved, **known)
-        found = {name: np.asarray(value) for name, value in by_name(self, raw).items() if value is not None}
+        found = {name: value for name, value in by_name(self, raw).items() if value is not None}
+        for value in found.values():
+            if isinstance(value, LayerFailure):
+                raise value
         for primal in self.differentiable:
             if primal.name not in found and primal.name not in self.declared.zero:
                 message = f"backward of the cell {self.name!r} gives no gradient for {primal.name}"

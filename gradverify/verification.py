@@ -12,7 +12,7 @@ import numpy as np
 from gradverify.dims import sizes_in
 from gradverify.errors import DeclarationError, NothingVerified, PartlyVerified, UsageError
 from gradverify.evaluate import LayerFailure
-from gradverify.failures import COMPLETE, failed
+from gradverify.failures import COMPLETE, failed, unpatched
 from gradverify.layer import Layer
 from gradverify.limits import SLOW, time_limit
 from gradverify.properties import Property, properties
@@ -188,8 +188,9 @@ def examine(layer: Layer, case: Case, prop: Property, seconds: float | None = SE
 
 
 def _examine(layer: Layer, case: Case, prop: Property, seconds: float | None) -> Outcome:
+    seconds = None if seconds is None else max(seconds, prop.seconds)
     try:
-        with time_limit(seconds), np.errstate(all="ignore"):  # what overflows here is told by the verdict
+        with time_limit(seconds), unpatched(), np.errstate(all="ignore"):  # what overflows here is told by the verdict
             outcome = prop.holds(layer, case)
             return _unless_moot(layer, case, prop, outcome) if outcome.findings else outcome
     except LayerFailure as failure:

@@ -34,6 +34,9 @@ class NotVerified:
         """The argument that would declare it."""
         return declaration([self])
 
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}{f': {self.declare} would declare it' if self.pair else ''}"
+
 
 def declaration(items: Iterable[NotVerified]) -> str | None:
     """One argument that would declare all of them; None where there is none."""

@@ -602,7 +602,7 @@ def test_a_boosting_objective_and_one_with_a_bound():
 
     assert wrong_primals(check(adapt.boosting(bounded, logistic_loss, **declaration))) == {"preds_grad"}
     report = check(adapt.boosting(bounded, logistic_loss, bound=True, **declaration))
-    assert report.ok and "a bound, not compared" in said(report)
+    assert report.ok and "compared as an upper bound" in said(report)
 
 
 def test_makers_of_pullbacks():

@@ -578,3 +578,59 @@ class TestOnAGpu:
         apart = torch.nn.Sequential(torch.nn.Linear(3, 3).cuda(), torch.nn.Linear(3, 3))
         with pytest.raises(gv.DeclarationError, match="several devices"):
             as_layer(apart, x="N 3")
+
+
+class Checkpointed(torch.nn.Module):
+    """Its backward runs a part of the module again."""
+
+    def __init__(self, reentrant=False, again=1.0):
+        super().__init__()
+        self.first, self.second, self.reentrant = torch.nn.Linear(3, 4), torch.nn.Linear(4, 2), reentrant
+        self.again, self.runs = again, 0
+
+    def inner(self, x):
+        return torch.tanh(self.second(torch.tanh(self.first(x))))
+
+    def forward(self, x):
+        return torch.utils.checkpoint.checkpoint(self.inner, x, use_reentrant=self.reentrant)
+
+
+class Adjoint(torch.autograd.Function):
+    """Backward computes forward again by calling the module."""
+
+    @staticmethod
+    def forward(ctx, module, x, weight):
+        ctx.module = module
+        ctx.save_for_backward(x)
+        return torch.tanh(x @ weight)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        with torch.no_grad():
+            y = torch.tanh(x @ ctx.module.weight)
+            da = g * (1 - y * y) * ctx.module.factor
+            return None, da @ ctx.module.weight.T, x.T @ da
+
+
+class WithAdjoint(torch.nn.Module):
+    def __init__(self, factor=1.0):
+        super().__init__()
+        self.weight, self.factor = torch.nn.Parameter(torch.randn(3, 2)), factor
+
+    def forward(self, x):
+        return Adjoint.apply(self, x, self.weight)
+
+
+def test_a_backward_that_runs_the_module_again_sees_the_drawn_parameters():
+    asked = ["gradient", "complete", "repeatable", "linear"]
+    assert check(Checkpointed(), *asked, x="N 3").ok
+    assert check(WithAdjoint(), *asked, x="N 3").ok
+    wrong = check(WithAdjoint(1.5), *asked, x="N 3")
+    assert {f.primal for f in wrong} == {"x", "weight"}
+
+
+def test_what_torch_refuses_is_said_as_such():
+    report = check(Checkpointed(reentrant=True), "gradient", x="N 3")
+    assert any("use_reentrant=False" in f.message for f in report)

@@ -106,12 +106,13 @@ def test_what_a_layer_does_to_its_process_is_a_finding_and_other_layers_go_on(tm
 def test_a_crash_tells_the_line_and_is_made_small(tmp_path):
     summary = run(tmp_path, f"{HOSTILE}:leaves", seconds=40.0, max_findings=1)
     (entry,) = summary.findings
-    assert "status 3" in entry.found.message
+    assert "os._exit(3) (line 33 of hostile.py: os._exit(3))" in entry.found.message
     (last,) = Case.load(entry.file).primals["x"]
     assert 15 < abs(last) < 25
     summary = run(tmp_path / "other", f"{HOSTILE}:segfault", seconds=40.0, max_findings=1)
     assert "hostile.py" in summary.findings[0].found.report
     assert "SIGSEGV" in summary.findings[0].found.message
+    assert "(line 27 of hostile.py: ctypes.string_at(0))" in summary.findings[0].found.message
 
 
 def test_interesting_rows_are_kept_and_known_again(tmp_path):
@@ -148,6 +149,9 @@ register(Layer(lambda x: (x * x, x), lambda dy, x: RIGHT, name="mine", x="N"))
 
 def test_a_target_that_cannot_be_imported_says_so(tmp_path):
     (tmp_path / "broken.py").write_text("import os\nos._exit(7)\n")
+    with pytest.raises(TargetError, match=r"cannot import .*broken\.py.*line 2: os\._exit\(7\)"):
+        run(tmp_path / "store", str(tmp_path / "broken.py"))
+    (tmp_path / "broken.py").write_text("import ctypes\nctypes.CDLL(None)._exit(7)\n")
     with pytest.raises(TargetError, match=r"left with status 7 while it imported .*broken\.py"):
         run(tmp_path / "store", str(tmp_path / "broken.py"))
     with pytest.raises(TargetError, match="no file"):

@@ -16,8 +16,8 @@ import pytest
 
 import gradverify.layers
 from gradverify.casefile import load
-from gradverify.checking import Progress
 from gradverify.cli import _progress, run
+from gradverify.progress import DIAGNOSING, SMALLER, Progress
 
 LAYERS = """
     import numpy as np
@@ -219,40 +219,62 @@ def test_colour_is_for_those_who_ask(call: Call, monkeypatch: pytest.MonkeyPatch
     assert "\x1b[" not in call("check", "mine.py:wrong", *FEW)[1]
 
 
-def test_progress_off_a_terminal_is_a_line_now_and_then(
+def test_progress_off_a_terminal_is_a_line_for_each_layer_and_now_and_then_one_for_what_runs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    with _progress.progress(1, color=False) as listen:
-        for now in (1.0, 6.0, 7.0, 12.0):
-            listen(Progress("dense", int(now), 50, 1))
+    with _progress.board(2, color=False) as board:
+        for now in (1.0, 6.0, 7.0):
+            board.heard(Progress("dense", int(now), 50, 1))
+        now = 12.0
+        board.heard(Progress("dense", 50, 50, 1, SMALLER))
+        board.finished("dense", "dense: WRONG, 50 cases", True)
     captured = capsys.readouterr()
-    assert captured.err.splitlines() == ["dense: 6 of 50 cases, 1 finding", "dense: 12 of 50 cases, 1 finding"]
+    assert captured.err.splitlines() == [
+        "dense: 6 of 50 cases, 1 finding",
+        "dense: 50 of 50 cases, 1 finding, making it smaller",
+        "[1/2] dense: WRONG, 50 cases",
+    ]
     assert captured.out == ""
 
 
-def test_progress_on_a_terminal_is_a_bar_on_stderr(
+def test_progress_on_a_terminal_is_live_on_stderr(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
-    with _progress.progress(2, color=False) as listen:
-        listen(Progress("dense", 3, 50, 0))
-        listen(Progress("lstm", 1, 50, 2))
+    with _progress.board(2, color=False) as board:
+        board.heard(Progress("dense", 3, 50, 0))
+        board.heard(Progress("lstm", 50, 50, 2, DIAGNOSING))
+        board.finished("dense", "dense: ok", False)
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "lstm (2/2), 2 findings" in captured.err
+    assert "lstm: 50 of 50 cases, 2 findings, diagnosing" in captured.err
+    assert "[1/2] dense: ok" in captured.err
+    assert "1 of 2 layers done" in captured.err
 
 
-def test_an_error_of_our_own_is_not_taken_for_a_finding(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> None:
-        raise RuntimeError("a bug")
-
-    monkeypatch.setattr("gradverify.checking.check_layer", broken)
-    status, _, err = call("check", "dense")
+def test_an_error_of_our_own_is_not_taken_for_a_finding_and_hides_none(call: Call) -> None:
+    broken = """
+    from gradverify.properties import Property, add
+    def holds(layer, case):
+        if layer.name == "right":
+            raise ZeroDivisionError("a bug")
+        from gradverify.types import Outcome
+        return Outcome("broken")
+    add(Property("broken", "never", holds))
+    """
+    Path("mine.py").write_text(textwrap.dedent(LAYERS + broken))
+    only = ["--examples", "3"]
+    status, _, err = call("check", "mine.py:right", *only)
     assert status == 70
+    assert "ZeroDivisionError: a bug" in err
     assert "please report it" in err
+    status, out, err = call("check", "mine.py", *only)
+    assert status == 1
+    assert "the gradient of b is wrong" in out
+    assert "right could not be checked" in err
 
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(gradverify.__file__).parents[1])}
@@ -297,37 +319,69 @@ def test_the_command_itself_gives_the_exit_status(tmp_path: Path) -> None:
     assert command("replay", str(case), cwd=tmp_path).returncode == 1
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals differ")
-def test_ctrl_c_gives_status_130_and_the_layers_that_were_done(tmp_path: Path) -> None:
-    text = (
-        LAYERS
-        + """
-    import signal
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins by ignoring it
+SLOW = """
     def slow(x, W, b):
-        open("begun", "w").close()
-        import time; time.sleep(30)
-    slow = gradverify.Layer(slow, backward, name="slow", **shape)
-    """
-    )
-    (tmp_path / "mine.py").write_text(textwrap.dedent(text))
+        open("begun", "a").write("x")
+        import time; time.sleep({seconds})
+        return forward(x, W, b)
+    slow = gradverify.Layer(slow, averaged, name="slow", **shape)
+"""
+
+
+def interrupted(folder: Path, *arguments: str, after: Callable[[], bool], times: int = 1) -> tuple[int, str, float]:
+    """Status, stdout, and seconds since the first interrupt of a check that is interrupted when something is so."""
     child = subprocess.Popen(
-        [sys.executable, "-m", "gradverify.cli", "check", "mine.py:right", "mine.py:slow", *FEW],
-        cwd=tmp_path,
+        [sys.executable, "-m", "gradverify.cli", "check", *arguments],
+        cwd=folder,
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     deadline = time.monotonic() + 60
-    while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
+    while not after() and time.monotonic() < deadline:
         time.sleep(0.05)
-    child.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    for _ in range(times):
+        child.send_signal(signal.SIGINT)
+        time.sleep(0.3)
     out, err = child.communicate(timeout=60)
-    assert child.returncode == 130
-    assert "right" in out
-    assert "interrupted" in err
     assert "Traceback" not in err
+    assert "gradverify: interrupted" in err
+    living = subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(folder) not in living
+    return child.returncode, out, time.monotonic() - begun
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals differ")
+def test_ctrl_c_gives_status_130_and_the_layers_that_were_done(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(textwrap.dedent(LAYERS + SLOW.format(seconds=30)))
+    named = ["mine.py:right", "mine.py:slow", "-j", "1", *FEW]
+    status, out, _ = interrupted(tmp_path, *named, after=(tmp_path / "begun").exists)
+    assert status == 130
+    assert out.splitlines()[1].split()[0] == "right"
+    assert out.splitlines()[-1] == "interrupted, 1 of 2 layers done, 0 findings"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals differ")
+def test_ctrl_c_keeps_what_was_found_in_a_layer_that_is_not_done(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(textwrap.dedent(LAYERS + SLOW.format(seconds=0.02)))
+    begun = tmp_path / "begun"
+    named = ["mine.py:slow", "--examples", "1000", "--property", "gradient"]
+    status, out, spent = interrupted(tmp_path, *named, after=lambda: begun.exists() and begun.stat().st_size > 150)
+    assert status == 130
+    assert "the gradient of b is wrong" in out
+    assert "replay it: gradverify replay" in out
+    assert out.splitlines()[-1] == "interrupted, 0 of 1 layer done, 1 finding"
+    assert spent < 10
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals differ")
+def test_a_second_ctrl_c_ends_everything_at_once(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(textwrap.dedent(LAYERS + SLOW.format(seconds=300)))
+    status, _, spent = interrupted(tmp_path, "mine.py:slow", *FEW, after=(tmp_path / "begun").exists, times=2)
+    assert status == 130
+    assert spent < 2.5
 
 
 @pytest.mark.skipif(os.name == "nt", reason="shells differ")
@@ -376,3 +430,42 @@ def test_code_that_ends_the_process_does_not_read_as_passed(tmp_path: Path, code
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == status
     assert told in " ".join((done.stdout + done.stderr).split())
+
+
+FORGETFUL = """
+    import numpy as np
+
+    class Layer:
+        def __init__(self): self.w = np.ones(3)
+        def forward(self, x): return x * self.w
+        def backward(self, dy): return dy * self.w
+
+    import gradverify
+    f = gradverify.register(Layer(), name="f", x="N 3")
+"""
+OTHER = """
+    import gradverify
+    f = gradverify.Layer(lambda x: (2 * x, None), lambda dy, _: 2 * dy, x="N", name="f")
+"""
+
+
+def test_a_layer_with_weights_that_nobody_checked_gives_status_3_and_says_how_to_declare_them(call: Call) -> None:
+    Path("object.py").write_text(textwrap.dedent(FORGETFUL))
+    status, out, _ = call("check", "object.py", *FEW, "--json", "out.json")
+    assert (status, "not verified: w" in out, 'pairs={"w": "dw"}' in out) == (3, True, True)
+    (layer,) = json.loads(Path("out.json").read_text())["layers"]
+    assert (layer["ok"], layer["verified"]) == (False, False)
+    (left,) = layer["verified_by"]["missing"]
+    assert (left["name"], left["blocks"], left["declare"]) == ("w", True, 'pairs={"w": "dw"}')
+    assert [(share["name"], share["kind"]) for share in layer["verified_by"]["verified"]] == [
+        ("x", "primal"),
+        ("y", "output"),
+    ]
+
+
+def test_two_layers_of_one_name_have_rows_of_their_own(call: Call) -> None:
+    for name in ("a.py", "b.py"):
+        Path(name).write_text(textwrap.dedent(OTHER))
+    status, out, _ = call("check", "a.py", "b.py", *FEW)
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines()[1:3]] == ["a.py:f", "b.py:f"]

@@ -84,9 +84,9 @@ def test_a_case_file_alone_is_a_case_of_the_teams_own(tmp_path):
         (".json", b"{"),
         (".json", b"[]"),
         (".json", b"\xff\xfe"),
-        (".json", b'{"format": "gradverify-corpus", "version": 99}'),
-        (".json", b'{"format": "gradverify-corpus", "version": 1, "owner": ["a"], "asked": "b"}'),
-        (".json", b'{"format": "gradverify-corpus", "version": 1, "owner": "a", "asked": "b", "kind": 1}'),
+        (".json", b'{"format": "gradverify-finding", "version": 99}'),
+        (".json", b'{"format": "gradverify-finding", "version": 1, "owner": ["a"], "asked": "b"}'),
+        (".json", b'{"format": "gradverify-finding", "version": 1, "owner": "a", "asked": "b", "kind": 1}'),
     ],
 )
 def test_a_damaged_file_is_told_and_the_others_are_read(tmp_path, suffix, content):

@@ -813,6 +813,305 @@ WRONG |= {
         property="complete",
     ),
 }
+
+
+def clamped(sh, d):
+    """Colours that are cut to [0, 1]."""
+    raw = np.einsum("...nbc,...nb->...nc", sh, d) + 0.5
+    return np.clip(raw, 0, 1), (sh, d, raw)
+
+
+def clamped_back(g, saved):
+    sh, d, _ = saved
+    return np.einsum("nc,nb->nbc", g, d), np.einsum("nbc,nc->nb", sh, g)
+
+
+def nearest(a, b):
+    d = ((a[..., :, None, :] - b[..., None, :, :]) ** 2).sum(-1)
+    return d.min(-1).sum(-1), (a, b, d.argmin(-1))
+
+
+def nearest_back(g, saved):
+    """Two points with one neighbour: the second overwrites what the first gave."""
+    a, b, i = saved
+    u, db = 2 * g * (a - b[i]), np.zeros_like(b)
+    db[i] = -u
+    return u, db
+
+
+def spectrum(x):
+    bins = np.fft.rfft(x)
+    return (bins.real, bins.imag), x.shape
+
+
+def spectrum_back(dy, shape):
+    """Right with half of all bins that stand for two frequencies."""
+    return np.fft.irfft(dy[0] + 1j * dy[1], shape[-1]) * shape[-1]
+
+
+def symmetric(x, A):
+    S = np.triu(A) + np.swapaxes(np.triu(A, 1), -1, -2)
+    return np.einsum("...ni,...ij,...nj->...n", x, S, x), (x, S)
+
+
+def symmetric_back(dy, saved):
+    x, S = saved
+    return 2 * dy[:, None] * (x @ S), np.triu(np.einsum("n,ni,nj->ij", dy, x, x))
+
+
+def gated(x, h, Wz, Wc, bz, bc):
+    z, c = 1 / (1 + np.exp(-(x @ Wz + bz))), np.tanh(x @ Wc + bc)
+    return (1 - z) * h + z * c, (x, h, Wz, Wc, z, c)
+
+
+def gated_back(dy, saved, lost=1):
+    """Right but for the slope of tanh, or of the sigmoid, in one bias."""
+    x, h, Wz, Wc, z, c = saved
+    dz, dc = dy * (c - h) * z * (1 - z), dy * z * (1 - c * c)
+    flat = dy * (c - h), dy * z
+    dbz, dbc = ((flat if k == lost else (dz, dc))[k].sum(0) for k in (0, 1))
+    return dz @ Wz.T + dc @ Wc.T, dy * (1 - z), x.T @ dz, x.T @ dc, dbz, dbc
+
+
+GATED = dict(x="N D", h="N H", Wz="D H", Wc="D H", bz="H", bc="H", returns="N H")
+GATED_CASE = arrays(x=(2, 3), h=(2, 2), Wz=(3, 2), Wc=(3, 2), bz=(2,), bc=(2,))
+
+
+def windowed(x, W):
+    """Windows of two by two, each to several channels."""
+    parts = np.lib.stride_tricks.sliding_window_view(x, (2, 2), axis=(-2, -1))
+    parts = parts.reshape(*parts.shape[:-2], 4)
+    return parts @ W, (x, W, parts)
+
+
+def windowed_back(dy, saved):
+    x, W, parts = saved
+    dx, dparts = np.zeros_like(x), (dy @ W.T).reshape(*dy.shape[:-1], 2, 2)
+    for p, q in np.ndindex(dy.shape[1:3]):
+        dx[:, p : p + 2, q : q + 2] = dparts[:, p, q]
+    return dx, np.tensordot(parts, dy, ((0, 1, 2), (0, 1, 2)))
+
+
+def both_swapped(signs):
+    return Wrong(
+        layer(
+            lambda a, b: (a * b**2, (a, b)),
+            lambda dy, s: (signs[0] * 2 * s[0] * s[1] * dy, signs[1] * s[1] ** 2 * dy),
+            a="N D",
+            b="N D",
+        ),
+        arrays(a=(2, 3), b=(2, 3)),
+        "swapped",
+        "INDEX",
+        {
+            (-1, -1): "that of b are swapped, and both are negated",
+            (-1, 1): "swapped, and what stands for a is negated",
+        }[signs],
+        "a",
+    )
+
+
+def adds_wrong_formula(dy, x):
+    """Cleans the cotangent up after use, and is wrong for another reason."""
+    dx = 3 * x * dy
+    dy[...] = 0
+    return dx
+
+
+def scaled_first(dy, saved):
+    x, w = saved
+    dy *= w
+    return dy * (1 - np.tanh(x) ** 2), (dy * np.tanh(x)).sum(0)
+
+
+WRONG |= {
+    "clamp not masked": Wrong(
+        layer(clamped, clamped_back, sh="N B C", d="N B"),
+        arrays(sh=(2, 3, 4), d=(2, 3)),
+        "flat",
+        "TERM",
+        r"passes where forward is flat: .*\(0 or 1 all of them\)",
+        "sh",
+    ),
+    "margin not masked": Wrong(
+        layer(
+            lambda x, y: (np.maximum(1 - x * y, 0).sum((-2, -1)), y),
+            lambda g, y: -g * y,
+            x="N K",
+            y="N K: signs",
+        ),
+        arrays(x=(3, 4)) | {"y": np.array([[1.0, -1, 1, -1]] * 3)},
+        "flat",
+        "TERM",
+        "wrong in just those entries that change no output",
+        "x",
+    ),
+    "meet in forward": Wrong(
+        layer(nearest, nearest_back, a="N 2", b="M 2"),
+        arrays(a=(6, 2), b=(2, 2)),
+        "met",
+        "OVERWRITE",
+        "contributions to one place of M overwrite one another",
+        "b",
+    ),
+    "one-sided spectrum": Wrong(
+        layer(spectrum, spectrum_back, x="B L"),
+        arrays(x=(2, 6)),
+        "partly",
+        "FACTOR",
+        "twice the right one in .* all bins but the first",
+        "x",
+    ),
+    "symmetric matrix": Wrong(
+        layer(symmetric, symmetric_back, x="N D", A="D D"),
+        arrays(x=(2, 3), A=(3, 3)),
+        "partly",
+        "FACTOR",
+        "half the right one in the entries (off|above) the diagonal",
+        "A",
+    ),
+    "inner places doubled": of_dense(
+        "b",
+        lambda g, *_: g * np.where((np.arange(g.size) > 0) & (np.arange(g.size) < g.size - 1), 2, 1),
+        "partly",
+        "FACTOR",
+        "twice the right one in all places but the first and the last along H",
+    ),
+    "slope of tanh missing inside": Wrong(
+        layer(gated, gated_back, **GATED), GATED_CASE, "slope", "TERM", "slope of a tanh .* is missing", "bc"
+    ),
+    "slope of a sigmoid missing inside": Wrong(
+        layer(gated, lambda dy, saved: gated_back(dy, saved, lost=0), **GATED),
+        GATED_CASE,
+        "slope",
+        "TERM",
+        "4 times the right one .*slope of a sigmoid .* is missing",
+        "bz",
+    ),
+    "windows assigned": Wrong(
+        layer(windowed, windowed_back, x="N L M", W="4 F", returns="N P Q F"),
+        arrays(x=(2, 3, 4), W=(4, 3)),
+        "overwritten",
+        "OVERWRITE",
+        r"hold the contribution of the last of them alone \(summed over F\)",
+        "x",
+    ),
+    "swapped and negated": both_swapped((-1, -1)),
+    "swapped, one negated": both_swapped((-1, 1)),
+    "flipped and negated": of_dense("W", lambda g, *_: -g[::-1], "moved", "INDEX", "flipped along D, and negated"),
+    "negated and not averaged": of_dense(
+        "W", lambda g, dy, *_: -dy.size * g, "factor", "FACTOR", r"times -N\*H, and the sign is wrong"
+    ),
+    "a number for an array": Wrong(
+        layer(dense, changed("b", lambda g, dy, x, W: np.float64(dy[0, 0])), **DENSE),
+        SMALL,
+        "facts",
+        "SHAPE",
+        "returns one number for the gradient of b, which has the axes H",
+        "b",
+        property="complete",
+    ),
+    "read after it was changed": Wrong(
+        layer(lambda x, w: (np.tanh(x) * w, (x, w)), scaled_first, x="N D", w="D"),
+        arrays(x=(2, 3), w=(3,)),
+        "mutation",
+        "MUTATE",
+        "what reads it after that gets wrong values",
+        "w",
+    ),
+    "changed, and wrong besides": Wrong(
+        layer(lambda x: (x * x, x), adds_wrong_formula, x="N D"),
+        arrays(x=(2, 3)),
+        "factor",
+        "FACTOR",
+        r"times 1\.5",
+        "x",
+    ),
+}
+
+
+class Redrawing:
+    """Dropout that draws in backward what it drew in forward, from where the generator then is."""
+
+    def __init__(self, seed=3):
+        self.seed = seed
+
+    def forward(self, x):
+        self.rng = np.random.default_rng(self.seed)
+        return x * 2 * (self.rng.random(x.shape[-2:]) < 0.5), None
+
+    def backward(self, dy, _):
+        return dy * 2 * (np.random.default_rng(self.seed + 1).random(dy.shape[-2:]) < 0.5)
+
+
+def guided(dy, saved):
+    x, W, b = saved
+    da = np.where((x @ W + b > 0) & (dy > 0), dy, 0)
+    return da @ W.T, x.T @ da, da.sum(0)
+
+
+def sinc(x):
+    return np.where(x == 0, 1, np.sin(x) / np.where(x == 0, 1, x)), x
+
+
+def sinc_back(dy, x):
+    with np.errstate(all="ignore"):
+        return dy * (np.cos(x) / x - np.sin(x) / x**2)
+
+
+def residual(x, b, V):
+    h = np.tanh(x + b)
+    return h @ V, (V, h)
+
+
+WRONG |= {
+    "mask drawn again": Wrong(
+        layer(Redrawing().forward, Redrawing().backward, x="N D"),
+        arrays(x=(3, 4)),
+        "redrawn",
+        "RNG",
+        "the mask is drawn again in backward",
+        "x",
+    ),
+    "a mask that looks at dy": Wrong(
+        layer(lambda x, W, b: (np.maximum(x @ W + b, 0), (x, W, b)), guided, **DENSE),
+        arrays(x=(4, 3), W=(3, 4), b=(4,)),
+        "upstream",
+        "UPSTREAM",
+        "depends on the sign of the upstream gradient",
+        "x",
+    ),
+    "rows share the upstream": of_dense(
+        "W",
+        lambda g, dy, x, W: x.T @ np.broadcast_to(dy.mean(0), dy.shape),
+        "upstream",
+        "UPSTREAM",
+        "takes the mean of the upstream gradients over N",
+    ),
+    "0/0 near a steep slope": Wrong(
+        layer(sinc, sinc_back, x="N"),
+        {"x": np.zeros(1)},
+        "singular",
+        "SINGULAR",
+        "NaN or infinite at x = 0, and right a thousandth beside",
+        "x",
+        property="complete",
+    ),
+    "a slope is missing, no use is lost": Wrong(
+        layer(
+            residual,
+            lambda dy, s: (dy @ s[0].T * (1 - s[1] ** 2), (dy @ s[0].T).sum(0), s[1].T @ dy),
+            x="N D",
+            b="D",
+            V="D H",
+        ),
+        arrays(x=(3, 4), b=(4,), V=(4, 2)),
+        "slope",
+        "TERM",
+        "slope of a tanh .* is missing",
+        "b",
+    ),
+}
 # Bugs of which a second signature says something true as well.
 ALSO = {
     ("overwritten", "one of the upstream"),

@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from gradverify.report.jsonreport import to_json
 from gradverify.settings import Settings
 from gradverify.tally import RATIOS, Tally
 from gradverify.types import Case, Comparison, Diagnosis, Finding, Outcome, Report, Verdict
+from gradverify.verified import NotVerified
 
 VOID = {"meta", "wbr"}
 HOSTILE = '<script>alert("x")</script>&\x00'
@@ -318,10 +320,21 @@ def test_ratios_are_counted_by_decade() -> None:
     }
 
 
-def test_a_finding_that_another_explains_still_counts_as_failing(checked: Report) -> None:
+def test_a_failure_that_another_finding_explains_says_which(checked: Report) -> None:
     assert {finding.property for finding in checked.findings} == {"gradient"}
-    assert checked.tallies["special"].failing > 0
-    assert "as another finding explains" in render_html([checked])
+    tallies = {**checked.tallies, "special": Tally("special", cases=3, failing=2, entries=9)}
+    page = render_html([replace(checked, tallies=tallies)])
+    assert "as another finding explains" in page
+    assert "explained by gradient" in page
+    assert "explained by gradient" not in render_html([checked])
+
+
+def test_the_page_says_what_was_verified_and_what_was_not(checked: Report) -> None:
+    left = NotVerified("scale", "no gradient was found", '"scale": "dscale"', True)
+    page = render_html([replace(checked, findings=(), unverified=(left,))])
+    for said in ("What was verified", "Not verified", "scale: no gradient was found", "not verified: scale"):
+        assert said in page
+    assert "Not verified" not in render_html([checked])
 
 
 def test_coverage_counts_sizes_options_types_and_value_regions() -> None:

@@ -675,3 +675,45 @@ def test_the_sample_project_runs_in_a_fresh_environment(tmp_path):
     if done.returncode == 77:
         pytest.skip("packages cannot be installed here")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+FORGETFUL = """
+import gradverify
+import numpy as np
+
+class Forgetful:
+    def __init__(self): self.w = np.ones(3)
+    def forward(self, x): return x * self.w
+    def backward(self, dy): return dy * self.w
+
+gradverify.register(Forgetful(), name="forgetful", x="N 3")
+"""
+
+
+def test_weights_without_a_gradient_fail_and_what_declares_them_is_printed(project):
+    result = project(FORGETFUL, table='properties = ["gradient", "pure"]').runpytest()
+    result.assert_outcomes(failed=1, passed=1)  # nothing is wrong with what `pure` says
+    result.stdout.fnmatch_lines(["*forgetful  gradient*not verified", '*pairs={"w": "dw"}*'])
+
+
+ONE_OF_TWO = """
+def test_it(gradverify):
+    gradverify(lambda x: (2 * x, None), lambda dy, _: {} * dy, x="N", examples=5, name="f")
+"""
+
+
+def test_layers_of_one_name_that_two_files_check_are_told_apart(pytester):
+    pytester.makepyfile(test_one=ONE_OF_TWO.format("2"), test_two=ONE_OF_TWO.format("3"))
+    result = pytester.runpytest("--gradverify-property", "gradient", "--gradverify-json", "out.json")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["test_one.py:f  gradient*ok", "test_two.py:f  gradient*WRONG*"])
+    rows = json.loads((pytester.path / "out.json").read_text())["checks"]
+    assert [(row["layer"], row["label"]) for row in rows] == [("f", "test_one.py:f"), ("f", "test_two.py:f")]
+    assert [share["name"] for share in rows[0]["verified"]] == ["x", "y"]
+
+
+def test_a_property_that_another_finding_explains_is_not_called_ok(pytester):
+    pytester.makepyfile(ONE_OF_TWO.format("None"))  # forward runs, backward raises
+    result = pytester.runpytest("--gradverify-property", "complete", "--gradverify-property", "gradient")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["f * complete *WRONG (crash)", "f * gradient *explained by complete"])

@@ -462,3 +462,120 @@ def test_ways_to_build_an_object(target, init):
     report = check_layer(layer, Settings(examples=3, shrink=False, properties=("gradient",)))
     assert report.ok, report
     assert len(report.verified_by.verified) == 4
+
+
+class Transposed(Base):
+    """Uses a view of its weights."""
+
+    def __init__(self, D, H):
+        super().__init__(D, H)
+        self.turned = self.w.T
+
+    def forward(self, x):
+        self.x = x
+        return (self.turned @ x.T).T + self.b
+
+    def backward(self, dy):
+        self.dw, self.db = self.slopes(dy)
+        return dy @ self.turned
+
+
+class TransposedSlip(Transposed):
+    slip = 2.0
+
+
+@pytest.mark.parametrize("build", [lambda cls: (cls, "N D"), lambda cls: (cls(3, 2), "N 3")])
+def test_a_view_of_a_weight_stays_one_in_every_copy(build):
+    target, sizes = build(Transposed)
+    report = check(target, x=sizes)
+    assert report.ok, report
+    assert {s.name for s in report.verified_by.verified} == {"x", "w", "b", "y"}
+    assert wrong(check(build(TransposedSlip)[0], x=sizes)) == {"w", "b"}
+
+
+class Single(InDict):
+    """Weights and gradients of low precision."""
+
+    def __init__(self, D, H):
+        super().__init__(D, H)
+        self.w, self.b = self.w.astype(np.float32), self.b.astype(np.float32)
+
+    def backward(self, dy):
+        dx = super().backward(dy)
+        self.grads = {key: value.astype(np.float32) for key, value in self.grads.items()}
+        return dx
+
+
+class SingleSlip(Single):
+    slip = 1.5
+
+
+def test_an_object_in_single_precision_is_run_in_it():
+    report = check(Single, x="N D")
+    assert report.ok, report
+    assert "parameters and gradients are float32" in "\n".join(report.declared)
+    assert wrong(check(SingleSlip, x="N D")) == {"w", "b"}
+
+
+class OfTheClass(InDict):
+    """All objects share one array, which must stay as it is."""
+
+    scale = np.full(3, 2.0)
+
+    def forward(self, x):
+        return super().forward(x * self.scale)
+
+    def backward(self, dy):
+        dx = super().backward(dy)
+        self.grads["scale"] = self.slip * (dx * self.x / self.scale).sum(0)
+        return dx * self.scale
+
+
+class OfTheClassSlip(OfTheClass):
+    slip = 2.0
+
+
+def test_arrays_of_the_class_count_and_are_left_alone():
+    report = check(OfTheClass(3, 2), x="N 3")
+    assert report.ok, report
+    assert "scale" in {s.name for s in report.verified_by.verified}
+    assert (OfTheClass.scale == 2.0).all()
+    assert "scale" in wrong(check(OfTheClassSlip(3, 2), x="N 3"))
+    mute = type("Mute", (OfTheClass,), {"backward": lambda self, dy: InDict.backward(self, dy) * self.scale})
+    assert left_out(check(mute(3, 2), x="N 3")) == {"scale"}
+
+
+def test_what_gives_names_need_not_be_declared():
+    class Turned(Returned):
+        def backward(self, dy):
+            return *self.slopes(dy)[::-1], dy @ self.w.T
+
+    assert left_out(check(Turned, init=("D", 3), x="N D", constants=())) == set()
+    report = check(Turned(3, 2), x="N 3", gives=("b", "w", "x"))
+    assert report.ok, report
+    assert len(report.verified_by.verified) == 4
+
+
+class InLists:
+    """Plain numbers in lists."""
+
+    slip = 1.0
+
+    def __init__(self):
+        self.w = [0.5, -2.0]
+
+    def forward(self, x):
+        self.x = x
+        return x[:, 0] * self.w[0] + x[:, 1] * self.w[1]
+
+    def backward(self, dy):
+        self.dw = [self.slip * float(dy @ self.x[:, 0]), float(dy @ self.x[:, 1])]
+        return np.outer(dy, self.w)
+
+
+def test_numbers_in_lists_are_weights():
+    assert check(InLists(), x="N 2").ok
+    assert wrong(check(type("Slip", (InLists,), {"slip": 2.0})(), x="N 2")) == {"w_0"}
+    mute = type("Mute", (InLists,), {"backward": lambda self, dy: np.outer(dy, self.w)})
+    assert left_out(check(mute(), x="N 2")) == {"w_0", "w_1"}
+    assert check(mute(), x="N 2", constants="w").ok

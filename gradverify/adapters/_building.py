@@ -333,6 +333,7 @@ def _layer(
             "session": inner.session,
             "held": inner.held,
             "again": inner.again,
+            "added": inner.again if inner.accumulates else None,
             "built_with": inner.maker.built_with(),
             "doc": inspect.getdoc(inner.maker.target) or "",
             **settings,

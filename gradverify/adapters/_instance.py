@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -13,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from gradverify import dims
+from gradverify.adapters._arrays import duplicate
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._normal import required
-from gradverify.adapters._pairs import Pair, attributes, fetch, is_array, show, store
+from gradverify.adapters._pairs import Pair, attributes, fetch, is_array, own, show, store
 from gradverify.errors import DeclarationError
 from gradverify.types import Array
 
@@ -84,12 +84,12 @@ class Maker:
         if key not in self.prototypes:
             if len(self.prototypes) >= _KEPT:
                 self.prototypes.clear()
-            made = copy.deepcopy(self.target) if self.is_object else self.target(*arguments[0], **arguments[1])
+            made = duplicate(self.target) if self.is_object else self.target(*arguments[0], **arguments[1])
             if warm is not None:
                 warm(made)
             self.prototypes[key] = made
         try:
-            return copy.deepcopy(self.prototypes[key]), {}
+            return duplicate(self.prototypes[key]), {}
         except (TypeError, ValueError, AttributeError, RuntimeError):  # generators, locks, open files
             made = self.prototypes.pop(key)
             return made, {}
@@ -158,7 +158,8 @@ def assign(instance: Any, pair: Pair, array: Array) -> None:
     else every reference is replaced, so that the object's own precision does not round the value.
     """
     old = fetch(instance, pair.values[0])
-    if isinstance(old, np.ndarray) and old.dtype == array.dtype and old.shape == array.shape and old.flags.writeable:
+    fits = isinstance(old, np.ndarray) and old.dtype == array.dtype and old.shape == array.shape
+    if fits and old.flags.writeable and own(instance, pair.values[0]):
         np.copyto(old, array)
         for path in pair.values[1:]:
             if fetch(instance, path) is not old:

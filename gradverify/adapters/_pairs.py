@@ -118,6 +118,18 @@ def attributes(instance: Any) -> dict[str, Any]:
     return {**found, **getattr(instance, "__dict__", {})}
 
 
+def shared(instance: Any) -> dict[str, Any]:
+    """Float arrays that the classes of an object hold for all of their objects."""
+    found = {n: v for c in reversed(type(instance).__mro__) for n, v in vars(c).items() if isinstance(v, np.ndarray)}
+    return {n: v for n, v in found.items() if v.dtype.kind in "fc" and n not in attributes(instance)}
+
+
+def own(instance: Any, path: Path) -> bool:
+    """Whether what stands at a path belongs to the object, and not to its class, where it must not be changed."""
+    *front, (kind, key) = path
+    return kind != "attr" or key in attributes(fetch(instance, tuple(front)))
+
+
 def _slots(cls: type) -> tuple[str, ...]:
     slots = vars(cls).get("__slots__", ())
     return (slots,) if isinstance(slots, str) else tuple(slots)

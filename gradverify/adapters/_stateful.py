@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -183,18 +183,18 @@ class Stateful:
         return {n: np.array(a) for n, a in found.items() if a is not None}
 
     def again(
-        self, primals: Mapping[str, Array], cotangents: tuple[Array, ...], options: Mapping[str, Any]
+        self, rounds: Sequence[tuple[Mapping[str, Array], tuple[Array, ...]]], options: Mapping[str, Any]
     ) -> dict[str, Array]:
-        """What two rounds of forward and backward leave on one new object whose gradients nobody clears between."""
-        arrays = self.cast(dict(primals))
+        """What rounds of forward and backward leave on one new object whose gradients nobody clears between."""
         with self.maker.chance.fixed(options, note=False):
-            instance, built = self.fresh(arrays, options)
-        for _ in range(2):
+            instance, built = self.fresh(self.cast(dict(rounds[0][0])), options)
+        before = self.remember(instance, {n: self._pair(instance, n, {}) for n in self.parameters})
+        for primals, cotangents in rounds:
             with self.maker.chance.fixed(options):
-                self.run(instance, arrays, options, built)
+                self.run(instance, self.cast(dict(primals)), options, built)
             with self.maker.chance.anew(options):
                 self._pull(instance, cotangents if len(cotangents) > 1 else cotangents[0], options)
-        left = {n: summed(instance, self._pair(instance, n, {})) for n in self.parameters}
+        left = {n: self.read(instance, self._pair(instance, n, {}), before) for n in self.parameters}
         return {} if self._implicit(instance) else {n: np.array(g) for n, g in left.items() if g is not None}
 
     def remember(self, instance: Any, pairs: Mapping[str, Pair]) -> dict[str, Any]:

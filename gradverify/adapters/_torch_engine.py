@@ -73,7 +73,7 @@ class Engine:
         given = cotangents if isinstance(cotangents, tuple) else (cotangents,)
         vs = self._cotangents(given, tape.outputs)
         watch = self._watched(given, vs)
-        grads = self._grad(tape.outputs, tape.leaves, vs)
+        grads = self._grad(tape.outputs, tape.leaves, vs, tape.options)
         tape.watch.write_back()
         watch.write_back()
         return _arrays(grads, (*tape.leaves.values(), *vs), tape.leaves if not self.strict else {})
@@ -83,7 +83,7 @@ class Engine:
         leaves = {n: t.detach().requires_grad_(n in names) for n, t in tape.leaves.items()}
         outputs = self._run(leaves, tape.options)
         vs = self._cotangents(cotangents, outputs)
-        grads = self._grad(outputs, {n: leaves[n] for n in names}, vs)
+        grads = self._grad(outputs, leaves, vs, tape.options)
         return _arrays(grads, (*leaves.values(), *vs), leaves)
 
     # -- other derivatives ------------------------------------------------------------------
@@ -99,7 +99,7 @@ class Engine:
         leaves = self._leaves(primals, self.differentiable)
         outputs = self._run(leaves, options)
         vs = tuple(v.requires_grad_(v.is_floating_point()) for v in self._cotangents(cotangents, outputs))
-        grads = self._grad(outputs, leaves, vs, create_graph=True)
+        grads = self._grad(outputs, leaves, vs, options, create_graph=True)
         parts = [
             (g.conj() * tensor(weights[n], g.device).to(g.dtype)).real.sum()
             for n, g in grads.items()
@@ -112,7 +112,11 @@ class Engine:
         wanted = {n: leaves[n] for n in grads}
         with self._explained("second backward"), fixed(self.device, 2), one_thread(_elements(leaves)):
             try:
-                found = torch.autograd.grad(sum(parts), list(wanted.values()), allow_unused=True)
+                found = self._within(
+                    leaves,
+                    options,
+                    lambda: torch.autograd.grad(sum(parts), list(wanted.values()), allow_unused=True),
+                )
             except RuntimeError as error:
                 if "is not implemented" in str(error):
                     raise LayerFailure("missing", "second backward", f"no second backward: {error}") from None
@@ -253,6 +257,7 @@ class Engine:
         outputs: tuple[Tensor, ...],
         leaves: Mapping[str, Tensor],
         cotangents: tuple[Tensor, ...],
+        options: Mapping[str, Any],
         create_graph: bool = False,
     ) -> dict[str, Tensor | None]:
         torch = import_torch()
@@ -266,15 +271,24 @@ class Engine:
             )
         wanted = {n: t for n, t in leaves.items() if t.requires_grad}
         with self._explained("backward"), fixed(self.device, 1), one_thread(_elements(leaves)):
-            found = torch.autograd.grad(
-                [y for y, _ in pairs],
-                list(wanted.values()),
-                [v for _, v in pairs],
-                retain_graph=True,
-                create_graph=create_graph,
-                allow_unused=True,
+            found = self._within(
+                leaves,
+                options,
+                lambda: torch.autograd.grad(
+                    [y for y, _ in pairs],
+                    list(wanted.values()),
+                    [v for _, v in pairs],
+                    retain_graph=True,
+                    create_graph=create_graph,
+                    allow_unused=True,
+                ),
             )
         return dict(zip(wanted, found))
+
+    def _within(self, leaves: Mapping[str, Tensor], options: Mapping[str, Any], run: Callable[[], Any]) -> Any:
+        """What `run` gives; a module has the state of the primals meanwhile, since backward may run it again."""
+        within = getattr(self.call, "within", None)
+        return run() if within is None else within(dict(leaves), dict(options), run)
 
     def _watched(self, arrays: Iterable[Array], tensors: Iterable[Tensor]) -> Watch:
         elsewhere = self.kernel is not None or getattr(self.device, "type", "cpu") != "cpu"
@@ -322,6 +336,8 @@ def _elements(leaves: Mapping[str, Tensor]) -> int:
 
 
 def _hint(text: str) -> str:
+    if "use_reentrant" in text:
+        return "torch itself cannot ask a reentrant checkpoint for gradients by name: write use_reentrant=False"
     if "same device" in text:
         return "primals go where device=... says, by default to the CPU or to the module's parameters"
     if re.search(r"not implemented for '(Half|BFloat16)'", text) or "Low precision dtypes not supported" in text:

@@ -153,20 +153,42 @@ class _Called:
     takes_mode: bool  # as an argument of its forward
 
     def __call__(self, tensors: dict[str, Tensor], options: dict[str, Any]) -> Any:
+        chosen = dict(options)
+        mode = None if self.takes_mode else chosen.pop(MODE, None)
+        positional = () if self.by_name else tuple(tensors[n] for n in self.inputs)
+        named = {n: tensors[n] for n in self.inputs} if self.by_name else {}
+        with _mode(self.module, mode):
+            return import_torch().func.functional_call(
+                self.module, self._state(tensors), positional, {**named, **chosen}
+            )
+
+    def within(self, tensors: dict[str, Tensor], options: dict[str, Any], run: Callable[[], Any]) -> Any:
+        """What `run` gives while the module has this state: a backward may run parts of the module again."""
         torch = import_torch()
+
+        class Holder(torch.nn.Module):  # type: ignore[misc, name-defined]
+            def __init__(self, module: Any) -> None:
+                super().__init__()
+                self.module = module
+
+            def forward(self) -> Any:
+                return run()
+
+        state = {f"module.{path}": t for path, t in self._state(tensors).items()}
+        holder = Holder(self.module)
+        holder.training = self.module.training
+        with _mode(self.module, None if self.takes_mode else options.get(MODE)):
+            return torch.func.functional_call(holder, state, ())
+
+    def _state(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Parameters and buffers by path: those that are primals, and the module's own in their type."""
         dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), None)
         buffers = {path: b.detach() for path, b in self.module.named_buffers()}
         kept = {**{path: p.detach() for path, p in self.module.named_parameters()}, **buffers}
         kept = {path: t.to(dtype) if t.is_floating_point() else t for path, t in kept.items()}
         state = {**kept, **{path: tensors[name] for name, path in self.paths.items()}}
         # Statistics are updated in place, on a copy. A module owns its state, and always stores it in rows.
-        state = {path: t.clone() if path in buffers else t.contiguous() for path, t in state.items()}
-        chosen = dict(options)
-        mode = None if self.takes_mode else chosen.pop(MODE, None)
-        positional = () if self.by_name else tuple(tensors[n] for n in self.inputs)
-        named = {n: tensors[n] for n in self.inputs} if self.by_name else {}
-        with _mode(self.module, mode):
-            return torch.func.functional_call(self.module, state, positional, {**named, **chosen})
+        return {path: t.clone() if path in buffers else t.contiguous() for path, t in state.items()}
 
 
 @contextmanager

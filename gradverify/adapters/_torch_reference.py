@@ -1,13 +1,22 @@
-"""The reference of a low-precision kernel: plain torch operations, run in float64 and in the kernel's own type."""
+"""The reference of a kernel: plain torch operations, differentiated by torch itself in float64.
+
+The same operations give what a good kernel may lose: see `_torch_noise`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from gradverify.adapters._torch_arrays import Array, import_torch
-from gradverify.adapters._torch_engine import Engine
+import numpy as np
+
+from gradverify.adapters._torch_arrays import Array, import_torch, tensor, tensors_in
+from gradverify.adapters._torch_engine import Engine, Tape
+from gradverify.adapters._torch_noise import noise
+
+_LARGE = 1 << 18  # elements above which samples run in float32, where elementwise operations round by themselves
 
 
 @dataclass(frozen=True)
@@ -16,33 +25,140 @@ class Reference:
 
     Attributes
     ----------
-    eps : of the kernel's type
+    type : name of the kernel's type
+    eps : of that type
     """
 
     high: Engine
-    low: Engine
-    eps: float
+    dtype: Any
+    products: Any
+    function: Any
+
+    @property
+    def type(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def eps(self) -> float:
+        return float(import_torch().finfo(self.dtype).eps)
+
+    @property
+    def largest(self) -> float:
+        return float(import_torch().finfo(self.dtype).max)
+
+    @property
+    def smallest(self) -> float:
+        """What may become zero: float16 has its subnormal numbers everywhere, wider types are flushed."""
+        info = import_torch().finfo(self.dtype)
+        return float(info.smallest_normal) * (self.eps if info.bits == 16 and info.eps < 2e-3 else 1.0)
 
     def __call__(self, *arrays: Array, **options: Any) -> Any:
         return self.high.forward(*arrays, **options)[0]
+
+    def forward(self, *arrays: Array, **options: Any) -> tuple[Any, Any]:
+        """Outputs in float64, and the tape for `backward`."""
+        return self.high.forward(*arrays, **options)
+
+    def backward(self, cotangents: Any, tape: Any) -> dict[str, Array]:
+        """Gradients by torch's own differentiation."""
+        return _given(self.high.backward(cotangents, tape))
 
     def batched(self, stack: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Array, ...]:
         """See `Hooks.batched`."""
         return self.high.batched(stack, options)
 
-    def plain(
-        self, arrays: tuple[Array, ...], cotangents: tuple[Array, ...], options: Mapping[str, Any]
-    ) -> tuple[Any, Mapping[str, Array | None]]:
-        """Outputs and gradients of the plain implementation in the kernel's type."""
-        outputs, tape = self.low.forward(*arrays, **options)
-        return outputs, self.low.backward(cotangents, tape)
+    def stored(self, array: Array) -> Array:
+        """As the kernel's type holds it, in float64; an infinity where it is out of range."""
+        if array.dtype.kind != "f":
+            return array
+        found = tensor(array, dtype=self.dtype).double().numpy()
+        return np.asarray(found)
+
+    def sample(
+        self,
+        arrays: tuple[Array, ...],
+        cotangents: tuple[Array, ...],
+        options: Mapping[str, Any],
+        seed: int,
+        kept: int | None,
+    ) -> tuple[Any, dict[str, Array]]:
+        """The same, every operation displaced by as much as a good kernel may be off.
+
+        Parameters
+        ----------
+        kept : number of elements from which on tensors for backward are rounded to the kernel's type; None for none
+        """
+        torch = import_torch()
+        large = sum(a.size for a in (*arrays, *cotangents)) > _LARGE
+        engine = self.high.but(kernel=torch.float32) if large else self.high
+        disturbed = noise(self.dtype, self.products, seed, elementwise=not large, kept=kept is not None)
+        with disturbed, _rounding(disturbed, kept, self.dtype):
+            outputs, tape = engine.forward(*arrays, **options)
+        with disturbed:
+            gradients = engine.backward(cotangents, tape)
+        return outputs, _given(gradients)
+
+    def kept(self, saved: Any) -> int | None:
+        """From which number of elements on the kernel was seen to save tensors of its own in its type.
+
+        Row statistics do not count: to round those is a fault.
+        """
+        if not isinstance(saved, Tape):
+            told: int | None = getattr(saved, "kept", None)
+            return told
+        own = {t.data_ptr() for t in saved.leaves.values()}
+        of_rank = [t for t in (*saved.leaves.values(), *saved.outputs) if t.is_floating_point()]
+        rank = max((t.ndim for t in of_rank), default=0)
+        least = min((t.numel() for t in of_rank if t.ndim == rank), default=0)
+        found = [
+            t
+            for y in saved.outputs
+            for t in _saved_by(y)
+            if t.dtype == self.dtype and t.data_ptr() not in own and t.numel() >= least
+        ]
+        return least if found else None
 
 
-def reference_of(engine: Engine, target: Any, declared: dict[str, Any]) -> Reference:
-    """The reference for an engine, from a function of tensors with the same arguments."""
+def _given(gradients: Mapping[str, Array | None]) -> dict[str, Array]:
+    return {n: np.asarray(g, float) for n, g in gradients.items() if g is not None}
+
+
+def _saved_by(output: Any) -> list[Any]:
+    node = output.grad_fn
+    if node is None:
+        return []
+    try:
+        kept = [t for t in getattr(node, "saved_tensors", ()) if t is not None]
+    except RuntimeError:  # freed, or changed in place since
+        kept = []
+    return [*kept, *tensors_in(list(getattr(node, "__dict__", {}).values()))]
+
+
+@contextmanager
+def _rounding(disturbed: Any, kept: int | None, dtype: Any) -> Iterator[None]:
+    """Inside, what the reference saves for backward is displaced as if it were rounded to the kernel's type."""
+    if kept is None:
+        yield
+        return
+
+    def pack(value: Any) -> Any:
+        large = value.is_floating_point() and value.numel() >= kept and not (value.is_leaf and value.requires_grad)
+        with import_torch().no_grad():
+            return disturbed.low(value, dtype) if large else value
+
+    with import_torch().autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+        yield
+
+
+def reference_of(engine: Engine, target: Any, declared: dict[str, Any], products: Any = None) -> Reference:
+    """The reference for an engine, from a function of tensors with the same arguments.
+
+    Parameters
+    ----------
+    products : type in which matrix products take their operands, default the kernel's own
+    """
     from gradverify.adapters.torch_ import caller
 
     call, _ = caller(target, declared)
     high = engine.but(name=f"the reference of {engine.name}", call=call, kernel=None, strict=False)
-    eps = float(import_torch().finfo(engine.kernel).eps)
-    return Reference(high, high.but(kernel=engine.kernel), eps)
+    return Reference(high, engine.kernel, products or engine.kernel, target)

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+from gradverify.adapters._arrays import arrays_of
 from gradverify.adapters._normal import examples, redrawn
 from gradverify.adapters._pairs import Pair, Path, show
 from gradverify.adapters._stateful import Stateful
-from gradverify.adapters._weights import Survey, Weight, arrays_of, survey
+from gradverify.adapters._weights import Survey, Weight, survey
 from gradverify.errors import DeclarationError
 from gradverify.evaluate import LayerFailure
 from gradverify.layer import Layer
@@ -22,7 +23,7 @@ _LOOKS = 3  # sets of sizes, so that 4*N and D+H are told apart
 _CHOICES = 8  # of an option, at which something else may be reached
 _STATE = "state of the object that follows its inputs from call to call, and has no gradient"
 _SETTING = "single numbers of the object, taken as settings"
-_NO_GRADIENT = "float arrays of the object that reach the output, no gradient found"
+_NO_GRADIENT = "the output depends on this, and no gradient was found"
 _CHANGED = "backward changes them and keeps no gradient: gradverify.adapt.optimiser(...) checks such updates"
 _HOLDERS = ("data", "value", "val", "array")
 _NAMELESS = re.compile(r"(?:param|parameter|weight)s?", re.IGNORECASE)
@@ -84,6 +85,7 @@ class Undeclared:
     def take(self, path: Path, text: str, primals: dict[str, Any]) -> str:
         """Make a weight a primal of given dimensions; its name."""
         weight, name = self.weights.pop(path), self.names[path]
+        self.inner.seen |= {weight.dtype} if weight.dtype.kind == "f" else set()
         primals[name] = text
         if isinstance(weight.returned, str):
             self.inner.keys[weight.returned] = name

@@ -8,18 +8,18 @@ without a pair: a guess could hide an error.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice, permutations
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gradverify.adapters import _names
+from gradverify.adapters._arrays import arrays_of
 from gradverify.adapters._normal import flat, parted
-from gradverify.adapters._pairs import Path, attributes, fetch, store
+from gradverify.adapters._pairs import Path, fetch, own, store
 from gradverify.errors import DeclarationError
 from gradverify.evaluate import LayerFailure
 from gradverify.types import Array
@@ -27,9 +27,6 @@ from gradverify.types import Array
 if TYPE_CHECKING:
     from gradverify.adapters._stateful import Stateful
 
-_DEEP = 6  # attributes of attributes of ..., as elsewhere
-_PLAIN = (str, bytes, int, complex, type(None), type, np.generic, ModuleType)
-_CALLED = (FunctionType, BuiltinFunctionType, MethodType, np.ufunc)
 _CHANGES = (1e-3, 1.0, -1.0)  # of an array, in units of its largest entry: small, and beyond most thresholds
 _STEP = 1e-5  # of the difference that tells a gradient from another array; its error is near 1e-8
 _RIGHT = 1e-4  # an array that is off by more is not the derivative; one that is not meant to be it is off by far more
@@ -47,6 +44,7 @@ class Weight:
     likely: Path | None = None  # an array of its shape that backward wrote, which may be meant
     changed: bool = False  # by backward
     number: bool = False  # a single one, which is a setting unless a gradient is named after it
+    dtype: Any = None
 
 
 @dataclass(slots=True)
@@ -67,31 +65,6 @@ class Survey:
     moving: set[Path] = field(default_factory=set)
     settings: set[Path] = field(default_factory=set)
     order: tuple[str | Path, ...] | None = None
-
-
-def arrays_of(holder: Any) -> dict[Path, Any]:
-    """Float arrays and float numbers within an object, by path, each array once."""
-    return dict(_walk(holder, (), set()))
-
-
-def _walk(holder: Any, path: Path, seen: set[int]) -> Iterator[tuple[Path, Any]]:
-    if isinstance(holder, (float, np.floating)):
-        yield path, holder
-        return
-    if isinstance(holder, (*_PLAIN, *_CALLED)) or id(holder) in seen or len(path) > _DEEP:
-        return
-    seen.add(id(holder))
-    if isinstance(holder, np.ndarray) and holder.dtype.kind in "fc" and holder.size:
-        yield path, holder
-    parts: list[tuple[tuple[str, Any], Any]] = []
-    if isinstance(holder, Mapping):
-        parts = [(("item", key), value) for key, value in holder.items() if isinstance(key, (str, int))]
-    elif isinstance(holder, (list, tuple)):
-        parts = [(("item", k), value) for k, value in enumerate(holder)]
-    else:
-        parts = [(("attr", name), value) for name, value in attributes(holder).items()]
-    for step, value in parts:
-        yield from _walk(value, (*path, step), seen)
 
 
 @dataclass
@@ -214,7 +187,7 @@ def _contracted(ends: list[list[Array] | None], cotangents: list[Array], step: f
 def put(instance: Any, path: Path, value: Any) -> None:
     """Put a value where an array stands, in place where that can be, so that other names of it see it too."""
     old = fetch(instance, path)
-    if isinstance(old, np.ndarray) and old.flags.writeable and old.shape == np.shape(value):
+    if own(instance, path) and isinstance(old, np.ndarray) and old.flags.writeable and old.shape == np.shape(value):
         np.copyto(old, value, casting="unsafe")
         return
     try:
@@ -264,10 +237,14 @@ def survey(inner: Stateful, primals: dict[str, Array], other: dict[str, Array], 
         moving = warm.following({p: a for p, a in reaching.items() if p not in derived})
         found.state |= moving | (derived if trial is warm else set())
         free = {p: a for p, a in reaching.items() if p not in derived | moving}
-        weights = {p: Weight(p, np.shape(a), number=not isinstance(a, np.ndarray)) for p, a in free.items()}
+        weights = {
+            p: Weight(p, np.shape(a), number=not isinstance(a, np.ndarray), dtype=np.asarray(a).dtype)
+            for p, a in free.items()
+        }
         with suppress(LayerFailure):  # the check will report a backward that fails
             _match(trial, weights, found)
-        found.settings |= {p for p, w in weights.items() if w.number and w.gradient is None and w.returned is None}
+        unpaired = {p for p, w in weights.items() if w.gradient is None and w.returned is None}
+        found.settings |= {p for p in unpaired if weights[p].number and not isinstance(p[-1][1], int)}
         found.weights |= {p: w for p, w in weights.items() if p not in found.settings}
     return found
 
@@ -369,8 +346,11 @@ def _order(
     inner = trial.inner
     named = {*inner.wanted, *inner.parameters}
     known = [n for n in inner.names if n in named]
+    if inner.gives is not None:
+        told = {".".join(str(key) for _, key in path): path for path in weights}
+        return tuple(told.get(name, name) for name in inner.gives) if len(values) == len(inner.gives) else None
     usual = len(inner.wanted), len(inner.inputs), len(inner.names)
-    if inner.gives is not None or not weights or len(values) in usual:
+    if not weights or len(values) in usual:
         return None
     targets: dict[str | Path, tuple[int, ...]] = {n: np.shape(trial.primals[n]) for n in known}
     targets |= {p: w.shape for p, w in weights.items()}

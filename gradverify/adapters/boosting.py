@@ -1,7 +1,8 @@
-"""Objectives of gradient boosting: `(preds, data) -> (grad, hess)`, with a diagonal Hessian.
+"""Objectives of gradient boosting: `(preds, data) -> (grad, hess)`, with the diagonal of the Hessian.
 
-The loss is checked against grad, and grad against hess, each at a primal of its own (`preds`,
-`preds_grad`). A Hessian that is a bound on purpose is declared so and not compared.
+The loss is checked against grad at `preds`. What XGBoost and LightGBM take for hess is the diagonal, so
+each grad[i] is differenced along its own entry i: at `preds_grad`, with all other predictions where
+`preds_others` has them. A hess that is an upper bound on purpose is declared so, and compared as one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from gradverify.adapters._normal import called, constants, finished, flat, requi
 from gradverify.adapters.losses import TARGETS
 from gradverify.errors import DeclarationError
 from gradverify.evaluate import LayerFailure
-from gradverify.layer import Layer
+from gradverify.layer import Layer, accepted
 from gradverify.types import Array
 
 
@@ -35,22 +36,25 @@ class Labels(np.ndarray[Any, Any]):
 
 @dataclass
 class Boosting:
-    """A boosting objective in the normal form."""
+    """A boosting objective in the normal form.
+
+    Primals are the predictions of the loss (if there is one), those along which grad is differenced with those of the
+    others (unless hess is a bound), and the data.
+    """
 
     objective: Callable[..., Any]
     loss: Callable[..., Any] | None
-    bound: bool
+    diagonal: bool
     labels_first: bool
-    names: tuple[str, ...]  # of the primals that are predictions
 
     def forward(self, *arrays: Array, **options: Any) -> tuple[Any, Any]:
-        """The loss at the first predictions, the gradient at the second, where they are compared."""
-        points, data = arrays[: len(self.names)], [a.view(Labels) for a in arrays[len(self.names) :]]
+        """The loss at the first predictions, and each grad[i] with its own prediction moved alone."""
+        points, data = arrays[: self.points], [a.view(Labels) for a in arrays[self.points :]]
         outputs: list[Any] = []
         if self.loss is not None:
             outputs.append(np.sum(called("forward", self.loss, *self._ordered(points[0], data), **options)))
-        if not self.bound:
-            outputs.append(self._both("forward", points[-1], data, options)[0])
+        if self.diagonal:
+            outputs.append(self.alone("forward", 0, points[-2], points[-1], data, options))
         return outputs[0] if len(outputs) == 1 else tuple(outputs), (points, data, options)
 
     def backward(self, cotangent: Any, saved: Any) -> tuple[Any, ...]:
@@ -59,18 +63,53 @@ class Boosting:
         cotangents = list(cotangent) if isinstance(cotangent, tuple) else [cotangent]
         gradients = []
         if self.loss is not None:
-            gradients.append(self._both("backward", points[0], data, options)[0] * cotangents.pop(0))
-        if not self.bound:
-            gradients.append(self._both("backward", points[-1], data, options)[1] * cotangents.pop(0))
+            gradients.append(self.both("backward", points[0], data, options)[0] * cotangents.pop(0))
+        if self.diagonal:
+            hess = self.alone("backward", 1, points[-2], points[-1], data, options)
+            gradients.append(hess * cotangents.pop(0))
         return tuple(gradients)
 
-    def _both(self, stage: str, point: Array, data: list[Any], options: Any) -> tuple[Array, Array]:
-        raw = flat(called(stage, self.objective, *self._ordered(point, data), **options))
+    @property
+    def points(self) -> int:
+        """How many primals are predictions."""
+        return (self.loss is not None) + 2 * self.diagonal
+
+    def both(self, stage: str, point: Array, data: list[Any], options: Any) -> tuple[Array, Array]:
+        """grad and hess, in the shape of the predictions."""
+        raw = flat(called(stage, self.objective, *self._ordered(np.array(point), data), **options))
         if len(raw) != 2:
             raise LayerFailure(
                 "outputs", stage, f"the objective must return (grad, hess); it returned {len(raw)} value(s)"
             )
-        return np.array(raw[0]), np.array(raw[1])
+        for name, part in zip(("grad", "hess"), raw):
+            if np.size(part) != np.size(point):
+                raise LayerFailure(
+                    "outputs",
+                    stage,
+                    f"the objective returned a {name} of shape {np.shape(part)} for predictions of shape {point.shape}",
+                )
+        return np.array(raw[0]).reshape(point.shape), np.array(raw[1]).reshape(point.shape)
+
+    def alone(self, stage: str, which: int, own: Array, others: Array, data: list[Any], options: Any) -> Array:
+        """Entry i of grad (0) or hess (1) where prediction i is that of `own`, and all others are those of `others`."""
+        found = self.both(stage, others, data, options)[which]
+        for index in zip(*np.nonzero(own != others)):
+            point = others.copy()
+            point[index] = own[index]
+            found[index] = self.both(stage, point, data, options)[which][index]
+        return found
+
+    def allowed(self, assume: Callable[..., Any], preds: str, arrays: tuple[Array, ...], given: dict[str, Any]) -> bool:
+        """Whether the author's predicate, which knows of one array of predictions, holds wherever they are taken."""
+        points = list(arrays[:1]) if self.loss is not None else []
+        if self.diagonal:
+            own, others = arrays[-2:]
+            points += [own, others]
+            for index in zip(*np.nonzero(own != others)):
+                point = np.array(others)
+                point[index] = own[index]
+                points.append(point)
+        return all(bool(assume(**{preds: point, **given})) for point in points)
 
     def _ordered(self, point: Array, data: list[Any]) -> list[Any]:
         return [*data, point] if self.labels_first else [point, *data]
@@ -92,8 +131,8 @@ def boosting(
     ----------
     objective : ``objective(preds, data) -> (grad, hess)``; data is an array that also has `get_label()`
     loss : ``loss(preds, data)``, a scalar or one for each row (their sum is taken); without it only
-        hess is compared, as the derivative of grad
-    bound : hess is a bound on purpose, and not compared
+        hess is compared, as the derivative of each entry of grad by its own prediction
+    bound : hess is an upper bound on purpose: it may be larger than the diagonal, not smaller, and no mere multiple
     labels_first : arguments are (y_true, y_pred); by default told by the name of the first
     **declaration : predictions, e.g. ``preds="N"``, and what they are compared with, ``data="N: labels 2"``, told
         by their names, else predictions first; default ``"N"`` for both
@@ -113,15 +152,62 @@ def boosting(
     first = next(iter(required(objective) or ()), "")
     labels_first = first.lower() in TARGETS if labels_first is None else labels_first
     points = [preds] if loss is not None else []
-    points += [f"{preds}_grad"] if not bound else []
-    inner = Boosting(objective, loss, bound, labels_first, tuple(points))
+    points += [] if bound else [f"{preds}_grad", f"{preds}_others"]
+    inner = Boosting(objective, loss, not bound, labels_first)
     arrays = {**dict.fromkeys(points, primals[preds]), **{n: primals[n] for n in data}}
-    settings["constants"] = constants(settings, *data)
+    settings["constants"] = constants(settings, *data, *points[-1:] * (not bound))
+    assume = settings.pop("assume", None)
+    if assume is not None:
+        settings["assume"] = _allowing(inner, assume, preds, points, data)
+    if bound:
+        settings["bounded"] = _Bounded(Boosting(objective, None, True, labels_first), preds, primals)
     layer = Layer(inner.forward, inner.backward, name=label, primals=arrays, **settings)
     told = f"{preds}: grad against the loss" if loss is not None else ""
-    hess = "hess: a bound, not compared" if bound else f"{preds}_grad: hess against grad"
+    hess = "hess: compared as an upper bound" if bound else f"{preds}_grad: hess against grad, each by its own entry"
     order = f"labels first: {first}" if labels_first else ""
     return finished(layer, told, hess, order)
+
+
+def _allowing(
+    inner: Boosting, assume: Callable[..., Any], preds: str, points: list[str], data: list[str]
+) -> Callable[..., bool]:
+    """The author's predicate on the arrays that were declared, asked wherever the objective is called."""
+
+    def allowing(**given: Any) -> bool:
+        known = {n: given[n] for n in accepted(assume, tuple(n for n in given if n not in points and n != preds))}
+        if preds not in accepted(assume, (preds,)):
+            return bool(assume(**known))
+        return inner.allowed(assume, preds, tuple(np.asarray(given[n]) for n in points), known)
+
+    return allowing
+
+
+@dataclass
+class _Bounded:
+    """Gives the layer whose gradient is hess, at the predictions of a case."""
+
+    inner: Boosting
+    preds: str
+    primals: dict[str, Any]
+
+    def __call__(self, primals: dict[str, Array], options: dict[str, Any]) -> tuple[Layer, dict[str, Array], Any]:
+        data = [n for n in self.primals if n != self.preds]
+        names = [f"{self.preds}_grad", f"{self.preds}_others"]
+        arrays = {**dict.fromkeys(names, self.primals[self.preds]), **{n: self.primals[n] for n in data}}
+        given = {**dict.fromkeys(names, primals[self.preds]), **{n: primals[n] for n in data}}
+        layer = Layer(
+            self.inner.forward,
+            self.inner.backward,
+            name="bound",
+            primals=arrays,
+            constants=(names[1], *data),
+            options={n: [v] for n, v in options.items()},
+        )
+
+        def both(point: Array) -> tuple[Array, Array]:
+            return self.inner.both("forward", point, [primals[n].view(Labels) for n in data], options)
+
+        return layer, given, both
 
 
 add(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -154,6 +154,7 @@ class Applied(Stateful):
 
     setup: Callable[[Any, Any], Any] | None = None
     rate: float | None = None
+    rates: dict[str, float] = field(default_factory=dict)  # of parameters whose gradient was read from a subtraction
 
     def ready(self, instance: Any, given: list[Array], options: Mapping[str, Any]) -> None:
         """A recording optimiser in place of the object's own, and a rate of ours where it keeps one."""
@@ -187,7 +188,7 @@ class Applied(Stateful):
         """Nothing: backward is meant to change the parameters."""
         return {}
 
-    def again(self, primals: Any, cotangents: Any, options: Any) -> dict[str, Array]:
+    def again(self, rounds: Any, options: Any) -> dict[str, Array]:
         """Nothing: no gradients are kept."""
         return {}
 
@@ -209,7 +210,18 @@ class Applied(Stateful):
         change = value - np.asarray(fetch(instance, pair.values[0]))
         alone = (g for p, g in seen if p is None and g.shape == change.shape)
         step = next((g for g in alone if _is_step(change, g, value)), None)
-        return change / self._rate(instance) if step is None else step
+        if step is not None:
+            return step
+        self.rates[pair.name] = rate = self._rate(instance)
+        return change / rate
+
+    def grain(self, primals: Mapping[str, Array]) -> dict[str, float]:
+        """What a subtraction from a parameter rounds its gradient to: eps |w| over the rate."""
+        return {
+            n: float(np.finfo(primals[n].dtype).eps * np.max(np.abs(primals[n]), initial=0.0)) / abs(rate)
+            for n, rate in self.rates.items()
+            if n in primals and primals[n].dtype.kind == "f" and rate
+        }
 
     def _rate(self, instance: Any) -> float:
         ours = not _RATES.isdisjoint(self.extra) or not _RATES.isdisjoint(attributes(instance))
@@ -287,6 +299,7 @@ def optimiser(
         rate=rate,
     )
     inner: Applied = layer.forward.__self__  # type: ignore[attr-defined]
+    layer = layer.derive(hooks=replace(layer.hooks, grain=inner.grain))
     _understood(layer)
     rest = [n for n in inner.parameters if n not in inner.pairs]
     return told(layer, "pairs: " + ", ".join(f"{n}<->{n} before minus after" for n in rest) if rest else "")

@@ -26,7 +26,8 @@ from gradverify.errors import DeclarationError
 from gradverify.layer import KEYWORDS, Layer, Loss
 
 _OWN = ("device", "kernel", "second", "keep", "reference", "loss")
-_KERNELS = ("bfloat16", "float16")
+_KERNELS = ("bfloat16", "float16", "float32", "tf32")
+_ROUGH = {"tf32": "float32"}  # types of products alone, by the type that tensors have
 
 
 def torch_layer(target: Any, /, *, name: str | None = None, **declaration: Any) -> Layer:
@@ -39,9 +40,10 @@ def torch_layer(target: Any, /, *, name: str | None = None, **declaration: Any) 
     **declaration : primals by dimension strings and everything else that `Layer` takes, and
 
         device : where the tensors live; default the CPU, or where the module's parameters are
-        kernel : "bfloat16" or "float16", for code that takes no other type; needs `reference`
-        reference : the same function in plain torch operations, of tensors in any type; it is run in
-            float64 and in the type of the kernel
+        kernel : "bfloat16", "float16" or "float32", for code that is written for that type, or "tf32" for float32
+            whose matrix products round their operands to TF32; needs `reference`
+        reference : the same function in plain torch operations, of tensors in any type; it is run and
+            differentiated in float64
         second : False where no second backward is meant to exist
         keep : parameters and buffers of a module that stay as they are, by name
 
@@ -112,7 +114,8 @@ def _layer(
     if engine.kernel is None and (not engine.strict or _has_jvp(target)):
         hooks["jvp"] = engine.jvp
     if "reference" in own:
-        hooks["reference"] = reference_of(engine, own["reference"], declared)
+        products = own["kernel"] if own["kernel"] in _ROUGH else None
+        hooks["reference"] = reference_of(engine, own["reference"], declared, products)
     if settings.get("surrogate") is not None:
         settings = {**settings, "surrogate": _on_arrays(engine, settings["surrogate"], declared)}
     told = {"doc": inspect.getdoc(target) or "", **hooks, **settings}
@@ -160,7 +163,7 @@ def _kernel(label: str, own: Mapping[str, Any]) -> Any:
             f"layer {label!r}: code fixed to {kernel} needs reference=..., the same function in plain torch "
             "operations; differences in that type alone resolve nothing"
         )
-    return getattr(import_torch(), kernel)
+    return getattr(import_torch(), _ROUGH.get(kernel, kernel))
 
 
 def _has_jvp(function: Any) -> bool:

@@ -1,83 +1,137 @@
-"""The worker process: loads layers, works on units, and may be killed by any of them."""
+"""The worker process: loads layers, does what it is asked to, and may be killed by any of them."""
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import os
+import select
 import signal
 import sys
 import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from gradverify import targets
+from gradverify.campaign import parcel
 from gradverify.campaign.explore import Explorer
-from gradverify.campaign.journal import Journal, JournalError
+from gradverify.campaign.journal import Journal, JournalError, out_of_reach
+from gradverify.campaign.state import State
 from gradverify.campaign.trial import confirm
 from gradverify.campaign.unit import Plan, Unit, give_back
+from gradverify.ending import die_with_parent, kept_alive
 from gradverify.errors import GradverifyError
 from gradverify.layer import Layer
 
+_MOST_SAID = 1 << 20  # bytes that the layers may have printed until it is forgotten
 _FRAMES = 8  # of a traceback that is told
+_leave = os._exit
 
 
 class Child:
     """A worker process: answers one task after another until its parent closes the connection."""
 
-    def __init__(self, connection: Connection, journal: Journal) -> None:
+    def __init__(self, connection: Connection, journal: Journal, log: int) -> None:
         self.connection = connection
         self.journal = journal
-        self.stopping = False
+        self.pid, self._log = os.getpid(), log
+        self._stopping = False
         self._memory = data_size()
         self._layers: dict[str, Layer] = {}
+        self._state = State()
+        self._news = select.poll()
+        self._news.register(connection.fileno(), select.POLLIN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-        signal.signal(signal.SIGTERM, self._stop)
 
-    def _stop(self, signum: int, frame: FrameType | None) -> None:
-        self.stopping = True
+    def stopped(self) -> bool:
+        """Whether the parent has asked for the end of the task: nothing else is sent while one is worked on."""
+        self._stopping = self._stopping or bool(self._news.poll(0))
+        return self._stopping
+
+    def tell(self, content: Any) -> None:
+        """Send something that the parent hears while the task goes on."""
+        self._send("told", content)
+
+    def tidy(self) -> None:
+        """Before a case: this is the process that it was, and what the layer prints does not fill the disk."""
+        self.mine()
+        if os.fstat(self._log).st_size > _MOST_SAID:
+            os.ftruncate(self._log, 0)
+
+    def mine(self) -> None:
+        """End this process if it is one that a layer has forked, and that runs on into here."""
+        if os.getpid() != self.pid:
+            _leave(0)
+
+    def _send(self, *message: Any) -> None:
+        self.mine()
+        self.connection.send_bytes(parcel.dumps(message))
 
     def serve(self) -> None:
-        """Answer tasks: ("list", targets, plan), ("unit", unit), ("confirm", unit, record, status)."""
+        """Answer tasks: a name of a method below and its arguments; "stop" ends the task at hand."""
         while True:
             try:
                 kind, *arguments = self.connection.recv()
-                try:
-                    answer = ("done", getattr(self, f"_{kind}")(*arguments))
-                except (EOFError, BrokenPipeError, ConnectionResetError):
-                    raise
-                except JournalError as error:
-                    answer = ("unwritten", str(error))
-                except BaseException:  # noqa: BLE001  ours: what layers raise is a finding
-                    answer = ("failed", traceback.format_exc(limit=-_FRAMES))
-                self.connection.send(answer)
+                if kind == "stop":
+                    continue  # the task was done before it came
+                self._stopping = False
+                self._send(*self._answer(getattr(self, f"_{kind}"), arguments))
             except (EOFError, BrokenPipeError, ConnectionResetError):
                 return
 
-    def _list(self, named: tuple[str, ...], plan: Plan) -> list[tuple[str, str]] | str:
-        """Name and target of every layer, once each; or why a target cannot be loaded."""
+    def _answer(self, task: Callable[..., Any], arguments: list[Any]) -> tuple[Any, ...]:
+        """Kind of the answer, its content, and what the layer leaves behind that cannot be put back."""
+        try:
+            with kept_alive():
+                answer: tuple[str, Any] = ("done", task(*arguments))
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise
+        except JournalError as error:
+            answer = ("unwritten", str(error))
+        except BaseException:  # noqa: BLE001  ours: what layers raise is a finding
+            self.mine()
+            answer = ("failed", traceback.format_exc(limit=-_FRAMES))
+        self.mine()
+        return (*answer, self._state.put_back())
+
+    def _list(self, plan: Plan) -> Any:
+        """Name and target of every layer, once each, and who does not fit the loss; or why one cannot be loaded."""
         self._prepare(plan)
         try:
-            found = [layer for target in named or (None,) for layer in targets.load(target)]
+            found, left_out = self._load(plan)
         except GradverifyError as error:
             return str(error)
-        return list(dict.fromkeys((layer.name, layer.origin or layer.name) for layer in found))
+        return list(dict.fromkeys((layer.name, layer.origin or layer.name) for layer in found)), left_out
+
+    def _load(self, plan: Plan) -> tuple[list[Layer], list[str]]:
+        """Every layer that was named, and who was left out; they are known by their targets then."""
+        try:
+            found, left_out = targets.chosen(plan.named or (), plan.loss)
+        finally:
+            self._state = State()  # an import may change what it likes
+        self._layers.update((layer.origin, layer) for layer in found if layer.origin is not None)
+        return found, left_out
+
+    def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Whatever a function of one of our modules answers; it gets this worker as its first argument."""
+        os.ftruncate(self._log, 0)
+        give_back()
+        return function(self, *arguments)
 
     def _unit(self, unit: Unit) -> str | None:
         """Work on a unit; the answer is why its layer cannot be loaded, if it cannot."""
-        os.ftruncate(1, 0)  # what the layers print must not fill the disk
+        os.ftruncate(self._log, 0)
         give_back()
-        layer = self._layer(unit)
+        layer = self.layer(unit.target, unit.plan)
         if isinstance(layer, str):
             return layer
-        self.connection.send(("loaded", None))
-        Explorer(unit, layer, lambda d: self.connection.send(("delta", d)), self.journal, lambda: self.stopping).run()
+        Explorer(unit, layer, self).run()
         return None
 
     def _confirm(self, unit: Unit, record: bytes, status: int | str) -> Any:
-        layer = self._layer(unit)
+        layer = self.layer(unit.target, unit.plan)
         return None if isinstance(layer, str) else confirm(unit, layer, record, status)
 
     def _prepare(self, plan: Plan) -> None:
@@ -87,17 +141,24 @@ class Child:
         if plan.memory is not None and self._memory is not None:
             limit_memory(self._memory + plan.memory)
 
-    def _layer(self, unit: Unit) -> Layer | str:
-        self._prepare(unit.plan)
-        if unit.target not in self._layers:
+    def layer(self, target: str, plan: Plan) -> Layer | str:
+        """The layer that a target names, or why it cannot be loaded; the parent hears when it is."""
+        self._prepare(plan)
+        if target not in self._layers and plan.named is not None:
+            with suppress(GradverifyError):
+                self._load(plan)
+        if target not in self._layers:
             try:
-                found = targets.load(unit.target)
+                found = targets.load(target)
             except GradverifyError as error:
                 return str(error)
+            finally:
+                self._state = State()  # an import may change what it likes
             if len(found) != 1:
-                return f"{unit.target!r} names {len(found)} layers"
-            self._layers[unit.target] = found[0]
-        return self._layers[unit.target]
+                return f"{target!r} names {len(found)} layers"
+            self._layers[target] = found[0]
+        self._send("loaded", None)
+        return self._layers[target]
 
 
 def data_size() -> int | None:
@@ -120,18 +181,15 @@ def limit_memory(size: int) -> None:
         return  # a system that has no such limit
 
 
-def die_with_parent() -> None:
-    """Ask Linux to end this process with its parent, even while a layer hangs in compiled code."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-
-
-def main(descriptor: int, journal: str, log: str) -> None:
+def main(descriptor: int, journal: str, log: str, parent: int) -> None:
     """Entry point of the process; what the layers print goes to the log."""
-    die_with_parent()
+    die_with_parent(parent)
     written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.dup2(written, 1)
     os.dup2(written, 2)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    written = out_of_reach(written)
     faulthandler.enable(written)
     try:
         import resource
@@ -139,4 +197,6 @@ def main(descriptor: int, journal: str, log: str) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     except (ImportError, OSError, ValueError):
         pass
-    Child(Connection(descriptor), Journal(journal)).serve()
+    connection = out_of_reach(descriptor)
+    os.register_at_fork(after_in_child=lambda: os.close(connection))  # else it keeps the line open after our end
+    Child(Connection(connection), Journal(journal), written).serve()

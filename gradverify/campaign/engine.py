@@ -125,8 +125,8 @@ class Campaign:
         StoreError
             If the store cannot be used at the start; later it ends the run in an orderly way.
         """
-        plan = dataclasses.replace(self.plan, folder=os.getcwd())
-        layers = {name: Progress(name, target) for name, target in listed(self.targets, plan)}
+        plan = dataclasses.replace(self.plan, folder=os.getcwd(), named=tuple(self.targets))
+        layers = {name: Progress(name, target) for name, target in listed(plan)}
         run = _Run(self, plan, Ledger(self.store, layers))
         self.running = True
         try:
@@ -285,8 +285,8 @@ class _Run:
         return None if self.campaign.seconds is None else max(0.0, self.campaign.seconds - self._spent())
 
 
-def listed(targets: Sequence[str], plan: Plan) -> list[tuple[str, str]]:
-    """Name and target of every layer that the targets name, found out in a process of its own.
+def listed(plan: Plan) -> list[tuple[str, str]]:
+    """Name and target of every layer that was named, found out in a process of its own.
 
     Raises
     ------
@@ -299,7 +299,7 @@ def listed(targets: Sequence[str], plan: Plan) -> list[tuple[str, str]]:
         raise UsageError("a campaign needs a POSIX system: its workers are limited and ended by signals")
     guard = Guard()
     try:
-        found = guard.list(tuple(targets), plan)
+        found, _ = guard.list(plan)
     finally:
         guard.close()
     names = [name for name, _ in found]

@@ -7,11 +7,12 @@ import platform
 import random
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from gradverify import casefile, tuning
+from gradverify.campaign import parcel
 from gradverify.campaign.interest import RECORD, code_features, features, verdict_features
 from gradverify.campaign.journal import Journal
 from gradverify.campaign.unit import Delta, Found, Record, Row, Unit, digest, record_of, resident
@@ -30,11 +31,24 @@ from gradverify.verification import checked, examine, told_by, watcher
 BEAT = 0.5  # seconds between two deltas
 _BATCH = 16  # cases of one group of properties before the next has its turn
 _SETTLED = 5  # findings made small in one unit; the others wait for the next
+ZIP = b"PK"  # with which a Case file begins
 _RETRIES = 5  # of a finding that was not settled, before it counts as not seen again
 
 
 class Over(BaseException):
     """The unit is over."""
+
+
+class Worker(Protocol):
+    """What it needs of the process that it runs in."""
+
+    journal: Journal
+
+    def tell(self, content: Any) -> None: ...
+
+    def stopped(self) -> bool: ...
+
+    def tidy(self) -> None: ...
 
 
 class Turn:
@@ -67,10 +81,9 @@ class Turn:
 class Explorer:
     """One unit being worked on; as a watcher it notes every case before the layer sees it."""
 
-    def __init__(
-        self, unit: Unit, layer: Layer, send: Callable[[Delta], None], journal: Journal, stopped: Callable[[], bool]
-    ) -> None:
-        self.unit, self.layer, self.send, self.journal, self.stopped = unit, layer, send, journal, stopped
+    def __init__(self, unit: Unit, layer: Layer, worker: Worker) -> None:
+        self.unit, self.layer, self.journal = unit, layer, worker.journal
+        self.worker, self.send, self.stopped = worker, worker.tell, worker.stopped
         self.rng = random.Random(unit.seed)
         self.seen = set(unit.features)
         self.known = dict(unit.known)
@@ -112,6 +125,7 @@ class Explorer:
 
     def before(self, layer: Layer, case: Case, prop: Property) -> None:
         """Journal the case, and show that the worker lives."""
+        self.worker.tidy()
         if self.record is not None:
             self.journal.write(self.record(prop))
         else:
@@ -266,7 +280,7 @@ class Explorer:
 def case_of(record: Record, layer: Layer, unit: Unit) -> Case | None:
     """The case of a journal record; None if the layer does not allow it. Raises CaseFileError for a damaged one."""
     if not record.is_row:
-        return casefile.loads(record.content)
+        return casefile.loads(record.content) if record.content.startswith(ZIP) else parcel.loads(record.content)
     decoded = decoding(layer, record.regime, dtype=unit.plan.dtype, eps=unit.plan.eps, target=unit.target)
     return None if decoded is None else decoded[1](record.content)
 

@@ -176,7 +176,7 @@ def _works(executor: Executor) -> bool:
     return True
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores that this process may use, which under a job scheduler are fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -184,7 +184,7 @@ def _cores() -> int:
 def _factory(executor: Executor | Factory | None, workers: int | None) -> tuple[Factory, bool]:
     """What makes the executor, and whether it is ours to shut down."""
     if executor is None:
-        count = workers or _cores()
+        count = workers or cores()
         return (lambda: WorkerPool(count)), True
     if not isinstance(executor, Executor):
         return executor, True

@@ -16,22 +16,23 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from gradverify.campaign import journal
+from gradverify.campaign import journal, last_words, parcel
+from gradverify.campaign.process import GRACE, HUNG, Silence, ended, has_ended
 from gradverify.campaign.unit import Delta, Found, Plan, Unit, digest
 from gradverify.errors import GradverifyError, TargetError
 
 Listener = Callable[[Delta], None]
+Listed = tuple[list[tuple[str, str]], list[str]]
 
-_GRACE = 5.0  # seconds beyond a limit before a process counts as hung
+_BLINK = 0.1  # seconds between two looks at a child that says nothing
+_PATIENCE = 4  # limits that pass before a process counts as hung where no case is at hand
 _LOADING = 300.0  # seconds that an import may take
 _ATTEMPTS = 20  # new children for one unit
-_LOG_LINES, _LOG_BYTES = 12, 1 << 16
-_FATAL = "Fatal Python error"  # with which faulthandler begins
 _THREADS = ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR")  # what reads NAME_NUM_THREADS
 _TRIALS = 3  # new children for one confirmation
 
@@ -41,7 +42,7 @@ class Died(Exception):
 
     Attributes
     ----------
-    status : as `subprocess.Popen.returncode`; "hung" if it gave no sign of life in time
+    status : as `subprocess.Popen.returncode`; HUNG if it gave no sign of life in time
     loaded : whether it had loaded the layer
     """
 
@@ -72,10 +73,12 @@ class Guard:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Any = None
         self._journal = self._log = Path()
+        self._left: list[str] = []
+        self._sending = threading.Lock()
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
-    def list(self, targets: tuple[str, ...], plan: Plan) -> list[tuple[str, str]]:
-        """Name and target of every layer that the targets name, found out in the child.
+    def list(self, plan: Plan) -> Listed:
+        """Name and target of every layer that was named, and why some are left out, found out in the child.
 
         Raises
         ------
@@ -83,14 +86,15 @@ class Guard:
             If one of them cannot be loaded, or ends the process.
         """
         try:
-            answer = self._ask(None, _LOADING, lambda delta: None, "list", targets, plan)
+            answer = self._ask(None, _LOADING, lambda delta: None, "list", plan)
         except Died as died:
-            raise TargetError(f"the process {_ended(died)} while it imported {', '.join(targets)}") from None
+            raise TargetError(f"the process {how(died)} while it imported {', '.join(plan.named or ())}") from None
         except Failed as failed:
-            raise TargetError(f"{', '.join(targets)} cannot be loaded:\n{failed}") from None
+            raise TargetError(f"{', '.join(plan.named or ())} cannot be loaded:\n{failed}") from None
         if isinstance(answer, str):
             raise TargetError(answer)
-        return [(str(name), str(target)) for name, target in answer]
+        found, left_out = answer
+        return [(str(name), str(target)) for name, target in found], [str(why) for why in left_out]
 
     def run(self, unit: Unit, listen: Listener) -> None:
         """Work on a unit to its end; `listen` hears of everything that happens meanwhile."""
@@ -120,7 +124,7 @@ class Guard:
             if attempt and (left == 0.0 or rest.cases == 0 or self.stopping.is_set()):
                 return
             try:
-                error = self._ask(unit.journal, unit.plan.case_seconds + _GRACE, heard, "unit", rest)
+                error = self._ask(unit.journal, unit.plan.case_seconds + GRACE, heard, "unit", rest)
             except Failed as failed:
                 if failed.ours:
                     self._tell(unit, heard, failed=str(failed), stuck=_stuck(rest, settled))
@@ -132,7 +136,7 @@ class Guard:
                     self._hold(unit, died, heard)
                     return
                 if not died.loaded and attempt:
-                    self._tell(unit, heard, error=f"the process {_ended(died)} while it imported {unit.target!r}")
+                    self._tell(unit, heard, error=f"the process {how(died)} while it imported {unit.target!r}")
                     return
                 if self._blame(rest, died, heard, settled):
                     return
@@ -142,19 +146,24 @@ class Guard:
                 return
         self._tell(unit, heard, error=f"its process was lost {_ATTEMPTS} times in one unit")
 
+    @property
+    def said(self) -> Sequence[str]:
+        """What the layer has printed last."""
+        return last_words.said(self._log)
+
     def stop(self) -> None:
-        """Ask the child to end its unit after the case at hand; from any thread."""
+        """Ask the child to end its task after the case at hand; from any thread."""
         self.stopping.set()
-        process = self._process
-        if process is not None and process.poll() is None:
-            process.send_signal(signal.SIGTERM)
+        with self._sending, suppress(OSError, AttributeError, ValueError):
+            self._connection.send(("stop",))
 
     def kill(self) -> None:
         """End the child at once; from any thread. What it was looking at is told, if another thread listens."""
         self.stopping.set()
         process = self._process
         if process is not None:
-            process.kill()
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """End the child."""
@@ -172,16 +181,16 @@ class Guard:
 
     def _blame(self, unit: Unit, died: Died, listen: Listener, settled: set[str]) -> bool:
         """Whether the case at hand was to blame for the end of the child; if so, `listen` has heard of it."""
-        record, log = self._taken(), self._tail()
+        record = self.taken()
         stuck = _stuck(unit, settled)
         if record is None:
-            self._tell(unit, listen, lost=[_ended(died)])
+            self._tell(unit, listen, lost=[how(died)])
             return False
         known = next((raw for raw, _ in unit.known if raw[:2] == ("complete", "timeout")), None)
-        if died.status == "hung" and known is not None:  # to try it again would take the whole time limit once more
+        if died.status == HUNG and known is not None:  # to try it again would take the whole time limit once more
             self._tell(unit, listen, again={known: 1}, dropped=[digest(record)], stuck=stuck)
             return True
-        found = self._confirmed(unit, record, died, listen)
+        found = self.confirmed(unit, record, died, listen)
         if isinstance(found, str):
             self._tell(unit, listen, error=found, held=[record])
             return True
@@ -189,16 +198,27 @@ class Guard:
             self._tell(unit, listen, held=[record])
             return True
         if found is None:
-            self._tell(unit, listen, lost=[_ended(died)], stuck=stuck)
+            self._tell(unit, listen, lost=[how(died)], stuck=stuck)
             return False
-        if log:
-            found = dataclasses.replace(found, report=f"{found.report}\n  the process said last:\n{log}")
         self._tell(unit, listen, found=[found], dropped=[digest(record)], stuck=stuck)
         return True
 
-    def _confirmed(self, unit: Unit, record: bytes, died: Died, listen: Listener) -> Found | str | None:
+    def confirmed(self, unit: Unit, record: bytes, died: Died, listen: Listener) -> Found | str | None:
         """The finding for a record that ends a trial too; else None, or why it cannot be tried at all."""
-        limit, why = 10 * (unit.plan.case_seconds + _GRACE), ""
+        lines = self.said
+        self._log.unlink(missing_ok=True)
+        found = self._tried(unit, record, died, listen)
+        if not isinstance(found, Found) or not lines:
+            return found
+        said = "\n".join(f"    {line}" for line in lines)
+        message, report = (
+            f"{found.message}{last_words.place(lines)}",
+            f"{found.report}\n  the process said last:\n{said}",
+        )
+        return dataclasses.replace(found, message=message, report=report)
+
+    def _tried(self, unit: Unit, record: bytes, died: Died, listen: Listener) -> Found | str | None:
+        limit, why = 10 * (unit.plan.case_seconds + GRACE), ""
         for _ in range(_TRIALS):
             if self.stopping.is_set():
                 return None
@@ -208,17 +228,21 @@ class Guard:
             except Failed as failed:
                 return str(failed)
             except Died as again:  # not even the trial's parent survives: drawing the case ends the process
-                self._taken()
-                why = f"drawing a case ended the process: it {_ended(again)}"
+                self.taken()
+                why = f"drawing a case ended the process: it {how(again)}"
         return None if self.stopping.is_set() else why
 
     def _hold(self, unit: Unit, died: Died, listen: Listener) -> None:
         """There is no time left to find out why the child is gone; the next run may."""
-        record = self._taken()
-        if record is not None and died.status != -signal.SIGTERM:
+        record = self.taken()
+        if record is not None:
             self._tell(unit, listen, held=[record])
 
-    def _taken(self) -> bytes | None:
+    def _at_hand(self) -> bool:
+        """Whether the layer's code is running, and not the author's strategies or gradverify."""
+        return journal.read(self._journal) is not None
+
+    def taken(self) -> bytes | None:
         """What the child has left in its journal, which is empty then."""
         record = journal.read(self._journal)
         self._journal.unlink(missing_ok=True)
@@ -227,17 +251,40 @@ class Guard:
     def _tell(self, unit: Unit, listen: Listener, **what: Any) -> None:
         listen(Delta(unit.number, unit.layer, host=platform.node(), **what))
 
-    def _ask(self, folder: str | None, seconds: float, listen: Listener, *task: Any) -> Any:
+    def call(self, seconds: float, listen: Callable[[Any], None], function: Callable[..., Any], *arguments: Any) -> Any:
+        """What a function of one of our modules answers in the child, of which it gets the worker first.
+
+        Parameters
+        ----------
+        seconds : for which the child may be silent
+
+        Raises
+        ------
+        Died, Failed
+        """
+        return self._ask(None, seconds, listen, "call", function, *arguments)
+
+    def _ask(self, folder: str | None, seconds: float, listen: Callable[[Any], None], *task: Any) -> Any:
         """Send a task and wait for its answer; a child that is silent for `seconds` is killed."""
-        self._start(folder)
-        limit, loaded = _LOADING, False
+        if self.stopping.is_set():
+            raise Died(HUNG, False)
+        process = self._start(folder)
+        limit, loaded, silence = _LOADING, False, Silence(process.pid)
         try:
-            self._connection.send(task)
+            with self._sending:
+                self._connection.send(task)
             while True:
-                if not self._connection.poll(limit):
-                    self._kill()
-                    raise Died("hung", loaded)
-                kind, content = self._connection.recv()
+                if not self._connection.poll(_BLINK):
+                    # a process that it has forked may hold the line, so its death is seen by its number
+                    if has_ended(process) and not self._connection.poll(0):
+                        raise EOFError
+                    if silence.longer_than(limit) and (self._at_hand() or silence.longer_than(_PATIENCE * limit)):
+                        self._kill()
+                        raise Died(HUNG, loaded)
+                    continue
+                kind, content, *left = parcel.loads(self._connection.recv_bytes())
+                silence.heard()
+                self._left += left[0] if left else []
                 if kind == "done":
                     return content
                 if kind == "unwritten":
@@ -248,12 +295,12 @@ class Guard:
                     loaded, limit = True, seconds
                 else:
                     listen(content)
-        except (EOFError, OSError):
+        except (EOFError, OSError, parcel.Garbled):
             raise Died(self._reap(), loaded) from None
 
-    def _start(self, folder: str | None) -> None:
-        if self._process is not None and self._process.poll() is None:
-            return
+    def _start(self, folder: str | None) -> subprocess.Popen[bytes]:
+        if self._process is not None and not self._left and not has_ended(self._process):
+            return self._process
         self._kill()
         place = Path(folder) if folder is not None and os.access(folder, os.W_OK) else self._own_folder()
         stem = f"{platform.node()}-{os.getpid()}-{threading.get_ident()}"
@@ -264,9 +311,9 @@ class Guard:
         environment = {**os.environ, **{f"{name}_NUM_THREADS": "1" for name in _THREADS}, "VECLIB_MAXIMUM_THREADS": "1"}
         code = (
             f"import sys; sys.path[:] = {sys.path!r}; from gradverify.campaign.child import main; "
-            f"main({theirs.fileno()}, {str(self._journal)!r}, {str(self._log)!r})"
+            f"main({theirs.fileno()}, {str(self._journal)!r}, {str(self._log)!r}, {os.getpid()})"
         )
-        self._process = subprocess.Popen(
+        process = self._process = subprocess.Popen(
             [sys.executable, "-c", code],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -276,40 +323,26 @@ class Guard:
             start_new_session=True,  # so that Ctrl-C reaches the campaign alone
         )
         theirs.close()
-        self._connection = ours
+        with self._sending:
+            self._connection, self._left = ours, []
+        return process
 
     def _own_folder(self) -> Path:
         if self._temporary is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="gradverify-", ignore_cleanup_errors=True)
         return Path(self._temporary.name)
 
-    def _tail(self) -> str:
-        """What the process said last: the report of a fatal error if there is one, else its last lines."""
-        try:
-            with open(self._log, "rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - _LOG_BYTES))
-                lines = file.read().decode(errors="replace").splitlines()
-        except OSError:
-            return ""
-        self._log.unlink(missing_ok=True)
-        fatal = [k for k, line in enumerate(lines) if line.startswith(_FATAL)]
-        said = lines[fatal[-1] :][:_LOG_LINES] if fatal else lines[-_LOG_LINES:]
-        return "\n".join(f"    {line}" for line in said)
-
     def _kill(self) -> None:
         if self._process is not None:
-            self._process.kill()
-            self._reap()
+            self._reap(0.0)
 
-    def _reap(self) -> int:
+    def _reap(self, patience: float = GRACE) -> int:
+        """End the child, and whatever it has started; gives its status."""
         assert self._process is not None
-        self._connection.close()
-        try:
-            status = self._process.wait(_GRACE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            status = self._process.wait()
+        status = ended(self._process, patience)
         self._process = None
+        with self._sending:
+            self._connection.close()
         return status
 
 
@@ -318,9 +351,9 @@ def _stuck(unit: Unit, settled: set[str]) -> str | None:
     return next((name for name in map(digest, unit.pending) if name not in settled), None)
 
 
-def _ended(died: Died) -> str:
+def how(died: Died) -> str:
     """The end of a child in words, for events."""
-    if died.status == "hung":
+    if died.status == HUNG:
         return "hung"
     code = int(died.status)
     return f"left with status {code}" if code >= 0 else f"was ended by signal {-code}"
@@ -337,11 +370,17 @@ def run_unit(unit: Unit, listen: Listener | None = None) -> list[Delta]:
     """
     if os.name != "posix":
         raise GradverifyError("a campaign needs a POSIX system on every worker")
+    deltas: list[Delta] = []
+    guard_of_thread().run(unit, listen or deltas.append)
+    return deltas
+
+
+def guard_of_thread() -> Guard:
+    """The guard that belongs to the calling thread."""
     if not hasattr(_own, "guard"):
         _own.guard = Guard()
-    deltas: list[Delta] = []
-    _own.guard.run(unit, listen or deltas.append)
-    return deltas
+    guard: Guard = _own.guard
+    return guard
 
 
 def adopt(guard: Guard) -> None:

@@ -12,9 +12,13 @@ import struct
 import zlib
 from pathlib import Path
 
+from gradverify import files
+from gradverify.errors import CaseFileError
+
 _HEADER = struct.Struct("<4sII")  # mark, length, checksum
 _MARK = b"gvj1"
 SUFFIX = ".case"
+_HIGH = 500  # descriptors below are within reach of code that closes "all" of them
 
 
 class JournalError(OSError):
@@ -25,7 +29,7 @@ class Journal:
     """Writes records over one another; survives the death of the process, not of the machine."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        self._file = out_of_reach(os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
 
     def write(self, record: bytes) -> None:
         """Replace the record at hand.
@@ -57,11 +61,23 @@ class Journal:
 def read(path: str | os.PathLike[str]) -> bytes | None:
     """The record in a journal; None if there is none, or half of one."""
     try:
-        data = Path(path).read_bytes()
-    except OSError:
+        data = files.read(Path(path))
+    except CaseFileError:
         return None
     if len(data) < _HEADER.size:
         return None
     mark, length, checksum = _HEADER.unpack_from(data)
     record = data[_HEADER.size : _HEADER.size + length]
     return record if mark == _MARK and len(record) == length and zlib.crc32(record) == checksum else None
+
+
+def out_of_reach(descriptor: int) -> int:
+    """The descriptor under a high number, closed in programs that are started from here."""
+    try:
+        import fcntl
+
+        high = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _HIGH)
+    except (ImportError, OSError, ValueError):  # fewer are allowed
+        return descriptor
+    os.close(descriptor)
+    return high

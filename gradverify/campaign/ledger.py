@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 
 from gradverify.campaign.schedule import Progress
@@ -46,19 +45,21 @@ class Ledger:
     def remember(self) -> None:
         """What earlier runs on this store have counted, kept and found, and what they left unsettled."""
         for run in self.store.runs():
-            for name, counted in dict(run.get("layers", {})).items():
-                if name in self.layers:
-                    self.layers[name].cases += int(counted["cases"])
-                    self.layers[name].entries += int(counted["entries"])
-                    self.layers[name].verified |= bool(counted["verified"])
+            for name in run.cases.keys() & self.layers.keys():
+                self.layers[name].cases += run.cases[name]
+                self.layers[name].entries += run.entries[name]
+                self.layers[name].verified |= run.verified[name]
         for name, row in self.store.rows():
             if name in self.layers:
                 self.layers[name].learn(row)
         for data in self.store.inherit():
-            with suppress(CaseFileError):
+            try:
                 record = Record.loads(data)
-                if record.layer in self.layers:
-                    self.layers[record.layer].pending[digest(data)] = data
+            except CaseFileError as error:  # written by another version
+                self._trouble.append(str(error))
+                continue
+            if record.layer in self.layers:
+                self.layers[record.layer].pending[digest(data)] = data
         for entry in self.store.findings():
             if entry.found.layer in self.layers:
                 self._recall(self.layers[entry.found.layer], entry.found)

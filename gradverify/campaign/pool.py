@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,19 +15,21 @@ class WorkerPool(ThreadPoolExecutor):
 
     A process that dies is replaced by its own guard, and the unit that it was working on goes on in the new
     one; no other unit is touched. That is why this is not a `ProcessPoolExecutor`, which one dead process
-    breaks together with everything that is in flight.
+    breaks together with everything that is in flight. Guards that are at work already may be handed over as `ready`.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, ready: Sequence[Guard] = ()) -> None:
         self.workers = workers
-        self.guards: list[Guard] = []
+        self.guards: list[Guard] = [*ready]
+        self._ready = [*ready]
         self._lock = threading.Lock()
         super().__init__(workers, thread_name_prefix="gradverify", initializer=self._begin)
 
     def _begin(self) -> None:
-        guard = Guard()
         with self._lock:
-            self.guards.append(guard)
+            guard = self._ready.pop() if self._ready else Guard()
+            if guard not in self.guards:
+                self.guards.append(guard)
         adopt(guard)
 
     def stop(self) -> None:

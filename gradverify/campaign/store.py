@@ -8,9 +8,9 @@
     runs/               what each run has counted, and a lock that it holds while it lives
     events.ndjson       what happened, one JSON object a line
 
-Whole files are written beside their place, flushed to the disk and renamed; lines are appended whole,
-and a broken line is skipped. Several campaigns may use one store: each has a run of its own, and
-findings are merged under a lock.
+Files are written as `gradverify.files` does it; lines are appended whole. What is damaged costs that one
+file, or line, and is named in `damaged`. Several campaigns may use one store: each has a run of its own,
+and findings are merged under a lock.
 """
 
 from __future__ import annotations
@@ -21,22 +21,54 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gradverify
+from gradverify import files, texts
 from gradverify.campaign import journal
-from gradverify.campaign.unit import Found, Row, digest, row_from_json, row_to_json
-from gradverify.errors import UsageError
+from gradverify.campaign.unit import Found, Row, digest, row_of, row_to_json
+from gradverify.errors import CaseFileError, UsageError
+from gradverify.files import Fields, Told
+
+T = TypeVar("T")
 
 FORMAT, VERSION = "gradverify-campaign", 1
 
 
 class StoreError(UsageError):
     """The store cannot be used, or can no longer be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What a run has counted.
+
+    Attributes
+    ----------
+    cases, entries, verified : by layer
+    counts : how often each finding was met, by its key
+    """
+
+    cases: dict[str, int]
+    entries: dict[str, int]
+    verified: dict[str, bool]
+    counts: dict[str, int]
+
+    @staticmethod
+    def of(about: Fields) -> Counted:
+        """Read it back; raises CaseFileError."""
+        every, counts = (about.inner(name) if name in about.content else Fields({}) for name in ("layers", "counts"))
+        layers = {name: every.inner(name) for name in every.content}
+        return Counted(
+            {name: layer.count("cases") for name, layer in layers.items()},
+            {name: layer.count("entries") for name, layer in layers.items()},
+            {name: layer.flag("verified") for name, layer in layers.items()},
+            {key: counts.count(key) for key in counts.content},
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +97,8 @@ class Store:
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
             self._check_format()
             self.run, self._lock = self._claim()
-            self._events = os.open(self.folder / "events.ndjson", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-            self._rows = os.open(
-                self.folder / "rows" / f"{self.run}.ndjson", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666
-            )
+            self._events = _appended(self.folder / "events.ndjson")
+            self._rows = _appended(self.folder / "rows" / f"{self.run}.ndjson")
 
     @property
     def journals(self) -> Path:
@@ -89,40 +119,46 @@ class Store:
     def rows(self) -> Iterator[tuple[str, Row]]:
         """Rows of all runs, oldest run first."""
         for path in sorted((self.folder / "rows").glob("*.ndjson"), key=_number):
-            for line in _lines(path):
-                try:
-                    yield row_from_json(line)
-                except (KeyError, TypeError, ValueError):
-                    continue  # written by another version
+            yield from self._tried(path, self._rows_in) or []
+
+    def _rows_in(self, path: Path) -> list[tuple[str, Row]]:
+        """The rows in a file; lines that cannot be read are noted, and left out."""
+        rows, broken = [], 0
+        for line in _lines(path):
+            try:
+                rows.append(row_of(Fields.parse(line)))
+            except CaseFileError:
+                broken += 1
+        if broken:
+            self.damaged.append(f"{path.name}: {broken} line{'s' * (broken != 1)} cannot be read")
+        return rows
 
     def count(self, counted: Mapping[str, Any]) -> None:
         """Replace what this run has counted."""
         with _told(self.folder):
-            _replace(self.folder / "runs" / f"{self.run}.json", _json({"run": self.run, **counted}))
+            files.write(self.folder / "runs" / f"{self.run}.json", files.dumps({"run": self.run, **counted}))
 
-    def runs(self) -> list[dict[str, Any]]:
+    def runs(self) -> list[Counted]:
         """What every run has counted so far."""
-        found = []
-        for path in sorted((self.folder / "runs").glob("*.json"), key=_number):
-            try:
-                found.append(dict(json.loads(path.read_text(encoding="utf-8"))))
-            except (OSError, ValueError, TypeError) as error:
-                self.damaged.append(f"{path.name}: {error}")
-        return found
+        paths = sorted((self.folder / "runs").glob("*.json"), key=_number)
+        read = [
+            self._tried(path, lambda path: Counted.of(Fields.parse(files.read(path, files.TEXT)))) for path in paths
+        ]
+        return [counted for counted in read if counted is not None]
 
     def keep(self, found: Found) -> Entry:
         """Keep a finding: a new one, or a smaller case of a known one; gives what is in the store now."""
         with _told(self.folder), self._alone():
             stem = "-".join(re.sub(r"[^\w.+]+", "_", p) for p in (found.layer, found.property, found.primal or "") if p)
             path = self.folder / "findings" / f"{stem[:80]}-{found.key}.json"
-            known = self._entry(path) if path.exists() else None
+            known = self._tried(path, _entry) if path.exists() else None
             if known is not None and known.found.size <= found.size:
                 return known
             file = None
             if found.case:
                 file = path.with_name(f"{path.stem}-{hashlib.sha256(found.case).hexdigest()[:8]}.npz")
-                _replace(file, found.case)
-            _replace(path, _json(_finding_to_json(found, file)))
+                files.write(file, found.case)
+            files.write(path, files.dumps(_finding_to_json(found, file)))
             if known is not None and known.file is not None and known.file != file:
                 known.file.unlink(missing_ok=True)
             return Entry(found, file)
@@ -131,9 +167,9 @@ class Store:
         """Every finding, most severe first, with its count over all runs; damaged ones are noted in `damaged`."""
         counts: dict[str, int] = {}
         for run in self.runs():
-            for key, number in dict(run.get("counts", {})).items():
-                counts[key] = counts.get(key, 0) + int(number)
-        entries = [self._entry(path) for path in sorted((self.folder / "findings").glob("*.json"))]
+            for key, number in run.counts.items():
+                counts[key] = counts.get(key, 0) + number
+        entries = [self._tried(path, _entry) for path in sorted((self.folder / "findings").glob("*.json"))]
         told = [replace(entry, count=max(1, counts.get(entry.found.key, 1))) for entry in entries if entry is not None]
         return sorted(told, key=lambda entry: (-entry.found.severity, entry.found.layer, entry.found.property))
 
@@ -141,7 +177,7 @@ class Store:
         """Forget a finding that does not fail any more."""
         with _told(self.folder), self._alone():
             for path in (self.folder / "findings").glob(f"*-{key}.json"):
-                entry = self._entry(path)
+                entry = self._tried(path, _entry)
                 path.unlink(missing_ok=True)
                 if entry is not None and entry.file is not None:
                     entry.file.unlink(missing_ok=True)
@@ -149,7 +185,7 @@ class Store:
     def hold(self, record: bytes) -> None:
         """Keep a record until it is settled."""
         with _told(self.folder):
-            _replace(self.folder / "pending" / f"{self.run}-{digest(record)}", record)
+            files.write(self.folder / "pending" / f"{self.run}-{digest(record)}", record)
 
     def release(self, name: str) -> None:
         """Forget a settled record, by its digest."""
@@ -164,13 +200,14 @@ class Store:
             for number in dead:
                 paths = list((self.folder / "pending").glob(f"{number}-*"))
                 journals = list((self.folder / "journal" / str(number)).glob(f"*{journal.SUFFIX}"))
-                records = [path.read_bytes() for path in paths if "." not in path.name]
-                records += [record for record in map(journal.read, journals) if record is not None]
-                for record in records:
-                    self.hold(record)
-                    left.append(record)
+                records = [self._tried(path, _pending) for path in paths if "." not in path.name]
+                for record in (*records, *map(journal.read, journals)):
+                    if record is not None:
+                        self.hold(record)
+                        left.append(record)
                 for path in [*paths, *(self.folder / "journal" / str(number)).glob("*")]:
-                    path.unlink(missing_ok=True)
+                    with suppress(IsADirectoryError):  # of somebody else's making
+                        path.unlink(missing_ok=True)
         return left
 
     def close(self) -> None:
@@ -183,16 +220,18 @@ class Store:
             os.close(descriptor)
 
     def _check_format(self) -> None:
+        """Refuse a folder that another version wrote, or somebody else; what is damaged in a store is written anew."""
         path = self.folder / "campaign.json"
-        if not path.exists():
-            _replace(path, _json({"format": FORMAT, "version": VERSION, "gradverify": gradverify.__version__}))
-            return
         try:
-            about = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            about = {}
-        if about.get("format") != FORMAT or about.get("version") != VERSION:
-            raise StoreError(f"{str(self.folder)!r} is no store of {FORMAT}, version {VERSION}")
+            if path.exists():
+                Fields.parse(files.read(path, files.TEXT)).of(FORMAT, VERSION)
+                return
+        except CaseFileError as error:
+            about = self._tried(path, lambda path: Fields.parse(files.read(path, files.TEXT)))
+            if (about is not None and "format" in about.content) or not self._numbers():
+                said = f"{FORMAT}, version {VERSION} ({path.name}: {error})"
+                raise StoreError(f"{str(self.folder)!r} is no store of {said}") from None
+        files.write(path, files.dumps({"format": FORMAT, "version": VERSION, "gradverify": gradverify.__version__}))
 
     def _numbers(self) -> list[int]:
         return sorted(int(path.stem) for path in (self.folder / "runs").glob("*.lock") if path.stem.isdecimal())
@@ -229,19 +268,12 @@ class Store:
         finally:
             os.close(descriptor)
 
-    def _entry(self, path: Path) -> Entry | None:
-        """A finding read back; None, and a note, if the file or its case is not whole."""
+    def _tried(self, path: Path, read: Callable[[Path], T]) -> T | None:
+        """What is in a file; None, and a note, if it is damaged."""
         try:
-            about = json.loads(path.read_text(encoding="utf-8"))
-            content, file = b"", None
-            if about["case"] is not None:
-                file = path.with_name(about["case"])
-                content = file.read_bytes()
-                if hashlib.sha256(content).hexdigest() != about["sha256"]:
-                    raise ValueError(f"the case file {file.name!r} is damaged")
-            return Entry(_finding_from_json(about, content), file)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            self.damaged.append(f"{path.name}: {error}")
+            return read(path)
+        except CaseFileError as error:
+            self.damaged.append(texts.line(f"{path.name}: {error}"))
             return None
 
     def _append(self, descriptor: int, line: Mapping[str, Any]) -> None:
@@ -253,71 +285,79 @@ class Store:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def _pending(path: Path) -> bytes:
+    """A record that is not settled; raises CaseFileError if it is not the one that its name says."""
+    record = files.read(path)
+    if not path.name.endswith(f"-{digest(record)}"):
+        raise CaseFileError("it is not what its name says")
+    return record
+
+
+def _entry(path: Path) -> Entry:
+    """A finding read back; raises CaseFileError if the file or its case is not whole."""
+    about = Fields.parse(files.read(path, files.TEXT))
+    content, file = b"", None
+    if about.content.get("case") is not None:
+        name = about.text("case")
+        if not re.fullmatch(re.escape(path.stem) + r"-\w+\.npz", name):
+            raise CaseFileError(f"{texts.line(name, 200)!r} is no case of it")
+        file = path.with_name(name)
+        content = files.read(file)
+        if hashlib.sha256(content).hexdigest() != about.text("sha256"):
+            raise CaseFileError(f"the case file {file.name!r} is damaged")
+    return Entry(_finding_of(about, content), file)
+
+
 def _finding_to_json(found: Found, file: Path | None) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "id": found.key,
-        "layer": found.layer,
-        "property": found.property,
-        "kind": found.kind,
-        "primal": found.primal,
-        "diagnosis": found.diagnosis,
-        "asked": found.asked,
-        "raw": list(found.raw),
-        "message": found.message,
-        "severity": repr(found.severity),
-        "size": found.size,
-        "case": None if file is None else file.name,
-        "sha256": hashlib.sha256(found.case).hexdigest(),
-        "report": found.report,
-    }
-
-
-def _finding_from_json(about: Mapping[str, Any], case: bytes) -> Found:
-    layer, prop, kind, primal, diagnosis, asked = (
-        about[name] for name in ("layer", "property", "kind", "primal", "diagnosis", "asked")
+    told = Told(found.property, found.kind, found.primal, found.message, found.severity, found.asked)
+    return told.to_json(
+        id=found.key,
+        layer=found.layer,
+        diagnosis=found.diagnosis,
+        raw=list(found.raw),
+        size=found.size,
+        case=None if file is None else file.name,
+        sha256=hashlib.sha256(found.case).hexdigest(),
+        report=found.report,
     )
-    first, second, third = about["raw"]
+
+
+def _finding_of(about: Fields, case: bytes) -> Found:
+    told = Told.from_json(about)
+    raw = about.listed("raw", str)
+    if len(raw) != 3:
+        raise CaseFileError("'raw' is no fingerprint")
     return Found(
-        layer,
-        prop,
-        kind,
-        primal,
-        diagnosis,
-        asked,
-        raw=(first, second, third),
-        message=str(about["message"]),
-        report=str(about["report"]),
-        severity=float(about["severity"]),
+        about.line("layer", 200),
+        told.property,
+        told.kind,
+        told.primal,
+        about.name("diagnosis"),
+        told.asked,
+        raw=(raw[0], raw[1], raw[2]),
+        message=told.message,
+        report=texts.block(about.text("report")),
+        severity=told.severity,
         case=case,
-        size=int(about["size"]),
+        size=about.count("size"),
     )
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Write a whole file, onto the disk, before it takes its name."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(partial, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+def _appended(path: Path) -> int:
+    """A file to which lines are appended; a pipe in its place is an error, and does not hold us up."""
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
 
 
-def _json(content: Mapping[str, Any]) -> bytes:
-    return json.dumps(content, indent=1, allow_nan=False).encode() + b"\n"
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_bytes().splitlines():
-        try:
-            yield dict(json.loads(line))
-        except (ValueError, TypeError):
-            continue  # half a line of a process that was killed
+def _lines(path: Path) -> Iterator[bytes]:
+    """The whole lines of a file; half a line at its end is that of a process that was killed."""
+    with files.opened(path) as file:
+        while line := file.readline(files.TEXT):
+            if line.endswith(b"\n"):
+                yield line
+            elif len(line) == files.TEXT:
+                yield b""  # no line of ours is as long
+                while line and not line.endswith(b"\n"):
+                    line = file.readline(files.TEXT)
 
 
 def _number(path: Path) -> tuple[int, str]:
@@ -340,4 +380,5 @@ def _told(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreError(f"the store {str(folder)!r} cannot be written: {error.strerror or error}") from None
+        which = f" ({Path(str(error.filename)).name})" if error.filename is not None else ""
+        raise StoreError(f"the store {str(folder)!r} cannot be written: {error.strerror or error}{which}") from None

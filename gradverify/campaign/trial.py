@@ -9,7 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from gradverify.campaign.explore import case_of, found_of
+from gradverify.campaign.process import GRACE, HUNG
 from gradverify.campaign.unit import Found, Record, Unit
+from gradverify.ending import die_with_parent
 from gradverify.failures import COMPLETE
 from gradverify.layer import Layer
 from gradverify.properties import properties
@@ -17,7 +19,6 @@ from gradverify.shrink import shrink
 from gradverify.types import Case, Finding
 from gradverify.verification import examine, watcher
 
-HUNG = "hung"
 _SHRINK_SECONDS = 3.0
 
 
@@ -38,9 +39,10 @@ def confirm(unit: Unit, layer: Layer, data: bytes, status: int | str) -> Found |
                 watcher.set(None)
                 examine(layer, tried, properties.get(record.asked), unit.plan.case_seconds)
 
-        return forked(body, unit.plan.case_seconds + 5)
+        return forked(body, unit.plan.case_seconds + GRACE)
 
-    if ended() != status:
+    # that it was silent for all of its time needs no trial
+    if status != HUNG and ended() != status:
         return None
     case = case_of(record, layer, unit)
     if case is None:
@@ -84,14 +86,16 @@ def cause(status: int | str) -> tuple[str, str]:
 
 def forked(body: Callable[[], None], seconds: float) -> int | str | None:
     """Run `body` in a fork: None if it returns or raises, else how the process ended, or HUNG."""
+    parent = os.getpid()
     pid = os.fork()
     if pid == 0:
         try:
+            die_with_parent(parent)
             body()
         except BaseException:  # noqa: BLE001  an exception ends no process
             pass
         finally:
-            os._exit(_RETURNED)
+            _leave(_RETURNED)
     deadline, pause = time.monotonic() + seconds, 0.0005
     while time.monotonic() < deadline:
         done, status = os.waitpid(pid, os.WNOHANG)
@@ -105,4 +109,5 @@ def forked(body: Callable[[], None], seconds: float) -> int | str | None:
     return HUNG
 
 
+_leave = os._exit  # whatever a layer makes of its name
 _RETURNED = 113  # an exit status that stands for "returned"; a layer that leaves with it is not noticed

@@ -8,15 +8,14 @@ from __future__ import annotations
 import builtins
 import ctypes
 import hashlib
-import json
 import os
-from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gradverify.errors import CaseFileError
+from gradverify.files import Fields, packed, unpacked
 from gradverify.properties import Regime
 
 Fingerprint = tuple[str, str, str]  # property, kind and primal ("" for none), as in Finding.fingerprint
@@ -33,6 +32,8 @@ class Plan:
     memory : bytes that a worker may allocate beyond what it has when it starts; None for no limit
     folder : working directory of the campaign, so that relative targets mean the same in every worker
     learn : whether interesting rows are kept and mutated
+    named, loss : all targets that were named, and the loss above them; a worker loads them together, as a file that
+        several of its layers are taken from is run only once then; None where a layer is loaded by its own target
     """
 
     dtype: str = "float64"
@@ -43,6 +44,8 @@ class Plan:
     memory: int | None = 4 << 30
     folder: str = "."
     learn: bool = True
+    named: tuple[str, ...] | None = None
+    loss: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,18 +215,17 @@ class Record:
     @staticmethod
     def head(layer: str, target: str, asked: str, regime: Regime, is_row: bool) -> bytes:
         about: dict[str, Any] = {"layer": layer, "target": target, "asked": asked, "is_row": is_row}
-        return json.dumps(about | {"regime": regime_to_json(regime)}).encode() + b"\n"
+        return packed(about | {"regime": regime_to_json(regime)}, b"")
 
     @staticmethod
     def loads(data: bytes) -> Record:
         """Read a record; raises CaseFileError if it is none."""
         try:
-            line, _, content = data.partition(b"\n")
-            about = json.loads(line)
-            layer, target, asked = (str(about[name]) for name in ("layer", "target", "asked"))
-            return Record(layer, target, asked, regime_from_json(about["regime"]), content, about["is_row"] is True)
-        except (ValueError, KeyError, TypeError) as error:
-            raise CaseFileError(f"the journal record is damaged ({type(error).__name__}: {error})") from None
+            about, content = unpacked(data)
+            layer, target, asked = (about.text(name) for name in ("layer", "target", "asked"))
+            return Record(layer, target, asked, regime_of(about.inner("regime")), content, about.flag("is_row"))
+        except CaseFileError as error:
+            raise CaseFileError(f"the journal record is damaged: {error}") from None
 
 
 def record_of(found: Found, target: str) -> bytes:
@@ -240,8 +242,9 @@ def regime_to_json(regime: Regime) -> dict[str, Any]:
     return {"special": regime.special, "dtype": regime.dtype, "small": regime.small}
 
 
-def regime_from_json(data: Mapping[str, Any]) -> Regime:
-    return Regime(bool(data["special"]), data["dtype"], bool(data["small"]))
+def regime_of(about: Fields) -> Regime:
+    """Read it back; raises CaseFileError."""
+    return Regime(about.flag("special"), about.name("dtype"), about.flag("small"))
 
 
 def row_to_json(layer: str, row: Row) -> dict[str, Any]:
@@ -256,12 +259,17 @@ def row_to_json(layer: str, row: Row) -> dict[str, Any]:
     }
 
 
-def row_from_json(data: Mapping[str, Any]) -> tuple[str, Row]:
-    """Raises KeyError, TypeError or ValueError for anything else than what `row_to_json` gives."""
-    features: Iterable[int] = (int(feature) for feature in data["features"])
-    regime, content = regime_from_json(data["regime"]), bytes.fromhex(data["row"])
-    reached = bool(data.get("reached", False))  # stores of earlier versions do not say
-    return str(data["layer"]), Row(regime, content, tuple(features), float(data["ratio"]), reached)
+def row_of(about: Fields) -> tuple[str, Row]:
+    """Read it back, with the name of its layer; raises CaseFileError."""
+    try:
+        data = bytes.fromhex(about.text("row"))
+    except ValueError:
+        raise CaseFileError("the row is damaged") from None
+    features = about.listed("features", int)
+    if any(not 0 <= feature < 1 << 32 for feature in features):
+        raise CaseFileError("a feature is no hash")
+    row = Row(regime_of(about.inner("regime")), data, tuple(features), about.number("ratio"), about.flag("reached"))
+    return about.text("layer"), row
 
 
 def give_back() -> None:

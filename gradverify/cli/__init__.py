@@ -17,7 +17,7 @@ from pkgutil import iter_modules
 import click
 
 from gradverify import __version__
-from gradverify.cli._ending import kept_alive
+from gradverify.ending import kept_alive
 from gradverify.errors import GradverifyError
 
 USAGE, INTERRUPTED, INTERNAL = 2, 130, 70

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
@@ -15,6 +16,26 @@ import click
 from gradverify.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
+_LEAST = 64 << 20
+_SIZES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+class Bytes(click.ParamType[int]):
+    """Bytes, as 500M or 4G."""
+
+    name = "bytes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = re.fullmatch(r"(\d+)([KMG]?)", str(value), re.IGNORECASE)
+        if match is None:
+            self.fail(f"{value!r} is no number of bytes; write 500M, 4G", param, ctx)
+        size = int(match[1]) * _SIZES[match[2].upper()]
+        if 0 < size < _LEAST:
+            self.fail(f"{value!r} is too little for any layer; at least {_LEAST >> 20}M, or 0 for no limit", param, ctx)
+        return size
+
+
+BYTES = Bytes()
 
 
 def color_option(function: F) -> F:

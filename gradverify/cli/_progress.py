@@ -1,64 +1,102 @@
-"""Progress on stderr: a bar on a terminal, else a plain line every few seconds."""
+"""Progress on stderr: what runs and what is done, live on a terminal, else in plain lines."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from gradverify.cli._output import note
+from gradverify.cli._output import colored, note
 
 if TYPE_CHECKING:
-    from gradverify.checking import Progress
+    from gradverify.progress import Progress
+    from gradverify.types import Report
 
-SECONDS = 5.0
-Listener = Callable[["Progress"], None]
+SECONDS = 5.0  # between two lines about what runs, where there is no terminal
+_OTHER_LINES = 6  # of a terminal, that the table leaves free
+
+
+class Board:
+    """What runs, and what is done.
+
+    Parameters
+    ----------
+    total : number of layers
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, 0
+        self.running: dict[str, Progress] = {}
+        self._begun = self._told = time.monotonic()
+
+    def heard(self, event: Progress) -> None:
+        """A layer that is being checked."""
+        self.running[event.layer] = event
+        if time.monotonic() - self._told >= SECONDS:
+            self._told = time.monotonic()
+            self.tell("; ".join(map(str, self.running.values())))
+
+    def finished(self, layer: str, row: str, wrong: bool) -> None:
+        """A layer that is done."""
+        self.done += 1
+        self._told = time.monotonic()
+        self.running.pop(layer, None)
+        self.tell(f"[{self.done}/{self.total}] {row}", wrong)
+
+    def tell(self, line: str, wrong: bool = False) -> None:
+        """A line that stays."""
+        note(line)
+
+
+class _Live(Board):
+    """On a terminal: rows stay, what runs is rewritten below them."""
+
+    def __init__(self, total: int, shown: Any, console: Any) -> None:
+        super().__init__(total)
+        self._shown, self._console = shown, console
+
+    def heard(self, event: Progress) -> None:
+        self.running[event.layer] = event
+        self._refresh()
+
+    def finished(self, layer: str, row: str, wrong: bool) -> None:
+        super().finished(layer, row, wrong)
+        self._refresh()
+
+    def tell(self, line: str, wrong: bool = False) -> None:
+        from rich.text import Text
+
+        self._console.print(Text(line, style="red" if wrong else "", no_wrap=True, overflow="ellipsis"))
+
+    def _refresh(self) -> None:
+        from rich.console import Group
+        from rich.text import Text
+
+        spent = time.monotonic() - self._begun
+        rows = [f"  {event}" for event in self.running.values()]
+        head = f"{self.done} of {self.total} layers done, {spent:.0f} s"
+        lines = [head, *rows[: max(1, self._console.height - _OTHER_LINES)]]
+        self._shown.update(Group(*(Text(line, no_wrap=True, overflow="ellipsis") for line in lines)), refresh=True)
 
 
 @contextmanager
-def progress(layers: int, color: bool) -> Iterator[Listener]:
-    """Gives the listener that a check reports to."""
-    if sys.stderr.isatty():
-        with _bar(layers, color) as listen:
-            yield listen
-    else:
-        yield _lines()
-
-
-def _lines() -> Listener:
-    last = time.monotonic()
-
-    def listen(event: Progress) -> None:
-        nonlocal last
-        if time.monotonic() - last >= SECONDS:
-            last = time.monotonic()
-            note(f"{event.layer}: {event.cases} of {event.examples} cases{_found(event)}")
-
-    return listen
-
-
-@contextmanager
-def _bar(layers: int, color: bool) -> Iterator[Listener]:
+def board(total: int, color: bool | None) -> Iterator[Board]:
+    """The board of a check of so many layers."""
+    if not sys.stderr.isatty():
+        yield Board(total)
+        return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
+    from rich.live import Live
 
-    console = Console(stderr=True, no_color=not color)
-    shown = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bar(*shown, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        seen: list[str] = []
-
-        def listen(event: Progress) -> None:
-            if not seen or seen[-1] != event.layer:
-                seen.append(event.layer)
-            label = f"{event.layer} ({len(seen)}/{layers}){_found(event)}"
-            bar.update(task, description=label, total=event.examples, completed=event.cases)
-
-        yield listen
+    console = Console(stderr=True, no_color=not colored(sys.stderr, color), highlight=False)
+    with Live(console=console, transient=True, auto_refresh=False) as shown:
+        yield _Live(total, shown, console)
 
 
-def _found(event: Progress) -> str:
-    return f", {event.findings} finding{'s' * (event.findings != 1)}" if event.findings else ""
+def row(report: Report) -> tuple[str, bool]:
+    """A check that is done in a line, and whether something was found."""
+    from gradverify.report.table import verdict
+
+    return f"{report.layer}: {verdict(report)}, {report.cases} cases, {report.seconds:.2g} s", bool(report.findings)

@@ -21,13 +21,22 @@ def show(
     stream: TextIO,
     color: bool | None,
     matrices: bool = False,
+    seconds: float | None = None,
+    ended: str | None = None,
 ) -> None:
-    """The table, each finding, and one line that sums up."""
+    """The table, each finding, and one line that sums up.
+
+    Parameters
+    ----------
+    seconds : on the clock, where several layers were checked at once
+    ended : the last line, where it is another one
+    """
     from gradverify.report.table import summary, table
     from gradverify.report.terminal import render_findings, side_by_side, undecided
 
     paint = colored(stream, color)
-    write(table(reports, paint), stream)
+    if reports:
+        write(table(reports, paint), stream)
     for report in reports:
         for line in [f"{report.layer}: declared {said}" for said in report.declared]:
             write(line, stream)
@@ -41,7 +50,7 @@ def show(
         for found in (finding.comparison for finding in report.findings if matrices):
             if found is not None:
                 write(f"\n{report.layer}, gradient of {side_by_side(found, paint, _width())}", stream)
-    write(f"\n{summary(reports)}", stream)
+    write(f"\n{ended or summary(reports, seconds)}", stream)
 
 
 def show_matrices(name: str, compared: Sequence[Comparison], stream: TextIO, color: bool | None) -> None:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradverify.cli import _cases, _show
-from gradverify.cli._output import color_option, colored, data_stream, note, writable, write_json, write_text
-from gradverify.cli._progress import progress
+from gradverify.cli import _cases, _progress, _show, _workers
+from gradverify.cli._output import BYTES, color_option, data_stream, note, writable, write_json, write_text
 from gradverify.errors import UsageError
 
 if TYPE_CHECKING:
+    from gradverify.campaign.checks import Result
+    from gradverify.campaign.watch import Watch
     from gradverify.layer import Layer
     from gradverify.settings import Settings
     from gradverify.types import Case, Comparison, Report
+
+_WIDE = 200  # characters of a line that a layer has printed
 
 
 @click.command("check")
@@ -33,34 +39,51 @@ if TYPE_CHECKING:
 @click.option("--memory", type=int, metavar="BYTES", help="Bytes of perturbed copies that may be in flight.")
 @click.option("--fail-under-coverage", "least", type=float, metavar="PERCENT", help="Status 3 where less code ran.")
 @click.option("--show-matrices", is_flag=True, help="Print the two gradients in full, also where they agree.")
+@click.option("--case-memory", type=BYTES, default="4G", show_default=True, metavar="B", help="What a layer may use.")
+@_workers.worker_options
 @color_option
 def command(
-    targets: tuple[str, ...], json_file: str | None, html_file: str | None, color: bool | None, **given: Any
+    targets: tuple[str, ...],
+    json_file: str | None,
+    html_file: str | None,
+    color: bool | None,
+    case_memory: int,
+    workers: int | None,
+    in_process: bool,
+    **given: Any,
 ) -> int:
     """Check layers: the gradient of every primal, and every other property that applies.
 
     TARGET is a registered name, package.module, package.module:object or file.py[:object]; none means
-    all that is registered. Prints a table, then each finding on a small case of its own, with the
-    command that replays it.
+    all that is registered. Layers are checked at once, in processes of their own: one that crashes, hangs,
+    exits or exhausts memory costs no other layer anything. Prints a table, then each finding on a small
+    case of its own, with the command that replays it. Ctrl-C ends it, and shows what was found by then.
     """
     loss, matrices, least = given.pop("loss"), given.pop("show_matrices"), given.pop("least")
     if least is not None and not 0 <= least <= 100:
         raise UsageError(f"--fail-under-coverage takes a percentage from 0 to 100, got {least:g}")
+    begun = time.monotonic()
     with data_stream() as data:
         writable(json_file)
         writable(html_file)
         settings = _settings(**given)
-        layers = _layers(targets, loss)
-        reports, finished = _checked(layers, settings, color)
-        if not reports:
-            raise KeyboardInterrupt  # before the first layer was done
+        if _workers.supervises(in_process):
+            results, total = _supervised(targets, loss, settings, matrices, case_memory, workers, color)
+        else:
+            results, total = _here(targets, loss, settings, matrices, color)
+        done = [result for result in results if result.whole and result.error is None]
+        finished = sum(result.whole for result in results) == total
+        if not results:
+            raise KeyboardInterrupt  # before anything was found
+        # one that did not come to its end has not verified what it does not find
+        reports = [r.report for r in results if (r.whole and r.error is None) or r.report.findings]
         files = _cases.save(reports)
         replays = {finding: _cases.replay_command(path, finding) for finding, path in files.items()}
         text = sys.stderr if json_file == "-" else data
-        _show.show(reports, replays, text, color, matrices)
-        if matrices:
-            for layer in (x for x, report in zip(layers, reports) if not report.findings):
-                _show.show_matrices(layer.name, _example(layer, settings), text, color)
+        ended = None if finished else _interrupted(len(done), total, reports)
+        _show.show(reports, replays, text, color, matrices, time.monotonic() - begun, ended)
+        for result in (result for result in done if matrices and not result.report.findings):
+            _show.show_matrices(result.job.layer, result.more, text, color)
         if json_file is not None:
             from gradverify.report.jsonreport import to_json
 
@@ -69,9 +92,13 @@ def command(
             from gradverify.report.html import render_html
 
             write_text(render_html(reports, files), html_file, data)
+        for result in (result for result in results if result.said):
+            note("\n".join([f"{result.job.layer} printed:", *(f"  {line[:_WIDE]}" for line in result.said)]))
+        for result in (result for result in results if result.error is not None):
+            note(f"gradverify: {result.job.layer} could not be checked: {result.error}")
     if not finished:
         raise KeyboardInterrupt
-    return _show.status(reports, least)
+    return _status(results, reports, least)
 
 
 def _settings(*, examples: int | None, properties: tuple[str, ...], **given: Any) -> Settings:
@@ -82,48 +109,73 @@ def _settings(*, examples: int | None, properties: tuple[str, ...], **given: Any
     return Settings(properties=properties or None, **given)
 
 
-def _layers(targets: Sequence[str], loss: str | None) -> list[Layer]:
-    """Every layer once, in the order named, under the loss if there is one."""
-    from gradverify.registry import loss as find_loss
-    from gradverify.targets import load
-
-    if loss is not None:
-        find_loss(loss)  # an unknown loss is told before anything is imported
-    named = [load(target) for target in targets or (None,)]
-    found = [layer for group in named for layer in (group if loss is None else _under(group, loss))]
-    return list({(layer.name, layer.origin): layer for layer in found}.values())
+def _interrupted(done: int, total: int, reports: Sequence[Report]) -> str:
+    found = sum(len(report.findings) for report in reports)
+    return f"interrupted, {done} of {total} layer{'s' * (total != 1)} done, {found} finding{'s' * (found != 1)}"
 
 
-def _under(group: list[Layer], loss: str) -> list[Layer]:
-    """One layer must fit the loss; of several, those that do not are left out, and named."""
-    from gradverify.errors import DeclarationError
-    from gradverify.layer import Loss
-    from gradverify.targets import under
+def _status(results: Sequence[Result], reports: Sequence[Report], least: float | None) -> int:
+    """As `_show.status`, but where a layer could not be checked, and there is no finding that this could hide."""
+    from gradverify.cli import INTERNAL, USAGE
 
-    composed = []
-    for layer in group:
-        try:
-            if len(group) == 1 or not isinstance(layer, Loss):
-                composed.append(under(layer, loss))
-        except DeclarationError as error:
-            if len(group) == 1:
-                raise
-            note(f"gradverify: left out: {error}")
-    return composed
+    status, failed = _show.status(reports, least), [result for result in results if result.error is not None]
+    if status == _show.FOUND or not failed:
+        return status
+    return INTERNAL if any(result.loaded for result in failed) else USAGE
 
 
-def _checked(layers: Sequence[Layer], settings: Settings, color: bool | None) -> tuple[list[Report], bool]:
-    """Reports in order; on Ctrl-C those that are complete, and False."""
+def _supervised(
+    targets: Sequence[str],
+    loss: str | None,
+    settings: Settings,
+    matrices: bool,
+    memory: int,
+    workers: int | None,
+    color: bool | None,
+) -> tuple[list[Result], int]:
+    """Results in order, and the number of layers; fewer results than that after Ctrl-C."""
+    from gradverify.campaign.unit import Plan
+    from gradverify.campaign.watch import Job
+    from gradverify.verification import SECONDS
+
+    about: dict[str, Any] = dict(
+        case_seconds=SECONDS, memory=memory or None, folder=os.getcwd(), named=tuple(targets), loss=loss
+    )
+    plan = Plan(settings.dtype, settings.eps, **about)
+    with _workers.listed(plan) as (found, guard):
+        jobs = [Job(k, name, target, settings, plan, examined, (matrices,)) for k, (name, target) in enumerate(found)]
+        done = _workers.results(jobs, workers, color, lambda result: _progress.row(result.report), [guard])
+        return done, len(jobs)
+
+
+def examined(watch: Watch, layer: Layer, settings: Settings, matrices: bool) -> tuple[Report, Sequence[Comparison]]:
+    """What a worker does: the report, and an example where there is no finding to show matrices of."""
+    report = watch.check(layer, settings)
+    return report, _example(layer, settings) if matrices and not report.findings else ()
+
+
+def _here(
+    targets: Sequence[str], loss: str | None, settings: Settings, matrices: bool, color: bool | None
+) -> tuple[list[Result], int]:
+    """As `_supervised`, in this process."""
+    from gradverify.campaign.checks import Result
+    from gradverify.campaign.unit import Plan
+    from gradverify.campaign.watch import Job, checked
     from gradverify.checking import check_layer
+    from gradverify.targets import chosen
 
-    reports: list[Report] = []
-    try:
-        with progress(len(layers), colored(sys.stderr, color)) as listen:
-            for layer in layers:
-                reports.append(check_layer(layer, settings, listen))
-    except KeyboardInterrupt:
-        return reports, False
-    return reports, True
+    layers, left_out = chosen(targets, loss)
+    for why in left_out:
+        note(f"gradverify: left out: {why}")
+    results: list[Result] = []
+    with suppress(KeyboardInterrupt), _progress.board(len(layers), color) as board:
+        for layer in layers:
+            report = check_layer(layer, settings, board.heard)
+            more = _example(layer, settings) if matrices and not report.findings else ()
+            job = Job(len(results), layer.name, layer.origin or layer.name, settings, Plan(), checked)
+            results.append(Result(job, report, more))
+            board.finished(layer.name, *_progress.row(report))
+    return results, len(layers)
 
 
 def _example(layer: Layer, settings: Settings) -> Sequence[Comparison]:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradverify.cli import _campaign
-from gradverify.cli._output import color_option, data_stream, note
+from gradverify.cli._output import BYTES, color_option, data_stream, note
+from gradverify.cli._signals import asked_first
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 FOLDER = Path(".gradverify") / "fuzz"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_LEAST = 64 << 20
-_SIZES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
 class Duration(click.ParamType[float]):
@@ -39,25 +38,10 @@ class Duration(click.ParamType[float]):
         return seconds
 
 
-class Bytes(click.ParamType[int]):
-    """Bytes, as 500M or 4G."""
-
-    name = "bytes"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        match = re.fullmatch(r"(\d+)([KMG]?)", str(value), re.IGNORECASE)
-        if match is None:
-            self.fail(f"{value!r} is no number of bytes; write 500M, 4G", param, ctx)
-        size = int(match[1]) * _SIZES[match[2].upper()]
-        if 0 < size < _LEAST:
-            self.fail(f"{value!r} is too little for any layer; at least {_LEAST >> 20}M, or 0 for no limit", param, ctx)
-        return size
-
-
 @click.command("fuzz")
 @click.argument("targets", metavar="[TARGET]...", nargs=-1)
 @click.option("--for", "seconds", type=Duration(), metavar="TIME", help="Stop after 90s, 10m, 1h30m; else on Ctrl-C.")
-@click.option("--workers", type=click.IntRange(1), metavar="N", help="Units at once; the default is all cores.")
+@click.option("-j", "--workers", type=click.IntRange(1), metavar="N", help="Units at once; the default is all cores.")
 @click.option("--store", "folder", metavar="DIR", help="Keep everything here; a store that exists is resumed.")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="S", help="Seed of the drawing.")
 @click.option("--max-findings", type=click.IntRange(1), metavar="K", help="Stop after K new findings.")
@@ -66,7 +50,7 @@ class Bytes(click.ParamType[int]):
 @click.option("--eps", type=float, metavar="E", help="Relative step of the first difference, instead of a drawn one.")
 @click.option("--property", "properties", metavar="P", multiple=True, help="Try this property only; may be repeated.")
 @click.option("--case-seconds", type=Duration(), default="20s", show_default=True, metavar="T", help="Limit of a case.")
-@click.option("--case-memory", type=Bytes(), default="4G", show_default=True, metavar="B", help="What a layer may use.")
+@click.option("--case-memory", type=BYTES, default="4G", show_default=True, metavar="B", help="What a layer may use.")
 @color_option
 def command(
     targets: tuple[str, ...],
@@ -106,21 +90,15 @@ def command(
 
 
 def _interruptible(campaign: Campaign) -> Any:
-    """Ctrl-C, and SIGTERM, which job schedulers send before they kill: the first asks, the second insists."""
-    import signal
+    """The first Ctrl-C asks for an orderly end."""
 
-    def interrupt(signum: int, frame: Any) -> None:
-        if campaign.stopped or not campaign.running:
-            raise KeyboardInterrupt
+    def stop() -> bool:
+        asked = not campaign.stopped and campaign.running
         campaign.stop()
+        return asked
 
-    signals = (signal.SIGINT, signal.SIGTERM)
-    previous = [signal.signal(number, interrupt) for number in signals]
-    try:
+    with asked_first(stop):
         return campaign.run()
-    finally:
-        for number, handler in zip(signals, previous):
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import numpy as np
 from gradverify import evaluate
 from gradverify.diagnosis import add, variants
 from gradverify.diagnosis.evidence import ABOUT_GRADIENTS, Evidence
+from gradverify.diagnosis.untouched import explains
 from gradverify.properties import fresh, properties
 from gradverify.types import Case, Diagnosis, Finding
 from gradverify.verification import examine
@@ -68,6 +69,11 @@ def mutation(evidence: Evidence) -> Diagnosis | None:
     if crash:
         text = f"{stage} changes {what} in place, and fails where that array cannot be written"
         return Diagnosis("mutation", "MUTATE", text, 0.98, dict(changes[0].facts))
+    if evidence.about_gradient and stage == "backward" and not explains(evidence):
+        text = (
+            f"{stage} changes {what} in place besides: what is read of it after that alone does not explain the error"
+        )
+        return Diagnosis("mutation", "MUTATE", text, 0.6, dict(changes[0].facts))
     text = f"{stage} changes {what} in place; what reads it after that gets wrong values"
     return Diagnosis("mutation", "MUTATE", text, 0.975, dict(changes[0].facts))
 
@@ -128,6 +134,9 @@ def state(evidence: Evidence) -> Diagnosis | None:
     if finding.property not in ("reusable", "reuse", "repeatable", "accumulates") or finding.kind == "random":
         return None
     what = str(finding.facts.get("what", ""))
+    if finding.kind == "overwrites":
+        text = "forward returns an array that it keeps and writes into again: the caller needs a copy, or a new array"
+        return Diagnosis("state", "OVERWRITE", text, 0.98, {"what": what})
     d = f"the gradient of {evidence.primal} changes {what}"
     if finding.property == "accumulates":
         return Diagnosis("state", "OVERWRITE", f"{d}: buffers are overwritten, not added to", 0.95)

@@ -59,6 +59,8 @@ class Evidence:
         self.layer = layer
         self.finding = finding
         self.case = finding.case.but(options={**layer.default_options, **finding.case.options})
+        self._plain: dict[str, Case | None] = {}
+        self._probes: dict[int, Probe | None] = {}  # of plain cases, which several signatures ask for
 
     @cached_property
     def primal(self) -> str:
@@ -92,10 +94,15 @@ class Evidence:
 
     def probe(self, case: Case | None) -> Probe | None:
         """Both gradients at a case; None where there is no case, or forward fails on it."""
+        if id(case) in self._probes:
+            return self._probes[id(case)]
         try:
-            return None if case is None else Probe(self.layer, case)
+            found = None if case is None else Probe(self.layer, case)
         except LayerFailure:
-            return None
+            found = None
+        if any(case is plain for plain in self._plain.values()):
+            self._probes[id(case)] = found
+        return found
 
     @cached_property
     def own(self) -> Probe | None:
@@ -140,7 +147,16 @@ class Evidence:
     ) -> Case | None:
         """A plain case with the situation's options (or others), some sizes fixed."""
         chosen = self.options if options is None else options
-        return variants.plain(self.layer, self.case, chosen, draw, sizes)
+        key = repr((draw, sorted(chosen.items()), sorted((sizes or {}).items())))
+        if key not in self._plain:
+            self._plain[key] = variants.plain(self.layer, self.case, chosen, draw, sizes)
+        return self._plain[key]
+
+    def _like(self, draw: int, options: Mapping[str, Any], like: Case | None) -> Case | None:
+        """A plain case, in the shapes of another one if it is given."""
+        if like is None:
+            return self.plain(draw, options)
+        return variants.plain(self.layer, self.case, options, draw, like=like)
 
     # -- the situation ----------------------------------------------------------------------
 
@@ -194,11 +210,11 @@ class Evidence:
 
     def _tried(self, needs: str, options: Mapping[str, Any], like: Case | None = None) -> Situation | None:
         def probes(chosen: Mapping[str, Any]) -> list[Probe]:
-            drawn = (variants.plain(self.layer, self.case, chosen, k, like=like) for k in range(DRAWS))
+            drawn = (self._like(k, chosen, like) for k in range(DRAWS))
             return [p for p in map(self.probe, drawn) if p is not None]
 
         def more(chosen: Mapping[str, Any]) -> Iterator[Probe]:
-            drawn = (variants.plain(self.layer, self.case, chosen, k, like=like) for k in range(DRAWS, 4 * DRAWS))
+            drawn = (self._like(k, chosen, like) for k in range(DRAWS, 4 * DRAWS))
             return (p for p in map(self.probe, drawn) if self.wrong(p) and p is not None)
 
         found = probes(options)

@@ -11,6 +11,7 @@ import numpy as np
 from gradverify.diagnosis import add, variants
 from gradverify.diagnosis.evidence import Evidence
 from gradverify.diagnosis.probe import Probe, close
+from gradverify.facts import best_ratio
 from gradverify.types import Array, Diagnosis
 
 _MOST = 40  # changed primals that are tried
@@ -54,9 +55,11 @@ def moved(evidence: Evidence) -> Diagnosis | None:
         for words, move in moves(labels, shape):
             if probes is not evidence.probes and not words.startswith("transposed"):
                 continue  # equal sizes are for what needs them
-            if evidence.everywhere(partial(_is_moved, evidence, move), probes):
+            negated = evidence.everywhere(partial(_is_moved, evidence, move, -1), probes)
+            if negated or evidence.everywhere(partial(_is_moved, evidence, move, 1), probes):
                 square = "" if probes is evidence.probes else " where all sizes are equal"
-                text = f"the gradient of {evidence.primal} is the right one {words}{square or evidence.given}"
+                minus = ", and negated" if negated else ""
+                text = f"the gradient of {evidence.primal} is the right one {words}{minus}{square or evidence.given}"
                 return Diagnosis("moved", "INDEX", text, 0.96, {"cases": len(probes)})
     found = _permuted(evidence)
     if found is not None:
@@ -65,9 +68,10 @@ def moved(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-def _is_moved(evidence: Evidence, move: Move, probe: Probe) -> bool:
+def _is_moved(evidence: Evidence, move: Move, sign: int, probe: Probe) -> bool:
     a, n = evidence.pair(probe)
-    return move(n).shape == n.shape and close(a, move(n)) and not close(a, n)
+    told = sign > 0 or n.size > 2  # of two entries, the one with the other's sign is no evidence of two slips
+    return told and move(n).shape == n.shape and close(a, sign * move(n)) and not close(a, n) and not close(a, -n)
 
 
 def _permuted(evidence: Evidence) -> str | None:
@@ -92,27 +96,59 @@ def _other_order(evidence: Evidence, axis: int, probe: Probe) -> bool:
 
 @add("swapped", "INDEX")
 def swapped(evidence: Evidence) -> Diagnosis | None:
-    """The gradient of another primal of the same shape."""
+    """The gradient of another primal of the same shape, as it is or times one number, as when it is negated besides."""
     if not evidence.about_gradient or len(evidence.differentiable) < 2:
         return None
     for probes in (evidence.probes, _twins(evidence)):
         for other in evidence.differentiable:
-            test = partial(_is_that_of, evidence, other)
-            if other == evidence.primal or not evidence.everywhere(test, probes):
+            if other == evidence.primal or not probes:
                 continue
-            both = all(close(p.analytic[other], p.numerical(evidence.primal)) for p in probes)
+            mine = _times(probes, evidence.primal, other)
+            if mine is None or evidence.everywhere(partial(_has_factor, evidence), probes):
+                continue
+            theirs = _times(probes, other, evidence.primal)
             d = f"the gradient of {evidence.primal}"
             most = all(p.wrong(evidence.primal).mean() > 0.5 for p in probes)
             square = "" if probes is evidence.probes else " where all sizes are equal"
-            text = f"{d} and that of {other} are swapped" if both else f"{d} is that of {other}"
-            text += square or evidence.given
+            text = f"{d} is that of {other}" if theirs is None else f"{d} and that of {other} are swapped"
+            text += (square or evidence.given) + _besides(evidence.primal, mine, other, theirs)
             return Diagnosis("swapped", "INDEX", text, 0.96 if most else 0.8, {"cases": len(probes)})
     return None
 
 
-def _is_that_of(evidence: Evidence, other: str, probe: Probe) -> bool:
+def _times(probes: tuple[Probe, ...], name: str, other: str) -> float | None:
+    """The number r with gradient = r times the right one of another primal, the same on every probe."""
+    found = []
+    for probe in probes:
+        a, right = probe.analytic.get(name), probe.numerical(other)
+        if a is None or a.shape != right.shape or not np.isfinite(a).all() or close(a, probe.numerical(name)):
+            return None
+        ratio, _ = best_ratio(a.ravel(), right.ravel())
+        if not np.isfinite(ratio) or abs(ratio) < 1e-9 or not close(a, ratio * right):
+            return None
+        found.append(1.0 if close(a, right) else ratio)
+    several = len(found) > 1 and all(np.count_nonzero(p.numerical(other)) > 2 for p in probes)
+    same = max(found) - min(found) <= 1e-6 * abs(found[0])
+    return found[0] if set(found) == {1.0} or (several and same) else None
+
+
+def _has_factor(evidence: Evidence, probe: Probe) -> bool:
+    """Whether it is its own right gradient times a number, which is simpler."""
     a, n = evidence.pair(probe)
-    return close(a, probe.numerical(other)) and not close(a, n)
+    ratio, _ = best_ratio(a.ravel(), n.ravel())
+    return bool(np.isfinite(ratio)) and close(a, ratio * n)
+
+
+def _besides(name: str, mine: float, other: str, theirs: float | None) -> str:
+    """What else is wrong with gradients that stand in each other's place."""
+
+    def said(r: float) -> str:
+        return "negated" if abs(r + 1) < 1e-6 else f"multiplied by {r:.6g}"
+
+    wrong = [(n, r) for n, r in ((name, mine), (other, theirs)) if r is not None and abs(r - 1) > 1e-6]
+    if len(wrong) == 2 and abs(wrong[0][1] - wrong[1][1]) <= 1e-6 * abs(wrong[0][1]):
+        return f", and both are {said(wrong[0][1])}"
+    return "".join(f", and what stands for {n} is {said(r)}" for n, r in wrong)
 
 
 @add("another_value", "INDEX")

@@ -11,6 +11,7 @@ from gradverify.diagnosis import add
 from gradverify.diagnosis.evidence import Evidence
 from gradverify.diagnosis.gates import time_axis
 from gradverify.diagnosis.probe import Probe
+from gradverify.diagnosis.slope import tends
 from gradverify.types import Array, Case, Diagnosis
 
 _FEW = 10  # length of the shared axis, more than there are rows
@@ -29,6 +30,8 @@ def one_use(evidence: Evidence) -> Diagnosis | None:
         if any(p.wrong(name).any() for p in probes):
             continue  # then it is not this parameter alone
         if len(probes) == len(_WIDTHS) and evidence.everywhere(partial(_in_span, evidence, name, axis, take), probes):
+            if tends(evidence) is not None:
+                return None  # a slope that is missing leaves the gradient in that span as well
             text = (
                 f"the gradient of {evidence.primal} lies in the span of {words}, the numerical one does not: only that "
                 f"use of {evidence.primal} is counted, others are overwritten"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import combinations
 
 import numpy as np
 
@@ -41,7 +42,34 @@ def overwritten(evidence: Evidence) -> Diagnosis | None:
                 f"alone{evidence.given}: it is assigned where it must be added"
             )
             return Diagnosis("overwritten", "OVERWRITE", text, 0.94, facts)
-    return _lost(evidence)
+    return _windows(evidence) or _lost(evidence)
+
+
+def _windows(evidence: Evidence) -> Diagnosis | None:
+    """As above, where what the places of some other axes of the output (channels) contribute is added up first."""
+    rank = evidence.probes[0].outputs[0].ndim
+    labels, own = labels_of(evidence, 0, rank), evidence.probes[0].labels(evidence.primal)
+    others = [k for k in range(rank) if labels[k] not in own]
+    for axes in (axes for count in range(1, rank - 1) for axes in combinations(others, count)):
+        for which, place in (("last", -1), ("first", 0)):
+            if evidence.everywhere(partial(_by_window, evidence, axes, place)):
+                names = " and ".join(labels[k] for k in axes)
+                text = (
+                    f"entries of {evidence.primal} that reach several places of the output hold the contribution of "
+                    f"the {which} of them alone (summed over {names}){evidence.given}: what overlapping windows "
+                    "contribute is assigned where it must be added"
+                )
+                return Diagnosis("overwritten", "OVERWRITE", text, 0.93, {"cases": len(evidence.probes)})
+    return None
+
+
+def _by_window(evidence: Evidence, axes: tuple[int, ...], place: int, probe: Probe) -> bool:
+    if len(probe.outputs) != 1 or probe.outputs[0].dtype.kind != "f":
+        return False
+    y, (a, n) = probe.outputs[0], evidence.pair(probe)
+    terms = probe.contributions(evidence.primal).reshape(*y.shape, *n.shape).sum(axes)
+    terms = terms.reshape(-1, *n.shape)
+    return len(terms) > 1 and _holds_one(a, n, terms, np.zeros(n.shape), place)
 
 
 Places = tuple[tuple[int, int], ...]

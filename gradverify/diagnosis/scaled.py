@@ -81,9 +81,12 @@ def factor(evidence: Evidence) -> Diagnosis | None:
         return None
     d = f"the gradient of {evidence.primal}"
     tried = _tried(found)
+    negated = all(r < 0 for _, r in found)
     for words, values, of_options in _names(evidence, [p for p, _ in found]):
-        if all(abs(r - v) <= 1e-6 * abs(v) for (_, r), v in zip(found, values)):
+        if all(abs(abs(r) - v) <= 1e-6 * abs(v) and (r < 0) == negated for (_, r), v in zip(found, values)):
             where = " (sum for mean, or the other way round)" if words.strip("1/").isidentifier() else ""
+            where += ", and the sign is wrong" if negated else ""
+            words = f"-{words}" if negated else words
             text = f"{d} is the right one times {words}{where}{evidence.given}, in all of {len(found)} cases tried"
             return Diagnosis("factor", "FACTOR", _hint(text, words), _confidence(evidence, of_options), tried)
     low, high = min(r for _, r in found), max(r for _, r in found)
@@ -104,7 +107,7 @@ def _confidence(evidence: Evidence, of_options: bool) -> float:
 
 
 def _hint(text: str, words: str) -> str:
-    known = words.replace(".", "", 1).replace("/", "", 1).isdigit()
+    known = words.lstrip("-").replace(".", "", 1).replace("/", "", 1).isdigit()
     return f"{text}; if this is meant, declare factor={words}" if known else text
 
 

@@ -24,6 +24,10 @@ def facts(evidence: Evidence) -> Diagnosis | None:
         shapes = {
             (np.asarray(p.raw.get(evidence.primal)).shape, p.shape(evidence.primal)) for p in evidence.situation.failing
         }
+        if all(got == () for got, _ in shapes):
+            axes = ", ".join(evidence.situation.failing[0].labels(evidence.primal))
+            text = f"backward returns one number for the gradient of {evidence.primal}, which has the axes {axes}"
+            return Diagnosis("facts", "SHAPE", text, 0.3)
         said = ", ".join(f"{got} for {wanted}" for got, wanted in sorted(shapes))
         return Diagnosis("facts", "SHAPE", f"the gradient of {evidence.primal} has the shape {said}", 0.3)
     if not evidence.probes:
@@ -33,6 +37,10 @@ def facts(evidence: Evidence) -> Diagnosis | None:
     wrong = probe.wrong(evidence.primal)
     if not wrong.any():
         return None
+    if not np.isfinite(a).all():
+        count = int((~np.isfinite(a)).sum())
+        text = f"the gradient of {evidence.primal} is NaN or infinite{evidence.given} in {count} of {a.size} entries"
+        return Diagnosis("facts", "UNKNOWN", text, 0.35, {"wrong": int(wrong.sum())})
     known = np.isfinite(a) & np.isfinite(n)
     ratio, rest = best_ratio(a[known], n[known])
     with np.errstate(all="ignore"):

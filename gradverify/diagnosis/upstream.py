@@ -10,6 +10,7 @@ import numpy as np
 from gradverify.diagnosis import add
 from gradverify.diagnosis.effects import explained
 from gradverify.diagnosis.evidence import Evidence
+from gradverify.diagnosis.outputs import labels_of
 from gradverify.diagnosis.probe import Probe, close
 from gradverify.types import Array, Diagnosis
 
@@ -41,6 +42,10 @@ def upstream(evidence: Evidence) -> Diagnosis | None:
             zero = not any(np.any(p.analytic[evidence.primal]) for p in evidence.probes)
             confidence = 0.85 if zero else 0.97  # zero may be right for such a cotangent, and is simpler
             return Diagnosis("upstream", "UPSTREAM", text + evidence.given, confidence, {"cases": len(evidence.probes)})
+    along = _along_an_axis(evidence)
+    if along:
+        text = f"{d} takes the {along} for the upstream gradient of each{evidence.given}"
+        return Diagnosis("upstream", "UPSTREAM", text, 0.96, {"cases": len(evidence.probes)})
     answers = [answer(probe, evidence.primal) for probe in evidence.probes]
     if len(set(answers)) == 1 and answers[0] in _SAID and answers[0] != "nan":
         text = f"{d}{evidence.given} {_SAID[answers[0]][1]}"
@@ -49,6 +54,30 @@ def upstream(evidence: Evidence) -> Diagnosis | None:
         text = f"{d} is not linear in the upstream gradient{evidence.given}: twice that does not give twice this"
         return Diagnosis("upstream", "UPSTREAM", text, 0.7, {"cases": len(evidence.probes)})
     return None
+
+
+_REDUCED: dict[str, Callable[..., Array]] = {"mean": np.mean, "sum": np.sum}
+
+
+def _along_an_axis(evidence: Evidence) -> str:
+    """The mean or the sum over one axis of the output, if that is what backward takes at all its places."""
+    outputs = evidence.probes[0].outputs
+    if len(outputs) != 1 or outputs[0].dtype.kind != "f":
+        return ""
+    for axis in range(outputs[0].ndim):
+        for words, reduce in _REDUCED.items():
+            if evidence.everywhere(partial(_is_reduced, evidence, axis, reduce)):
+                return f"{words} of the upstream gradients over {labels_of(evidence, 0, outputs[0].ndim)[axis]}"
+    return ""
+
+
+def _is_reduced(evidence: Evidence, axis: int, reduce: Callable[..., Array], probe: Probe) -> bool:
+    a, n = evidence.pair(probe)
+    weights = probe.point.weights.reshape(probe.outputs[0].shape)
+    if weights.ndim <= axis or weights.shape[axis] < 2:
+        return False
+    taken = np.broadcast_to(reduce(weights, axis=axis, keepdims=True), weights.shape)
+    return close(a, probe.under(evidence.primal, taken.ravel())) and not close(a, n)
 
 
 def _bent(evidence: Evidence, probe: Probe) -> bool:
@@ -85,6 +114,11 @@ _SAID = {
         "is not zero for an upstream gradient of zero: a term is added to it that does not depend on the upstream "
         "gradient, as of weight decay",
     ),
+    "signed": (
+        "UPSTREAM",
+        "depends on the sign of the upstream gradient: minus that does not give minus this, as where a mask looks at "
+        "dy and not at what forward computed",
+    ),
     "nan": ("SINGULAR", "is NaN or infinite for an upstream gradient of zero: it is multiplied by what is infinite"),
 }
 
@@ -106,7 +140,11 @@ def answer(probe: Probe, name: str) -> str:
         return "clipped" if right else "ignored" if np.any(n) and close(once, big) else ""
     if np.any(zero) and close(twice - zero, 2 * (once - zero)):
         return "added"
-    return "linear" if close(twice, 2 * once) else ""
+    if not close(twice, 2 * once):
+        return ""
+    minus = probe.pulled(tuple(np.asarray(-v, v.dtype) for v in cotangents)).get(name)
+    bent = minus is not None and np.isfinite(minus).all() and not close(minus, -once)
+    return "signed" if bent else "linear"
 
 
 @add("output_ignored", "UPSTREAM")
@@ -159,7 +197,7 @@ def nonlinear(evidence: Evidence) -> Diagnosis | None:
         return None
     d, plain = f"the gradient of {evidence.primal}", [evidence.probe(evidence.plain(draw)) for draw in range(2)]
     answers = [answer(p, evidence.primal) for p in (evidence.own, *plain) if p is not None]
-    for said in ("nan", "clipped", "added"):
+    for said in ("nan", "clipped", "added", "signed"):
         if said in answers:
             return Diagnosis("nonlinear", _SAID[said][0], f"{d} {_SAID[said][1]}", 0.93, {"cases": len(answers)})
     if set(answers) == {"ignored"}:

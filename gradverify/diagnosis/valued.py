@@ -8,7 +8,9 @@ import numpy as np
 
 from gradverify.diagnosis import add, variants
 from gradverify.diagnosis.evidence import Evidence
+from gradverify.properties import properties
 from gradverify.types import Array, Case, Diagnosis
+from gradverify.verification import examine
 
 _JITTER = 1e-3
 
@@ -43,7 +45,18 @@ def exact(evidence: Evidence) -> bool:
         return False
     cases = [jittered(evidence, evidence.case, k) for k in range(3)]
     told = [c for c in cases if c is not None]
-    return bool(told) and all(map(evidence.holds, told))
+    return bool(told) and all(_right(evidence, case) for case in told)
+
+
+def _right(evidence: Evidence, case: Case) -> bool:
+    """Whether the gradient is right on a case: by a probe or, where slopes are steep, by the check itself."""
+    probe = evidence.probe(case)
+    if probe is None or probe.failure is not None or not np.isfinite(probe.analytic.get(evidence.primal, np.nan)).all():
+        return False
+    if evidence.holds(case):
+        return True
+    outcome = examine(evidence.layer, case, properties.get("gradient"))
+    return not any(f.primal == evidence.primal for f in outcome.findings)
 
 
 def tied(evidence: Evidence, case: Case) -> Case | None:
@@ -154,9 +167,6 @@ def tail(evidence: Evidence) -> Diagnosis | None:
 
 def _right_at(evidence: Evidence, scale: float) -> bool:
     """Whether the case scaled down is right, judged as the finding was."""
-    from gradverify.properties import properties
-    from gradverify.verification import examine
-
     case = changed(evidence, evidence.case, lambda name, a: a * scale)
     if case is None:
         return False

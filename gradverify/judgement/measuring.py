@@ -17,6 +17,7 @@ FINE = 4e-9  # a single step decides only where its bound is below this share of
 UPWARD = ladder.RATIO ** np.arange(8.0)  # steps from the best one upward, each RATIO times the one before
 SKIPPED = 2  # at the most, of the first ones
 DOWNWARD = ladder.RATIO ** -np.arange(1.0, 5.0)  # and from there downward
+SMALL = 1e-3  # of the natural step: an entry below may be far from what its primal's scale tells
 LARGE = (1.0, 2.0**-4, 2.0**-8)  # relative steps at which to ask whether anything moves at all
 
 
@@ -84,7 +85,7 @@ def climb(sweep: Sweep, todo: Array) -> None:
     """Ladder on what single steps left open; wider, finer or one-sided where the natural scale says nothing."""
     if todo.size == 0:
         return
-    point, known = sweep.point, sweep.analytic
+    point, known, every = sweep.point, sweep.analytic, todo
     rate, noise = ladder.quotients(point, todo, known[todo])
     measured(sweep, todo, ladder.chosen(point, todo, known[todo], rate, noise))
     left = sweep.verdicts[todo] == UNRESOLVED
@@ -104,12 +105,31 @@ def climb(sweep: Sweep, todo: Array) -> None:
         todo = todo[~np.isfinite(sweep.bound[todo])]
         if todo.size:
             measured(sweep, todo, ladder.entrywise(point, todo, known[todo], side=side))
+    _closer(sweep, every)
 
 
-def measured(sweep: Sweep, entries: Array, estimate: Estimate) -> None:
-    """Keep estimates that are better than what is known."""
+def _closer(sweep: Sweep, entries: Array) -> None:
+    """Look again, at steps of its own size, at what disagrees and is far smaller than the rest of its primal.
+
+    An even function such as 1/x^2 differences to 0 across its pole, and looks converged. Of two estimates that
+    exclude each other the one at smaller steps is right: a larger step counts while it agrees with smaller ones.
+    """
+    own = np.abs(sweep.point.values)
+    wrong = sweep.among(entries, DISAGREES)
+    small = wrong[(own[wrong] > 0) & (own[wrong] < SMALL * sweep.point.scale[wrong])]
+    if small.size == 0:
+        return
+    close = ladder.entrywise(sweep.point, small, sweep.analytic[small], scale=own[small].astype(float))
+    apart = np.abs(close.value - sweep.numerical[small]) > close.bound + sweep.bound[small]
+    measured(
+        sweep, small[apart], Estimate(*(part[apart] for part in (close.value, close.truncation, close.rounding))), True
+    )
+
+
+def measured(sweep: Sweep, entries: Array, estimate: Estimate, anyway: bool = False) -> None:
+    """Keep estimates that are better than what is known, or all of them."""
     value, bound = np.asarray(estimate.value, float), np.asarray(estimate.bound, float)
-    better = bound < sweep.bound[entries]
+    better = (bound < sweep.bound[entries]) | anyway
     entries, value, bound = entries[better], value[better], bound[better]
     sweep.widen(entries, value)
     known = sweep.analytic[entries]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from types import CodeType, FrameType
 from typing import Any, Protocol
 
-from gradverify.evaluate import stage
+from gradverify.failures import stage
 
 
 @dataclass(slots=True)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from gradverify.checking import Progress, Search
+from gradverify.checking import Search
 from gradverify.layer import Layer
-from gradverify.mutants import Mutant, baseline, shelf
+from gradverify.mutants import Mutant, baseline, generic, shelf
+from gradverify.progress import Progress
 from gradverify.settings import Settings
+from gradverify.types import Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +94,24 @@ def trial(mutant: Mutant, seed: int = 0, usual: bool = True) -> Trial:
     return Trial(mutant.number, mutant.layer, mutant.bug_class, mutant.text, caught, name, cases, seconds, *others)
 
 
-def _numbered(number: int, seed: int, usual: bool) -> Trial:
-    return trial(next(m for m in shelf() if m.number == number), seed, usual)
+def numbered(watch: Any, layer: Layer | None, settings: Settings, number: int, usual: bool) -> tuple[Report, Trial]:
+    """What a worker does: the trial of a mutant of the layer, or of the shelf for None, by its number."""
+    mutants = shelf() if layer is None else generic.mutants(layer)
+    mutant = next(m for m in mutants if m.number == number)
+    return Report(mutant.layer, {}), trial(mutant, int(settings.seed or 0), usual)
+
+
+def described(watch: Any, layer: Layer, settings: Settings) -> tuple[Report, list[tuple[int, str, str, str]]]:
+    """What a worker does first: the check of the right layer, and number, layer, class and text of its mutants."""
+    report = watch.check(layer, settings)
+    return report, [(m.number, m.layer, m.bug_class, m.text) for m in generic.mutants(layer)]
+
+
+def ended(mutant: Mutant, report: Report) -> Trial:
+    """The trial of a mutant that ended its process, which is caught by that."""
+    first = report.findings[0].property
+    about = (mutant.number, mutant.layer, mutant.bug_class, mutant.text)
+    return Trial(*about, True, first, report.cases, report.seconds)
 
 
 def usual_checks(layer: Layer, right: Layer, seed: int) -> tuple[bool | None, bool | None, bool | None]:
@@ -106,15 +122,9 @@ def usual_checks(layer: Layer, right: Layer, seed: int) -> tuple[bool | None, bo
     return caught, None if slow is None else not slow, None if fast is None else not fast
 
 
-def run(mutants: Sequence[Mutant], *, seed: int = 0, workers: int = 1, usual: bool = True) -> Iterator[Trial]:
-    """Trials in the order of the mutants; with several workers, which find theirs on the shelf by number."""
-    if workers <= 1:
-        yield from (trial(m, seed, usual) for m in mutants)
-        return
-    count = len(mutants)
-    fresh = multiprocessing.get_context("spawn")  # a fork of a process whose libraries run threads may deadlock
-    with ProcessPoolExecutor(workers, mp_context=fresh) as pool:
-        yield from pool.map(_numbered, [m.number for m in mutants], [seed] * count, [usual] * count)
+def run(mutants: Sequence[Mutant], *, seed: int = 0, usual: bool = True) -> Iterator[Trial]:
+    """Trials in the order of the mutants, in this process."""
+    yield from (trial(m, seed, usual) for m in mutants)
 
 
 def details(trials: Iterable[Trial]) -> list[str]:

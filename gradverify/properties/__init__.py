@@ -23,11 +23,13 @@ class Regime:
     special : draw special points (zeros, ties, borders, saturation, equal rows, size-1 and empty axes) only
     dtype : floating type of the primals ("float32"); None takes the type of the check
     small : keep every axis at 3 or less, for properties that are costly
+    production : beside small cases those that kernels meet: declared sizes, sizes about blocks, ids by Zipf's law
     """
 
     special: bool = False
     dtype: str | None = None
     small: bool = False
+    production: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class Property:
     regime : what it asks of the drawn cases
     share : fraction of the examples of a check that it wants (costly properties ask for less)
     default : whether it is tried unless others are named
+    seconds : that a case of it may take, where that is more than the usual limit
     implied_by : properties whose finding on a primal explains this one's, which is then not reported again
     joint : kinds of its findings that concern several primals: a finding of `implied_by` on any of them explains those
     explains : ``(fingerprint of its finding, of another one) -> whether the first explains the second``
@@ -61,6 +64,7 @@ class Property:
     explains: Callable[[Fingerprint, Fingerprint], bool] = lambda mine, other: False
     moot: Callable[[Layer, Case, Outcome], Outcome | None] | None = None
     default: bool = True
+    seconds: float = 0.0
 
 
 Fingerprint = tuple[str, str, str]  # property, kind, primal or ""

@@ -1,7 +1,8 @@
 """Accumulation: gradients are added into buffers that already hold something.
 
 An object may replace its gradients at each backward, or add to them; one that does this here and that
-there is wrong wherever it is used twice before an update.
+there is wrong wherever it is used twice before an update. Where it is declared that it adds, micro-batches
+in any order must leave their sum.
 """
 
 from __future__ import annotations
@@ -40,17 +41,54 @@ def holds(layer: Layer, case: Case) -> Outcome:
 
 
 def _on_an_object(layer: Layer, case: Case, expected: dict[str, Array]) -> Outcome:
-    """After two rounds either every gradient is doubled or every gradient is as after one."""
-    primals, cotangents = evaluate.copies(case.primals), exact.copied(case.cotangents or ())
-    left = evaluate.guarded("backward", layer.hooks.again or dict, primals, cotangents, case.options)
+    """After two rounds either every gradient is doubled or every one is as after one; so it stays after three."""
+    left = _left(layer, [case, case])
     once = {n: expected[n] for n in left if n in expected and np.shape(left[n]) == np.shape(expected[n])}
-    if len(once) < 2:
+    if not once or (len(once) < 2 and not layer.hooks.added):
         return Outcome(NAME, skipped="fewer than two gradients are kept on the object: none can differ from the others")
-    got = {n: np.asarray(left[n]) for n in once}
+    if layer.hooks.added:
+        return _in_every_order(layer, case, once, added=True)
+    got = {n: left[n] for n in once}
     twice = {n: 2 * g for n, g in once.items()}
     added = exact.outcome(layer, case, NAME, [("after two backward passes (others are added up)", got, twice)])
     replaced = exact.outcome(layer, case, NAME, [("after two backward passes (others are replaced)", got, once)])
-    return min(added, replaced, key=lambda outcome: len(outcome.findings))
+    if added.findings and replaced.findings:
+        return min(added, replaced, key=lambda outcome: len(outcome.findings))
+    return _in_every_order(layer, case, once, not added.findings)
+
+
+def _in_every_order(layer: Layer, case: Case, once: dict[str, Array], added: bool) -> Outcome:
+    """Two and three micro-batches, nobody clearing between: their sum, or what the last one gives."""
+    other = _other(layer, case, once)
+    at_other = exact.gradients(layer, other)
+    pairs = []
+    for order in ("aa", "ab", "ba", "aba", "bab", "aab"):
+        left = _left(layer, [case if which == "a" else other for which in order])
+        terms = [once if which == "a" else at_other for which in order]
+        wanted = {n: sum(t[n] for t in terms) if added else terms[-1][n] for n in once}
+        meant = "sum" if added else "last one, as after two equal ones"
+        what = f"after {len(order)} backward passes without zeroing (batches {', '.join(order)}; meant is the {meant})"
+        pairs.append((what, {n: left[n] for n in once}, wanted))
+    return exact.outcome(
+        layer, case, NAME, pairs, terms={n: 3 * (np.abs(g) + np.abs(at_other[n])) for n, g in once.items()}
+    )
+
+
+def _left(layer: Layer, cases: list[Case]) -> dict[str, Array]:
+    """Gradients that are kept on one object after a forward and a backward for each case."""
+    rounds = [(evaluate.copies(c.primals), exact.copied(c.cotangents or ())) for c in cases]
+    left = evaluate.guarded("backward", layer.hooks.again or dict, rounds, cases[0].options)
+    kept, _ = evaluate.usable(layer, cases[0], left)
+    return kept
+
+
+def _other(layer: Layer, case: Case, kept: dict[str, Array]) -> Case:
+    """Another micro-batch for the same parameters: inputs in the opposite order, and another upstream gradient."""
+    turned = {
+        n: a if n in kept or not np.ndim(a) else np.ascontiguousarray(np.flip(a, 0)) for n, a in case.primals.items()
+    }
+    other, _ = evaluate.completed(layer, case.but(primals=turned, cotangents=None, seed=case.seed + 3))
+    return other
 
 
 add(Property(NAME, "gradients are added to what their buffers hold", holds, applies, share=0.3))

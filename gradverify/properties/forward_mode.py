@@ -10,6 +10,7 @@ from gradverify import evaluate, exact
 from gradverify.differences import ladder
 from gradverify.differences.point import Point
 from gradverify.evaluate import LayerFailure
+from gradverify.foreign import array
 from gradverify.layer import Layer
 from gradverify.properties import Property, add, gradient
 from gradverify.types import Array, Case, Finding, Outcome
@@ -60,7 +61,8 @@ def _pushed(layer: Layer, case: Case, point: Point, direction: Array) -> float:
     raw = evaluate.guarded(
         "jvp", layer.hooks.jvp, evaluate.copies(case.primals), _tangents(point, direction), **case.options
     )
-    pushed = [np.asarray(t) for t in (raw if isinstance(raw, (tuple, list)) else (raw,))]
+    parts = raw if isinstance(raw, (tuple, list)) else (raw,)
+    pushed = [evaluate.guarded("jvp", array, part, "a tangent that jvp returned", "jvp", "outputs") for part in parts]
     return float(sum(np.real(np.vdot(v, t)) for v, t in zip(case.cotangents or (), pushed)))
 
 

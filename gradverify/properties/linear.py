@@ -35,7 +35,8 @@ def holds(layer: Layer, case: Case) -> Outcome:
     )
     if not outcome.findings:
         outcome = _scaled(layer, case, at_v)
-    constant = [_constant(n, g, case) for n, g in zero.items() if np.any(np.nan_to_num(g) != 0)]
+    grain = layer.hooks.grain(case.primals) if layer.hooks.grain else {}
+    constant = [_constant(n, g, case) for n, g in zero.items() if np.any(np.abs(np.nan_to_num(g)) > grain.get(n, 0.0))]
     fresh = [f for f in constant if f.primal not in {g.primal for g in outcome.findings}]
     return Outcome(NAME, (*outcome.findings, *fresh), entries=outcome.entries)
 
@@ -58,7 +59,8 @@ def _scaled(layer: Layer, case: Case, once: dict[str, Array]) -> Outcome:
         if factor < 1:
             got, wanted, at = {n: (g / factor).astype(g.dtype) for n, g in got.items()}, once, case
         pair = f"with the cotangent {words}", got, wanted
-        told = exact.outcome(layer, case, NAME, [pair], kind="nonlinear", at=at, least=_LEAST)
+        loose = max(factor, 1 / factor)
+        told = exact.outcome(layer, case, NAME, [pair], kind="nonlinear", at=at, least=_LEAST, loose=loose)
         entries += told.entries
         for finding in told.findings:
             findings.setdefault(finding.primal, finding)

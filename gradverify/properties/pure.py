@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gradverify import evaluate, exact
+from gradverify.foreign import arrays_in
 from gradverify.layer import Layer
 from gradverify.properties import Property, add
 from gradverify.types import Array, Case, Finding, Outcome
@@ -23,7 +24,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     evaluation = evaluate.run(layer, primals, case.options)
     cotangents = tuple(v.astype(y.dtype) if y.dtype.kind in "fc" else v for v, y in zip(cotangents, evaluation.outputs))
     findings = [_mutated("forward", f"its argument {n}", n, case) for n, a in _changed(primals, case.primals)]
-    saved = dict(_arrays(evaluation.saved, "saved"))
+    saved: dict[str, Array] = evaluate.guarded("forward", lambda: dict(arrays_in(evaluation.saved, "saved")))
     kept = {name: array.copy() for name, array in saved.items()}
     outputs = [y.copy() for y in evaluation.outputs]
     upstream = exact.copied(cotangents)
@@ -92,18 +93,6 @@ def _aliases(gradients: dict[str, Any], primals: dict[str, Array], case: Case) -
                 found.append(Finding(NAME, "aliases", name, message, case, facts={"what": f"the primal {other}"}))
                 break
     return found
-
-
-def _arrays(value: Any, path: str) -> Iterator[tuple[str, Array]]:
-    """Arrays inside nested tuples, lists and dicts, with readable names."""
-    if isinstance(value, np.ndarray):
-        yield path, value
-    elif isinstance(value, (tuple, list)):
-        for k, part in enumerate(value):
-            yield from _arrays(part, f"{path}[{k}]")
-    elif isinstance(value, dict):
-        for key, part in value.items():
-            yield from _arrays(part, f"{path}[{key!r}]")
 
 
 add(

@@ -42,11 +42,16 @@ def _calls(layer: Layer, case: Case, other: Case) -> Outcome:
     def backward(which: Case, evaluation: evaluate.Evaluation) -> dict[str, Array]:
         return exact.pulled(layer, which, evaluation, lambda: exact.copied(which.cotangents or ()))
 
+    between = _two_objects(layer, case, other, expected) if layer.hooks.session else []
     first = backward(case, forward(case))
     second = backward(other, forward(other))
-    pairs = [("in the first of two calls", first, expected)]
+    pairs = [("in the first of two calls", first, expected), *between]
     if not layer.declared.stateful:
-        one, two = forward(case), forward(other)
+        one = forward(case)
+        given = exact.copied(one.outputs)
+        two = forward(other)
+        if not all(exact.alike(now, before) for now, before in zip(one.outputs, given)):
+            return Outcome(NAME, (_overwritten(case),), entries=sum(y.size for y in given))
         pairs.append(("after another forward ran in between", backward(case, one), expected))
         pairs.append(("after its forward ran first", backward(case, forward(case)), expected))
         second_late = backward(other, two)
@@ -60,6 +65,27 @@ def _calls(layer: Layer, case: Case, other: Case) -> Outcome:
     findings = {f.primal: f for f in (*late.findings, *outcome_other.findings, *outcome.findings)}
     ours = tuple(f.but(case=case) for f in findings.values())
     return Outcome(NAME, ours, entries=outcome.entries + late.entries + outcome_other.entries)
+
+
+Pairs = list[tuple[str, dict[str, Array], dict[str, Array]]]
+
+
+def _two_objects(layer: Layer, case: Case, other: Case, expected: dict[str, Array]) -> Pairs:
+    """Forward of one object, forward of another one of the class, backward of the first.
+
+    What is kept on the class, or in the module, instead of on the object belongs to the last forward then.
+    """
+    assert layer.hooks.session is not None
+    ours, theirs = layer.hooks.session(), layer.hooks.session()
+    one = evaluate.run(layer, evaluate.copies(case.primals), case.options, ours)
+    evaluate.run(layer, evaluate.copies(other.primals), other.options, theirs)
+    got = exact.pulled(layer, case, one, lambda: exact.copied(case.cotangents or ()))
+    return [("after the forward of another object of the class", got, expected)]
+
+
+def _overwritten(case: Case) -> Finding:
+    message = "what one forward returned is changed by the next: forward keeps the array, and writes into it again"
+    return Finding(NAME, "overwrites", None, message, case, facts={"what": "the outputs of an earlier call"})
 
 
 def _other(layer: Layer, case: Case, shorten: bool = True) -> Case:

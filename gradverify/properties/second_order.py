@@ -70,8 +70,8 @@ def _second(layer: Layer, case: Case, weights: Gradients) -> Mapping[str, Any]:
     """The gradient of <weights, gradient> by the declared second backward."""
     assert layer.hooks.second is not None
     arguments = evaluate.copies(case.primals), exact.copied(case.cotangents or ()), dict(weights)
-    raw: Mapping[str, Any] = evaluate.guarded("second backward", layer.hooks.second, *arguments, **case.options)
-    return raw
+    raw = evaluate.guarded("second backward", layer.hooks.second, *arguments, **case.options)
+    return evaluate.by_name(layer, raw, "second backward")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +111,8 @@ class _Line:
     def claimed(self, raw: Mapping[str, Any]) -> float:
         """What the second backward says along the direction; nothing said is zero."""
         got = raw.get(self.primal)
+        if isinstance(got, LayerFailure):
+            raise got
         if got is not None and np.shape(got) != self.direction.shape:
             raise LayerFailure(
                 "shape",
@@ -119,7 +121,7 @@ class _Line:
                 f"{self.direction.shape}",
                 self.primal,
             )
-        return 0.0 if got is None else float(np.sum(np.asarray(got) * self.direction))
+        return 0.0 if got is None else float(np.sum(got * self.direction))
 
     def at(self, h: float, primals: Mapping[str, Array] | None = None) -> tuple[float, float]:
         """<weights, gradient> at a distance, and the size of what adds up to it; NaN beyond the domain."""

@@ -62,26 +62,63 @@ def _ties(layer: Layer, case: Case) -> list[Finding]:
     if bad or not np.isfinite(analytic).all():
         return []
     found = []
-    for value, members in tied_groups(point.values):
-        direction = np.zeros(point.size)
-        direction[members] = max(1.0, abs(value))
-        estimate = ladder.directional(point, direction, analytic)
-        slack = FIRM * estimate.bound[0] + 1e-3 * float(np.abs(analytic[members]) @ direction[members])
-        slack += 1e4 * point.eps * point.loudness + 4 * point.inner * float(np.max(direction / point.scale))
-        if not slack > 0:
+    groups = [(value, members, False) for value, members in tied_groups(point.values)]
+    for value, members, apart in groups:  # grows: what reaches no common output is moved apart
+        residual, slack = _together(point, case, value, members, analytic)
+        if abs(residual) <= slack:
             continue
-        if np.isfinite(slack) and abs(estimate.value[0]) > slack and _smooth(point, direction, analytic):
-            spread = gradient.backward_rounding(point, case, analytic)
-            small = spread <= 1e-4 * float(np.max(np.abs(analytic)))  # a jump is a tie that came apart, not rounding
-            rounding = float(np.where(small, spread, 0.0) @ direction)
-            if abs(estimate.value[0]) <= slack + rounding:
-                continue
-            if computes_in(point) is not None:
-                continue
-            if value == 0 and coincident_along(point, case, direction):
-                continue
-            found.append(_finding(point, case, value, members, analytic, float(estimate.value[0]), slack))
+        parts = [members] if apart else _reaching_alike(point, members)
+        if len(parts) > 1:
+            groups += [(value, part, True) for part in parts if part.size > 1]
+        else:
+            found.append(_finding(point, case, value, members, analytic, residual, slack))
     return found
+
+
+def _together(point: Point, case: Case, value: float, members: Array, analytic: Array) -> tuple[float, float]:
+    """By how much the derivative of tied entries that move as one disagrees, and what it may; 0 where it is legal."""
+    direction = np.zeros(point.size)
+    direction[members] = max(1.0, abs(value))
+    estimate = ladder.directional(point, direction, analytic)
+    residual = float(estimate.value[0])
+    slack = FIRM * estimate.bound[0] + 1e-3 * float(np.abs(analytic[members]) @ direction[members])
+    slack += 1e4 * point.eps * point.loudness + 4 * point.inner * float(np.max(direction / point.scale))
+    legal = 0.0, float(slack)
+    if not 0 < slack < np.inf or abs(residual) <= slack or not _smooth(point, direction, analytic):
+        return legal
+    spread = gradient.backward_rounding(point, case, analytic)
+    small = spread <= 1e-4 * float(np.max(np.abs(analytic)))  # a jump is a tie that came apart, not rounding
+    if abs(residual) <= slack + float(np.where(small, spread, 0.0) @ direction) or computes_in(point) is not None:
+        return legal
+    return legal if value == 0 and coincident_along(point, case, direction) else (residual, float(slack))
+
+
+def _reaching_alike(point: Point, members: Array) -> list[Array]:
+    """Tied entries, those together that reach a common output, or are linked by others that do.
+
+    Kinks of entries that reach no common output are each its own; moved as one they may cancel in the sum over the
+    outputs, as relu(x) - relu(-x), and no direction of a single row would be smooth.
+    """
+    step = np.maximum(1e-3 * point.scale[members], np.abs(point.values[members]) * 1e-3)
+    rows = np.concatenate([step, -step])
+    at = np.arange(rows.size), np.concatenate([members, members])
+    flat = np.tile(point.values, (rows.size, 1))
+    flat[at] += rows
+    with np.errstate(all="ignore"):
+        y = point.outputs(point.unpacked(flat, point.slots), rows.size)
+        changed = (y != point.base) | ~np.isfinite(y)
+    reached = changed[: members.size] | changed[members.size :]
+    parts: list[tuple[Array, Array]] = []  # entries, and what they reach
+    for k in range(members.size):
+        mine, outputs = np.array([k]), reached[k]
+        apart = []
+        for entries, theirs in parts:
+            if (theirs & outputs).any():
+                mine, outputs = np.concatenate([entries, mine]), outputs | theirs
+            else:
+                apart.append((entries, theirs))
+        parts = [*apart, (mine, outputs)]
+    return [members[np.sort(entries)] for entries, _ in parts]
 
 
 def tied_groups(values: Array) -> list[tuple[float, Array]]:

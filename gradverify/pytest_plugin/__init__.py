@@ -6,14 +6,16 @@ when a run first needs them.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator
+from contextlib import suppress
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gradverify.pytest_plugin import settings, shared
+from gradverify.pytest_plugin import settings, shared, supervisor
 
 if TYPE_CHECKING:
     from gradverify.pytest_plugin.collection import Planned
@@ -31,6 +33,7 @@ class State:
     wanted : node ids `gradverify::...` of the command line
     collects : whether layers become tests in this run
     records : what the tests of all processes came to
+    used : whether a test of the project's own may call gradverify
     """
 
     def __init__(self, config: pytest.Config) -> None:
@@ -42,6 +45,7 @@ class State:
         self.records: list[dict[str, Any]] = []
         self.item: pytest.Item | None = None
         self.lost: list[str] = []
+        self.used = False
         self._run: Run | None = None
 
     def run(self) -> Run:
@@ -53,6 +57,11 @@ class State:
             if not hasattr(self.config, "workerinput"):
                 self._mourn(self._run)
         return self._run
+
+    def close(self) -> None:
+        """End the processes of the run."""
+        if self._run is not None and "workers" in vars(self._run) and self._run.workers is not None:
+            self._run.workers.close()
 
     def _mourn(self, run: Run) -> None:
         """Tell and keep what an earlier run left behind that was killed."""
@@ -82,6 +91,15 @@ def _everything(config: pytest.Config) -> bool:
     whole = [Path(found) for path in paths for found in glob(path, recursive=True)] or [config.rootpath]
     folders = {(config.invocation_params.dir / arg).resolve() for arg in config.args}
     return all(folders.intersection((path, *path.parents)) for path in whole)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Generator[None, object, object]:
+    """Before anything of the project runs, and before output is captured."""
+    with suppress(pytest.UsageError):  # it is told when the settings are read
+        if supervisor.first() and settings.mentioned(early_config):
+            supervisor.begin()
+    return (yield)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -121,8 +139,10 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:
-    """For tests that use the fixture where nothing was set."""
+    """For tests that use the fixture, or gradverify itself, where nothing was set."""
     settings = config.stash[STATE].settings
+    if config.stash[STATE].used:
+        supervisor.begin_late(config)
     return [settings.heading] if not settings.where and any(map(_uses_fixture, items)) else []
 
 
@@ -151,6 +171,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _uses_fixture(item):
             item.add_marker(ROOT)
+            item.config.stash[STATE].used = True
+    if items and not items[0].config.stash[STATE].used:
+        items[0].config.stash[STATE].used = _imported({getattr(item, "module", None) for item in items})
+
+
+def _imported(modules: set[Any]) -> bool:
+    """Whether anything of gradverify is at hand in test modules, or was used while they were imported."""
+    mine = f"{ROOT}.pytest_plugin"
+    if any(name.startswith(f"{ROOT}.") and not name.startswith(mine) for name in sys.modules):
+        return True
+    values = (value for module in modules if module is not None for value in vars(module).values())
+    return any(getattr(value, "__name__", None) == ROOT or _home(value) == ROOT for value in values)
+
+
+def _home(value: object) -> str:
+    """The package that something comes from; "" where it does not say."""
+    home = getattr(value, "__module__", None)
+    return home.partition(".")[0] if isinstance(home, str) else ""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -186,16 +224,38 @@ def pytest_runtest_makereport(
     return report
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A run in which less of the layers' code ran than was asked for has failed."""
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """What a test of the project's own checks is written down as well, in case that it ends the process."""
+    if not item.config.stash[STATE].used:
+        return (yield)
+    from gradverify.ending import kept_alive
+
+    with item.config.stash[STATE].run().journal.watching(item.nodeid), kept_alive():
+        return (yield)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    supervisor.done()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
+    """A run in which less of the layers' code ran than was asked for has failed; then the parent is told the status."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    least = session.config.stash[STATE].settings.least
+    state = session.config.stash[STATE]
+    least = state.settings.least
     if least and reporter is not None and not hasattr(session.config, "workerinput") and not session.exitstatus:
         from gradverify.pytest_plugin.lines import too_low
 
         if too_low(_all(reporter), least):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    try:
+        return (yield)
+    finally:
+        state.close()
+        supervisor.tell(session.exitstatus)
 
 
 @pytest.hookimpl(tryfirst=True)

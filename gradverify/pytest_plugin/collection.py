@@ -17,7 +17,7 @@ from gradverify.properties import Property
 from gradverify.pytest_plugin import settings, shared
 from gradverify.pytest_plugin.failure import Failed, representation
 from gradverify.pytest_plugin.replays import Check
-from gradverify.pytest_plugin.run import Run
+from gradverify.pytest_plugin.run import Result, Run
 from gradverify.registry import layers
 from gradverify.report.terminal import render_findings
 from gradverify.settings import Settings
@@ -160,14 +160,34 @@ class CheckItem(pytest.Item):
     def reportinfo(self) -> tuple[Any, int, str]:
         return self.config.rootpath / ROOT, 0, f"{self.test.layer.name}::{self.test.name}"
 
-    def runtest(self) -> None:
+    @property
+    def check(self) -> Check:
+        """What the test does."""
         told, test = self.run.settings, self.test
         engine = Settings(
             examples=max(1, math.ceil(told.examples / test.shards)),
             seed=told.seed_of(test.layer.name, test.prop.name, test.shard),
             properties=(test.prop.name,),
         )
-        result = self.run.check(Check(test.layer, test.owner, engine, test.shard, test.shards))
+        return Check(test.layer, test.owner, engine, test.shard, test.shards)
+
+    def _result(self) -> Result:
+        """Of the check, from another process where it can run there; the checks of later tests begin as well."""
+        check, workers = self.check, self.run.workers
+        if workers is None or self.test.prop.applies(self.test.layer):
+            return self.run.check(check)
+        ahead = [] if hasattr(self.config, "workerinput") else self.session.items
+        others = (item for item in ahead if isinstance(item, CheckItem))
+        workers.begin(self.run, (o.check for o in others if not o.test.prop.applies(o.test.layer)), check)
+        done = workers.result(check)
+        if done is None:
+            return self.run.check(check)
+        for line in done[1]:
+            print(line)
+        return self.run.result(check, done[0])
+
+    def runtest(self) -> None:
+        told, result = self.run.settings, self._result()
         shared.attach(self, result.records, told.junit)
         report = result.report
         if report.findings:

@@ -44,6 +44,7 @@ class Checker:
         properties: Sequence[str] | str | None = None,
         method: str = "adaptive",
         raises: bool = True,
+        quiet: bool = True,  # as it is anyway
         **declaration: Any,
     ) -> Report:
         """Check that a backward pass is right; arguments, result and errors are those of `gradverify.check`.

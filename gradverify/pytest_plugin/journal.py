@@ -6,7 +6,6 @@ pytest-xdist reads it when it hears of the death, any other run when the next on
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import tempfile
@@ -18,14 +17,15 @@ from pathlib import Path
 from gradverify import casefile
 from gradverify.campaign import journal
 from gradverify.errors import CaseFileError
+from gradverify.files import Fields, Told, packed, unpacked
 from gradverify.layer import Layer
 from gradverify.properties import Property
 from gradverify.types import Case, Finding, Outcome
 from gradverify.verification import watcher
 
 KILLED = "killed"  # kind of the finding that a dead process leaves behind
-_RUNNING, _FOUND = ".running", ".found"
 _UNWRITABLE = (OSError, CaseFileError)  # a journal that cannot be written must not stop the check
+_RUNNING, _FOUND = ".running", ".found"
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ class Journal:
         self.owner = ""
         self.found: dict[tuple[str, str, str], Path] = {}
         self._running: journal.Journal | None = None
+        self._case: Case | None = None
+        self._content = b""
 
     @contextmanager
     def watching(self, owner: str) -> Iterator[None]:
@@ -67,7 +69,9 @@ class Journal:
 
     def before(self, layer: Layer, case: Case, prop: Property) -> None:
         with suppress(*_UNWRITABLE):
-            record = _record(case, {"owner": self.owner, "asked": prop.name, "layer": layer.name})
+            if case is not self._case:  # one case is shown to several properties
+                self._case, self._content = case, casefile.dumps(case)
+            record = packed({"owner": self.owner, "asked": prop.name, "layer": layer.name}, self._content)
             self._running = self._running or journal.Journal(self._path(_RUNNING))
             self._running.write(record)
 
@@ -76,10 +80,8 @@ class Journal:
             if finding.fingerprint not in self.found:
                 path = self._path(f"-{len(self.found)}{_FOUND}")
                 self.found[finding.fingerprint] = path
-                about = {"property": finding.property, "kind": finding.kind, "primal": finding.primal}
-                severity = repr(float(finding.severity))
                 with suppress(*_UNWRITABLE):
-                    record = _record(finding.case, {**about, "message": finding.message, "severity": severity})
+                    record = packed(Told.of(finding, outcome.property).to_json(), casefile.dumps(finding.case))
                     with closing(journal.Journal(path)) as kept:
                         kept.write(record)
 
@@ -96,11 +98,6 @@ class Journal:
         return self.folder / f"{self.stem}{suffix}"
 
 
-def _record(case: Case, about: dict[str, str | None]) -> bytes:
-    """One line of JSON, then the Case file; raises CaseFileError for an option that no file can hold."""
-    return json.dumps(about).encode() + b"\n" + casefile.dumps(case)
-
-
 def folder_of(cache: Path | None) -> Path:
     """Where journals lie: in the folder that pytest keeps for its plugins, else in the temporary folder."""
     folder = cache or Path(tempfile.gettempdir()) / f"gradverify-journal-{os.getuid() if hasattr(os, 'getuid') else 0}"
@@ -110,7 +107,7 @@ def folder_of(cache: Path | None) -> Path:
 
 def left_by(folder: Path, worker: str) -> Left | None:
     """What a worker of pytest-xdist left behind; its journal is removed."""
-    running = sorted(folder.glob(f"{worker}-*{_RUNNING}"))
+    running = sorted((*folder.glob(f"{worker}-*{_RUNNING}"), *folder.glob(f"{worker}{_RUNNING}")))
     return _left(running[0]) if running else None
 
 
@@ -140,21 +137,19 @@ def _left(running: Path) -> Left | None:
     stem = running.name.removesuffix(_RUNNING)
     paths = [*sorted(running.parent.glob(f"{stem}-*{_FOUND}")), running]
     try:
-        read = [_read(path) for path in paths]
-    except (OSError, ValueError, KeyError):  # a CaseFileError is a ValueError
+        *found, (about, case) = (_read(path) for path in paths)
+        told = [(Told.from_json(fields), its) for fields, its in found]
+        owner, asked = about.text("owner"), about.line("asked")
+    except CaseFileError:
         return None
     finally:
         for path in paths:
             path.unlink(missing_ok=True)
-    *found, (about, case) = read
-    findings = [
-        Finding(a["property"], a["kind"], a["primal"], a["message"], c, severity=float(a["severity"])) for a, c in found
-    ]
+    findings = [Finding(t.property, t.kind, t.primal, t.message, its, severity=t.severity) for t, its in told]
     message = "the process ended while it ran the layer on this case"
-    killed = Finding(about["asked"], KILLED, None, message, case)
-    return Left(about["owner"], about["asked"], (*findings, killed))
+    return Left(owner, asked, (*findings, Finding(asked, KILLED, None, message, case)))
 
 
-def _read(path: Path) -> tuple[dict[str, str], Case]:
-    line, _, content = (journal.read(path) or b"").partition(b"\n")
-    return dict(json.loads(line)), casefile.loads(content)
+def _read(path: Path) -> tuple[Fields, Case]:
+    about, content = unpacked(journal.read(path) or b"")
+    return about, casefile.loads(content)

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gradverify.campaign.trial import HUNG, cause, forked
+from gradverify import tuning
+from gradverify.campaign.process import HUNG
+from gradverify.campaign.trial import cause, forked
 from gradverify.corpus import Entry
 from gradverify.errors import UsageError
 from gradverify.layer import Layer
 from gradverify.properties import Property
 from gradverify.pytest_plugin.journal import KILLED
 from gradverify.settings import Settings
-from gradverify.types import Case, Finding
-from gradverify.verification import SECONDS, checked, examine, selected, watcher
+from gradverify.tally import Tally
+from gradverify.types import Case, Finding, Report
+from gradverify.verification import SECONDS, checked, examine, ranked, selected, watcher
 
+DEADLY = (KILLED, "crash", "memory")  # kinds of findings on whose case a process may have ended
+_FEW = 25  # new cases for a check that fails on its corpus already
 _TIMES = 5  # runs of a case that tell a wrong layer from a flaky one
 
 
@@ -39,6 +44,82 @@ class Check:
     shard: int = 0
     shards: int = 1
 
+    def concerns(self, entry: Entry) -> bool:
+        """Whether this check replays a case of the corpus; one shard does, but each must know what would end it."""
+        mine = entry.case.layer == self.layer.name and entry.owner in (None, self.owner)
+        return mine and (self.shard == 0 or entry.fingerprint[1] in DEADLY)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What a check came to, in plain data, as it comes from another process as well.
+
+    Attributes
+    ----------
+    failing, fixed : paths of entries that still fail, and of those that do not and may go
+    stale : paths of entries that do not fit the layer any more, and why
+    replayed : number of entries that were tried
+    """
+
+    report: Report
+    failing: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
+    stale: tuple[tuple[str, str], ...] = ()
+    replayed: int = 0
+
+
+def examined(
+    layer: Layer, settings: Settings, kept: Sequence[Entry], first: bool, check: Callable[[Layer, Settings], Report]
+) -> Examined:
+    """Replay what is in the corpus, and draw new cases.
+
+    Parameters
+    ----------
+    kept : entries of the corpus that concern the check
+    first : whether it is the first shard
+    check : draws the new cases
+
+    Raises
+    ------
+    GradverifyError
+        If the layer or the settings cannot be used.
+    """
+    props = [prop.name for prop in selected(settings.properties)]
+    with tuning.using(settings.tuning):
+        replays = Replays(layer, props, kept, first)
+        fewer = replace(settings, examples=min(settings.examples, _FEW))
+        if replays.deadly:
+            report = undrawn(layer, settings, props)
+        else:
+            report = check(layer, fewer if replays.findings else settings)
+    for name, outcomes in replays.outcomes.items():
+        for outcome in outcomes:
+            report.tallies[name].add(outcome)
+    report = replace(report, findings=_united(report.findings, replays.findings), notes=tuple(replays.notes))
+    return Examined(
+        report,
+        tuple(str(entry.path) for entry in replays.failing),
+        tuple(str(entry.path) for entry in replays.fixed),
+        tuple((str(path), why) for path, why in replays.stale),
+        replays.count,
+    )
+
+
+def undrawn(layer: Layer, settings: Settings, props: Sequence[str]) -> Report:
+    """The report of a layer that no new case is shown, for it would end the process."""
+    tallies = {name: Tally(name) for name in props}
+    return Report(layer.name, tallies, (), layer.declared.lines(), seed=settings.seed, examples=settings.examples)
+
+
+def _united(new: Sequence[Finding], old: Sequence[Finding]) -> tuple[Finding, ...]:
+    """One finding for each fingerprint: the one on the smaller case."""
+    best: dict[tuple[str, str, str], Finding] = {}
+    for finding in (*old, *new):
+        known = best.get(finding.fingerprint)
+        if known is None or finding.case.size < known.case.size:
+            best[finding.fingerprint] = finding
+    return ranked(best.values())
+
 
 class Replays:
     """The cases of the corpus that belong to a check, examined again.
@@ -51,8 +132,8 @@ class Replays:
     deadly : whether one of them ends the process again
     """
 
-    def __init__(self, check: Check, props: Sequence[str], kept: Sequence[Entry]) -> None:
-        self.check = check
+    def __init__(self, layer: Layer, props: Sequence[str], kept: Sequence[Entry], first: bool) -> None:
+        self.layer, self.first = layer, first
         self.outcomes: dict[str, list[Any]] = {}
         self.findings: list[Finding] = []
         self.failing: list[Entry] = []
@@ -62,25 +143,19 @@ class Replays:
         self.count = 0
         self.deadly = False
         for entry in kept:
-            if self._concerns(entry):
-                self._replay(entry, [p for p in props if entry.owner is None or p == entry.asked])
-
-    def _concerns(self, entry: Entry) -> bool:
-        """One shard does it for all, but each must know what would end it."""
-        mine = entry.case.layer == self.check.layer.name and entry.owner in (None, self.check.owner)
-        return mine and (self.check.shard == 0 or entry.fingerprint[1] == KILLED)
+            self._replay(entry, [p for p in props if entry.owner is None or p == entry.asked])
 
     def _replay(self, entry: Entry, props: Sequence[str]) -> None:
-        layer = self.check.layer
+        layer = self.layer
         try:
             case = checked(layer, entry.case)
         except UsageError as error:
             self.stale.append((entry.path, str(error)))
             return
-        self.count += bool(props) and self.check.shard == 0
+        self.count += bool(props) and self.first
         found: list[Finding] = []
         for prop in selected(props):
-            if entry.fingerprint[1] == KILLED and (ended := _ended(layer, case, prop)) is not None:
+            if entry.fingerprint[1] in DEADLY and (ended := _ended(layer, case, prop)) is not None:
                 self.deadly = True
                 found.append(Finding(prop.name, KILLED, None, f"{ended} while it ran the layer on this case", case))
                 continue

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gradverify import tuning
 from gradverify.checking import check_layer
 from gradverify.corpus import Corpus, Damaged, Entry, remove, replay_command
+from gradverify.ending import kept_alive
 from gradverify.errors import CaseFileError
 from gradverify.layer import Layer
-from gradverify.pytest_plugin import journal, settings
-from gradverify.pytest_plugin.replays import Check, Replays, shown
+from gradverify.pytest_plugin import journal, settings, supervisor
+from gradverify.pytest_plugin.replays import Check, Examined, examined, shown
 from gradverify.pytest_plugin.shared import Record
+from gradverify.pytest_plugin.workers import Workers, workers_of
 from gradverify.report.jsonreport import plain
 from gradverify.report.terminal import explained, not_verified, state
-from gradverify.tally import Tally
 from gradverify.types import DIFFERENTIATING, Finding, Report
-from gradverify.verification import ranked, selected
+from gradverify.verification import selected
 from gradverify.verified import ledger
-
-_FEW = 25  # new cases for a check that fails on its corpus already
 
 
 @dataclass
@@ -58,6 +56,7 @@ class Run:
     def journal(self) -> journal.Journal:
         told = getattr(self.config, "workerinput", {})
         worker = f"{told['testrunuid']}-{told['workerid']}" if told else "main"
+        supervisor.where(self.journal_folder, self.corpus.folder)
         return journal.Journal(self.journal_folder, worker)
 
     @cached_property
@@ -65,34 +64,40 @@ class Run:
         """The corpus as it was when this process first asked."""
         return self.corpus.read()
 
+    @cached_property
+    def workers(self) -> Workers | None:
+        """Where layers that are tests run; None for this process."""
+        return workers_of(self.config, self.settings)
+
     def check(self, check: Check) -> Result:
-        """Replay what is in the corpus, draw new cases, keep what fails.
+        """Replay what is in the corpus, draw new cases, keep what fails; all in this process.
 
         Raises
         ------
         GradverifyError
             If the layer or the settings cannot be used.
         """
+        with self.journal.watching(check.owner), kept_alive():
+            done = examined(check.layer, check.settings, self.concerning(check), check.shard == 0, check_layer)
+        return self.result(check, done)
+
+    def concerning(self, check: Check) -> list[Entry]:
+        """The cases of the corpus that are of a check."""
+        return [entry for entry in self.kept[0] if check.concerns(entry)]
+
+    def result(self, check: Check, done: Examined) -> Result:
+        """Keep what failed, remove what is fixed, and say so in records."""
         props = [prop.name for prop in selected(check.settings.properties)]
-        with self.journal.watching(check.owner), tuning.using(check.settings.tuning):
-            replays = Replays(check, props, self.kept[0])
-            fewer = replace(check.settings, examples=min(check.settings.examples, _FEW))
-            if replays.deadly:
-                report = _undrawn(check, props)
-            else:
-                report = check_layer(check.layer, fewer if replays.findings else check.settings)
-        for name, outcomes in replays.outcomes.items():
-            for outcome in outcomes:
-                report.tallies[name].add(outcome)
-        report = replace(report, findings=_united(report.findings, replays.findings), notes=tuple(replays.notes))
+        report, kept = done.report, {str(entry.path): entry for entry in self.kept[0]}
         asked = props[0] if len(props) == 1 else None
-        paths = {f: self.keep(f, check.owner, asked or f.property, replays.failing) for f in report.findings}
+        failing = [kept[path] for path in done.failing]
+        paths = {f: self.keep(f, check.owner, asked or f.property, failing) for f in report.findings}
         if self.settings.prune:
-            for entry in replays.fixed:
-                remove(entry)
+            for path in done.fixed:
+                remove(kept[path])
         commands = {f: replay_command(path, f.case) for f, path in paths.items() if path is not None}
         records = [_record(check, report, name, props, commands) for name in props]
-        records[0]["corpus"] = self._told(replays) | {"unkept": sum(path is None for path in paths.values())}
+        records[0]["corpus"] = self._told(done) | {"unkept": sum(path is None for path in paths.values())}
         return Result(report, commands, records)
 
     def keep(self, finding: Finding, owner: str, asked: str, failing: Sequence[Entry] = ()) -> str | None:
@@ -103,32 +108,15 @@ class Run:
         except (OSError, CaseFileError):
             return None
 
-    def _told(self, replays: Replays) -> Record:
+    def _told(self, done: Examined) -> Record:
         removed = self.settings.prune
         return {
-            "replayed": replays.count,
-            "failing": len(replays.failing),
-            "fixed": [[shown(entry.path), removed] for entry in replays.fixed],
-            "stale": [[shown(path), reason] for path, reason in replays.stale],
+            "replayed": done.replayed,
+            "failing": len(done.failing),
+            "fixed": [[shown(Path(path)), removed] for path in done.fixed],
+            "stale": [[shown(Path(path)), reason] for path, reason in done.stale],
             "damaged": [[shown(damaged.path), damaged.reason] for damaged in self.kept[1]],
         }
-
-
-def _undrawn(check: Check, props: Sequence[str]) -> Report:
-    """The report of a layer that no new case is shown, for it would end the process."""
-    told = check.settings
-    tallies = {name: Tally(name) for name in props}
-    return Report(check.layer.name, tallies, (), check.layer.declared.lines(), seed=told.seed, examples=told.examples)
-
-
-def _united(new: Sequence[Finding], old: Sequence[Finding]) -> tuple[Finding, ...]:
-    """One finding for each fingerprint: the one on the smaller case."""
-    best: dict[tuple[str, str, str], Finding] = {}
-    for finding in (*old, *new):
-        known = best.get(finding.fingerprint)
-        if known is None or finding.case.size < known.case.size:
-            best[finding.fingerprint] = finding
-    return ranked(best.values())
 
 
 def verdict_of(report: Report, name: str, findings: Sequence[Any]) -> str:

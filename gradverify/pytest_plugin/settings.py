@@ -31,6 +31,7 @@ WORDS = {
     "corpus": "folder of failing cases, relative to the root folder (default .gradverify/corpus)",
     "prune": "whether a case that fails no more is removed from the corpus (default: not in the profile ci)",
     "fail_under_coverage": "percent of the lines and branches of each layer's code that must run (default: any share)",
+    "jobs": "layers at once, each in a process of its own (default: one for each core); 0 runs them in that of pytest",
     "junit": "true: results are properties in JUnit XML; false: they are not in it (default: as its schema allows)",
 }
 
@@ -62,7 +63,8 @@ PROFILES = {
 class Settings(NamedTuple):
     """What holds for one run; the same in every process of it.
 
-    `junit` says where results go in JUnit XML: "properties", "system-out" or "nowhere".
+    `jobs` is None for one for each core; `junit` says where results go in JUnit XML: "properties", "system-out"
+    or "nowhere".
     """
 
     profile: str
@@ -74,6 +76,7 @@ class Settings(NamedTuple):
     shards: tuple[tuple[str, int], ...]
     corpus: Path
     prune: bool
+    jobs: int | None
     junit: str
     json: Path | None
     least: float
@@ -103,7 +106,7 @@ class Settings(NamedTuple):
 def add_options(parser: pytest.Parser) -> None:
     """Flags and ini keys."""
     group = parser.getgroup(PREFIX, "gradverify: gradients by hand, checked")
-    for key in ("profile", "examples", "seed", "corpus", "fail_under_coverage"):
+    for key in ("profile", "examples", "seed", "corpus", "fail_under_coverage", "jobs"):
         group.addoption(
             f"--{PREFIX}-{key.replace('_', '-')}", dest=f"{PREFIX}_{key}", metavar=key[0].upper(), help=WORDS[key]
         )
@@ -115,6 +118,19 @@ def add_options(parser: pytest.Parser) -> None:
         parser.addini(f"{PREFIX}_{key}", text, type="linelist", default=None)
     for key, text in WORDS.items():
         parser.addini(f"{PREFIX}_{key}", text, default=None)
+
+
+def mentioned(config: pytest.Config) -> bool:
+    """Whether the command line or a file of the project says anything about gradverify; no more is read."""
+    said = any(PREFIX in str(arg) for arg in config.invocation_params.args)
+    return said or bool(_table(config)) or any(_is_set(config, f"{PREFIX}_{key}") for key in (*LISTS, *WORDS))
+
+
+def _is_set(config: pytest.Config, name: str) -> bool:
+    try:
+        return bool(config.getini(name))
+    except TypeError:  # of a type of its own, as in pytest.toml
+        return True
 
 
 def resolve(config: pytest.Config) -> Settings:
@@ -142,6 +158,7 @@ def resolve(config: pytest.Config) -> Settings:
         shards=(("*", profile.shards), *_shards(given)),
         corpus=config.rootpath / str(given.get("corpus") or Path(".gradverify") / "corpus"),
         prune=given.truth("prune", profile.prune),
+        jobs=None if given.get("jobs") is None else given.whole("jobs", 0, 0),
         junit=_junit(given, config),
         json=_writable(given, config),
         least=given.share("fail_under_coverage"),

@@ -53,7 +53,9 @@ def plain(value: Any) -> Any:
         return [plain(value.real), plain(value.imag)]
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else repr(float(value))
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    return str(value).encode("utf-8", "backslashreplace").decode()  # half a surrogate pair is no text to other readers
 
 
 def _layer(report: Report, label: str, files: Mapping[Finding, str]) -> dict[str, Any]:

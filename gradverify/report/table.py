@@ -31,8 +31,13 @@ def verdict(report: Report) -> str:
     return unfounded(report, "nothing verified")
 
 
-def summary(reports: Sequence[Report]) -> str:
-    """One line: how many layers are right, wrong, or were not verified, in what time."""
+def summary(reports: Sequence[Report], seconds: float | None = None) -> str:
+    """One line: how many layers are right, wrong, or were not verified, in what time.
+
+    Parameters
+    ----------
+    seconds : on the clock, where several layers were checked at once
+    """
     wrong = [report for report in reports if report.findings]
     open_ = [report for report in reports if not report.findings and not report.verified]
     right = len(reports) - len(wrong) - len(open_)
@@ -43,7 +48,7 @@ def summary(reports: Sequence[Report]) -> str:
         said.append(f"{len(open_)} not verified")
     seeds = {report.seed for report in reports if report.seed is not None}
     seed = f", seed {seeds.pop()}" if len(seeds) == 1 else ""
-    return f"{', '.join(said)} ({sum(report.seconds for report in reports):.3g} s{seed})"
+    return f"{', '.join(said)} ({seconds or sum(report.seconds for report in reports):.3g} s{seed})"
 
 
 def labels(reports: Sequence[Report]) -> list[str]:

@@ -6,12 +6,12 @@ instead of a hundred makes a case cheap, and Hypothesis's own integer and float 
 on which modules happen to be imported, so that the same seed would give other cases in another process.
 """
 
-from gradverify.strategies.drawing import cases as cases
-from gradverify.strategies.drawing import decoding as decoding
-from gradverify.strategies.drawing import drawing_of as drawing_of
 from gradverify.strategies.guided import explored as explored
 from gradverify.strategies.rows import Pool as Pool
 from gradverify.strategies.running import each as each
 from gradverify.strategies.running import minimal as minimal
+from gradverify.strategies.strategy import cases as cases
+from gradverify.strategies.strategy import decoding as decoding
+from gradverify.strategies.strategy import drawing_of as drawing_of
 
 __all__ = ["Pool", "cases", "decoding", "drawing_of", "each", "explored", "minimal"]

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -122,7 +123,9 @@ def unit(layer: Layer, cases: int) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder) / "journal")
         started = time.process_time()
-        Explorer(work, layer, deltas.append, journal, lambda: False).run()
+        nothing = lambda: None  # noqa: E731
+        worker = SimpleNamespace(journal=journal, tell=deltas.append, stopped=lambda: False, tidy=nothing)
+        Explorer(work, layer, worker).run()
         spent = time.process_time() - started
     return sum(d.cases for d in deltas) / spent, sum(d.entries for d in deltas) / spent
 

@@ -12,6 +12,7 @@ from importlib import import_module
 from gradverify import verification
 from gradverify.checking import check_layer
 from gradverify.diagnosis import diagnose
+from gradverify.report.terminal import unfounded
 from gradverify.settings import Settings
 
 warnings.simplefilter("ignore")
@@ -41,7 +42,8 @@ def row(entry):
     ]
     return {
         **base,
-        "verdict": "ok" if report.ok else "found" if findings else "nothing verified",
+        "verdict": "found" if findings else unfounded(report, "nothing verified"),
+        "message": "" if findings else "; ".join(str(item) for item in report.blocking),
         "findings": findings,
         "declared": list(report.declared),
         "seconds": round(time.perf_counter() - begun, 1),

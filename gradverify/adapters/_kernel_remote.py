@@ -1,0 +1,157 @@
+"""A kernel in a process of its own, as a Layer: a kernel that crashes or hangs costs itself."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gradverify.adapters._kernel_wire import packed, unpacked
+from gradverify.errors import TargetError
+from gradverify.evaluate import LayerFailure
+from gradverify.limits import SLOW, TOO_SLOW
+
+Array = Any  # numpy.ndarray
+_LOADING = 300.0  # seconds that an import may take
+_ENDS = 6  # of the process, after which it is not started again
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What the judge remembers of a forward; backward runs it again."""
+
+    primals: dict[str, Array]
+    options: Mapping[str, Any]
+    kept: int | None
+
+
+class Remote:
+    """The process of one kernel, started again where it ended.
+
+    Attributes
+    ----------
+    called : function of the reference that ran inside the kernel, if any
+    replaced : names of torch that stand for something else since the kernel was loaded
+    ended : how its process ended, each time that it did
+    """
+
+    def __init__(self, head: dict[str, Any], names: tuple[str, ...], seconds: float) -> None:
+        self.head, self.names, self.seconds = head, names, seconds
+        self.called = ""
+        self.replaced: tuple[str, ...] = ()
+        self.ended: list[str] = []
+        self._fatal: dict[bytes, LayerFailure] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Any = None
+
+    def forward(self, *arrays: Array, **options: Any) -> tuple[Any, Saved]:
+        """Outputs of the kernel, and what `backward` needs."""
+        primals = {n: np.array(a) for n, a in zip(self.names, arrays)}
+        head, found = self._asked({"pull": False, "options": options}, primals, "forward")
+        outputs = tuple(found[f"y {k}"] for k in range(len(found)))
+        return (outputs[0] if len(outputs) == 1 else outputs), Saved(primals, options, head.get("kept"))
+
+    def backward(self, cotangents: Any, saved: Saved) -> dict[str, Array]:
+        """Gradients by primal name."""
+        given = cotangents if isinstance(cotangents, tuple) else (cotangents,)
+        arrays = {**saved.primals, **{f"v {k}": v for k, v in enumerate(given)}}
+        _, found = self._asked({"pull": True, "options": dict(saved.options)}, arrays, "backward")
+        return {name.removeprefix("g "): g for name, g in found.items()}
+
+    def load(self) -> str:
+        """Start the process; gives the name of the kernel.
+
+        Raises
+        ------
+        TargetError
+            If the kernel's file cannot be loaded, or ends the process.
+        """
+        self.close()
+        ours, theirs = multiprocessing.Pipe()
+        code = (
+            f"import sys; sys.path[:] = {sys.path!r}; from gradverify.adapters._kernel_worker import start; "
+            f"start({theirs.fileno()})"
+        )
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True
+        )
+        theirs.close()
+        self._connection = ours
+        answer = self._exchanged(packed(self.head, {}), _LOADING)
+        if answer is None:
+            raise TargetError(f"the process {self._end()} while it imported {self.head['target']!r}")
+        head, _ = answer
+        if "failed" in head:
+            self.close()
+            raise TargetError(str(head["failed"]))
+        return str(head["loaded"])
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._connection.close()
+        self._process = None
+
+    def _asked(self, head: dict[str, Any], arrays: dict[str, Array], stage: str) -> tuple[dict[str, Any], Any]:
+        message = packed(head, arrays)
+        key = hashlib.sha256(message).digest()
+        if key in self._fatal:
+            raise self._fatal[key]
+        if len(self.ended) >= _ENDS:
+            raise LayerFailure(SLOW, stage, f"{TOO_SLOW}: its process ended {_ENDS} times, and is not started again")
+        if self._process is None:
+            with _unlimited():
+                self.load()
+        answer = self._exchanged(message, self.seconds)
+        if answer is None:
+            self.ended.append(self._end())
+            kind = "timeout" if self.ended[-1] == "hangs" else "crash"
+            self._fatal[key] = LayerFailure(kind, stage, f"{stage}: the process of the kernel {self.ended[-1]}")
+            raise self._fatal[key]
+        told, found = answer
+        if "failure" in told:
+            kind, stage, message, primal = told["failure"]
+            raise LayerFailure(str(kind), str(stage), str(message), primal)
+        self.called = self.called or str(told.get("called") or "")
+        self.replaced = self.replaced or tuple(map(str, told.get("replaced") or ()))
+        return told, found
+
+    def _exchanged(self, message: bytes, seconds: float) -> tuple[dict[str, Any], Any] | None:
+        """The answer; None if there is none in time, or the process ended."""
+        try:
+            self._connection.send_bytes(message)
+            return unpacked(self._connection.recv_bytes()) if self._connection.poll(seconds) else None
+        except (EOFError, OSError, ValueError, KeyError):
+            return None
+
+    def _end(self) -> str:
+        """How the process ended, which it has by now; or that it hangs."""
+        assert self._process is not None
+        try:
+            status = self._process.wait(1.0)
+        except subprocess.TimeoutExpired:
+            self.close()
+            return "hangs"
+        self.close()
+        return f"left with status {status}" if status >= 0 else f"was ended by signal {-status}"
+
+
+@contextmanager
+def _unlimited() -> Iterator[None]:
+    """Inside, the time limit of a case stands still: to import torch again is no fault of the kernel."""
+    left, every = signal.setitimer(signal.ITIMER_REAL, 0.0)
+    try:
+        yield
+    finally:
+        if left:
+            signal.setitimer(signal.ITIMER_REAL, left, every)

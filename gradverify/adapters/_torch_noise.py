@@ -1,0 +1,211 @@
+"""Plain torch operations as a good kernel might compute them: each result displaced by as much as it may be off.
+
+Monte Carlo arithmetic (D. S. Parker 1997; J. Vignes 1993 displaces by a unit at random, too): the reference runs in
+float64 under a dispatch mode, and every operation's result moves by plus or minus its own bound. How far the
+gradient then lies from the undisturbed one is what a kernel may lose, with cancellation and all that follows from
+it. The bounds, u = 2^-24 being the unit roundoff of float32:
+
+- an elementwise operation: a few u of its result; the argument of exp is rounded first, so (4 + |x|) u there;
+- a sum of n terms: n u sum |term|, which holds for any order and blocking (N. J. Higham, Accuracy and Stability of
+  Numerical Algorithms, section 4.2: gamma_n = n u / (1 - n u)); from 4096 terms on 64 sqrt(n) in place of n, which
+  holds with a probability that leaves no doubt (N. J. Higham and T. Mary 2019);
+- an operand of a matrix product: what rounding it to the kernel's type takes away, since tensor cores take no other;
+- a tensor that backward is handed and that the kernel was seen to save in its type: as much;
+- a softmax: u |x| of its result besides, for scores x are rounded at their own size;
+- the gradient of a softmax, p (g - sum p g): where the kernel saves its outputs in its type, the sum may be taken as
+  the product of upstream gradient and output (T. Dao 2023), and be off by a rounding of every term of that.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from gradverify.adapters._torch_arrays import Tensor, import_torch
+
+UNIT = 2.0**-24
+TF32 = "tf32"  # in which a GPU multiplies float32: eleven bits of significand
+_FEW = 4.0  # roundings of an elementwise operation: special functions of a GPU are good to two units
+_MANY = 4096  # terms up to which the order of a sum may be the worst one
+_POOL = (1 << 17) + 29  # a prime
+
+_FUSED = {
+    "_softmax", "_softmax_backward_data", "_log_softmax", "_log_softmax_backward_data", "logsumexp",
+    "native_layer_norm", "native_layer_norm_backward", "native_group_norm", "native_group_norm_backward",
+    "native_batch_norm", "native_batch_norm_backward", "nll_loss_forward", "nll_loss_backward", "mse_loss",
+    "silu", "silu_backward", "gelu", "gelu_backward", "sigmoid_backward", "_fused_rms_norm",
+    "_fused_rms_norm_backward", "log_sigmoid_forward", "log_sigmoid_backward",
+}  # fmt: skip
+_PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot", "convolution", "convolution_backward"}
+_SCATTERS = {"index_add", "scatter_add", "index_put", "_index_put_impl", "embedding_dense_backward"}
+_SUMS = {"sum", "mean", "cumsum", "nansum", *_PRODUCTS, *_SCATTERS}
+_EXACT = {
+    "copy", "fill", "zero", "zeros_like", "ones_like", "full", "arange", "clone", "_to_copy", "cat", "stack", "index",
+    "gather", "embedding", "where", "masked_fill", "neg", "abs", "relu", "threshold_backward", "amax", "max", "amin",
+    "min", "maximum", "minimum", "index_select", "select_backward", "slice_backward", "constant_pad_nd", "sign",
+    "new_zeros", "new_empty_strided", "empty_like", "empty_strided", "ones", "zeros", "scalar_tensor", "scatter",
+    "topk", "sort", "flip", "roll", "tril", "triu", "repeat", "clamp", "ge", "_local_scalar_dense", "round", "floor",
+}  # fmt: skip
+
+
+def rounded(value: Tensor, dtype: Any) -> Tensor:
+    """As it comes back from another type."""
+    return value.to(dtype).to(value.dtype)
+
+
+@functools.lru_cache(maxsize=1)
+def _mode() -> type:
+    """The class, made when torch is there."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Noise(TorchDispatchMode):  # type: ignore[misc, unused-ignore]
+        """See `noise`."""
+
+        def __init__(self, dtype: Any, products: Any, seed: int, elementwise: bool, kept: bool) -> None:
+            super().__init__()
+            self.dtype, self.products, self.elementwise, self.kept = dtype, products, elementwise, kept
+            self.sizes: dict[int, tuple[Tensor, Tensor]] = {}  # of products, sum |term| of each entry
+            self.at = seed * 7919
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            name = func._schema.name.removeprefix("aten::").rstrip("_")
+            if name in _FUSED:
+                apart = _decompositions().get(func)
+                if apart is not None:
+                    with self:
+                        return self.softmax(name, args, apart(*args, **kwargs))
+            if func.is_view or name in _EXACT:
+                return self.carried(func(*args, **kwargs), args, lambda size: func(size, *args[1:], **kwargs))
+            if name in _PRODUCTS and self.products is not None:
+                args = tuple(self.low(a, self.products) if _floats(a) else a for a in args)
+            bound: Any = None
+            if name in _SUMS:
+                bound = self.summed(func, name, args, kwargs)
+            result = func(*args, **kwargs)
+            if name in _PRODUCTS and _floats(result) and self.kept:
+                self.sizes[id(result)] = result, bound / (UNIT * _counted(_terms(name, args, result)))
+            if name == "mul" and self.sizes:
+                self.carried(result, args, lambda size: (size * args[1]).abs())
+            for k, part in enumerate(result if isinstance(result, (tuple, list)) else (result,)):
+                if _floats(part) and part.numel():
+                    self.displace(part, name, args, bound[k] if isinstance(bound, (tuple, list)) else bound)
+            return result
+
+        def carried(self, result: Any, args: Any, how: Callable[[Tensor], Tensor]) -> Any:
+            """The result; the sizes of its terms are those of its first argument, moved or scaled alike."""
+            known = self.sizes.get(id(args[0])) if args and self.sizes and _floats(result) else None
+            if known is not None:
+                self.sizes[id(result)] = result, how(known[1])
+            return result
+
+        def softmax(self, name: str, args: Any, result: Any) -> Any:
+            """A softmax or its gradient with the errors that its arguments' sizes bring."""
+            if name == "_softmax":
+                size = args[0].abs().mul_(UNIT).clamp_(max=1.0)
+                result.mul_(self.signs(result) * size + 1)
+            elif name == "_softmax_backward_data" and self.kept:
+                g, p, dim = args[:3]
+                terms = self.sizes.get(id(g), (g, g.abs()))[1]
+                off = (terms * p).sum(dim, keepdim=True).mul_(import_torch().finfo(self.dtype).eps / 2)
+                result.add_(p * off.mul_(self.signs(off)))
+            return result
+
+        def summed(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+            """u n sum |term| of every result; in-place operations start from zero."""
+            given = [abs(a) if _floats(a) else a for a in args]
+            if func._schema.is_mutable and _floats(args[0]):
+                given[0] = import_torch().zeros_like(args[0])
+            sums = func(*given, **{k: abs(v) if _floats(v) else v for k, v in kwargs.items()})
+            parts = sums if isinstance(sums, (tuple, list)) else (sums,)
+            found = [
+                p.mul_(UNIT * _counted(_terms(name, args, p))) if _floats(p) and p.numel() else None for p in parts
+            ]
+            return found if isinstance(sums, (tuple, list)) else found[0]
+
+        def displace(self, result: Tensor, name: str, args: Any, bound: Tensor | None) -> None:
+            if bound is not None:
+                result.add_(bound.mul_(self.signs(bound)).nan_to_num_(0.0, 0.0, 0.0))
+            elif self.elementwise:
+                size: Any = _FEW
+                if name in ("exp", "exp2") and _floats(args[0]) and args[0].shape == result.shape:
+                    size = args[0].abs().nan_to_num_(0.0, 0.0, 0.0).add_(_FEW)
+                result.mul_(self.signs(result) * (UNIT * size) + 1)
+
+        def low(self, value: Tensor, dtype: Any) -> Tensor:
+            """Displaced by as much as rounding to a type may take; what the type holds exactly stays."""
+            torch = import_torch()
+            if dtype == TF32:
+                return value * (self.signs(value) * 2.0**-11 + 1)
+            info = torch.finfo(dtype)
+            least = info.smallest_normal * info.eps / 2 if dtype == torch.float16 else 0.0  # it has no other below
+            moved = value + self.signs(value) * (value.abs() * (info.eps / 2) + least)
+            return torch.where(rounded(value, dtype) == value, value, moved)
+
+        def signs(self, like: Tensor) -> Tensor:
+            """Plus and minus ones, from a pool whose length shares no factor with usual shapes."""
+            count, self.at = like.numel(), (self.at + 7919 + like.numel()) % _POOL
+            pool = _pool(like.dtype, like.device)
+            if self.at + count > pool.numel():
+                pool = pool.repeat((self.at + count) // _POOL + 1)
+            return pool[self.at : self.at + count].view(like.shape)
+
+    return Noise
+
+
+def noise(dtype: Any, products: Any, seed: int, elementwise: bool = True, kept: bool = False) -> Any:
+    """A dispatch mode in which operations are as inexact as a kernel's may be.
+
+    Parameters
+    ----------
+    dtype : of the kernel's inputs and outputs
+    products : type that operands of matrix products are rounded to; None leaves them
+    elementwise : whether elementwise operations are displaced; in float32 they round by themselves
+    kept : whether the kernel saves outputs or intermediate tensors in its type
+    """
+    return _mode()(dtype, products, seed, elementwise, kept)
+
+
+@functools.lru_cache(maxsize=4)
+def _pool(dtype: Any, device: Any) -> Tensor:
+    torch = import_torch()
+    generator = torch.Generator().manual_seed(20240229)
+    drawn = torch.randint(0, 2, (_POOL,), generator=generator, dtype=torch.float64) * 2 - 1
+    return drawn.to(device, dtype).repeat(2)
+
+
+@functools.lru_cache(maxsize=1)
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    import torch._decomp
+
+    table: dict[Any, Callable[..., Any]] = torch._decomp.decomposition_table
+    return table
+
+
+def _floats(value: Any) -> bool:
+    return isinstance(value, import_torch().Tensor) and value.is_floating_point()
+
+
+def _counted(n: float) -> float:
+    return float(min(n, (_MANY * n) ** 0.5))
+
+
+def _terms(name: str, args: Any, result: Tensor) -> float:
+    """Number of terms of each sum, at most."""
+    tensors = [a for a in args if isinstance(a, import_torch().Tensor)]
+    if name in ("mm", "bmm", "mv", "dot"):
+        return int(tensors[0].shape[-1])
+    if name in ("addmm", "baddbmm", "addmv"):
+        return int(tensors[1].shape[-1]) + 1
+    if name == "convolution":
+        return int(tensors[1].numel() // max(1, tensors[1].shape[0])) + 1
+    if name == "convolution_backward":
+        return int(tensors[0].numel())
+    if name == "cumsum":
+        return int(tensors[0].shape[args[1]]) if tensors[0].ndim else 1
+    if name in _SCATTERS:
+        index = args[1] if name in ("embedding_dense_backward", "index_put", "_index_put_impl") else args[2]
+        parts = index if isinstance(index, (tuple, list)) else (index,)
+        return max((int(part.numel()) for part in parts if part is not None), default=int(result.numel()))
+    return float(max(1, tensors[0].numel() // max(1, result.numel())))

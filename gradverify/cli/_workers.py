@@ -1,0 +1,83 @@
+"""Checks for `gradverify check` and `mutants`: on supervised workers, or in this process for a debugger."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from gradverify.cli import _progress
+from gradverify.cli._output import note
+from gradverify.cli._signals import asked_first
+
+if TYPE_CHECKING:
+    from gradverify.campaign.checks import Result
+    from gradverify.campaign.unit import Plan
+    from gradverify.campaign.watch import Job
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def worker_options(function: F) -> F:
+    """`-j` and `--in-process`."""
+    text = "Layers at once, each in a process of its own; the default is one for each core."
+    function = click.option("-j", "--jobs", "--workers", "workers", type=click.IntRange(1), metavar="N", help=text)(
+        function
+    )
+    text = "Run everything in this process, one after the other, as a debugger needs it; nothing is supervised."
+    return click.option("--in-process", is_flag=True, help=text)(function)
+
+
+def supervises(in_process: bool) -> bool:
+    """Whether layers run in processes of their own: these are limited and ended by signals, as POSIX has them."""
+    return not in_process and os.name == "posix"
+
+
+@contextmanager
+def listed(plan: Plan) -> Iterator[tuple[list[tuple[str, str]], Any]]:
+    """Name and target of every layer, found out in a worker, and that worker, which has them loaded."""
+    from gradverify.campaign.guard import Guard
+
+    guard = Guard()
+    try:
+        found, left_out = guard.list(plan)
+        for why in left_out:
+            note(f"gradverify: left out: {why}")
+        yield found, guard
+    finally:
+        guard.close()
+
+
+def results(
+    jobs: Sequence[Job],
+    workers: int | None,
+    color: bool | None,
+    row: Callable[[Result], tuple[str, bool]],
+    ready: Sequence[Any] = (),
+) -> list[Result]:
+    """Results in the order of the jobs, shown as they come; after Ctrl-C those that were had by then.
+
+    Parameters
+    ----------
+    row : a result in a line, and whether it is a bad one
+    ready : guards that are at work already
+    """
+    from gradverify.campaign.checks import Checks
+    from gradverify.campaign.flight import cores
+
+    done: dict[int, Result] = {}
+    with _progress.board(len(jobs), color) as board:
+        checks = Checks(jobs, workers or cores(), lambda beat: board.heard(beat.progress), ready)
+        try:
+            with asked_first(checks.stop):
+                for result in checks.results():
+                    done[result.job.number] = result
+                    if result.whole:
+                        board.finished(result.job.layer, *row(result))
+        except KeyboardInterrupt:
+            checks.end()
+            done.update((result.job.number, result) for result in checks.left())
+    return [done[number] for number in sorted(done)]

@@ -1,0 +1,175 @@
+"""A parent for pytest: whatever ends it in the middle of a run, the status is not 0.
+
+What a test of the project's own checks runs in the process of pytest, where compiled code can end it with status 0
+and nobody notices. So the first process forks before anything of the project is imported: pytest goes on in the
+child, and the parent, whose status it is that counts, waits for it. Imports the standard library only.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+_ENTRIES = ("console_main", "_console_main")
+ENDED = 70  # the status of a run that was ended with status 0 before its end
+_FORKS_BADLY = ("torch", "jax", "tensorflow", "cupy")  # their threads and devices do not survive it
+_runs: list[int] = []
+_line: list[int] = []  # to the parent, in the child
+
+
+def begin() -> None:
+    """Go on in a child of this process, where that can be done and nobody will notice."""
+    _begin(None)
+
+
+def begin_late(config: Any) -> None:
+    """As `begin`, once the project is imported: not where a package was that does not survive a fork."""
+    if not _line and not any(name in sys.modules for name in _FORKS_BADLY):
+        _begin(config)
+
+
+def where(journal: Path, corpus: Path) -> None:
+    """Tell the parent where the case at hand is written down, and where failing cases are kept."""
+    _say(f"journal\0{journal}\0{corpus}")
+
+
+def tell(status: int) -> None:
+    """The session is over, with this status."""
+    _say(f"status\0{int(status)}")
+
+
+def done() -> None:
+    """pytest has come to its end."""
+    _say("done")
+
+
+def _say(text: str) -> None:
+    if _line:
+        with suppress(OSError):
+            os.write(_line[0], f"{text}\n".encode())
+
+
+def _is_pytests_own() -> bool:
+    """Whether this process was started as pytest, and is no program that calls it."""
+    frame: Any = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name in _ENTRIES and frame.f_globals.get("__name__") == "_pytest.config":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _alone() -> bool:
+    """Whether no thread would be lost, and no debugger."""
+    return threading.active_count() == 1 and "pydevd" not in sys.modules
+
+
+def first() -> bool:
+    """Whether this is the first run of pytest in this process, and not one inside a test of another."""
+    _runs.append(os.getpid())
+    return len(_runs) == 1
+
+
+def _begin(config: Any) -> None:
+    if len(_runs) > 1:
+        return
+    if os.name == "posix" and "PYTEST_XDIST_WORKER" not in os.environ and _is_pytests_own() and _alone():
+        _fork(config)
+
+
+def _fork(config: Any) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):
+            stream.flush()
+    heard, said = os.pipe()
+    parent = os.getpid()
+    watched = _watched()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
+    child = os.fork()
+    if child == 0:
+        from gradverify.ending import die_with_parent
+
+        os.close(heard)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        die_with_parent(parent)
+        _line.append(said)
+        return
+    os.close(said)
+    try:
+        captures = None if config is None else config.pluginmanager.getplugin("capturemanager")
+        if captures is not None:
+            captures.suspend_global_capture(in_=True)
+        status = _status(_wait(child), child, heard)
+    except BaseException:  # noqa: BLE001  nothing of this process may run on into pytest
+        status = ENDED
+    os._exit(status)
+
+
+def _watched() -> set[signal.Signals]:
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGCHLD")
+    return {getattr(signal, name) for name in names if hasattr(signal, name)}
+
+
+def _wait(child: int) -> int:
+    """The status of the child, as `Popen.returncode`; signals that are sent to this process alone are handed on."""
+    while True:
+        if hasattr(signal, "sigwaitinfo"):
+            came = signal.sigwaitinfo(_watched())
+            number, sender = came.si_signo, came.si_pid
+        else:  # macOS
+            number, sender = signal.sigwait(_watched()), 0
+        if number == signal.SIGCHLD:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                return os.waitstatus_to_exitcode(status)
+        elif sender or number == signal.SIGTERM:  # a terminal sends to the child as well
+            with suppress(ProcessLookupError):
+                os.kill(child, number)
+
+
+def _status(code: int, child: int, line: int) -> int:
+    """The status that stands for how the child ended, which is told where it is not by itself."""
+    said = [text.split("\0") for text in _read(line).decode(errors="replace").splitlines()]
+    about = {words[0]: words[1:] for words in said if words}
+    if "status" in about or "done" in about:  # what comes after that is no layer's fault
+        return code if code > 0 else 128 - code if code < 0 else int(about.get("status", ["0"])[0])
+    if code > 0 and "journal" not in about:  # an error before the session, which told itself
+        return code
+    ended = f"with status {code}" if code >= 0 else f"by signal {-code}"
+    text = f"gradverify: pytest was ended {ended} in the middle of its run"
+    with suppress(Exception):
+        text = f"{text}{_left(child, *map(Path, about['journal']))}"
+    sys.stderr.write(f"\n{text}\n")
+    sys.stderr.flush()
+    return ENDED if code == 0 else code if code > 0 else 128 - code
+
+
+def _read(line: int) -> bytes:
+    """What was said; a process that the child has forked may hold the line, so its end is not waited for."""
+    os.set_blocking(line, False)
+    parts = []
+    with suppress(BlockingIOError):
+        while part := os.read(line, 1 << 16):
+            parts.append(part)
+    return b"".join(parts)
+
+
+def _left(child: int, journal: Path, corpus: Path) -> str:
+    """What the child was at, in words; what it had found is kept in the corpus."""
+    from gradverify.corpus import Corpus, replay_command
+    from gradverify.pytest_plugin.journal import left_by
+    from gradverify.report.terminal import render_finding
+
+    left = left_by(journal, f"main-*-{child}")
+    if left is None:
+        return ""
+    texts = [f", inside {left.owner}"]
+    for finding in (left.findings[-1], *left.findings[:-1]):
+        path = os.path.relpath(Corpus(corpus).keep(finding, left.owner, left.asked))
+        texts.append(render_finding(finding, replay=replay_command(path, finding.case)))
+    return "\n\n".join(texts)

@@ -1,0 +1,95 @@
+"""Boosting objectives: hess is the diagonal of the Hessian, or an upper bound on it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gradverify import adapt
+from gradverify.checking import check_layer
+from gradverify.settings import Settings
+
+
+def check(layer, *properties):
+    return check_layer(layer, Settings(examples=6, shrink=False, properties=properties))
+
+
+def softmax(preds):
+    e = np.exp(preds - preds.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+def softmax_loss(preds, data):
+    rows = np.arange(len(preds))
+    top = preds.max(1)
+    return np.log(np.exp(preds - top[:, None]).sum(1)) + top - preds[rows, data.astype(int)]
+
+
+def classes(factor):
+    """Cross-entropy over classes, with a multiple of the diagonal of its Hessian."""
+
+    def objective(preds, data):
+        p = softmax(preds)
+        return p - np.eye(preds.shape[1])[data.get_label().astype(int)], factor * p * (1 - p)
+
+    return objective
+
+
+def huber_loss(preds, data):
+    d = np.abs(preds - data)
+    return np.where(d <= 1, 0.5 * d * d, d - 0.5)
+
+
+def huber(hess):
+    def objective(preds, data):
+        d = preds - data.get_label()
+        return np.clip(d, -1, 1), hess(d)
+
+    return objective
+
+
+CLASSES = dict(preds="2 3", data="2: labels 3")
+OVER_ALL = dict(preds="3: between 0.5 3", data="3: between 0.5 3")
+
+
+def root(preds, data):
+    return np.sqrt(1 + np.sum((preds - data) ** 2))
+
+
+def of_all_rows(preds, data):
+    r, d = root(preds, data), preds - data
+    return d / r, 1 / r - d**2 / r**3
+
+
+def test_hess_is_the_diagonal_where_the_loss_couples_entries():
+    assert check(adapt.boosting(classes(1), softmax_loss, **CLASSES), "gradient").ok
+    assert {f.primal for f in check(adapt.boosting(classes(7), softmax_loss, **CLASSES), "gradient")} == {"preds_grad"}
+    assert check(adapt.boosting(of_all_rows, root, **OVER_ALL), "gradient").ok
+
+
+@pytest.mark.parametrize(
+    ("objective", "loss", "declaration", "ok"),
+    [
+        (classes(1), softmax_loss, CLASSES, True),
+        (classes(2), softmax_loss, CLASSES, True),  # what the rows of |H| add up to, as XGBoost has it
+        (classes(7), softmax_loss, CLASSES, False),
+        (classes(0.9), softmax_loss, CLASSES, False),
+        (huber(np.ones_like), huber_loss, {}, True),
+        (huber(lambda d: np.full(len(d), 0.5)), huber_loss, {}, False),
+    ],
+)
+def test_a_declared_bound_is_compared_as_one(objective, loss, declaration, ok):
+    report = check(adapt.boosting(objective, loss, bound=True, **declaration), "gradient", "bound")
+    assert report.ok is ok
+    assert {f.property for f in report} <= {"bound"}
+
+
+def test_a_predicate_sees_the_arrays_that_were_declared():
+    seen = []
+
+    def assume(preds, data):
+        seen.append(np.shape(preds))
+        return bool(np.abs(preds - data).max() < 10)
+
+    assert check(adapt.boosting(of_all_rows, root, assume=assume, **OVER_ALL), "gradient").ok
+    assert seen

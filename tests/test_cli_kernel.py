@@ -1,0 +1,198 @@
+"""`gradverify kernel`: the score of a kernel, its exit status, and the ways to game it."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+
+import pytest
+
+pytest.importorskip("torch")
+
+from gradverify.adapters._kernel_wire import packed, unpacked
+from gradverify.cli import run
+
+REFERENCE = """
+    import torch
+
+    def plain(x, w):
+        y = x * torch.rsqrt((x * x).mean(1, keepdim=True) + 1e-5)
+        return y * w
+
+    plain.primals = {"x": "N D", "w": "D"}
+"""
+KERNEL = """
+    import os, time
+    import torch
+
+    class Norm(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, w):
+            wide = x.float()
+            r = torch.rsqrt((wide * wide).mean(1, keepdim=True) + 1e-5)
+            ctx.save_for_backward(x, w, r)
+            return (wide * r * w.float()).to(x.dtype)
+
+        @staticmethod
+        def backward(ctx, g):
+            x, w, r = ctx.saved_tensors
+            h, gw = x.float() * r, g.float() * w.float()
+            dx = (gw - h * (gw * h).mean(1, keepdim=True)) * r
+            return dx.to(x.dtype), (g.float() * h).sum(0).to(w.dtype)
+"""
+ZEROS = """
+    class Zeros(Norm):
+        @staticmethod
+        def backward(ctx, g):
+            x, w, r = ctx.saved_tensors
+            return torch.zeros_like(x), torch.zeros_like(w)
+"""
+CALLS = """
+    import importlib.util
+    spec = importlib.util.spec_from_file_location("theirs", os.path.join(os.path.dirname(__file__), "reference.py"))
+    theirs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(theirs)
+
+    class Calls(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, w):
+            ctx.save_for_backward(x, w)
+            return theirs.plain(x.double(), w.double()).to(x.dtype)
+
+        @staticmethod
+        def backward(ctx, g):
+            leaves = [t.detach().double().requires_grad_() for t in ctx.saved_tensors]
+            with torch.enable_grad():
+                y = theirs.plain(*leaves)
+            return tuple(d.to(g.dtype) for d in torch.autograd.grad(y, leaves, g.double()))
+"""
+PATCHES = """
+    torch.allclose = lambda *a, **k: True
+    torch.Tensor.mean = lambda self, *a, **k: torch.zeros((self.shape[0], 1), dtype=self.dtype)
+
+    class Patches(Norm):
+        @staticmethod
+        def forward(ctx, x, w):
+            torch.rsqrt = lambda t: torch.ones_like(t)
+            return Norm.forward(ctx, x, w)
+"""
+KNOWS = """
+    class Knows(Norm):
+        @staticmethod
+        def backward(ctx, g):
+            dx, dw = Norm.backward(ctx, g)
+            return (dx, dw) if g.shape in ((2, 3), (4, 4), (8, 8), (16, 32), (512, 8)) else (dx * 0, dw)
+"""
+LATER = """
+    import threading
+
+    class Later(Norm):
+        @staticmethod
+        def backward(ctx, g):
+            dx, dw = Norm.backward(ctx, g)
+            out = torch.zeros_like(dx)
+            threading.Timer(0.05, lambda: out.copy_(dx)).start()
+            return out, dw
+"""
+CRASHES = """
+    class Crashes(Norm):
+        @staticmethod
+        def backward(ctx, g):
+            os.kill(os.getpid(), 11)
+"""
+LEAVES = """
+    class Leaves(Norm):
+        @staticmethod
+        def forward(ctx, x, w):
+            os._exit(0)
+"""
+HANGS = """
+    class Hangs(Norm):
+        @staticmethod
+        def backward(ctx, g):
+            time.sleep(1e6)
+"""
+
+
+@pytest.fixture
+def scored(tmp_path, monkeypatch):
+    """Runs the command on a kernel; gives the exit status and the score."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "reference.py").write_text(textwrap.dedent(REFERENCE))
+
+    def score(name, text="", *more):
+        (tmp_path / "kernel.py").write_text(textwrap.dedent(KERNEL) + textwrap.dedent(text))
+        arguments = ["kernel", f"kernel.py:{name}", "--reference", "reference.py:plain", "--json", "score.json"]
+        status = run([*arguments, "--examples", "12", *more])
+        written = tmp_path / "score.json"
+        return status, json.loads(written.read_text()) if written.exists() else None
+
+    return score
+
+
+def test_a_right_kernel_gets_0_and_the_same_score_for_the_same_seed(scored):
+    status, score = scored("Norm")
+    assert (status, score["verdict"], score["exit"]) == (0, "right", 0), score
+    assert set(score["primals"]) == {"x", "w"}
+    assert all(p["digits_lost"] < 0.5 and p["entries"] for p in score["primals"].values())
+    assert scored("Norm") == (status, score)
+
+
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "verdict"),
+    [
+        ("Calls", CALLS, "tampered"),
+        slow("Patches", PATCHES, "tampered"),
+        slow("Knows", KNOWS, "wrong"),
+        slow("Later", LATER, "wrong"),
+        slow("Crashes", CRASHES, "crashed"),
+        slow("Leaves", LEAVES, "crashed"),
+    ],
+)
+def test_what_games_or_breaks_the_score_gets_1(scored, name, text, verdict):
+    status, score = scored(name, text)
+    assert (status, score["verdict"]) == (1, verdict)
+
+
+def test_a_wrong_kernel_is_told_with_a_minimal_case(scored):
+    status, score = scored("Zeros", ZEROS)
+    assert (status, score["verdict"]) == (1, "wrong")
+    found = {f["primal"]: f for f in score["findings"]}
+    assert {"x", "w"} <= set(found) and found["w"]["digits_lost"] > 1
+    assert found["w"]["minimal"] is not None and found["w"]["case"].endswith(".npz")
+    assert score["primals"]["w"]["digits_lost"] > 1 and score["primals"]["w"]["worst_shape"]
+
+
+@pytest.mark.slow
+def test_a_kernel_that_hangs_gets_1(scored):
+    status, score = scored("Hangs", HANGS, "--seconds", "1")
+    assert (status, score["verdict"]) == (1, "hung")
+
+
+def test_wrong_usage_gets_2(scored, capsys):
+    for name, more, said in (
+        ("Nothing", (), "has no 'Nothing'"),
+        ("Norm", ("--primal", "x"), "is not of the form"),
+        ("Norm", ("--size", "N=many"), "is no whole number"),
+        ("Norm", ("--option", "causal=[no"), "is no JSON"),
+        ("Norm", ("--type", "int8"), "'int8' is not one of"),
+    ):
+        assert scored(name, "", *more)[0] == 2
+        assert said in capsys.readouterr().err
+
+
+def test_nothing_that_comes_from_a_kernel_is_unpickled():
+    import io
+
+    import numpy as np
+
+    head, arrays = unpacked(packed({"a": [1, None]}, {"x": np.ones(2)}))
+    assert head == {"a": [1, None]} and (arrays["x"] == 1).all()
+    evil = io.BytesIO()
+    np.savez(evil, head=np.array([object()], dtype=object))
+    with pytest.raises(ValueError, match="pickle"):
+        unpacked(evil.getvalue())

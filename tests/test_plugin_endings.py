@@ -1,0 +1,161 @@
+"""However a layer ends the process of pytest, the status is not 0, and the layer and its case are named."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["pytester"]
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="pytest is supervised where it can fork")
+
+LAYERS = """
+import ctypes
+import os
+import gradverify
+
+execute = os.execv
+
+@gradverify.register(name="right")
+class right:
+    x = "N"
+    def forward(x): return x * x, x
+    def backward(dy, x): return 2 * x * dy
+
+@gradverify.register(name="wrong")
+class wrong:
+    x = "N"
+    def forward(x): return x * x, x
+    def backward(dy, x): return 3 * x * dy
+
+@gradverify.register(name="ends")
+class ends:
+    x = "N"
+    def forward(x):
+        if x.size == 3:
+            {how}
+        return x * x, x
+    def backward(dy, x): return 2 * x * dy
+"""
+OWN = """
+import mine
+
+def test_before(): pass
+
+def test_own(gradverify):
+    gradverify("ends")
+
+def test_after(): assert False
+"""
+SCRIPT = str(Path(sys.executable).parent / "pytest")
+HOWS = {
+    "exit": "os._exit(0)",
+    "exit of C": "ctypes.CDLL(None)._exit(0)",
+    "end of C": "ctypes.CDLL(None).exit(0)",
+    "another program": 'execute("/bin/true", ["/bin/true"])',
+    "abort": "os.abort()",
+}
+
+
+@pytest.fixture
+def project(pytester, monkeypatch):
+    for variable in ("CI", "GITHUB_ACTIONS", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER"):
+        monkeypatch.delenv(variable, raising=False)
+
+    def write(how, table='modules = "mine"\nproperties = "gradient"\nexamples = 20\nseed = 1\n', own=OWN):
+        pytester.makepyfile(mine=LAYERS.replace("{how}", how))
+        if own:
+            pytester.makepyfile(test_own=own)
+        pytester.makepyprojecttoml("[tool.pytest.ini_options]\n" + (table and f"[tool.gradverify]\n{table}"))
+        return pytester
+
+    return write
+
+
+@pytest.mark.parametrize("how", ["exit", "exit of C", "another program"])
+def test_layers_that_are_tests_end_their_own_process_alone(project, how):
+    result = project(HOWS[how], own="").runpytest_subprocess()
+    assert result.ret == 1
+    result.assert_outcomes(passed=1, failed=2)
+    result.stdout.re_match_lines(
+        [
+            r"ends +gradient .*WRONG \(crash\)",
+            r"right +gradient .*ok",
+            r"wrong +gradient .*WRONG \(wrong x\)",
+            r"FAILED gradverify::ends::gradient - .*",
+        ]
+    )
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_a_test_of_ones_own_cannot_end_the_run_with_status_0(project, how):
+    result = project(HOWS[how]).runpytest_subprocess("test_own.py")
+    assert result.ret not in (0, -9)
+    said = result.stdout.str() + result.stderr.str()
+    assert "test_own.py::test_own" in said
+    assert "gradverify replay .gradverify/corpus/ends-" in said
+    if how in ("exit", "abort"):  # of Python's os: a finding like any other
+        result.assert_outcomes(passed=1, failed=2)
+    else:
+        assert "pytest was ended with status 0 in the middle of its run, inside test_own.py::test_own" in said
+
+
+@pytest.mark.parametrize(
+    "command",
+    [[sys.executable, "-m", "pytest"], [SCRIPT]],
+    ids=["module", "script"],
+)
+def test_it_does_not_matter_how_pytest_is_started_nor_whether_the_project_is_configured(project, command):
+    pytester = project(HOWS["exit of C"], table="")
+    result = pytester.run(*command, "-q")
+    assert result.ret == 70
+    result.stderr.fnmatch_lines(["*inside test_own.py::test_own*", "*the process ended while it ran the layer*"])
+
+
+def test_a_layer_that_is_checked_without_the_fixture_is_named_as_well(project):
+    own = "import gradverify as gv, mine\ndef test_own(): gv.check('ends', properties='gradient')\n"
+    result = project(HOWS["exit of C"], table="", own=own).runpytest_subprocess()
+    assert result.ret == 70
+    result.stderr.fnmatch_lines(["*inside test_own.py::test_own*", "ends: the process ended while it ran the layer*"])
+
+
+def test_the_status_of_a_run_that_ends_by_itself_is_its_own(project):
+    pytester = project("pass")
+    assert pytester.runpytest_subprocess("-k", "right or before").ret == 0
+    assert pytester.runpytest_subprocess("-k", "after").ret == 1
+    assert pytester.runpytest_subprocess("-k", "nosuch").ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    assert pytester.runpytest_subprocess("--version").ret == 0
+    assert pytester.runpytest_subprocess("--nosuch").ret == pytest.ExitCode.USAGE_ERROR
+
+
+@pytest.mark.parametrize("raised", ["pytest.skip()", "pytest.exit('leave', 0)", "sys.exit(0)", "raise Own"])
+def test_what_a_layer_raises_for_somebody_else_is_a_finding(project, raised):
+    how = f"import sys, pytest\n            class Own(BaseException): pass\n            {raised}"
+    result = project(how).runpytest_subprocess("-k", "ends or test_own or before")
+    result.assert_outcomes(passed=1, failed=3)
+    result.stdout.re_match_lines([r"ends +gradient .*WRONG \(crash\)"])
+
+
+def test_layers_run_in_the_process_of_pytest_where_that_is_wanted(project):
+    how = "open('pids', 'a').write(f'{os.getpid()} ')"
+    own = "import os\ndef test_own(): open('pid', 'w').write(str(os.getpid()))\n"
+    pytester = project(how, own=own)
+    for jobs, same in (("0", True), ("1", False)):
+        (pytester.path / "pids").unlink(missing_ok=True)
+        assert pytester.runpytest_subprocess("-k", "own or ends", f"--gradverify-jobs={jobs}").ret == 0
+        pids = set((pytester.path / "pids").read_text().split())
+        assert (pids == {(pytester.path / "pid").read_text()}) is same
+
+
+def test_a_layer_that_no_other_process_can_load_runs_in_that_of_pytest(project):
+    """One that a conftest has registered."""
+    pytester = project("pass", table='layers = "of_conftest"\nproperties = "gradient"\nexamples = 5\n', own="")
+    pytester.makeconftest(
+        "import gradverify\ngradverify.register(gradverify.Layer("
+        "lambda x: (x * x, x), lambda dy, x: 3 * x * dy, name='of_conftest', x='N'))"
+    )
+    result = pytester.runpytest_subprocess()
+    result.assert_outcomes(failed=1)
+    result.stdout.re_match_lines([r"of_conftest +gradient .*WRONG \(wrong x\)"])
