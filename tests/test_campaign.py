@@ -20,10 +20,11 @@ from gradverify import Case, casefile
 from gradverify.campaign import Campaign, Store, StoreError
 from gradverify.campaign import journal as journals
 from gradverify.campaign.guard import Guard
-from gradverify.campaign.interest import Pool, features
+from gradverify.campaign.interest import features
 from gradverify.campaign.unit import Delta, Found, Record, Row, Unit, digest, key_of
 from gradverify.errors import CaseFileError, TargetError, UsageError
 from gradverify.properties import Regime
+from gradverify.strategies import Pool
 
 HERE = Path(__file__).parent
 HOSTILE, RARE = str(HERE / "hostile.py"), str(HERE / "rare.py")

@@ -6,7 +6,6 @@ import random
 from collections import Counter
 
 import numpy as np
-import pytest
 
 import gradverify as gv
 from gradverify import Layer
@@ -150,8 +149,15 @@ def test_rows_that_reached_new_code_are_parents_of_half_of_the_mutants():
     assert 100 < sum(Counter(row).most_common(1)[0][0] == 99 for row in mutants) < 300
 
 
-@pytest.mark.parametrize("share", ["far"])
-def test_large_offsets_with_small_spreads_are_drawn_for_every_real_primal(share):
+def test_offsets_that_absorb_are_special_points_in_float64_and_nowhere_else():
+    layer = Layer(square, lambda dy, x: 2 * x * dy, name="square", x="N")
+    for dtype, most in (("float64", 1e50), ("float32", 1e3)):
+        found = []
+        each(cases(layer, Regime(special=True), dtype=dtype), 200, 0, found.append)
+        assert max(float(case.primals["x"].max(initial=0)) for case in found) == most
+
+
+def test_large_offsets_with_small_spreads_are_drawn_for_every_real_primal():
     ratios = Counter()
 
     def look(case):

@@ -144,6 +144,9 @@ class Drawing:
     ) -> dict[str, Any] | None:
         """The primals by name, or None if a domain has no elements at these sizes."""
         special = self.regime.special
+        # with two real primals one multiplies the other, and then no float64 can tell what the gradient is
+        alone = sum(not p.domain.discrete for p in self.layer.primals) == 1
+        far = values.ABSORBING if alone and self.dtype == np.float64 else ()
         manner = values.draw_manner(knobs, self.constants)
         borders = (0.0, 1.0, -1.0, *(s * c for c in (*self.constants, *_lasts(sizes)) for s in (1.0, -1.0)))
         raw: dict[str, Any] = {}
@@ -154,7 +157,7 @@ class Drawing:
             elif domain.discrete:
                 raw[primal.name] = values.uniforms(knobs, seed, k, shape, special)
             elif special:
-                raw[primal.name] = values.special_reals(knobs, seed, k, shape, borders, raw.values())
+                raw[primal.name] = values.special_reals(knobs, seed, k, shape, borders, raw.values(), far)
             else:
                 raw[primal.name] = values.reals(knobs, seed, k, shape, manner)
         open_to_reals = [p.name for p in self.layer.primals if not p.domain.discrete and p.domain.strategy is None]

@@ -111,7 +111,8 @@ def _offset(seed: int, stream: int, shape: Shape, manner: Manner) -> Array:
 def _far_offset(seed: int, stream: int, shape: Shape, manner: Manner) -> Array:
     """A large offset and a small spread: what is computed as a difference of large numbers loses digits there."""
     chosen = streams.scramble(seed, stream, 2)
-    offset = (1.0, -1.0, 100.0, -100.0, LARGEST, -LARGEST)[chosen % 6]
+    # the ratio is what loses digits; offsets that are large as well saturate whatever multiplies two of them
+    offset = (1.0, -1.0, 10.0, -10.0, 100.0, -3.0)[chosen % 6]
     spread = abs(offset) / (1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8)[chosen // 6 % 7]
     return offset + spread * streams.normal(seed, stream, shape)
 
@@ -219,12 +220,22 @@ _SPECIAL_DISCRETE = ("first", "last", "one first", "one last", "few", "same", "r
 _DISCRETE = ("mixed",) * 7 + _SPECIAL_DISCRETE
 
 
-_SPECIAL_REGIMES = ("zeros", "ties", "borders", "saturation", "mixed", "mixed", "few zeros", "rows", "copy", "identity")
+_SPECIAL_REGIMES = (
+    *("zeros", "ties", "borders", "saturation", "mixed", "mixed", "few zeros", "rows", "copy", "identity"),
+    "absorbing",
+)
+ABSORBING = (1e16, -1e16, 1e50)  # in float64, a change by 1 is lost in them
 _SATURATION = (40.0, -40.0, 100.0, -100.0, 1e3, -1e3)
 
 
 def special_reals(
-    knobs: Knobs, seed: int, stream: int, shape: Shape, borders: tuple[float, ...], others: Iterable[Array]
+    knobs: Knobs,
+    seed: int,
+    stream: int,
+    shape: Shape,
+    borders: tuple[float, ...],
+    others: Iterable[Array],
+    far: tuple[float, ...] = (),
 ) -> Array:
     """Raw real values of one primal, all of them at special points.
 
@@ -232,6 +243,7 @@ def special_reals(
     ----------
     borders : numbers at which the layer may change its branch
     others : raw values of other primals, to be copied where the shape is the same (coincident inputs)
+    far : offsets that absorb whatever is added to them, so that all entries are ties
     """
     regime, rows = knobs.pick(_SPECIAL_REGIMES), knobs.byte()
     chance = streams.uniform(seed, stream, shape)
@@ -239,6 +251,8 @@ def special_reals(
     pools = {"borders": borders, "saturation": (0.0, *_SATURATION), "mixed": (0.0, *borders, *_SATURATION)}
     if regime in pools:
         return _from(pools[regime], chance)
+    if regime == "absorbing" and far:
+        return far[rows % len(far)] + ties
     if regime == "zeros":
         return np.zeros(shape)
     if regime == "few zeros":  # a product with no zero, one and two of them

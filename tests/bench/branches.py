@@ -12,12 +12,14 @@ import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
 
 from gradverify import Layer
 from gradverify.campaign import explore
+from gradverify.campaign.journal import Journal
 from gradverify.campaign.unit import Delta, Plan, Unit
 from gradverify.lines.recorder import Recorder
 
@@ -284,12 +286,11 @@ def seconds_to(layer: Layer, limit: float, seed: int, guided: bool) -> tuple[flo
             found.append(time.process_time() - begun)
 
     with TemporaryDirectory() as folder, mock.patch.object(explore, "Recorder", Recorder if guided else Unguided):
-        from gradverify.campaign.journal import Journal
-
         unit = Unit(1, layer.name, layer.name, seed, 20 * limit, plan=Plan())
         journal = Journal(Path(folder) / "journal")
         over = lambda: bool(found) or time.process_time() - begun > limit  # noqa: E731
-        explore.Explorer(unit, layer, send, journal, over).run()
+        worker = SimpleNamespace(journal=journal, tell=send, stopped=over, tidy=lambda: None)
+        explore.Explorer(unit, layer, worker).run()
     return (found[0] if found else None), cases
 
 
