@@ -10,13 +10,15 @@ from gradverify.differences import ladder
 from gradverify.differences.central import NOISE_FACTOR, best_step, central
 from gradverify.differences.chain import abreast, chain
 from gradverify.judgement.dispute import TINY, finer_scales
-from gradverify.judgement.plain import FAINT, FIRM, Sweep, judge
+from gradverify.judgement.plain import FAINT, FIRM, JUMP, Sweep, judge
 from gradverify.types import AGREES, DISAGREES, UNRESOLVED, Array, Estimate
 
 FINE = 4e-9  # a single step decides only where its bound is below this share of the largest entry
 UPWARD = ladder.RATIO ** np.arange(8.0)  # steps from the best one upward, each RATIO times the one before
 SKIPPED = 2  # at the most, of the first ones
 DOWNWARD = ladder.RATIO ** -np.arange(1.0, 5.0)  # and from there downward
+TINIEST = 2.0 ** -np.array([12.0, 18.0, 24.0, 30.0])  # natural steps over which the outputs change by the same ...
+STEADY, JUMPS = 0.9, 16  # ... to this share, where forward jumps; entries that are looked at
 SMALL = 1e-3  # of the natural step: an entry below may be far from what its primal's scale tells
 LARGE = (1.0, 2.0**-4, 2.0**-8)  # relative steps at which to ask whether anything moves at all
 
@@ -105,7 +107,19 @@ def climb(sweep: Sweep, todo: Array) -> None:
         todo = todo[~np.isfinite(sweep.bound[todo])]
         if todo.size:
             measured(sweep, todo, ladder.entrywise(point, todo, known[todo], side=side))
+    _jumping(sweep, todo[~np.isfinite(sweep.bound[todo])][:JUMPS])
     _closer(sweep, every)
+
+
+def _jumping(sweep: Sweep, entries: Array) -> None:
+    """Name what has no slope because forward jumps there: the change does not shrink with the step."""
+    if entries.size == 0:
+        return
+    steps = np.multiply.outer(sweep.point.scale[entries], TINIEST)
+    moved = sweep.point.slopes(np.repeat(entries, TINIEST.size), steps.ravel(), -steps.ravel(), TINIEST.size)
+    change = np.abs(moved.change).reshape(steps.shape)
+    jumps = (change.min(axis=1) > STEADY * change.max(axis=1)) & (change.max(axis=1) > 0)
+    sweep.settle(entries[jumps], UNRESOLVED, JUMP)
 
 
 def _closer(sweep: Sweep, entries: Array) -> None:

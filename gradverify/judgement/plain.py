@@ -14,11 +14,13 @@ WIDE = 1e-3  # a bound above this share of the entry ...
 ROUNDINGS = 1e-14  # of the analytic value itself: some tens of operations in float64
 COARSE = 1e-4  # ... and this share of the primal's scale is too wide to tell
 
-NOT_FINITE, NO_SLOPE, TOO_WIDE, TOO_CLOSE, FAINT = "not finite", "no slope", "wide", "close", "faint"
+NOT_FINITE, NO_SLOPE, JUMP = "not finite", "no slope", "jump"
+TOO_WIDE, TOO_CLOSE, FAINT = "wide", "close", "faint"
 SCREENED, ENOUGH, CONVENTION = "screened", "enough", "convention"
 PLAIN = {
     NOT_FINITE: "backward's value is not finite",
     NO_SLOPE: "no few steps agree on one derivative",
+    JUMP: "forward jumps: it changes as much over the smallest steps as over larger ones, and has no derivative",
     TOO_WIDE: "rounding in the forward leaves a bound too wide to tell",
     TOO_CLOSE: f"the difference is more than its bound and less than {FIRM:g} bounds",
     FAINT: "the difference is less than what values inside the layer are rounded by",

@@ -1,8 +1,8 @@
 """What each rule of the court is needed for: how often it was asked, how often it excused, and how often it alone did.
 
-    python -m tests.bench.rules [--cases N] [--seed S] [--only right|wrong]
+    python -m tests.bench.rules [--cases N] [--seed S] [--only right|wrong] [--without RULE ...]
 
-Every rule is asked about every dispute, whatever the others say. Right layers are the catalogue, the awkward ones of
+Every rule is asked about every dispute, whatever the others say. `--without` counts what only the rules named excuse. Right layers are the catalogue, the awkward ones of
 the false-alarm bench and the imitations in tests/wild; wrong ones are the mutants, where an excuse may be one too many.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -30,6 +30,9 @@ from gradverify.types import DISAGREES, Case
 from tests.bench.false_alarms import shelf as awkward
 
 
+TOGETHER = "without them"
+
+
 @dataclass
 class Count:
     """Of one rule over one set of layers: entries, and CPU seconds."""
@@ -42,8 +45,8 @@ class Count:
 
 
 @contextmanager
-def counted(counts: dict[str, Count], name: list[str]) -> Iterator[None]:
-    """Inside, every rule is asked about every dispute, and what it says is counted."""
+def counted(counts: dict[str, Count], name: list[str], without: Sequence[str] = ()) -> Iterator[None]:
+    """Inside, every rule is asked about every dispute, and what it says is counted; and what only `without` excuse."""
     original = table.tried
 
     def tried(dispute: Dispute) -> table.Outcome:
@@ -59,6 +62,10 @@ def counted(counts: dict[str, Count], name: list[str]) -> Iterator[None]:
                 count.seconds += time.process_time() - start
             everyone.append((count, excused))
         total = sum(excused.astype(int) for _, excused in everyone)
+        kept = sum(excused.astype(int) for count, excused in everyone if all(count is not counts[n] for n in without))
+        lost = int(((total > 0) & (kept == 0)).sum()) if without else 0
+        if lost:
+            counts.setdefault(TOGETHER, Count()).layers[name[0]] += lost
         for count, excused in everyone:
             count.excused += int(excused.sum())
             alone = int((excused & (total == 1)).sum())
@@ -90,6 +97,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=("right", "wrong"))
+    parser.add_argument("--without", nargs="*", default=[])
     given = parser.parse_args()
     right = [layers.get(name) for name in layers.names()] + awkward()
     wrong = [mutant.build() for mutant in shelf()]
@@ -98,7 +106,7 @@ def main() -> None:
             continue
         counts: dict[str, Count] = {}
         name = [""]
-        with counted(counts, name):
+        with counted(counts, name, given.without):
             for layer in chosen:
                 name[0] = layer.name
                 number = given.cases if title == "right" else max(2, given.cases // 10)
@@ -112,6 +120,9 @@ def main() -> None:
             most = ", ".join(f"{layer} {n}" for layer, n in c.layers.most_common(4))
             cost = 1e3 * c.seconds / max(1, c.asked)
             print(f"{rule.name:<16}{c.asked:>8}{c.excused:>9}{c.alone:>7}{cost:>8.2f}  {most}")
+        if given.without:
+            lost = counts.get(TOGETHER, Count()).layers
+            print(f"without {', '.join(given.without)}: {lost.total()} entries more disagree {dict(lost.most_common(6))}")
 
 
 if __name__ == "__main__":
