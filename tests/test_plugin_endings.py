@@ -135,7 +135,7 @@ def test_what_a_layer_raises_for_somebody_else_is_a_finding(project, raised):
     how = f"import sys, pytest\n            class Own(BaseException): pass\n            {raised}"
     result = project(how).runpytest_subprocess("-k", "ends or test_own or before")
     result.assert_outcomes(passed=1, failed=3)
-    result.stdout.re_match_lines([r"ends +gradient .*WRONG \(crash\)"])
+    result.stdout.re_match_lines([r"gradverify:ends +gradient .*WRONG \(crash\)"])
 
 
 def test_layers_run_in_the_process_of_pytest_where_that_is_wanted(project):
