@@ -86,6 +86,36 @@ def test_what_adds_up_at_first_and_replaces_later_is_found(cls, right):
     assert bool(found(adapt.stateful(cls, x="N D"), "accumulates")) is not right
 
 
+class Appends(TwoParameters):
+    """Keeps what forward saw until it is flushed, so that no other batch may come before; its gradients add up."""
+
+    bias = 1.0
+
+    def __init__(self, D, H):
+        super().__init__(D, H)
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(x)
+        return x @ self.W + self.b
+
+    def backward(self, dy):
+        self.dW, self.db = self.dW + self.seen[0].T @ dy, self.bias * self.db + dy.sum(0)
+        return dy @ self.W.T
+
+    def flush_gradients(self):
+        self.seen, self.dW, self.db = [], np.zeros_like(self.W), np.zeros_like(self.b)
+
+
+class AppendsAndReplacesOne(Appends):
+    bias = 0.0
+
+
+@pytest.mark.parametrize(("cls", "right"), [(Appends, True), (AppendsAndReplacesOne, False)])
+def test_what_keeps_every_batch_until_it_is_flushed_is_held_to_equal_batches_alone(cls, right):
+    assert bool(found(adapt.stateful(cls, x="N D"), "accumulates")) is not right
+
+
 class Own:
     def forward(self, x):
         self.x = x
