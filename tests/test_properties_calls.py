@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gradverify import Layer, adapt, check
+from gradverify import Case, Layer, adapt, check, verify
 from gradverify.adapters import as_layer
 from gradverify.checking import check_layer
 from gradverify.settings import Settings
@@ -280,6 +280,19 @@ def none_at_zero(primals, cotangents, weights):
 def test_a_second_derivative_is_tried_at_zeros_and_in_the_tails(second):
     assert findings(softplus(second), "second_special", examples=60)
     assert not findings(softplus(right_second), "second_special", examples=60)
+
+
+@pytest.mark.parametrize(("sign", "right"), [(-1.0, True), (1.0, False)])
+def test_a_second_derivative_is_judged_where_a_primal_is_large_and_its_last_place_coarse(sign, right):
+    layer = Layer(
+        lambda x: (np.sin(x), x),
+        lambda dy, x: dy * np.cos(x),
+        name="sine",
+        x="N",
+        second=lambda primals, cotangents, weights: {"x": sign * weights["x"] * cotangents[0] * np.sin(primals["x"])},
+    )
+    for value in (94.908, -100.0, 3e3):
+        assert verify(layer, Case("sine", {"x": np.array([value])}), "second_order").ok is right
 
 
 def test_a_second_derivative_is_not_judged_where_the_gradient_jumps():

@@ -523,11 +523,12 @@ class OfTheClass(InDict):
     scale = np.full(3, 2.0)
 
     def forward(self, x):
+        self.unscaled = x
         return super().forward(x * self.scale)
 
     def backward(self, dy):
         dx = super().backward(dy)
-        self.grads["scale"] = self.slip * (dx * self.x / self.scale).sum(0)
+        self.grads["scale"] = self.slip * (dx * self.unscaled).sum(0)
         return dx * self.scale
 
 

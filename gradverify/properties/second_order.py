@@ -54,7 +54,7 @@ def holds(layer: Layer, case: Case, name: str = NAME) -> Outcome:
     raw = _second(layer, case, weights)
     findings = []
     for primal in layer.differentiable:
-        d = rng.choice([-1.0, 1.0], np.shape(case.primals[primal.name])) * rng.uniform(1.0, 2.0)
+        d = rng.choice([-1.0, 1.0], np.shape(case.primals[primal.name]))
         line = _Line(layer, case, primal.name, d, weights)
         claimed, slope = line.claimed(raw), line.slope()
         if slope.smooth and not slope.allows(claimed):
@@ -93,7 +93,7 @@ class _Line:
 
     Attributes
     ----------
-    direction : shape of the primal
+    direction : signs, shape of the primal
     weights : by primal name, in the shapes of the gradients
     """
 
@@ -105,8 +105,8 @@ class _Line:
 
     @property
     def unit(self) -> float:
-        """The size of a step."""
-        return exact.size(self.case.primals[self.primal])
+        """The size of a step: a power of two, so that steps down to the last place of a large entry are realised."""
+        return float(np.exp2(np.floor(np.log2(exact.size(self.case.primals[self.primal])))))
 
     def claimed(self, raw: Mapping[str, Any]) -> float:
         """What the second backward says along the direction; nothing said is zero."""
