@@ -230,12 +230,18 @@ def _terms(layer: Layer, case: Case, primal: str) -> float:
     return float(np.max(change[np.isfinite(change)], initial=0.0)) / part
 
 
-def nudge(array: Array, rng: np.random.Generator, part: float | None = None) -> Array:
-    """The array with each entry moved by -1, 0 or +1 unit in the last place, or that part of itself."""
+def nudge(array: Array, rng: np.random.Generator, part: float | None = None, zeros: bool = False) -> Array:
+    """The array with each entry moved by -1, 0 or +1 unit in the last place, or that part of itself.
+
+    With `zeros`, small entries and zeros move by as much as the largest entry does, or 1 where all are 0.
+    """
     if array.dtype.kind not in "fc":
         return array
     eps = np.finfo(array.real.dtype).eps if part is None else part
-    return (array * (1 + eps * rng.integers(-1, 2, array.shape))).astype(array.dtype)
+    turns = eps * rng.integers(-1, 2, array.shape)
+    if zeros:
+        return np.asarray(array + turns * (np.max(np.abs(array), initial=0.0) or 1.0)).astype(array.dtype)
+    return (array * (1 + turns)).astype(array.dtype)
 
 
 def shifted(array: Array) -> Array:

@@ -150,6 +150,11 @@ def _audible(point: Point, change: Array, noise: Array, scale: Array) -> Array:
     return np.where((heard | ~(large | point.magnified))[:, None], noise, np.inf)
 
 
+def coarse(point: Point) -> bool:
+    """Whether the last place of some primal is no small step: next to 1e16 lie points where another branch is taken."""
+    return bool((point.eps * point.scale > COARSEST).any())
+
+
 def _differences(primitive: Callable[[Array, Array | None], Differences], h: Array, side: int) -> Differences:
     return primitive(h, -h) if side == 0 else primitive(side * h, None)
 

@@ -10,7 +10,7 @@ from gradverify.differences import ladder
 from gradverify.differences.central import NOISE_FACTOR, best_step, central
 from gradverify.differences.chain import abreast, chain
 from gradverify.differences.sides import TINY, finer_scales
-from gradverify.judgement.plain import FAINT, FIRM, JUMP, Sweep, judge
+from gradverify.judgement.plain import APART, FAINT, FIRM, JUMP, Sweep, judge
 from gradverify.types import AGREES, DISAGREES, UNRESOLVED, Array, Estimate
 
 FINE = 4e-9  # a single step decides only where its bound is below this share of the largest entry
@@ -107,19 +107,29 @@ def climb(sweep: Sweep, todo: Array) -> None:
         todo = todo[~np.isfinite(sweep.bound[todo])]
         if todo.size:
             measured(sweep, todo, ladder.entrywise(point, todo, known[todo], side=side))
-    _jumping(sweep, todo[~np.isfinite(sweep.bound[todo])][:JUMPS])
     _closer(sweep, every)
+    _jumping(sweep, every[(sweep.verdicts[every] == DISAGREES) | ~np.isfinite(sweep.bound[every])])
 
 
 def _jumping(sweep: Sweep, entries: Array) -> None:
-    """Name what has no slope because forward jumps there: the change does not shrink with the step."""
-    if entries.size == 0:
-        return
+    """Name what has no slope because forward jumps there: the change does not shrink with the step.
+
+    Such a change over a step is a slope as well, and next to one of 1e50, as where a softmax of scores as large has a
+    tie, the slopes of all steps look alike. Where the first entries do not jump the others are not looked at.
+    """
+    for some in (entries[:JUMPS], entries[JUMPS:]):
+        if some.size and not _jumped(sweep, some):
+            return
+
+
+def _jumped(sweep: Sweep, entries: Array) -> bool:
+    """Settle those of some entries that jump; whether there are any."""
     steps = np.multiply.outer(sweep.point.scale[entries], TINIEST)
     moved = sweep.point.slopes(np.repeat(entries, TINIEST.size), steps.ravel(), -steps.ravel(), TINIEST.size)
     change = np.abs(moved.change).reshape(steps.shape)
     jumps = (change.min(axis=1) > STEADY * change.max(axis=1)) & (change.max(axis=1) > 0)
     sweep.settle(entries[jumps], UNRESOLVED, JUMP)
+    return bool(jumps.any())
 
 
 def _closer(sweep: Sweep, entries: Array) -> None:
@@ -156,16 +166,21 @@ def measured(sweep: Sweep, entries: Array, estimate: Estimate, anyway: bool = Fa
 def allow(sweep: Sweep, wrong: Array, allowance: Callable[[bool], Array]) -> Array:
     """Add the rounding of the backward itself to the bound, unless it is so large that it would hide anything.
 
+    Where primals are so large that their last place is no small step, it settles nothing and leaves nothing wrong.
+
     Returns the entries that still disagree.
     """
     if wrong.size == 0:
         return wrong
-    cap = 1e-4 * np.maximum(sweep.scale[wrong], sweep.point.loudness / sweep.point.scale[wrong])
+    point = sweep.point
+    cap = 1e-4 * np.maximum(sweep.scale[wrong], point.loudness / point.scale[wrong])
     error = np.abs(sweep.numerical[wrong] - sweep.analytic[wrong])
     extra = allowance(bool((error <= cap).any()))[wrong]
+    apart = (error <= extra) & np.isfinite(extra) & ladder.coarse(point)
     extra = np.where(np.isfinite(extra) & (extra <= cap), extra, 0.0)
     sweep.bound[wrong] += extra
     pardoned = error <= FIRM * sweep.bound[wrong]
     sweep.settle(wrong[pardoned], UNRESOLVED)
     sweep.settle(wrong[error <= sweep.bound[wrong]], AGREES)
-    return wrong[~pardoned]
+    sweep.settle(wrong[apart & ~pardoned], UNRESOLVED, APART)
+    return wrong[~pardoned & ~apart]

@@ -15,14 +15,15 @@ ROUNDINGS = 1e-14  # of the analytic value itself: some tens of operations in fl
 COARSE = 1e-4  # ... and this share of the primal's scale is too wide to tell
 
 NOT_FINITE, NO_SLOPE, JUMP = "not finite", "no slope", "jump"
-TOO_WIDE, TOO_CLOSE, FAINT = "wide", "close", "faint"
+TOO_WIDE, TOO_CLOSE, FAINT, APART = "wide", "close", "faint", "apart"
 SCREENED, ENOUGH, CONVENTION = "screened", "enough", "convention"
 PLAIN = {
     NOT_FINITE: "backward's value is not finite",
     NO_SLOPE: "no few steps agree on one derivative",
-    JUMP: "forward jumps: it changes as much over the smallest steps as over larger ones, and has no derivative",
+    JUMP: "forward jumps, or as good as that: it changes as much over the smallest steps as over larger ones",
     TOO_WIDE: "rounding in the forward leaves a bound too wide to tell",
     TOO_CLOSE: f"the difference is more than its bound and less than {FIRM:g} bounds",
+    APART: "values are so large that backward differs by as much one unit in their last place away",
     FAINT: "the difference is less than what values inside the layer are rounded by",
     SCREENED: "not looked at one by one; directions over all entries cover it",
     ENOUGH: "another entry of this primal is wrong for certain, so this one was not tried",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradverify import evaluate, exact
-from gradverify.differences import screen
+from gradverify.differences import ladder, screen
 from gradverify.differences.inside import computes_in
 from gradverify.differences.point import Point
 from gradverify.evaluate import LayerFailure
@@ -118,14 +118,15 @@ def backward_rounding(point: Point, case: Case, analytic: Array, small: bool = F
     """How far the analytic gradient moves when primals and cotangents move by one unit in the last place.
 
     And when it is computed with more digits, where the code takes them: what a gradient that is all rounding
-    has lost, a few draws may fail to show.
+    has lost, a few draws may fail to show. Where primals are so large that their last place is no small step, what is
+    0 there moves as well: an input of 1e50 multiplies it.
     """
-    spread = np.zeros(point.size)
+    spread, zeros = np.zeros(point.size), ladder.coarse(point)
     rng = case.rng(3)
     part = point.eps if point.grid is not None else None  # finer changes are rounded away
     nudged = (
         (
-            {n: exact.nudge(a, rng, part) for n, a in point.primals.items()},
+            {n: exact.nudge(a, rng, part, zeros) for n, a in point.primals.items()},
             tuple(exact.nudge(v, rng, part) for v in case.cotangents or ()),
         )
         for _ in range(_MOST_DRAWS if small else _DRAWS)

@@ -87,7 +87,8 @@ def _together(point: Point, case: Case, value: float, members: Array, analytic: 
     if not 0 < slack < np.inf or abs(residual) <= slack or not _smooth(point, direction, analytic):
         return legal
     spread = gradient.backward_rounding(point, case, analytic)
-    small = spread <= 1e-4 * float(np.max(np.abs(analytic)))  # a jump is a tie that came apart, not rounding
+    # a jump is a tie that came apart, not rounding, unless no smaller change than that can be made
+    small = (spread <= 1e-4 * float(np.max(np.abs(analytic)))) | ladder.coarse(point)
     if abs(residual) <= slack + float(np.where(small, spread, 0.0) @ direction) or computes_in(point) is not None:
         return legal
     return legal if value == 0 and coincident_along(point, case, direction) else (residual, float(slack))

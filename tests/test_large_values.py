@@ -1,0 +1,129 @@
+"""Values that absorb what is added to them: a right layer is never wrong there, and a wrong one is found."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gradverify import Case, Layer, verify
+from gradverify.properties import gradient
+from gradverify.registry import layers
+
+ABSORBING = (1e16, -1e16, 1e50)
+
+
+def absorbing(rng, shape):
+    """Ties, saturated values, or ties on an offset that absorbs them."""
+    ties, kind = np.floor(3 * rng.uniform(size=shape)) - 1, rng.integers(6)
+    if kind == 2:
+        return rng.choice([0.0, 40.0, -100.0, 1e3, -1e3, 1.0, -1.0], size=shape)
+    return ties if kind < 2 else rng.choice(ABSORBING) + ties
+
+
+SHAPES = {
+    "blockwise_attention": {"q": (2, 3, 2), "k": (2, 4, 2), "v": (2, 4, 2)},
+    "bilstm": {
+        name + suffix: shape
+        for suffix in ("", "_reverse")
+        for name, shape in {"h0": (2, 2), "c0": (2, 2), "W": (2, 8), "U": (2, 8), "b": (8,)}.items()
+    }
+    | {"x": (2, 2, 2)},
+}
+OPTIONS = {"blockwise_attention": {"block": 2, "causal": False}, "bilstm": {}}
+
+
+def slipping(name):
+    """The layer with its first gradient a thousandth too large."""
+    layer = layers.get(name)
+    first = layer.primals[0].name
+
+    def backward(cotangents, saved):
+        raw = layer.backward(cotangents, saved, **OPTIONS[name])
+        found = dict(raw) if isinstance(raw, dict) else dict(zip((p.name for p in layer.primals), raw))
+        return {**found, first: 1.001 * found[first]}
+
+    return Layer(
+        lambda *arrays: layer.forward(*arrays, **OPTIONS[name]),
+        backward,
+        name=name,
+        primals={p.name: p.dims.text for p in layer.primals},
+    )
+
+
+def drawn(name, rng, of):
+    primals = {p.name: of(rng, SHAPES[name][p.name]) for p in layers.get(name).primals}
+    return Case(name, primals, OPTIONS[name], seed=int(rng.integers(1000)))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_offsets_that_absorb_leave_entries_open_and_none_wrong(name):
+    rng = np.random.default_rng(0)
+    for _ in range(25):
+        case = drawn(name, rng, absorbing)
+        assert verify(name, case, ("gradient", "special")).ok, case
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_slip_of_a_thousandth_is_found_in_the_same_layers_at_ordinary_values(name):
+    case = drawn(name, np.random.default_rng(1), lambda rng, shape: rng.normal(size=shape))
+    assert verify(name, case).ok
+    found = verify(slipping(name), case.but(options={}), "gradient").findings
+    assert [f.primal for f in found] == [layers.get(name).primals[0].name]
+
+
+NORMED = {
+    "a large beta": ([[3e10 + 1, 3e10 - 1, 3e10 - 1, 3e10 - 1]], [-0.34, 0.71, -1.16, 1.71], [-1.0, 40.0, 1.0, 1e10]),
+    "ties": ([[1e10 + 1, 1e10 + 1, 1e10], [1e10 + 1, 1e10 + 1, 1e10 - 1]], [-1.11, -1.65, -0.01], [1.0, 1e3, -1.0]),
+    "equal": (np.full((2, 3), 1e10), [1.0, -2.0, 0.5], [0.0, 1.0, 2.0]),
+    "ordinary": ([[0.3, -1.0, 0.7, 2.0]], [-0.34, 0.71, -1.16, 1.71], [-1.0, 40.0, 1.0, 3.0]),
+}
+
+
+@pytest.mark.parametrize("values", NORMED)
+def test_a_norm_of_what_differs_by_less_than_any_step_is_left_open(values):
+    norm = layers.get("layer_norm")
+
+    def judged(slip):
+        layer = Layer(
+            lambda x, gamma, beta: norm.forward(x, gamma, beta, eps=1e-5),
+            lambda dy, saved: (slip * (found := norm.backward(dy, saved))[0], *found[1:]),
+            name="norm",
+            primals={"x": "N D", "gamma": "D", "beta": "D"},
+        )
+        primals = dict(zip(("x", "gamma", "beta"), map(np.array, NORMED[values])))
+        return [verify(layer, Case("norm", primals, seed=seed), "gradient").ok for seed in (28, 148, 3)]
+
+    assert all(judged(1.0))
+    if values == "ordinary":
+        assert not any(judged(1.001))
+
+
+def test_a_backward_that_differs_by_as_much_one_unit_in_the_last_place_away_says_so():
+    """A gate that is open at one number alone: either side of it, and by any step, nothing passes."""
+
+    def gated(slip, scale):
+        def forward(x, w):
+            a = scale * x * w
+            return np.exp(-a * a), (x, w, a)
+
+        def backward(dy, saved):
+            x, w, a = saved
+            da = -2 * a * np.exp(-a * a) * dy + slip * dy * (a == 0)
+            return scale * da * w, scale * da * x
+
+        return Layer(forward, backward, name="gated", x="N", w="N")
+
+    case = Case("gated", {"x": np.array([1e16]), "w": np.array([0.0])})
+    assert gradient.holds(gated(1.0, 1e34), case).compared[1].because() == {("unresolved", "apart"): 1}
+    ordinary = Case("gated", {"x": np.array([0.7]), "w": np.array([0.0])})
+    assert gradient.holds(gated(1.0, 1.0), ordinary).compared[1].wrong.all()
+
+
+@pytest.mark.parametrize("value", [1e12, 1e16, 1e50])
+def test_large_values_excuse_no_wrong_formula(value):
+    def squared(slip):
+        return Layer(lambda x: (x * x, x), lambda dy, x: slip * 2 * x * dy, name="squared", x="N")
+
+    case = Case("squared", {"x": np.array([value, -value, 3.0])})
+    assert verify(squared(1.0), case).ok
+    assert not verify(squared(1.001), case, "gradient").ok
