@@ -211,7 +211,7 @@ def normalised(two_passes):
         y = (x - mean) * scale
         return scale * (dy - dy.mean(-1, keepdims=True) - y * (dy * y).mean(-1, keepdims=True))
 
-    return Layer(forward, backward, name="normalised", x="N D")
+    return Layer(forward, backward, name="normalised", x="N D: between 89999 90001")
 
 
 a_product = Layer(
