@@ -263,7 +263,7 @@ def test_a_property_is_silent_on_the_right_layer_and_was_tried(name):
 
 def test_every_registered_property_is_tested_here():
     known = {name for name in properties.names() if properties.origin(name) is None}
-    elsewhere = {"reference", "alias", "double_precision", "bound"}  # test_kernels, test_objects, below, test_adapters_boosting
+    elsewhere = {"reference", "alias", "double_precision", "bound"}  # below, and in the tests of their adapters
     assert known - elsewhere <= set(WRONG)
 
 
