@@ -46,7 +46,8 @@ def arrived(point: Point) -> Elsewhere | None:
         return None
     shapes = tuple(tuple(shape) for shape in point.shapes)
     try:
-        made: Elsewhere = hook(point.primals, point.options, point.weights.astype(float), shapes, point.memory)
+        own = {name: np.array(a) for name, a in point.primals.items()}  # its forward may write into what it is given
+        made: Elsewhere = hook(own, point.options, point.weights.astype(float), shapes, point.memory)
     except LayerFailure:
         return None
     return made

@@ -43,6 +43,7 @@ class Forward:
         self.primals = cast(case.primals, dtype) if dtype is not None else dict(case.primals)
         self.forwards = 1  # evaluations, however many of them go through one call
         self._probed: set[int] = set()  # stacks that gave the same as a loop did
+        self._writes: bool | None = None  # whether forward writes into its inputs, as far as one call has told
         self._through = False  # whether any perturbed copy has come through one by one
         self._at = {name: np.array(a) for name, a in self.primals.items()} if layer.declared.surrogate else {}
         known = outputs if dtype is None and layer.declared.surrogate is None else None
@@ -83,12 +84,12 @@ class Forward:
         hooks = self.layer.hooks
         try:
             if way != "broadcast":
-                full = {n: stack.get(n, a[None]) for n, a in self.primals.items()}
+                full = {n: stack[n] if n in stack else np.array(a[None]) for n, a in self.primals.items()}
                 raw = outputs_of(self.layer, getattr(hooks, way)(full, self.options))
             else:
                 rank = max(np.ndim(a) for a in self.primals.values())
                 padded = {n: a.reshape((count,) + (1,) * (rank - a.ndim + 1) + a.shape[1:]) for n, a in stack.items()}
-                every = {**self.primals, **padded}
+                every = {n: padded[n] if n in padded else np.array(a) for n, a in self.primals.items()}
                 raw = (
                     outputs_of(self.layer, hooks.broadcast(every, self.options))
                     if hooks.broadcast
@@ -178,10 +179,22 @@ class Forward:
         """Outputs at given primals, of the surrogate where one is declared."""
         surrogate = self.layer.declared.surrogate
         if surrogate is None:
-            return run(self.layer, primals, self.options).outputs
+            return self._run(primals)
         arguments = [primals[p.name] for p in self.layer.primals]
         extra = {"at": self._at} if accepted(surrogate, ("at",)) else {}
         return outputs_of(self.layer, guarded("forward", surrogate, *arguments, **self.options, **extra))
+
+    def _run(self, primals: Mapping[str, Array]) -> tuple[Array, ...]:
+        """Outputs of the layer's forward, which gets copies once it was seen to write into what it is given."""
+        if self._writes is False:
+            return run(self.layer, primals, self.options).outputs
+        given = {name: np.array(a) for name, a in primals.items()}
+        outputs = run(self.layer, given, self.options).outputs
+        if self._writes is None:
+            self._writes = any(
+                not np.array_equal(given[n], a, equal_nan=a.dtype.kind in "fc") for n, a in primals.items()
+            )
+        return outputs
 
     def _flat(self, parts: list[Array]) -> Array:
         flat = [np.stack([y.real, y.imag], -1) if y.dtype.kind == "c" else y for y in parts]
