@@ -19,6 +19,7 @@ it. The bounds, u = 2^-24 being the unit roundoff of float32:
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -54,9 +55,14 @@ def rounded(value: Tensor, dtype: Any) -> Tensor:
     return value.to(dtype).to(value.dtype)
 
 
-@functools.lru_cache(maxsize=1)
-def _mode() -> type:
-    """The class, made when torch is there."""
+@functools.lru_cache(maxsize=2)
+def _mode(guarded: bool) -> type:
+    """The class, made when torch is there.
+
+    Parameters
+    ----------
+    guarded : whether torch.compile must stay out of it; that imports all of dynamo, which takes seconds
+    """
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Noise(TorchDispatchMode):  # type: ignore[misc, unused-ignore]
@@ -68,6 +74,10 @@ def _mode() -> type:
             self.sizes: dict[int, tuple[Tensor, Tensor]] = {}  # of products, sum |term| of each entry
             self.at = seed * 7919
             self.work = 0  # elements of all results
+
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            return guarded
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
@@ -150,7 +160,8 @@ def _mode() -> type:
             """Plus and minus ones, or factors off by a share to either side; the length of their pool is a prime."""
             count = like.numel()
             at = self.at = (self.at + 7919 + count) % _POOL
-            return _pool(like.dtype, like.device, (at + count).bit_length(), share)[at : at + count].view(like.shape)
+            size = (at + count - 1) // _POOL + 1
+            return _pool(like.dtype, like.device, size, share)[at : at + count].view(like.shape)
 
     return Noise
 
@@ -165,17 +176,21 @@ def noise(dtype: Any, products: Any, seed: int, elementwise: bool = True, kept: 
     elementwise : whether elementwise operations are displaced; in float32 they round by themselves
     kept : whether the kernel saves outputs or intermediate tensors in its type
     """
-    return _mode()(dtype, products, seed, elementwise, kept)
+    return _mode("torch._dynamo" in sys.modules)(dtype, products, seed, elementwise, kept)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=16)
 def _pool(dtype: Any, device: Any, size: int, share: float) -> Tensor:
-    """At least 2^size signs, or factors, one drawing of them again and again."""
+    """Signs, or factors, `size` times _POOL of them: one drawing again and again."""
+    drawn = _drawn() * share + 1 if share else _drawn()
+    return drawn.to(device, dtype).repeat(size)
+
+
+@functools.lru_cache(maxsize=1)
+def _drawn() -> Tensor:
     torch = import_torch()
     generator = torch.Generator().manual_seed(20240229)
-    drawn = torch.randint(0, 2, (_POOL,), generator=generator, dtype=torch.float64) * 2 - 1
-    drawn = drawn * share + 1 if share else drawn
-    return drawn.to(device, dtype).repeat((1 << size) // _POOL + 1)
+    return torch.randint(0, 2, (_POOL,), generator=generator, dtype=torch.float64) * 2 - 1
 
 
 @functools.lru_cache(maxsize=1)
