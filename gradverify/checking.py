@@ -201,7 +201,7 @@ class Search:
 
         target = self.layer.origin or (self.layer.name if self.layer.name in layers else None)
         drawing = drawing_of(self.layer, regime, dtype=self.settings.dtype, eps=self.settings.eps, target=target)
-        drawn = 0
+        drawn, most = 0, max(prop.share for prop in props)  # the share that decides how many cases are drawn
 
         def body(case: Case) -> bool:
             nonlocal drawn
@@ -214,7 +214,7 @@ class Search:
                     break
                 if self.slow[prop.name] >= _SLOW:
                     continue
-                if int(drawn * prop.share) > int((drawn - 1) * prop.share) or drawn == 1:
+                if _due(drawn, prop.share / most):
                     self._try(case, prop, regime)
             reached = bool(self.recorder.end())
             self._tell()
@@ -349,6 +349,11 @@ def alike(props: Iterable[Property]) -> Iterable[tuple[Regime, list[Property]]]:
     for prop in props:
         groups.setdefault(prop.regime, []).append(prop)
     return groups.items()
+
+
+def _due(drawn: int, share: float) -> bool:
+    """Whether a property that wants a share of the cases is tried on this one."""
+    return drawn == 1 or int(drawn * share) > int((drawn - 1) * share)
 
 
 def _count(examples: int, props: list[Property]) -> int:

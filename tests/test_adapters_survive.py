@@ -175,10 +175,19 @@ class Unpaired:
         return d @ self.mixing.T
 
 
+class Ungiven(Unpaired):
+    def backward(self, d):
+        return d @ self.mixing.T
+
+
+def test_a_gradient_with_a_name_of_its_own_is_found_by_trying():
+    found = as_layer(Unpaired, x="N D")
+    assert "pairs: mixing<->other" in found.declared.lines() and check(found).ok
+
+
 def test_a_size_that_no_primal_has_is_told_with_the_lines_that_declare_it():
     with pytest.raises(DeclarationError, match=r'built with the size H.* mixing.* pairs=\{"mixing": "dmixing"\}'):
-        as_layer(Unpaired, x="N D")
-    assert check(as_layer(Unpaired, x="N D", pairs={"mixing": "other"})).ok
+        as_layer(Ungiven, x="N D")
 
 
 @pytest.mark.parametrize(("sign", "ok"), [(1, True), (-1, False)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, TextIO
 
 from gradverify.cli._output import colored, note, write
@@ -37,7 +38,8 @@ def show(
     paint = colored(stream, color)
     if reports:
         write(table(reports, paint), stream)
-    for report in reports:
+    told, explained = _apart(reports)
+    for report in told:
         for line in [f"{report.layer}: declared {said}" for said in report.declared]:
             write(line, stream)
         if report.lines is not None and not report.lines.complete and not report.findings:
@@ -50,7 +52,18 @@ def show(
         for found in (finding.comparison for finding in report.findings if matrices):
             if found is not None:
                 write(f"\n{report.layer}, gradient of {side_by_side(found, paint, _width())}", stream)
-    write(f"\n{ended or summary(reports, seconds)}", stream)
+    for report, part in explained:
+        write(f"\n{report.layer} fails as well, which {part} explains", stream)
+    own = [replace(r, findings=tuple(f for f in r.findings if f.case.layer == r.layer)) for r, _ in explained]
+    write(f"\n{ended or summary([*told, *own], seconds)}", stream)
+
+
+def _apart(reports: Sequence[Report]) -> tuple[list[Report], list[tuple[Report, str]]]:
+    """Reports that are told, and those that a part with a report of its own explains, with the name of that part."""
+    parts = [next((f.case.layer for f in r.findings if f.case.layer != r.layer), None) for r in reports]
+    known = {r.layer for r, part in zip(reports, parts) if r.findings and part is None}
+    told = [r for r, part in zip(reports, parts) if part not in known]
+    return told, [(r, part) for r, part in zip(reports, parts) if part is not None and part in known]
 
 
 def show_matrices(name: str, compared: Sequence[Comparison], stream: TextIO, color: bool | None) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from gradverify.differences import ladder
 from gradverify.differences.central import NOISE_FACTOR, best_step, central
 from gradverify.differences.chain import abreast, chain
-from gradverify.judgement.dispute import TINY, finer_scales
+from gradverify.differences.sides import TINY, finer_scales
 from gradverify.judgement.plain import FAINT, FIRM, JUMP, Sweep, judge
 from gradverify.types import AGREES, DISAGREES, UNRESOLVED, Array, Estimate
 

@@ -15,7 +15,8 @@ import numpy as np
 from gradverify.differences.central import best_step, paired
 from gradverify.differences.complexstep import complex_step
 from gradverify.differences.point import Point
-from gradverify.judgement.dispute import Dispute, one_sided
+from gradverify.differences.sides import one_sided
+from gradverify.judgement.dispute import Dispute
 from gradverify.judgement.measuring import allow, climb, measured, single_steps
 from gradverify.judgement.plain import CONVENTION, ENOUGH, Sweep
 from gradverify.judgement.rules.kink import between

@@ -2,8 +2,9 @@
 
     python -m tests.bench.rules [--cases N] [--seed S] [--only right|wrong] [--without RULE ...]
 
-Every rule is asked about every dispute, whatever the others say. `--without` counts what only the rules named excuse. Right layers are the catalogue, the awkward ones of
-the false-alarm bench and the imitations in tests/wild; wrong ones are the mutants, where an excuse may be one too many.
+Every rule is asked about every dispute, whatever the others say; `--without` counts what only the rules named excuse.
+Right layers are the catalogue and the awkward ones of the false-alarm bench; wrong ones are the mutants, where an
+excuse may be one too many.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from gradverify.registry import layers
 from gradverify.strategies import cases, each
 from gradverify.types import DISAGREES, Case
 from tests.bench.false_alarms import shelf as awkward
-
 
 TOGETHER = "without them"
 
@@ -122,7 +122,8 @@ def main() -> None:
             print(f"{rule.name:<16}{c.asked:>8}{c.excused:>9}{c.alone:>7}{cost:>8.2f}  {most}")
         if given.without:
             lost = counts.get(TOGETHER, Count()).layers
-            print(f"without {', '.join(given.without)}: {lost.total()} entries more disagree {dict(lost.most_common(6))}")
+            names, most = ", ".join(given.without), dict(lost.most_common(6))
+            print(f"without {names}: {lost.total()} entries more disagree {most}")
 
 
 if __name__ == "__main__":

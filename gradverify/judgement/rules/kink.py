@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gradverify.differences import ladder
+from gradverify.differences.sides import one_sided
 from gradverify.judgement.dispute import Answer, Dispute
 from gradverify.judgement.table import add
 from gradverify.types import DISAGREES, KINK, UNRESOLVED, Array, Estimate
@@ -18,7 +19,7 @@ from gradverify.types import DISAGREES, KINK, UNRESOLVED, Array, Estimate
 )
 def kink(dispute: Dispute) -> Answer:
     """A kink only where it is one with rounding inside counted, too; else it may be none, and nothing is told."""
-    right, left = dispute.slopes(+1), dispute.slopes(-1)
+    right, left = (one_sided(dispute.point, dispute.entries, dispute.analytic, side) for side in (+1, -1))
     accepted, jump = between(dispute.analytic, left, right, dispute.kinks)
     verdicts = np.where(accepted, KINK, DISAGREES).astype(np.int8)
     if accepted.any():

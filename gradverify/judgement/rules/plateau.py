@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradverify.judgement.dispute import NATURAL, Answer, Dispute, answer
+from gradverify.differences import ladder
+from gradverify.differences.sides import TINY
+from gradverify.judgement.dispute import Answer, Dispute, answer
 from gradverify.judgement.table import add
 from gradverify.types import Array
 
@@ -20,10 +22,14 @@ CLOSE = 0.02  # of the disagreement: steps that are this near agree with the ana
     "plateau", "larger steps agree with backward, and a value inside is rounded too coarsely for smaller ones", cost=50
 )
 def plateau(dispute: Dispute) -> Answer:
-    still = dispute.numerical == 0
+    point, still, natural = dispute.point, dispute.numerical == 0, dispute.point.scale[dispute.entries]
     found = np.zeros(dispute.size, bool)
-    for first, residual, _ in dispute.ladders():
-        found |= in_a_row(residual, dispute.gap, still) & (still | (first == NATURAL))
+    for scale, rows in ((natural, natural > 0), (np.ones(dispute.size), still & (natural < TINY))):
+        at = np.flatnonzero(rows & ~found)
+        if at.size:
+            entries, known = dispute.entries[at], dispute.analytic[at]
+            residual, _ = ladder.quotients(point, entries, known, scale=scale[at])
+            found[at] = in_a_row(residual, dispute.gap[at], still[at])
     return answer(found)
 
 

@@ -1,0 +1,260 @@
+"""The court: every rule has a right layer that it alone saves, and a wrong one of the same look that it does not."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from gradverify.judgement import says, sweep, table
+from gradverify.judgement.dispute import Answer, Dispute, answer
+from gradverify.judgement.plain import PLAIN
+from gradverify.layer import Layer
+from gradverify.properties import gradient
+from gradverify.tuning import Tuning, using
+from gradverify.types import AGREES, DISAGREES, KINK, UNRESOLVED, Case
+
+
+@contextlib.contextmanager
+def without(*names: str) -> Iterator[None]:
+    """Rules are not asked inside."""
+    taken = {name: table.rules._items.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        table.rules._items.update(taken)
+
+
+def offset(c):
+    return lambda x: (((x + c) - c) ** 2, x)
+
+
+def leaky(x):
+    return np.where(x > 0, x, 0.01 * x)
+
+
+def leaky_slope(x):
+    return np.where(x > 0, 1.0, 0.01)
+
+
+def leaky_twice(x, w, v):
+    a = leaky(x * w)
+    return leaky(a * v), (x, w, v, a)
+
+
+def leaky_twice_backward(dy, saved):
+    x, w, v, a = saved
+    da = dy * leaky_slope(a * v) * v
+    dz = da * leaky_slope(x * w)
+    return dz * w, dz * x, dy * leaky_slope(a * v) * a
+
+
+def median(x):
+    return np.sort(x)[10], x
+
+
+def median_backward(dy, x):
+    g = np.zeros_like(x)
+    g[np.flatnonzero(x == np.sort(x)[10])[9]] = dy
+    return g
+
+
+WINDOWS = np.array([[1, 2, 3], [3, 0, 0], [3, 3, 0], [1, 3, 1], [1, 3, 1]])
+CHOSEN = np.array([2, 0, 3, 1, 1])  # of each window, all of whose entries are tied
+
+
+def windows_backward(dy, x):
+    g = np.zeros_like(x)
+    np.add.at(g, CHOSEN, dy)
+    return g
+
+
+def gelu(x):
+    t = np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))
+    return 0.5 * x * (1 + t), (x, t)
+
+
+def gelu_backward(dy, saved):
+    x, t = saved
+    inner = np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * x * x)
+    return dy * (0.5 * (1 + t) + 0.5 * x * (1 - t) * (1 + t) * inner)
+
+
+TIED = np.concatenate([np.zeros(23), np.linspace(-2, -1, 6), [1.0, 2.0]])
+# rule: forward, its right backward, primals, cotangent, verdict
+ALONE = {
+    "grain": (offset(1e5), lambda dy, x: 2 * x * dy, {"x": [0.516, 0.5607]}, [1.0, -0.5], UNRESOLVED),
+    "plateau": (offset(1e6), lambda dy, x: 2 * x * dy, {"x": [0.0183, 0.019]}, [1.0, -0.5], UNRESOLVED),
+    "outputs apart": (
+        lambda x: (x[WINDOWS].max(-1), x),
+        windows_backward,
+        {"x": [-1.0] * 4},
+        [0.0, 0.5, -0.7, -0.2, -0.5],
+        KINK,
+    ),
+    "neighbours": (median, median_backward, {"x": TIED}, 1.0, KINK),
+    "integral": (gelu, gelu_backward, {"x": [-7.0]}, [1.0], UNRESOLVED),
+    "cancelling": (leaky_twice, leaky_twice_backward, {"x": [0.0], "w": [1.0], "v": [-1.0]}, [1.0], UNRESOLVED),
+}
+
+
+def judged(name, change=lambda g: g):
+    forward, backward, primals, cotangent, _ = ALONE[name]
+
+    def altered(dy, saved):
+        found = backward(dy, saved)
+        return tuple(map(change, found)) if isinstance(found, tuple) else change(found)
+
+    layer = Layer(forward, altered, name="layer", primals=dict.fromkeys(primals, "N"))
+    case = Case("layer", {k: np.array(v) for k, v in primals.items()}, cotangents=(np.array(cotangent),), seed=5)
+    return gradient.holds(layer, case).compared
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_right_layer_is_saved_by_one_rule_alone_and_the_verdict_says_so(name):
+    compared = judged(name)
+    assert not any(c.wrong.any() for c in compared)
+    verdict = "kink" if ALONE[name][4] == KINK else "unresolved"
+    assert any((verdict, name) in c.because() for c in compared)
+    with without(name):
+        assert any(c.wrong.any() for c in judged(name))
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_wrong_layer_of_the_same_look_is_not_saved(name):
+    assert any(c.wrong.any() for c in judged(name, lambda g: 3 * g + 0.1))
+
+
+def at(forward, backward, x, dy, **more):
+    layer = Layer(forward, backward, name="layer", x="N", **more)
+    case = Case("layer", {"x": np.array(x)}, cotangents=(np.array(dy),))
+    return gradient.holds(layer, case).compared[0]
+
+
+def relu(x):
+    return np.maximum(x, 0), x
+
+
+def test_a_kink_is_told_by_the_slopes_on_its_two_sides():
+    compared = at(relu, lambda dy, x: dy * (x > 0), [0.0, 1.0], [1.0, 2.0])
+    assert [compared.reason((0,)), compared.reason((1,))] == ["kink", ""]
+    assert compared.because() == {("kink", "kink"): 1}
+    assert at(relu, lambda dy, x: dy * np.where(x == 0, 1.5, x > 0), [0.0, 1.0], [1.0, 2.0]).wrong.tolist() == [
+        True,
+        False,
+    ]
+
+
+def test_a_jump_of_the_forward_is_named():
+    def forward(x):
+        return np.where(x > 0, x, 1.8 * np.exp(x) - 1), x
+
+    compared = at(forward, lambda dy, x: dy * np.where(x > 0, 1, 1.8 * np.exp(x)), [0.0, 1.0, -1.0], [1.0, 0.5, -2.0])
+    assert compared.reason((0,)) == "jump" and compared.verdicts.tolist() == [UNRESOLVED, AGREES, AGREES]
+
+
+def test_every_reason_has_a_sentence():
+    for rule in table.ordered():
+        assert says(rule.name) == rule.says and len(rule.says) > 20
+    for name, sentence in PLAIN.items():
+        assert says(name) == sentence
+    assert says("of somebody else") == "of somebody else"
+
+
+def test_rules_are_asked_in_the_order_of_what_they_cost():
+    costs = [rule.cost for rule in table.ordered()]
+    assert costs == sorted(costs)
+
+
+@contextlib.contextmanager
+def another(asks) -> Iterator[None]:
+    """A rule of another package, asked first."""
+    table.rules._items["other"] = table.Rule("other", "another package says so", asks, 1)
+    try:
+        yield
+    finally:
+        del table.rules._items["other"]
+
+
+def test_a_rule_of_another_package_that_raises_is_named_and_excuses_nothing():
+    def asks(dispute: Dispute) -> Answer:
+        raise ValueError("no such thing")
+
+    with another(asks), pytest.warns(RuntimeWarning, match="the rule 'other' failed, and excuses nothing: ValueError"):
+        assert at(relu, lambda dy, x: 3 * dy * (x > 0), [1.0], [1.0]).wrong.all()
+
+
+def test_no_rule_can_turn_an_entry_into_one_that_agrees():
+    with (
+        another(lambda dispute: answer(np.ones(dispute.size, bool), AGREES)),
+        pytest.warns(RuntimeWarning, match="kink"),
+    ):
+        assert at(relu, lambda dy, x: 3 * dy * (x > 0), [1.0], [1.0]).wrong.all()
+
+
+def test_a_rule_of_another_package_can_leave_an_entry_open():
+    with another(lambda dispute: answer(np.ones(dispute.size, bool))):
+        compared = at(relu, lambda dy, x: 3 * dy * (x > 0), [1.0], [1.0])
+    assert compared.because() == {("unresolved", "other"): 1}
+
+
+def test_few_entries_stand_for_a_primal_that_is_wrong_and_the_others_say_so():
+    def forward(x, b):
+        return x * x + b, x
+
+    layer = Layer(forward, lambda dy, x: (2.1 * x * dy, dy), name="layer", x="N", b="N")
+    rng = np.random.default_rng(0)
+    case = Case("layer", {"x": rng.standard_normal(50), "b": rng.standard_normal(50)})
+    with using(Tuning(few=True)):
+        few = {c.primal: c for c in gradient.holds(layer, case).compared}
+    assert int(few["x"].wrong.sum()) == sweep.FEW and few["x"].because() == {("unresolved", "enough"): 46}
+    assert (few["b"].verdicts == AGREES).all()
+    every = {c.primal: c for c in gradient.holds(layer, case).compared}
+    assert (every["x"].verdicts == DISAGREES).all()
+
+
+def test_where_the_clearest_entries_are_excused_the_others_are_tried():
+    """The clearest disagreements are kinks; the error hides behind them."""
+    x = np.concatenate([np.zeros(12), [1.0, 2.0, -1.0]])
+
+    def backward(dy, x):
+        return dy * np.where(x == 0, 0.5, np.where(x == 2, 1 + 1e-2, x > 0))
+
+    layer = Layer(relu, backward, name="layer", x="N")
+    case = Case("layer", {"x": x}, cotangents=(np.linspace(1.0, 2.0, 15),))
+    with using(Tuning(few=True)):
+        compared = gradient.holds(layer, case).compared[0]
+    assert np.flatnonzero(compared.wrong).tolist() == [13]
+
+
+def test_primals_that_are_known_to_be_wrong_are_not_compared_again():
+    layer = Layer(lambda x, b: (x * x + b, x), lambda dy, x: (3 * x * dy, dy), name="layer", x="N", b="N")
+    with using(Tuning(known=frozenset({"x"}))), warnings.catch_warnings():
+        compared = gradient.holds(layer, Case("layer", {"x": np.ones(3), "b": np.ones(3)})).compared
+    assert [c.primal for c in compared] == ["b"]
+
+
+def test_the_bound_that_is_shown_is_the_one_that_decided():
+    rng = np.random.default_rng(1)
+    for scale in (1e-8, 1.0, 1e8):
+        compared = at(
+            lambda x: (np.tanh(x) * x, x),
+            lambda dy, x: dy * (np.tanh(x) + x * (1 - np.tanh(x) ** 2)),
+            scale * rng.standard_normal(40),
+            rng.standard_normal(40),
+        )
+        agrees = compared.verdicts == AGREES
+        assert agrees.any() and compared.ratio[agrees].max() <= 1.0
+
+
+def test_an_entry_far_smaller_than_its_primal_is_differenced_at_its_own_size():
+    """1/x^2 is even: a step across its pole differences to 0, and looks converged."""
+    x = [1.0, 2.4013276901781456e-09, 6.0, 4.54771834489886e-11]
+    dy = [0.0, -0.4, 0.0, 2.0]
+    right = at(lambda x: (1 / x**2, x), lambda dy, x: -2 * dy / x**3, x, dy)
+    assert not right.wrong.any()
+    wrong = at(lambda x: (1 / x**2, x), lambda dy, x: -2.1 * dy / x**3, x, dy)
+    assert wrong.wrong.tolist() == [False, True, False, True]
