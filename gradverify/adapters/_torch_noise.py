@@ -5,7 +5,8 @@ float64 under a dispatch mode, and every operation's result moves by plus or min
 gradient then lies from the undisturbed one is what a kernel may lose, with cancellation and all that follows from
 it. The bounds, u = 2^-24 being the unit roundoff of float32:
 
-- an elementwise operation: a few u of its result; the argument of exp is rounded first, so (4 + |x|) u there;
+- an elementwise operation: a few u of its result; the argument of exp is rounded first, so (4 + |x|) u there; what
+  float32 has no normal number for becomes zero, whatever it is multiplied by later;
 - a sum of n terms: n u sum |term|, which holds for any order and blocking (N. J. Higham, Accuracy and Stability of
   Numerical Algorithms, section 4.2: gamma_n = n u / (1 - n u)); from 4096 terms on 64 sqrt(n) in place of n, which
   holds with a probability that leaves no doubt (N. J. Higham and T. Mary 2019);
@@ -27,6 +28,7 @@ from gradverify.adapters._torch_arrays import Tensor, import_torch
 
 UNIT = 2.0**-24
 TF32 = "tf32"  # in which a GPU multiplies float32: eleven bits of significand
+_TINY = 2.0**-126  # the smallest normal number of float32, below which vectorised code and GPUs give zero
 _FEW = 4.0  # roundings of an elementwise operation: special functions of a GPU are good to two units
 _MANY = 4096  # terms up to which the order of a sum may be the worst one
 _POOL = (1 << 17) + 29  # a prime
@@ -145,6 +147,7 @@ def _mode(guarded: bool) -> type:
                     result.mul_(self.signs(result) * (UNIT * size) + 1)
                 else:
                     result.mul_(self.signs(result, _FEW * UNIT))
+                import_torch().hardshrink(result, _TINY, out=result)
 
         def low(self, value: Tensor, dtype: Any) -> Tensor:
             """Displaced by as much as rounding to a type may take; what the type holds exactly stays."""

@@ -27,7 +27,9 @@ from gradverify.types import Array, Case, Comparison, Finding, Outcome
 NAME = "reference"
 FEW, MANY = 4, 28  # samples of what rounding does; where an entry seems wrong, three times as many, then many
 _CLEAR = 20.0  # bounds by which an entry is off that more samples would not excuse
-_LARGE = 1 << 20  # elements of a case above which fewer samples are taken, and the reference confirmed in few steps
+_LARGE = (
+    1 << 20
+)  # elements of a case above which fewer samples are taken at first, and the reference confirmed in few steps
 _WORK = 1 << 22  # the same of all that a reference computes on the way
 _CONFIRMED = 0.25  # of the cases without a finding on which the reference's own derivative is confirmed
 
@@ -99,7 +101,7 @@ class _Draws:
     @property
     def counts(self) -> tuple[int, ...]:
         """Numbers of samples, of which the next one is tried while entries disagree."""
-        return (2, 4) if self.large else (FEW, 3 * FEW, MANY)
+        return ((2,) if self.large else ()) + (FEW, 3 * FEW, MANY)
 
     def compared(
         self, name: str, judged: Array, truth: Array, of: Callable[[Sampled], Array], labels: tuple[str, ...]
