@@ -30,9 +30,8 @@ from gradverify.types import WORST_SEEN, Case, Finding, Report
 from gradverify.verification import behind, examine, listed, no_pass, selected, told_by
 
 _ENOUGH = 25  # cases drawn after the first finding, to see whether there are others
-_CERTAIN = 100.0  # bounds that a gradient is wrong by, beyond which no other case is asked about it
+_CERTAIN = 20.0  # bounds that a gradient is wrong by, beyond which no other case is asked about it
 _CONFIRM = 5  # runs of the minimal case that tell a wrong layer from a flaky one, once two of them differ
-_SHRINK_SECONDS = 2.0
 _FOLLOW_SECONDS = 0.25  # for a finding of the same kind as one that was shrunk: most show on its case as well
 _SLOW = 3  # cases that were given up as too slow, after which a property is no longer tried
 
@@ -281,7 +280,7 @@ class Search:
 
         case = finding.case
         if self.settings.shrink:
-            seconds, like = (_SHRINK_SECONDS, None) if lead is None else (_FOLLOW_SECONDS, lead.case)
+            seconds, like = (prop.shrinking, None) if lead is None else (_FOLLOW_SECONDS, lead.case)
             case = shrink(self.layer, case, fails, seconds=seconds, first=self.small, like=like)
             self.small.append(case)
         again = [_same(self.layer, case, prop, finding, few=few) for few in (False, True)]

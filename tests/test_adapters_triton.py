@@ -126,6 +126,7 @@ def test_a_kernel_that_counts_on_contiguous_gradients_is_found():
     assert "layout" in {f.property for f in check(TakesGradientsAsTheyLie, "layout", examples=12).findings}
 
 
+@pytest.mark.slow
 def test_a_kernel_in_bfloat16_is_judged_by_a_reference():
     fixed = {"kernel": "bfloat16", "reference": plain, "examples": 12}
     assert check(Softmax, "complete", "reference", **fixed).ok

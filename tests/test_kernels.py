@@ -230,3 +230,26 @@ def test_a_jax_kernel_is_judged_by_a_reference():
         given = as_layer(jax_norm(jax, fault), x="N D", w="D", kernel="bfloat16", reference=plain)
         findings = verify(given, case(512), "reference").findings
         assert {f.primal for f in findings} == wrong, [f.message for f in findings]
+
+
+def gated(a, b):
+    return a * torch.sigmoid(a) * b
+
+
+def test_what_float32_has_no_number_for_on_the_way_may_be_lost():
+    """The sigmoid of -88 is below the normal numbers of float32; what it is multiplied by is large."""
+    from gradverify.adapters._torch_noise import noise
+
+    a, b = torch.tensor([-88.0, 1.0], dtype=torch.float64), torch.tensor([-9.0, 1.0], dtype=torch.float64)
+    with noise(torch.float32, None, 1):
+        lost = gated(a, b)
+    assert gated(a, b)[0] > 1e-37 and lost[0] == 0 and abs(lost[1] - gated(a, b)[1]) < 1e-5
+
+
+def test_a_large_case_is_called_wrong_after_many_samples_only():
+    from gradverify.properties.reference import MANY, _Draws
+
+    taken = []
+    draws = _Draws(layer(scale()), case(3), lambda k: (taken.append(k), (np.zeros(1), {"w": np.zeros(1)}, 1 << 30))[1])
+    found = draws.compared("w", np.ones(1), np.zeros(1), lambda s: np.full(1, 0.04), ())
+    assert draws.large and found.wrong.all() and len(taken) == MANY

@@ -5,7 +5,8 @@ float64 under a dispatch mode, and every operation's result moves by plus or min
 gradient then lies from the undisturbed one is what a kernel may lose, with cancellation and all that follows from
 it. The bounds, u = 2^-24 being the unit roundoff of float32:
 
-- an elementwise operation: a few u of its result; the argument of exp is rounded first, so (4 + |x|) u there;
+- an elementwise operation: a few u of its result; the argument of exp is rounded first, so (4 + |x|) u there; what
+  float32 has no normal number for becomes zero, whatever it is multiplied by later;
 - a sum of n terms: n u sum |term|, which holds for any order and blocking (N. J. Higham, Accuracy and Stability of
   Numerical Algorithms, section 4.2: gamma_n = n u / (1 - n u)); from 4096 terms on 64 sqrt(n) in place of n, which
   holds with a probability that leaves no doubt (N. J. Higham and T. Mary 2019);
@@ -19,6 +20,7 @@ it. The bounds, u = 2^-24 being the unit roundoff of float32:
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +28,7 @@ from gradverify.adapters._torch_arrays import Tensor, import_torch
 
 UNIT = 2.0**-24
 TF32 = "tf32"  # in which a GPU multiplies float32: eleven bits of significand
+_TINY = 2.0**-126  # the smallest normal number of float32, below which vectorised code and GPUs give zero
 _FEW = 4.0  # roundings of an elementwise operation: special functions of a GPU are good to two units
 _MANY = 4096  # terms up to which the order of a sum may be the worst one
 _POOL = (1 << 17) + 29  # a prime
@@ -54,9 +57,14 @@ def rounded(value: Tensor, dtype: Any) -> Tensor:
     return value.to(dtype).to(value.dtype)
 
 
-@functools.lru_cache(maxsize=1)
-def _mode() -> type:
-    """The class, made when torch is there."""
+@functools.lru_cache(maxsize=2)
+def _mode(guarded: bool) -> type:
+    """The class, made when torch is there.
+
+    Parameters
+    ----------
+    guarded : whether torch.compile must stay out of it; that imports all of dynamo, which takes seconds
+    """
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Noise(TorchDispatchMode):  # type: ignore[misc, unused-ignore]
@@ -68,6 +76,10 @@ def _mode() -> type:
             self.sizes: dict[int, tuple[Tensor, Tensor]] = {}  # of products, sum |term| of each entry
             self.at = seed * 7919
             self.work = 0  # elements of all results
+
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            return guarded
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
@@ -135,6 +147,7 @@ def _mode() -> type:
                     result.mul_(self.signs(result) * (UNIT * size) + 1)
                 else:
                     result.mul_(self.signs(result, _FEW * UNIT))
+                import_torch().hardshrink(result, _TINY, out=result)
 
         def low(self, value: Tensor, dtype: Any) -> Tensor:
             """Displaced by as much as rounding to a type may take; what the type holds exactly stays."""
@@ -150,7 +163,8 @@ def _mode() -> type:
             """Plus and minus ones, or factors off by a share to either side; the length of their pool is a prime."""
             count = like.numel()
             at = self.at = (self.at + 7919 + count) % _POOL
-            return _pool(like.dtype, like.device, (at + count).bit_length(), share)[at : at + count].view(like.shape)
+            size = (at + count - 1) // _POOL + 1
+            return _pool(like.dtype, like.device, size, share)[at : at + count].view(like.shape)
 
     return Noise
 
@@ -165,17 +179,21 @@ def noise(dtype: Any, products: Any, seed: int, elementwise: bool = True, kept: 
     elementwise : whether elementwise operations are displaced; in float32 they round by themselves
     kept : whether the kernel saves outputs or intermediate tensors in its type
     """
-    return _mode()(dtype, products, seed, elementwise, kept)
+    return _mode("torch._dynamo" in sys.modules)(dtype, products, seed, elementwise, kept)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=16)
 def _pool(dtype: Any, device: Any, size: int, share: float) -> Tensor:
-    """At least 2^size signs, or factors, one drawing of them again and again."""
+    """Signs, or factors, `size` times _POOL of them: one drawing again and again."""
+    drawn = _drawn() * share + 1 if share else _drawn()
+    return drawn.to(device, dtype).repeat(size)
+
+
+@functools.lru_cache(maxsize=1)
+def _drawn() -> Tensor:
     torch = import_torch()
     generator = torch.Generator().manual_seed(20240229)
-    drawn = torch.randint(0, 2, (_POOL,), generator=generator, dtype=torch.float64) * 2 - 1
-    drawn = drawn * share + 1 if share else drawn
-    return drawn.to(device, dtype).repeat((1 << size) // _POOL + 1)
+    return torch.randint(0, 2, (_POOL,), generator=generator, dtype=torch.float64) * 2 - 1
 
 
 @functools.lru_cache(maxsize=1)

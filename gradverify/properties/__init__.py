@@ -46,6 +46,7 @@ class Property:
     share : fraction of the examples of a check that it wants (costly properties ask for less)
     default : whether it is tried unless others are named
     seconds : that a case of it may take, where that is more than the usual limit
+    shrinking : seconds of work that a smaller case for a finding is looked for
     implied_by : properties whose finding on a primal explains this one's, which is then not reported again
     joint : kinds of its findings that concern several primals: a finding of `implied_by` on any of them explains those
     explains : ``(fingerprint of its finding, of another one) -> whether the first explains the second``
@@ -65,6 +66,7 @@ class Property:
     moot: Callable[[Layer, Case, Outcome], Outcome | None] | None = None
     default: bool = True
     seconds: float = 0.0
+    shrinking: float = 2.0
 
 
 Fingerprint = tuple[str, str, str]  # property, kind, primal or ""

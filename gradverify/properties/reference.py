@@ -27,7 +27,9 @@ from gradverify.types import Array, Case, Comparison, Finding, Outcome
 NAME = "reference"
 FEW, MANY = 4, 28  # samples of what rounding does; where an entry seems wrong, three times as many, then many
 _CLEAR = 20.0  # bounds by which an entry is off that more samples would not excuse
-_LARGE = 1 << 20  # elements of a case above which fewer samples are taken, and the reference confirmed in few steps
+_LARGE = (
+    1 << 20
+)  # elements of a case above which fewer samples are taken at first, and the reference confirmed in few steps
 _WORK = 1 << 22  # the same of all that a reference computes on the way
 _CONFIRMED = 0.25  # of the cases without a finding on which the reference's own derivative is confirmed
 
@@ -99,7 +101,7 @@ class _Draws:
     @property
     def counts(self) -> tuple[int, ...]:
         """Numbers of samples, of which the next one is tried while entries disagree."""
-        return (2, 4) if self.large else (FEW, 3 * FEW, MANY)
+        return ((2,) if self.large else ()) + (FEW, 3 * FEW, MANY)
 
     def compared(
         self, name: str, judged: Array, truth: Array, of: Callable[[Sampled], Array], labels: tuple[str, ...]
@@ -133,9 +135,11 @@ def _forward(
 
 
 def _gradients(layer: Layer, judged: dict[str, Array], truths: dict[str, Array], draws: _Draws) -> list[Comparison]:
-    found = []
+    found, now = [], tuning.current()
     for name, gradient_ in judged.items():
         if gradient_.dtype.kind != "f" or name not in truths:
+            continue
+        if name in now.known or now.only not in (None, name):
             continue
         truth = np.asarray(truths[name], float)
         labels = layer.primal(name).dims.labels(truth.ndim)
@@ -254,5 +258,6 @@ add(
         regime=Regime(production=True),
         share=0.8,
         seconds=60.0,  # at declared sizes
+        shrinking=1.0,  # the sums of a kernel need their terms: what is left after it is seldom smaller
     )
 )

@@ -146,8 +146,8 @@ def off_the_grid(x, scale):
     import numpy as np
 
     low = (
-        torch.as_tensor(np.asarray(x, float)).bfloat16().double()
-        / torch.as_tensor(np.asarray(scale, float)).bfloat16().double()
+        torch.tensor(np.array(x, float)).bfloat16().double()  # a copy: torch knows no negative strides
+        / torch.tensor(np.array(scale, float)).bfloat16().double()
     )
     return bool(
         (((low % 1) - 0.5).abs() > 0.02).all() and ((low - 7).abs() > 0.02).all() and ((low + 8).abs() > 0.02).all()
