@@ -170,7 +170,7 @@ def _lengthen(
     among = [*single, *many]
     first, length = knobs.below(len(among)), knobs.pick(lengths)
     second, shorter = (first + 1 + knobs.below(max(1, len(among) - 1))) % len(among), knobs.pick(names.blocks or _TILE)
-    tiled = knobs.chance(40) and length * shorter <= _TILED
+    tiled = knobs.chance(60) and length * shorter <= _TILED
     chosen = ((second, shorter), (first, length)) if tiled else ((first, length),)
     for k, extent in chosen:
         name = among[k]
