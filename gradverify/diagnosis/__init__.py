@@ -120,7 +120,7 @@ def diagnosed(layer: Layer, finding: Finding, lead: Finding | None = None) -> Fi
     """
     if lead is not None:
         alike = _alike(layer, finding, lead)
-        told = lead.diagnoses[:1] if alike else tuple(d for d in diagnose(layer, finding, BRIEFLY) if d.name != FACTS)
+        told = lead.diagnoses[:1] if alike else diagnose(layer, finding, BRIEFLY)
         return finding.but(diagnoses=told, follows=lead.fingerprint)
     facts = dict(finding.facts)
     compared = finding.comparison

@@ -70,7 +70,7 @@ def _following(report: Report, lead: Finding, replays: Mapping[Finding, str], wi
     for finding in behind:
         if finding.case.layer in whole:
             continue
-        new = [d.text for d in finding.diagnoses[:1] if d.name not in said]
+        new = [d.text for d in finding.diagnoses[:1] if d.name not in said and d.name != "facts"]
         said.update(d.name for d in finding.diagnoses[:1])
         lines += _wrapped([": ".join([_message(finding), *new])], 4, width)
         lines += [f"    {line}" for line in _replayed(replays.get(finding))]

@@ -16,6 +16,7 @@ from gradverify.strategies.knobs import Knobs
 Single = dict[str, int]
 
 _MOST = 520  # combinations that are tried
+_FEW = 25  # of them, evenly spread, that tell whether the others need be: an assignment of options costs a search
 _LARGEST = 8  # a size beyond is drawn as elsewhere
 _OPEN = 0.6  # share of the combinations above which nothing has to be done
 
@@ -39,6 +40,9 @@ class Table:
 def table(names: tuple[str, ...], allows: Callable[[Mapping[str, int]], bool]) -> Table | None:
     """What is allowed of small sizes; None where there is no name, or nearly all or nothing is."""
     tried = list(_combinations(names)) if names else []
+    few = tried[:: len(tried) // _FEW] if len(tried) > _FEW else []
+    if few and sum(map(allows, few)) >= _OPEN * len(few):
+        return None  # so does the search, but for a predicate at the border
     allowed = [sizes for sizes in tried if allows(sizes)]
     if not 0 < len(allowed) < _OPEN * len(tried):
         return None

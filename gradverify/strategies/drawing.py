@@ -25,7 +25,7 @@ _STEPS = (None, *(float(f"1e-{k}") for k in range(7, 1, -1)), *(float(f"3e-{k}")
 _VALUE_BYTES = 27  # of a case: manner, seed, step, planted entries
 _PRIMAL_BYTES = 6
 _FEW = 8
-_TABLES = 32  # assignments of options for which allowed sizes are searched
+_TABLES = 8  # assignments of options for which allowed sizes are searched
 
 
 def _drawn(spec: Any) -> bool:
