@@ -12,7 +12,8 @@ it. The bounds, u = 2^-24 being the unit roundoff of float32:
   holds with a probability that leaves no doubt (N. J. Higham and T. Mary 2019);
 - an operand of a matrix product: what rounding it to the kernel's type takes away, since tensor cores take no other;
 - a tensor that backward is handed and that the kernel was seen to save in its type: as much;
-- a softmax: u |x| of its result besides, for scores x are rounded at their own size;
+- a softmax: 4 u |x| of its result besides: backward scales scores x again, and takes from them a log-sum-exp; each of
+  the four is rounded at the size of x, and nothing is normalised after it;
 - the gradient of a softmax, p (g - sum p g): where the kernel saves its outputs in its type, the sum may be taken as
   the product of upstream gradient and output (T. Dao 2023), and be off by a rounding of every term of that.
 """
@@ -117,7 +118,7 @@ def _mode(guarded: bool) -> type:
         def softmax(self, name: str, args: Any, result: Any) -> Any:
             """A softmax or its gradient with the errors that its arguments' sizes bring."""
             if name == "_softmax":
-                size = args[0].abs().mul_(UNIT).clamp_(max=1.0)
+                size = args[0].abs().mul_(_FEW * UNIT).clamp_(max=1.0)
                 result.mul_(self.signs(result) * size + 1)
             elif name == "_softmax_backward_data" and self.kept:
                 g, p, dim = args[:3]
