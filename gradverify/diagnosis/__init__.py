@@ -29,7 +29,17 @@ __all__ = ["Evidence", "Signature", "add", "diagnose", "diagnosed", "signatures"
 MOST = 4  # diagnoses that are kept
 SECONDS, BRIEFLY = 2.0, 0.2  # of processor time, after which no further signature is asked
 # These run the layer on many other cases: they are asked in this order, when the others have been, and nothing is sure.
-DEAR = ("constant_left_out", "one_use", "slope", "another_value", "sizes", "met", "jacobian", "first_call")
+DEAR = (
+    "constant_left_out",
+    "one_use",
+    "slope",
+    "another_value",
+    "only_these_sizes",
+    "sizes",
+    "met",
+    "jacobian",
+    "first_call",
+)
 SURE = 0.95  # what the dear ones say, they say with no more
 LONE = 0.65
 VAGUE = 0.5
