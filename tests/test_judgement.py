@@ -14,6 +14,8 @@ from gradverify.judgement.dispute import Answer, Dispute, answer
 from gradverify.judgement.plain import PLAIN
 from gradverify.layer import Layer
 from gradverify.properties import gradient
+from gradverify.report.explanation import verdicts
+from gradverify.report.html.heatmap import described
 from gradverify.tuning import Tuning, using
 from gradverify.types import AGREES, DISAGREES, KINK, UNRESOLVED, Case
 
@@ -258,3 +260,17 @@ def test_an_entry_far_smaller_than_its_primal_is_differenced_at_its_own_size():
     assert not right.wrong.any()
     wrong = at(lambda x: (1 / x**2, x), lambda dy, x: -2.1 * dy / x**3, x, dy)
     assert wrong.wrong.tolist() == [False, True, False, True]
+
+
+def test_the_page_tells_in_every_tooltip_what_a_verdict_rests_on():
+    compared = at(relu, lambda dy, x: dy * (x > 0), [0.0, 1.0], [1.0, 2.0])
+    assert described(compared, (0,)).endswith(
+        "kink: the slopes on the two sides differ, and backward gives one between them"
+    )
+    assert described(compared, (1,)).endswith("agrees")
+
+
+def test_explain_tells_why_entry_by_entry():
+    compared = at(relu, lambda dy, x: dy * (x > 0), [0.0, 1.0, 0.0], [1.0, 2.0, 3.0])
+    text = " ".join(verdicts([compared]).split())
+    assert "x: 1 agree, 2 at kinks kink: x[N=0], x[N=2]: the slopes on the two sides differ" in text

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from gradverify.judgement import says
 from gradverify.report.html.markup import Markup, details, el, join, table
 from gradverify.report.numbers import Window, entry, parts, short, window
 from gradverify.types import Array, Comparison, Verdict
@@ -170,14 +171,19 @@ def _legend(scale: float) -> Markup:
 def described(comparison: Comparison, index: tuple[int, ...]) -> str:
     """One entry in words: both gradients, the bound and the verdict."""
     a, n, bound = (np.asarray(part)[index] for part in (comparison.analytic, comparison.numerical, comparison.bound))
-    verdict = Verdict(int(comparison.verdicts[index])).name.lower()
+    verdict, why = _verdict(comparison, index), says(comparison.reason(index))
+    verdict += f": {why}" if why else ""
     name = entry(comparison.primal, index, comparison.labels)
     if _unknown(comparison, index) and not np.isfinite(n):
-        return f"{name}: analytic {short(a)}, not compared"
+        return f"{name}: analytic {short(a)}, {verdict if why else 'not compared'}"
     with np.errstate(invalid="ignore"):
         difference = short(a - n)
     numerical = f"{short(n, 6)} ± {short(bound, 2)}"
     return f"{name}: analytic {short(a, 6)}, numerical {numerical}, difference {difference}, {verdict}"
+
+
+def _verdict(comparison: Comparison, index: tuple[int, ...]) -> str:
+    return Verdict(int(comparison.verdicts[index])).name.lower()
 
 
 def _listing(comparison: Comparison, view: Window) -> Markup:
@@ -186,7 +192,8 @@ def _listing(comparison: Comparison, view: Window) -> Markup:
         a, n, bound = (np.asarray(p)[index] for p in (comparison.analytic, comparison.numerical, comparison.bound))
         with np.errstate(invalid="ignore"):
             numbers = (short(a, 6), short(n, 6), short(a - n), short(bound, 2), short(comparison.ratio[index], 3))
-        verdict = Verdict(int(comparison.verdicts[index])).name.lower()
+        why = comparison.reason(index)
+        verdict = _verdict(comparison, index) + (f" ({why})" if why else "")
         rows.append((entry(comparison.primal, index, comparison.labels), *numbers, verdict))
     head = ("entry", "analytic", "numerical", "difference", "bound", "error/bound", "verdict")
     return join(table(head, rows, f"Gradient of {comparison.primal}"))
