@@ -100,7 +100,7 @@ def _above(raw: Array, low: float) -> Array:
 
 
 def _below(raw: Array, high: float) -> Array:
-    return -_above(-raw, -high)
+    return -_above(-raw, -high) + 0.0  # no negative zero
 
 
 def _probabilities(raw: Array) -> Array:

@@ -175,7 +175,7 @@ def test_a_folder_that_cannot_be_written_is_told_and_the_report_is_still_printed
         (["check", "dense", "--json", "."], "it is a folder"),
         (["check", "--no-such-option"], "No such option"),
         (["no-such-command"], "No such command"),
-        (["replay", "gone.npz"], "cannot read the case file 'gone.npz'"),
+        (["replay", "gone.npz"], "cannot read 'gone.npz'"),
         (["replay", "damaged.npz"], "'damaged.npz': the case file is damaged"),
         (["replay"], "Missing argument"),
     ],

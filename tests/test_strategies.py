@@ -237,7 +237,8 @@ def test_assumptions_that_nothing_meets_give_no_case():
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
 @pytest.mark.parametrize("word", domains.words())
 def test_values_are_in_their_domain(word, dtype, special):
-    arguments = {"between": "-1.5 2", "integers": "-1 4", "labels": "K", "indices": "K"}.get(word, "")
+    told = {"between": "-1.5 2", "above": "-1.5", "below": "2", "integers": "-1 4", "labels": "K", "indices": "K"}
+    arguments = told.get(word, "")
     one = layer(lambda x, W: (x, None), x=f"*batch K: {word} {arguments}", W="K")
     for case in drawn(one, Regime(special=special), examples=60, dtype=dtype):
         x = case.primals["x"]
@@ -299,7 +300,7 @@ MANNERS = {
 
 @pytest.mark.parametrize("manner", MANNERS)
 def test_values_come_in_every_manner(manner):
-    arrays = [c.primals["x"] for c in drawn(layer(x="N D"), examples=800)]
+    arrays = [c.primals["x"] for c in drawn(layer(x="N D"), examples=2400)]
     assert any(MANNERS[manner](x) for x in arrays if x.size > 3)
 
 

@@ -23,7 +23,7 @@ from gradverify.types import Array, Case, Comparison, Finding, Outcome, Verdict
 NAME = "precision"
 DOUBLE = "double_precision"
 # Largest value that is judged: products of larger ones may leave the range of float16, which float64 has not.
-_MODERATE = {2: 8.0, 4: 128.0, 8: 1e5}
+_MODERATE = {2: 8.0, 4: 8.0, 8: 1e5}
 LOST = 0.3  # a finding needs about half of the digits to be lost
 _FEW, _MANY = 6, 60  # neighbours at which the float64 gradient is looked at
 _FACTOR = 32.0  # multiples of the unavoidable error that a right backward stays below
@@ -153,7 +153,7 @@ add(
         "in float32 the gradient loses no more digits than its arithmetic must",
         holds,
         regime=Regime(dtype="float32"),
-        share=0.5,
+        share=0.3,
         implied_by=("gradient", "special"),
     )
 )
