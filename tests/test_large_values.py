@@ -148,8 +148,6 @@ def test_tied_entries_under_weights_of_a_billion_are_no_finding():
 
 def test_tied_entries_that_claim_too_much_are_found_at_steep_slopes_too():
     """Both of two equal maxima claim the whole gradient, and the output is a billion times as large."""
-    twice = Layer(
-        lambda x: (1e9 * x.max(), x), lambda dy, x: 1e9 * dy * (x == x.max()), name="maximum", x="N"
-    )
+    twice = Layer(lambda x: (1e9 * x.max(), x), lambda dy, x: 1e9 * dy * (x == x.max()), name="maximum", x="N")
     case = Case("maximum", {"x": np.array([2.0, 2.0, -1.0])})
     assert [finding.kind for finding in special.holds(twice, case).findings] == ["tie"]
