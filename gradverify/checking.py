@@ -126,6 +126,7 @@ class Search:
     found: dict[tuple[str, str, str], tuple[Finding, Property, Regime]] = field(default_factory=dict)
     coverage: Coverage = field(default_factory=Coverage)
     small: list[Case] = field(default_factory=list)  # minimal cases, on which other findings may show as well
+    known: dict[tuple[int, str], dict[tuple[str, str, str], Finding]] = field(default_factory=dict)
     cases: int = 0
     total: int = 0
     first: int | None = None
@@ -278,25 +279,39 @@ class Search:
             tries = (_same(self.layer, case, prop, finding) for _ in range(times))
             return all(same is not None and same.severity >= threshold for same in tries)
 
+        if lead is not None and self.settings.shrink:
+            seen = (self._at(case, prop).get(finding.fingerprint) for case in (lead.case, *self.small))
+            same = next((other for other in seen if other is not None and other.severity >= threshold), None)
+            if same is not None:
+                return self._told(_beside(same, worst, most), lead)
         case = finding.case
         if self.settings.shrink:
             seconds, like = (prop.shrinking, None) if lead is None else (_FOLLOW_SECONDS, lead.case)
             case = shrink(self.layer, case, fails, seconds=seconds, first=self.small, like=like)
-            self.small.append(case)
-        again = [_same(self.layer, case, prop, finding, few=few) for few in (False, True)]
+        again = [self._at(case, prop).get(finding.fingerprint), _same(self.layer, case, prop, finding)]
         if not steady or any(found is None for found in again):
             again += [_same(self.layer, case, prop, finding) for _ in range(_CONFIRM - len(again))]
-        seen = [f for f in again if f is not None]
-        if steady and len(seen) == len(again):
-            if seen[0].severity >= most:
-                worst, most = case, seen[0].severity
-            return self._told(_beside(seen[0], worst, most), lead)
-        fickle = (seen[0] if seen else finding).but(
+        told = [f for f in again if f is not None]
+        if steady and len(told) == len(again):
+            if told[0].severity >= most:
+                worst, most = case, told[0].severity
+            return self._told(_beside(told[0], worst, most), lead)
+        fickle = (told[0] if told else finding).but(
             kind="nondeterministic" if steady else finding.kind,
             worst=worst,
-            message=f"nondeterministic ({len(seen)} of {len(again)} runs of one case): {finding.message}",
+            message=f"nondeterministic ({len(told)} of {len(again)} runs of one case): {finding.message}",
         )
         return self._told(fickle)
+
+    def _at(self, case: Case, prop: Property) -> dict[tuple[str, str, str], Finding]:
+        """All that a property finds at a minimal case, for every primal and entry by entry; asked once."""
+        key = id(case), prop.name
+        if key not in self.known:
+            outcome = examine(self.layer, case, prop)
+            self.known[key] = {finding.fingerprint: finding for finding in outcome.findings}
+            if not any(case is other for other in self.small):
+                self.small.append(case)
+        return self.known[key]
 
     def _told(self, finding: Finding, lead: Finding | None = None) -> Finding:
         """The finding with what it looks like, unless cases are to be left as they were drawn."""
@@ -321,8 +336,8 @@ def _lead(finding: Finding, told: Sequence[Finding]) -> Finding | None:
     return next(iter(alike + same), None)
 
 
-def _same(layer: Layer, case: Case, prop: Property, finding: Finding, few: bool = True) -> Finding | None:
-    with tuning.using(replace(tuning.current(), only=finding.primal, few=few)):
+def _same(layer: Layer, case: Case, prop: Property, finding: Finding) -> Finding | None:
+    with tuning.using(replace(tuning.current(), only=finding.primal, few=True)):
         outcome = examine(layer, case, prop)
     return next((f for f in outcome.findings if f.fingerprint == finding.fingerprint), None)
 

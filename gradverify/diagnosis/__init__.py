@@ -130,7 +130,8 @@ def diagnosed(layer: Layer, finding: Finding, lead: Finding | None = None) -> Fi
     """
     if lead is not None:
         alike = _alike(layer, finding, lead)
-        told = lead.diagnoses[:1] if alike else diagnose(layer, finding, BRIEFLY)
+        known = lead.diagnoses and lead.diagnoses[0].name != FACTS  # else every signature was asked, and in vain
+        told = lead.diagnoses[:1] if alike else diagnose(layer, finding, BRIEFLY if known else 0.0)
         return finding.but(diagnoses=told, follows=lead.fingerprint)
     facts = dict(finding.facts)
     compared = finding.comparison
