@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradverify import evaluate
-from gradverify.layer import Layer
-from gradverify.types import Array, Case
+from gradverify.core import evaluate
+from gradverify.core.declare.layer import Layer
+from gradverify.core.nouns.case import Array, Case
 
 
 @dataclass(slots=True)
