@@ -10,46 +10,46 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gradverify.checking import check as check
+    from gradverify.core.check.search import check as check
+    from gradverify.core.declare.layer import Layer as Layer
+    from gradverify.core.declare.layer import Loss as Loss
+    from gradverify.core.declare.registry import register as register
+    from gradverify.core.errors import DeclarationError as DeclarationError
+    from gradverify.core.errors import GradientMismatch as GradientMismatch
+    from gradverify.core.errors import GradverifyError as GradverifyError
+    from gradverify.core.errors import NothingVerified as NothingVerified
+    from gradverify.core.errors import PartlyVerified as PartlyVerified
+    from gradverify.core.errors import TargetError as TargetError
+    from gradverify.core.errors import UsageError as UsageError
+    from gradverify.core.nouns.types import Case as Case
+    from gradverify.core.nouns.types import Finding as Finding
+    from gradverify.core.nouns.types import Report as Report
+    from gradverify.core.nouns.types import Verdict as Verdict
+    from gradverify.core.verify import verify as verify
     from gradverify.decorator import given as given
-    from gradverify.errors import DeclarationError as DeclarationError
-    from gradverify.errors import GradientMismatch as GradientMismatch
-    from gradverify.errors import GradverifyError as GradverifyError
-    from gradverify.errors import NothingVerified as NothingVerified
-    from gradverify.errors import PartlyVerified as PartlyVerified
-    from gradverify.errors import TargetError as TargetError
-    from gradverify.errors import UsageError as UsageError
-    from gradverify.layer import Layer as Layer
-    from gradverify.layer import Loss as Loss
     from gradverify.recurrent import register_cell as register_cell
-    from gradverify.registry import register as register
-    from gradverify.types import Case as Case
-    from gradverify.types import Finding as Finding
-    from gradverify.types import Report as Report
-    from gradverify.types import Verdict as Verdict
-    from gradverify.verification import verify as verify
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "check": "checking",
+    "check": "core.check.search",
     "given": "decorator",
-    "verify": "verification",
-    "Layer": "layer",
-    "Loss": "layer",
-    "register": "registry",
+    "verify": "core.verify",
+    "Layer": "core.declare.layer",
+    "Loss": "core.declare.layer",
+    "register": "core.declare.registry",
     "register_cell": "recurrent",
-    "Case": "types",
-    "Finding": "types",
-    "Report": "types",
-    "Verdict": "types",
-    "DeclarationError": "errors",
-    "GradientMismatch": "errors",
-    "GradverifyError": "errors",
-    "NothingVerified": "errors",
-    "PartlyVerified": "errors",
-    "TargetError": "errors",
-    "UsageError": "errors",
+    "Case": "core.nouns.types",
+    "Finding": "core.nouns.types",
+    "Report": "core.nouns.types",
+    "Verdict": "core.nouns.types",
+    "DeclarationError": "core.errors",
+    "GradientMismatch": "core.errors",
+    "GradverifyError": "core.errors",
+    "NothingVerified": "core.errors",
+    "PartlyVerified": "core.errors",
+    "TargetError": "core.errors",
+    "UsageError": "core.errors",
 }
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
 

@@ -25,12 +25,12 @@ from gradverify.campaign.ledger import Ledger
 from gradverify.campaign.schedule import Progress
 from gradverify.campaign.store import Store, StoreError
 from gradverify.campaign.unit import Found, Record, Row
+from gradverify.core.errors import CaseFileError, GradverifyError
+from gradverify.core.nouns.types import Case, Finding
+from gradverify.core.properties import Regime
 from gradverify.corpus import Corpus
-from gradverify.errors import CaseFileError, GradverifyError
 from gradverify.files import Fields, Told
-from gradverify.properties import Regime
 from gradverify.pytest_plugin import journal as plugin_journal
-from gradverify.types import Case, Finding
 
 SECONDS = 2.0
 MEGABYTES = 300

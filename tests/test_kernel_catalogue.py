@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("torch")
 
-from gradverify.checking import Settings, check_layer
+from gradverify.core.check.search import Settings, check_layer
 from tests.kernels import catalogue
 
 KERNELS = {kernel.name: kernel for kernel in catalogue()}

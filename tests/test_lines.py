@@ -15,10 +15,10 @@ import pytest
 
 import gradverify as gv
 from gradverify import adapt
-from gradverify.lines.ran import Ran, restored
+from gradverify.core.nouns.types import Case, Outcome
+from gradverify.core.properties import properties
+from gradverify.core.summarise.ran import Ran, restored
 from gradverify.lines.recorder import Recorder, decides
-from gradverify.properties import properties
-from gradverify.types import Case, Outcome
 
 
 def forward(x, W, mode="mean"):

@@ -16,9 +16,9 @@ import numpy as np
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._instance import accepted_by
 from gradverify.adapters._normal import called, finished, required, split
-from gradverify.errors import DeclarationError
-from gradverify.layer import Layer, accepted
-from gradverify.types import Array
+from gradverify.core.declare.layer import Layer, accepted
+from gradverify.core.errors import DeclarationError
+from gradverify.core.nouns.types import Array
 
 FUNCTIONS = ("fn", "function", "forward", "activate", "activation", "__call__")
 DERIVATIVES = ("grad", "gradient", "derivative", "deriv", "prime", "backward", "inverse_deriv")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from gradverify.types import Array, Case, Outcome, Verdict
+from gradverify.core.nouns.types import Array, Case, Outcome, Verdict
 
 RECORD = 1.25  # a ratio counts as a record if it is larger than the last one by this factor
 

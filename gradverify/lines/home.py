@@ -7,8 +7,8 @@ import os
 import sysconfig
 from types import CodeType
 
-from gradverify.authored import roots
-from gradverify.layer import Layer
+from gradverify.core.declare.authored import roots
+from gradverify.core.declare.layer import Layer
 
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # gradverify itself
 _PATHS = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}

@@ -10,16 +10,16 @@ from collections.abc import Iterator
 from types import CodeType
 from typing import Any
 
-from gradverify import evaluate
-from gradverify.layer import Layer
-from gradverify.limits import time_limit
+from gradverify.core import evaluate
+from gradverify.core.declare.layer import Layer
+from gradverify.core.evaluate.limits import time_limit
+from gradverify.core.nouns.types import UNRESOLVED, Case, Outcome
+from gradverify.core.properties import Property
+from gradverify.core.summarise.ran import Function, Ran, Side
+from gradverify.core.verify import watcher
 from gradverify.lines import places
 from gradverify.lines.home import Home
-from gradverify.lines.ran import Function, Ran, Side
 from gradverify.lines.watch import Engine, Seen, engine
-from gradverify.properties import Property
-from gradverify.types import UNRESOLVED, Case, Outcome
-from gradverify.verification import watcher
 
 _SECONDS = 5.0  # for one such run
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from types import CodeType, FrameType
 from typing import Any, Protocol
 
-from gradverify.failures import stage
+from gradverify.core.evaluate.failures import stage
 
 
 @dataclass(slots=True)

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.evaluate import _spreads, by_name
-from gradverify.layer import Layer, Primal, accepted
+from gradverify.core.declare.layer import Layer, Primal, accepted
+from gradverify.core.evaluate import _spreads, by_name
+from gradverify.core.nouns.types import Array
 from gradverify.mutants import Mutant, baseline
-from gradverify.types import Array
 
 Change = Callable[[Array], Array]
 

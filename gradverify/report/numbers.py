@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gradverify.types import Array, Comparison, Verdict
+from gradverify.core.nouns.types import Array, Comparison, Verdict
 
 T = TypeVar("T")
 Paint = Callable[[str], str]

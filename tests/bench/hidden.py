@@ -13,8 +13,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from gradverify.checking import Settings, check_layer
-from gradverify.layer import Layer, accepted
+from gradverify.core.check.search import Settings, check_layer
+from gradverify.core.declare.layer import Layer, accepted
 from gradverify.mutants import shelf
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from gradverify import verify
-from gradverify.checking import Settings, check_layer
-from gradverify.types import Case
+from gradverify.core.check.search import Settings, check_layer
+from gradverify.core.nouns.types import Case
 from tests.bench.machine import heading, table
 from tests.kernels import Kernel, catalogue
 

@@ -7,10 +7,10 @@ import time
 
 import numpy as np
 
-from gradverify.differences import screen
-from gradverify.differences.point import Point
-from gradverify.layer import Layer
-from gradverify.types import Array, Case
+from gradverify.core.declare.layer import Layer
+from gradverify.core.differentiate import screen
+from gradverify.core.differentiate.point import Point
+from gradverify.core.nouns.types import Array, Case
 from tests.bench.machine import heading, table
 
 

@@ -18,10 +18,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 
-from gradverify import Case, evaluate, tuning
+from gradverify import Case
 from gradverify.adapters import as_layer
-from gradverify.properties import gradient
-from gradverify.types import Verdict
+from gradverify.core import evaluate, tuning
+from gradverify.core.nouns.types import Verdict
+from gradverify.core.properties import gradient
 
 ROWS = 8
 

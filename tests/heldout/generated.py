@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.evaluate import by_name
-from gradverify.layer import Layer, accepted
-from gradverify.registry import layers
+from gradverify.core.declare.layer import Layer, accepted
+from gradverify.core.declare.registry import layers
+from gradverify.core.evaluate import by_name
 from tests.heldout import put
 
 
