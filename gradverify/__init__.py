@@ -9,11 +9,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from gradverify.core.nouns.forms import set_forms
+
 if TYPE_CHECKING:
-    from gradverify.core.check.search import check as check
+    from gradverify.adapters import register as register
+    from gradverify.api import check as check
+    from gradverify.api import verify as verify
     from gradverify.core.declare.layer import Layer as Layer
     from gradverify.core.declare.layer import Loss as Loss
-    from gradverify.core.declare.registry import register as register
+    from gradverify.core.errors import CaseFileError as CaseFileError
     from gradverify.core.errors import DeclarationError as DeclarationError
     from gradverify.core.errors import GradientMismatch as GradientMismatch
     from gradverify.core.errors import GradverifyError as GradverifyError
@@ -21,28 +25,36 @@ if TYPE_CHECKING:
     from gradverify.core.errors import PartlyVerified as PartlyVerified
     from gradverify.core.errors import TargetError as TargetError
     from gradverify.core.errors import UsageError as UsageError
-    from gradverify.core.nouns.types import Case as Case
-    from gradverify.core.nouns.types import Finding as Finding
-    from gradverify.core.nouns.types import Report as Report
-    from gradverify.core.nouns.types import Verdict as Verdict
-    from gradverify.core.verify import verify as verify
+    from gradverify.core.nouns.case import Case as Case
+    from gradverify.core.nouns.comparison import Verdict as Verdict
+    from gradverify.core.nouns.finding import Finding as Finding
+    from gradverify.core.summarise.report import Report as Report
     from gradverify.decorator import given as given
     from gradverify.recurrent import register_cell as register_cell
 
 __version__ = "0.1.0"
 
+set_forms(
+    save="gradverify.casefile:save",
+    load="gradverify.casefile:load",
+    report_text="gradverify.report.terminal:render",
+    report_html="gradverify.report.html:render_report",
+    finding_html="gradverify.report.html:render_finding",
+)
+
 _HOMES = {
-    "check": "core.check.search",
+    "check": "api",
     "given": "decorator",
-    "verify": "core.verify",
+    "verify": "api",
     "Layer": "core.declare.layer",
     "Loss": "core.declare.layer",
-    "register": "core.declare.registry",
+    "register": "adapters",
     "register_cell": "recurrent",
-    "Case": "core.nouns.types",
-    "Finding": "core.nouns.types",
-    "Report": "core.nouns.types",
-    "Verdict": "core.nouns.types",
+    "Case": "core.nouns.case",
+    "Finding": "core.nouns.finding",
+    "Report": "core.summarise.report",
+    "Verdict": "core.nouns.comparison",
+    "CaseFileError": "core.errors",
     "DeclarationError": "core.errors",
     "GradientMismatch": "core.errors",
     "GradverifyError": "core.errors",

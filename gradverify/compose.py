@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from gradverify.core.declare import dims
+from gradverify.core.declare.declaration import Primal
 from gradverify.core.declare.domains import Domain
-from gradverify.core.declare.layer import Layer, Loss, Primal, accepted
+from gradverify.core.declare.functions import accepted
+from gradverify.core.declare.layer import Layer, Loss
 from gradverify.core.declare.registry import loss as find_loss
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import by_name, outputs_of

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.regime import Regime
 from gradverify.core.declare.registry import layers
 from gradverify.core.errors import UsageError
-from gradverify.core.properties import Regime
 
 F = TypeVar("F", bound=Callable[..., Any])
 

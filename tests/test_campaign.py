@@ -22,9 +22,9 @@ from gradverify.campaign import journal as journals
 from gradverify.campaign.guard import Guard
 from gradverify.campaign.interest import features
 from gradverify.campaign.unit import Delta, Found, Record, Row, Unit, digest, key_of
+from gradverify.core.declare.regime import Regime
 from gradverify.core.draw import Pool
 from gradverify.core.errors import CaseFileError, TargetError, UsageError
-from gradverify.core.properties import Regime
 
 HERE = Path(__file__).parent
 HOSTILE, RARE = str(HERE / "hostile.py"), str(HERE / "rare.py")

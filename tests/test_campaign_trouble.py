@@ -20,8 +20,8 @@ from gradverify.campaign.schedule import Progress
 from gradverify.campaign.unit import Record, Row, Unit
 from gradverify.cli import run as command
 from gradverify.cli._campaign import _table, headline, status
+from gradverify.core.declare.regime import Regime
 from gradverify.core.draw import decoding
-from gradverify.core.properties import Regime
 from gradverify.targets import load
 
 HERE = Path(__file__).parent

@@ -9,9 +9,9 @@ import numpy as np
 
 import gradverify as gv
 from gradverify import Layer
+from gradverify.core.declare.regime import Regime
 from gradverify.core.draw import Pool, cases, drawing_of, each, explored
 from gradverify.core.draw.constants import constants
-from gradverify.core.properties import Regime
 
 CFG = {"BLOCK": 128, "tiles": [24, {"inner": (56.0,)}]}
 TABLE = np.array([2.75, 8.5])

@@ -15,10 +15,11 @@ import pytest
 
 import gradverify as gv
 from gradverify import adapt
-from gradverify.core.nouns.types import Case, Outcome
+from gradverify.core.lines.recorder import Recorder, decides
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.finding import Outcome
 from gradverify.core.properties import properties
 from gradverify.core.summarise.ran import Ran, restored
-from gradverify.lines.recorder import Recorder, decides
 
 
 def forward(x, W, mode="mean"):

@@ -14,11 +14,12 @@ import pytest
 import gradverify as gv
 from gradverify import targets
 from gradverify.core import evaluate, texts
-from gradverify.core.check.search import Settings, check_layer
+from gradverify.core.check.search import check_layer
+from gradverify.core.check.settings import Settings
 from gradverify.core.errors import DeclarationError, TargetError
 from gradverify.core.evaluate import foreign
 from gradverify.core.evaluate.failures import LayerFailure, guarded, told, unpatched
-from gradverify.core.nouns.types import Case
+from gradverify.core.nouns.case import Case
 
 
 def square(x):

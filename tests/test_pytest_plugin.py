@@ -22,10 +22,10 @@ import gradverify.pytest_plugin.fixture
 import gradverify.pytest_plugin.summary
 import gradverify.pytest_plugin.xdist
 import gradverify.targets
+from gradverify.api import verify
 from gradverify.casefile import load, save
 from gradverify.core.declare.registry import layers
 from gradverify.core.properties import properties
-from gradverify.core.verify import verify
 
 pytest_plugins = ["pytester"]
 

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 import gradverify
+from gradverify.adapters import register
 from gradverify.core.declare.layer import Layer, Loss
-from gradverify.core.declare.registry import layers, register
+from gradverify.core.declare.registry import layers
 from gradverify.core.errors import DeclarationError, TargetError
 from gradverify.core.evaluate import LayerFailure, gradients, run
 from gradverify.layers.recurrent import lstm_cell, rnn_cell, sigmoid_slope, tanh_slope

@@ -15,9 +15,9 @@ from gradverify.adapters._instance import Maker, accepted_by, assign, summed
 from gradverify.adapters._normal import called, parted, required
 from gradverify.adapters._pairs import Pair, discover, fetch, told_pair
 from gradverify.core.declare import dims
-from gradverify.core.declare.layer import Backward, Forward
+from gradverify.core.declare.declaration import Backward, Forward
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.nouns.types import Array
+from gradverify.core.nouns.case import Array
 
 if TYPE_CHECKING:
     from gradverify.adapters._weights import Weight

@@ -20,13 +20,16 @@ from gradverify.core import tuning
 from gradverify.core.check.search import Search, alike
 from gradverify.core.check.settings import Settings
 from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.regime import Regime
 from gradverify.core.draw import Pool, cases, decoding, each
 from gradverify.core.errors import CaseFileError, GradverifyError
 from gradverify.core.evaluate.failures import COMPLETE
-from gradverify.core.nouns.types import Case, Finding, Outcome, Verdict
-from gradverify.core.properties import Property, Regime, explained, properties
+from gradverify.core.lines.recorder import Recorder
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.comparison import Verdict
+from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.properties import Property, explained, properties
 from gradverify.core.verify import checked, examine, told_by, watcher
-from gradverify.lines.recorder import Recorder
 from gradverify.report.terminal import render_finding
 
 BEAT = 0.5  # seconds between two deltas

@@ -12,7 +12,7 @@ from gradverify.cli._output import colored, note
 
 if TYPE_CHECKING:
     from gradverify.core.check.progress import Progress
-    from gradverify.core.nouns.types import Report
+    from gradverify.core.summarise.report import Report
 
 SECONDS = 5.0  # between two lines about what runs, where there is no terminal
 _OTHER_LINES = 6  # of a terminal, that the table leaves free

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from gradverify.campaign.watch import Watch
     from gradverify.core.check.settings import Settings
     from gradverify.core.declare.layer import Layer
-    from gradverify.core.nouns.types import Case, Comparison, Report
+    from gradverify.core.nouns.case import Case
+    from gradverify.core.nouns.comparison import Comparison
+    from gradverify.core.summarise.report import Report
 
 _WIDE = 200  # characters of a line that a layer has printed
 
@@ -180,8 +182,8 @@ def _here(
 
 def _example(layer: Layer, settings: Settings) -> Sequence[Comparison]:
     """The comparisons of the largest of a few small cases: what a matrix can show."""
+    from gradverify.core.declare.regime import Regime
     from gradverify.core.draw import cases, each
-    from gradverify.core.properties import Regime
 
     drawn: list[Case] = []
     each(cases(layer, Regime(small=True), dtype=settings.dtype, eps=settings.eps), 10, settings.seed or 0, drawn.append)

@@ -11,7 +11,7 @@ from gradverify.cli import _show
 from gradverify.cli._output import color_option, colored, data_stream, write
 
 if TYPE_CHECKING:
-    from gradverify.core.nouns.types import Finding
+    from gradverify.core.nouns.finding import Finding
 
 
 @click.command("explain")
@@ -27,9 +27,9 @@ def command(case_file: str, target: str | None, properties: tuple[str, ...], col
     what each verdict rests on that no measurement gives by itself: kinks, and entries that are unresolved.
     Exit status 1 if something is found, 0 if nothing is found any more.
     """
+    from gradverify.api import verify
     from gradverify.casefile import load
     from gradverify.core.diagnose import diagnosed
-    from gradverify.core.verify import verify
     from gradverify.report.explanation import verdicts
     from gradverify.report.terminal import held
     from gradverify.targets import find

@@ -15,8 +15,10 @@ from gradverify.core.errors import DeclarationError, UsageError
 
 if TYPE_CHECKING:
     from gradverify.core.declare.layer import Layer
-    from gradverify.core.nouns.types import Case, Outcome, Report
+    from gradverify.core.nouns.case import Case
+    from gradverify.core.nouns.finding import Outcome
     from gradverify.core.properties import Property
+    from gradverify.core.summarise.report import Report
 
 RIGHT, WRONG, NOTHING = 0, 1, 3
 _FEW = 64  # elements of a minimal case up to which its numbers are written out

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gradverify.campaign.checks import Result
     from gradverify.campaign.unit import Plan
     from gradverify.core.declare.layer import Layer
-    from gradverify.core.nouns.types import Report
+    from gradverify.core.summarise.report import Report
     from gradverify.mutants import Mutant
     from gradverify.mutants.runner import Trial
 

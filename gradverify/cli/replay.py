@@ -29,8 +29,8 @@ def command(
 
     Exit status 1 if something is found, 0 if nothing is found any more.
     """
+    from gradverify.api import verify
     from gradverify.casefile import load
-    from gradverify.core.verify import verify
     from gradverify.report.jsonreport import to_json
     from gradverify.targets import find
 

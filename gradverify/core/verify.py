@@ -5,19 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from gradverify.core.declare.dims import sizes_in
 from gradverify.core.declare.layer import Layer
-from gradverify.core.declare.registry import layers
 from gradverify.core.errors import DeclarationError, NothingVerified, PartlyVerified, UsageError
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.evaluate.failures import COMPLETE, failed, unpatched
 from gradverify.core.evaluate.limits import SLOW, time_limit
-from gradverify.core.nouns.types import Array, Case, Finding, Outcome, Report
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.finding import Finding, Outcome
 from gradverify.core.properties import Property, properties
+from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import Tally
 
 SECONDS = 10.0  # for one property on one case; a right layer takes milliseconds
@@ -34,31 +35,8 @@ class Watcher(Protocol):
 watcher: ContextVar[Watcher | None] = ContextVar("gradverify_watcher", default=None)
 
 
-def verify(layer: Layer | str | Any, case: Case, names: Sequence[str] | str | None = None) -> Report:
-    """Verify one concrete Case; no Hypothesis, no shrinking.
-
-    Parameters
-    ----------
-    layer : a Layer, a registered name, or anything that `gradverify.register` takes
-    case : primals, options and cotangents; cotangents that are None are drawn from the Case's seed
-    names : property or properties to try, default all that apply
-
-    Returns
-    -------
-    Report
-        Nothing is raised for a finding: see `Report.ok` and `Report.findings`.
-
-    Raises
-    ------
-    DeclarationError, TargetError, UsageError
-        If there is no such layer, it cannot be used, or the case does not fit it.
-    """
-    if isinstance(layer, str):
-        layer = layers.get(layer)
-    elif not isinstance(layer, Layer):
-        from gradverify.adapters import as_layer
-
-        layer = as_layer(layer)
+def verify_layer(layer: Layer, case: Case, names: Sequence[str] | str | None = None) -> Report:
+    """One Case through the properties that apply, or those of these names; raises UsageError if it does not fit."""
     case = checked(layer, case)
     start = time.perf_counter()
     tallies: dict[str, Tally] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradverify.core.declare.registry import register
+from gradverify.adapters import register
 from gradverify.layers.mlp import logistic
 
 FAR = 160  # beyond it the density is 0 in every dtype, and its square still fits float16

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradverify.core.declare.registry import register
+from gradverify.adapters import register
 from gradverify.layers.mlp import logistic
 from gradverify.recurrent import bidirectional, register_cell
 

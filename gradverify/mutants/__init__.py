@@ -107,7 +107,7 @@ def remembering(name: str) -> Callable[[], Layer]:
             return output, (saved, primals)
 
         def backward(cotangent: Any, saved: Any, **options: Any) -> Any:
-            from gradverify.core.declare.layer import accepted
+            from gradverify.core.declare.functions import accepted
 
             taken = {key: options[key] for key in accepted(right.backward, tuple(options))}
             return right.backward(cotangent, saved[0], **taken)

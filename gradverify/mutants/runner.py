@@ -13,7 +13,7 @@ from gradverify.core.check.progress import Progress
 from gradverify.core.check.search import Search
 from gradverify.core.check.settings import Settings
 from gradverify.core.declare.layer import Layer
-from gradverify.core.nouns.types import Report
+from gradverify.core.summarise.report import Report
 from gradverify.mutants import Mutant, baseline, generic, shelf
 
 

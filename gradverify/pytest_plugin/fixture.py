@@ -12,7 +12,7 @@ from gradverify.core.check.settings import Settings
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.registry import layers
 from gradverify.core.errors import GradientMismatch, UsageError
-from gradverify.core.nouns.types import Report
+from gradverify.core.summarise.report import Report
 from gradverify.core.verify import no_pass
 from gradverify.pytest_plugin import shared
 from gradverify.pytest_plugin.replays import Check

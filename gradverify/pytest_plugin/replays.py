@@ -15,8 +15,10 @@ from gradverify.core import tuning
 from gradverify.core.check.settings import Settings
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import UsageError
-from gradverify.core.nouns.types import Case, Finding, Report
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.finding import Finding
 from gradverify.core.properties import Property
+from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import Tally
 from gradverify.core.verify import SECONDS, checked, examine, ranked, selected, watcher
 from gradverify.corpus import Entry

@@ -14,8 +14,9 @@ import pytest
 from gradverify.core.check.search import check_layer
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import CaseFileError
-from gradverify.core.nouns.types import DIFFERENTIATING, Finding, Report
+from gradverify.core.nouns.finding import Finding
 from gradverify.core.nouns.verified import ledger
+from gradverify.core.summarise.report import DIFFERENTIATING, Report
 from gradverify.core.verify import selected
 from gradverify.corpus import Corpus, Damaged, Entry, remove, replay_command
 from gradverify.ending import kept_alive

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from gradverify.core.judge import says
-from gradverify.core.nouns.types import Comparison, Diagnosis, Finding, Verdict
+from gradverify.core.nouns.comparison import Comparison, Verdict
+from gradverify.core.nouns.finding import Diagnosis, Finding
 from gradverify.report.numbers import entry, short
 from gradverify.report.terminal import painter
 

@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 
 import gradverify
-from gradverify.core.nouns.types import Case, Comparison, Finding, Report
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.comparison import Comparison
+from gradverify.core.nouns.finding import Finding
 from gradverify.core.nouns.verified import Ledger
 from gradverify.core.summarise.coverage import Coverage, regions
+from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import RATIOS, Tally
 from gradverify.report.table import labels
 from gradverify.report.terminal import PASTED

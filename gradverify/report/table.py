@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import count
 
-from gradverify.core.nouns.types import Report
+from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import Tally
 from gradverify.report.numbers import short
 from gradverify.report.terminal import columns, painter, unfounded

@@ -29,9 +29,10 @@ from gradverify.campaign.explore import Explorer
 from gradverify.campaign.journal import Journal
 from gradverify.campaign.unit import Delta, Unit
 from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.regime import Regime
 from gradverify.core.declare.registry import layers
 from gradverify.core.draw import decoding
-from gradverify.core.properties import Regime, properties
+from gradverify.core.properties import properties
 from gradverify.core.verify import examine
 from tests.bench.machine import heading, table
 

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from gradverify import verify
-from gradverify.core.check.search import Settings, check_layer
-from gradverify.core.nouns.types import Case
+from gradverify.core.check.search import check_layer
+from gradverify.core.check.settings import Settings
+from gradverify.core.nouns.case import Case
 from tests.bench.machine import heading, table
 from tests.kernels import Kernel, catalogue
 

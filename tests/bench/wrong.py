@@ -24,7 +24,7 @@ from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import Settings
 from gradverify.core.declare.layer import Layer
 from gradverify.core.differentiate import forward
-from gradverify.core.nouns.types import Report
+from gradverify.core.summarise.report import Report
 from gradverify.mutants import shelf
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.core.declare.layer import Layer, accepted
+from gradverify.core.declare.functions import accepted
+from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.registry import layers
 from gradverify.core.evaluate import by_name
 from tests.heldout import put

@@ -6,104 +6,34 @@ import math
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from gradverify.adapters import as_layer
-from gradverify.compose import under_loss
 from gradverify.core import tuning
-from gradverify.core.check.progress import DIAGNOSING, DRAWING, SMALLER, Listener, Progress, shown
-from gradverify.core.check.settings import EXAMPLES, Settings
-from gradverify.core.declare.declaration import refusal
+from gradverify.core.check.progress import DIAGNOSING, DRAWING, SMALLER, Listener, Progress
+from gradverify.core.check.settings import Settings
 from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.regime import Regime
 from gradverify.core.declare.registry import layers
+from gradverify.core.declare.validation import refusal
 from gradverify.core.diagnose import diagnosed
-from gradverify.core.errors import GradientMismatch, UsageError
 from gradverify.core.evaluate.failures import COMPLETE
 from gradverify.core.evaluate.limits import TOO_SLOW
-from gradverify.core.nouns.types import WORST_SEEN, Case, Finding, Report
-from gradverify.core.properties import Property, Regime, explained
+from gradverify.core.lines.recorder import Recorder
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.finding import WORST_SEEN, Finding
+from gradverify.core.properties import Property, explained
+from gradverify.core.shrink import shrink
 from gradverify.core.summarise.coverage import Coverage
+from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import Tally
-from gradverify.core.verify import behind, examine, listed, no_pass, selected, told_by
-from gradverify.lines.recorder import Recorder
+from gradverify.core.verify import behind, examine, selected, told_by
 
 _ENOUGH = 25  # cases drawn after the first finding, to see whether there are others
 _CERTAIN = 20.0  # bounds that a gradient is wrong by, beyond which no other case is asked about it
 _CONFIRM = 5  # runs of the minimal case that tell a wrong layer from a flaky one, once two of them differ
 _FOLLOW_SECONDS = 0.25  # for a finding of the same kind as one that was shrunk: most show on its case as well
 _SLOW = 3  # cases that were given up as too slow, after which a property is no longer tried
-
-
-def check(
-    target: Any,
-    backward: Callable[..., Any] | None = None,
-    /,
-    *,
-    loss: str | None = None,
-    examples: int | None = None,
-    seed: int | None = None,
-    eps: float | None = None,
-    dtype: str = "float64",
-    properties: Sequence[str] | str | None = None,
-    method: str = "adaptive",
-    raises: bool = True,
-    quiet: bool = False,
-    **declaration: Any,
-) -> Report:
-    """Check that a backward pass is right.
-
-    Parameters
-    ----------
-    target : a forward (with `backward`), a registered name, a Layer, or anything an adapter recognises
-    backward : the hand-written backward, when `target` is a forward
-    loss : name of a registered loss to put on top
-    examples, seed, eps, dtype, properties, method : see `Settings`
-    raises : raise when there is a finding, or nothing could be verified; False returns the Report
-    quiet : whether a check of more than a second says nothing at a terminal or in a notebook
-    **declaration : dimension strings of the primals and everything else that `Layer` takes
-
-    Returns
-    -------
-    Report
-
-    Raises
-    ------
-    GradientMismatch
-        An AssertionError with the report as its text.
-    NothingVerified, PartlyVerified
-        An AssertionError: no entry of any case could be decided, or an object has weights without a gradient.
-    GradverifyError
-        For a target, a declaration or an argument that cannot be used.
-    """
-    __tracebackhide__ = True  # pytest shows the line of the test that called
-    layer = _resolve(target, backward, declaration)
-    if loss is not None:
-        layer = under_loss(layer, loss)
-    settings = Settings(
-        examples=EXAMPLES if examples is None else examples,
-        seed=seed,
-        eps=eps,
-        dtype=dtype,
-        properties=None if properties is None else listed(properties),
-        method=method,
-    )
-    with shown(quiet) as listen:
-        report = check_layer(layer, settings, listen)
-    if raises and report.findings:
-        raise GradientMismatch(report, f"{len(report.findings)} finding(s)\n{report}")
-    if raises and not report.verified:
-        raise no_pass(report)
-    return report
-
-
-def _resolve(target: Any, backward: Callable[..., Any] | None, declaration: dict[str, Any]) -> Layer:
-    if isinstance(target, str):
-        if backward is not None or declaration:
-            raise UsageError(f"{target!r} is a registered layer; it takes no backward and no declaration")
-        return layers.get(target)
-    return as_layer(target if backward is None else (target, backward), **declaration)
 
 
 def check_layer(layer: Layer, settings: Settings, listen: Listener | None = None) -> Report:
@@ -264,8 +194,6 @@ class Search:
         ----------
         lead : a finding of the same kind that is told already; where this one shows on its case, that will do
         """
-        from gradverify.core.shrink import shrink
-
         if finding.kind == "timeout":
             return finding
         self._tell(SMALLER)

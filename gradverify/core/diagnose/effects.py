@@ -13,7 +13,8 @@ from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.detached import lost_flows
 from gradverify.core.diagnose.evidence import ABOUT_GRADIENTS, Evidence
 from gradverify.core.diagnose.untouched import explains
-from gradverify.core.nouns.types import Case, Diagnosis, Finding
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.finding import Diagnosis, Finding
 from gradverify.core.properties import fresh, properties
 from gradverify.core.verify import examine
 

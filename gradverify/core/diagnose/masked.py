@@ -11,7 +11,8 @@ from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.gates import drops
 from gradverify.core.diagnose.overwritten import by_entry
-from gradverify.core.nouns.types import Array, Case, Diagnosis
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.finding import Diagnosis
 from gradverify.core.shrink.search import sizes_of
 
 

@@ -12,7 +12,8 @@ from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.outputs import labels_of
 from gradverify.core.diagnose.probe import Probe, close
-from gradverify.core.nouns.types import Array, Diagnosis
+from gradverify.core.nouns.case import Array
+from gradverify.core.nouns.finding import Diagnosis
 
 _REDUCTIONS: dict[str, Callable[..., Array]] = {"sum": np.sum, "mean": np.mean}
 

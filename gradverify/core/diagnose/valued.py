@@ -8,7 +8,8 @@ import numpy as np
 
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
-from gradverify.core.nouns.types import Array, Case, Diagnosis
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.finding import Diagnosis
 from gradverify.core.properties import properties
 from gradverify.core.verify import examine
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from gradverify.core.declare.declaration import Primal
 from gradverify.core.declare.dims import numbers_in
-from gradverify.core.declare.layer import Layer, Primal
+from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
-from gradverify.core.nouns.types import Array, Case
+from gradverify.core.nouns.case import Array, Case
 from gradverify.core.shrink.search import sizes_of
 
 _LARGE = 600  # elements of all primals together; above that, sizes are taken from the small pools

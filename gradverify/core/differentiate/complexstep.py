@@ -13,7 +13,8 @@ import numpy as np
 from gradverify.core.differentiate import ladder
 from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.nouns.types import Array, Estimate
+from gradverify.core.nouns.case import Array
+from gradverify.core.nouns.comparison import Estimate
 
 STEP = 1e-100
 

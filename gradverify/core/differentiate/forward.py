@@ -12,9 +12,10 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from gradverify.core.declare.layer import Layer, accepted
+from gradverify.core.declare.functions import accepted
+from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import LayerFailure, cast, guarded, outputs_of, run
-from gradverify.core.nouns.types import Array, Case
+from gradverify.core.nouns.case import Array, Case
 
 _TRIAL = 3  # rows on which stacking is tried
 

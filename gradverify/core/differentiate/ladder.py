@@ -17,7 +17,8 @@ import numpy as np
 from gradverify.core.differentiate.central import NOISE_FACTOR
 from gradverify.core.differentiate.flat import Differences
 from gradverify.core.differentiate.point import Point
-from gradverify.core.nouns.types import Array, Estimate
+from gradverify.core.nouns.case import Array
+from gradverify.core.nouns.comparison import Estimate
 
 RATIO = 4.0
 # What a consistent larger step may hide: the truth lies in the intersection of the smaller steps, at most RATIO

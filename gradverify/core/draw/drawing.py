@@ -9,14 +9,15 @@ import numpy as np
 from hypothesis import reject
 from hypothesis import strategies as st
 
+from gradverify.core.declare.declaration import Primal
 from gradverify.core.declare.dims import numbers_in, sizes_in
-from gradverify.core.declare.layer import Layer, Primal
+from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.regime import Regime
 from gradverify.core.draw import allowed, shapes, values
 from gradverify.core.draw.constants import constants as constants_of
 from gradverify.core.draw.knobs import Knobs
 from gradverify.core.errors import DeclarationError
-from gradverify.core.nouns.types import Case
-from gradverify.core.properties import Regime
+from gradverify.core.nouns.case import Case
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 

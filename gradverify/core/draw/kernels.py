@@ -17,12 +17,12 @@ import numpy as np
 from gradverify.core.declare.authored import contents
 from gradverify.core.declare.dims import numbers_in, sizes_in
 from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.regime import Regime
 from gradverify.core.draw import drawing, shapes, streams
 from gradverify.core.draw.constants import constants
 from gradverify.core.draw.knobs import Knobs
 from gradverify.core.errors import DeclarationError
-from gradverify.core.nouns.types import Case
-from gradverify.core.properties import Regime
+from gradverify.core.nouns.case import Case
 
 _BYTES = 24
 _KINDS = ("small",) * 11 + ("block",) * 4 + ("long",) * 3 + ("declared",) * 2

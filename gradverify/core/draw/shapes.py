@@ -13,8 +13,8 @@ from typing import Union
 
 from gradverify.core.declare.dims import Axis, Dims
 from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.regime import Regime
 from gradverify.core.draw.knobs import Knobs
-from gradverify.core.properties import Regime
 
 Shape = tuple[int, ...]
 Sizes = dict[str, Union[int, Shape]]

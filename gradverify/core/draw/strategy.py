@@ -9,10 +9,10 @@ import numpy as np
 from hypothesis import strategies as st
 
 from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.regime import Regime
 from gradverify.core.draw.drawing import Drawing
 from gradverify.core.draw.kernels import Production
-from gradverify.core.nouns.types import Case
-from gradverify.core.properties import Regime
+from gradverify.core.nouns.case import Case
 
 
 def cases(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.core.declare.layer import Primal
+from gradverify.core.declare.declaration import Primal
 from gradverify.core.draw import streams
 from gradverify.core.draw.knobs import Knobs
 

@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from gradverify.core.declare.declaration import Backward, Forward
 from gradverify.core.declare.dims import sizes_in
-from gradverify.core.declare.layer import Backward, Forward, Layer, accepted, by_function
+from gradverify.core.declare.functions import accepted, by_function
+from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate.failures import LayerFailure as LayerFailure
 from gradverify.core.evaluate.failures import guarded as guarded
 from gradverify.core.evaluate.failures import unpatched
 from gradverify.core.evaluate.foreign import MOST, array, described
-from gradverify.core.nouns.types import Array, Case
+from gradverify.core.nouns.case import Array, Case
 from gradverify.core.texts import line
 
 Gradients = dict[str, Any]  # by primal name: a plain array, None, or a LayerFailure that says why it is neither

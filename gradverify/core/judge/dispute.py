@@ -8,7 +8,8 @@ import numpy as np
 
 from gradverify.core.differentiate.bends import bends
 from gradverify.core.differentiate.point import Point
-from gradverify.core.nouns.types import DISAGREES, UNRESOLVED, Array, Case
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.comparison import DISAGREES, UNRESOLVED
 
 
 @dataclass(slots=True)

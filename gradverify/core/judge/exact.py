@@ -17,7 +17,9 @@ from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge.facts import best_ratio
-from gradverify.core.nouns.types import Array, Case, Comparison, Finding, Outcome, Verdict
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.comparison import Comparison, Verdict
+from gradverify.core.nouns.finding import Finding, Outcome
 
 Gradients = Mapping[str, Array]
 

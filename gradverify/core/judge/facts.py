@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.core.nouns.types import Array, Comparison
+from gradverify.core.nouns.case import Array
+from gradverify.core.nouns.comparison import Comparison
 
 
 def facts_of(comparison: Comparison) -> dict[str, Any]:

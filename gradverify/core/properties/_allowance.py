@@ -25,7 +25,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from gradverify.core.nouns.types import AGREES, DISAGREES, UNRESOLVED, Array, Comparison
+from gradverify.core.nouns.case import Array
+from gradverify.core.nouns.comparison import AGREES, DISAGREES, UNRESOLVED, Comparison
 
 FACTOR = 3.0
 _BLOCK = 1 << 14

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradverify.core.nouns.types import Array, Case
+from gradverify.core.nouns.case import Array, Case
 
 _MANNERS = ("tenths", "tenths", "mean", "normal", "spread", "ones")
 

@@ -8,7 +8,8 @@ from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate.failures import COMPLETE, failed
 from gradverify.core.judge import exact
-from gradverify.core.nouns.types import Array, Case, Finding, Outcome
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.finding import Finding, Outcome
 from gradverify.core.properties import Property, add
 
 

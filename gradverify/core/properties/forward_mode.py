@@ -13,7 +13,8 @@ from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.evaluate.foreign import array
 from gradverify.core.judge import exact
-from gradverify.core.nouns.types import Array, Case, Finding, Outcome
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.finding import Finding, Outcome
 from gradverify.core.properties import Property, add, gradient
 
 NAME = "forward_mode"

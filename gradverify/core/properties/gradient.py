@@ -19,7 +19,9 @@ from gradverify.core.judge import exact
 from gradverify.core.judge.facts import facts_of
 from gradverify.core.judge.plain import SCREENED, Sweep
 from gradverify.core.judge.sweep import comparisons, sweep
-from gradverify.core.nouns.types import Array, Case, Comparison, Finding, Outcome, Verdict
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.comparison import Comparison, Verdict
+from gradverify.core.nouns.finding import Finding, Outcome
 from gradverify.core.nouns.verified import weighted
 from gradverify.core.properties import Property, add
 from gradverify.core.tuning import current

@@ -16,10 +16,13 @@ import numpy as np
 
 from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.regime import Regime
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge import exact
-from gradverify.core.nouns.types import Array, Case, Comparison, Finding, Outcome, Verdict
-from gradverify.core.properties import Property, Regime, add
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.comparison import Comparison, Verdict
+from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.properties import Property, add
 
 NAME = "precision"
 DOUBLE = "double_precision"

@@ -17,11 +17,14 @@ import numpy as np
 from gradverify.core import evaluate, tuning
 from gradverify.core.declare.hooks import Hooks
 from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.regime import Regime
 from gradverify.core.differentiate import ladder
 from gradverify.core.differentiate.point import Point
 from gradverify.core.judge import exact
-from gradverify.core.nouns.types import Array, Case, Comparison, Finding, Outcome
-from gradverify.core.properties import Property, Regime, _screened, add, gradient
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.comparison import Comparison
+from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.properties import Property, _screened, add, gradient
 from gradverify.core.properties._allowance import FACTOR, allowed, compared
 from gradverify.core.properties._upstream import upstream
 

@@ -10,7 +10,8 @@ from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.judge import exact
 from gradverify.core.judge.fickle import chance
-from gradverify.core.nouns.types import Case, Finding, Outcome
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.finding import Finding, Outcome
 from gradverify.core.properties import Fingerprint, Property, add, fresh
 
 NAME = "repeatable"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from gradverify.core import evaluate
-from gradverify.core.declare.layer import Layer, Primal
+from gradverify.core.declare.declaration import Primal
+from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge import exact
-from gradverify.core.nouns.types import Array, Case, Finding, Outcome
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.finding import Finding, Outcome
 from gradverify.core.properties import Property, add
 
 NAME = "reusable"

@@ -15,12 +15,14 @@ import numpy as np
 
 from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.regime import Regime
 from gradverify.core.differentiate import ladder
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge import exact
 from gradverify.core.judge.exact import Gradients
-from gradverify.core.nouns.types import Array, Case, Finding, Outcome
-from gradverify.core.properties import Property, Regime, add
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.properties import Property, add
 from gradverify.core.properties.gradient import working_dtype
 
 NAME = "second_order"

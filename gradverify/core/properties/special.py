@@ -11,14 +11,16 @@ import numpy as np
 
 from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.regime import Regime
 from gradverify.core.differentiate import ladder
 from gradverify.core.differentiate.inside import computes_in
 from gradverify.core.differentiate.point import Point
 from gradverify.core.judge.plain import FIRM
 from gradverify.core.judge.rules.cancelling import coincident_along
 from gradverify.core.judge.rules.plateau import in_a_row
-from gradverify.core.nouns.types import Array, Case, Finding, Outcome
-from gradverify.core.properties import Property, Regime, add, gradient
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.properties import Property, add, gradient
 from gradverify.core.properties.complete import not_a_number
 from gradverify.core.tuning import current
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.core.nouns.types import Case, Comparison, Diagnosis, Finding
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.comparison import Comparison
+from gradverify.core.nouns.finding import Diagnosis, Finding
 from gradverify.report import code
 from gradverify.report.html.heatmap import heatmaps
 from gradverify.report.html.ladder import ladder_plot

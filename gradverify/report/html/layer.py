@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 from itertools import pairwise
 
-from gradverify.core.nouns.types import Finding, Report
+from gradverify.core.nouns.finding import Finding
 from gradverify.core.summarise.coverage import Coverage, regions
+from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import RATIOS, Tally
 from gradverify.report.html.bars import Bar, named, ordered
 from gradverify.report.html.finding import article

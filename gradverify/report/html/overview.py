@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gradverify.core.nouns.types import Report
+from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import Tally
 from gradverify.report.html.markup import Markup, breakable, el, frame
 from gradverify.report.numbers import short

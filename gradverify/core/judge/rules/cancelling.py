@@ -19,7 +19,8 @@ from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge.dispute import Answer, Dispute, answer
 from gradverify.core.judge.table import add
-from gradverify.core.nouns.types import Array, Case, Estimate
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.comparison import Estimate
 
 _TIMES, _FIRST = 40, 12  # variations; those after which entries without any kink are given up
 _LIMIT = 64

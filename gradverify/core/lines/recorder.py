@@ -13,13 +13,15 @@ from typing import Any
 from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate.limits import time_limit
-from gradverify.core.nouns.types import UNRESOLVED, Case, Outcome
+from gradverify.core.lines import places
+from gradverify.core.lines.home import Home
+from gradverify.core.lines.watch import Engine, Seen, engine
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.comparison import UNRESOLVED
+from gradverify.core.nouns.finding import Outcome
 from gradverify.core.properties import Property
 from gradverify.core.summarise.ran import Function, Ran, Side
 from gradverify.core.verify import watcher
-from gradverify.lines import places
-from gradverify.lines.home import Home
-from gradverify.lines.watch import Engine, Seen, engine
 
 _SECONDS = 5.0  # for one such run
 
