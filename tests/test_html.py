@@ -22,7 +22,7 @@ from gradverify.core.check.settings import Settings
 from gradverify.core.nouns.case import Case
 from gradverify.core.nouns.comparison import Comparison, Verdict
 from gradverify.core.nouns.finding import Diagnosis, Finding, Outcome
-from gradverify.core.nouns.verified import NotVerified
+from gradverify.core.nouns.ledger import NotVerified
 from gradverify.core.summarise.coverage import DISTINCT, OTHERS, Coverage, regions
 from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import RATIOS, Tally

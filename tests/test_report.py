@@ -24,7 +24,7 @@ from gradverify.core.judge.plain import SCREENED
 from gradverify.core.nouns.case import Case
 from gradverify.core.nouns.comparison import Comparison, Verdict
 from gradverify.core.nouns.finding import Diagnosis, Finding, Outcome
-from gradverify.core.nouns.verified import NotVerified
+from gradverify.core.nouns.ledger import NotVerified
 from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import Tally
 from gradverify.report import code, jsonreport, table, terminal

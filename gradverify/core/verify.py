@@ -179,7 +179,7 @@ def _examine(layer: Layer, case: Case, prop: Property, seconds: float | None) ->
         return Outcome(prop.name, findings=(failed(case, failure),))
 
 
-def told_by(outcome: Outcome, prop: Property) -> Property:
+def property_of(outcome: Outcome, prop: Property) -> Property:
     """The property that an outcome is of: the one that was tried, or the one that tells why it cannot be."""
     return properties.get(outcome.property) if outcome.property in properties else prop
 

@@ -11,7 +11,7 @@ import numpy as np
 from gradverify.core.nouns.case import Case
 from gradverify.core.nouns.comparison import Comparison
 from gradverify.core.nouns.finding import WORST_SEEN, Finding
-from gradverify.core.nouns.verified import UNTOLD, NotVerified, Share, declaration
+from gradverify.core.nouns.ledger import UNTOLD, NotVerified, Share, declaration
 from gradverify.core.properties import properties
 from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import Tally

@@ -27,7 +27,7 @@ from gradverify.core.shrink import shrink
 from gradverify.core.summarise.coverage import Coverage
 from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import Tally
-from gradverify.core.verify import behind, examine, selected, told_by
+from gradverify.core.verify import behind, examine, property_of, selected
 
 _ENOUGH = 25  # cases drawn after the first finding, to see whether there are others
 _CERTAIN = 20.0  # bounds that a gradient is wrong by, beyond which no other case is asked about it
@@ -72,7 +72,7 @@ class Search:
             for regime, props in groups:
                 if not self.over and not self.refused:
                     self._draw(regime, props)
-            findings = self._told_all()
+            findings = self._final()
         return Report(
             self.layer.name,
             self.tallies,
@@ -88,7 +88,7 @@ class Search:
             origin=self.layer.origin,
         )
 
-    def _told_all(self) -> list[Finding]:
+    def _final(self) -> list[Finding]:
         """Every finding that no other explains, small and diagnosed; behind those of a part that is wrong by itself."""
         found = sorted(self._unexplained(), key=lambda item: _first(item[0]))
         within = self._within() if found and self.settings.shrink else []
@@ -147,7 +147,7 @@ class Search:
                 if _due(drawn, prop.share / most):
                     self._try(case, prop, regime)
             reached = bool(self.recorder.end())
-            self._tell()
+            self._report_progress()
             if self.over or (self.first is not None and self.cases >= self.first + _ENOUGH):
                 raise _Enough
             return reached
@@ -163,10 +163,10 @@ class Search:
         begun = time.perf_counter()
         with tuning.using(replace(tuning.current(), known=self._known(prop), few=True)):
             outcome = examine(self.layer, case, prop)
-        self.recorder.told(outcome)
+        self.recorder.add(outcome)
         self.tallies[prop.name].add(outcome, time.perf_counter() - begun)
         self.slow[prop.name] += bool(outcome.skipped and outcome.skipped.startswith(TOO_SLOW))
-        prop = told_by(outcome, prop)
+        prop = property_of(outcome, prop)
         for finding in outcome.findings:
             known = self.found.get(finding.fingerprint)
             if known is None:
@@ -196,7 +196,7 @@ class Search:
         """
         if finding.kind == "timeout":
             return finding
-        self._tell(SMALLER)
+        self._report_progress(SMALLER)
         worst, most = finding.worst or finding.case, _most(finding)
         steady = finding.kind != "random"
         times = 1 if steady else _CONFIRM  # on a smaller case two random calls may agree by chance
@@ -218,20 +218,20 @@ class Search:
         if steady and len(seen) == len(again):
             if seen[0].severity >= most:
                 worst, most = case, seen[0].severity
-            return self._told(_beside(seen[0], worst, most), lead)
+            return self._diagnosed(_beside(seen[0], worst, most), lead)
         fickle = (seen[0] if seen else finding).but(
             kind="nondeterministic" if steady else finding.kind,
             worst=worst,
             message=f"nondeterministic ({len(seen)} of {len(again)} runs of one case): {finding.message}",
         )
-        return self._told(fickle)
+        return self._diagnosed(fickle)
 
-    def _told(self, finding: Finding, lead: Finding | None = None) -> Finding:
+    def _diagnosed(self, finding: Finding, lead: Finding | None = None) -> Finding:
         """The finding with what it looks like, unless cases are to be left as they were drawn."""
-        self._tell(DIAGNOSING)
+        self._report_progress(DIAGNOSING)
         return diagnosed(self.layer, finding, lead) if self.settings.shrink else finding
 
-    def _tell(self, stage: str = DRAWING) -> None:
+    def _report_progress(self, stage: str = DRAWING) -> None:
         self.listen(Progress(self.layer.name, self.cases, self.total, len(self.found), stage))
 
 

@@ -12,7 +12,7 @@ from gradverify.core.declare import dims, domains
 from gradverify.core.declare.functions import accepted
 from gradverify.core.declare.hooks import Hooks
 from gradverify.core.errors import DeclarationError
-from gradverify.core.nouns.verified import NotVerified
+from gradverify.core.nouns.ledger import NotVerified
 
 Forward = Callable[..., tuple[Any, Any]]
 Backward = Callable[..., Any]

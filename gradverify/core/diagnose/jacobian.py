@@ -150,13 +150,13 @@ def _labels(evidence: Evidence, pairs: Sequence[Jacobians], which: str, there: b
     """Axes shared with an output along which different places are joined on some case, or on none (`there` False)."""
     found: dict[str, bool] = {}
     for j in pairs:
-        for label, apart in _apart(evidence, j):
+        for label, apart in _off_diagonal(evidence, j):
             joined = (j.there(which) & apart).any() if there else not (j.gone(which) | ~apart).all()
             found[label] = found.get(label, False) or bool(joined)
     return {label for label, joined in found.items() if joined == there}
 
 
-def _apart(evidence: Evidence, j: Jacobians) -> Iterator[tuple[str, Array]]:
+def _off_diagonal(evidence: Evidence, j: Jacobians) -> Iterator[tuple[str, Array]]:
     """Each axis that an output shares with the primal, and a mask of the elements between different places of it."""
     shape, own = j.probe.shape(evidence.primal), j.probe.labels(evidence.primal)
     entries, start = np.indices(shape).reshape(len(shape), j.numerical.shape[1]), 0

@@ -40,7 +40,7 @@ def partly(evidence: Evidence) -> Diagnosis | None:
     for part in _parts(labels, probe.shape(evidence.primal)):
         factor = _common([_of_entries(evidence, part, p) for p in evidence.probes])
         if factor is not None:
-            return _told(evidence, factor, part.words)
+            return _diagnosis(evidence, factor, part.words)
     shapes = {y.shape for y in probe.outputs}
     if len(shapes) != 1 or any(y.dtype.kind != "f" for y in probe.outputs):
         return None
@@ -49,11 +49,11 @@ def partly(evidence: Evidence) -> Diagnosis | None:
         factor = _common([_of_outputs(evidence, part, p) for p in evidence.probes])
         if factor is not None:
             where = "" if "output" in part.words else " of the output"
-            return _told(evidence, factor, part.words + where, "the part that comes from ")
+            return _diagnosis(evidence, factor, part.words + where, "the part that comes from ")
     return None
 
 
-def _told(evidence: Evidence, factor: float, words: str, what: str = "") -> Diagnosis:
+def _diagnosis(evidence: Evidence, factor: float, words: str, what: str = "") -> Diagnosis:
     said = next((f"{name} the right one" for v, name in _NAMED.items() if abs(factor - v) < 1e-6), "")
     said = said or f"{factor:.6g} times the right one"
     text = f"the gradient of {evidence.primal} is {said} in {what}{words}{evidence.given}, and right in the rest"

@@ -93,7 +93,11 @@ def compare(
 ) -> dict[str, Comparison]:
     """Comparison of two gradients by primal; the bound is the rounding of backward, less where that was the same."""
     found = {}
-    grain = {n: loose * _GRAINS * g for n, g in layer.hooks.grain(case.primals).items()} if layer.hooks.grain else {}
+    grain = (
+        {n: loose * _GRAINS * g for n, g in layer.hooks.gradient_rounding(case.primals).items()}
+        if layer.hooks.gradient_rounding
+        else {}
+    )
     spreads = [] if same else [cache(partial(spread, layer, case)) for spread in (rounding, rounding_saved)]
     for primal in expected:
         a, b = np.asarray(got[primal]), np.asarray(expected[primal])

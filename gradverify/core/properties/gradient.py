@@ -12,7 +12,7 @@ import numpy as np
 from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.differentiate import ladder, screen
-from gradverify.core.differentiate.inside import computes_in
+from gradverify.core.differentiate.inner_precision import computes_in
 from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge import exact
@@ -22,7 +22,7 @@ from gradverify.core.judge.sweep import comparisons, sweep
 from gradverify.core.nouns.case import Array, Case
 from gradverify.core.nouns.comparison import Comparison, Verdict
 from gradverify.core.nouns.finding import Finding, Outcome
-from gradverify.core.nouns.verified import weighted
+from gradverify.core.nouns.ledger import weighted
 from gradverify.core.properties import Property, add
 from gradverify.core.tuning import current
 

@@ -36,7 +36,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     )
     if not outcome.findings:
         outcome = _scaled(layer, case, at_v)
-    grain = layer.hooks.grain(case.primals) if layer.hooks.grain else {}
+    grain = layer.hooks.gradient_rounding(case.primals) if layer.hooks.gradient_rounding else {}
     constant = [_constant(n, g, case) for n, g in zero.items() if np.any(np.abs(np.nan_to_num(g)) > grain.get(n, 0.0))]
     fresh = [f for f in constant if f.primal not in {g.primal for g in outcome.findings}]
     return Outcome(NAME, (*outcome.findings, *fresh), entries=outcome.entries)

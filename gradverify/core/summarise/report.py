@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from gradverify.core.nouns.finding import Finding
 from gradverify.core.nouns.forms import form
-from gradverify.core.nouns.verified import Ledger, NotVerified, ledger
+from gradverify.core.nouns.ledger import Ledger, NotVerified, ledger
 from gradverify.core.summarise.coverage import Coverage
-from gradverify.core.summarise.ran import Ran
+from gradverify.core.summarise.lines_ran import Ran
 from gradverify.core.summarise.tally import Tally
 
 DIFFERENTIATING = ("gradient", "special", "reference")  # properties that compare with numerical derivatives

@@ -10,7 +10,7 @@ import numpy as np
 from gradverify.core.judge import says
 from gradverify.core.nouns.comparison import AGREES, DISAGREES, UNRESOLVED, Comparison, Verdict
 from gradverify.core.nouns.finding import Outcome
-from gradverify.core.nouns.verified import UNTOLD, Counts
+from gradverify.core.nouns.ledger import UNTOLD, Counts
 
 RATIOS = tuple(float(f"1e{k}") for k in range(-6, 9))  # borders of the bins of `Tally.histogram`
 _BORDERS = np.array(RATIOS)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from gradverify.core.differentiate import ladder
-from gradverify.core.differentiate.bends import bends
+from gradverify.core.differentiate.kinks import has_kink
 from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge.dispute import Answer, Dispute, answer
@@ -109,7 +109,7 @@ def _anywhere(point: Point, case: Case) -> bool:
     for k in range(min(_FIRST, _LOOKS + len(point.slots))):
         varied, _ = _varied_primals(point, case, k)
         try:
-            if bends(Point(point.layer, case.but(primals=varied), None, point.memory), point.relative):
+            if has_kink(Point(point.layer, case.but(primals=varied), None, point.memory), point.relative):
                 return True
         except LayerFailure:
             continue

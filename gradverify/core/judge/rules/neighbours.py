@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gradverify.core.differentiate.bends import reach
 from gradverify.core.differentiate.central import NOISE_FACTOR, central
+from gradverify.core.differentiate.kinks import reach
 from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge.dispute import Answer, Dispute
@@ -98,7 +98,7 @@ def _ranked(case: Case, values: Array, entry: int) -> tuple[Offset, int]:
     "neighbours",
     "kinks meet here, and backward gives a slope within those nearby",
     cost=1000,
-    applies=lambda d: d.case is not None and d.bends,
+    applies=lambda d: d.case is not None and d.has_kink,
 )
 def kinks_meet(dispute: Dispute) -> Answer:
     """A kink where it lies within the slopes nearby, and unresolved where it nearly does."""

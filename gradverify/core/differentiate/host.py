@@ -24,7 +24,7 @@ COARSE = 1e-3  # steps from which on outputs round more coarsely than at the poi
 _ABREAST = 16  # times that, up to which all points that measure the noise go through one forward
 
 
-class Here(Entries):
+class HostPoint(Entries):
     """A layer's forward around the primals of one Case, and its differences.
 
     Parameters
@@ -113,15 +113,15 @@ class Here(Entries):
                 at = np.flatnonzero((entries >= slot.start) & (entries < slot.stop))
             places.append(at)
         parts = [Part(slot, entries[at], a[at], None if b is None else b[at]) for slot, at in zip(self.slots, places)]
-        done = self.done_elsewhere(parts) if rungs == 1 else [None] * len(parts)
+        done = self.native_slopes(parts) if rungs == 1 else [None] * len(parts)
         found = [self._chunked(part, rungs) if d is None else d for part, d in zip(parts, done)]
         return joined(found, None if rising else np.concatenate(places))
 
-    def done_elsewhere(self, parts: list[Part]) -> list[Differences | None]:
+    def native_slopes(self, parts: list[Part]) -> list[Differences | None]:
         """For each part what `slopes` gives, in the order of its entries; None where that has to be done here."""
         return [None] * len(parts)
 
-    def moved_elsewhere(
+    def native_along(
         self, direction: Array, a: Array, b: Array | None, analytic: Array | None
     ) -> tuple[Array, Array] | None:
         """Flat outputs at steps along a direction, and <analytic, realised step>; None where that is done here.
@@ -205,7 +205,7 @@ class Here(Entries):
     def _reached(self, direction: Array, a: Array, b: Array | None, analytic: Array | None) -> tuple[Array, Array]:
         """Flat outputs at the steps a, and then at b, along a direction; and <analytic, realised step>."""
         rows = max(1, self.memory // (16 * (self.size + self.base.size) + 1))
-        told = self.moved_elsewhere(direction, a, b, analytic) if rows == 1 else None
+        told = self.native_along(direction, a, b, analytic) if rows == 1 else None
         if told is not None:
             return told
         near, far, gaps = [], [], []
