@@ -187,9 +187,9 @@ def property_of(outcome: Outcome, prop: Property) -> Property:
 def _unless_moot(layer: Layer, case: Case, prop: Property, outcome: Outcome) -> Outcome:
     """The outcome, or what another property puts in its place."""
     for other in map(properties.get, properties.names()):
-        told = other.moot(layer, case, outcome) if other.moot is not None and other is not prop else None
-        if told is not None:
-            return told
+        instead = other.moot(layer, case, outcome) if other.moot is not None and other is not prop else None
+        if instead is not None:
+            return instead
     return outcome
 
 

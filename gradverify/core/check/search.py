@@ -241,11 +241,11 @@ def _first(finding: Finding) -> tuple[bool, bool, int]:
     return not fails, finding.property != "gradient", finding.case.size
 
 
-def _lead(finding: Finding, told: Sequence[Finding]) -> Finding | None:
+def _lead(finding: Finding, earlier: Sequence[Finding]) -> Finding | None:
     """The finding that this one is told behind, in brief: of the same kind, or on the same primal."""
-    leads = {f.fingerprint: f for f in told if f.follows is None}
+    leads = {f.fingerprint: f for f in earlier if f.follows is None}
     alike = [f for f in leads.values() if f.fingerprint[:2] == finding.fingerprint[:2]]
-    same = [leads[f.follows or f.fingerprint] for f in told if f.primal == finding.primal and f.primal is not None]
+    same = [leads[f.follows or f.fingerprint] for f in earlier if f.primal == finding.primal and f.primal is not None]
     return next(iter(alike + same), None)
 
 

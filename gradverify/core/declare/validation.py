@@ -45,8 +45,8 @@ def validate(layer: Declaration, constants: tuple[str, ...], settings: Iterable[
     names = {n for primal in layer.primals for n in primal.dims.names}
     if layer.batch is not None and layer.batch not in names:
         raise DeclarationError(f"layer {layer.name!r}, batch: no primal has an axis {layer.batch!r}")
-    for name, told in layer.sizes.items():
-        _size(layer, name, told, names)
+    for name, given in layer.sizes.items():
+        _size(layer, name, given, names)
     for primal in layer.primals:
         _domain(layer, primal, names)
     for name, spec in layer.options.items():
@@ -55,13 +55,13 @@ def validate(layer: Declaration, constants: tuple[str, ...], settings: Iterable[
     _predicate(layer)
 
 
-def _size(layer: Declaration, name: str, told: object, names: set[str]) -> None:
+def _size(layer: Declaration, name: str, given: object, names: set[str]) -> None:
     if name not in names:
         raise DeclarationError(f"layer {layer.name!r}, sizes: no primal has an axis {name!r}")
-    listed = told if isinstance(told, (list, tuple)) and told else [told]
+    listed = given if isinstance(given, (list, tuple)) and given else [given]
     if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in listed):
         raise DeclarationError(
-            f"layer {layer.name!r}, sizes: {name} must be a positive whole number or a list of them, got {told!r}"
+            f"layer {layer.name!r}, sizes: {name} must be a positive whole number or a list of them, got {given!r}"
         )
 
 

@@ -65,10 +65,10 @@ def _diagnosis(evidence: Evidence, factor: float, words: str, what: str = "") ->
 
 def _common(factors: list[float | None]) -> float | None:
     """The one factor of all cases that is no plain 1 or 0; cases in which the part is empty say nothing."""
-    told = [f for f in factors if f is not None and not np.isnan(f)]
-    if len(told) < 2 or None in factors or max(told) - min(told) > 1e-6 * abs(told[0]):
+    known = [f for f in factors if f is not None and not np.isnan(f)]
+    if len(known) < 2 or None in factors or max(known) - min(known) > 1e-6 * abs(known[0]):
         return None
-    return None if abs(told[0]) < 1e-6 or abs(told[0] - 1) < 1e-6 else told[0]
+    return None if abs(known[0]) < 1e-6 or abs(known[0] - 1) < 1e-6 else known[0]
 
 
 def _of_entries(evidence: Evidence, part: Part, probe: Probe) -> float | None:

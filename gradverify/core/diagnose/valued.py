@@ -45,8 +45,8 @@ def exact(evidence: Evidence) -> bool:
     if evidence.situation.needs != "values" or not evidence.situation.failing:
         return False
     cases = [jittered(evidence, evidence.case, k) for k in range(3)]
-    told = [c for c in cases if c is not None]
-    return bool(told) and all(_right(evidence, case) for case in told)
+    usable = [c for c in cases if c is not None]
+    return bool(usable) and all(_right(evidence, case) for case in usable)
 
 
 def _right(evidence: Evidence, case: Case) -> bool:

@@ -80,8 +80,8 @@ class HostPoint(Entries):
     def relative(self) -> float:
         """Typical rounding noise of an output relative to its size."""
         size = np.abs(self.base)
-        told = (size > 0) & np.isfinite(self.sigma)
-        return max(self.eps, float(np.median(self.sigma[told] / size[told]))) if told.any() else self.eps
+        found = (size > 0) & np.isfinite(self.sigma)
+        return max(self.eps, float(np.median(self.sigma[found] / size[found]))) if found.any() else self.eps
 
     @cached_property
     def magnified(self) -> bool:
@@ -205,9 +205,9 @@ class HostPoint(Entries):
     def _reached(self, direction: Array, a: Array, b: Array | None, analytic: Array | None) -> tuple[Array, Array]:
         """Flat outputs at the steps a, and then at b, along a direction; and <analytic, realised step>."""
         rows = max(1, self.memory // (16 * (self.size + self.base.size) + 1))
-        told = self.native_along(direction, a, b, analytic) if rows == 1 else None
-        if told is not None:
-            return told
+        found = self.native_along(direction, a, b, analytic) if rows == 1 else None
+        if found is not None:
+            return found
         near, far, gaps = [], [], []
         for first in range(0, a.size, rows):
             n = a[first : first + rows].size

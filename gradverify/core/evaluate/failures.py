@@ -67,7 +67,7 @@ def guarded(stage: str, function: Callable[..., Any], /, *arguments: Any, **keyw
         sys.setrecursionlimit(depth)  # before anything else is called
         if from_outside(error):
             raise
-        raise LayerFailure("crash", stage, f"{stage} raised {told(error)}{authors_line(error)}") from error
+        raise LayerFailure("crash", stage, f"{stage} raised {error_line(error)}{authors_line(error)}") from error
     finally:
         _began[:] = outer
         if sys.getrecursionlimit() != depth:
@@ -121,7 +121,7 @@ def stage() -> str:
 _began: list[Any] = [0.0, ""]  # of the innermost call in progress: when, by `perf_counter`, and what
 
 
-def told(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """Type and message of an exception on one line; also where the exception cannot say what it is."""
     name, said = named(error), texts.first_line(text_of(error))
     return f"{name}: {said}" if said else name

@@ -110,6 +110,6 @@ class Comparison:
     @property
     def worst(self) -> tuple[int, ...]:
         """Index of the entry that disagrees most, in units of its bound."""
-        told = (self.verdicts == AGREES) | (self.verdicts == DISAGREES)
-        ratio = np.where(told, np.where(np.isnan(self.ratio), np.inf, self.ratio), -1.0)
+        decided = (self.verdicts == AGREES) | (self.verdicts == DISAGREES)
+        ratio = np.where(decided, np.where(np.isnan(self.ratio), np.inf, self.ratio), -1.0)
         return tuple(int(k) for k in np.unravel_index(int(np.argmax(ratio)), ratio.shape)) if ratio.size else ()

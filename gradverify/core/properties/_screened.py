@@ -140,9 +140,9 @@ def _nudged(array: Array, eps: float, rng: np.random.Generator) -> Array:
 
 def _eps(layer: Layer, case: Case) -> float:
     """Of the kernel's type: told by the reference, else the coarsest type of the primals."""
-    told: Any = getattr(layer.hooks.reference, "eps", None)
-    if told is not None:
-        return float(told)
+    known: Any = getattr(layer.hooks.reference, "eps", None)
+    if known is not None:
+        return float(known)
     return max(float(np.finfo(a.dtype).eps) for a in case.primals.values() if a.dtype.kind in "fc")
 
 

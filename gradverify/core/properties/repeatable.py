@@ -50,10 +50,10 @@ def holds(layer: Layer, case: Case) -> Outcome:
     if not layer.declared.stateful:
         second = exact.pulled(layer, case, first, lambda: exact.copied(v))
         pairs.insert(0, ("when backward is called twice", second, once))
-    told = exact.outcome(layer, case, NAME, pairs, same=True)
+    outcome = exact.outcome(layer, case, NAME, pairs, same=True)
     # as many as are always compared: how many more there was time for is not the same at the next run
     entries = (_TIMES + (not layer.declared.stateful)) * sum(g.size for g in once.values())
-    return Outcome(NAME, told.findings, entries=entries)
+    return Outcome(NAME, outcome.findings, entries=entries)
 
 
 def explains(mine: Fingerprint, other: Fingerprint) -> bool:

@@ -182,10 +182,10 @@ class _Line:
         a smooth gradient do not.
         """
         far, near = self._beside(_BESIDE), self._beside(_BESIDE / 8)
-        told = np.concatenate([far, near])
-        if not np.isfinite(claimed) or not np.isfinite(told).all() or min(np.ptp(far), np.ptp(near)) <= 0.05 * gap:
+        both = np.concatenate([far, near])
+        if not np.isfinite(claimed) or not np.isfinite(both).all() or min(np.ptp(far), np.ptp(near)) <= 0.05 * gap:
             return False
-        return bool(told.min() - 0.02 * gap <= claimed <= told.max() + 0.02 * gap)
+        return bool(both.min() - 0.02 * gap <= claimed <= both.max() + 0.02 * gap)
 
     def _beside(self, reach: float) -> Array:
         """Slopes at neighbours, by one central difference each."""
