@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import gradverify
+from gradverify.core.nouns.streams import Stream
 
 PACKAGE = Path(gradverify.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -213,3 +214,14 @@ def test_an_unknown_name_is_an_attribute_error():
 
 def test_types_are_shipped():
     assert (PACKAGE / "py.typed").exists()
+
+
+def test_each_stream_of_random_numbers_is_used_in_one_place():
+    uses: dict[str, set[str]] = {name: set() for name in Stream.__members__}
+    for module, file in MODULES.items():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "Stream":
+                uses[node.attr].add(module)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "rng":
+                assert not isinstance(node.args[0], ast.Constant), f"{module}, line {node.lineno}: name the stream"
+    assert {name: len(modules) for name, modules in uses.items()} == dict.fromkeys(uses, 1)

@@ -19,6 +19,7 @@ from gradverify.core.evaluate.failures import guarded as guarded
 from gradverify.core.evaluate.failures import unpatched
 from gradverify.core.evaluate.foreign import MOST, array, described
 from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.streams import Stream
 from gradverify.core.texts import line
 
 Gradients = dict[str, Any]  # by primal name: a plain array, None, or a LayerFailure that says why it is neither
@@ -229,7 +230,7 @@ def draw_cotangents(case: Case, outputs: tuple[Array, ...]) -> tuple[Array, ...]
     """
     drawn = []
     for k, output in enumerate(outputs):
-        rng = case.rng(1, k)
+        rng = case.rng(Stream.COTANGENT, k)
         if output.dtype.kind not in "fc":
             drawn.append(np.zeros(output.shape))
             continue

@@ -41,9 +41,9 @@ class Case:
         """A copy with some fields replaced."""
         return replace(self, **changes)
 
-    def rng(self, *stream: int) -> np.random.Generator:
-        """A generator of its own for each stream of numbers; the same for the same Case."""
-        return np.random.default_rng([self.seed, *stream])
+    def rng(self, stream: int, *numbers: int) -> np.random.Generator:
+        """A generator for each `Stream`, and in it for each list of numbers; the same for the same Case."""
+        return np.random.default_rng([self.seed, stream, *numbers])
 
     @property
     def size(self) -> int:

@@ -21,6 +21,7 @@ from gradverify.core.judge.dispute import Answer, Dispute, answer
 from gradverify.core.judge.table import add
 from gradverify.core.nouns.case import Array, Case
 from gradverify.core.nouns.comparison import Estimate
+from gradverify.core.nouns.streams import Stream
 
 _TIMES, _FIRST = 40, 12  # variations; those after which entries without any kink are given up
 _LIMIT = 64
@@ -132,7 +133,7 @@ def _variation(point: Point, case: Case, k: int) -> tuple[Point, Array] | None:
 
 
 def _varied_primals(point: Point, case: Case, k: int) -> tuple[dict[str, Array], np.random.Generator]:
-    rng = np.random.default_rng([case.seed, 23, k])
+    rng = case.rng(Stream.CANCELLING, k)
     names = [slot.name for slot in point.slots if point.layer.primal(slot.name).domain.name in ("real", "complex")]
     chosen = names if k % (len(names) + 1) == 0 else [names[k % (len(names) + 1) - 1]]
     moved = {name: _varied(point.primals[name], rng) for name in chosen}
