@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradverify import once
 from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
+from gradverify.core.evaluate import once
 from gradverify.core.evaluate.failures import COMPLETE, failed
 from gradverify.core.judge import exact
 from gradverify.core.nouns.case import Array, Case
