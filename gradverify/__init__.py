@@ -9,8 +9,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from gradverify.core.nouns.forms import set_forms
-
 if TYPE_CHECKING:
     from gradverify.adapters import register as register
     from gradverify.api import check as check
@@ -34,13 +32,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-set_forms(
-    save="gradverify.casefile:save",
-    load="gradverify.casefile:load",
-    report_text="gradverify.report.terminal:render",
-    report_html="gradverify.report.html:render_report",
-    finding_html="gradverify.report.html:render_finding",
-)
+FORMS = {  # how the nouns of the core are shown and kept, which they do not know themselves
+    "save": "casefile:save",
+    "load": "casefile:load",
+    "report_text": "report.terminal:render",
+    "report_html": "report.html:render_report",
+    "finding_html": "report.html:render_finding",
+}
 
 _HOMES = {
     "check": "api",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,11 +164,6 @@ def parted(raw: Any) -> tuple[list[Any], dict[Any, Any]]:
     parts = flat(raw)
     named = {key: value for part in parts if isinstance(part, Mapping) for key, value in part.items()}
     return [part for part in parts if not isinstance(part, Mapping)], named
-
-
-def by_options(function: Callable[..., Any], options: Mapping[str, Any], accepted: Sequence[str]) -> dict[str, Any]:
-    """The options whose names a function takes."""
-    return {name: value for name, value in options.items() if name in accepted}
 
 
 def called(stage: str, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Any:

@@ -55,10 +55,7 @@ def legal(layer: Layer, case: Case) -> bool:
         domain = primal.domain
         if domain.strategy is None and not domain.contains(case.primals[primal.name], sizes):
             return False
-    try:
-        return layer.allows(case.primals, case.options)
-    except DeclarationError:  # a predicate that cannot be asked allows nothing
-        return False
+    return layer.legal(case.primals, case.options)
 
 
 def shapes(layer: Layer, sizes: Sizes) -> dict[str, tuple[int, ...]] | None:

@@ -136,7 +136,7 @@ class Drawing:
             found = {p.name: shapes.draw_shape(Knobs(b""), p.dims, sizes) for p in self.layer.primals}
             known = {**numbers_in(options), **sizes}
             primals = self.arrays(Knobs(b""), 0, found, known, _first)
-            return primals is not None and self.layer.allows(primals, options)
+            return primals is not None and self.layer.legal(primals, options)
         except DeclarationError:
             return False
 

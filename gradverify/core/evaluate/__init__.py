@@ -11,7 +11,7 @@ import numpy as np
 
 from gradverify.core.declare.declaration import Backward, Forward
 from gradverify.core.declare.dims import sizes_in
-from gradverify.core.declare.functions import accepted, by_function
+from gradverify.core.declare.functions import by_function, taken_by
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate.failures import LayerFailure as LayerFailure
@@ -66,7 +66,7 @@ def run(
         arguments = (*cotangents, saved) if len(cotangents) > 1 and spreads(backward, len(cotangents)) else None
         if arguments is None:
             arguments = (cotangents if len(outputs) > 1 else cotangents[0], saved)
-        raw = guarded("backward", backward, *arguments, **{k: options[k] for k in accepted(backward, tuple(options))})
+        raw = guarded("backward", backward, *arguments, **taken_by(backward, options))
         return by_name(layer, raw)
 
     return Evaluation(outputs, saved, pull)

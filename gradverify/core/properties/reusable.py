@@ -107,7 +107,7 @@ def _other(layer: Layer, case: Case, shorten: bool = True) -> Case:
         for factors in (None, *_FACTORS) if turned else _FACTORS:
             moved = {p.name: _moved(p, sizes[p.name], factors, rng) for p in layer.primals}
             other = case.but(primals=moved, cotangents=None, seed=case.seed + 7)
-            if not layer.allows(other.primals, other.options):
+            if not layer.legal(other.primals, other.options):
                 continue
             try:
                 completed, reason = exact.ready(layer, other)

@@ -49,7 +49,7 @@ class Search:
         if time.thread_time() > self._worked or time.perf_counter() > self._deadline:
             raise TimeUp
         try:
-            failed = self.layer.allows(candidate.primals, candidate.options) and bool(self._fails(candidate))
+            failed = self.layer.legal(candidate.primals, candidate.options) and bool(self._fails(candidate))
         except Exception:  # noqa: BLE001  a candidate that cannot be judged is not a failing one
             failed = False
         if failed:
