@@ -25,8 +25,8 @@ from gradverify.core.nouns.finding import Finding, Outcome
 from gradverify.core.nouns.streams import Stream
 from gradverify.core.properties._allowance import FACTOR, allowed, rounded
 
-_DIRECTIONS, _SAMPLES = 3, 4
-_SIGMAS = 5.0
+_DIRECTIONS, _SAMPLES = 3, 4  # the largest of four samples is below the median error once in 16
+_SIGMAS = 5.0  # roundings of a gradient add up like a random walk; beyond five deviations: one direction in a million
 _ALONE = 16  # entries that the localisation may point at, and as many at random
 _EACH = 64  # entries up to which all are compared
 _MODERATE = 8.0  # values above leave no digits to judge: a sample moves them by more than the result

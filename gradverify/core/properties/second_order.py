@@ -29,7 +29,7 @@ from gradverify.core.properties.gradient import working_dtype
 NAME = "second_order"
 SPECIAL = "second_special"
 _BESIDE = 1e-6  # distance of neighbours, of the primals' own size
-_NEIGHBOURS = 8
+_NEIGHBOURS = 8  # all on one side of a kink through the point: once in 128
 
 
 def applies(layer: Layer) -> str | None:

@@ -24,7 +24,7 @@ from gradverify.core.nouns.comparison import Estimate
 from gradverify.core.nouns.streams import Stream
 
 _TIMES, _FIRST = 40, 12  # variations; those after which entries without any kink are given up
-_LIMIT = 64
+_LIMIT = 64  # entries; more that are wrong at once are no accident of round numbers
 _LOOKS = 3  # variations of all primals at once, besides one of each alone, in which a kink must show at all
 
 
