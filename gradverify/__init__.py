@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from gradverify.core.errors import PartlyVerified as PartlyVerified
     from gradverify.core.errors import TargetError as TargetError
     from gradverify.core.errors import UsageError as UsageError
-    from gradverify.core.nouns.case import Case as Case
-    from gradverify.core.nouns.comparison import Verdict as Verdict
-    from gradverify.core.nouns.finding import Finding as Finding
+    from gradverify.core.nouns import Case as Case
+    from gradverify.core.nouns import Finding as Finding
+    from gradverify.core.nouns import Verdict as Verdict
     from gradverify.core.summarise.report import Report as Report
     from gradverify.decorator import given as given
     from gradverify.recurrent import register_cell as register_cell
@@ -48,10 +48,10 @@ _HOMES = {
     "Loss": "core.declare.layer",
     "register": "adapters",
     "register_cell": "recurrent",
-    "Case": "core.nouns.case",
-    "Finding": "core.nouns.finding",
+    "Case": "core.nouns",
+    "Finding": "core.nouns",
     "Report": "core.summarise.report",
-    "Verdict": "core.nouns.comparison",
+    "Verdict": "core.nouns",
     "CaseFileError": "core.errors",
     "DeclarationError": "core.errors",
     "GradientMismatch": "core.errors",

@@ -20,8 +20,7 @@ from pathlib import Path
 from gradverify import casefile, files
 from gradverify.core import texts
 from gradverify.core.errors import CaseFileError
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import Finding
+from gradverify.core.nouns import Case, Finding
 from gradverify.files import Fields, Told
 
 

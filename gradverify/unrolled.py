@@ -16,7 +16,7 @@ from gradverify.core.declare.declaration import Primal
 from gradverify.core.declare.functions import taken_by
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import LayerFailure, by_name, forwarded, spreads
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 Arrays = dict[str, Array]
 

@@ -27,8 +27,7 @@ from gradverify.campaign.store import Store, StoreError
 from gradverify.campaign.unit import Found, Record, Row
 from gradverify.core.declare.regime import Regime
 from gradverify.core.errors import CaseFileError, GradverifyError
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import Finding
+from gradverify.core.nouns import Case, Finding
 from gradverify.corpus import Corpus
 from gradverify.files import Fields, Told
 from gradverify.pytest_plugin import journal as plugin_journal

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import gradverify
-from gradverify.core.nouns.streams import Stream
+from gradverify.core.nouns import Stream
 
 PACKAGE = Path(gradverify.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))

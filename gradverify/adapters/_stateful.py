@@ -17,7 +17,7 @@ from gradverify.adapters._pairs import Pair, declared_pair, discover, fetch
 from gradverify.core.declare import dims
 from gradverify.core.declare.declaration import Backward, Forward
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 if TYPE_CHECKING:
     from gradverify.adapters._weights import Weight

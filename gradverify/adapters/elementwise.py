@@ -19,7 +19,7 @@ from gradverify.adapters._normal import called, finished, required, split
 from gradverify.core.declare.functions import taken_by
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 FUNCTIONS = ("fn", "function", "forward", "activate", "activation", "__call__")
 DERIVATIVES = ("grad", "gradient", "derivative", "deriv", "prime", "backward", "inverse_deriv")

@@ -15,7 +15,7 @@ from gradverify.core.declare.declaration import Primal
 from gradverify.core.declare.functions import taken_by
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import by_name, spreads
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 from gradverify.mutants import Mutant, baseline
 
 Change = Callable[[Array], Array]

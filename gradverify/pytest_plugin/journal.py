@@ -18,8 +18,7 @@ from gradverify import casefile
 from gradverify.campaign import journal
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import CaseFileError
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns import Case, Finding, Outcome
 from gradverify.core.properties import Property
 from gradverify.core.verify import watcher
 from gradverify.files import Fields, Told, packed, unpacked

@@ -12,8 +12,7 @@ from gradverify.core.diagnose.effects import explained
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.outputs import labels_of
 from gradverify.core.diagnose.probe import Probe, close
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.nouns import Array, Diagnosis
 
 # What backward may have made of a cotangent, as functions of the flat weights of all outputs.
 _USES: dict[str, Callable[[Array], Array]] = {

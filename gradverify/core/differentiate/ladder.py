@@ -18,8 +18,7 @@ import numpy as np
 from gradverify.core.differentiate.central import NOISE_FACTOR
 from gradverify.core.differentiate.flat import Differences
 from gradverify.core.differentiate.point import Point
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.comparison import Estimate
+from gradverify.core.nouns import Array, Estimate
 
 RATIO = 4.0  # of a step to the next; powers of it are exact in binary, and one divides h^2 by 16
 # What a consistent larger step may hide: the truth lies in the intersection of the smaller steps, at most RATIO

@@ -14,7 +14,7 @@ import numpy as np
 
 from gradverify.core.differentiate.entries import Entries
 from gradverify.core.differentiate.flat import displaced
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 POINTS = 7  # More and Wild, "Estimating computational noise" (2011), take 6 to 8; odd, so that the point is one
 _SPACING = 64.0  # units in the last place: values inside must move by several of their own, or they hide

@@ -17,7 +17,7 @@ from gradverify.core.draw import allowed, shapes, values
 from gradverify.core.draw.constants import constants as constants_of
 from gradverify.core.draw.knobs import Knobs
 from gradverify.core.errors import DeclarationError
-from gradverify.core.nouns.case import Case
+from gradverify.core.nouns import Case
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 

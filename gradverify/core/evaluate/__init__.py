@@ -18,8 +18,7 @@ from gradverify.core.evaluate.failures import LayerFailure as LayerFailure
 from gradverify.core.evaluate.failures import guarded as guarded
 from gradverify.core.evaluate.failures import unpatched
 from gradverify.core.evaluate.foreign import MOST, array, described
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.streams import Stream
+from gradverify.core.nouns import Array, Case, Stream
 from gradverify.core.texts import line
 
 Gradients = dict[str, Any]  # by primal name: a plain array, None, or a LayerFailure that says why it is neither

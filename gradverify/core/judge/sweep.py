@@ -21,8 +21,7 @@ from gradverify.core.judge.measuring import allow, climb, measured, single_steps
 from gradverify.core.judge.plain import CONVENTION, ENOUGH, Sweep
 from gradverify.core.judge.rules.kink import between
 from gradverify.core.judge.table import tried
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.comparison import DISAGREES, KINK, UNRESOLVED, Comparison
+from gradverify.core.nouns import DISAGREES, KINK, UNRESOLVED, Array, Case, Comparison
 
 FEW = 4  # entries that stand for a primal that looks wrong
 CLEAR = 100.0  # times its noise that an entry disagrees by at every single step, for its primal to look wrong

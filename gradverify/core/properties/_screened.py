@@ -19,10 +19,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.differentiate import ladder, screen
 from gradverify.core.differentiate.point import Point
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.comparison import Comparison, Verdict
-from gradverify.core.nouns.finding import Finding, Outcome
-from gradverify.core.nouns.streams import Stream
+from gradverify.core.nouns import Array, Case, Comparison, Finding, Outcome, Stream, Verdict
 from gradverify.core.properties._allowance import FACTOR, allowed, rounded
 
 _DIRECTIONS, _SAMPLES = 3, 4  # the largest of four samples is below the median error once in 16

@@ -18,8 +18,7 @@ from gradverify.core.differentiate.point import Point
 from gradverify.core.judge.plain import FIRM
 from gradverify.core.judge.rules.cancelling import coincident_along
 from gradverify.core.judge.rules.plateau import in_a_row
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns import Array, Case, Finding, Outcome
 from gradverify.core.properties import Property, add, gradient
 from gradverify.core.properties.complete import not_a_number
 from gradverify.core.properties.gradient import Compared

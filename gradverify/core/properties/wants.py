@@ -9,8 +9,7 @@ from gradverify.core import evaluate
 from gradverify.core.declare.functions import accepted, taken_by
 from gradverify.core.declare.layer import Layer
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Outcome
+from gradverify.core.nouns import Array, Case, Outcome
 from gradverify.core.properties import Property, add
 from gradverify.core.properties.fresh import poisoned
 

@@ -12,7 +12,7 @@ from gradverify.core import evaluate
 from gradverify.core.declare.dims import Dims, numbers_in
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
-from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns import Array, Case
 
 _PATIENCE = 4  # seconds that may pass for each second of work: a machine that is busy does not change the result
 
