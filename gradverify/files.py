@@ -181,7 +181,7 @@ def unpacked(data: bytes) -> tuple[Fields, bytes]:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class FindingText:
     """What a finding says, without its Case and its matrices.
 
     Attributes
@@ -198,10 +198,10 @@ class Told:
     asked: str
 
     @staticmethod
-    def of(finding: Finding, asked: str) -> Told:
+    def of(finding: Finding, asked: str) -> FindingText:
         """What a finding of the core says."""
         severity = float(finding.severity)
-        return Told(finding.property, finding.kind, finding.primal, finding.message, severity, asked)
+        return FindingText(finding.property, finding.kind, finding.primal, finding.message, severity, asked)
 
     def to_json(self, **more: Any) -> dict[str, Any]:
         """Plain values, and `more` that whoever keeps the finding wants to keep beside it."""
@@ -218,10 +218,10 @@ class Told:
         }
 
     @staticmethod
-    def from_json(fields: Fields) -> Told:
+    def from_json(fields: Fields) -> FindingText:
         """Read it back; raises CaseFileError."""
         fields.of(FORMAT, VERSION)
-        return Told(
+        return FindingText(
             fields.line("property", 200),
             fields.line("kind", 200),
             fields.name("primal"),

@@ -19,7 +19,7 @@ import numpy as np
 
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._chance import Chance, mentions
-from gradverify.adapters._normal import called, examples, finished, flat, required, told
+from gradverify.adapters._normal import annotated, called, examples, finished, flat, required
 from gradverify.core.declare.functions import taken_by
 from gradverify.core.declare.layer import KEYWORDS, Layer, Loss
 from gradverify.core.errors import DeclarationError
@@ -91,7 +91,7 @@ def _without_cache(layer: Layer) -> Layer | None:
         found = flat(layer.backward(*given, **taken))
         return tuple(found if rest else [None if g is None else g * dy for g in found])
 
-    return told(
+    return annotated(
         layer.derive(forward=forward, backward=backward), "backward: a function of the primals" + " and dy" * len(rest)
     )
 
