@@ -8,7 +8,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 from gradverify.core import tuning
 from gradverify.core.check.progress import DIAGNOSING, DRAWING, SMALLER, Listener, Progress
@@ -29,9 +29,6 @@ from gradverify.core.summarise.coverage import Coverage
 from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import Tally
 from gradverify.core.verify import behind, examine, property_of, selected
-
-if TYPE_CHECKING:
-    from gradverify.core.draw.allowed import Table
 
 _ENOUGH = 25  # cases drawn after the first finding, to see whether there are others
 _CERTAIN = 20.0  # bounds that a gradient is wrong by, beyond which no other case is asked about it
@@ -59,7 +56,7 @@ class Search:
     tallies: dict[str, Tally] = field(default_factory=dict)
     found: dict[tuple[str, str, str], tuple[Finding, Property, Regime]] = field(default_factory=dict)
     coverage: Coverage = field(default_factory=Coverage)
-    tables: dict[str, Table | None] = field(default_factory=dict)  # of the sizes that `assume` allows
+    tables: dict[str, Any] = field(default_factory=dict)  # of the sizes that `assume` allows
     small: list[Case] = field(default_factory=list)  # minimal cases, on which other findings may show as well
     known: dict[tuple[int, str], dict[tuple[str, str, str], Finding]] = field(default_factory=dict)
     cases: int = 0
