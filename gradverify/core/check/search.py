@@ -8,6 +8,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from gradverify.core import tuning
 from gradverify.core.check.progress import DIAGNOSING, DRAWING, SMALLER, Listener, Progress
@@ -54,6 +55,7 @@ class Search:
     tallies: dict[str, Tally] = field(default_factory=dict)
     found: dict[tuple[str, str, str], tuple[Finding, Property, Regime]] = field(default_factory=dict)
     coverage: Coverage = field(default_factory=Coverage)
+    tables: dict[str, Any] = field(default_factory=dict)  # of the sizes that `assume` allows
     small: list[Case] = field(default_factory=list)  # minimal cases, on which other findings may show as well
     known: dict[tuple[int, str], dict[tuple[str, str, str], Finding]] = field(default_factory=dict)
     cases: int = 0
@@ -130,7 +132,9 @@ class Search:
         from gradverify.core.draw import drawing_of, explored
 
         target = self.layer.origin or (self.layer.name if self.layer.name in layers else None)
-        drawing = drawing_of(self.layer, regime, dtype=self.settings.dtype, eps=self.settings.eps, target=target)
+        drawing = drawing_of(
+            self.layer, regime, dtype=self.settings.dtype, eps=self.settings.eps, target=target, tables=self.tables
+        )
         drawn, most = 0, max(prop.share for prop in props)  # the share that decides how many cases are drawn
 
         def body(case: Case) -> bool:

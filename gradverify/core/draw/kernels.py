@@ -40,8 +40,16 @@ _CONSTANT = 30.0  # of rows that are: where the mean is taken out of squares, li
 class Production(drawing.Drawing):
     """What `drawing` knows of a layer, and the blocks that its kernels work in."""
 
-    def __init__(self, layer: Layer, regime: Regime, dtype: Any, eps: float | None, target: str | None) -> None:
-        super().__init__(layer, regime, dtype, eps, target)
+    def __init__(
+        self,
+        layer: Layer,
+        regime: Regime,
+        dtype: Any,
+        eps: float | None,
+        target: str | None,
+        tables: drawing.Tables | None = None,
+    ) -> None:
+        super().__init__(layer, regime, dtype, eps, target, tables)
         self.blocks = blocks(layer)
         self.repeats = any(p.domain.name in ("labels", "indices") for p in layer.primals)
         first, second, third = self.lengths
