@@ -52,11 +52,10 @@ def test_a_calling_convention_of_another_package_is_recognised(registered):
         def __init__(self, factor):
             self.factor = factor
 
-    extend.add_adapter(
-        extend.Adapter(
-            "of_halves", lambda target: isinstance(target, Pair), lambda t, **_: halves(t.factor), "check(Pair(0.5))", 1000
-        )
-    )
+    def adapt(target, **declaration):
+        return halves(target.factor)
+
+    extend.add_adapter(extend.Adapter("of_halves", lambda t: isinstance(t, Pair), adapt, "check(Pair(0.5))", 1000))
     assert gv.check(Pair(0.5), examples=5).ok
     assert not gv.check(Pair(0.4), examples=5, raises=False).ok
 

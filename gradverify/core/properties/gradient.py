@@ -18,8 +18,8 @@ from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge import exact
 from gradverify.core.judge.facts import facts_of
-from gradverify.core.judge.plain import SCREENED, Sweep
 from gradverify.core.judge.sweep import comparisons, sweep
+from gradverify.core.judge.verdicts import SCREENED, Sweep
 from gradverify.core.nouns import Array, Case, Comparison, Finding, Outcome, Stream, Verdict
 from gradverify.core.nouns.ledger import weighted
 from gradverify.core.properties import Property, add
