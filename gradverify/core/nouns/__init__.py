@@ -1,4 +1,4 @@
-"""The frozen nouns that flow through the house."""
+"""The frozen nouns that flow through the house; `ledger` is what was verified, and what was not."""
 
 from gradverify.core.nouns.case import Array, Case
 from gradverify.core.nouns.comparison import AGREES, DISAGREES, KINK, UNRESOLVED, Comparison, Estimate, Verdict
