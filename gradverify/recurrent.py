@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gradverify.adapters import register
 from gradverify.core.declare.declaration import Primal
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.registry import layers
@@ -39,6 +38,8 @@ def register_cell(target: Any = None, /, *, sequence: str | bool | None = None, 
     """
     if target is None:
         return lambda inner: register_cell(inner, sequence=sequence, **declaration)
+    from gradverify.adapters import register  # of which `stepwise` needs this module
+
     cell = as_cell(target, **declaration)
     wanted = getattr(target, "sequence", True) if sequence is None else sequence
     steps = unroll(cell, name=wanted if isinstance(wanted, str) else None) if wanted else None

@@ -22,7 +22,7 @@ from gradverify.core.evaluate.failures import COMPLETE
 from gradverify.core.evaluate.limits import TOO_SLOW
 from gradverify.core.lines.recorder import Recorder
 from gradverify.core.nouns import WORST_SEEN, Case, Finding
-from gradverify.core.properties import Property, explained
+from gradverify.core.properties import Property, unexplained
 from gradverify.core.shrink import shrink
 from gradverify.core.summarise.coverage import Coverage
 from gradverify.core.summarise.report import Report
@@ -92,7 +92,7 @@ class Search:
 
     def _final(self) -> list[Finding]:
         """Every finding that no other explains, small and diagnosed; behind those of a part that is wrong by itself."""
-        found = sorted(self._unexplained(), key=lambda item: _first(item[0]))
+        found = sorted(unexplained(self.found), key=lambda item: _first(item[0]))
         within = self._within() if found and self.settings.shrink else []
         if within:
             return [*within, *(finding.but(follows=within[0].fingerprint) for finding, _, _ in found)]
@@ -186,10 +186,6 @@ class Search:
         names = (prop.name, *prop.implied_by)
         clear = (finding for finding, _, _ in self.found.values() if _most(finding) >= _CERTAIN)
         return frozenset(f.primal for f in clear if f.primal and f.property in names and f.kind == "wrong")
-
-    def _unexplained(self) -> list[tuple[Finding, Property, Regime]]:
-        """Findings that no other one explains: on the same primal, or on any for a tie, which concerns several."""
-        return [item for key, item in self.found.items() if not explained(key, self.found)]
 
     def minimal(self, finding: Finding, prop: Property, regime: Regime, lead: Finding | None = None) -> Finding:
         """The same finding on a small case; worst and minimal are both kept.
