@@ -15,8 +15,7 @@ from gradverify.core.errors import DeclarationError, NothingVerified, PartlyVeri
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.evaluate.failures import COMPLETE, failed, unpatched
 from gradverify.core.evaluate.limits import SLOW, time_limit
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns import Array, Case, Finding, Outcome
 from gradverify.core.properties import Property, properties
 from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import Tally

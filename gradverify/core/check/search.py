@@ -21,8 +21,7 @@ from gradverify.core.diagnose import diagnosed
 from gradverify.core.evaluate.failures import COMPLETE
 from gradverify.core.evaluate.limits import TOO_SLOW
 from gradverify.core.lines.recorder import Recorder
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import WORST_SEEN, Finding
+from gradverify.core.nouns import WORST_SEEN, Case, Finding
 from gradverify.core.properties import Property, explained
 from gradverify.core.shrink import shrink
 from gradverify.core.summarise.coverage import Coverage

@@ -17,7 +17,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.differentiate import noise
 from gradverify.core.differentiate.entries import Entries
 from gradverify.core.differentiate.flat import Differences, Part, Slot, displaced, joined
-from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns import Array, Case
 
 MEMORY = 4 << 20  # bytes of perturbed primals and outputs in flight; fits the cache of a CPU core
 COARSE = 1e-3  # steps from which on outputs round more coarsely than at the point

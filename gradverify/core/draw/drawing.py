@@ -18,7 +18,7 @@ from gradverify.core.draw import allowed, shapes, values
 from gradverify.core.draw.constants import constants as constants_of
 from gradverify.core.draw.knobs import Knobs
 from gradverify.core.errors import DeclarationError
-from gradverify.core.nouns.case import Case
+from gradverify.core.nouns import Case
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
@@ -147,7 +147,7 @@ class Drawing:
             known = {**numbers_in(options), **sizes}
             primals = self.arrays(Knobs(b""), 0, {n: found[n] for n in self._judged}, known, _first)
             others = {name: np.broadcast_to(0.0, shape) for name, shape in found.items()}  # for their shapes alone
-            return primals is not None and self.layer.allows({**others, **primals}, options)
+            return primals is not None and self.layer.legal({**others, **primals}, options)
         except DeclarationError:
             return False
 

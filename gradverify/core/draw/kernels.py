@@ -22,7 +22,7 @@ from gradverify.core.draw import drawing, shapes, streams
 from gradverify.core.draw.constants import constants
 from gradverify.core.draw.knobs import Knobs
 from gradverify.core.errors import DeclarationError
-from gradverify.core.nouns.case import Case
+from gradverify.core.nouns import Case
 
 _BYTES = 24
 _KINDS = ("small",) * 11 + ("block",) * 4 + ("long",) * 3 + ("declared",) * 2

@@ -12,7 +12,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.regime import Regime
 from gradverify.core.draw.drawing import Drawing, Tables
 from gradverify.core.draw.kernels import Production
-from gradverify.core.nouns.case import Case
+from gradverify.core.nouns import Case
 
 
 def cases(
