@@ -26,13 +26,14 @@ from gradverify.properties import Property, Regime, explained
 from gradverify.registry import layers
 from gradverify.settings import EXAMPLES, Settings
 from gradverify.tally import Tally
-from gradverify.types import WORST_SEEN, Case, Finding, Report
+from gradverify.types import WORST_SEEN, Case, Comparison, Finding, Report
 from gradverify.verification import behind, examine, listed, no_pass, selected, told_by
 
 _ENOUGH = 25  # cases drawn after the first finding, to see whether there are others
 _CERTAIN = 20.0  # bounds that a gradient is wrong by, beyond which no other case is asked about it
 _CONFIRM = 5  # runs of the minimal case that tell a wrong layer from a flaky one, once two of them differ
 _FOLLOW_SECONDS = 0.25  # for a finding of the same kind as one that was shrunk: most show on its case as well
+_PICTURED = 400  # elements of a drawn case up to which its gradients are compared again for a picture
 _SLOW = 3  # cases that were given up as too slow, after which a property is no longer tried
 
 
@@ -288,15 +289,24 @@ class Search:
             again += [_same(self.layer, case, prop, finding) for _ in range(_CONFIRM - len(again))]
         seen = [f for f in again if f is not None]
         if steady and len(seen) == len(again):
+            pictured = self._pictured(seen[0], (worst, finding.case), prop)
             if seen[0].severity >= most:
                 worst, most = case, seen[0].severity
-            return self._told(_beside(seen[0], worst, most), lead)
+            return self._told(_beside(seen[0], worst, most).but(pictured=pictured), lead)
         fickle = (seen[0] if seen else finding).but(
             kind="nondeterministic" if steady else finding.kind,
             worst=worst,
             message=f"nondeterministic ({len(seen)} of {len(again)} runs of one case): {finding.message}",
         )
         return self._told(fickle)
+
+    def _pictured(self, small: Finding, drawn: Sequence[Case], prop: Property) -> Comparison | None:
+        """Both gradients on a case as it was drawn, where the smallest one has a single entry to show."""
+        if small.comparison is None or small.comparison.wrong.size > 1:
+            return None
+        tried = (_same(self.layer, case, prop, small, few=False) for case in drawn if case.size <= _PICTURED)
+        shown = (found.comparison for found in tried if found is not None and found.comparison is not None)
+        return next((comparison for comparison in shown if comparison.wrong.size > 1), None)
 
     def _told(self, finding: Finding, lead: Finding | None = None) -> Finding:
         """The finding with what it looks like, unless cases are to be left as they were drawn."""

@@ -11,7 +11,7 @@ import numpy as np
 from gradverify.report import code
 from gradverify.report.html.heatmap import heatmaps
 from gradverify.report.html.ladder import ladder_plot
-from gradverify.report.html.markup import Markup, details, el, pairs
+from gradverify.report.html.markup import Markup, details, el, join, pairs
 from gradverify.report.jsonreport import plain
 from gradverify.report.numbers import apart, entry, short
 from gradverify.report.terminal import PASTED
@@ -39,8 +39,7 @@ def article(finding: Finding, file: str | None, prefix: str, level: int = 3) -> 
         el("p", _kind(finding), cls="dim"),
         _diagnoses(finding),
         None if compared is None else _worst(compared),
-        None if compared is None else heatmaps(compared),
-        _ladder(finding),
+        _pictures(finding, level + 1),
         _facts(finding.facts),
         _case(finding, file, level + 1),
         id=prefix,
@@ -81,6 +80,16 @@ def _worst(comparison: Comparison) -> Markup | None:
         ("disagree", f"{int(comparison.wrong.sum())} of {comparison.wrong.size}"),
     ]
     return pairs(items)
+
+
+def _pictures(finding: Finding, level: int) -> Markup | None:
+    """Both gradients, of a larger case where the smallest has a single entry, and the error against the step."""
+    drawn = finding.pictured or finding.comparison
+    maps = None if drawn is None else heatmaps(drawn)
+    if maps is not None and finding.pictured is not None:
+        maps = join(el(f"h{level}", "A larger case, as it was drawn"), maps)
+    shown = [part for part in (maps, _ladder(finding)) if part is not None]
+    return el("div", *(el("div", part) for part in shown), cls="pictures") if shown else None
 
 
 def _ladder(finding: Finding) -> Markup | None:
