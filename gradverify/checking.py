@@ -93,7 +93,9 @@ def check(
     with shown(quiet) as listen:
         report = check_layer(layer, settings, listen)
     if raises and report.findings:
-        raise GradientMismatch(report, f"{len(report.findings)} finding(s)\n{report}")
+        from gradverify.report.terminal import raised
+
+        raise GradientMismatch(report, raised(report))
     if raises and not report.verified:
         raise no_pass(report)
     return report
@@ -110,6 +112,16 @@ def _resolve(target: Any, backward: Callable[..., Any] | None, declaration: dict
 def check_layer(layer: Layer, settings: Settings, listen: Listener | None = None) -> Report:
     """Check one layer with given settings; `listen` hears of progress after each case."""
     return Search(layer, settings, listen or (lambda event: None)).run()
+
+
+def told(layer: Layer, report: Report) -> Report:
+    """The report of one Case with what its findings look like: one mistake in full, what follows from it behind it."""
+    known = [finding.fingerprint for finding in report.findings]
+    found: list[Finding] = []
+    for finding in sorted(report.findings, key=_first):
+        if not explained(finding.fingerprint, known):
+            found.append(diagnosed(layer, finding, _lead(finding, found)))
+    return replace(report, findings=behind(found))
 
 
 class _Enough(Exception):

@@ -21,6 +21,9 @@ from gradverify.types import Array, Case, Comparison, Finding, Outcome, Verdict
 
 Gradients = Mapping[str, Array]
 
+CALLS = ("second call", "first call")  # what is compared here, where both are calls of the same case
+EXPECTED = ("got", "expected")  # and where the other side is computed from one call or several
+
 _ULPS = 4096.0  # reductions in another order move the last digits; bugs move the first
 _GRAINS = 4.0  # roundings of a gradient that is read from a subtraction, on either side of a comparison
 _SPREADS = 16.0
@@ -61,18 +64,20 @@ def outcome(
     same: bool = False,
     least: float = 0.0,
     loose: float = 1.0,
+    sides: tuple[str, str] = CALLS,
 ) -> Outcome:
     """An Outcome from pairs (what was done, gradients got, gradients expected).
 
     `terms` are gradients of which the expected ones are sums; their size counts for the rounding.
     `at` is where rounding is measured, if not at the case; with `same`, the very same arithmetic was done
     twice, and how much rounding there is makes no difference; differences below `least` of the largest entry
-    are none. `loose` is what gradients were multiplied with after they were rounded.
+    are none. `loose` is what gradients were multiplied with after they were rounded. `sides` names what was got and
+    what was expected.
     """
     findings: dict[str, Finding] = {}
     entries = 0
     for what, got, expected in pairs:
-        for primal, comparison in compare(layer, at or case, got, expected, terms, same, least, loose).items():
+        for primal, comparison in compare(layer, at or case, got, expected, terms, same, least, loose, sides).items():
             entries += comparison.bound.size
             if comparison.wrong.any() and primal not in findings:
                 findings[primal] = _finding(name, kind, what, case, comparison)
@@ -88,6 +93,7 @@ def compare(
     same: bool = False,
     least: float = 0.0,
     loose: float = 1.0,
+    sides: tuple[str, str] = CALLS,
 ) -> dict[str, Comparison]:
     """Comparison of two gradients by primal; the bound is the rounding of backward, less where that was the same."""
     found = {}
@@ -119,7 +125,7 @@ def compare(
                 far &= ~(error <= bound)
         verdicts = np.where(far, Verdict.DISAGREES, Verdict.AGREES).astype(np.int8)
         labels = layer.primal(primal).dims.labels(b.ndim)
-        found[primal] = Comparison(primal, a, b, bound, verdicts, top, labels)
+        found[primal] = Comparison(primal, a, b, bound, verdicts, top, labels, sides=sides)
     return found
 
 

@@ -75,8 +75,8 @@ def _worst(comparison: Comparison) -> Markup | None:
     analytic, numerical = apart(comparison.analytic[where], comparison.numerical[where])
     items: list[tuple[Any, Any]] = [
         ("worst entry", entry(comparison.primal, where, comparison.labels)),
-        ("analytic", analytic),
-        ("numerical", f"{numerical} ± {short(comparison.bound[where], 2)}"),
+        (comparison.sides[0], analytic),
+        (comparison.sides[1], f"{numerical} ± {short(comparison.bound[where], 2)}"),
         ("disagree", f"{int(comparison.wrong.sum())} of {comparison.wrong.size}"),
     ]
     return pairs(items)
@@ -127,12 +127,13 @@ def _case(finding: Finding, file: str | None, level: int) -> Markup:
     items = [(name, f"{_shape(a)} {np.asarray(a).dtype.name}") for name, a in case.primals.items()]
     items += [(f"option {name}", repr(value)) for name, value in case.options.items()]
     items += [("seed", str(case.seed)), *([("step", short(case.step))] if case.step is not None else [])]
+    pasted = [code.python(case), *code.calls(finding.comparison)]
     worst = None if finding.worst is None else _shapes(finding.worst)
     return el(
         "div",
         el(f"h{level}", "The smallest case found"),
         pairs(items),
-        _code(code.python(case), "the case as code") if case.size <= PASTED else _elsewhere(file),
+        _code("\n".join(pasted), "the case as code") if case.size <= PASTED else _elsewhere(file),
         el("p", f"Worst seen on {worst}.") if worst and worst != _shapes(case) else None,
         None if file is None else el("p", "Replay it:"),
         None if file is None else _code(_replay(file, case), "the replay command"),
