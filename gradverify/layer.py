@@ -18,9 +18,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gradverify import dims, domains
-from gradverify.declaration import called, mapping, named, validate
+from gradverify.declaration import ARGUMENTS, called, mapping, named, validate
 from gradverify.errors import DeclarationError
 from gradverify.hooks import Hooks
+from gradverify.texts import meant
 from gradverify.verified import NotVerified
 
 T = TypeVar("T")
@@ -340,7 +341,8 @@ def _primal(label: str, name: str, spec: Any, constants: tuple[str, ...]) -> Pri
         text, domain = _split(spec)
         return Primal(name, dims.parse(text), domain, domain.differentiable and name not in constants)
     except DeclarationError as error:
-        raise DeclarationError(f"layer {label!r}, primal {name!r}: {error}") from None
+        near = "" if isinstance(spec, str) else meant(name, (*KEYWORDS, *ARGUMENTS), 1)
+        raise DeclarationError(f"layer {label!r}, primal {name!r}: {error}{near}") from None
 
 
 def _split(spec: Any) -> tuple[str, domains.Domain]:

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 from gradverify.declaration import named
 from gradverify.errors import DeclarationError, TargetError
 from gradverify.layer import Layer, Loss
+from gradverify.texts import meant
 
 T = TypeVar("T")
 
@@ -105,10 +106,7 @@ class Registry(Generic[T]):
 
 
 def _suggest(name: str, items: Iterable[str]) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(str(name), items, n=3)
-    return f"; did you mean {', '.join(close)}?" if close else "; `gradverify list` shows what is registered"
+    return meant(name, items) or "; `gradverify list` shows what is registered"
 
 
 layers: Registry[Layer] = Registry("layer", "gradverify.layers")
