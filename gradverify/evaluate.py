@@ -57,17 +57,28 @@ def run(
     """
     forward, backward = pair or (layer.forward, layer.backward)
     result = guarded("forward", forward, *(primals[p.name] for p in layer.primals), **options)
-    raw, saved = result if type(result) is tuple and len(result) == 2 else guarded("forward", _two, layer, result)
-    outputs = outputs_of(layer, raw)
+    outputs, saved = forwarded(layer, result)
 
     def pull(cotangents: tuple[Array, ...]) -> Gradients:
-        arguments = (*cotangents, saved) if len(cotangents) > 1 and _spreads(backward, len(cotangents)) else None
+        arguments = (*cotangents, saved) if len(cotangents) > 1 and spreads(backward, len(cotangents)) else None
         if arguments is None:
             arguments = (cotangents if len(outputs) > 1 else cotangents[0], saved)
         raw = guarded("backward", backward, *arguments, **{k: options[k] for k in accepted(backward, tuple(options))})
         return by_name(layer, raw)
 
     return Evaluation(outputs, saved, pull)
+
+
+def forwarded(layer: Layer, result: Any) -> tuple[tuple[Array, ...], Any]:
+    """The outputs as plain arrays, and what backward needs, from what forward returned.
+
+    Raises
+    ------
+    LayerFailure
+        If it is not (outputs, saved).
+    """
+    raw, saved = result if type(result) is tuple and len(result) == 2 else guarded("forward", _two, layer, result)
+    return outputs_of(layer, raw), saved
 
 
 def _two(layer: Layer, result: Any) -> tuple[Any, Any]:
@@ -192,7 +203,7 @@ def _primal_of(key: Any, names: tuple[str, ...]) -> Any:
     return key[1:] if key not in names and isinstance(key, str) and key[:1] == "d" and key[1:] in names else key
 
 
-def _spreads(backward: Backward, count: int) -> bool:
+def spreads(backward: Backward, count: int) -> bool:
     """Whether backward takes its cotangents one by one: backward(dh, dc, saved)."""
     return _required(backward) == count + 1
 

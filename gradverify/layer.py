@@ -12,7 +12,7 @@ import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -182,6 +182,8 @@ class Layer:
     def _set(self, **values: Any) -> None:
         for key, value in values.items():
             object.__setattr__(self, key, value)
+        for name in ("primal_names", "differentiable"):  # read off the primals on first use
+            vars(self).pop(name, None)
 
     def derive(self, **changes: Any) -> Layer:
         """A copy with some fields replaced, e.g. ``layer.derive(backward=wrong)``.
@@ -254,16 +256,16 @@ class Layer:
         fixed = (p.name for p in self.primals if p.name in self.declared.constants and not p.domain.discrete)
         return (*self.unverified, *(NotVerified(name, "declared constant") for name in fixed))
 
-    @property
+    @cached_property
     def primal_names(self) -> tuple[str, ...]:
         return tuple(primal.name for primal in self.primals)
 
-    @property
+    @cached_property
     def differentiable(self) -> tuple[Primal, ...]:
         return tuple(primal for primal in self.primals if primal.differentiable)
 
     def primal(self, name: str) -> Primal:
-        return next(primal for primal in self.primals if primal.name == name)
+        return self.primals[self.primal_names.index(name)]
 
     @property
     def default_options(self) -> dict[str, Any]:

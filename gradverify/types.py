@@ -152,7 +152,7 @@ class Comparison:
 
     def because(self) -> dict[tuple[str, str], int]:
         """Number of entries for each verdict and name of its reason, plain ones left out."""
-        if self.reasons is None:
+        if self.reasons is None or not self.reasons.any():
             return {}
         found: dict[tuple[str, str], int] = {}
         for verdict in Verdict:
@@ -173,16 +173,17 @@ class Comparison:
     @property
     def ratio(self) -> Array:
         """Disagreement in units of the bound; 0 where both are 0."""
+        error = self.error
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(self.error == 0, 0.0, self.error / self.bound)
+            return np.where(error == 0, 0.0, error / self.bound)
 
     @property
     def resolution(self) -> float:
         """Smallest error that would have been noticed in most entries: the median bound relative to the scale."""
-        decided = self.bound[self.verdicts != UNRESOLVED]
+        decided = np.sort(self.bound[self.verdicts != UNRESOLVED])  # np.median takes six times as long on few numbers
         if decided.size == 0:
             return float("inf")
-        return float(np.median(decided)) / (self.scale or 1.0)
+        return 0.5 * float(decided[(decided.size - 1) // 2] + decided[decided.size // 2]) / (self.scale or 1.0)
 
     @property
     def worst(self) -> tuple[int, ...]:

@@ -152,6 +152,23 @@ class Point(Entries):
             y = np.stack([self.flat(self.displaced_by(entries, offsets)) for offsets in (a, b)])
         return self._contract(y[:1], y[1:], np.zeros(1), a, 1)
 
+    def together(self, groups: list[Array], steps: Array) -> Differences | None:
+        """Differences between point + step and point - step where the entries of one group move at once: a row for
+        each group, all in one forward. None where so many copies of all primals would be too large.
+
+        Parameters
+        ----------
+        groups : flat indices of each of n groups
+        steps : of each group, shape (n,)
+        """
+        n = len(groups)
+        if not self._abreast(2 * n + noise.POINTS):
+            return None
+        entries, row = np.concatenate(groups), np.repeat(np.arange(n), [group.size for group in groups])
+        at = np.concatenate([row, row + n]), np.concatenate([entries, entries])
+        y, _ = self._displaced_rows(2 * n, at, np.concatenate([steps[row], -steps[row]]), self.slots)
+        return self._contract(y[:n], y[n:], 2.0 * steps, steps, 1)
+
     def _abreast(self, rows: int) -> bool:
         """Whether copies of all primals are so small that as many go through one forward."""
         return 8 * rows * self.size <= _ABREAST * self.memory

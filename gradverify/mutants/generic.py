@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.evaluate import _spreads, by_name
+from gradverify.evaluate import spreads, by_name
 from gradverify.layer import Layer, Primal, accepted
 from gradverify.mutants import Mutant, baseline
 from gradverify.types import Array
@@ -167,7 +167,7 @@ def _with(layer: Layer, change: Callable[[dict[str, Any], Any, Any], dict[str, A
 
 def _pull(layer: Layer, cotangents: Any, saved: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """The right gradients by name; backward may take its cotangents one by one."""
-    spread = isinstance(cotangents, tuple) and _spreads(layer.backward, len(cotangents))
+    spread = isinstance(cotangents, tuple) and spreads(layer.backward, len(cotangents))
     taken = {key: options[key] for key in accepted(layer.backward, tuple(options))}
     return by_name(layer, layer.backward(*(cotangents if spread else (cotangents,)), saved, **taken))
 

@@ -28,7 +28,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     size = _size(layer, case)
     if size < 2:
         return Outcome(NAME, skipped="a batch of one cannot be split")
-    whole = exact.gradients(layer, case)
+    whole = exact.expected(layer, case)
     order = case.rng(6).permutation(size)
     shuffled = exact.gradients(layer, _take(layer, case, order))
     expected = {n: _rows(layer, n, g, order) for n, g in whole.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradverify import evaluate, exact
+from gradverify import evaluate, exact, once
 from gradverify.failures import COMPLETE, failed
 from gradverify.layer import Layer
 from gradverify.properties import Property, add
@@ -13,9 +13,11 @@ from gradverify.types import Array, Case, Finding, Outcome
 
 def holds(layer: Layer, case: Case) -> Outcome:
     """Forward and backward run; a key for each primal; shapes and types fit; no NaN from finite values."""
-    case, outputs = evaluate.completed(layer, case)
-    raw = evaluate.gradients(layer, case.primals, case.options, case.cotangents or ())
+    known, raw = once.evaluated(layer, case)
+    case, outputs = known.case, known.outputs
     good, bad = evaluate.usable(layer, case, raw)
+    if not bad:
+        known.keep(good)
     findings = [failed(case, failure) for failure in bad]
     finite = all(np.isfinite(y).all() for y in outputs if y.dtype.kind in "fc")
     undefined = _undefined(layer, case, good) if finite else set()

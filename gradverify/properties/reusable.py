@@ -33,8 +33,8 @@ def holds(layer: Layer, case: Case) -> Outcome:
 
 def _calls(layer: Layer, case: Case, other: Case) -> Outcome:
     pair = layer.hooks.session() if layer.hooks.session else None
-    expected = {n: np.array(g) for n, g in exact.gradients(layer, case).items()}
-    expected_other = {n: np.array(g) for n, g in exact.gradients(layer, other).items()}
+    expected = exact.expected(layer, case)
+    expected_other = exact.expected(layer, other)
 
     def forward(which: Case) -> evaluate.Evaluation:
         return evaluate.run(layer, evaluate.copies(which.primals), which.options, pair)
