@@ -290,8 +290,7 @@ def narrow(case: Case) -> bool:
 
 
 def _unit(layer: Layer, case: Case) -> float:
-    """Of the arithmetic behind a gradient: what came in with few digits, or was computed with few, may go out in more.
-    """
+    """Of the arithmetic behind a gradient: what came in with few digits, or was computed so, may go out in more."""
     given = (_eps(np.asarray(a)) for a in (*case.primals.values(), *(case.cotangents or ())))
     return max(float(getattr(layer.hooks.reference, "eps", 0.0)), *given)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.evaluate import spreads, by_name
+from gradverify.evaluate import by_name, spreads
 from gradverify.layer import Layer, Primal, accepted
 from gradverify.mutants import Mutant, baseline
 from gradverify.types import Array

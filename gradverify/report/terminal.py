@@ -44,9 +44,9 @@ def render(report: Report, color: bool = False, width: int = 80, replays: Mappin
     return "\n".join([*lines, *render_findings(report, color, width, replays)])
 
 
-def raised(report: Report) -> str:
+def raised(report: Report, replays: Mapping[Finding, str] | None = None) -> str:
     """A Report as the text of an exception: the first line is the first finding, and the headline comes last."""
-    return "\n".join([*render_findings(report), "", _headline(report)]).lstrip("\n")
+    return "\n".join([*render_findings(report, replays=replays), "", _headline(report)]).lstrip("\n")
 
 
 def render_findings(
