@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn  # a dataclass takes a millisecond of every run to build
 
-from gradverify.errors import UsageError
+from gradverify.core.errors import UsageError
 
 NAME = "gradverify"
 LISTS = {
@@ -68,7 +68,7 @@ class Given:
         self.table, self.where = table, dict[str, str]()
         for key in table:
             if key not in LISTS and key not in WORDS:
-                from gradverify.texts import meant  # only where it is needed: every pytest run reads this file
+                from gradverify.core.texts import meant  # only where it is needed: every pytest run reads this file
 
                 known = ", ".join([*LISTS, *WORDS])
                 self.where[key] = f"[tool.{NAME}] {key}"
@@ -86,7 +86,7 @@ class Given:
     def profile(self, name: Any) -> Profile:
         """A profile by its name."""
         if str(name) not in PROFILES:
-            from gradverify.texts import meant
+            from gradverify.core.texts import meant
 
             near = meant(name, PROFILES, 1)
             self.refuse("profile", f"there is no profile {str(name)!r}; there are {', '.join(PROFILES)}{near}")

@@ -11,7 +11,7 @@ import pytest
 from gradverify import project
 from gradverify.cli import run
 from gradverify.cli._project import defaults
-from gradverify.errors import UsageError
+from gradverify.core.errors import UsageError
 
 MINE = """
 import gradverify as gv

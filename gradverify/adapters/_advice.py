@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from gradverify.declaration import example
+from gradverify.core.declare.validation import example
 
 _BACKWARDS = ("{}_backward", "{}_bwd", "{}_vjp", "{}_back", "backward_{}", "backward", "bwd")
 _DERIVATIVES = ("{}_grad", "grad_{}", "d{}", "d_{}", "{}_prime", "{}_derivative", "{}_deriv")

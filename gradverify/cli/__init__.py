@@ -17,9 +17,9 @@ from pkgutil import iter_modules
 import click
 
 from gradverify import __version__
+from gradverify.core.errors import GradverifyError
+from gradverify.core.texts import meant
 from gradverify.ending import kept_alive
-from gradverify.errors import GradverifyError
-from gradverify.texts import meant
 
 USAGE, INTERRUPTED, INTERNAL = 2, 130, 70
 

@@ -13,7 +13,7 @@ from typing import Any, TextIO, TypeVar
 
 import click
 
-from gradverify.errors import UsageError
+from gradverify.core.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 _LEAST = 64 << 20
@@ -42,7 +42,7 @@ def targets_named(ctx: click.Context, param: click.Parameter, incomplete: str) -
     """What a shell may complete a target to: registered names, and files."""
     from click.shell_completion import CompletionItem
 
-    from gradverify.registry import layers
+    from gradverify.core.declare.registry import layers
 
     names = [CompletionItem(name) for name in layers.names() if name.startswith(incomplete)]
     return [*names, CompletionItem(incomplete, type="file")]

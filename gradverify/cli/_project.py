@@ -75,7 +75,7 @@ def _beside(word: str, root: Path) -> str:
 
 
 def _registered(pattern: str) -> list[str]:
-    from gradverify.registry import layers
+    from gradverify.core.declare.registry import layers
 
     if not any(sign in pattern for sign in "*?["):
         return [pattern]  # a name that there is not is told with those that are near

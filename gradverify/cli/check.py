@@ -22,14 +22,16 @@ from gradverify.cli._output import (
     write_json,
     write_text,
 )
-from gradverify.errors import UsageError
+from gradverify.core.errors import UsageError
 
 if TYPE_CHECKING:
     from gradverify.campaign.checks import Result
     from gradverify.campaign.watch import Watch
-    from gradverify.layer import Layer
-    from gradverify.settings import Settings
-    from gradverify.types import Case, Comparison, Report
+    from gradverify.core.check.settings import Settings
+    from gradverify.core.declare.layer import Layer
+    from gradverify.core.nouns.case import Case
+    from gradverify.core.nouns.comparison import Comparison
+    from gradverify.core.summarise.report import Report
 
 _WIDE = 200  # characters of a line that a layer has printed
 
@@ -125,7 +127,7 @@ def command(
 def _settings(
     project: _project.Defaults, *, examples: int | None, seed: int | None, properties: tuple[str, ...], **given: Any
 ) -> Settings:
-    from gradverify.settings import EXAMPLES, Settings
+    from gradverify.core.check.settings import EXAMPLES, Settings
 
     drawn = next((n for n in (examples, project.examples) if n is not None), EXAMPLES)
     seed = project.seed if seed is None else seed
@@ -159,7 +161,7 @@ def _supervised(
     """Results in order, and the number of layers; fewer results than that after Ctrl-C."""
     from gradverify.campaign.unit import Plan
     from gradverify.campaign.watch import Job
-    from gradverify.verification import SECONDS
+    from gradverify.core.verify import SECONDS
 
     about: dict[str, Any] = dict(
         case_seconds=SECONDS, memory=memory or None, folder=os.getcwd(), named=tuple(targets), loss=loss
@@ -184,7 +186,7 @@ def _here(
     from gradverify.campaign.checks import Result
     from gradverify.campaign.unit import Plan
     from gradverify.campaign.watch import Job, checked
-    from gradverify.checking import check_layer
+    from gradverify.core.check.search import check_layer
     from gradverify.targets import chosen
 
     layers, left_out = chosen(targets, loss)
@@ -203,8 +205,8 @@ def _here(
 
 def _example(layer: Layer, settings: Settings) -> Sequence[Comparison]:
     """The comparisons of the largest of a few small cases: what a matrix can show."""
-    from gradverify.properties import Regime
-    from gradverify.strategies import cases, each
+    from gradverify.core.declare.regime import Regime
+    from gradverify.core.draw import cases, each
 
     drawn: list[Case] = []
     each(cases(layer, Regime(small=True), dtype=settings.dtype, eps=settings.eps), 10, settings.seed or 0, drawn.append)

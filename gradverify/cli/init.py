@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from gradverify.cli._output import data_stream, targets_named, write
-from gradverify.errors import UsageError
+from gradverify.core.errors import UsageError
 
 _HEAD = '"""Backward passes, checked by gradverify: python -m pytest {file}"""'
 _EXAMPLE = """\

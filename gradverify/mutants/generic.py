@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.evaluate import by_name, spreads
-from gradverify.layer import Layer, Primal, accepted
+from gradverify.core.declare.declaration import Primal
+from gradverify.core.declare.functions import accepted
+from gradverify.core.declare.layer import Layer
+from gradverify.core.evaluate import by_name, spreads
+from gradverify.core.nouns.case import Array
 from gradverify.mutants import Mutant, baseline
-from gradverify.types import Array
 
 Change = Callable[[Array], Array]
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, NoReturn  # a dataclass takes a millisecond 
 import pytest
 
 from gradverify import project
-from gradverify.errors import UsageError
+from gradverify.core.errors import UsageError
 from gradverify.project import LISTS, WORDS, Profile
 
 PREFIX = project.NAME
