@@ -44,7 +44,7 @@ class Neither:
 
 
 def message(call: Callable[[], Any]) -> str:
-    with pytest.raises(gv.errors.GradverifyError) as caught:
+    with pytest.raises(gv.GradverifyError) as caught:
         call()
     return str(caught.value)
 

@@ -178,8 +178,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _imported(modules: set[Any]) -> bool:
     """Whether anything of gradverify is at hand in test modules, or was used while they were imported."""
-    mine = (f"{ROOT}.pytest_plugin", f"{ROOT}.project", f"{ROOT}.errors")  # what the plugin itself imports
-    if any(name.startswith(f"{ROOT}.") and not name.startswith(mine) for name in sys.modules):
+    mine = {f"{ROOT}.{name}" for name in ("core", "core.errors", "core.nouns", "core.nouns.forms", "project")}
+    others = (name for name in sys.modules if name.startswith(f"{ROOT}.") and name not in mine)
+    if any(not name.startswith(f"{ROOT}.pytest_plugin") for name in others):
         return True
     values = (value for module in modules if module is not None for value in vars(module).values())
     return any(getattr(value, "__name__", None) == ROOT or _home(value) == ROOT for value in values)

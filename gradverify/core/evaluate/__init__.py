@@ -14,11 +14,12 @@ from gradverify.core.declare.dims import sizes_in
 from gradverify.core.declare.functions import accepted, by_function
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
-from gradverify.core.evaluate.failures import LayerFailure as LayerFailure  # noqa: PLC0414  both may be had from here as well
-from gradverify.core.evaluate.failures import guarded as guarded  # noqa: PLC0414
+from gradverify.core.evaluate.failures import LayerFailure as LayerFailure
+from gradverify.core.evaluate.failures import guarded as guarded
 from gradverify.core.evaluate.failures import unpatched
 from gradverify.core.evaluate.foreign import MOST, array, described
 from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.streams import Stream
 from gradverify.core.texts import line
 
 Gradients = dict[str, Any]  # by primal name: a plain array, None, or a LayerFailure that says why it is neither
@@ -240,7 +241,7 @@ def draw_cotangents(case: Case, outputs: tuple[Array, ...]) -> tuple[Array, ...]
     """
     drawn = []
     for k, output in enumerate(outputs):
-        rng = case.rng(1, k)
+        rng = case.rng(Stream.COTANGENT, k)
         if output.dtype.kind not in "fc":
             drawn.append(np.zeros(output.shape))
             continue

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -22,7 +23,7 @@ from gradverify.core.nouns.finding import Finding
 COMPLETE = "complete"  # the property that a layer breaks when its code fails outright
 
 _LONGEST = 4000  # characters of a message
-_HERE = os.path.dirname(os.path.abspath(__file__))
+_HERE = str(Path(__file__).resolve().parents[2])  # gradverify itself
 _OURS = tuple(os.path.join(_HERE, room) for room in ("layers", "mutants"))  # authors like any other
 _TOOLS = tuple(f"{os.sep}{name}{os.sep}" for name in ("numpy", "_pytest", "hypothesis", "unittest"))
 
@@ -66,7 +67,7 @@ def guarded(stage: str, function: Callable[..., Any], /, *arguments: Any, **keyw
         sys.setrecursionlimit(depth)  # before anything else is called
         if from_outside(error):
             raise
-        raise LayerFailure("crash", stage, f"{stage} raised {told(error)}{authors_line(error)}") from error
+        raise LayerFailure("crash", stage, f"{stage} raised {error_line(error)}{authors_line(error)}") from error
     finally:
         _began[:] = outer
         if sys.getrecursionlimit() != depth:
@@ -120,7 +121,7 @@ def stage() -> str:
 _began: list[Any] = [0.0, ""]  # of the innermost call in progress: when, by `perf_counter`, and what
 
 
-def told(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """Type and message of an exception on one line; also where the exception cannot say what it is."""
     name, said = named(error), texts.first_line(text_of(error))
     return f"{name}: {said}" if said else name

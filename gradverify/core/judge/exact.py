@@ -20,6 +20,7 @@ from gradverify.core.judge.facts import best_ratio
 from gradverify.core.nouns.case import Array, Case
 from gradverify.core.nouns.comparison import Comparison, Verdict
 from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns.streams import Stream
 
 Gradients = Mapping[str, Array]
 
@@ -109,7 +110,11 @@ def compare(
     if not expected:
         return found
     unit = _unit(layer, case)
-    grain = {n: loose * _GRAINS * g for n, g in layer.hooks.grain(case.primals).items()} if layer.hooks.grain else {}
+    grain = (
+        {n: loose * _GRAINS * g for n, g in layer.hooks.gradient_rounding(case.primals).items()}
+        if layer.hooks.gradient_rounding
+        else {}
+    )
     spreads = [] if same else [cache(partial(spread, layer, case)) for spread in (rounding, rounding_saved)]
     for primal in expected:
         a, b = np.asarray(got[primal]), np.asarray(expected[primal])
@@ -182,7 +187,7 @@ def rounding(layer: Layer, case: Case) -> dict[str, Array]:
     Primals and cotangents move by one unit in the last place; and the cotangent is scaled by small odd
     numbers, which a linear pullback returns exactly but for the rounding of what it adds up.
     """
-    rng = case.rng(4)
+    rng = case.rng(Stream.EXACT_ROUNDING)
     v = case.cotangents or ()
     try:
         base = gradients(layer, case)
@@ -203,7 +208,7 @@ def rounding(layer: Layer, case: Case) -> dict[str, Array]:
 
 def rounding_saved(layer: Layer, case: Case) -> dict[str, Array]:
     """Spread of the gradients where what forward saves moves by one unit in the last place, by primal."""
-    rng = case.rng(5)
+    rng = case.rng(Stream.SAVED_ROUNDING)
     try:
         base = gradients(layer, case)
         samples = [gradients(stored(layer, rng), case) for _ in range(6)]
@@ -239,7 +244,7 @@ def _terms(layer: Layer, case: Case, primal: str) -> float:
 
     Primals that move by a thousandth of themselves move each term by about as much.
     """
-    part, rng = 1e-3, case.rng(6)
+    part, rng = 1e-3, case.rng(Stream.TERMS)
     moved = case.but(primals={n: nudge(a, rng, part) for n, a in case.primals.items()})
     try:
         change = np.abs(gradients(layer, moved)[primal] - gradients(layer, case)[primal])

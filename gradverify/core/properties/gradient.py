@@ -13,7 +13,7 @@ import numpy as np
 from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.differentiate import ladder, screen
-from gradverify.core.differentiate.inside import computes_in
+from gradverify.core.differentiate.inner_precision import computes_in
 from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge import exact
@@ -23,7 +23,8 @@ from gradverify.core.judge.sweep import comparisons, sweep
 from gradverify.core.nouns.case import Array, Case
 from gradverify.core.nouns.comparison import Comparison, Verdict
 from gradverify.core.nouns.finding import Finding, Outcome
-from gradverify.core.nouns.verified import weighted
+from gradverify.core.nouns.ledger import weighted
+from gradverify.core.nouns.streams import Stream
 from gradverify.core.properties import Property, add
 from gradverify.core.tuning import current
 
@@ -143,7 +144,7 @@ def asked(layer: Layer) -> set[str]:
 
 def screened_entries(point: Point, case: Case, analytic: Array, chosen: Array, sample: int) -> Array:
     """Entries worth a look of their own: what group testing points at, and a random sample."""
-    rng = case.rng(2)
+    rng = case.rng(Stream.SCREENED_SAMPLE)
     picked = rng.choice(chosen, min(sample, chosen.size), replace=False)
     if not screen.screen(point, analytic, case.seed).agrees:
         picked = np.concatenate([picked, screen.localise(point, analytic, case.seed)])
@@ -158,7 +159,7 @@ def backward_rounding(point: Point, case: Case, analytic: Array, small: bool = F
     0 there moves as well: an input of 1e50 multiplies it.
     """
     spread, zeros = np.zeros(point.size), ladder.coarse(point)
-    rng = case.rng(3)
+    rng = case.rng(Stream.BACKWARD_ROUNDING)
     part = point.eps if point.grid is not None else None  # finer changes are rounded away
     nudged = (
         (

@@ -14,6 +14,7 @@ from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge import exact
 from gradverify.core.nouns.case import Array, Case
 from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns.streams import Stream
 from gradverify.core.properties import Property, add
 
 NAME = "layout"
@@ -85,7 +86,7 @@ def holds(layer: Layer, case: Case, writable: bool = False) -> Outcome:
     pairs, crashes = [], []
     layouts: dict[str, Callable[[Array], Array]] = {
         **LAYOUTS,
-        "with its axes in another order in memory": partial(permuted, rng=case.rng(13)),
+        "with its axes in another order in memory": partial(permuted, rng=case.rng(Stream.MEMORY_ORDER)),
     }
     for what, change in layouts.items():
         laid = _Laid(layer, case, plain, change, writable)

@@ -13,7 +13,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.regime import Regime
 from gradverify.core.differentiate import ladder
 from gradverify.core.differentiate.central import NOISE_FACTOR
-from gradverify.core.differentiate.inside import computes_in
+from gradverify.core.differentiate.inner_precision import computes_in
 from gradverify.core.differentiate.point import Point
 from gradverify.core.judge.plain import FIRM
 from gradverify.core.judge.rules.cancelling import coincident_along

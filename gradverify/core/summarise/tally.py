@@ -10,7 +10,7 @@ import numpy as np
 from gradverify.core.judge import says
 from gradverify.core.nouns.comparison import AGREES, DISAGREES, UNRESOLVED, Comparison, Verdict
 from gradverify.core.nouns.finding import Outcome
-from gradverify.core.nouns.verified import UNTOLD, Counts
+from gradverify.core.nouns.ledger import NO_REASON, Counts
 
 RATIOS = tuple(float(f"1e{k}") for k in range(-6, 9))  # borders of the bins of `Tally.histogram`
 _BORDERS = np.array(RATIOS)
@@ -99,6 +99,6 @@ class Tally:
 
 def reasons(comparison: Comparison) -> dict[str, int]:
     """Why entries of a comparison were left open, in words, and how many for each reason."""
-    told = {says(name): n for (verdict, name), n in comparison.because().items() if verdict == "unresolved"}
-    untold = int((comparison.verdicts == UNRESOLVED).sum()) - sum(told.values())
-    return told | ({UNTOLD: untold} if untold else {})
+    given = {says(name): n for (verdict, name), n in comparison.because().items() if verdict == "unresolved"}
+    rest = int((comparison.verdicts == UNRESOLVED).sum()) - sum(given.values())
+    return given | ({NO_REASON: rest} if rest else {})
