@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gradverify import adapt as adapt
     from gradverify.adapters import register as register
     from gradverify.api import check as check
     from gradverify.api import verify as verify
@@ -61,10 +62,13 @@ _HOMES = {
     "TargetError": "core.errors",
     "UsageError": "core.errors",
 }
-__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
+_MODULES = ("adapt",)  # that are used as `gradverify.NAME` without an import of their own
+__all__ = [*_HOMES, *_MODULES, "__version__"]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"gradverify.{name}")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'gradverify' has no attribute {name!r}")
@@ -74,4 +78,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_HOMES, *_MODULES})

@@ -16,6 +16,7 @@ from gradverify.core.errors import GradientMismatch, UsageError
 from gradverify.core.nouns import Case
 from gradverify.core.summarise.report import Report
 from gradverify.core.verify import listed, no_pass, verify_layer
+from gradverify.report.terminal import raised
 
 
 def check(
@@ -74,7 +75,7 @@ def check(
     with shown(quiet) as listen:
         report = check_layer(layer, settings, listen)
     if raises and report.findings:
-        raise GradientMismatch(report, f"{len(report.findings)} finding(s)\n{report}")
+        raise GradientMismatch(report, raised(report))
     if raises and not report.verified:
         raise no_pass(report)
     return report

@@ -96,6 +96,7 @@ class Store:
         with _readable_errors(self.folder):
             for name in ("findings", "pending", "journal", "rows", "runs"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
+                files.unversioned(self.folder / name / "any")
             self._check_format()
             self.run, self._lock = self._claim()
             self._events = _appended(self.folder / "events.ndjson")

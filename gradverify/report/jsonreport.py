@@ -147,6 +147,7 @@ def _entry(comparison: Comparison) -> dict[str, Any] | None:
     return {
         "index": list(where),
         "labels": list(comparison.labels),
+        "sides": list(comparison.sides),
         "analytic": plain(comparison.analytic[where]),
         "numerical": plain(comparison.numerical[where]),
         "bound": plain(comparison.bound[where]),

@@ -15,6 +15,7 @@ import numpy as np
 
 from gradverify.core.declare.dims import Sizes
 from gradverify.core.errors import DeclarationError
+from gradverify.core.texts import meant
 
 Array = Any  # numpy.ndarray of any dtype; the shape is in the docstrings
 Project = Callable[..., Array]
@@ -184,7 +185,9 @@ def parse(text: str) -> Domain:
     name, *arguments = _SYNONYMS.get(text.strip(), text.strip() or "real").split()
     word = _TABLE.get(name)
     if word is None:
-        raise DeclarationError(f"unknown domain {text.strip()!r}; known words: {', '.join(_TABLE)}")
+        close = meant(name, (*_TABLE, *_SYNONYMS), 1)
+        known = close or f"; known words: {', '.join(_TABLE)}"
+        raise DeclarationError(f"unknown domain {text.strip()!r}{known}")
     if len(arguments) not in word.arity:
         raise DeclarationError(f"domain {name!r} takes {word.arity[0]} argument(s), got {len(arguments)}: {text!r}")
     return Domain(name, word.kind, tuple(arguments))

@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 
 from gradverify.core.declare.layer import Layer, Loss
 from gradverify.core.errors import DeclarationError, TargetError
+from gradverify.core.texts import meant
 
 T = TypeVar("T")
 
@@ -109,10 +110,7 @@ class Registry(Generic[T]):
 
 
 def _suggest(name: str, items: Iterable[str]) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(str(name), items, n=3)
-    return f"; did you mean {', '.join(close)}?" if close else "; `gradverify list` shows what is registered"
+    return meant(name, items) or "; `gradverify list` shows what is registered"
 
 
 layers: Registry[Layer] = Registry("layer", "gradverify.layers")

@@ -21,6 +21,9 @@ from gradverify.core.nouns import Array, Case, Comparison, Finding, Outcome, Str
 
 Gradients = Mapping[str, Array]
 
+CALLS = ("second call", "first call")  # what is compared here, where both are calls of the same case
+EXPECTED = ("got", "expected")  # and where the other side is computed from one call or several
+
 _ULPS = 4096.0  # reductions in another order move the last digits; bugs move the first
 _GRAINS = 4.0  # roundings of a gradient that is read from a subtraction, on either side of a comparison
 _SPREADS = 16.0
@@ -67,20 +70,22 @@ def outcome(
     same: bool = False,
     least: float = 0.0,
     loose: float = 1.0,
+    sides: tuple[str, str] = CALLS,
 ) -> Outcome:
     """An Outcome from pairs (what was done, gradients got, gradients expected).
 
     `terms` are gradients of which the expected ones are sums; their size counts for the rounding.
     `at` is where rounding is measured, if not at the case; with `same`, the very same arithmetic was done
     twice, and how much rounding there is makes no difference; differences below `least` of the largest entry
-    are none. `loose` is what gradients were multiplied with after they were rounded.
+    are none. `loose` is what gradients were multiplied with after they were rounded. `sides` names what was got and
+    what was expected.
     """
     findings: dict[str, Finding] = {}
     entries = 0
     for what, got, wanted in pairs:
         entries += sum(np.size(g) for g in wanted.values())
         other = {n: g for n, g in wanted.items() if n not in findings and not np.array_equal(got[n], g)}
-        for primal, comparison in compare(layer, at or case, got, other, terms, same, least, loose).items():
+        for primal, comparison in compare(layer, at or case, got, other, terms, same, least, loose, sides).items():
             if comparison.wrong.any():
                 findings[primal] = _finding(name, kind, what, case, comparison)
     return Outcome(name, tuple(findings.values()), entries=entries)
@@ -95,6 +100,7 @@ def compare(
     same: bool = False,
     least: float = 0.0,
     loose: float = 1.0,
+    sides: tuple[str, str] = CALLS,
 ) -> dict[str, Comparison]:
     """Comparison of two gradients by primal; the bound is the rounding of backward, less where that was the same."""
     found: dict[str, Comparison] = {}
@@ -133,7 +139,7 @@ def compare(
                 far &= ~(error <= bound)
         verdicts = np.where(far, Verdict.DISAGREES, Verdict.AGREES).astype(np.int8)
         labels = layer.primal(primal).dims.labels(b.ndim)
-        found[primal] = Comparison(primal, a, b, bound, verdicts, top, labels)
+        found[primal] = Comparison(primal, a, b, bound, verdicts, top, labels, sides=sides)
     return found
 
 

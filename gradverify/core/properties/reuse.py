@@ -31,7 +31,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     joined = _on_one_tape(layer, case)
     if joined is not None:
         pairs.append(("when it is used twice in one graph", joined, {n: 2 * g for n, g in expected.items()}))
-    outcome = exact.outcome(layer, case, NAME, pairs)
+    outcome = exact.outcome(layer, case, NAME, pairs, sides=exact.EXPECTED)
     tied = _tied(layer, case)
     return Outcome(NAME, outcome.findings or tied.findings, entries=outcome.entries + tied.entries)
 

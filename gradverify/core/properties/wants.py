@@ -35,7 +35,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     for wanted in (subset for size in sizes for subset in combinations(names, size)):
         got = _pull(layer, case, wanted)
         pairs.append((f"when only {', '.join(wanted)} want gradients", got, {n: expected[n] for n in got}))
-    return exact.outcome(layer, case, NAME, pairs)
+    return exact.outcome(layer, case, NAME, pairs, sides=("asked for some", "asked for all"))
 
 
 def _pull(layer: Layer, case: Case, wanted: tuple[str, ...]) -> dict[str, Array]:
