@@ -22,7 +22,7 @@ from gradverify.core.evaluate.failures import COMPLETE
 from gradverify.core.evaluate.limits import TOO_SLOW
 from gradverify.core.lines.recorder import Recorder
 from gradverify.core.nouns import WORST_SEEN, Case, Comparison, Finding
-from gradverify.core.properties import Property, explained, unexplained
+from gradverify.core.properties import Property, unexplained
 from gradverify.core.shrink import shrink
 from gradverify.core.summarise.coverage import Coverage
 from gradverify.core.summarise.report import Report
@@ -44,11 +44,9 @@ def check_layer(layer: Layer, settings: Settings, listen: Listener | None = None
 
 def told(layer: Layer, report: Report) -> Report:
     """The report of one Case with what its findings look like: one mistake in full, what follows from it behind it."""
-    known = [finding.fingerprint for finding in report.findings]
     found: list[Finding] = []
-    for finding in sorted(report.findings, key=_first):
-        if not explained(finding.fingerprint, known):
-            found.append(diagnosed(layer, finding, _lead(finding, found)))
+    for finding in sorted(unexplained({f.fingerprint: f for f in report.findings}), key=_first):
+        found.append(diagnosed(layer, finding, _lead(finding, found)))
     return replace(report, findings=behind(found))
 
 
