@@ -11,6 +11,7 @@ it. The bounds, u = 2^-24 being the unit roundoff of float32:
   Numerical Algorithms, section 4.2: gamma_n = n u / (1 - n u)); from 4096 terms on 64 sqrt(n) in place of n, which
   holds with a probability that leaves no doubt (N. J. Higham and T. Mary 2019);
 - an operand of a matrix product: what rounding it to the kernel's type takes away, since tensor cores take no other;
+- what backward is handed: what made it off in forward, and as much again (see `_torch_reference`);
 - a tensor that backward is handed and that the kernel was seen to save in its type: as much;
 - a softmax: 4 u |x| of its result besides: backward scales scores x again, and takes from them a log-sum-exp; each of
   the four is rounded at the size of x, and nothing is normalised after it;

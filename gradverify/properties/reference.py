@@ -66,7 +66,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     given = v if len(expected) > 1 else v[0]
     truths = reference.backward(given, tape)
     kept = reference.kept(evaluation.saved)
-    draws = _Draws(layer, case, lambda k: reference.sample(arrays, case.cotangents, case.options, k, kept))
+    draws = _Draws(layer, case, lambda k: reference.sample(arrays, case.cotangents, case.options, k, kept, tape))
     forward = _forward(layer, case, outputs, expected, draws)
     judged = exact.usable(layer, case, evaluate.pulled(evaluation, case.cotangents or ()))
     comparisons = [] if forward else _gradients(layer, judged, truths, draws)
