@@ -344,11 +344,13 @@ def _most(finding: Finding) -> float:
 
 
 def alike(props: Iterable[Property]) -> Iterable[tuple[Regime, list[Property]]]:
-    """Properties that draw alike share their cases."""
+    """Properties that draw alike share their cases; cases as in production come first, since what is wrong with a
+    kernel shows there, and after a finding few cases are drawn.
+    """
     groups: dict[Regime, list[Property]] = {}
     for prop in props:
         groups.setdefault(prop.regime, []).append(prop)
-    return groups.items()
+    return sorted(groups.items(), key=lambda group: not group[0].production)
 
 
 def _due(drawn: int, share: float) -> bool:

@@ -308,3 +308,29 @@ def test_in_jax_too():
     given = as_layer(norm, x="N D", w="D", b="D", kernel="float32", reference=plain)
     for seed in range(6):
         assert verify(given, at.but(seed=seed), "reference").ok
+
+
+def test_cases_as_in_production_come_first():
+    """What is wrong with a kernel shows there; after a finding, other properties are tried on few cases."""
+    report = check_layer(layer(scale(torch.bfloat16)), Settings(examples=100, properties=("complete", "reference")))
+    assert report.tallies["complete"].cases == 25 and {f.property for f in report.findings} == {"reference"}
+
+
+def test_upstream_gradients_reach_backward_as_they_lie_in_memory():
+    from gradverify.adapters._torch_direct import pulled
+
+    met = []
+
+    class Met(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone(), x.sum(0)
+
+        @staticmethod
+        def backward(ctx, g, h):
+            met.extend((g.stride(), h.stride()))
+            return g + h
+
+    x, v, u = torch.ones(3, 4, requires_grad=True), torch.randn(4, 3).T, torch.ones(1).expand(4)
+    (dx,) = pulled(list(Met.apply(x)), [x], [v, u])
+    assert met == [(1, 3), (0,)] and torch.equal(dx, v + u)

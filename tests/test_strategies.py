@@ -447,3 +447,17 @@ def test_a_minimal_search_stops_when_its_time_is_up():
     asked = []
     assert minimal(cases(layer(x="N")), 10**6, 0, asked.append, 0.2) is None
     assert 0 < len(asked) < 10_000
+
+
+def test_hypothesis_reads_no_constants_for_us_and_does_for_the_users_tests():
+    from hypothesis.internal.conjecture import providers
+
+    if not hasattr(providers, "_get_local_constants"):
+        pytest.skip("an older Hypothesis reads none")
+    providers._seen_modules.clear()
+    providers._sys_modules_len = None
+    drawn(layer(x="N"), examples=200)
+    ours = id(sys.modules["gradverify.strategies"])
+    assert ours not in providers._seen_modules
+    providers._get_local_constants()
+    assert ours in providers._seen_modules
