@@ -334,3 +334,22 @@ def test_upstream_gradients_reach_backward_as_they_lie_in_memory():
     x, v, u = torch.ones(3, 4, requires_grad=True), torch.randn(4, 3).T, torch.ones(1).expand(4)
     (dx,) = pulled(list(Met.apply(x)), [x], [v, u])
     assert met == [(1, 3), (0,)] and torch.equal(dx, v + u)
+
+
+def heads(fault=""):
+    """Attention in float32 with two keys of equal, large scores; the second value is zero."""
+    from tests.kernels.attention import attention, plain_attention
+
+    q, v = np.zeros((2, 1, 4)), np.array([[[55.0, 20.0], [0.0, 0.0]]])
+    q[:, :, 0] = 101.3
+    k = np.array([[[14.0, 10.0, 0.0, 3.0], [14.0, 0.0, 5.0, 0.0]]])
+    given = as_layer(attention(fault), q="2*H T D", k="H S D", v="H S E", kernel="float32", reference=plain_attention)
+    return given, Case("attention", {"q": q, "k": k, "v": v}, cotangents=(np.ones((2, 1, 2)),))
+
+
+def test_a_kernel_takes_the_sum_of_a_softmaxs_gradient_from_its_output():
+    """What p is off by cancels in autograd's sum p (g - sum p g), not where the sum is that of forward's p."""
+    given, at = heads()
+    for seed in range(8):
+        assert verify(given, at.but(seed=seed), "reference").ok
+    assert not verify(heads("scale missing in dk")[0], at, "reference").ok

@@ -173,11 +173,15 @@ class _Moved:
         if not value.is_floating_point() or (value.is_leaf and value.requires_grad):
             return value
         with import_torch().no_grad(), unwatched():
+            moved, off = value, None
             if exact is not None and exact.shape == value.shape:
                 off = (value - exact).nan_to_num_(0.0, 0.0, 0.0).to(value.dtype)
-                value = value + off.mul_(self.disturbed.signs(off))
-            large = self.kept is not None and value.numel() >= self.kept
-            return self.disturbed.low(value, self.dtype) if large else value
+                moved = value + off.mul_(self.disturbed.signs(off))
+            if self.kept is not None and value.numel() >= self.kept:
+                moved = self.disturbed.low(moved, self.dtype)
+            if off is not None:
+                self.disturbed.handed(value, moved, off)
+            return moved
 
 
 def _packing(pack: Any) -> Any:
