@@ -106,7 +106,7 @@ def test_a_large_reference_is_confirmed_in_a_few_forwards():
 
 def test_a_reference_of_another_shape_is_told():
     (finding,) = verify(layer(scale(), lambda x, w: torch.mul(x, w).sum(0)), case(3), "reference").findings
-    assert finding.kind == "shape" and "those of the reference" in finding.message
+    assert finding.kind == "forward" and "those of the reference" in finding.message
 
 
 def test_a_reference_in_numpy_alone_is_screened():

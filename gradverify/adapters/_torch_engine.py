@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gradverify.adapters._elsewhere import elsewhere
 from gradverify.adapters._torch_arrays import Array, Tensor, array, import_torch, place, tensor, tensors_in
 from gradverify.adapters._torch_direct import (
     fixed,
@@ -23,6 +24,7 @@ from gradverify.adapters._torch_direct import (
 )
 from gradverify.adapters._torch_watch import Watch
 from gradverify.evaluate import LayerFailure
+from gradverify.failures import ELSEWHERE, told
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +305,15 @@ class Engine:
         """Turn what torch says into what the author can do."""
         try:
             yield
-        except RuntimeError as error:
+        except LayerFailure:
+            raise
+        except Exception as error:
+            hint = elsewhere(error, self.device)
+            if hint is not None:
+                message = f"{stage} of {self.name!r} cannot run on the device {self.device}: {told(error)}; {hint}"
+                raise LayerFailure(ELSEWHERE, stage, message) from error
+            if not isinstance(error, RuntimeError):
+                raise
             text = str(error)
             counts = re.search(r"(\w+) returned an incorrect number of gradients \(expected (\d+), got (\d+)\)", text)
             if counts:

@@ -14,6 +14,7 @@ import numpy as np
 from gradverify.adapters._torch_arrays import Array, import_torch, tensor, tensors_in
 from gradverify.adapters._torch_engine import Engine, Tape
 from gradverify.adapters._torch_noise import noise
+from gradverify.errors import DeclarationError
 
 _LARGE = 1 << 18  # elements above which samples run in float32, where elementwise operations round by themselves
 
@@ -198,6 +199,11 @@ def reference_of(engine: Engine, target: Any, declared: dict[str, Any], products
     """
     from gradverify.adapters.torch_ import caller
 
+    if not callable(target):
+        raise DeclarationError(
+            f"layer {engine.name!r}: reference is a {type(target).__name__}; it takes a function of tensors with the "
+            "arguments of the kernel"
+        )
     call, _ = caller(target, declared)
     high = engine.but(name=f"the reference of {engine.name}", call=call, kernel=None, strict=False)
     return Reference(high, engine.kernel, products or engine.kernel, target)

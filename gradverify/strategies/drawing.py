@@ -51,6 +51,7 @@ class Drawing:
         self.constants = tuple(c for c in constants_of(layer) if c <= most)
         self.names = shapes.names_of(layer, self.constants)
         self.row = b""  # of the case that was drawn last
+        self.beyond: set[str] = set()  # sizes that were asked for and are too large, in words
         self.tried = self.refused = 0  # rows with sizes and values in their domains, and those that `assume` refused
         self.tables: dict[str, allowed.Table | None] = {}  # of allowed sizes, for each assignment of options
         self.lengths = (8 * len(layer.options), self.names.knobs, _VALUE_BYTES + _PRIMAL_BYTES * len(layer.primals))
