@@ -7,9 +7,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from gradverify.adapters import as_layer  # noqa: E402
-from gradverify.checking import Settings, check_layer  # noqa: E402
-from gradverify.errors import DeclarationError  # noqa: E402
-from gradverify.strategies import kernels  # noqa: E402
+from gradverify.core.check.search import check_layer  # noqa: E402
+from gradverify.core.check.settings import Settings  # noqa: E402
+from gradverify.core.draw import kernels  # noqa: E402
+from gradverify.core.errors import DeclarationError  # noqa: E402
 
 LARGE = 200_000  # rows
 

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from gradverify.adapters._torch_arrays import import_torch
-from gradverify.failures import authors_line, told
+from gradverify.core.evaluate.failures import authors_line, told
 
 _TRITON = re.compile(r"active drivers|cannot be accessed from Triton", re.IGNORECASE)
 _GPU = re.compile(r"\bcuda|is_cuda|\bGPUs?\b|\bNVIDIA\b", re.IGNORECASE)

@@ -23,8 +23,8 @@ from gradverify.adapters._torch_direct import (
     without_tape,
 )
 from gradverify.adapters._torch_watch import Watch
-from gradverify.evaluate import LayerFailure
-from gradverify.failures import ELSEWHERE, told
+from gradverify.core.evaluate import LayerFailure
+from gradverify.core.evaluate.failures import ELSEWHERE, told
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import numpy as np
 from gradverify.adapters._torch_arrays import Array, import_torch, tensor, tensors_in
 from gradverify.adapters._torch_engine import Engine, Tape
 from gradverify.adapters._torch_noise import noise
-from gradverify.errors import DeclarationError
+from gradverify.core.errors import DeclarationError
 
 _LARGE = 1 << 18  # elements above which samples run in float32, where elementwise operations round by themselves
 

@@ -29,10 +29,10 @@ def command(
 
     Exit status 1 if something is found, 0 if nothing is found any more.
     """
+    from gradverify.api import verify
     from gradverify.casefile import load
     from gradverify.report.jsonreport import to_json
     from gradverify.targets import find
-    from gradverify.verification import verify
 
     with data_stream() as data:
         writable(json_file)

@@ -1,0 +1,1 @@
+"""What an author declares, and what can be wrong with it."""

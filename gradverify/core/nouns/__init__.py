@@ -1,0 +1,1 @@
+"""The frozen nouns that flow through the house."""

@@ -1,0 +1,1 @@
+"""What many outcomes add up to: tallies, coverage, the lines that ran, and the Report."""
