@@ -9,12 +9,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from gradverify.core.nouns.forms import set_forms
+
 if TYPE_CHECKING:
     from gradverify.adapters import register as register
     from gradverify.api import check as check
     from gradverify.api import verify as verify
     from gradverify.core.declare.layer import Layer as Layer
     from gradverify.core.declare.layer import Loss as Loss
+    from gradverify.core.errors import CaseFileError as CaseFileError
     from gradverify.core.errors import DeclarationError as DeclarationError
     from gradverify.core.errors import GradientMismatch as GradientMismatch
     from gradverify.core.errors import GradverifyError as GradverifyError
@@ -31,25 +34,34 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+set_forms(
+    save="gradverify.casefile:save",
+    load="gradverify.casefile:load",
+    report_text="gradverify.report.terminal:render",
+    report_html="gradverify.report.html:render_report",
+    finding_html="gradverify.report.html:render_finding",
+)
+
 _HOMES = {
-    "check": "checking",
+    "check": "api",
     "given": "decorator",
-    "verify": "verification",
-    "Layer": "layer",
-    "Loss": "layer",
-    "register": "registry",
+    "verify": "api",
+    "Layer": "core.declare.layer",
+    "Loss": "core.declare.layer",
+    "register": "adapters",
     "register_cell": "recurrent",
-    "Case": "types",
-    "Finding": "types",
-    "Report": "types",
-    "Verdict": "types",
-    "DeclarationError": "errors",
-    "GradientMismatch": "errors",
-    "GradverifyError": "errors",
-    "NothingVerified": "errors",
-    "PartlyVerified": "errors",
-    "TargetError": "errors",
-    "UsageError": "errors",
+    "Case": "core.nouns.case",
+    "Finding": "core.nouns.finding",
+    "Report": "core.summarise.report",
+    "Verdict": "core.nouns.comparison",
+    "CaseFileError": "core.errors",
+    "DeclarationError": "core.errors",
+    "GradientMismatch": "core.errors",
+    "GradverifyError": "core.errors",
+    "NothingVerified": "core.errors",
+    "PartlyVerified": "core.errors",
+    "TargetError": "core.errors",
+    "UsageError": "core.errors",
 }
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
 

@@ -18,9 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gradverify.core.declare.regime import Regime
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import Finding
 
 from gradverify import casefile, cli, files, verify
 from gradverify.campaign import journal
@@ -28,7 +25,10 @@ from gradverify.campaign.ledger import Ledger
 from gradverify.campaign.schedule import Progress
 from gradverify.campaign.store import Store, StoreError
 from gradverify.campaign.unit import Found, Record, Row
+from gradverify.core.declare.regime import Regime
 from gradverify.core.errors import CaseFileError, GradverifyError
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.finding import Finding
 from gradverify.corpus import Corpus
 from gradverify.files import Fields, Told
 from gradverify.pytest_plugin import journal as plugin_journal

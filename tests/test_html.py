@@ -14,17 +14,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.comparison import Comparison, Verdict
-from gradverify.core.nouns.finding import Diagnosis, Finding, Outcome
-from gradverify.core.summarise.report import Report
 
 from gradverify import Layer
 from gradverify.cli import run
 from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import Settings
-from gradverify.core.nouns.verified import NotVerified
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.comparison import Comparison, Verdict
+from gradverify.core.nouns.finding import Diagnosis, Finding, Outcome
+from gradverify.core.nouns.ledger import NotVerified
 from gradverify.core.summarise.coverage import DISTINCT, OTHERS, Coverage, regions
+from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import RATIOS, Tally
 from gradverify.report.html import render_finding, render_html, render_report
 from gradverify.report.html.ladder import ladder_plot

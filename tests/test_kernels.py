@@ -7,18 +7,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from gradverify.core.declare.regime import Regime  # noqa: E402
-from gradverify.core.nouns.case import Case  # noqa: E402
-from gradverify.core.nouns.comparison import Verdict  # noqa: E402
-
 from gradverify import verify  # noqa: E402
 from gradverify.adapters import as_layer  # noqa: E402
 from gradverify.core.check.search import check_layer  # noqa: E402
 from gradverify.core.check.settings import Settings  # noqa: E402
 from gradverify.core.declare.layer import Layer  # noqa: E402
+from gradverify.core.declare.regime import Regime  # noqa: E402
 from gradverify.core.draw import cases, each  # noqa: E402
 from gradverify.core.draw.kernels import blocks  # noqa: E402
 from gradverify.core.errors import DeclarationError  # noqa: E402
+from gradverify.core.nouns.case import Case  # noqa: E402
+from gradverify.core.nouns.comparison import Verdict  # noqa: E402
 from gradverify.core.properties._allowance import allowed, compared  # noqa: E402
 
 

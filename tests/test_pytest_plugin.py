@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gradverify.api import verify
 
 import gradverify.adapters
 import gradverify.core.draw
@@ -23,6 +22,7 @@ import gradverify.pytest_plugin.fixture
 import gradverify.pytest_plugin.summary
 import gradverify.pytest_plugin.xdist
 import gradverify.targets
+from gradverify.api import verify
 from gradverify.casefile import load, save
 from gradverify.core.declare.registry import layers
 from gradverify.core.properties import properties

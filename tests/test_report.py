@@ -11,10 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.comparison import Comparison, Verdict
-from gradverify.core.nouns.finding import Diagnosis, Finding, Outcome
-from gradverify.core.summarise.report import Report
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -25,7 +21,11 @@ from gradverify.core.check.settings import Settings
 from gradverify.core.declare.registry import layers
 from gradverify.core.judge import says
 from gradverify.core.judge.plain import SCREENED
-from gradverify.core.nouns.verified import NotVerified
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.comparison import Comparison, Verdict
+from gradverify.core.nouns.finding import Diagnosis, Finding, Outcome
+from gradverify.core.nouns.ledger import NotVerified
+from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import Tally
 from gradverify.report import code, jsonreport, table, terminal
 from gradverify.report.numbers import entry, short

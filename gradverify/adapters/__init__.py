@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradverify.core.declare.layer import Layer
-from gradverify.core.declare.registry import Registry, import_submodules
+from gradverify.core.declare.registry import Registry, import_submodules, layers
+from gradverify.core.declare.validation import named
 from gradverify.core.errors import DeclarationError
 
 
@@ -58,6 +59,34 @@ def as_layer(target: Any, /, *, name: str | None = None, **declaration: Any) -> 
         if adapter.recognises(target):
             return adapter.adapt(target, **({"name": name} if name else {}), **declaration)
     raise unrecognised(target)
+
+
+def register(target: Any = None, /, *, name: str | None = None, **declaration: Any) -> Any:
+    """Put a layer into the registry; returns its argument, so it is also a decorator.
+
+    Parameters
+    ----------
+    target : a Layer or Loss, or anything an adapter recognises (a class with forward and backward, ...)
+    name : overrides the layer's own name
+    **declaration : passed on to the adapter
+
+    Raises
+    ------
+    DeclarationError
+        If the target cannot be turned into a layer, or its name is taken.
+    """
+    if target is None:
+        return lambda inner: register(inner, name=name, **declaration)
+    layer = _as_layer(target, name, declaration)
+    origin = layer.origin or (f"{layers.source_now}:{layer.name}" if layers.source_now else None)
+    layers.add(layer.name, layer if origin == layer.origin else layer.derive(origin=origin))
+    return target
+
+
+def _as_layer(target: Any, name: str | None, declaration: dict[str, Any]) -> Layer:
+    if isinstance(target, Layer) and not declaration:
+        return target if name is None else target.derive(name=named(name))
+    return as_layer(target, name=name, **declaration)
 
 
 def unrecognised(target: Any, why: str = "") -> DeclarationError:

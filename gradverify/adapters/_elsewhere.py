@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from gradverify.adapters._torch_arrays import import_torch
-from gradverify.core.evaluate.failures import authors_line, told
+from gradverify.core.evaluate.failures import authors_line, error_line
 
 _TRITON = re.compile(r"active drivers|cannot be accessed from Triton", re.IGNORECASE)
 _GPU = re.compile(r"\bcuda|is_cuda|\bGPUs?\b|\bNVIDIA\b", re.IGNORECASE)
@@ -21,7 +21,7 @@ def elsewhere(error: BaseException, device: Any) -> str | None:
     """
     if getattr(device, "type", "cpu") != "cpu":
         return None
-    text = f"{told(error)}{authors_line(error)}"  # the line too: assert x.is_cuda
+    text = f"{error_line(error)}{authors_line(error)}"  # the line too: assert x.is_cuda
     if _TRITON.search(text):
         return 'give device="cuda" where there is a GPU, or set TRITON_INTERPRET=1 before triton is imported'
     if _GPU.search(text) and not import_torch().cuda.is_available():

@@ -231,7 +231,7 @@ def _identifier(name: str) -> str:
     return re.sub(r"\W", "_", name).strip("_") or "p"
 
 
-def told_pair(name: str, spec: Any) -> Pair:
+def declared_pair(name: str, spec: Any) -> Pair:
     """A pair as the author told it: {"W": "dW"}, {"W": ("weights", "d_weights")} or {"W": function}.
 
     Raises

@@ -13,7 +13,7 @@ import numpy as np
 from gradverify.adapters._chance import forget, held, moved, restore
 from gradverify.adapters._instance import Maker, accepted_by, assign, summed
 from gradverify.adapters._normal import called, parted, required
-from gradverify.adapters._pairs import Pair, discover, fetch, told_pair
+from gradverify.adapters._pairs import Pair, declared_pair, discover, fetch
 from gradverify.core.declare import dims
 from gradverify.core.declare.declaration import Backward, Forward
 from gradverify.core.evaluate import LayerFailure
@@ -156,7 +156,7 @@ class Stateful:
         """Where a parameter stands: as told or found, else the attribute of its name."""
         if name not in self.pairs:
             found = discover(instance, built)
-            return found.get(name) or told_pair(name, f"d{name}")
+            return found.get(name) or declared_pair(name, f"d{name}")
         return self.pairs[name]
 
     # -- backward -----------------------------------------------------------------------------
@@ -176,7 +176,7 @@ class Stateful:
             gradients = {n: None if g is None else g * cotangent for n, g in gradients.items()}
         return gradients
 
-    def held(self, saved: Any) -> dict[str, Array]:
+    def stored_parameters(self, saved: Any) -> dict[str, Array]:
         """Copies of the parameters as they stand on the object; backward has to leave them alone."""
         instance = saved[0]
         found = {n: fetch(instance, self._pair(instance, n, {}).values[0]) for n in self.parameters}

@@ -24,7 +24,7 @@ from gradverify.adapters._torch_direct import (
 )
 from gradverify.adapters._torch_watch import Watch
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.evaluate.failures import ELSEWHERE, told
+from gradverify.core.evaluate.failures import ELSEWHERE, error_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,8 +310,8 @@ class Engine:
         except Exception as error:
             hint = elsewhere(error, self.device)
             if hint is not None:
-                message = f"{stage} of {self.name!r} cannot run on the device {self.device}: {told(error)}; {hint}"
-                raise LayerFailure(ELSEWHERE, stage, message) from error
+                said = f"{stage} of {self.name!r} cannot run on the device {self.device}"
+                raise LayerFailure(ELSEWHERE, stage, f"{said}: {error_line(error)}; {hint}") from error
             if not isinstance(error, RuntimeError):
                 raise
             text = str(error)

@@ -122,7 +122,7 @@ def _layer(
         return engine.backward(cotangents, saved)
 
     hooks: dict[str, Any] = {"wants": engine.wants, "batched": engine.batched, "broadcast": engine.broadcast}
-    hooks |= {"elsewhere": functools.partial(OnDevice, engine), "looped": engine.looped}
+    hooks |= {"native": functools.partial(OnDevice, engine), "looped": engine.looped}
     if own.get("second", True) is not False and engine.kernel is None:
         hooks["second"] = engine.second
     if engine.kernel is None and (not engine.strict or _has_jvp(target)):

@@ -93,7 +93,7 @@ class Store:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         self.damaged: list[str] = []
-        with _told(self.folder):
+        with _readable_errors(self.folder):
             for name in ("findings", "pending", "journal", "rows", "runs"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
             self._check_format()
@@ -136,7 +136,7 @@ class Store:
 
     def count(self, counted: Mapping[str, Any]) -> None:
         """Replace what this run has counted."""
-        with _told(self.folder):
+        with _readable_errors(self.folder):
             files.write(self.folder / "runs" / f"{self.run}.json", files.dumps({"run": self.run, **counted}))
 
     def runs(self) -> list[Counted]:
@@ -149,7 +149,7 @@ class Store:
 
     def keep(self, found: Found) -> Entry:
         """Keep a finding: a new one, or a smaller case of a known one; gives what is in the store now."""
-        with _told(self.folder), self._alone():
+        with _readable_errors(self.folder), self._alone():
             stem = "-".join(re.sub(r"[^\w.+]+", "_", p) for p in (found.layer, found.property, found.primal or "") if p)
             path = self.folder / "findings" / f"{stem[:80]}-{found.key}.json"
             known = self._tried(path, _entry) if path.exists() else None
@@ -176,7 +176,7 @@ class Store:
 
     def fix(self, key: str) -> None:
         """Forget a finding that does not fail any more."""
-        with _told(self.folder), self._alone():
+        with _readable_errors(self.folder), self._alone():
             for path in (self.folder / "findings").glob(f"*-{key}.json"):
                 entry = self._tried(path, _entry)
                 path.unlink(missing_ok=True)
@@ -185,18 +185,18 @@ class Store:
 
     def hold(self, record: bytes) -> None:
         """Keep a record until it is settled."""
-        with _told(self.folder):
+        with _readable_errors(self.folder):
             files.write(self.folder / "pending" / f"{self.run}-{digest(record)}", record)
 
     def release(self, name: str) -> None:
         """Forget a settled record, by its digest."""
-        with _told(self.folder):
+        with _readable_errors(self.folder):
             (self.folder / "pending" / f"{self.run}-{name}").unlink(missing_ok=True)
 
     def inherit(self) -> list[bytes]:
         """What runs that live no more have left unsettled, or were just looking at; it is this run's from now on."""
         left: list[bytes] = []
-        with _told(self.folder), self._alone():
+        with _readable_errors(self.folder), self._alone():
             dead = [number for number in self._numbers() if number != self.run and not self._lives(number)]
             for number in dead:
                 paths = list((self.folder / "pending").glob(f"{number}-*"))
@@ -278,7 +278,7 @@ class Store:
             return None
 
     def _append(self, descriptor: int, line: Mapping[str, Any]) -> None:
-        with _told(self.folder):
+        with _readable_errors(self.folder):
             data = json.dumps(line, allow_nan=False).encode() + b"\n"
             written = os.write(descriptor, data)
             if written < len(data):  # the disk is full; end the broken line if that is still possible
@@ -377,7 +377,7 @@ def _flock(descriptor: int, wait: bool = True) -> bool:
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[None]:
+def _readable_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -41,7 +41,7 @@ def show(
     paint = colored(stream, color)
     if reports:
         write(table(reports, paint), stream)
-    told, explained = _apart(reports)
+    told, explained = _split_explained(reports)
     for report in told:
         for line in [f"{report.layer}: declared {said}" for said in report.declared]:
             write(line, stream)
@@ -61,7 +61,7 @@ def show(
     write(f"\n{ended or summary([*told, *own], seconds)}", stream)
 
 
-def _apart(reports: Sequence[Report]) -> tuple[list[Report], list[tuple[Report, str]]]:
+def _split_explained(reports: Sequence[Report]) -> tuple[list[Report], list[tuple[Report, str]]]:
     """Reports that are told, and those that a part with a report of its own explains, with the name of that part."""
     parts = [next((f.case.layer for f in r.findings if f.case.layer != r.layer), None) for r in reports]
     known = {r.layer for r, part in zip(reports, parts) if r.findings and part is None}
@@ -89,7 +89,7 @@ def status(reports: Sequence[Report], least: float | None = None) -> int:
     ----------
     least : percent of the lines and branches of each layer that must run
     """
-    from gradverify.core.summarise.ran import below
+    from gradverify.core.summarise.lines_ran import below
 
     low = below({r.layer: r.lines for r in reports if r.lines is not None}, least or 0.0)
     for line in low:

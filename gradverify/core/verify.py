@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from gradverify.core.declare.dims import sizes_in
 from gradverify.core.declare.layer import Layer
-from gradverify.core.declare.registry import layers
 from gradverify.core.errors import DeclarationError, NothingVerified, PartlyVerified, UsageError
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.evaluate.failures import COMPLETE, ELSEWHERE, failed, out_of_memory, unpatched
@@ -38,31 +37,8 @@ class Watcher(Protocol):
 watcher: ContextVar[Watcher | None] = ContextVar("gradverify_watcher", default=None)
 
 
-def verify(layer: Layer | str | Any, case: Case, names: Sequence[str] | str | None = None) -> Report:
-    """Verify one concrete Case; no Hypothesis, no shrinking.
-
-    Parameters
-    ----------
-    layer : a Layer, a registered name, or anything that `gradverify.register` takes
-    case : primals, options and cotangents; cotangents that are None are drawn from the Case's seed
-    names : property or properties to try, default all that apply
-
-    Returns
-    -------
-    Report
-        Nothing is raised for a finding: see `Report.ok` and `Report.findings`.
-
-    Raises
-    ------
-    DeclarationError, TargetError, UsageError
-        If there is no such layer, it cannot be used, or the case does not fit it.
-    """
-    if isinstance(layer, str):
-        layer = layers.get(layer)
-    elif not isinstance(layer, Layer):
-        from gradverify.adapters import as_layer
-
-        layer = as_layer(layer)
+def verify_layer(layer: Layer, case: Case, names: Sequence[str] | str | None = None) -> Report:
+    """One Case through the properties that apply, or those of these names; raises UsageError if it does not fit."""
     case = checked(layer, case)
     start = time.perf_counter()
     tallies: dict[str, Tally] = {}
@@ -211,7 +187,7 @@ def _shapes(case: Case) -> str:
     return ", ".join(f"{name} {'x'.join(map(str, a.shape)) or 'scalar'}" for name, a in case.primals.items())
 
 
-def told_by(outcome: Outcome, prop: Property) -> Property:
+def property_of(outcome: Outcome, prop: Property) -> Property:
     """The property that an outcome is of: the one that was tried, or the one that tells why it cannot be."""
     return properties.get(outcome.property) if outcome.property in properties else prop
 
@@ -219,9 +195,9 @@ def told_by(outcome: Outcome, prop: Property) -> Property:
 def _unless_moot(layer: Layer, case: Case, prop: Property, outcome: Outcome) -> Outcome:
     """The outcome, or what another property puts in its place."""
     for other in map(properties.get, properties.names()):
-        told = other.moot(layer, case, outcome) if other.moot is not None and other is not prop else None
-        if told is not None:
-            return told
+        instead = other.moot(layer, case, outcome) if other.moot is not None and other is not prop else None
+        if instead is not None:
+            return instead
     return outcome
 
 

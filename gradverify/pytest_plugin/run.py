@@ -15,7 +15,7 @@ from gradverify.core.check.search import check_layer
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import CaseFileError
 from gradverify.core.nouns.finding import Finding
-from gradverify.core.nouns.verified import ledger
+from gradverify.core.nouns.ledger import ledger
 from gradverify.core.summarise.report import DIFFERENTIATING, Report
 from gradverify.core.verify import selected
 from gradverify.corpus import Corpus, Damaged, Entry, remove, replay_command
@@ -98,7 +98,7 @@ class Run:
                 remove(kept[path])
         commands = {f: replay_command(path, f.case) for f, path in paths.items() if path is not None}
         records = [_record(check, report, name, props, commands) for name in props]
-        records[0]["corpus"] = self._told(done) | {"unkept": sum(path is None for path in paths.values())}
+        records[0]["corpus"] = self._replay_record(done) | {"unkept": sum(path is None for path in paths.values())}
         return Result(report, commands, records)
 
     def keep(self, finding: Finding, owner: str, asked: str, failing: Sequence[Entry] = ()) -> str | None:
@@ -109,7 +109,7 @@ class Run:
         except (OSError, CaseFileError):
             return None
 
-    def _told(self, done: Examined) -> Record:
+    def _replay_record(self, done: Examined) -> Record:
         removed = self.settings.prune
         return {
             "replayed": done.replayed,

@@ -14,7 +14,7 @@ import gradverify
 from gradverify.core.nouns.case import Case
 from gradverify.core.nouns.comparison import Comparison
 from gradverify.core.nouns.finding import Finding
-from gradverify.core.nouns.verified import Ledger
+from gradverify.core.nouns.ledger import Ledger
 from gradverify.core.summarise.coverage import Coverage, regions
 from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import RATIOS, Tally

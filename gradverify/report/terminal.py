@@ -11,7 +11,7 @@ import numpy as np
 from gradverify.core.nouns.case import Case
 from gradverify.core.nouns.comparison import Comparison
 from gradverify.core.nouns.finding import WORST_SEEN, Finding
-from gradverify.core.nouns.verified import UNTOLD, NotVerified, Share, declaration
+from gradverify.core.nouns.ledger import NO_REASON, NotVerified, Share, declaration
 from gradverify.core.properties import properties
 from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import Tally
@@ -205,7 +205,7 @@ def _verified(report: Report) -> list[str]:
 
 def left_open(share: Share) -> str:
     """How many entries are unresolved, and why."""
-    counts = (f"{n}" if why == UNTOLD else f"{n} {why}" for why, n in share.unresolved.items())
+    counts = (f"{n}" if why == NO_REASON else f"{n} {why}" for why, n in share.unresolved.items())
     return ", ".join(counts)
 
 

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from gradverify.core.nouns.case import Case
 
 from gradverify import verify
 from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import Settings
+from gradverify.core.nouns.case import Case
 from tests.bench.machine import heading, table
 from tests.kernels import Kernel, catalogue
 

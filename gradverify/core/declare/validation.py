@@ -7,19 +7,16 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gradverify.core import texts
+from gradverify.core.declare.declaration import Declaration, Primal
 from gradverify.core.errors import DeclarationError
-
-if TYPE_CHECKING:
-    from gradverify.core.declare.declaration import Primal
-    from gradverify.core.declare.layer import Layer
 
 KINK_CONVENTIONS = ("between", "left", "right", "middle")
 
 
-def validate(layer: Layer, constants: tuple[str, ...], settings: Iterable[str]) -> None:
+def validate(layer: Declaration, constants: tuple[str, ...], settings: Iterable[str]) -> None:
     """Refuse a layer that cannot be used as it is declared.
 
     Parameters
@@ -48,8 +45,8 @@ def validate(layer: Layer, constants: tuple[str, ...], settings: Iterable[str]) 
     names = {n for primal in layer.primals for n in primal.dims.names}
     if layer.batch is not None and layer.batch not in names:
         raise DeclarationError(f"layer {layer.name!r}, batch: no primal has an axis {layer.batch!r}")
-    for name, told in layer.sizes.items():
-        _size(layer, name, told, names)
+    for name, given in layer.sizes.items():
+        _size(layer, name, given, names)
     for primal in layer.primals:
         _domain(layer, primal, names)
     for name, spec in layer.options.items():
@@ -58,13 +55,13 @@ def validate(layer: Layer, constants: tuple[str, ...], settings: Iterable[str]) 
     _predicate(layer)
 
 
-def _size(layer: Layer, name: str, told: object, names: set[str]) -> None:
+def _size(layer: Declaration, name: str, given: object, names: set[str]) -> None:
     if name not in names:
         raise DeclarationError(f"layer {layer.name!r}, sizes: no primal has an axis {name!r}")
-    listed = told if isinstance(told, (list, tuple)) and told else [told]
+    listed = given if isinstance(given, (list, tuple)) and given else [given]
     if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in listed):
         raise DeclarationError(
-            f"layer {layer.name!r}, sizes: {name} must be a positive whole number or a list of them, got {told!r}"
+            f"layer {layer.name!r}, sizes: {name} must be a positive whole number or a list of them, got {given!r}"
         )
 
 
@@ -113,7 +110,7 @@ def mapping(label: str, argument: str, given: Any) -> dict[str, Any]:
     )
 
 
-def refusal(layer: Layer) -> str:
+def refusal(layer: Declaration) -> str:
     """Why no case could be drawn, as far as the declaration tells."""
     strategies = [primal.name for primal in layer.primals if primal.domain.strategy is not None]
     why = [
@@ -124,11 +121,11 @@ def refusal(layer: Layer) -> str:
     return f"no case could be drawn: {', or '.join(why) or 'no sizes and values fit the dimensions and domains'}"
 
 
-def _fixed_zero(layer: Layer) -> bool:
+def _fixed_zero(layer: Declaration) -> bool:
     return any(axis.kind == "fixed" and not axis.size({}) for primal in layer.primals for axis in primal.dims.axes)
 
 
-def _mentioned(layer: Layer, constants: tuple[str, ...]) -> None:
+def _mentioned(layer: Declaration, constants: tuple[str, ...]) -> None:
     """Settings that speak of primals by name, or have few values."""
     declared, known = layer.declared, set(layer.primal_names)
     factors = declared.factor if isinstance(declared.factor, Mapping) else {}
@@ -147,7 +144,7 @@ def _mentioned(layer: Layer, constants: tuple[str, ...]) -> None:
         )
 
 
-def _functions(layer: Layer) -> None:
+def _functions(layer: Declaration) -> None:
     hooks = layer.hooks
     given = {name: getattr(hooks, name) for name in hooks.__slots__}
     for name, function in {"assume": layer.assume, "surrogate": layer.declared.surrogate, **given}.items():
@@ -155,7 +152,7 @@ def _functions(layer: Layer) -> None:
             called(layer.name, name, function)
 
 
-def _domain(layer: Layer, primal: Primal, names: set[str]) -> None:
+def _domain(layer: Declaration, primal: Primal, names: set[str]) -> None:
     domain = primal.domain
     for argument in domain.arguments:
         if argument not in names and argument not in layer.options and _number(argument) is None:
@@ -180,7 +177,7 @@ def _domain(layer: Layer, primal: Primal, names: set[str]) -> None:
         )
 
 
-def _option(layer: Layer, name: str, spec: Any) -> None:
+def _option(layer: Declaration, name: str, spec: Any) -> None:
     if name in layer.primal_names:
         raise DeclarationError(f"layer {layer.name!r}: {name!r} is declared both as a primal and as an option")
     for part in spec if isinstance(spec, tuple) else (spec,):
@@ -188,7 +185,7 @@ def _option(layer: Layer, name: str, spec: Any) -> None:
             raise DeclarationError(f"layer {layer.name!r}, option {name!r}: the list of its choices is empty")
 
 
-def _signature(layer: Layer, settings: Iterable[str]) -> None:
+def _signature(layer: Declaration, settings: Iterable[str]) -> None:
     """Whether forward can be called with the primals in order and the options by name."""
     signature = _parameters(layer.forward)
     if signature is None:
@@ -206,7 +203,7 @@ def _signature(layer: Layer, settings: Iterable[str]) -> None:
         ) from None
 
 
-def _predicate(layer: Layer) -> None:
+def _predicate(layer: Declaration) -> None:
     """Whether `assume` asks for what the layer has."""
     signature = _parameters(layer.assume) if layer.assume is not None else None
     if signature is None:

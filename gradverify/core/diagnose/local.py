@@ -142,8 +142,8 @@ def _at_input(evidence: Evidence, function: Function, probe: Probe) -> bool:
 
 def _ratio(evidence: Evidence, probe: Probe) -> Array:
     a, n = evidence.pair(probe)
-    told = np.abs(n) > 1e-7 * max(float(np.abs(n).max(initial=0.0)), 1e-300)
-    return np.asarray((a[told] / n[told]).ravel()) if told.any() else np.zeros(1)
+    large = np.abs(n) > 1e-7 * max(float(np.abs(n).max(initial=0.0)), 1e-300)
+    return np.asarray((a[large] / n[large]).ravel()) if large.any() else np.zeros(1)
 
 
 def _sources(evidence: Evidence) -> Iterator[tuple[str, str]]:

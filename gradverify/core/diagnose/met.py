@@ -35,8 +35,8 @@ def met(evidence: Evidence) -> Diagnosis | None:
             continue
         apart = _cases(evidence, {chooser: 2, place: _APART}, _DRAWS)
         near = _cases(evidence, {chooser: 2, place: 2}, 2 * _DRAWS)
-        told = [evidence.fails(case) for case in near]
-        if sum(map(evidence.holds, apart)) > _DRAWS // 2 and any(told) and not all(told):
+        failing = [evidence.fails(case) for case in near]
+        if sum(map(evidence.holds, apart)) > _DRAWS // 2 and any(failing) and not all(failing):
             text = (
                 f"contributions to one place of {place} overwrite one another in the gradient of {evidence.primal}: it "
                 f"is right for {chooser} = 1, mostly right where two of {chooser} choose among {_APART} places, and "

@@ -26,10 +26,10 @@ def sizes(evidence: Evidence) -> Diagnosis | None:
         if name.startswith("*"):
             continue
         wrong, right = _scan(evidence, name, 0)
-        told = _pattern(wrong, right)
-        if told is None or any(_scan(evidence, name, draw) != (wrong, right) for draw in (1, 2)):
+        pattern = _pattern(wrong, right)
+        if pattern is None or any(_scan(evidence, name, draw) != (wrong, right) for draw in (1, 2)):
             continue  # nothing in common, or it was the values
-        words, bug_class, confidence = told
+        words, bug_class, confidence = pattern
         block = _option_of(evidence, wrong, right)
         text = (
             f"the gradient of {evidence.primal} is wrong where {name} is {block or words}{evidence.with_options} "

@@ -33,7 +33,7 @@ def span(evidence: Evidence) -> Diagnosis | None:
         for words, kinds in (("1", ("one",)), (evidence.primal, ("x",)), (f"1 and {evidence.primal}", ("one", "x"))):
             if evidence.everywhere(partial(_in_span, evidence, axes, kinds), probes):
                 names = " and ".join(labels[k] for k in axes)
-                return _told(evidence, names, words, kinds)
+                return _diagnosis(evidence, names, words, kinds)
     return None
 
 
@@ -50,7 +50,7 @@ def _wide(evidence: Evidence) -> list[Probe]:
     return found or list(evidence.probes)
 
 
-def _told(evidence: Evidence, names: str, words: str, kinds: tuple[str, ...]) -> Diagnosis:
+def _diagnosis(evidence: Evidence, names: str, words: str, kinds: tuple[str, ...]) -> Diagnosis:
     meaning = {
         ("one",): "the term of the mean is missing, doubled or wrong",
         ("x",): f"a term along {evidence.primal} is missing or wrong, as when its norm is taken for a constant",

@@ -129,6 +129,8 @@ class Forward:
             flat = self._stacked(trial, _TRIAL, way)
             fits = flat is not None and self._same(flat, trial, 0, _TRIAL - 1)
             _remember(known if fits else refused, key)
+            if fits:
+                self._probed.add(key)  # at this very point
         return key not in refused
 
     def _same(self, flat: Array, stack: Mapping[str, Array], *rows: int) -> bool:

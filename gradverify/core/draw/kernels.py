@@ -90,8 +90,8 @@ class Production(drawing.Drawing):
         sizes: dict[str, Any] = {name: knobs.pick(_OTHERS) for name in names}
         sizes |= {name: (knobs.pick(_OTHERS),) for name in many}
         if kind == "declared" and self.layer.sizes:
-            for name, told in self.layer.sizes.items():
-                sizes[name] = knobs.pick(told) if isinstance(told, (list, tuple)) else told
+            for name, declared in self.layer.sizes.items():
+                sizes[name] = knobs.pick(declared) if isinstance(declared, (list, tuple)) else declared
             return sizes
         among = [n for n in (*names, *many) if n not in self.layer.options]
         if kind == "small" or not among:

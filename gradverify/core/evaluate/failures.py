@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -25,7 +26,7 @@ ELSEWHERE = "elsewhere"  # kind of a failure of code that cannot run on this dev
 
 _LONGEST = 4000  # characters of a message
 _NO_MEMORY = re.compile(r"can't allocate memory|out ?of ?memory|RESOURCE_EXHAUSTED", re.IGNORECASE)
-_HERE = os.path.dirname(os.path.abspath(__file__))
+_HERE = str(Path(__file__).resolve().parents[2])  # gradverify itself
 _OURS = tuple(os.path.join(_HERE, room) for room in ("layers", "mutants"))  # authors like any other
 _TOOLS = tuple(f"{os.sep}{name}{os.sep}" for name in ("numpy", "_pytest", "hypothesis", "unittest"))
 
@@ -69,7 +70,7 @@ def guarded(stage: str, function: Callable[..., Any], /, *arguments: Any, **keyw
         sys.setrecursionlimit(depth)  # before anything else is called
         if from_outside(error):
             raise
-        raise LayerFailure("crash", stage, f"{stage} raised {told(error)}{authors_line(error)}") from error
+        raise LayerFailure("crash", stage, f"{stage} raised {error_line(error)}{authors_line(error)}") from error
     finally:
         _began[:] = outer
         if sys.getrecursionlimit() != depth:
@@ -128,7 +129,7 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or bool(_NO_MEMORY.search(f"{named(error)} {text_of(error)[:_LONGEST]}"))
 
 
-def told(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """Type and message of an exception on one line; also where the exception cannot say what it is."""
     name, said = named(error), texts.first_line(text_of(error))
     return f"{name}: {said}" if said else name

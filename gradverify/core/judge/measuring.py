@@ -47,7 +47,7 @@ def single_steps(sweep: Sweep, todo: Array, step: float | None) -> tuple[Array, 
         value, noise, decided = analytic[todo] + found.error, found.noise, found.noise <= fine
         if steps is ways[0]:
             if found.still.any():
-                _still(sweep, todo[found.still])
+                _settle_unmoved(sweep, todo[found.still])
             if found.through.any():
                 decided |= found.through & (judge(analytic[todo], value, noise, sweep.scale[todo]) == AGREES)
         sweep.store(todo[decided], value[decided], noise[decided], AGREES)
@@ -69,7 +69,7 @@ def _loud(sweep: Sweep, entries: Array) -> int:
     return sum(int(np.count_nonzero(excess <= ladder.RATIO**k) <= most) for k in range(SKIPPED))
 
 
-def _still(sweep: Sweep, entries: Array) -> None:
+def _settle_unmoved(sweep: Sweep, entries: Array) -> None:
     """Settle entries that move no output, not even by a large step: saturated, switched off, not used."""
     first = 0
     while entries.size and first < len(LARGE):

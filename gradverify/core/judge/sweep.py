@@ -105,11 +105,11 @@ def _decide(result: Sweep, entries: Array, allowance: Allowance | None, case: Ca
     if wrong.size == 0:
         return
     known = result.analytic[wrong]
-    told = tried(Dispute(result.point, case, wrong, known, result.numerical[wrong], result.bound[wrong]))
-    result.numerical[wrong], result.bound[wrong] = told.numerical, told.bound
-    for name in dict.fromkeys(told.reasons):
-        by = told.reasons == name
-        result.settle(wrong[by], told.verdicts[by], name)
+    outcome = tried(Dispute(result.point, case, wrong, known, result.numerical[wrong], result.bound[wrong]))
+    result.numerical[wrong], result.bound[wrong] = outcome.numerical, outcome.bound
+    for name in dict.fromkeys(outcome.reasons):
+        by = outcome.reasons == name
+        result.settle(wrong[by], outcome.verdicts[by], name)
 
 
 def _conventions(result: Sweep) -> None:

@@ -22,6 +22,7 @@ from gradverify.core.judge import exact
 from gradverify.core.nouns.case import Array, Case
 from gradverify.core.nouns.comparison import Comparison, Verdict
 from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns.streams import Stream
 from gradverify.core.properties._allowance import FACTOR, allowed, rounded
 
 _DIRECTIONS, _SAMPLES = 3, 4
@@ -66,7 +67,7 @@ def holds(name: str, layer: Layer, case: Case) -> Outcome:
 
 def _suspects(point: Point, elsewhere: list[Point], claimed: Array, case: Case, eps: float) -> Array:
     """Entries worth a look of their own: a few at random, and those that a screen that disagrees points at."""
-    picked = case.rng(24).choice(point.size, min(_ALONE, point.size), replace=False)
+    picked = case.rng(Stream.KERNEL_SAMPLE).choice(point.size, min(_ALONE, point.size), replace=False)
     for direction in screen.directions(point, case.seed, _DIRECTIONS):
         residual, width = screen.probe(point, direction, claimed)
         spread = max(abs(screen.probe(p, direction, claimed)[0] - residual) for p in elsewhere)
@@ -130,7 +131,7 @@ def _finding(name: str, case: Case, comparison: Comparison) -> Finding:
 
 
 def _moved(wide: Case, eps: float, k: int) -> Case:
-    rng = wide.rng(12, k)
+    rng = wide.rng(Stream.KERNEL_ROUNDING, k)
     return wide.but(primals={n: _nudged(a, eps, rng) for n, a in wide.primals.items()})
 
 
@@ -140,9 +141,9 @@ def _nudged(array: Array, eps: float, rng: np.random.Generator) -> Array:
 
 def _eps(layer: Layer, case: Case) -> float:
     """Of the kernel's type: told by the reference, else the coarsest type of the primals."""
-    told: Any = getattr(layer.hooks.reference, "eps", None)
-    if told is not None:
-        return float(told)
+    known: Any = getattr(layer.hooks.reference, "eps", None)
+    if known is not None:
+        return float(known)
     return max(float(np.finfo(a.dtype).eps) for a in case.primals.values() if a.dtype.kind in "fc")
 
 

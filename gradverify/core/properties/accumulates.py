@@ -32,7 +32,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     case, reason = exact.ready(layer, case)
     if reason is not None:
         return Outcome(NAME, skipped=reason)
-    expected = exact.gradients(layer, case)
+    expected = exact.expected(layer, case)
     if layer.hooks.accumulate is None:
         return _on_an_object(layer, case, expected)
     filled = {n: np.full(g.shape, 1.5, g.dtype) for n, g in expected.items()}

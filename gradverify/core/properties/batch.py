@@ -8,6 +8,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.judge import exact
 from gradverify.core.nouns.case import Array, Case
 from gradverify.core.nouns.finding import Outcome
+from gradverify.core.nouns.streams import Stream
 from gradverify.core.properties import Property, add
 
 NAME = "batch"
@@ -29,8 +30,8 @@ def holds(layer: Layer, case: Case) -> Outcome:
     size = _size(layer, case)
     if size < 2:
         return Outcome(NAME, skipped="a batch of one cannot be split")
-    whole = exact.gradients(layer, case)
-    order = case.rng(6).permutation(size)
+    whole = exact.expected(layer, case)
+    order = case.rng(Stream.BATCH_ORDER).permutation(size)
     shuffled = exact.gradients(layer, _take(layer, case, order))
     expected = {n: _rows(layer, n, g, order) for n, g in whole.items()}
     cut = max(1, size // 2)

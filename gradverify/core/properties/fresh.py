@@ -52,7 +52,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     case, reason = exact.ready(layer, case)
     if reason is not None:
         return Outcome(NAME, skipped=reason)
-    expected = exact.gradients(layer, case)
+    expected = exact.expected(layer, case)
     cotangents = exact.copied(case.cotangents or ())
     primals = evaluate.copies(case.primals)
     with poisoned():

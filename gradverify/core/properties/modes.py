@@ -47,7 +47,7 @@ def _interrupted(layer: Layer, case: Case, name: str, others: list[Any]) -> Outc
     case, reason = exact.ready(layer, case)
     if reason is not None or layer.declared.stateful:
         return Outcome(NAME)
-    expected = exact.gradients(layer, case)
+    expected = exact.expected(layer, case)
     tape = evaluate.run(layer, evaluate.copies(case.primals), case.options)
     for value in others:
         evaluate.run(layer, evaluate.copies(case.primals), {**case.options, name: value})

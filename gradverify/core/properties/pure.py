@@ -30,7 +30,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     kept = {name: array.copy() for name, array in saved.items()}
     outputs = [y.copy() for y in evaluation.outputs]
     upstream = exact.copied(cotangents)
-    held = layer.hooks.held or _nothing_held
+    held = layer.hooks.stored_parameters or _nothing_held
     parameters = held(evaluation.saved)
     gradients = evaluation.pull(cotangents)
     now = held(evaluation.saved)

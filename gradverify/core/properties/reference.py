@@ -26,6 +26,7 @@ from gradverify.core.judge import exact
 from gradverify.core.nouns.case import Array, Case
 from gradverify.core.nouns.comparison import Comparison
 from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns.streams import Stream
 from gradverify.core.properties import Property, _screened, add, gradient
 from gradverify.core.properties._allowance import FACTOR, allowed, compared
 from gradverify.core.properties._upstream import upstream
@@ -87,7 +88,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     comparisons = [] if forward else _gradients(layer, judged, truths, draws)
     findings = [forward] if forward else [_finding(layer, case, c) for c in comparisons if c.wrong.any()]
     intended = layer.declared.surrogate is not None  # then the reference detaches on purpose
-    if not intended and (findings or case.rng(22).random() < _CONFIRMED):
+    if not intended and (findings or case.rng(Stream.REFERENCE_CONFIRMED).random() < _CONFIRMED):
         wrong = [f.comparison for f in findings if f.comparison is not None]
         doubt = _confirmed(layer, case, truths, wrong, draws.large)
         findings = [doubt] if doubt is not None else findings
@@ -209,7 +210,7 @@ def _entry(high: Layer, case: Case, comparison: Comparison) -> Finding | None:
 
 def _everywhere(case: Case, truths: dict[str, Array]) -> dict[str, Array]:
     """A random direction over all entries, each moving in proportion to its size."""
-    rng = case.rng(23)
+    rng = case.rng(Stream.REFERENCE_DIRECTION)
     names = [n for n in truths if case.primals[n].dtype.kind == "f"]
     sizes = {n: np.maximum(np.abs(case.primals[n]), 1.0) for n in names}
     return {n: rng.choice((-1.0, 1.0), size.shape) * size for n, size in sizes.items()}

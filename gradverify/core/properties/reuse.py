@@ -19,7 +19,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     case, reason = exact.ready(layer, case)
     if reason is not None:
         return Outcome(NAME, skipped=reason)
-    expected = exact.gradients(layer, case)
+    expected = exact.expected(layer, case)
     pairs = []
     if not layer.declared.stateful:
         primals = evaluate.copies(case.primals)

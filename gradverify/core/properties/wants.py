@@ -30,7 +30,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     if reason is not None:
         return Outcome(NAME, skipped=reason)
     names = tuple(p.name for p in layer.differentiable)
-    expected = exact.gradients(layer, case)
+    expected = exact.expected(layer, case)
     sizes = sorted({1, len(names) - 1, (len(names) + 1) // 2})
     pairs = []
     for wanted in (subset for size in sizes for subset in combinations(names, size)):

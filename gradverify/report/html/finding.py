@@ -125,14 +125,14 @@ def _case(finding: Finding, file: str | None, level: int) -> Markup:
         "div",
         el(f"h{level}", "The smallest case found"),
         pairs(items),
-        _code(code.python(case), "the case as code") if case.size <= PASTED else _elsewhere(file),
+        _code(code.python(case), "the case as code") if case.size <= PASTED else _too_large(file),
         el("p", f"Worst seen on {worst}.") if worst and worst != _shapes(case) else None,
         None if file is None else el("p", "Replay it:"),
         None if file is None else _code(_replay(file, case), "the replay command"),
     )
 
 
-def _elsewhere(file: str | None) -> Markup:
+def _too_large(file: str | None) -> Markup:
     return el("p", f"The arrays are too large to show{'; they are in the case file' if file else ''}.")
 
 

@@ -14,13 +14,14 @@ from collections.abc import Callable
 import numpy as np
 
 from gradverify.core.differentiate import ladder
-from gradverify.core.differentiate.bends import bends
+from gradverify.core.differentiate.kinks import has_kink
 from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge.dispute import Answer, Dispute, answer
 from gradverify.core.judge.table import add
 from gradverify.core.nouns.case import Array, Case
 from gradverify.core.nouns.comparison import Estimate
+from gradverify.core.nouns.streams import Stream
 
 _TIMES, _FIRST = 40, 12  # variations; those after which entries without any kink are given up
 _LIMIT = 64
@@ -109,7 +110,7 @@ def _anywhere(point: Point, case: Case) -> bool:
     for k in range(min(_FIRST, _LOOKS + len(point.slots))):
         varied, _ = _varied_primals(point, case, k)
         try:
-            if bends(Point(point.layer, case.but(primals=varied), None, point.memory), point.relative):
+            if has_kink(Point(point.layer, case.but(primals=varied), None, point.memory), point.relative):
                 return True
         except LayerFailure:
             continue
@@ -132,7 +133,7 @@ def _variation(point: Point, case: Case, k: int) -> tuple[Point, Array] | None:
 
 
 def _varied_primals(point: Point, case: Case, k: int) -> tuple[dict[str, Array], np.random.Generator]:
-    rng = np.random.default_rng([case.seed, 23, k])
+    rng = case.rng(Stream.CANCELLING, k)
     names = [slot.name for slot in point.slots if point.layer.primal(slot.name).domain.name in ("real", "complex")]
     chosen = names if k % (len(names) + 1) == 0 else [names[k % (len(names) + 1) - 1]]
     moved = {name: _varied(point.primals[name], rng) for name in chosen}

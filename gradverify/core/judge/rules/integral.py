@@ -35,8 +35,8 @@ def integral(dispute: Dispute) -> Answer:
     """Which entries have a continuous gradient with the right integral."""
     found = np.zeros(dispute.size, bool)
     assert dispute.case is not None
-    told = zip(dispute.entries[:_LIMIT], dispute.analytic, dispute.numerical)
-    for k, (entry, analytic, numerical) in enumerate(told):
+    disputed = zip(dispute.entries[:_LIMIT], dispute.analytic, dispute.numerical)
+    for k, (entry, analytic, numerical) in enumerate(disputed):
         found[k] = _holds(dispute.point, dispute.case, int(entry), float(analytic), float(numerical))
         if not found[k]:
             break  # there is a finding whatever the others say

@@ -16,7 +16,7 @@ from gradverify.core.nouns.comparison import DISAGREES, KINK, UNRESOLVED, Estima
     "kink",
     "the slopes on the two sides differ, and backward gives one between them",
     cost=200,
-    applies=lambda dispute: dispute.bends,
+    applies=lambda dispute: dispute.has_kink,
 )
 def kink(dispute: Dispute) -> Answer:
     """A kink only where it is one with rounding inside counted, too; else it may be none, and nothing is told."""

@@ -15,7 +15,7 @@ _ROUNDINGS = 4.0  # of the weight before and after, of the difference, and of th
 
 
 def _applies(dispute: Dispute) -> bool:
-    return dispute.point.layer.hooks.grain is not None and dispute.case is not None
+    return dispute.point.layer.hooks.gradient_rounding is not None and dispute.case is not None
 
 
 @add(
@@ -27,7 +27,11 @@ def _applies(dispute: Dispute) -> bool:
 def updated(dispute: Dispute) -> Answer:
     """Which gaps are no larger than eps |w| / rate."""
     point, case, found = dispute.point, dispute.case, np.zeros(dispute.size, bool)
-    grains = point.layer.hooks.grain(case.primals) if case is not None and point.layer.hooks.grain is not None else {}
+    grains = (
+        point.layer.hooks.gradient_rounding(case.primals)
+        if case is not None and point.layer.hooks.gradient_rounding is not None
+        else {}
+    )
     for slot in (s for s in point.slots if s.name in grains):
         inside = (dispute.entries >= slot.start) & (dispute.entries < slot.stop)
         found |= inside & (dispute.gap <= dispute.bound + _ROUNDINGS * grains[slot.name])

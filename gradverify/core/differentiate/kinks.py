@@ -23,7 +23,7 @@ def reach(point: Point) -> float:
     return float(STEP * max(1.0, point.eps / np.finfo(float).eps) ** 0.5)
 
 
-def bends(point: Point, rounding: float | None = None) -> bool:
+def has_kink(point: Point, rounding: float | None = None) -> bool:
     """Whether some output has a kink at the point; also where that cannot be told, as next to the edge of a domain.
 
     Costs four forwards.
