@@ -61,6 +61,7 @@ class Drawing:
         self.constants = tuple(c for c in constants_of(layer) if c <= most)
         self.names = shapes.names_of(layer, self.constants)
         self.row = b""  # of the case that was drawn last
+        self.beyond: set[str] = set()  # sizes that were asked for and are too large, in words
         self.tried = self.refused = 0  # rows with sizes and values in their domains, and those that `assume` refused
         self.tables: Tables = {} if tables is None else tables
         self._judged = () if layer.assume is None else accepted(layer.assume, layer.primal_names)
