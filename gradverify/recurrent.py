@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gradverify.adapters import as_layer, register
 from gradverify.core.declare.declaration import Primal
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.registry import layers
@@ -38,8 +39,6 @@ def register_cell(target: Any = None, /, *, sequence: str | bool | None = None, 
     """
     if target is None:
         return lambda inner: register_cell(inner, sequence=sequence, **declaration)
-    from gradverify.adapters import register  # of which `stepwise` needs this module
-
     cell = as_cell(target, **declaration)
     wanted = getattr(target, "sequence", True) if sequence is None else sequence
     steps = unroll(cell, name=wanted if isinstance(wanted, str) else None) if wanted else None
@@ -70,8 +69,6 @@ def as_cell(
         target = layers.get(target)
     if isinstance(target, Cell) and states is None and inputs is None and not declaration:
         return target
-    from gradverify.adapters import as_layer
-
     layer = as_layer(target, **declaration)
     states = _tuple(getattr(target, "states", ()) if states is None else states)
     inputs = _tuple(getattr(target, "inputs", ()) if inputs is None else inputs)
