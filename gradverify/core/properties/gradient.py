@@ -107,7 +107,7 @@ def _as_computed(point: Point, case: Case, dtype: Any, analytic: Array, result: 
     wrong = np.flatnonzero(result.verdicts == Verdict.DISAGREES)
     coarse = Point(point.layer, case, dtype, point.memory, inside=inside)
     allowance = partial(backward_rounding, coarse, case, analytic)
-    result.take(sweep(coarse, analytic, allowance=allowance, entries=wrong, case=case), wrong)
+    result.take(sweep(coarse, analytic, allowance=allowance, entries=wrong), wrong)
 
 
 def compare(point: Point, case: Case, analytic: Array) -> Sweep:
@@ -121,9 +121,7 @@ def compare(point: Point, case: Case, analytic: Array) -> Sweep:
     large = point.size > tuning.sweep_limit
     chosen = screened_entries(point, case, analytic, every, tuning.sample) if large else every
     step = tuning.eps if tuning.eps is not None else case.step
-    result = sweep(
-        point, analytic, step, method=tuning.method, allowance=allowance, entries=chosen, case=case, few=tuning.few
-    )
+    result = sweep(point, analytic, step, method=tuning.method, allowance=allowance, entries=chosen, few=tuning.few)
     if large:
         result.settle(np.setdiff1d(every, chosen), Verdict.UNRESOLVED, SCREENED)
     for slot in zero:
