@@ -186,14 +186,6 @@ def test_a_module_can_be_imported_and_says_what_it_is(module):
     assert (importlib.import_module(module).__doc__ or "").strip()
 
 
-def test_a_user_may_import_any_module_first():
-    """A circle through a package that imports what it contains shows only where the other end is imported first."""
-    first = [m for m in MODULES if m.count(".") == 1 and not is_in(m, AT_THE_EDGE)]
-    lines = ["import sys", "from importlib import import_module", f"for name in {first!r}:"]
-    lines += ["    for m in [m for m in sys.modules if m.partition('.')[0] == 'gradverify']: del sys.modules[m]"]
-    loaded_after("\n".join([*lines, "    import_module(name)"]))
-
-
 @pytest.mark.parametrize("module", MODULES)
 def test_a_file_can_be_read_in_a_sitting(module):
     assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= LONGEST
