@@ -175,7 +175,7 @@ def test_a_folder_that_cannot_be_written_is_told_and_the_report_is_still_printed
         (["check", "dense", "--json", "no/such/folder/r.json"], "there is no folder"),
         (["check", "dense", "--json", "."], "it is a folder"),
         (["check", "--no-such-option"], "No such option"),
-        (["no-such-command"], "No such command"),
+        (["no-such-command"], "there is no command 'no-such-command'"),
         (["replay", "gone.npz"], "cannot read 'gone.npz'"),
         (["replay", "damaged.npz"], "'damaged.npz': the case file is damaged"),
         (["replay"], "Missing argument"),
