@@ -14,7 +14,6 @@ from gradverify.core.declare.regime import Regime
 from gradverify.core.declare.registry import Registry, import_submodules
 from gradverify.core.nouns import Case, Outcome
 
-
 FIRST, SECOND, LATER = range(3)  # turns of properties
 
 
