@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gradverify.adapters import register
+from gradverify.adapters import as_layer, register
 from gradverify.core.declare.declaration import Primal
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.registry import layers
@@ -69,8 +69,6 @@ def as_cell(
         target = layers.get(target)
     if isinstance(target, Cell) and states is None and inputs is None and not declaration:
         return target
-    from gradverify.adapters import as_layer
-
     layer = as_layer(target, **declaration)
     states = _tuple(getattr(target, "states", ()) if states is None else states)
     inputs = _tuple(getattr(target, "inputs", ()) if inputs is None else inputs)

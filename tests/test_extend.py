@@ -64,7 +64,7 @@ def test_a_rule_of_another_package_leaves_entries_open(registered):
     layer, case = halves(0.4), gv.Case("halves", {"x": np.array([1.0, 2.0])})
     assert gv.verify(layer, case, "gradient").findings
 
-    @extend.add_rule("intended", "it is meant so", cost=0, applies=lambda dispute: dispute.case is not None)
+    @extend.add_rule("intended", "it is meant so", cost=0)
     def intended(dispute):
         return extend.answer(np.ones(dispute.size, bool))
 

@@ -21,7 +21,7 @@ from gradverify.core.check.progress import Progress
 from gradverify.core.errors import CaseFileError
 from gradverify.core.evaluate.failures import COMPLETE
 from gradverify.core.nouns import Case, Finding
-from gradverify.core.properties import explained
+from gradverify.core.properties import unexplained
 from gradverify.core.summarise.report import Report
 from gradverify.core.verify import behind
 
@@ -129,16 +129,12 @@ class _Book:
         self.beat = beat
         self.found.update((finding.fingerprint, (finding, name)) for finding, name in beat.found)
 
-    @property
-    def unexplained(self) -> list[tuple[Finding, str]]:
-        return [item for key, item in self.found.items() if not explained(key, self.found)]
-
     def result(self, *more: Finding, whole: bool = True, error: str | None = None, notes: Sequence[str] = ()) -> Result:
         job, beat = self.job, self.beat
         report = Report(
             job.layer,
             beat.tallies,
-            behind([*more, *(finding for finding, _ in self.unexplained)]),
+            behind([*more, *(finding for finding, _ in unexplained(self.found))]),
             seed=int(job.settings.seed or 0),
             seconds=time.monotonic() - self.begun,
             examples=job.settings.examples,
@@ -212,7 +208,7 @@ def _unrepeated(job: Job, record: bytes | None, died: Died) -> Finding:
 
 def _settle(guard: Guard, book: _Book, listen: Callable[[Beat], None]) -> None:
     """Make small, in a new process, what was found before the old one ended."""
-    known = book.unexplained
+    known = unexplained(book.found)
     if not known or guard.stopping.is_set():
         return
     job = book.job

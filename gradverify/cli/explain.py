@@ -30,6 +30,7 @@ def command(case_file: str, target: str | None, properties: tuple[str, ...], col
     from gradverify.api import verify
     from gradverify.casefile import load
     from gradverify.core.diagnose import diagnosed
+    from gradverify.core.properties import unexplained
     from gradverify.report.explanation import verdicts
     from gradverify.report.terminal import held
     from gradverify.targets import find
@@ -38,7 +39,7 @@ def command(case_file: str, target: str | None, properties: tuple[str, ...], col
         case = load(case_file)
         layer = find(case, target)
         report = verify(layer, case, properties or None)
-        own = replace(report, findings=_unexplained(report.findings))
+        own = replace(report, findings=tuple(unexplained({f.fingerprint: f for f in report.findings})))
         for finding in own.findings:
             _explain(diagnosed(layer, finding), data, color)
         write(f"\nverdicts, entry by entry:\n{verdicts(_show.compared(layer, case), _show._width())}", data)
@@ -47,14 +48,6 @@ def command(case_file: str, target: str | None, properties: tuple[str, ...], col
         if report.ok:
             write("nothing is found any more on this case", data)
     return _show.status([report])
-
-
-def _unexplained(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
-    """Findings that no other one explains."""
-    from gradverify.core.properties import explained
-
-    known = [finding.fingerprint for finding in findings]
-    return tuple(finding for finding in findings if not explained(finding.fingerprint, known))
 
 
 def _explain(finding: Finding, stream: TextIO, color: bool | None) -> None:

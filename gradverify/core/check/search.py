@@ -21,7 +21,7 @@ from gradverify.core.diagnose import diagnosed
 from gradverify.core.evaluate.limits import TOO_SLOW
 from gradverify.core.lines.recorder import Recorder
 from gradverify.core.nouns import WORST_SEEN, Case, Comparison, Finding
-from gradverify.core.properties import LATER, Property, explained, properties
+from gradverify.core.properties import LATER, Property, properties, unexplained
 from gradverify.core.shrink import shrink
 from gradverify.core.summarise.coverage import Coverage
 from gradverify.core.summarise.report import Report
@@ -44,11 +44,9 @@ def check_layer(layer: Layer, settings: Settings, listen: Listener | None = None
 
 def told(layer: Layer, report: Report) -> Report:
     """The report of one Case with what its findings look like: one mistake in full, what follows from it behind it."""
-    known = [finding.fingerprint for finding in report.findings]
     found: list[Finding] = []
-    for finding in sorted(report.findings, key=_first):
-        if not explained(finding.fingerprint, known):
-            found.append(diagnosed(layer, finding, _lead(finding, found)))
+    for finding in sorted(unexplained({f.fingerprint: f for f in report.findings}), key=_first):
+        found.append(diagnosed(layer, finding, _lead(finding, found)))
     return replace(report, findings=behind(found))
 
 
@@ -109,7 +107,7 @@ class Search:
 
     def _final(self) -> list[Finding]:
         """Every finding that no other explains, small and diagnosed; behind those of a part that is wrong by itself."""
-        found = sorted(self._unexplained(), key=lambda item: _first(item[0]))
+        found = sorted(unexplained(self.found), key=lambda item: _first(item[0]))
         within = self._within() if found and self.settings.shrink else []
         if within:
             return [*within, *(finding.but(follows=within[0].fingerprint) for finding, _, _ in found)]
@@ -206,10 +204,6 @@ class Search:
         names = (prop.name, *prop.implied_by)
         clear = (finding for finding, _, _ in self.found.values() if _most(finding) >= _CERTAIN)
         return frozenset(f.primal for f in clear if f.primal and f.property in names and f.kind == "wrong")
-
-    def _unexplained(self) -> list[tuple[Finding, Property, Regime]]:
-        """Findings that no other one explains: on the same primal, or on any for a tie, which concerns several."""
-        return [item for key, item in self.found.items() if not explained(key, self.found)]
 
     def minimal(self, finding: Finding, prop: Property, regime: Regime, lead: Finding | None = None) -> Finding:
         """The same finding on a small case; worst and minimal are both kept.

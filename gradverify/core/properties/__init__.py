@@ -6,8 +6,9 @@ one Case. Other packages add theirs through the entry-point group ``gradverify.p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.regime import Regime
@@ -56,6 +57,7 @@ class Property:
     shrinking: float = 2.0
 
 
+T = TypeVar("T")
 Fingerprint = tuple[str, str, str]  # property, kind, primal or ""
 
 properties: Registry[Property] = Registry("property", "gradverify.properties")
@@ -70,6 +72,11 @@ def explained(finding: Fingerprint, found: Iterable[Fingerprint]) -> bool:
     mine = properties.get(name) if name in properties else None
     implied = {other[2] for other in others if mine is not None and other[0] in mine.implied_by}
     return bool(implied) if mine is not None and kind in mine.joint else primal in implied
+
+
+def unexplained(found: Mapping[Fingerprint, T]) -> list[T]:
+    """What is known of the findings that no other one explains."""
+    return [item for key, item in found.items() if not explained(key, found)]
 
 
 def add(prop: Property) -> Property:
