@@ -10,6 +10,7 @@ from gradverify.core.declare.registry import layers
 from gradverify.core.diagnose import Signature, diagnose, signatures
 from gradverify.core.diagnose import add as add_signature
 from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.judge.dispute import Answer, Dispute, answer
 from gradverify.core.judge.table import add as add_rule
 from gradverify.core.judge.table import rules
 from gradverify.core.nouns.comparison import Comparison, Estimate
@@ -20,8 +21,10 @@ from gradverify.core.verify import examine
 
 __all__ = [
     "Adapter",
+    "Answer",
     "Comparison",
     "Diagnosis",
+    "Dispute",
     "Estimate",
     "Evidence",
     "Outcome",
@@ -33,6 +36,7 @@ __all__ = [
     "add_property",
     "add_rule",
     "add_signature",
+    "answer",
     "as_layer",
     "diagnose",
     "examine",
