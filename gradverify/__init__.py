@@ -9,8 +9,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from gradverify.core.nouns.forms import set_forms
-
 if TYPE_CHECKING:
     from gradverify import adapt as adapt
     from gradverify.adapters import register as register
@@ -26,22 +24,22 @@ if TYPE_CHECKING:
     from gradverify.core.errors import PartlyVerified as PartlyVerified
     from gradverify.core.errors import TargetError as TargetError
     from gradverify.core.errors import UsageError as UsageError
-    from gradverify.core.nouns.case import Case as Case
-    from gradverify.core.nouns.comparison import Verdict as Verdict
-    from gradverify.core.nouns.finding import Finding as Finding
+    from gradverify.core.nouns import Case as Case
+    from gradverify.core.nouns import Finding as Finding
+    from gradverify.core.nouns import Verdict as Verdict
     from gradverify.core.summarise.report import Report as Report
     from gradverify.decorator import given as given
     from gradverify.recurrent import register_cell as register_cell
 
 __version__ = "0.1.0"
 
-set_forms(
-    save="gradverify.casefile:save",
-    load="gradverify.casefile:load",
-    report_text="gradverify.report.terminal:render",
-    report_html="gradverify.report.html:render_report",
-    finding_html="gradverify.report.html:render_finding",
-)
+FORMS = {  # how the nouns of the core are shown and kept, which they do not know themselves
+    "save": "casefile:save",
+    "load": "casefile:load",
+    "report_text": "report.terminal:render",
+    "report_html": "report.html:render_report",
+    "finding_html": "report.html:render_finding",
+}
 
 _HOMES = {
     "check": "api",
@@ -51,10 +49,10 @@ _HOMES = {
     "Loss": "core.declare.layer",
     "register": "adapters",
     "register_cell": "recurrent",
-    "Case": "core.nouns.case",
-    "Finding": "core.nouns.finding",
+    "Case": "core.nouns",
+    "Finding": "core.nouns",
     "Report": "core.summarise.report",
-    "Verdict": "core.nouns.comparison",
+    "Verdict": "core.nouns",
     "CaseFileError": "core.errors",
     "DeclarationError": "core.errors",
     "GradientMismatch": "core.errors",

@@ -13,7 +13,7 @@ from gradverify.core.check.settings import EXAMPLES, Settings
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.registry import layers
 from gradverify.core.errors import GradientMismatch, UsageError
-from gradverify.core.nouns.case import Case
+from gradverify.core.nouns import Case
 from gradverify.core.summarise.report import Report
 from gradverify.core.verify import listed, no_pass, verify_layer
 from gradverify.report.terminal import raised

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from gradverify.core import texts
 from gradverify.core.errors import CaseFileError
-from gradverify.core.nouns.finding import Finding
+from gradverify.core.nouns import Finding
 
 FORMAT, VERSION = "gradverify-finding", 1
 MOST = 1 << 26  # bytes of a file that is read whole; a Case of 8 million numbers
@@ -199,12 +199,12 @@ def unpacked(data: bytes) -> tuple[Fields, bytes]:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class FindingText:
     """What a finding says, without its Case and its matrices.
 
     Attributes
     ----------
-    property, kind, primal, message, severity : as in `gradverify.core.nouns.finding.Finding`
+    property, kind, primal, message, severity : as in `Finding`
     asked : the property that was being tried
     """
 
@@ -216,10 +216,10 @@ class Told:
     asked: str
 
     @staticmethod
-    def of(finding: Finding, asked: str) -> Told:
+    def of(finding: Finding, asked: str) -> FindingText:
         """What a finding of the core says."""
         severity = float(finding.severity)
-        return Told(finding.property, finding.kind, finding.primal, finding.message, severity, asked)
+        return FindingText(finding.property, finding.kind, finding.primal, finding.message, severity, asked)
 
     def to_json(self, **more: Any) -> dict[str, Any]:
         """Plain values, and `more` that whoever keeps the finding wants to keep beside it."""
@@ -236,10 +236,10 @@ class Told:
         }
 
     @staticmethod
-    def from_json(fields: Fields) -> Told:
+    def from_json(fields: Fields) -> FindingText:
         """Read it back; raises CaseFileError."""
         fields.of(FORMAT, VERSION)
-        return Told(
+        return FindingText(
             fields.line("property", 200),
             fields.line("kind", 200),
             fields.name("primal"),

@@ -262,7 +262,7 @@ def test_an_error_of_our_own_is_not_taken_for_a_finding_and_hides_none(call: Cal
     def holds(layer, case):
         if layer.name == "right":
             raise ZeroDivisionError("a bug")
-        from gradverify.core.nouns.finding import Outcome
+        from gradverify.core.nouns import Outcome
         return Outcome("broken")
     add(Property("broken", "never", holds))
     """

@@ -20,9 +20,7 @@ from gradverify import Layer
 from gradverify.cli import run
 from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import Settings
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.comparison import Comparison, Verdict
-from gradverify.core.nouns.finding import Diagnosis, Finding, Outcome
+from gradverify.core.nouns import Case, Comparison, Diagnosis, Finding, Outcome, Verdict
 from gradverify.core.nouns.ledger import NotVerified
 from gradverify.core.summarise.coverage import DISTINCT, OTHERS, Coverage, regions
 from gradverify.core.summarise.report import Report

@@ -20,10 +20,8 @@ from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import Settings
 from gradverify.core.declare.registry import layers
 from gradverify.core.judge import says
-from gradverify.core.judge.plain import SCREENED
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.comparison import Comparison, Verdict
-from gradverify.core.nouns.finding import Diagnosis, Finding, Outcome
+from gradverify.core.judge.verdicts import SCREENED
+from gradverify.core.nouns import Case, Comparison, Diagnosis, Finding, Outcome, Verdict
 from gradverify.core.nouns.ledger import NotVerified
 from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import Tally

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gradverify.adapters import Adapter, add, as_layer
-from gradverify.adapters._normal import told
+from gradverify.adapters._normal import annotated
 from gradverify.adapters.cached import cached
 from gradverify.core.declare.layer import Layer
 from gradverify.recurrent import as_cell, unroll
@@ -54,7 +54,7 @@ def stepwise(
     )
     steps = unroll(as_cell(free, states=states, inputs=inputs), truncate=truncate, name=name)
     steps = steps.derive(unverified=layer.unverified)
-    return told(steps, *lines, "a fresh object for each step, gradients summed over the steps")
+    return annotated(steps, *lines, "a fresh object for each step, gradients summed over the steps")
 
 
 add(

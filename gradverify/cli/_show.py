@@ -12,9 +12,7 @@ from gradverify.cli._output import colored, note, write
 
 if TYPE_CHECKING:
     from gradverify.core.declare.layer import Layer
-    from gradverify.core.nouns.case import Case
-    from gradverify.core.nouns.comparison import Comparison
-    from gradverify.core.nouns.finding import Finding
+    from gradverify.core.nouns import Case, Comparison, Finding
     from gradverify.core.summarise.report import Report
 
 OK, FOUND, NOTHING = 0, 1, 3

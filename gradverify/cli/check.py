@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from gradverify.campaign.watch import Watch
     from gradverify.core.check.settings import Settings
     from gradverify.core.declare.layer import Layer
-    from gradverify.core.nouns.case import Case
-    from gradverify.core.nouns.comparison import Comparison
+    from gradverify.core.nouns import Case, Comparison
     from gradverify.core.summarise.report import Report
 
 _WIDE = 200  # characters of a line that a layer has printed

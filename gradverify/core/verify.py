@@ -13,15 +13,16 @@ from gradverify.core.declare.dims import sizes_in
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError, NothingVerified, PartlyVerified, UsageError
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.evaluate.failures import COMPLETE, failed, unpatched
+from gradverify.core.evaluate.failures import COMPLETE, ELSEWHERE, failed, out_of_memory, unpatched
 from gradverify.core.evaluate.limits import SLOW, time_limit
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns import Array, Case, Finding, Outcome
 from gradverify.core.properties import Property, properties
 from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import Tally
 
 SECONDS = 10.0  # for one property on one case; a right layer takes milliseconds
+NO_MEMORY = "out of memory"
+_MUCH = 1 << 18  # elements of a case from which on it is no fault of a layer that memory runs out
 
 
 class Watcher(Protocol):
@@ -172,11 +173,17 @@ def _examine(layer: Layer, case: Case, prop: Property, seconds: float | None) ->
             outcome = prop.holds(layer, case)
             return _unless_moot(layer, case, prop, outcome) if outcome.findings else outcome
     except LayerFailure as failure:
-        if failure.kind == SLOW:
+        if failure.kind in (SLOW, ELSEWHERE):
             return Outcome(prop.name, skipped=str(failure))
+        if failure.kind == "crash" and case.size >= _MUCH and out_of_memory(failure):
+            return Outcome(prop.name, skipped=f"{NO_MEMORY} on {_shapes(case)}: {failure}")
         if prop.name != COMPLETE and failure.kind in ("missing", "surplus", "shape", "dtype"):
             return Outcome(prop.name, skipped=f"the gradient is incomplete: {failure}")
         return Outcome(prop.name, findings=(failed(case, failure),))
+
+
+def _shapes(case: Case) -> str:
+    return ", ".join(f"{name} {'x'.join(map(str, a.shape)) or 'scalar'}" for name, a in case.primals.items())
 
 
 def property_of(outcome: Outcome, prop: Property) -> Property:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
-from gradverify.core.nouns.finding import Finding
+from gradverify.core.nouns import Finding
 from gradverify.core.summarise.report import Report
 
 Kept = tuple[str, Report, dict[tuple[str, str, str], str]]  # the test's file, the report, case files by fingerprint

@@ -14,7 +14,7 @@ import pytest
 from gradverify.core.check.search import check_layer
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import CaseFileError
-from gradverify.core.nouns.finding import Finding
+from gradverify.core.nouns import Finding
 from gradverify.core.nouns.ledger import ledger
 from gradverify.core.summarise.report import DIFFERENTIATING, Report
 from gradverify.core.verify import selected

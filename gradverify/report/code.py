@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.comparison import Comparison
+from gradverify.core.nouns import Array, Case, Comparison
 
 _TAKEN = {"np", "ml_dtypes", "options", "cotangents", "primals"}
 _WIDTH = 76  # of a line of code; arrays wrap, nothing else does

@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 
 import gradverify
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.comparison import Comparison
-from gradverify.core.nouns.finding import Finding
+from gradverify.core.nouns import Case, Comparison, Finding
 from gradverify.core.nouns.ledger import Ledger
 from gradverify.core.summarise.coverage import Coverage, regions
 from gradverify.core.summarise.report import Report

@@ -13,8 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.comparison import Comparison, Verdict
+from gradverify.core.nouns import Array, Comparison, Verdict
 
 T = TypeVar("T")
 Paint = Callable[[str], str]

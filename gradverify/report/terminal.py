@@ -8,9 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.comparison import Comparison
-from gradverify.core.nouns.finding import WORST_SEEN, Finding
+from gradverify.core.nouns import WORST_SEEN, Case, Comparison, Finding
 from gradverify.core.nouns.ledger import NO_REASON, NotVerified, Share, declaration
 from gradverify.core.properties import properties
 from gradverify.core.summarise.report import Report

@@ -17,8 +17,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.differentiate import screen
 from gradverify.core.differentiate.point import Point
 from gradverify.core.judge.sweep import sweep
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.comparison import Verdict
+from gradverify.core.nouns import Array, Case, Verdict
 from gradverify.core.properties import gradient
 
 Forward = Callable[[Array], Array]  # one array to one array

@@ -102,7 +102,7 @@ def table(results: dict[str, list[Cells]]) -> str:
         "# Field test",
         "",
         f"{total} layers of public packages, which nobody here wrote, were checked by `python tests/wild/run.py`.",
-        f"{len(found)} have findings, of which {len(bugs)} are bugs. *Judgement* is ours, from reading the code: right,",
+        f"{len(found)} have findings, of which {len(bugs)} are bugs. *Judgement* is ours, from the code: right,",
         "bug, convention (on purpose, could be declared) or precision; an empty one means that nobody has read it.",
         "",
         "| package | checked | with findings | bugs |",

@@ -8,6 +8,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from gradverify.core import tuning
 from gradverify.core.check.progress import DIAGNOSING, DRAWING, SMALLER, Listener, Progress
@@ -20,16 +21,15 @@ from gradverify.core.diagnose import diagnosed
 from gradverify.core.evaluate.failures import COMPLETE
 from gradverify.core.evaluate.limits import TOO_SLOW
 from gradverify.core.lines.recorder import Recorder
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.comparison import Comparison
-from gradverify.core.nouns.finding import WORST_SEEN, Finding
+from gradverify.core.nouns import WORST_SEEN, Case, Comparison, Finding
 from gradverify.core.properties import Property, explained
 from gradverify.core.shrink import shrink
 from gradverify.core.summarise.coverage import Coverage
 from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import Tally
-from gradverify.core.verify import behind, examine, property_of, selected
+from gradverify.core.verify import NO_MEMORY, behind, examine, property_of, selected
 
+_TOLD = 3  # cases that are too large to be judged
 _ENOUGH = 25  # cases drawn after the first finding, to see whether there are others
 _CERTAIN = 20.0  # bounds that a gradient is wrong by, beyond which no other case is asked about it
 _CONFIRM = 5  # runs of the minimal case that tell a wrong layer from a flaky one, once two of them differ
@@ -67,6 +67,7 @@ class Search:
     tallies: dict[str, Tally] = field(default_factory=dict)
     found: dict[tuple[str, str, str], tuple[Finding, Property, Regime]] = field(default_factory=dict)
     coverage: Coverage = field(default_factory=Coverage)
+    tables: dict[str, Any] = field(default_factory=dict)  # of the sizes that `assume` allows
     small: list[Case] = field(default_factory=list)  # minimal cases, on which other findings may show as well
     known: dict[tuple[int, str], dict[tuple[str, str, str], Finding]] = field(default_factory=dict)
     cases: int = 0
@@ -74,6 +75,7 @@ class Search:
     first: int | None = None
     slow: Counter[str] = field(default_factory=Counter)
     refused: bool = False
+    beyond: set[str] = field(default_factory=set)  # what is too large to be judged, in words
     recorder: Recorder = field(init=False)
 
     def run(self) -> Report:
@@ -94,12 +96,17 @@ class Search:
             seed=self.seed,
             seconds=time.perf_counter() - start,
             examples=self.settings.examples,
-            notes=(refusal(self.layer),) if self.refused else self.coverage.lacks(),
+            notes=self.notes(),
             coverage=self.coverage,
             lines=self.recorder.result(),
             unverified=self.layer.left_out,
             origin=self.layer.origin,
         )
+
+    def notes(self) -> tuple[str, ...]:
+        """What the reader of a report is told besides: what was refused, and what was too large to be judged."""
+        lacks = (refusal(self.layer),) if self.refused else self.coverage.lacks()
+        return (*lacks, *(f"not judged: {told}" for told in sorted(self.beyond)[:_TOLD]))
 
     def _final(self) -> list[Finding]:
         """Every finding that no other explains, small and diagnosed; behind those of a part that is wrong by itself."""
@@ -143,7 +150,9 @@ class Search:
         from gradverify.core.draw import drawing_of, explored
 
         target = self.layer.origin or (self.layer.name if self.layer.name in layers else None)
-        drawing = drawing_of(self.layer, regime, dtype=self.settings.dtype, eps=self.settings.eps, target=target)
+        drawing = drawing_of(
+            self.layer, regime, dtype=self.settings.dtype, eps=self.settings.eps, target=target, tables=self.tables
+        )
         drawn, most = 0, max(prop.share for prop in props)  # the share that decides how many cases are drawn
 
         def body(case: Case) -> bool:
@@ -169,6 +178,7 @@ class Search:
             explored(drawing, _count(self.settings.examples, props), self._stream(regime), body)
         except _Enough:
             self.first = self.cases  # the next group of properties gets its own chance
+        self.beyond |= drawing.beyond
         self.coverage.asked(drawing.tried, drawing.refused, drawing.possible)
         self.refused = self.cases == 0  # many attempts, and as many for each other group
 
@@ -178,6 +188,8 @@ class Search:
             outcome = examine(self.layer, case, prop)
         self.recorder.add(outcome)
         self.tallies[prop.name].add(outcome, time.perf_counter() - begun)
+        if outcome.skipped and outcome.skipped.startswith(NO_MEMORY):
+            self.beyond.add(outcome.skipped)
         self.slow[prop.name] += bool(outcome.skipped and outcome.skipped.startswith(TOO_SLOW))
         prop = property_of(outcome, prop)
         for finding in outcome.findings:
@@ -310,11 +322,13 @@ def _most(finding: Finding) -> float:
 
 
 def alike(props: Iterable[Property]) -> Iterable[tuple[Regime, list[Property]]]:
-    """Properties that draw alike share their cases."""
+    """Properties that draw alike share their cases; cases as in production come first, since what is wrong with a
+    kernel shows there, and after a finding few cases are drawn.
+    """
     groups: dict[Regime, list[Property]] = {}
     for prop in props:
         groups.setdefault(prop.regime, []).append(prop)
-    return groups.items()
+    return sorted(groups.items(), key=lambda group: not group[0].production)
 
 
 def _due(drawn: int, share: float) -> bool:

@@ -97,7 +97,8 @@ def _nonzero(raw: Array) -> Array:
 
 def _above(raw: Array, low: float) -> Array:
     """Reals above a bound, which is left out: values at and below it are reflected."""
-    return np.where(raw > low, raw, np.where(raw < low, 2 * low - raw, low + 1))
+    reflected = np.where(raw > low, raw, np.where(raw < low, 2 * low - raw, low + 1))
+    return np.maximum(reflected, np.nextafter(low, np.inf))  # where the next number is far, these round to the bound
 
 
 def _below(raw: Array, high: float) -> Array:
@@ -106,7 +107,8 @@ def _below(raw: Array, high: float) -> Array:
 
 def _probabilities(raw: Array) -> Array:
     weights = _positive(raw)
-    return weights / weights.sum(-1, keepdims=True) if weights.size else weights
+    shares = weights / weights.sum(-1, keepdims=True) if weights.size else weights
+    return np.maximum(shares, np.finfo(shares.dtype).tiny)  # one far below the others is rounded to 0
 
 
 def _distinct(raw: Array) -> Array:

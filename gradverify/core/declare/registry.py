@@ -7,7 +7,7 @@ names a module, and importing it registers what the module holds.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module, metadata
 from pkgutil import iter_modules
@@ -131,6 +131,3 @@ def import_submodules(package: str, path: list[str]) -> None:
     for module in sorted(iter_modules(path), key=lambda m: m.name):
         if not module.name.startswith("_"):
             import_module(f"{package}.{module.name}")
-
-
-Decorator = Callable[[T], T]

@@ -15,7 +15,7 @@ import numpy as np
 from gradverify.core.declare.functions import accepted
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import LayerFailure, cast, guarded, outputs_of, run
-from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns import Array, Case
 
 _TRIAL = 3  # rows on which stacking is tried
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextvars
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from hypothesis import HealthCheck, Phase, Verbosity, configuration, currently_in_test_context, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky, Unsatisfiable
 
-from gradverify.core.nouns.case import Case
+from gradverify.core.nouns import Case
 
 
 class _Stop(KeyboardInterrupt):
@@ -73,7 +75,7 @@ def _run_here(
         suppress_health_check=list(HealthCheck),
         backend="hypothesis",
     )
-    with _storage_elsewhere(), suppress(_Stop, Flaky, Unsatisfiable):
+    with _storage_elsewhere(), _constants_unread(), suppress(_Stop, Flaky, Unsatisfiable):
         quiet(seed(run_seed)(given(strategy)(test)))()
 
 
@@ -93,6 +95,25 @@ def _in_thread(work: Callable[[], None]) -> None:
     thread.join()
     if raised:
         raise raised[0]
+
+
+@contextmanager
+def _constants_unread() -> Iterator[None]:
+    """Inside, Hypothesis does not parse the local modules for constants: what is drawn here are bytes that stand for
+    cases, and two hundred modules take two seconds.
+    """
+    providers: Any = sys.modules.get("hypothesis.internal.conjecture.providers")
+    seen = getattr(providers, "_seen_modules", None)  # older releases read no constants
+    if not isinstance(seen, set):
+        yield
+        return
+    added = {id(module) for module in list(sys.modules.values())} - seen
+    seen |= added
+    try:
+        yield
+    finally:
+        seen -= added
+        providers._sys_modules_len = None  # so that the user's own tests look again
 
 
 @contextmanager

@@ -8,8 +8,7 @@ import numpy as np
 
 from gradverify.core.differentiate.kinks import has_kink
 from gradverify.core.differentiate.point import Point
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.comparison import DISAGREES, UNRESOLVED
+from gradverify.core.nouns import DISAGREES, UNRESOLVED, Array, Case
 
 
 @dataclass(slots=True)

@@ -17,10 +17,7 @@ from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import LayerFailure, once
 from gradverify.core.judge.facts import best_ratio
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.comparison import Comparison, Verdict
-from gradverify.core.nouns.finding import Finding, Outcome
-from gradverify.core.nouns.streams import Stream
+from gradverify.core.nouns import Array, Case, Comparison, Finding, Outcome, Stream, Verdict
 
 Gradients = Mapping[str, Array]
 
@@ -297,7 +294,7 @@ def narrow(case: Case) -> bool:
 
 
 def _unit(layer: Layer, case: Case) -> float:
-    """Of the arithmetic behind a gradient: what came in with few digits, or was computed so, may go out in more."""
+    """Of the arithmetic behind a gradient: what came in, or was computed, with few digits may go out with more."""
     given = (_eps(np.asarray(a)) for a in (*case.primals.values(), *(case.cotangents or ())))
     return max(float(getattr(layer.hooks.reference, "eps", 0.0)), *given)
 

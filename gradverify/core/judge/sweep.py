@@ -17,12 +17,11 @@ from gradverify.core.differentiate.complexstep import complex_step
 from gradverify.core.differentiate.point import Point
 from gradverify.core.differentiate.sides import one_sided
 from gradverify.core.judge.dispute import Dispute
-from gradverify.core.judge.measuring import allow, climb, measured, single_steps
-from gradverify.core.judge.plain import CONVENTION, ENOUGH, Sweep
+from gradverify.core.judge.measure import allow, climb, measured, single_steps
 from gradverify.core.judge.rules.kink import between
 from gradverify.core.judge.table import tried
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.comparison import DISAGREES, KINK, UNRESOLVED, Comparison
+from gradverify.core.judge.verdicts import CONVENTION, ENOUGH, Sweep
+from gradverify.core.nouns import DISAGREES, KINK, UNRESOLVED, Array, Case, Comparison
 
 FEW = 4  # entries that stand for a primal that looks wrong
 CLEAR = 100.0  # times its noise that an entry disagrees by at every single step, for its primal to look wrong

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.regime import Regime
 from gradverify.core.declare.registry import Registry, import_submodules
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import Outcome
+from gradverify.core.nouns import Case, Outcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import once
 from gradverify.core.evaluate.failures import COMPLETE, failed
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns import Array, Case, Finding, Outcome
 from gradverify.core.properties import Property, add
 
 

@@ -18,13 +18,10 @@ from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge import exact
 from gradverify.core.judge.facts import facts_of
-from gradverify.core.judge.plain import SCREENED, Sweep
 from gradverify.core.judge.sweep import comparisons, sweep
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.comparison import Comparison, Verdict
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.judge.verdicts import SCREENED, Sweep
+from gradverify.core.nouns import Array, Case, Comparison, Finding, Outcome, Stream, Verdict
 from gradverify.core.nouns.ledger import weighted
-from gradverify.core.nouns.streams import Stream
 from gradverify.core.properties import Property, add
 from gradverify.core.tuning import current
 

@@ -16,7 +16,7 @@ from importlib.resources import files as resources
 import numpy as np
 
 import gradverify
-from gradverify.core.nouns.finding import Finding
+from gradverify.core.nouns import Finding
 from gradverify.core.summarise.report import Report
 from gradverify.report.html.finding import article
 from gradverify.report.html.layer import section

@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.comparison import Comparison
-from gradverify.core.nouns.finding import Diagnosis, Finding
+from gradverify.core.nouns import Case, Comparison, Diagnosis, Finding
 from gradverify.report import code
 from gradverify.report.html.heatmap import heatmaps
 from gradverify.report.html.ladder import ladder_plot

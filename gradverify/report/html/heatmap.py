@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gradverify.core.judge import says
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.comparison import Comparison, Verdict
+from gradverify.core.nouns import Array, Comparison, Verdict
 from gradverify.report.html.markup import Markup, details, el, join, table
 from gradverify.report.numbers import Window, entry, parts, short, window
 

@@ -19,12 +19,10 @@ from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge.dispute import Answer, Dispute, answer
 from gradverify.core.judge.table import add
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.comparison import Estimate
-from gradverify.core.nouns.streams import Stream
+from gradverify.core.nouns import Array, Case, Estimate, Stream
 
 _TIMES, _FIRST = 40, 12  # variations; those after which entries without any kink are given up
-_LIMIT = 64
+_LIMIT = 64  # entries; more that are wrong at once are no accident of round numbers
 _LOOKS = 3  # variations of all primals at once, besides one of each alone, in which a kink must show at all
 
 

@@ -15,7 +15,7 @@ from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge.dispute import Answer, Dispute, answer
 from gradverify.core.judge.table import add
-from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns import Array, Case
 
 _NEAR = 1e-7  # of the entry: no distance at which a continuous gradient changes much
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)

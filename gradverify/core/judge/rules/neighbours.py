@@ -18,9 +18,7 @@ from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge.dispute import Answer, Dispute
 from gradverify.core.judge.table import add
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.comparison import DISAGREES, KINK, UNRESOLVED
-from gradverify.core.nouns.streams import Stream
+from gradverify.core.nouns import DISAGREES, KINK, UNRESOLVED, Array, Case, Stream
 
 _STEP = 0.01  # of their distance, for the slopes at neighbours
 _BESIDE = 0.02  # of that distance: an entry among its ties, and yet not on its own kink

@@ -15,8 +15,7 @@ from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge.dispute import Answer, Dispute, answer
 from gradverify.core.judge.table import add
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.comparison import KINK
+from gradverify.core.nouns import KINK, Array
 
 _MOST, _LIMIT = 256, 16  # outputs that are taken apart, entries that are looked at
 _STEP = 1e-7  # in natural units, for the slopes of the two sides

@@ -418,3 +418,17 @@ def test_a_run_works_inside_a_test_that_uses_hypothesis(seed):
     wrong, fails = planted.planted("wrong below -2")
     with pytest.raises(planted.Met):
         each(cases(wrong), 5, seed, lambda case: (_ for _ in ()).throw(planted.Met))
+
+
+def test_hypothesis_reads_no_constants_for_us_and_does_for_the_users_tests():
+    from hypothesis.internal.conjecture import providers
+
+    if not hasattr(providers, "_get_local_constants"):
+        pytest.skip("an older Hypothesis reads none")
+    providers._seen_modules.clear()
+    providers._sys_modules_len = None
+    drawn(layer(x="N"), examples=200)
+    ours = id(sys.modules["gradverify.core.draw"])
+    assert ours not in providers._seen_modules
+    providers._get_local_constants()
+    assert ours in providers._seen_modules
