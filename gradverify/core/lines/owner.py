@@ -15,8 +15,8 @@ _HERE = str(Path(__file__).absolute().parents[2])  # gradverify itself
 _PATHS = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 LIBRARIES = (*sorted(p + os.sep for p in _PATHS if p), _HERE + os.sep)
 # what a layer leads to, as through a cached property of its own, and what no author of a layer has written
-_STANDARD = {sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")}
-_NEVER = (*sorted(_STANDARD), os.path.join(_HERE, "core", ""))
+_STANDARD = tuple(sorted({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")}))
+_CORE = os.path.join(_HERE, "core", "")
 _INSTALLED = tuple(os.sep + name for name in ("site-packages", "dist-packages"))
 _BUILDS = {"__init__", "__new__", "__post_init__", "__init_subclass__", "__set_name__", "__repr__", "<module>"}
 
@@ -53,7 +53,7 @@ class Home:
 
 
 def _never(name: str) -> bool:
-    return name.startswith(_NEVER) and not any(part in name for part in _INSTALLED)
+    return name.startswith(_CORE) or (name.startswith(_STANDARD) and not any(part in name for part in _INSTALLED))
 
 
 def _source(name: str) -> bool:
