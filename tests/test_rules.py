@@ -226,3 +226,22 @@ def test_each_stream_of_random_numbers_is_used_in_one_place():
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "rng":
                 assert not isinstance(node.args[0], ast.Constant), f"{module}, line {node.lineno}: name the stream"
     assert {name: len(modules) for name, modules in uses.items()} == dict.fromkeys(uses, 1)
+
+
+def test_every_module_can_be_the_first_that_is_imported():
+    """A circle of imports shows from one of its ends only."""
+    forking = """
+import os, sys
+for module in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        try:
+            __import__(module)
+        except BaseException as error:
+            print(module, type(error).__name__, error, flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+    modules = [module for module in MODULES if not module.endswith("__main__")]
+    done = subprocess.run([sys.executable, "-c", forking, *modules], capture_output=True, text=True, check=True)
+    assert not done.stdout

@@ -87,7 +87,7 @@ def selected(names: Sequence[str] | None) -> list[Property]:
     """
     chosen = [properties.get(name) for name in (names if names is not None else properties.names())]
     chosen = [prop for prop in chosen if prop.default or names is not None]
-    return sorted(chosen, key=lambda prop: (prop.name != COMPLETE, prop.name != "gradient", prop.name))
+    return sorted(chosen, key=lambda prop: (prop.turn, prop.name))
 
 
 def checked(layer: Layer, case: Case) -> Case:

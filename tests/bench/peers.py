@@ -45,7 +45,7 @@ def gradverify_screen(forward: Forward, backward: Backward, x: Array, seed: int)
     if screen.screen(point, analytic, seed).agrees:
         return True
     places = screen.localise(point, analytic, seed)
-    result = sweep(point, analytic, entries=places, case=case)
+    result = sweep(point, analytic, entries=places)
     return not (result.verdicts[places] == Verdict.DISAGREES).any()
 
 

@@ -29,12 +29,10 @@ _LIMIT = 8  # entries; more than a few that are wrong by rounding alone are not 
     "integral",
     "backward, integrated around the point, is what the outputs change by",
     cost=1001,
-    applies=lambda d: d.case is not None,
 )
 def integral(dispute: Dispute) -> Answer:
     """Which entries have a continuous gradient with the right integral."""
     found = np.zeros(dispute.size, bool)
-    assert dispute.case is not None
     disputed = zip(dispute.entries[:_LIMIT], dispute.analytic, dispute.numerical)
     for k, (entry, analytic, numerical) in enumerate(disputed):
         found[k] = _holds(dispute.point, dispute.case, int(entry), float(analytic), float(numerical))

@@ -97,18 +97,12 @@ def _ranked(case: Case, values: Array, entry: int) -> tuple[Offset, int]:
     "neighbours",
     "kinks meet here, and backward gives a slope within those nearby",
     cost=1000,
-    applies=lambda d: d.case is not None and d.has_kink,
+    applies=lambda dispute: dispute.has_kink,
 )
 def kinks_meet(dispute: Dispute) -> Answer:
     """A kink where it lies within the slopes nearby, and unresolved where it nearly does."""
-    point, case, entries, analytic, numerical = (
-        dispute.point,
-        dispute.case,
-        dispute.entries,
-        dispute.analytic,
-        dispute.numerical,
-    )
-    assert case is not None
+    point, case, entries = dispute.point, dispute.case, dispute.entries
+    analytic, numerical = dispute.analytic, dispute.numerical
     verdicts = np.full(dispute.size, DISAGREES, np.int8)
     gap = np.abs(analytic - numerical)
     slopes, kinked = _looked(
