@@ -140,6 +140,12 @@ def _mentioned(layer: Layer, constants: tuple[str, ...]) -> None:
     for factor in tuple(factors.values()) if factors else (declared.factor,):
         if not isinstance(factor, Real) or not math.isfinite(factor) or float(factor) == 0:
             raise DeclarationError(f"layer {layer.name!r}, factor: expected a number that is not zero, got {factor!r}")
+    rough = declared.accuracy
+    if not isinstance(rough, Real) or not 0 <= float(rough) <= 0.1:
+        raise DeclarationError(
+            f"layer {layer.name!r}, accuracy: expected the tolerance at which forward stops, such as 1e-8 "
+            f"(at most 0.1), got {rough!r}"
+        )
     if declared.kinks not in KINK_CONVENTIONS:
         raise DeclarationError(
             f"layer {layer.name!r}, kinks: {declared.kinks!r} is not one of {', '.join(KINK_CONVENTIONS)}"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gradverify import evaluate
+from gradverify.differences.jumps import largest_jump
 from gradverify.evaluate import LayerFailure
 from gradverify.facts import best_ratio
 from gradverify.layer import Layer
@@ -24,6 +25,8 @@ Gradients = Mapping[str, Array]
 _ULPS = 4096.0  # reductions in another order move the last digits; bugs move the first
 _GRAINS = 4.0  # roundings of a gradient that is read from a subtraction, on either side of a comparison
 _SPREADS = 16.0
+_REACHES = (1.0, 0.1)  # relative changes over which a jump of the gradients is looked for
+_UNFINISHED = 1e-3  # of the largest entry: what an iteration that stops leaves undone is small beside it
 
 
 def gradients(layer: Layer, case: Case, cotangents: tuple[Array, ...] | None = None) -> dict[str, Array]:
@@ -92,7 +95,8 @@ def compare(
     """Comparison of two gradients by primal; the bound is the rounding of backward, less where that was the same."""
     found = {}
     grain = {n: loose * _GRAINS * g for n, g in layer.hooks.grain(case.primals).items()} if layer.hooks.grain else {}
-    spreads = [] if same else [cache(partial(spread, layer, case)) for spread in (rounding, rounding_saved)]
+    measures = (rounding, rounding_saved, unfinished)
+    spreads = [] if same else [cache(partial(spread, layer, case)) for spread in measures]
     for primal in expected:
         a, b = np.asarray(got[primal]), np.asarray(expected[primal])
         with np.errstate(all="ignore"):
@@ -195,6 +199,46 @@ def rounding_saved(layer: Layer, case: Case) -> dict[str, Array]:
         return {name: np.max([np.abs(s[name] - g) for s in samples], axis=0) for name, g in base.items()}
 
 
+def unfinished(layer: Layer, case: Case) -> dict[str, Array]:
+    """Jumps of the gradients between neighbours, by primal, as of a backward that iterates to a tolerance.
+
+    Where it does, or gets what a forward found that does, gradients of the same case are equal to about that
+    tolerance only: a batch that is split stops earlier, and the sum of two cotangents later. What jumps by more than a
+    small part of the gradient is a choice, and no unfinished iteration.
+    """
+    rng, v = case.rng(26), case.cotangents or ()
+    turns = {n: rng.uniform(-0.5, 0.5, a.shape) for n, a in case.primals.items()}
+    twists = [rng.uniform(-1.0, 1.0, np.shape(a)) for a in v]
+    try:
+        base = {n: g for n, g in gradients(layer, case).items() if g.dtype.kind == "f"}
+    except LayerFailure:
+        return {}
+    tops = {n: float(np.max(np.abs(g[np.isfinite(g)]), initial=0.0)) for n, g in base.items()}
+    noise = np.concatenate([np.full(g.size, 64 * _eps(g) * (tops[n] or 1.0)) for n, g in base.items()] or [np.ones(0)])
+
+    def along(step: float) -> Array:
+        primals = {n: (a * (1 + step * turns[n])).astype(a.dtype) for n, a in case.primals.items() if _floating(a)}
+        moved = tuple((a * (1 + step * w)).astype(a.dtype) if _floating(a) else a for a, w in zip(v, twists))
+        try:
+            there = gradients(layer, case.but(primals={**case.primals, **primals}, cotangents=moved))
+        except LayerFailure:
+            return np.full(noise.size, np.nan)
+        return np.concatenate([np.asarray(there[n], float).ravel() for n in base])
+
+    found = (
+        next((j for j in (largest_jump(along, reach, noise) for reach in _REACHES) if j), None) if noise.size else None
+    )
+    if found is None:
+        return {}
+    parts = np.split(np.abs(found.change), np.cumsum([g.size for g in base.values()])[:-1])
+    sizes = {n: float(part.max(initial=0.0)) for n, part in zip(base, parts)}
+    return {n: np.full(g.shape, sizes[n]) for n, g in base.items() if sizes[n] <= _UNFINISHED * tops[n]}
+
+
+def _floating(array: Array) -> bool:
+    return bool(np.asarray(array).dtype.kind in "fc")
+
+
 def stored(layer: Layer, rng: np.random.Generator, part: float | None = None) -> Layer:
     """The layer with what forward saves moved by a unit in the last place, or that part of itself, as if rounded so.
 
@@ -276,7 +320,7 @@ def narrow(case: Case) -> bool:
 def _unit(layer: Layer, case: Case, array: Array) -> float:
     """Of the arithmetic behind an array: what came in with few digits, or was computed with few, may go out in more."""
     given = [_eps(np.asarray(a)) for a in (*case.primals.values(), *(case.cotangents or ()))]
-    return max(_eps(array), *given, float(getattr(layer.hooks.reference, "eps", 0.0)))
+    return max(_eps(array), *given, float(getattr(layer.hooks.reference, "eps", 0.0)), layer.declared.accuracy)
 
 
 def _eps(array: Array) -> float:

@@ -181,6 +181,8 @@ def _inherited(cell: Cell, renamed: Callable[[str], str]) -> dict[str, Any]:
         "empty": cell.empty,
         "kinks": cell.declared.kinks,
         "conjugate": cell.declared.conjugate,
+        "jumps": cell.declared.jumps,
+        "accuracy": cell.declared.accuracy,
         "zero": tuple(renamed(name) for name in cell.declared.zero),
         "constants": tuple(renamed(p.name) for p in cell.primals if not p.differentiable),
         "doc": f"T steps of {cell.name}. {cell.doc}".strip(),
