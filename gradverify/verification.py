@@ -218,7 +218,7 @@ def _unless_moot(layer: Layer, case: Case, prop: Property, outcome: Outcome) -> 
 def no_pass(report: Report) -> AssertionError:
     """The error for a report that has no finding, and in which not all that was asked for was verified."""
     if report.decided and report.blocking:
-        return PartlyVerified(report, f"{len(report.blocking)} weight(s) not verified\n{report}")
+        return PartlyVerified(report, f"{len(report.blocking)} not verified\n{report}")
     return NothingVerified(report, f"nothing could be verified\n{report}")
 
 
