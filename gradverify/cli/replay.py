@@ -27,18 +27,19 @@ def command(
 ) -> int:
     """Verify the saved case CASE again.
 
-    Exit status 1 if something is found, 0 if nothing is found any more.
+    Where nothing is found it is tried once more after a call with other values, as what code keeps from call to call
+    is lost in a new process. Exit status 1 if something is found, 0 if nothing is found any more.
     """
     from gradverify.casefile import load
     from gradverify.report.jsonreport import to_json
     from gradverify.targets import find
-    from gradverify.verification import verify
+    from gradverify.verification import verify_again
 
     with data_stream() as data:
         writable(json_file)
         case = load(case_file)
         layer = find(case, target)
-        report = verify(layer, case, properties or None)
+        report = verify_again(layer, case, properties or None)
         text = sys.stderr if json_file == "-" else data
         _show.show([report], {}, text, color, show_matrices)
         if show_matrices and not report.findings:
