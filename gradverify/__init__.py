@@ -55,6 +55,8 @@ __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
+    if name == "adapt":
+        return import_module("gradverify.adapt")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'gradverify' has no attribute {name!r}")

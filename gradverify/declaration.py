@@ -162,6 +162,11 @@ def _functions(layer: Layer) -> None:
 
 def _domain(layer: Layer, primal: Primal, names: set[str]) -> None:
     domain = primal.domain
+    if domain.option is not None and domain.option not in layer.options:
+        raise DeclarationError(
+            f"layer {layer.name!r}, primal {primal.name!r}: the domain {domain.text!r} hangs on {domain.option!r}, "
+            f"which is no option (has {_listed(layer.options)})"
+        )
     for argument in domain.arguments:
         if argument not in names and argument not in layer.options and _number(argument) is None:
             raise DeclarationError(
