@@ -10,24 +10,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gradverify.checking import check as check
+    from gradverify.adapters import register as register
+    from gradverify.api import check as check
+    from gradverify.api import verify as verify
+    from gradverify.core.declare.layer import Layer as Layer
+    from gradverify.core.declare.layer import Loss as Loss
+    from gradverify.core.errors import DeclarationError as DeclarationError
+    from gradverify.core.errors import GradientMismatch as GradientMismatch
+    from gradverify.core.errors import GradverifyError as GradverifyError
+    from gradverify.core.errors import NothingVerified as NothingVerified
+    from gradverify.core.errors import PartlyVerified as PartlyVerified
+    from gradverify.core.errors import TargetError as TargetError
+    from gradverify.core.errors import UsageError as UsageError
+    from gradverify.core.nouns.case import Case as Case
+    from gradverify.core.nouns.comparison import Verdict as Verdict
+    from gradverify.core.nouns.finding import Finding as Finding
+    from gradverify.core.summarise.report import Report as Report
     from gradverify.decorator import given as given
-    from gradverify.errors import DeclarationError as DeclarationError
-    from gradverify.errors import GradientMismatch as GradientMismatch
-    from gradverify.errors import GradverifyError as GradverifyError
-    from gradverify.errors import NothingVerified as NothingVerified
-    from gradverify.errors import PartlyVerified as PartlyVerified
-    from gradverify.errors import TargetError as TargetError
-    from gradverify.errors import UsageError as UsageError
-    from gradverify.layer import Layer as Layer
-    from gradverify.layer import Loss as Loss
     from gradverify.recurrent import register_cell as register_cell
-    from gradverify.registry import register as register
-    from gradverify.types import Case as Case
-    from gradverify.types import Finding as Finding
-    from gradverify.types import Report as Report
-    from gradverify.types import Verdict as Verdict
-    from gradverify.verification import verify as verify
 
 __version__ = "0.1.0"
 

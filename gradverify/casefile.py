@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from gradverify import files, texts
-from gradverify.errors import CaseFileError
+from gradverify import files
+from gradverify.core import texts
+from gradverify.core.errors import CaseFileError
+from gradverify.core.nouns.case import Case
 from gradverify.files import Fields
-from gradverify.types import Case
 
 FORMAT, VERSION = "gradverify-case", 1
 _DIRECTORY = 1 << 20  # bytes of an archive's list of members: some ten thousand arrays

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from gradverify import dims
-from gradverify.domains import Domain
-from gradverify.errors import DeclarationError
-from gradverify.evaluate import by_name, outputs_of
-from gradverify.failures import LayerFailure
-from gradverify.layer import Layer, Loss, Primal, accepted
-from gradverify.registry import loss as find_loss
+from gradverify.core.declare import dims
+from gradverify.core.declare.declaration import Primal
+from gradverify.core.declare.domains import Domain
+from gradverify.core.declare.functions import accepted
+from gradverify.core.declare.layer import Layer, Loss
+from gradverify.core.declare.registry import loss as find_loss
+from gradverify.core.errors import DeclarationError
+from gradverify.core.evaluate import by_name, outputs_of
+from gradverify.core.evaluate.failures import LayerFailure
 
 
 def under_loss(layer: Layer, name: str) -> Layer:

@@ -17,10 +17,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradverify import casefile, files, texts
-from gradverify.errors import CaseFileError
+from gradverify import casefile, files
+from gradverify.core import texts
+from gradverify.core.errors import CaseFileError
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.finding import Finding
 from gradverify.files import Fields, Told
-from gradverify.types import Case, Finding
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,10 +6,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from gradverify.errors import UsageError
-from gradverify.layer import Layer
-from gradverify.properties import Regime
-from gradverify.registry import layers
+from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.regime import Regime
+from gradverify.core.declare.registry import layers
+from gradverify.core.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -47,7 +47,7 @@ def given(
     """
     import hypothesis
 
-    from gradverify.strategies import cases
+    from gradverify.core.draw import cases
 
     if "case" in strategies:
         raise UsageError("the argument 'case' is the drawn Case; give your own strategy another name")

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from gradverify import texts
-from gradverify.errors import CaseFileError
-from gradverify.types import Finding
+from gradverify.core import texts
+from gradverify.core.errors import CaseFileError
+from gradverify.core.nouns.finding import Finding
 
 FORMAT, VERSION = "gradverify-finding", 1
 MOST = 1 << 26  # bytes of a file that is read whole; a Case of 8 million numbers
@@ -186,7 +186,7 @@ class Told:
 
     Attributes
     ----------
-    property, kind, primal, message, severity : as in `gradverify.types.Finding`
+    property, kind, primal, message, severity : as in `gradverify.core.nouns.finding.Finding`
     asked : the property that was being tried
     """
 

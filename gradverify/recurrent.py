@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gradverify.errors import DeclarationError
-from gradverify.layer import Layer, Primal
-from gradverify.registry import layers, register
+from gradverify.adapters import register
+from gradverify.core.declare.declaration import Primal
+from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.registry import layers
+from gradverify.core.errors import DeclarationError
 from gradverify.unrolled import Bidirectional, Cell, Truncated, Unrolled, cell_output
 
 TIME = "T"

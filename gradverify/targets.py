@@ -19,13 +19,13 @@ from importlib import import_module, util
 from types import ModuleType, TracebackType
 from typing import Any
 
-from gradverify import texts
-from gradverify.errors import DeclarationError, TargetError
-from gradverify.failures import from_outside, named, text_of
-from gradverify.layer import Layer, Loss
-from gradverify.registry import layers
-from gradverify.registry import loss as find_loss
-from gradverify.types import Case
+from gradverify.core import texts
+from gradverify.core.declare.layer import Layer, Loss
+from gradverify.core.declare.registry import layers
+from gradverify.core.declare.registry import loss as find_loss
+from gradverify.core.errors import DeclarationError, TargetError
+from gradverify.core.evaluate.failures import from_outside, named, text_of
+from gradverify.core.nouns.case import Case
 
 _LONGEST = 4000  # characters of a message that are shown
 _PATTERN = re.compile(r"(?P<place>.+?)(?::(?P<object>[^:/\\]+))?")

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.evaluate import LayerFailure, _spreads, by_name, guarded, run
-from gradverify.layer import Layer, Primal, accepted
-from gradverify.types import Array
+from gradverify.core.declare.declaration import Primal
+from gradverify.core.declare.functions import accepted
+from gradverify.core.declare.layer import Layer
+from gradverify.core.evaluate import LayerFailure, _spreads, by_name, guarded, run
+from gradverify.core.nouns.case import Array
 
 Arrays = dict[str, Array]
 

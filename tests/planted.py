@@ -6,8 +6,9 @@ import contextlib
 
 import numpy as np
 
-from gradverify import Layer, evaluate
-from gradverify.strategies import cases, each
+from gradverify import Layer
+from gradverify.core import evaluate
+from gradverify.core.draw import cases, each
 
 MAGIC = 7.25
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from gradverify import adapt
-from gradverify.checking import check_layer
-from gradverify.settings import Settings
+from gradverify.core.check.search import check_layer
+from gradverify.core.check.settings import Settings
 
 
 def check(layer, *properties):

@@ -7,15 +7,16 @@ import dataclasses
 import numpy as np
 import pytest
 
-from gradverify import Case, evaluate
+from gradverify import Case
 from gradverify.adapters import _torch_device, as_layer
 from gradverify.adapters._torch_device import OnDevice
-from gradverify.differences import screen
-from gradverify.differences.central import central
-from gradverify.differences.point import Point
-from gradverify.evaluate import LayerFailure
-from gradverify.hooks import Contraction, Moves
-from gradverify.properties import gradient
+from gradverify.core import evaluate
+from gradverify.core.declare.hooks import Contraction, Moves
+from gradverify.core.differentiate import screen
+from gradverify.core.differentiate.central import central
+from gradverify.core.differentiate.point import Point
+from gradverify.core.evaluate import LayerFailure
+from gradverify.core.properties import gradient
 
 torch = pytest.importorskip("torch")
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import gradverify as gv
-from gradverify import evaluate
 from gradverify.adapters import as_layer
-from gradverify.checking import check_layer
-from gradverify.settings import Settings
+from gradverify.core import evaluate
+from gradverify.core.check.search import check_layer
+from gradverify.core.check.settings import Settings
 
 jax = pytest.importorskip("jax")
 

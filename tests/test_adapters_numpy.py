@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 import gradverify as gv
-from gradverify import adapt, verification
+from gradverify import adapt
 from gradverify.adapters import as_layer
-from gradverify.checking import check_layer
-from gradverify.errors import DeclarationError
-from gradverify.settings import Settings
+from gradverify.core import verify as verification
+from gradverify.core.check.search import check_layer
+from gradverify.core.check.settings import Settings
+from gradverify.core.errors import DeclarationError
 
 EXAMPLES = 6
 

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 import gradverify as gv
-from gradverify import Case, adapt, evaluate
+from gradverify import Case, adapt
 from gradverify.adapters import as_layer
-from gradverify.checking import check_layer
-from gradverify.errors import DeclarationError
-from gradverify.properties import gradient, reusable
-from gradverify.settings import Settings
+from gradverify.core import evaluate
+from gradverify.core.check.search import check_layer
+from gradverify.core.check.settings import Settings
+from gradverify.core.errors import DeclarationError
+from gradverify.core.properties import gradient, reusable
 
 
 def check(layer, *properties, examples=4):

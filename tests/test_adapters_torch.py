@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 import gradverify as gv
-from gradverify import Case, evaluate
+from gradverify import Case
 from gradverify.adapters import as_layer
-from gradverify.checking import check_layer
-from gradverify.diagnosis import diagnosed
-from gradverify.properties import gradient
-from gradverify.settings import Settings
+from gradverify.core import evaluate
+from gradverify.core.check.search import check_layer
+from gradverify.core.check.settings import Settings
+from gradverify.core.diagnose import diagnosed
+from gradverify.core.properties import gradient
 
 torch = pytest.importorskip("torch")
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import gradverify as gv
-from gradverify.errors import DeclarationError
-from gradverify.strategies import cases, each
+from gradverify.core.draw import cases, each
+from gradverify.core.errors import DeclarationError
 
 
 def square(x, *rest):

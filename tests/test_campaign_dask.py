@@ -12,7 +12,7 @@ import pytest
 
 from gradverify.campaign import Campaign, Plan, Store
 from gradverify.campaign.dask import cluster
-from gradverify.errors import UsageError
+from gradverify.core.errors import UsageError
 
 distributed = pytest.importorskip("distributed")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from campaigns import QUICK, events, run
+from gradverify.core.declare.regime import Regime
 
 from gradverify.campaign import Campaign, Plan, Snapshot, Store
 from gradverify.campaign import journal as journals
@@ -20,8 +21,7 @@ from gradverify.campaign.schedule import Progress
 from gradverify.campaign.unit import Record, Row, Unit
 from gradverify.cli import run as command
 from gradverify.cli._campaign import _table, headline, status
-from gradverify.properties import Regime
-from gradverify.strategies import decoding
+from gradverify.core.draw import decoding
 from gradverify.targets import load
 
 HERE = Path(__file__).parent
@@ -94,7 +94,7 @@ def test_a_finding_is_kept_where_its_case_does_not_fit_the_layer_any_more(tmp_pa
 
 def test_an_error_in_gradverify_itself_is_told_and_does_not_pass_for_success(tmp_path):
     broken = (
-        "from gradverify.properties import Property, add\n"
+        "from gradverify.core.properties import Property, add\n"
         'def holds(layer, case):\n    raise ZeroDivisionError("ours")\n'
         'add(Property("broken", "never", holds))\n'
     )

@@ -17,7 +17,7 @@ import pytest
 import gradverify.layers
 from gradverify.casefile import load
 from gradverify.cli import _progress, run
-from gradverify.progress import DIAGNOSING, SMALLER, Progress
+from gradverify.core.check.progress import DIAGNOSING, SMALLER, Progress
 
 LAYERS = """
     import numpy as np
@@ -257,11 +257,11 @@ def test_progress_on_a_terminal_is_live_on_stderr(
 
 def test_an_error_of_our_own_is_not_taken_for_a_finding_and_hides_none(call: Call) -> None:
     broken = """
-    from gradverify.properties import Property, add
+    from gradverify.core.properties import Property, add
     def holds(layer, case):
         if layer.name == "right":
             raise ZeroDivisionError("a bug")
-        from gradverify.types import Outcome
+        from gradverify.core.nouns.finding import Outcome
         return Outcome("broken")
     add(Property("broken", "never", holds))
     """

@@ -7,7 +7,7 @@ import planted
 import pytest
 
 from gradverify import Layer, adapt
-from gradverify.strategies.constants import constants
+from gradverify.core.draw.constants import constants
 
 
 def layer(forward, **declaration):

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 import gradverify as gv
-from gradverify import casefile, dims, domains
+from gradverify import casefile
 from gradverify.compose import under_loss
-from gradverify.errors import CaseFileError, DeclarationError, TargetError, UsageError
-from gradverify.evaluate import LayerFailure, gradients, guarded
-from gradverify.layer import Layer, Loss
-from gradverify.limits import time_limit
-from gradverify.registry import Registry, layers
+from gradverify.core.declare import dims, domains
+from gradverify.core.declare.layer import Layer, Loss
+from gradverify.core.declare.registry import Registry, layers
+from gradverify.core.errors import CaseFileError, DeclarationError, TargetError, UsageError
+from gradverify.core.evaluate import LayerFailure, gradients, guarded
+from gradverify.core.evaluate.limits import time_limit
 
 
 @pytest.mark.parametrize(
@@ -253,8 +254,8 @@ def test_a_layer_that_never_returns_is_found_once(monkeypatch):
             pass
         return x * 1.0, None
 
-    monkeypatch.setattr("gradverify.verification.SECONDS", 0.2)
-    monkeypatch.setattr("gradverify.verification.examine.__defaults__", (0.2,))
+    monkeypatch.setattr("gradverify.core.verify.SECONDS", 0.2)
+    monkeypatch.setattr("gradverify.core.verify.examine.__defaults__", (0.2,))
     report = gv.check(forward, lambda dy, s: dy * 1.0, x="N D", examples=10, raises=False)
     assert [(f.property, f.kind) for f in report.findings] == [("complete", "timeout")]
 

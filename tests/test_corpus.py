@@ -7,11 +7,12 @@ import multiprocessing
 
 import numpy as np
 import pytest
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.finding import Finding
 
 from gradverify.casefile import save
+from gradverify.core.errors import CaseFileError
 from gradverify.corpus import Corpus, remove, replay_command
-from gradverify.errors import CaseFileError
-from gradverify.types import Case, Finding
 
 
 def finding(size: int = 2, primal: str = "x", value: float = 1.0, **case: object) -> Finding:

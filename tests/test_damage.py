@@ -18,6 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gradverify.core.declare.regime import Regime
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.finding import Finding
 
 from gradverify import casefile, cli, files, verify
 from gradverify.campaign import journal
@@ -25,12 +28,10 @@ from gradverify.campaign.ledger import Ledger
 from gradverify.campaign.schedule import Progress
 from gradverify.campaign.store import Store, StoreError
 from gradverify.campaign.unit import Found, Record, Row
+from gradverify.core.errors import CaseFileError, GradverifyError
 from gradverify.corpus import Corpus
-from gradverify.errors import CaseFileError, GradverifyError
 from gradverify.files import Fields, Told
-from gradverify.properties import Regime
 from gradverify.pytest_plugin import journal as plugin_journal
-from gradverify.types import Case, Finding
 
 SECONDS = 2.0
 MEGABYTES = 300

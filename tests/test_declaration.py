@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 import gradverify as gv
 from gradverify import casefile
-from gradverify.errors import CaseFileError, DeclarationError, TargetError, UsageError
-from gradverify.registry import layers
+from gradverify.core.declare.registry import layers
+from gradverify.core.errors import CaseFileError, DeclarationError, TargetError, UsageError
 from gradverify.report.terminal import undecided
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gradverify as gv
-from gradverify import domains
+from gradverify.core.declare import domains
 
 
 def kl(p, t, log_target=False):

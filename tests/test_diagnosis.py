@@ -10,23 +10,24 @@ import numpy as np
 import pytest
 from bench.diagnosis import holds
 from click.testing import CliRunner
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.finding import Finding
 
 from gradverify import Layer
 from gradverify.cli.explain import command
-from gradverify.diagnosis import Evidence, Signature, diagnose, diagnosed, signatures, variants
-from gradverify.diagnosis.probe import Probe, close
-from gradverify.diagnosis.steps import steps
-from gradverify.errors import CaseFileError
-from gradverify.properties import properties
+from gradverify.core.diagnose import Evidence, Signature, diagnose, diagnosed, signatures, variants
+from gradverify.core.diagnose.probe import Probe, close
+from gradverify.core.diagnose.steps import steps
+from gradverify.core.errors import CaseFileError
+from gradverify.core.properties import properties
+from gradverify.core.verify import checked, examine
 from gradverify.report import explanation, ladder
-from gradverify.types import Case, Finding
-from gradverify.verification import checked, examine
 
 
 @pytest.fixture(autouse=True)
 def registry_as_it_was(monkeypatch):
     """Layers that a test loads from a file are forgotten after it."""
-    from gradverify.registry import layers
+    from gradverify.core.declare.registry import layers
 
     layers.load()
     monkeypatch.setattr(layers, "_items", dict(layers._items))
@@ -1195,7 +1196,7 @@ def test_every_signature_is_silent_where_the_gradient_is_right(name):
 def test_every_signature_is_shown_to_fire():
     shown = {wrong.signature for wrong in WRONG.values()}
     told_by_their_property = {"modes", "batch", "forward_mode", "only_these_sizes", "accumulated"}
-    ours = {n for n in signatures.names() if signatures.get(n).fits.__module__.startswith("gradverify.diagnosis")}
+    ours = {n for n in signatures.names() if signatures.get(n).fits.__module__.startswith("gradverify.core.diagnose")}
     assert ours - shown == told_by_their_property
 
 

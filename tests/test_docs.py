@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gradverify.registry import layers
+from gradverify.core.declare.registry import layers
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -6,12 +6,12 @@ import random
 from collections import Counter
 
 import numpy as np
+from gradverify.core.declare.regime import Regime
 
 import gradverify as gv
 from gradverify import Layer
-from gradverify.properties import Regime
-from gradverify.strategies import Pool, cases, drawing_of, each, explored
-from gradverify.strategies.constants import constants
+from gradverify.core.draw import Pool, cases, drawing_of, each, explored
+from gradverify.core.draw.constants import constants
 
 CFG = {"BLOCK": 128, "tiles": [24, {"inner": (56.0,)}]}
 TABLE = np.array([2.75, 8.5])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gradverify.layer import Layer
+from gradverify.core.declare.layer import Layer
 from tests.heldout import edits, shelf
 
 NAMES = [wrong.name for wrong in shelf()]

@@ -14,19 +14,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.comparison import Comparison, Verdict
+from gradverify.core.nouns.finding import Diagnosis, Finding, Outcome
+from gradverify.core.summarise.report import Report
 
 from gradverify import Layer
-from gradverify.checking import check_layer
 from gradverify.cli import run
-from gradverify.coverage import DISTINCT, OTHERS, Coverage, regions
+from gradverify.core.check.search import check_layer
+from gradverify.core.check.settings import Settings
+from gradverify.core.nouns.verified import NotVerified
+from gradverify.core.summarise.coverage import DISTINCT, OTHERS, Coverage, regions
+from gradverify.core.summarise.tally import RATIOS, Tally
 from gradverify.report.html import render_finding, render_html, render_report
 from gradverify.report.html.ladder import ladder_plot
 from gradverify.report.html.markup import breakable, el
 from gradverify.report.jsonreport import to_json
-from gradverify.settings import Settings
-from gradverify.tally import RATIOS, Tally
-from gradverify.types import Case, Comparison, Diagnosis, Finding, Outcome, Report, Verdict
-from gradverify.verified import NotVerified
 
 VOID = {"meta", "wbr"}
 HOSTILE = '<script>alert("x")</script>&\x00'

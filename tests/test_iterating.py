@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from gradverify.core.declare.regime import Regime
 
 import gradverify as gv
-from gradverify.differences.jumps import largest_jump
-from gradverify.judgement import says
-from gradverify.properties import Regime
-from gradverify.strategies import cases, each
+from gradverify.core.differentiate.jumps import largest_jump
+from gradverify.core.draw import cases, each
+from gradverify.core.judge import says
 from tests.iterating import SOLVERS, until
 
 QUICK = ("jacobi", "lambert", "secant")

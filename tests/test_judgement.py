@@ -8,16 +8,17 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.comparison import AGREES, DISAGREES, KINK, UNRESOLVED
 
-from gradverify.judgement import says, sweep, table
-from gradverify.judgement.dispute import Answer, Dispute, answer
-from gradverify.judgement.plain import PLAIN
-from gradverify.layer import Layer
-from gradverify.properties import gradient
+from gradverify.core.declare.layer import Layer
+from gradverify.core.judge import says, sweep, table
+from gradverify.core.judge.dispute import Answer, Dispute, answer
+from gradverify.core.judge.plain import PLAIN
+from gradverify.core.properties import gradient
+from gradverify.core.tuning import Tuning, using
 from gradverify.report.explanation import verdicts
 from gradverify.report.html.heatmap import described
-from gradverify.tuning import Tuning, using
-from gradverify.types import AGREES, DISAGREES, KINK, UNRESOLVED, Case
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import gradverify as gv
-from gradverify.errors import PartlyVerified
+from gradverify.core.errors import PartlyVerified
 
 
 def torn_elu(x):

@@ -6,7 +6,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from gradverify.checking import Settings, check_layer
+from gradverify.core.check.search import check_layer
+from gradverify.core.check.settings import Settings
 from tests.kernels import catalogue
 
 KERNELS = {kernel.name: kernel for kernel in catalogue()}

@@ -7,16 +7,19 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from gradverify.core.declare.regime import Regime  # noqa: E402
+from gradverify.core.nouns.case import Case  # noqa: E402
+from gradverify.core.nouns.comparison import Verdict  # noqa: E402
+
 from gradverify import verify  # noqa: E402
 from gradverify.adapters import as_layer  # noqa: E402
-from gradverify.checking import Settings, check_layer  # noqa: E402
-from gradverify.errors import DeclarationError  # noqa: E402
-from gradverify.layer import Layer  # noqa: E402
-from gradverify.properties import Regime  # noqa: E402
-from gradverify.properties._allowance import allowed, compared  # noqa: E402
-from gradverify.strategies import cases, each  # noqa: E402
-from gradverify.strategies.kernels import blocks  # noqa: E402
-from gradverify.types import Case, Verdict  # noqa: E402
+from gradverify.core.check.search import check_layer  # noqa: E402
+from gradverify.core.check.settings import Settings  # noqa: E402
+from gradverify.core.declare.layer import Layer  # noqa: E402
+from gradverify.core.draw import cases, each  # noqa: E402
+from gradverify.core.draw.kernels import blocks  # noqa: E402
+from gradverify.core.errors import DeclarationError  # noqa: E402
+from gradverify.core.properties._allowance import allowed, compared  # noqa: E402
 
 
 def scale(sums=torch.float32, detached=False):
@@ -247,7 +250,7 @@ def test_what_float32_has_no_number_for_on_the_way_may_be_lost():
 
 
 def test_a_large_case_is_called_wrong_after_many_samples_only():
-    from gradverify.properties.reference import MANY, _Draws
+    from gradverify.core.properties.reference import MANY, _Draws
 
     taken = []
     draws = _Draws(layer(scale()), case(3), lambda k: (taken.append(k), (np.zeros(1), {"w": np.zeros(1)}, 1 << 30))[1])

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from gradverify import Case, Layer, verify
-from gradverify.properties import gradient
-from gradverify.registry import layers
+from gradverify.core.declare.registry import layers
+from gradverify.core.properties import gradient
 
 ABSORBING = (1e16, -1e16, 1e50)
 

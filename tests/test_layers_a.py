@@ -8,8 +8,8 @@ import itertools
 import numpy as np
 import pytest
 
+from gradverify.core.declare.registry import layers
 from gradverify.layers import activations, classification, elementwise, gelu, losses, norms, scans, softmax
-from gradverify.registry import layers
 
 MODULES = (activations, classification, elementwise, gelu, losses, norms, scans, softmax)
 NAMES = (

@@ -8,7 +8,7 @@ import itertools
 import numpy as np
 import pytest
 
-from gradverify.registry import layers
+from gradverify.core.declare.registry import layers
 
 NAMES = (
     ["linear", "matvec", "batched_matmul", "matmul_broadcast", "bilinear", "residual"]

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.finding import Outcome
 
 import gradverify as gv
 from gradverify import adapt
-from gradverify.lines.ran import Ran, restored
-from gradverify.lines.recorder import Recorder, decides
-from gradverify.properties import properties
-from gradverify.types import Case, Outcome
+from gradverify.core.lines.recorder import Recorder, decides
+from gradverify.core.properties import properties
+from gradverify.core.summarise.ran import Ran, restored
 
 
 def forward(x, W, mode="mean"):

@@ -7,12 +7,13 @@ import json
 import numpy as np
 import pytest
 
-from gradverify import Layer, evaluate
-from gradverify.checking import check_layer
+from gradverify import Layer
 from gradverify.cli import run as command
+from gradverify.core import evaluate
+from gradverify.core.check.search import check_layer
+from gradverify.core.check.settings import Settings
+from gradverify.core.declare.registry import layers
 from gradverify.mutants import baseline, generic, runner, shelf
-from gradverify.registry import layers
-from gradverify.settings import Settings
 
 SHELF = {m.number: m for m in shelf()}
 ESCAPES = {94}  # the textbook derivative of the sigmoid; see docs/mutants.md

@@ -10,19 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradverify import Case, Layer, Verdict, evaluate, tuning, verify
-from gradverify.checking import check_layer
-from gradverify.differences import ladder, screen
-from gradverify.differences.central import best_step, central
-from gradverify.differences.complexstep import complex_step
-from gradverify.differences.inside import computes_in
-from gradverify.differences.point import Point
-from gradverify.judgement.plain import judge
-from gradverify.judgement.rules import cancelling
-from gradverify.judgement.sweep import sweep
-from gradverify.properties import gradient, special
-from gradverify.registry import layers
-from gradverify.settings import Settings
+from gradverify import Case, Layer, Verdict, verify
+from gradverify.core import evaluate, tuning
+from gradverify.core.check.search import check_layer
+from gradverify.core.check.settings import Settings
+from gradverify.core.declare.registry import layers
+from gradverify.core.differentiate import ladder, screen
+from gradverify.core.differentiate.central import best_step, central
+from gradverify.core.differentiate.complexstep import complex_step
+from gradverify.core.differentiate.inside import computes_in
+from gradverify.core.differentiate.point import Point
+from gradverify.core.judge.plain import judge
+from gradverify.core.judge.rules import cancelling
+from gradverify.core.judge.sweep import sweep
+from gradverify.core.properties import gradient, special
 
 
 def elementwise(forward, backward, **declaration):

@@ -10,13 +10,16 @@ from unittest import mock
 import hypothesis
 import numpy as np
 import pytest
+from gradverify.core.nouns.case import Case
 
 import gradverify as gv
-from gradverify import evaluate, foreign, targets, texts
-from gradverify.checking import Settings, check_layer
-from gradverify.errors import DeclarationError, TargetError
-from gradverify.failures import LayerFailure, guarded, told, unpatched
-from gradverify.types import Case
+from gradverify import targets
+from gradverify.core import evaluate, texts
+from gradverify.core.check.search import check_layer
+from gradverify.core.check.settings import Settings
+from gradverify.core.errors import DeclarationError, TargetError
+from gradverify.core.evaluate import foreign
+from gradverify.core.evaluate.failures import LayerFailure, guarded, told, unpatched
 
 
 def square(x):

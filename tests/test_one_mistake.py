@@ -7,13 +7,13 @@ import io
 import numpy as np
 import pytest
 
-from gradverify.checking import check_layer
 from gradverify.cli import _show
-from gradverify.layer import Layer
-from gradverify.properties import explained
+from gradverify.core.check.search import check_layer
+from gradverify.core.check.settings import Settings
+from gradverify.core.declare.layer import Layer
+from gradverify.core.properties import explained
 from gradverify.recurrent import as_cell, unroll
 from gradverify.report import terminal
-from gradverify.settings import Settings
 
 SETTINGS = Settings(seed=3, properties=("complete", "gradient"), examples=30)
 

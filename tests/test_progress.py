@@ -9,8 +9,8 @@ import time
 import pytest
 
 import gradverify as gv
-from gradverify import progress
-from gradverify.progress import SMALLER, Progress
+from gradverify.core.check import progress
+from gradverify.core.check.progress import SMALLER, Progress
 
 
 class Terminal(io.StringIO):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from gradverify.api import verify
+from gradverify.core.nouns.case import Case
 
-from gradverify.checking import check_layer
-from gradverify.layer import Layer
-from gradverify.properties import properties
-from gradverify.registry import layers
-from gradverify.settings import Settings
-from gradverify.types import Case
-from gradverify.verification import verify
+from gradverify.core.check.search import check_layer
+from gradverify.core.check.settings import Settings
+from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.registry import layers
+from gradverify.core.properties import properties
 
 EXAMPLES = 40
 

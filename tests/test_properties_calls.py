@@ -7,8 +7,8 @@ import pytest
 
 from gradverify import Case, Layer, adapt, check, verify
 from gradverify.adapters import as_layer
-from gradverify.checking import check_layer
-from gradverify.settings import Settings
+from gradverify.core.check.search import check_layer
+from gradverify.core.check.settings import Settings
 
 
 def findings(target, *names, examples=30, **declaration):
@@ -315,7 +315,7 @@ def test_a_slow_layer_is_given_up_and_not_taken_for_one_that_never_returns(monke
             pass
         return x * 1.0, None
 
-    monkeypatch.setattr("gradverify.verification.examine.__defaults__", (0.1,))
+    monkeypatch.setattr("gradverify.core.verify.examine.__defaults__", (0.1,))
     layer = Layer(forward, lambda dy, s: dy * 1.0, name="slow", x="N D")
     report = check_layer(layer, Settings(examples=20, properties=("gradient",), shrink=False))
     assert not report.findings

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from gradverify import Layer, adapt
-from gradverify.checking import check_layer
-from gradverify.settings import Settings
+from gradverify.core.check.search import check_layer
+from gradverify.core.check.settings import Settings
 
 
 def found(layer, *properties, examples=12):

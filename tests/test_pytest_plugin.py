@@ -12,20 +12,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gradverify.api import verify
 
 import gradverify.adapters
+import gradverify.core.draw
+import gradverify.core.shrink
 import gradverify.decorator
 import gradverify.pytest_plugin.collection
 import gradverify.pytest_plugin.fixture
 import gradverify.pytest_plugin.summary
 import gradverify.pytest_plugin.xdist
-import gradverify.shrink
-import gradverify.strategies
 import gradverify.targets
 from gradverify.casefile import load, save
-from gradverify.properties import properties
-from gradverify.registry import layers
-from gradverify.verification import verify
+from gradverify.core.declare.registry import layers
+from gradverify.core.properties import properties
 
 pytest_plugins = ["pytester"]
 
@@ -651,7 +651,7 @@ def test_a_project_that_does_not_use_it_sees_and_loads_nothing(pytester):
         import sys
         def test_modules():
             assert "gradverify.pytest_plugin" in sys.modules
-            assert not {"numpy", "gradverify.layer", "gradverify.pytest_plugin.run"} & set(sys.modules)
+            assert not {"numpy", "gradverify.core.declare.layer", "gradverify.pytest_plugin.run"} & set(sys.modules)
         """
     )
     result = pytester.runpytest_subprocess("-p", "no:hypothesispytest", "-v")

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 
 import gradverify
-from gradverify.errors import DeclarationError, TargetError
-from gradverify.evaluate import LayerFailure, gradients, run
-from gradverify.layer import Layer, Loss
+from gradverify.adapters import register
+from gradverify.core.declare.layer import Layer, Loss
+from gradverify.core.declare.registry import layers
+from gradverify.core.errors import DeclarationError, TargetError
+from gradverify.core.evaluate import LayerFailure, gradients, run
 from gradverify.layers.recurrent import lstm_cell, rnn_cell, sigmoid_slope, tanh_slope
 from gradverify.recurrent import as_cell, bidirectional, register_cell, unroll
-from gradverify.registry import layers, register
 from gradverify.unrolled import Cell
 
 CELLS = ("rnn_cell", "lstm_cell", "gru_cell", "peephole_lstm_cell")

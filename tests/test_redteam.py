@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import gradverify as gv
-from gradverify.checking import check_layer
-from gradverify.settings import Settings
+from gradverify.core.check.search import check_layer
+from gradverify.core.check.settings import Settings
 
 RIGHT, WRONG = {}, {}
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from gradverify.adapters import as_layer
-from gradverify.checking import check_layer
+from gradverify.core.check.search import check_layer
+from gradverify.core.check.settings import Settings
 from gradverify.mutants.runner import first_finding
-from gradverify.settings import Settings
 
 TABLE = {}
 

@@ -11,21 +11,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.comparison import Comparison, Verdict
+from gradverify.core.nouns.finding import Diagnosis, Finding, Outcome
+from gradverify.core.summarise.report import Report
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from gradverify import Layer, verify
-from gradverify.checking import check_layer
-from gradverify.judgement import says
-from gradverify.judgement.plain import SCREENED
-from gradverify.registry import layers
+from gradverify.core.check.search import check_layer
+from gradverify.core.check.settings import Settings
+from gradverify.core.declare.registry import layers
+from gradverify.core.judge import says
+from gradverify.core.judge.plain import SCREENED
+from gradverify.core.nouns.verified import NotVerified
+from gradverify.core.summarise.tally import Tally
 from gradverify.report import code, jsonreport, table, terminal
 from gradverify.report.numbers import entry, short
-from gradverify.settings import Settings
-from gradverify.tally import Tally
-from gradverify.types import Case, Comparison, Diagnosis, Finding, Outcome, Report, Verdict
-from gradverify.verified import NotVerified
 
 
 def comparison(shape: tuple[int, ...], wrong: Any, labels: tuple[str, ...] = ()) -> Comparison:

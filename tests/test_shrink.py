@@ -8,8 +8,9 @@ import numpy as np
 import planted
 import pytest
 
-from gradverify import Case, Layer, casefile, evaluate
-from gradverify.shrink import shrink
+from gradverify import Case, Layer, casefile
+from gradverify.core import evaluate
+from gradverify.core.shrink import shrink
 
 
 def dense_case(N, D, H, seed=0, dtype=float):

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 import gradverify as gv
-from gradverify.checking import check_layer
+from gradverify.core.check.search import check_layer
+from gradverify.core.check.settings import Settings
+from gradverify.core.declare.registry import layers
 from gradverify.layers.recurrent import lstm_cell
 from gradverify.recurrent import as_cell, unroll
-from gradverify.registry import layers
-from gradverify.settings import Settings
 
 READABLE = 24  # array elements of a case, cotangents included
 

@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 import planted
 import pytest
+from gradverify.core.declare.regime import Regime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradverify import DeclarationError, Layer, casefile, domains, evaluate
+from gradverify import DeclarationError, Layer, casefile
+from gradverify.core import evaluate
+from gradverify.core.declare import domains
+from gradverify.core.declare.registry import layers
+from gradverify.core.draw import cases, each, minimal, streams
 from gradverify.layers.mlp import sigmoid_mlp
-from gradverify.properties import Regime
-from gradverify.registry import layers
-from gradverify.strategies import cases, each, minimal, streams
 
 
 def identity(x):
@@ -69,8 +71,8 @@ PROGRAM = """
 {imports}
 from gradverify import casefile
 from gradverify.layers.mlp import sigmoid_mlp
-from gradverify.registry import layers
-from gradverify.strategies import cases, each
+from gradverify.core.declare.registry import layers
+from gradverify.core.draw import cases, each
 each(cases(layers.get("sigmoid_mlp")), 40, 7, lambda case: print(casefile.digest(case)))
 """
 
@@ -81,7 +83,7 @@ def test_the_same_seed_gives_the_same_cases():
     assert digests(drawn(mlp, seed=7)) != digests(drawn(mlp, seed=8))
 
 
-@pytest.mark.parametrize("imports", ["", "import gradverify.checking, gradverify.registry, json.tool"])
+@pytest.mark.parametrize("imports", ["", "import gradverify.core.check.search, gradverify.core.declare.registry, json.tool"])
 def test_another_process_draws_the_same_cases(imports, tmp_path):
     assert sigmoid_mlp is not None
     root = Path(casefile.__file__).parents[1]

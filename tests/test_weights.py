@@ -12,9 +12,9 @@ from gradverify import adapt
 from gradverify.adapters import as_layer
 from gradverify.adapters._names import NOT, OWN, PLACED, SAME, SHORT, fit
 from gradverify.adapters._pairs import parse
-from gradverify.checking import check_layer
-from gradverify.errors import DeclarationError, PartlyVerified
-from gradverify.settings import Settings
+from gradverify.core.check.search import check_layer
+from gradverify.core.check.settings import Settings
+from gradverify.core.errors import DeclarationError, PartlyVerified
 
 
 def check(target, **declaration):

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from gradverify.errors import DeclarationError
-from gradverify.layer import Layer
-from gradverify.registry import Registry, import_submodules
+from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.registry import Registry, import_submodules
+from gradverify.core.errors import DeclarationError
 
 
 @dataclass(frozen=True, slots=True)

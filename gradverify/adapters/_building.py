@@ -15,10 +15,10 @@ from gradverify.adapters._normal import attempt, constants, examples, finished, 
 from gradverify.adapters._pairs import Pair, attributes, discover, fetch, told_pair
 from gradverify.adapters._stateful import Stateful
 from gradverify.adapters._undeclared import undeclared
-from gradverify.errors import DeclarationError
-from gradverify.evaluate import LayerFailure
-from gradverify.layer import Layer
-from gradverify.types import Array
+from gradverify.core.declare.layer import Layer
+from gradverify.core.errors import DeclarationError
+from gradverify.core.evaluate import LayerFailure
+from gradverify.core.nouns.case import Array
 
 FORWARDS = ("forward", "forward_pass", "fprop", "forward_propagation", "feedforward", "__call__")
 BACKWARDS = (

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from gradverify import dims
 from gradverify.adapters._arrays import duplicate
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._normal import required
 from gradverify.adapters._pairs import Pair, attributes, fetch, is_array, own, show, store
-from gradverify.errors import DeclarationError
-from gradverify.types import Array
+from gradverify.core.declare import dims
+from gradverify.core.errors import DeclarationError
+from gradverify.core.nouns.case import Array
 
 _DEEP = 6  # attributes of attributes of ..., when an array is replaced wherever the object holds it
 _KEPT = 64  # prototypes

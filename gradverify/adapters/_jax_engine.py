@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.errors import DeclarationError
-from gradverify.evaluate import LayerFailure
+from gradverify.core.errors import DeclarationError
+from gradverify.core.evaluate import LayerFailure
 
 Array = Any  # numpy.ndarray or jax.Array
 # in what JAX raises

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters._kernel_wire import packed, unpacked
-from gradverify.errors import TargetError
-from gradverify.evaluate import LayerFailure
-from gradverify.limits import SLOW, TOO_SLOW
+from gradverify.core.errors import TargetError
+from gradverify.core.evaluate import LayerFailure
+from gradverify.core.evaluate.limits import SLOW, TOO_SLOW
 
 Array = Any  # numpy.ndarray
 _LOADING = 300.0  # seconds that an import may take

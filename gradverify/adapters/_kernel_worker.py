@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters._kernel_wire import packed, unpacked
-from gradverify.evaluate import LayerFailure
+from gradverify.core.evaluate import LayerFailure
 
 _LEAST = 24  # bytes of code below which two functions may be alike by chance
 

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters._chance import Chance
-from gradverify.dims import sizes_in
-from gradverify.evaluate import LayerFailure, guarded, run
-from gradverify.layer import KEYWORDS, Declared, Layer
-from gradverify.types import Array
+from gradverify.core.declare.declaration import Declared
+from gradverify.core.declare.dims import sizes_in
+from gradverify.core.declare.layer import KEYWORDS, Layer
+from gradverify.core.evaluate import LayerFailure, guarded, run
+from gradverify.core.nouns.case import Array
 
 _SIZES = ((2, 3, 5, 7, 11, 13, 17), (3, 5, 7, 2, 13, 11, 19), (7, 5, 3, 2, 4, 6, 8), (4,), (1,))
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.errors import DeclarationError
-from gradverify.types import Array
+from gradverify.core.errors import DeclarationError
+from gradverify.core.nouns.case import Array
 
 Path = tuple[tuple[str, Any], ...]  # ("attr", name) and ("item", key), outermost first
 Gradient = tuple[Path, ...] | Callable[[Any], Any]  # summed over several places, or told as a function

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradverify import dims
 from gradverify.adapters._chance import forget, held, moved, restore
 from gradverify.adapters._instance import Maker, accepted_by, assign, summed
 from gradverify.adapters._normal import called, parted, required
 from gradverify.adapters._pairs import Pair, discover, fetch, told_pair
-from gradverify.evaluate import LayerFailure
-from gradverify.layer import Backward, Forward
-from gradverify.types import Array
+from gradverify.core.declare import dims
+from gradverify.core.declare.declaration import Backward, Forward
+from gradverify.core.evaluate import LayerFailure
+from gradverify.core.nouns.case import Array
 
 if TYPE_CHECKING:
     from gradverify.adapters._weights import Weight

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.errors import DeclarationError
+from gradverify.core.errors import DeclarationError
 
 Array = Any  # numpy.ndarray
 Tensor = Any  # torch.Tensor

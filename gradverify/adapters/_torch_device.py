@@ -17,8 +17,8 @@ import numpy as np
 from gradverify.adapters._torch_arrays import Array, Tensor, import_torch, same, tensor, tensors_in
 from gradverify.adapters._torch_direct import fixed, from_the_start, one_by_one, one_thread, unmoved, without_tape
 from gradverify.adapters._torch_engine import Engine
-from gradverify.evaluate import LayerFailure
-from gradverify.hooks import Contraction, Moves
+from gradverify.core.declare.hooks import Contraction, Moves
+from gradverify.core.evaluate import LayerFailure
 
 _SHARE = 8  # of a device's free memory, one part in this many is taken by copies and outputs
 _AHEAD = 1 << 28  # bytes of copies that cost a device less than another call
@@ -41,7 +41,7 @@ class _Span:
 
 @dataclass(frozen=True)
 class OnDevice:
-    """Torch code at one point; see `gradverify.hooks.Elsewhere`. Primals are sent once, when they are first needed."""
+    """Torch code at one point; see `gradverify.core.declare.hooks.Elsewhere`. Primals are sent once, when they are first needed."""
 
     engine: Engine
     primals: Mapping[str, Array]

@@ -14,7 +14,7 @@ import numpy as np
 from gradverify.adapters._torch_arrays import Array, Tensor, array, import_torch, place, tensor, tensors_in
 from gradverify.adapters._torch_direct import fixed, laid_out_alike, one_by_one, one_thread, unmoved, without_tape
 from gradverify.adapters._torch_watch import Watch
-from gradverify.evaluate import LayerFailure
+from gradverify.core.evaluate import LayerFailure
 
 
 @dataclass(frozen=True, slots=True)

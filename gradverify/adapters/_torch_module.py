@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradverify.adapters._torch_arrays import Tensor, import_torch, tensor
-from gradverify.errors import DeclarationError
+from gradverify.core.errors import DeclarationError
 
 MODE = "training"
 

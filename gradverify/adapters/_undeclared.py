@@ -16,10 +16,10 @@ from gradverify.adapters._normal import examples, redrawn
 from gradverify.adapters._pairs import Pair, Path, show
 from gradverify.adapters._stateful import Stateful
 from gradverify.adapters._weights import Survey, Weight, covered, survey
-from gradverify.errors import DeclarationError
-from gradverify.evaluate import LayerFailure
-from gradverify.layer import Layer
-from gradverify.verified import NotVerified
+from gradverify.core.declare.layer import Layer
+from gradverify.core.errors import DeclarationError
+from gradverify.core.evaluate import LayerFailure
+from gradverify.core.nouns.verified import NotVerified
 
 _LOOKS = 3  # sets of sizes, so that 4*N and D+H are told apart
 _CHOICES = 8  # of an option, at which something else may be reached

@@ -20,9 +20,9 @@ from gradverify.adapters import _names
 from gradverify.adapters._arrays import arrays_of
 from gradverify.adapters._normal import flat, parted
 from gradverify.adapters._pairs import Path, fetch, own, store
-from gradverify.errors import DeclarationError
-from gradverify.evaluate import LayerFailure
-from gradverify.types import Array
+from gradverify.core.errors import DeclarationError
+from gradverify.core.evaluate import LayerFailure
+from gradverify.core.nouns.case import Array
 
 if TYPE_CHECKING:
     from gradverify.adapters._stateful import Stateful

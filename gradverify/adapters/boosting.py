@@ -16,10 +16,11 @@ import numpy as np
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._normal import called, constants, finished, flat, required, split
 from gradverify.adapters.losses import TARGETS
-from gradverify.errors import DeclarationError
-from gradverify.evaluate import LayerFailure
-from gradverify.layer import Layer, accepted
-from gradverify.types import Array
+from gradverify.core.declare.functions import accepted
+from gradverify.core.declare.layer import Layer
+from gradverify.core.errors import DeclarationError
+from gradverify.core.evaluate import LayerFailure
+from gradverify.core.nouns.case import Array
 
 
 class Labels(np.ndarray[Any, Any]):

@@ -15,10 +15,11 @@ from typing import Any
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._normal import called, finished, flat, split
-from gradverify.errors import DeclarationError
-from gradverify.evaluate import LayerFailure
-from gradverify.layer import Layer, accepted
-from gradverify.types import Array
+from gradverify.core.declare.functions import accepted
+from gradverify.core.declare.layer import Layer
+from gradverify.core.errors import DeclarationError
+from gradverify.core.evaluate import LayerFailure
+from gradverify.core.nouns.case import Array
 
 
 @dataclass

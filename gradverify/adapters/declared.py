@@ -20,9 +20,10 @@ import numpy as np
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._chance import Chance, mentions
 from gradverify.adapters._normal import called, examples, finished, flat, required, told
-from gradverify.errors import DeclarationError
-from gradverify.evaluate import LayerFailure
-from gradverify.layer import KEYWORDS, Layer, Loss, accepted
+from gradverify.core.declare.functions import accepted
+from gradverify.core.declare.layer import KEYWORDS, Layer, Loss
+from gradverify.core.errors import DeclarationError
+from gradverify.core.evaluate import LayerFailure
 
 
 def _is_pair(target: Any) -> bool:

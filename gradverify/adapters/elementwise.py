@@ -16,9 +16,10 @@ import numpy as np
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._instance import accepted_by
 from gradverify.adapters._normal import called, finished, required, split
-from gradverify.errors import DeclarationError
-from gradverify.layer import Layer, accepted
-from gradverify.types import Array
+from gradverify.core.declare.functions import accepted
+from gradverify.core.declare.layer import Layer
+from gradverify.core.errors import DeclarationError
+from gradverify.core.nouns.case import Array
 
 FUNCTIONS = ("fn", "function", "forward", "activate", "activation", "__call__")
 DERIVATIVES = ("grad", "gradient", "derivative", "deriv", "prime", "backward", "inverse_deriv")

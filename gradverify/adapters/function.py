@@ -10,7 +10,7 @@ import numpy as np
 from gradverify.adapters import Adapter, add, unrecognised
 from gradverify.adapters._normal import examples, split
 from gradverify.adapters.losses import loss
-from gradverify.layer import Layer
+from gradverify.core.declare.layer import Layer
 
 
 def function(target: Any, /, *, name: str | None = None, **declaration: Any) -> Layer:

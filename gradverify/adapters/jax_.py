@@ -19,8 +19,8 @@ from gradverify.adapters import Adapter, add
 from gradverify.adapters._jax_engine import Engine, import_jax
 from gradverify.adapters._jax_reference import in_type, reference_of
 from gradverify.adapters._references import refers_to
-from gradverify.errors import DeclarationError
-from gradverify.layer import KEYWORDS, Layer, Loss
+from gradverify.core.declare.layer import KEYWORDS, Layer, Loss
+from gradverify.core.errors import DeclarationError
 
 _OWN = ("second", "forward_mode", "loss", "kernel", "reference")
 _KERNELS = ("bfloat16", "float16", "float32")
@@ -160,7 +160,7 @@ def _filled(names: Any, arrays: Mapping[str, Any]) -> Any:
 
 def _is_pair(spec: tuple[Any, ...]) -> bool:
     """A dimension string with its domain: ("N", strategy) or ("N", "positive"), not two dimension strings."""
-    from gradverify.domains import words
+    from gradverify.core.declare.domains import words
 
     if len(spec) != 2 or not isinstance(spec[0], str):
         return False

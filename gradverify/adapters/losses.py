@@ -17,11 +17,13 @@ from gradverify.adapters import Adapter, add
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._instance import accepted_by
 from gradverify.adapters._normal import called, constants, finished, flat, split
-from gradverify.dims import numbers_in
-from gradverify.errors import DeclarationError
-from gradverify.evaluate import LayerFailure
-from gradverify.layer import Layer, Loss, Primal, accepted
-from gradverify.types import Array
+from gradverify.core.declare.declaration import Primal
+from gradverify.core.declare.dims import numbers_in
+from gradverify.core.declare.functions import accepted
+from gradverify.core.declare.layer import Layer, Loss
+from gradverify.core.errors import DeclarationError
+from gradverify.core.evaluate import LayerFailure
+from gradverify.core.nouns.case import Array
 
 TARGETS = (
     "y",

@@ -15,10 +15,10 @@ import numpy as np
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._normal import called, constants, finished, split
-from gradverify.errors import DeclarationError
-from gradverify.evaluate import LayerFailure
-from gradverify.layer import Layer, Loss
-from gradverify.types import Array
+from gradverify.core.declare.layer import Layer, Loss
+from gradverify.core.errors import DeclarationError
+from gradverify.core.evaluate import LayerFailure
+from gradverify.core.nouns.case import Array
 
 
 @dataclass

@@ -21,10 +21,10 @@ from gradverify.adapters._normal import attempt, told
 from gradverify.adapters._pairs import Pair, attributes, fetch
 from gradverify.adapters._stateful import Stateful
 from gradverify.adapters._weights import Weight
-from gradverify.errors import DeclarationError
-from gradverify.evaluate import LayerFailure
-from gradverify.layer import Layer
-from gradverify.types import Array
+from gradverify.core.declare.layer import Layer
+from gradverify.core.errors import DeclarationError
+from gradverify.core.evaluate import LayerFailure
+from gradverify.core.nouns.case import Array
 
 _DEEP = 4  # layers of a network, in a list of it
 _GRADIENT = re.compile(r"^(g|d\w?|d_\w+|.*grad.*)$", re.IGNORECASE)  # of keyword arguments

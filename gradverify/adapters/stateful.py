@@ -18,7 +18,7 @@ from gradverify.adapters import Adapter, add
 from gradverify.adapters._building import build, methods_of
 from gradverify.adapters._instance import accepted_by
 from gradverify.adapters._stateful import Stateful
-from gradverify.layer import Layer
+from gradverify.core.declare.layer import Layer
 
 FOREIGN = ("torch", "jax", "jaxlib", "flax", "equinox", "tensorflow", "keras", "chainer", "mxnet", "paddle")
 

@@ -14,7 +14,7 @@ from typing import Any
 from gradverify.adapters import Adapter, add, as_layer
 from gradverify.adapters._normal import told
 from gradverify.adapters.cached import cached
-from gradverify.layer import Layer
+from gradverify.core.declare.layer import Layer
 from gradverify.recurrent import as_cell, unroll
 
 

@@ -18,9 +18,9 @@ from gradverify.adapters import Adapter, add
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._instance import accepted_by
 from gradverify.adapters._normal import called, finished, split
-from gradverify.evaluate import LayerFailure
-from gradverify.layer import Layer
-from gradverify.types import Array
+from gradverify.core.declare.layer import Layer
+from gradverify.core.evaluate import LayerFailure
+from gradverify.core.nouns.case import Array
 
 _VALUES = ("data", "value", "array", "val")
 _GRADIENTS = ("grad", "gradient", "g")

@@ -22,8 +22,8 @@ from gradverify.adapters._torch_device import OnDevice
 from gradverify.adapters._torch_engine import Engine
 from gradverify.adapters._torch_module import module_parts
 from gradverify.adapters._torch_reference import reference_of
-from gradverify.errors import DeclarationError
-from gradverify.layer import KEYWORDS, Layer, Loss
+from gradverify.core.declare.layer import KEYWORDS, Layer, Loss
+from gradverify.core.errors import DeclarationError
 
 _OWN = ("device", "kernel", "second", "keep", "reference", "loss")
 _KERNELS = ("bfloat16", "float16", "float32", "tf32")

@@ -9,9 +9,10 @@ from typing import Any
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._normal import called, finished, split
-from gradverify.errors import DeclarationError
-from gradverify.layer import Layer, accepted
-from gradverify.types import Array
+from gradverify.core.declare.functions import accepted
+from gradverify.core.declare.layer import Layer
+from gradverify.core.errors import DeclarationError
+from gradverify.core.nouns.case import Array
 
 
 @dataclass

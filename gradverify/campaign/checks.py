@@ -17,12 +17,14 @@ from gradverify.campaign.pool import WorkerPool
 from gradverify.campaign.process import GRACE
 from gradverify.campaign.unit import Found, Record, Unit
 from gradverify.campaign.watch import Beat, Job
-from gradverify.errors import CaseFileError
-from gradverify.failures import COMPLETE
-from gradverify.progress import Progress
-from gradverify.properties import explained
-from gradverify.types import Case, Finding, Report
-from gradverify.verification import behind
+from gradverify.core.check.progress import Progress
+from gradverify.core.errors import CaseFileError
+from gradverify.core.evaluate.failures import COMPLETE
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.finding import Finding
+from gradverify.core.properties import explained
+from gradverify.core.summarise.report import Report
+from gradverify.core.verify import behind
 
 _DEATHS = 2  # that do not come again when the case is tried alone, until they are a finding of their own
 _TICK = 0.1

@@ -21,9 +21,9 @@ from gradverify.campaign.journal import Journal, JournalError, out_of_reach
 from gradverify.campaign.state import State
 from gradverify.campaign.trial import confirm
 from gradverify.campaign.unit import Plan, Unit, give_back
+from gradverify.core.declare.layer import Layer
+from gradverify.core.errors import GradverifyError
 from gradverify.ending import die_with_parent, kept_alive
-from gradverify.errors import GradverifyError
-from gradverify.layer import Layer
 
 _MOST_SAID = 1 << 20  # bytes that the layers may have printed until it is forgotten
 _FRAMES = 8  # of a traceback that is told

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from gradverify.campaign.flight import ExecutorLost
-from gradverify.errors import UsageError
+from gradverify.core.errors import UsageError
 
 _SECONDS = 15
 

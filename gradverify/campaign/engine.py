@@ -18,7 +18,7 @@ from gradverify.campaign.ledger import Ledger
 from gradverify.campaign.schedule import Progress, next_layer, seed_of
 from gradverify.campaign.store import Entry, Store, StoreError
 from gradverify.campaign.unit import Delta, Found, Plan, Unit
-from gradverify.errors import UsageError
+from gradverify.core.errors import UsageError
 
 SLICE = 5.0  # seconds of the longest unit
 _TICK = 0.1

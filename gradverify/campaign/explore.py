@@ -11,22 +11,26 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gradverify import casefile, tuning
+from gradverify import casefile
 from gradverify.campaign import parcel
 from gradverify.campaign.interest import RECORD, code_features, features, verdict_features
 from gradverify.campaign.journal import Journal
 from gradverify.campaign.unit import Delta, Found, Record, Row, Unit, digest, record_of, resident
-from gradverify.checking import Search, alike
-from gradverify.errors import CaseFileError, GradverifyError
-from gradverify.failures import COMPLETE
-from gradverify.layer import Layer
-from gradverify.lines.recorder import Recorder
-from gradverify.properties import Property, Regime, explained, properties
+from gradverify.core import tuning
+from gradverify.core.check.search import Search, alike
+from gradverify.core.check.settings import Settings
+from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.regime import Regime
+from gradverify.core.draw import Pool, cases, decoding, each
+from gradverify.core.errors import CaseFileError, GradverifyError
+from gradverify.core.evaluate.failures import COMPLETE
+from gradverify.core.lines.recorder import Recorder
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.comparison import Verdict
+from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.properties import Property, explained, properties
+from gradverify.core.verify import checked, examine, told_by, watcher
 from gradverify.report.terminal import render_finding
-from gradverify.settings import Settings
-from gradverify.strategies import Pool, cases, decoding, each
-from gradverify.types import Case, Finding, Outcome, Verdict
-from gradverify.verification import checked, examine, told_by, watcher
 
 BEAT = 0.5  # seconds between two deltas
 _BATCH = 16  # cases of one group of properties before the next has its turn

@@ -14,7 +14,7 @@ from typing import Any, Union
 from gradverify.campaign.guard import run_unit
 from gradverify.campaign.pool import WorkerPool, workers_of
 from gradverify.campaign.unit import Delta, Unit
-from gradverify.errors import GradverifyError, UsageError
+from gradverify.core.errors import GradverifyError, UsageError
 
 Factory = Callable[[], Executor]
 

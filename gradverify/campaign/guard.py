@@ -24,7 +24,7 @@ from typing import Any
 from gradverify.campaign import journal, last_words, parcel
 from gradverify.campaign.process import GRACE, HUNG, Silence, ended, has_ended
 from gradverify.campaign.unit import Delta, Found, Plan, Unit, digest
-from gradverify.errors import GradverifyError, TargetError
+from gradverify.core.errors import GradverifyError, TargetError
 
 Listener = Callable[[Delta], None]
 Listed = tuple[list[tuple[str, str]], list[str]]

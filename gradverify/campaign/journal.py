@@ -13,7 +13,7 @@ import zlib
 from pathlib import Path
 
 from gradverify import files
-from gradverify.errors import CaseFileError
+from gradverify.core.errors import CaseFileError
 
 _HEADER = struct.Struct("<4sII")  # mark, length, checksum
 _MARK = b"gvj1"

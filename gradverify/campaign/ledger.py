@@ -9,8 +9,9 @@ from dataclasses import replace
 from gradverify.campaign.schedule import Progress
 from gradverify.campaign.store import Entry, Store
 from gradverify.campaign.unit import Delta, Fingerprint, Found, Record, digest, give_back, record_of, resident
-from gradverify.errors import CaseFileError
-from gradverify.properties import Regime, explained
+from gradverify.core.declare.regime import Regime
+from gradverify.core.errors import CaseFileError
+from gradverify.core.properties import explained
 
 _KILLED = "signal 9"
 _FAILURES = 3  # errors in gradverify itself until a layer is given up

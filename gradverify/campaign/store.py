@@ -28,10 +28,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import gradverify
-from gradverify import files, texts
+from gradverify import files
 from gradverify.campaign import journal
 from gradverify.campaign.unit import Found, Row, digest, row_of, row_to_json
-from gradverify.errors import CaseFileError, UsageError
+from gradverify.core import texts
+from gradverify.core.errors import CaseFileError, UsageError
 from gradverify.files import Fields, Told
 
 T = TypeVar("T")

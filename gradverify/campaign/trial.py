@@ -11,13 +11,14 @@ from typing import Any
 from gradverify.campaign.explore import case_of, found_of
 from gradverify.campaign.process import GRACE, HUNG
 from gradverify.campaign.unit import Found, Record, Unit
+from gradverify.core.declare.layer import Layer
+from gradverify.core.evaluate.failures import COMPLETE
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.finding import Finding
+from gradverify.core.properties import properties
+from gradverify.core.shrink import shrink
+from gradverify.core.verify import examine, watcher
 from gradverify.ending import die_with_parent
-from gradverify.failures import COMPLETE
-from gradverify.layer import Layer
-from gradverify.properties import properties
-from gradverify.shrink import shrink
-from gradverify.types import Case, Finding
-from gradverify.verification import examine, watcher
 
 _SHRINK_SECONDS = 3.0
 

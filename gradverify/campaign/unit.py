@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gradverify.errors import CaseFileError
+from gradverify.core.declare.regime import Regime
+from gradverify.core.errors import CaseFileError
 from gradverify.files import Fields, packed, unpacked
-from gradverify.properties import Regime
 
 Fingerprint = tuple[str, str, str]  # property, kind and primal ("" for none), as in Finding.fingerprint
 
@@ -27,7 +27,7 @@ class Plan:
 
     Attributes
     ----------
-    dtype, eps, properties, method : as in `gradverify.checking.Settings`
+    dtype, eps, properties, method : as in `gradverify.core.check.settings.Settings`
     case_seconds : time limit of one property on one case; what takes longer is a finding of kind "timeout"
     memory : bytes that a worker may allocate beyond what it has when it starts; None for no limit
     folder : working directory of the campaign, so that relative targets mean the same in every worker

@@ -7,18 +7,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from gradverify import tuning
 from gradverify.campaign import parcel
 from gradverify.campaign.unit import Plan, Record
-from gradverify.checking import Search
-from gradverify.errors import GradverifyError
-from gradverify.layer import Layer
-from gradverify.progress import Progress
-from gradverify.properties import Property, Regime, properties
-from gradverify.settings import Settings
-from gradverify.tally import Tally
-from gradverify.types import Case, Finding, Outcome, Report
-from gradverify.verification import watcher
+from gradverify.core import tuning
+from gradverify.core.check.progress import Progress
+from gradverify.core.check.search import Search
+from gradverify.core.check.settings import Settings
+from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.regime import Regime
+from gradverify.core.errors import GradverifyError
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.properties import Property, properties
+from gradverify.core.summarise.report import Report
+from gradverify.core.summarise.tally import Tally
+from gradverify.core.verify import watcher
 
 if TYPE_CHECKING:
     from gradverify.campaign.child import Child

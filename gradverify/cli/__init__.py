@@ -17,8 +17,8 @@ from pkgutil import iter_modules
 import click
 
 from gradverify import __version__
+from gradverify.core.errors import GradverifyError
 from gradverify.ending import kept_alive
-from gradverify.errors import GradverifyError
 
 USAGE, INTERRUPTED, INTERNAL = 2, 130, 70
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from gradverify.cli._output import note
 
 if TYPE_CHECKING:
-    from gradverify.types import Finding, Report
+    from gradverify.core.nouns.finding import Finding
+    from gradverify.core.summarise.report import Report
 
 FOLDER = Path(".gradverify") / "cases"
 
@@ -21,7 +22,7 @@ def save(reports: Iterable[Report], folder: Path = FOLDER) -> dict[Finding, str]
 
     A folder or an option that cannot be written is told once on stderr; the check goes on.
     """
-    from gradverify.errors import CaseFileError
+    from gradverify.core.errors import CaseFileError
 
     files: dict[Finding, str] = {}
     for finding in (finding for report in reports for finding in report.findings):

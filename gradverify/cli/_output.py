@@ -13,7 +13,7 @@ from typing import Any, TextIO, TypeVar
 
 import click
 
-from gradverify.errors import UsageError
+from gradverify.core.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 _LEAST = 64 << 20

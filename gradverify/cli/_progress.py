@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from gradverify.cli._output import colored, note
 
 if TYPE_CHECKING:
-    from gradverify.progress import Progress
-    from gradverify.types import Report
+    from gradverify.core.check.progress import Progress
+    from gradverify.core.summarise.report import Report
 
 SECONDS = 5.0  # between two lines about what runs, where there is no terminal
 _OTHER_LINES = 6  # of a terminal, that the table leaves free

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, TextIO
 from gradverify.cli._output import colored, note, write
 
 if TYPE_CHECKING:
-    from gradverify.layer import Layer
-    from gradverify.types import Case, Comparison, Finding, Report
+    from gradverify.core.declare.layer import Layer
+    from gradverify.core.nouns.case import Case
+    from gradverify.core.nouns.comparison import Comparison
+    from gradverify.core.nouns.finding import Finding
+    from gradverify.core.summarise.report import Report
 
 OK, FOUND, NOTHING = 0, 1, 3
 
@@ -86,7 +89,7 @@ def status(reports: Sequence[Report], least: float | None = None) -> int:
     ----------
     least : percent of the lines and branches of each layer that must run
     """
-    from gradverify.lines.ran import below
+    from gradverify.core.summarise.ran import below
 
     low = below({r.layer: r.lines for r in reports if r.lines is not None}, least or 0.0)
     for line in low:
@@ -100,7 +103,7 @@ def status(reports: Sequence[Report], least: float | None = None) -> int:
 
 def compared(layer: Layer, case: Case) -> Sequence[Comparison]:
     """What the gradient property compared on one case."""
-    from gradverify.properties import properties
-    from gradverify.verification import examine
+    from gradverify.core.properties import properties
+    from gradverify.core.verify import examine
 
     return examine(layer, case, properties.get("gradient")).compared

@@ -13,14 +13,16 @@ import click
 
 from gradverify.cli import _cases, _progress, _show, _workers
 from gradverify.cli._output import BYTES, color_option, data_stream, note, writable, write_json, write_text
-from gradverify.errors import UsageError
+from gradverify.core.errors import UsageError
 
 if TYPE_CHECKING:
     from gradverify.campaign.checks import Result
     from gradverify.campaign.watch import Watch
-    from gradverify.layer import Layer
-    from gradverify.settings import Settings
-    from gradverify.types import Case, Comparison, Report
+    from gradverify.core.check.settings import Settings
+    from gradverify.core.declare.layer import Layer
+    from gradverify.core.nouns.case import Case
+    from gradverify.core.nouns.comparison import Comparison
+    from gradverify.core.summarise.report import Report
 
 _WIDE = 200  # characters of a line that a layer has printed
 
@@ -102,7 +104,7 @@ def command(
 
 
 def _settings(*, examples: int | None, properties: tuple[str, ...], **given: Any) -> Settings:
-    from gradverify.settings import Settings
+    from gradverify.core.check.settings import Settings
 
     if examples is not None:
         given["examples"] = examples
@@ -136,7 +138,7 @@ def _supervised(
     """Results in order, and the number of layers; fewer results than that after Ctrl-C."""
     from gradverify.campaign.unit import Plan
     from gradverify.campaign.watch import Job
-    from gradverify.verification import SECONDS
+    from gradverify.core.verify import SECONDS
 
     about: dict[str, Any] = dict(
         case_seconds=SECONDS, memory=memory or None, folder=os.getcwd(), named=tuple(targets), loss=loss
@@ -161,7 +163,7 @@ def _here(
     from gradverify.campaign.checks import Result
     from gradverify.campaign.unit import Plan
     from gradverify.campaign.watch import Job, checked
-    from gradverify.checking import check_layer
+    from gradverify.core.check.search import check_layer
     from gradverify.targets import chosen
 
     layers, left_out = chosen(targets, loss)
@@ -180,8 +182,8 @@ def _here(
 
 def _example(layer: Layer, settings: Settings) -> Sequence[Comparison]:
     """The comparisons of the largest of a few small cases: what a matrix can show."""
-    from gradverify.properties import Regime
-    from gradverify.strategies import cases, each
+    from gradverify.core.declare.regime import Regime
+    from gradverify.core.draw import cases, each
 
     drawn: list[Case] = []
     each(cases(layer, Regime(small=True), dtype=settings.dtype, eps=settings.eps), 10, settings.seed or 0, drawn.append)

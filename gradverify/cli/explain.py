@@ -11,7 +11,7 @@ from gradverify.cli import _show
 from gradverify.cli._output import color_option, colored, data_stream, write
 
 if TYPE_CHECKING:
-    from gradverify.types import Finding
+    from gradverify.core.nouns.finding import Finding
 
 
 @click.command("explain")
@@ -27,12 +27,12 @@ def command(case_file: str, target: str | None, properties: tuple[str, ...], col
     what each verdict rests on that no measurement gives by itself: kinks, and entries that are unresolved.
     Exit status 1 if something is found, 0 if nothing is found any more.
     """
+    from gradverify.api import verify
     from gradverify.casefile import load
-    from gradverify.diagnosis import diagnosed
+    from gradverify.core.diagnose import diagnosed
     from gradverify.report.explanation import verdicts
     from gradverify.report.terminal import held
     from gradverify.targets import find
-    from gradverify.verification import verify
 
     with data_stream() as data:
         case = load(case_file)
@@ -51,7 +51,7 @@ def command(case_file: str, target: str | None, properties: tuple[str, ...], col
 
 def _unexplained(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
     """Findings that no other one explains."""
-    from gradverify.properties import explained
+    from gradverify.core.properties import explained
 
     known = [finding.fingerprint for finding in findings]
     return tuple(finding for finding in findings if not explained(finding.fingerprint, known))

@@ -71,8 +71,8 @@ def command(
     replaced, and becomes a finding. Exit status as for `check`; a spent time is no error.
     """
     from gradverify.campaign import Campaign, Plan
-    from gradverify.errors import UsageError
-    from gradverify.settings import Settings
+    from gradverify.core.check.settings import Settings
+    from gradverify.core.errors import UsageError
 
     if folder == "":
         raise UsageError("--store needs the name of a folder")
@@ -105,7 +105,7 @@ def _interruptible(campaign: Campaign) -> Any:
 def _store(folder: str | None) -> Iterator[Store]:
     """The store; one of our own making that nothing came into is removed again."""
     from gradverify.campaign import Store
-    from gradverify.errors import GradverifyError
+    from gradverify.core.errors import GradverifyError
 
     store = Store(folder or FOLDER / time.strftime("%Y%m%d-%H%M%S"))
     try:

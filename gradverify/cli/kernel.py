@@ -11,12 +11,14 @@ import click
 
 from gradverify.cli import _cases
 from gradverify.cli._output import data_stream, writable, write, write_json
-from gradverify.errors import DeclarationError, UsageError
+from gradverify.core.errors import DeclarationError, UsageError
 
 if TYPE_CHECKING:
-    from gradverify.layer import Layer
-    from gradverify.properties import Property
-    from gradverify.types import Case, Outcome, Report
+    from gradverify.core.declare.layer import Layer
+    from gradverify.core.nouns.case import Case
+    from gradverify.core.nouns.finding import Outcome
+    from gradverify.core.properties import Property
+    from gradverify.core.summarise.report import Report
 
 RIGHT, WRONG, NOTHING = 0, 1, 3
 _FEW = 64  # elements of a minimal case up to which its numbers are written out
@@ -76,11 +78,11 @@ def scored(
     from gradverify.adapters._kernel_remote import Remote
     from gradverify.adapters._kernel_worker import digest
     from gradverify.adapters.torch_ import torch_layer
-    from gradverify.checking import check_layer
-    from gradverify.hooks import Hooks
-    from gradverify.settings import Settings
+    from gradverify.core.check.search import check_layer
+    from gradverify.core.check.settings import Settings
+    from gradverify.core.declare.hooks import Hooks
+    from gradverify.core.verify import watcher
     from gradverify.targets import raw_object
-    from gradverify.verification import watcher
 
     plain = raw_object(reference)
     declaration: dict[str, Any] = {"primals": _primals(reference, plain, primals)}
@@ -116,7 +118,7 @@ class Heard:
 
     def after(self, layer: Layer, outcome: Outcome) -> None:
         """Keep the digits lost at worst, and where."""
-        from gradverify.properties.reference import digits_lost
+        from gradverify.core.properties.reference import digits_lost
 
         if outcome.property != "reference":
             return

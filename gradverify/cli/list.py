@@ -27,9 +27,9 @@ def command(as_json: bool) -> int:
 def inventory() -> dict[str, list[dict[str, Any]]]:
     """For each kind, its items: `name`, `says` (one line), `from` (entry point, module or file)."""
     from gradverify.adapters import adapters
-    from gradverify.layer import Loss
-    from gradverify.properties import properties
-    from gradverify.registry import layers
+    from gradverify.core.declare.layer import Loss
+    from gradverify.core.declare.registry import layers
+    from gradverify.core.properties import properties
 
     kinds: dict[str, list[dict[str, Any]]] = {"layers": [], "losses": [], "properties": [], "adapters": []}
     for name in layers.names():

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from gradverify.campaign.checks import Result
     from gradverify.campaign.unit import Plan
-    from gradverify.layer import Layer
+    from gradverify.core.declare.layer import Layer
+    from gradverify.core.summarise.report import Report
     from gradverify.mutants import Mutant
     from gradverify.mutants.runner import Trial
-    from gradverify.types import Report
 
 
 @click.command("mutants")
@@ -79,9 +79,9 @@ def _shelf(numbers: Sequence[int], classes: Sequence[str]) -> Sequence[Mutant]:
 
 def _generic(targets: Sequence[str], numbers: Sequence[int], classes: Sequence[str]) -> Sequence[Mutant]:
     """Generic mutants of every layer named; a layer in which a check finds something is refused."""
-    from gradverify.checking import check_layer
+    from gradverify.core.check.search import check_layer
+    from gradverify.core.check.settings import Settings
     from gradverify.mutants import generic
-    from gradverify.settings import Settings
     from gradverify.targets import load
 
     layers = {layer.name: layer for target in targets for layer in load(target)}
@@ -91,7 +91,7 @@ def _generic(targets: Sequence[str], numbers: Sequence[int], classes: Sequence[s
 
 
 def _filtered(mutants: Sequence[Mutant], numbers: Sequence[int], classes: Sequence[str]) -> Sequence[Mutant]:
-    from gradverify.errors import UsageError
+    from gradverify.core.errors import UsageError
     from gradverify.mutants.runner import chosen
 
     found = chosen(mutants, numbers, classes)
@@ -109,7 +109,7 @@ def _classes(mutants: Sequence[Mutant]) -> str:
 
 
 def _refuse_wrong(report: Report) -> None:
-    from gradverify.errors import UsageError
+    from gradverify.core.errors import UsageError
 
     if report.findings:
         raise UsageError(
@@ -130,8 +130,8 @@ def _supervised(
     """Trials in the order of the mutants, and how many there are; after Ctrl-C those that were done."""
     from gradverify.campaign.unit import Plan
     from gradverify.campaign.watch import Job
+    from gradverify.core.check.settings import Settings
     from gradverify.mutants import runner
-    from gradverify.settings import Settings
 
     plan = Plan(folder=os.getcwd(), named=tuple(targets) or None)
     named: list[tuple[str | None, Mutant]] = []
@@ -154,7 +154,7 @@ def _supervised(
 
 
 def _trial(result: Result, mutant: Mutant) -> Trial:
-    from gradverify.errors import GradverifyError
+    from gradverify.core.errors import GradverifyError
     from gradverify.mutants import runner
 
     if result.more is not None:
@@ -173,8 +173,8 @@ def _row(trial: Trial) -> tuple[str, bool]:
 def _of_layers(plan: Plan, workers: int | None, color: bool | None) -> list[tuple[str | None, Mutant]]:
     """The mutants of layers, which stay in the workers, each with the target of its layer."""
     from gradverify.campaign.watch import Job
+    from gradverify.core.check.settings import Settings
     from gradverify.mutants import Mutant, runner
-    from gradverify.settings import Settings
 
     with _workers.listed(plan) as (named, guard):
         jobs = [

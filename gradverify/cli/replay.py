@@ -31,9 +31,9 @@ def command(
     is lost in a new process. Exit status 1 if something is found, 0 if nothing is found any more.
     """
     from gradverify.casefile import load
+    from gradverify.core.verify import verify_again
     from gradverify.report.jsonreport import to_json
     from gradverify.targets import find
-    from gradverify.verification import verify_again
 
     with data_stream() as data:
         writable(json_file)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from gradverify.registry import import_submodules
+from gradverify.core.declare.registry import import_submodules
 
 import_submodules(__name__, __path__)

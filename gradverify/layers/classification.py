@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from gradverify.adapters import register
 from gradverify.layers.losses import reduced, shared
 from gradverify.layers.mlp import logistic
 from gradverify.layers.softmax import log_probabilities
-from gradverify.registry import register
 
 
 @register

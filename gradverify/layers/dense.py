@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gradverify.registry import register
+from gradverify.adapters import register
 
 
 @register

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from gradverify.adapters import register
 from gradverify.layers.linear import sum_to
 from gradverify.layers.mlp import logistic
-from gradverify.registry import register
 
 
 @register

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from gradverify.adapters import register
 from gradverify.layers.norms import length
-from gradverify.registry import register
 
 
 @register

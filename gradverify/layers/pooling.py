@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from gradverify.adapters import register
 from gradverify.layers.conv import overlap_add, windows
 from gradverify.layers.indexing import add_at
-from gradverify.registry import register
 
 
 def _count(size, kernel, stride, padding, ceil_mode):

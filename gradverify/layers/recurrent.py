@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from gradverify.adapters import register
 from gradverify.layers.mlp import logistic
 from gradverify.recurrent import bidirectional, register_cell
-from gradverify.registry import register
 
 
 def sigmoid_slope(z):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradverify.registry import register
+from gradverify.adapters import register
 
 
 @register

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradverify.registry import register
+from gradverify.adapters import register
 
 
 def exponentials(x, axis=-1):

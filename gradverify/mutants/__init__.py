@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from gradverify.layer import Layer
+from gradverify.core.declare.layer import Layer
 
 _FAMILIES = ("mlp", "recurrent", "conv", "pooling", "norms", "losses", "indexing", "attention", "pointwise", "shapes")
 
@@ -89,7 +89,7 @@ def catalogue(name: str) -> Callable[[], Layer]:
     """Gives a layer of the catalogue by its name, when it is asked for."""
 
     def find() -> Layer:
-        from gradverify.registry import layers
+        from gradverify.core.declare.registry import layers
 
         return layers.get(name)
 
@@ -107,7 +107,7 @@ def remembering(name: str) -> Callable[[], Layer]:
             return output, (saved, primals)
 
         def backward(cotangent: Any, saved: Any, **options: Any) -> Any:
-            from gradverify.layer import accepted
+            from gradverify.core.declare.functions import accepted
 
             taken = {key: options[key] for key in accepted(right.backward, tuple(options))}
             return right.backward(cotangent, saved[0], **taken)

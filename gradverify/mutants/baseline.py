@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from gradverify import evaluate
-from gradverify.dims import sizes_in
-from gradverify.evaluate import LayerFailure
-from gradverify.layer import Layer
-from gradverify.types import Array, Case
+from gradverify.core import evaluate
+from gradverify.core.declare.dims import sizes_in
+from gradverify.core.declare.layer import Layer
+from gradverify.core.evaluate import LayerFailure
+from gradverify.core.nouns.case import Array, Case
 
 EPS, RTOL, ATOL = 1e-6, 1e-3, 1e-5
 _EXTENTS = (4, 3, 5, 6, 7, 2)  # of named axes, in the order in which they appear
@@ -82,7 +82,7 @@ def _cotangent(output: Array, rng: np.random.Generator) -> Array:
 
 
 def _taken(function: Any, given: Mapping[str, Any]) -> tuple[str, ...]:
-    from gradverify.layer import accepted
+    from gradverify.core.declare.functions import accepted
 
     return accepted(function, tuple(given))
 

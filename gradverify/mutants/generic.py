@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.evaluate import _spreads, by_name
-from gradverify.layer import Layer, Primal, accepted
+from gradverify.core.declare.declaration import Primal
+from gradverify.core.declare.functions import accepted
+from gradverify.core.declare.layer import Layer
+from gradverify.core.evaluate import _spreads, by_name
+from gradverify.core.nouns.case import Array
 from gradverify.mutants import Mutant, baseline
-from gradverify.types import Array
 
 Change = Callable[[Array], Array]
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradverify.layer import Layer
+from gradverify.core.declare.layer import Layer
 from gradverify.layers.norms import channels, group_norm, layer_norm, rms_norm, standardise, standardise_pullback
 from gradverify.mutants import catalogue, plant, remembering
 

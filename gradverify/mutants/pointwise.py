@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from gradverify.layer import Layer
+from gradverify.core.declare.layer import Layer
 from gradverify.layers.gelu import cumulative, gelu_tanh
 from gradverify.layers.linear import sum_to
 from gradverify.layers.mlp import logistic

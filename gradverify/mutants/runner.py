@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from gradverify.checking import Search
-from gradverify.layer import Layer
+from gradverify.core.check.progress import Progress
+from gradverify.core.check.search import Search
+from gradverify.core.check.settings import Settings
+from gradverify.core.declare.layer import Layer
+from gradverify.core.summarise.report import Report
 from gradverify.mutants import Mutant, baseline, generic, shelf
-from gradverify.progress import Progress
-from gradverify.settings import Settings
-from gradverify.types import Report
 
 
 @dataclass(frozen=True, slots=True)

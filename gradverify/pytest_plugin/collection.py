@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from gradverify.errors import DeclarationError, GradverifyError, TargetError
-from gradverify.layer import Layer
-from gradverify.properties import Property
+from gradverify.core.check.settings import Settings
+from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.registry import layers
+from gradverify.core.errors import DeclarationError, GradverifyError, TargetError
+from gradverify.core.properties import Property
+from gradverify.core.verify import selected
 from gradverify.pytest_plugin import settings, shared
 from gradverify.pytest_plugin.failure import Failed, representation
 from gradverify.pytest_plugin.replays import Check
 from gradverify.pytest_plugin.run import Result, Run
-from gradverify.registry import layers
 from gradverify.report.terminal import render_findings
-from gradverify.settings import Settings
-from gradverify.verification import selected
 
 ROOT = "gradverify"
 _LEAST = 25  # cases in a shard; fewer are not worth a test of their own

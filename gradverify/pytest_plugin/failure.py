@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradverify.layer import Layer
+from gradverify.core.declare.layer import Layer
 from gradverify.pytest_plugin.run import source_of
 
 

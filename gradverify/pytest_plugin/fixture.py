@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from gradverify.compose import under_loss
-from gradverify.errors import GradientMismatch, UsageError
-from gradverify.layer import Layer
+from gradverify.core.check.settings import Settings
+from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.registry import layers
+from gradverify.core.errors import GradientMismatch, UsageError
+from gradverify.core.summarise.report import Report
+from gradverify.core.verify import no_pass
 from gradverify.pytest_plugin import shared
 from gradverify.pytest_plugin.replays import Check
 from gradverify.pytest_plugin.run import Run
-from gradverify.registry import layers
 from gradverify.report.terminal import render
-from gradverify.settings import Settings
-from gradverify.types import Report
-from gradverify.verification import no_pass
 
 
 class Checker:

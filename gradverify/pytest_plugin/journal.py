@@ -16,12 +16,13 @@ from pathlib import Path
 
 from gradverify import casefile
 from gradverify.campaign import journal
-from gradverify.errors import CaseFileError
+from gradverify.core.declare.layer import Layer
+from gradverify.core.errors import CaseFileError
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.properties import Property
+from gradverify.core.verify import watcher
 from gradverify.files import Fields, Told, packed, unpacked
-from gradverify.layer import Layer
-from gradverify.properties import Property
-from gradverify.types import Case, Finding, Outcome
-from gradverify.verification import watcher
 
 KILLED = "killed"  # kind of the finding that a dead process leaves behind
 _UNWRITABLE = (OSError, CaseFileError)  # a journal that cannot be written must not stop the check

@@ -9,18 +9,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gradverify import tuning
 from gradverify.campaign.process import HUNG
 from gradverify.campaign.trial import cause, forked
+from gradverify.core import tuning
+from gradverify.core.check.settings import Settings
+from gradverify.core.declare.layer import Layer
+from gradverify.core.errors import UsageError
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.finding import Finding
+from gradverify.core.properties import Property
+from gradverify.core.summarise.report import Report
+from gradverify.core.summarise.tally import Tally
+from gradverify.core.verify import SECONDS, checked, examine, ranked, selected, watcher
 from gradverify.corpus import Entry
-from gradverify.errors import UsageError
-from gradverify.layer import Layer
-from gradverify.properties import Property
 from gradverify.pytest_plugin.journal import KILLED
-from gradverify.settings import Settings
-from gradverify.tally import Tally
-from gradverify.types import Case, Finding, Report
-from gradverify.verification import SECONDS, checked, examine, ranked, selected, watcher
 
 DEADLY = (KILLED, "crash", "memory")  # kinds of findings on whose case a process may have ended
 _FEW = 25  # new cases for a check that fails on its corpus already

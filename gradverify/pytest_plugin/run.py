@@ -11,20 +11,21 @@ from typing import Any
 
 import pytest
 
-from gradverify.checking import check_layer
+from gradverify.core.check.search import check_layer
+from gradverify.core.declare.layer import Layer
+from gradverify.core.errors import CaseFileError
+from gradverify.core.nouns.finding import Finding
+from gradverify.core.nouns.verified import ledger
+from gradverify.core.summarise.report import DIFFERENTIATING, Report
+from gradverify.core.verify import selected
 from gradverify.corpus import Corpus, Damaged, Entry, remove, replay_command
 from gradverify.ending import kept_alive
-from gradverify.errors import CaseFileError
-from gradverify.layer import Layer
 from gradverify.pytest_plugin import journal, settings, supervisor
 from gradverify.pytest_plugin.replays import Check, Examined, examined, shown
 from gradverify.pytest_plugin.shared import Record
 from gradverify.pytest_plugin.workers import Workers, workers_of
 from gradverify.report.jsonreport import plain
 from gradverify.report.terminal import explained, not_verified, state
-from gradverify.types import DIFFERENTIATING, Finding, Report
-from gradverify.verification import selected
-from gradverify.verified import ledger
 
 
 @dataclass

@@ -17,15 +17,15 @@ from gradverify.campaign.guard import guard_of_thread
 from gradverify.campaign.pool import WorkerPool
 from gradverify.campaign.unit import Plan
 from gradverify.campaign.watch import Job, Watch
+from gradverify.core.check.settings import Settings as Engine
+from gradverify.core.declare.layer import Layer
+from gradverify.core.errors import TargetError
+from gradverify.core.properties import properties
+from gradverify.core.summarise.tally import Tally
+from gradverify.core.verify import SECONDS, selected
 from gradverify.corpus import Entry
-from gradverify.errors import TargetError
-from gradverify.layer import Layer
-from gradverify.properties import properties
 from gradverify.pytest_plugin import settings
 from gradverify.pytest_plugin.replays import Check, Examined, examined
-from gradverify.settings import Settings as Engine
-from gradverify.tally import Tally
-from gradverify.verification import SECONDS, selected
 
 if TYPE_CHECKING:
     from gradverify.pytest_plugin.run import Run

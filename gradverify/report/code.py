@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.types import Array, Case
+from gradverify.core.nouns.case import Array, Case
 
 _TAKEN = {"np", "ml_dtypes", "options", "cotangents", "primals"}
 _WIDTH = 76  # of a line of code; arrays wrap, nothing else does

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.judgement import says
+from gradverify.core.judge import says
+from gradverify.core.nouns.comparison import Comparison, Verdict
+from gradverify.core.nouns.finding import Diagnosis, Finding
 from gradverify.report.numbers import entry, short
 from gradverify.report.terminal import painter
-from gradverify.types import Comparison, Diagnosis, Finding, Verdict
 
 _WORDS = dict(zip(Verdict, ("agree", "at kinks", "unresolved", "disagree")))
 _SHOWN = 4  # places that are named for each reason

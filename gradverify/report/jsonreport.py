@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 
 import gradverify
-from gradverify.coverage import Coverage, regions
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.comparison import Comparison
+from gradverify.core.nouns.finding import Finding
+from gradverify.core.nouns.verified import Ledger
+from gradverify.core.summarise.coverage import Coverage, regions
+from gradverify.core.summarise.report import Report
+from gradverify.core.summarise.tally import RATIOS, Tally
 from gradverify.report.table import labels
 from gradverify.report.terminal import PASTED
-from gradverify.tally import RATIOS, Tally
-from gradverify.types import Case, Comparison, Finding, Report
-from gradverify.verified import Ledger
 
 SCHEMA = "gradverify-report"
 VERSION = 1  # raised when a field is removed or changes its meaning; new fields do not raise it

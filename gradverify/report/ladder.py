@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gradverify.core.nouns.finding import Finding
 from gradverify.report.numbers import entry, short
 from gradverify.report.terminal import columns
-from gradverify.types import Finding
 
 Rungs = Sequence[tuple[float, float, float]]  # step, quotient - analytic value, noise
 FEW = 7  # steps side by side

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gradverify.types import Array, Comparison, Verdict
+from gradverify.core.nouns.case import Array
+from gradverify.core.nouns.comparison import Comparison, Verdict
 
 T = TypeVar("T")
 Paint = Callable[[str], str]

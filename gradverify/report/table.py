@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import count
 
+from gradverify.core.summarise.report import Report
+from gradverify.core.summarise.tally import Tally
 from gradverify.report.numbers import short
 from gradverify.report.terminal import columns, painter, unfounded
-from gradverify.tally import Tally
-from gradverify.types import Report
 
 HEADER = ("layer", "cases", "entries", "worst/bound", "resolution", "time", "unresolved", "kinks", "verdict")
 

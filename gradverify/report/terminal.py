@@ -8,12 +8,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from gradverify.properties import properties
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.comparison import Comparison
+from gradverify.core.nouns.finding import WORST_SEEN, Finding
+from gradverify.core.nouns.verified import UNTOLD, NotVerified, Share, declaration
+from gradverify.core.properties import properties
+from gradverify.core.summarise.report import Report
+from gradverify.core.summarise.tally import Tally
 from gradverify.report import code
 from gradverify.report.numbers import Paint, apart, entry, fitting, matrices, parts, short
-from gradverify.tally import Tally
-from gradverify.types import WORST_SEEN, Case, Comparison, Finding, Report
-from gradverify.verified import UNTOLD, NotVerified, Share, declaration
 
 FULL = 5  # findings of one layer that are printed in full
 PASTED = 400  # elements of a Case up to which its arrays are printed as code

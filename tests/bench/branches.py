@@ -21,7 +21,7 @@ from gradverify import Layer
 from gradverify.campaign import explore
 from gradverify.campaign.journal import Journal
 from gradverify.campaign.unit import Delta, Plan, Unit
-from gradverify.lines.recorder import Recorder
+from gradverify.core.lines.recorder import Recorder
 
 CFG = {"BLOCK": 128, "nested": {"TILES": [24, 48]}, "clip": 3000.0}
 LIMIT = 37

@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
+from gradverify.core.nouns.case import Array, Case
 
-from gradverify import evaluate
-from gradverify.differences import ladder
-from gradverify.differences.point import Point
-from gradverify.evaluate import LayerFailure
-from gradverify.layer import Layer
-from gradverify.registry import layers
-from gradverify.strategies import cases, each
-from gradverify.types import Array, Case
+from gradverify.core import evaluate
+from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.registry import layers
+from gradverify.core.differentiate import ladder
+from gradverify.core.differentiate.point import Point
+from gradverify.core.draw import cases, each
+from gradverify.core.evaluate import LayerFailure
 from tests.bench.machine import heading, table
 
 SMOOTH = [

@@ -20,6 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from gradverify.core.declare.regime import Regime
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -28,11 +29,11 @@ from gradverify.campaign import Campaign, Plan, Store
 from gradverify.campaign.explore import Explorer
 from gradverify.campaign.journal import Journal
 from gradverify.campaign.unit import Delta, Unit
-from gradverify.layer import Layer
-from gradverify.properties import Regime, properties
-from gradverify.registry import layers
-from gradverify.strategies import decoding
-from gradverify.verification import examine
+from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.registry import layers
+from gradverify.core.draw import decoding
+from gradverify.core.properties import properties
+from gradverify.core.verify import examine
 from tests.bench.machine import heading, table
 
 DRAWN = layers.get("sigmoid_mlp")

@@ -15,12 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+from gradverify.core.nouns.finding import Diagnosis, Finding
+from gradverify.core.summarise.report import Report
 
-from gradverify.checking import Search
-from gradverify.diagnosis import Evidence, signatures, variants
+from gradverify.core.check.search import Search
+from gradverify.core.check.settings import Settings
+from gradverify.core.diagnose import Evidence, signatures, variants
 from gradverify.mutants import Mutant, shelf
-from gradverify.settings import Settings
-from gradverify.types import Diagnosis, Finding, Report
 
 SHOWN = 3  # diagnoses that a report shows
 # sizes that no signature looks at: others, in another order

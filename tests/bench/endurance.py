@@ -36,7 +36,7 @@ FLAT = 0.10  # of the first quarter, by which the last may be larger
 
 def catalogue() -> list[str]:
     """Names of the layers of the catalogue."""
-    from gradverify.registry import layers
+    from gradverify.core.declare.registry import layers
 
     return [name for name in layers.names() if not name.startswith("mutant_")]
 

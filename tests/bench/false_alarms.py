@@ -12,10 +12,10 @@ import time
 
 import numpy as np
 
-from gradverify.checking import check_layer
-from gradverify.layer import Layer
-from gradverify.registry import layers
-from gradverify.settings import Settings
+from gradverify.core.check.search import check_layer
+from gradverify.core.check.settings import Settings
+from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.registry import layers
 from tests.bench.machine import heading, table
 
 PROPERTIES = ("gradient", "special", "precision")

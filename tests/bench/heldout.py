@@ -11,10 +11,11 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from gradverify.checking import Search
-from gradverify.diagnosis import diagnose
-from gradverify.settings import Settings
-from gradverify.types import Finding
+from gradverify.core.nouns.finding import Finding
+
+from gradverify.core.check.search import Search
+from gradverify.core.check.settings import Settings
+from gradverify.core.diagnose import diagnose
 from tests.heldout import Wrong, shelf
 
 SHOWN = 3

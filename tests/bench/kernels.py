@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from gradverify.core.nouns.case import Case
 
 from gradverify import verify
-from gradverify.checking import Settings, check_layer
-from gradverify.types import Case
+from gradverify.core.check.search import check_layer
+from gradverify.core.check.settings import Settings
 from tests.bench.machine import heading, table
 from tests.kernels import Kernel, catalogue
 

@@ -14,9 +14,9 @@ import sys
 import time
 from unittest import mock
 
-from gradverify import checking
-from gradverify.lines.ran import Ran
-from gradverify.registry import layers
+from gradverify.core.check import search as checking
+from gradverify.core.declare.registry import layers
+from gradverify.core.summarise.ran import Ran
 
 
 class Blind:

@@ -11,14 +11,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.comparison import Verdict
 
-from gradverify import evaluate
-from gradverify.differences import screen
-from gradverify.differences.point import Point
-from gradverify.judgement.sweep import sweep
-from gradverify.layer import Layer
-from gradverify.properties import gradient
-from gradverify.types import Array, Case, Verdict
+from gradverify.core import evaluate
+from gradverify.core.declare.layer import Layer
+from gradverify.core.differentiate import screen
+from gradverify.core.differentiate.point import Point
+from gradverify.core.judge.sweep import sweep
+from gradverify.core.properties import gradient
 
 Forward = Callable[[Array], Array]  # one array to one array
 Backward = Callable[[Array, Array], Array]  # (cotangent, primal) to gradient

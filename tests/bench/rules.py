@@ -17,17 +17,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.comparison import DISAGREES
 
-from gradverify.evaluate import LayerFailure
-from gradverify.judgement import sweep, table
-from gradverify.judgement.dispute import Dispute
-from gradverify.layer import Layer
-from gradverify.limits import time_limit
+from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.registry import layers
+from gradverify.core.draw import cases, each
+from gradverify.core.evaluate import LayerFailure
+from gradverify.core.evaluate.limits import time_limit
+from gradverify.core.judge import sweep, table
+from gradverify.core.judge.dispute import Dispute
+from gradverify.core.properties import Property, properties
 from gradverify.mutants import shelf
-from gradverify.properties import Property, properties
-from gradverify.registry import layers
-from gradverify.strategies import cases, each
-from gradverify.types import DISAGREES, Case
 from tests.bench.false_alarms import shelf as awkward
 
 TOGETHER = "without them"

@@ -12,12 +12,14 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.comparison import Verdict
+from gradverify.core.nouns.finding import Outcome
 
-from gradverify import evaluate
-from gradverify.layer import Layer
-from gradverify.properties import gradient
-from gradverify.registry import layers
-from gradverify.types import Array, Case, Outcome, Verdict
+from gradverify.core import evaluate
+from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.registry import layers
+from gradverify.core.properties import gradient
 from tests.bench.machine import heading, table
 
 # (N, I, H, K): parameters are W1, b1, W2, b2

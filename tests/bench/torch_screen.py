@@ -19,10 +19,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 
-from gradverify import Case, evaluate
+from gradverify import Case
 from gradverify.adapters import as_layer
-from gradverify.differences import screen
-from gradverify.differences.point import Point
+from gradverify.core import evaluate
+from gradverify.core.differentiate import screen
+from gradverify.core.differentiate.point import Point
 
 
 class Linear(torch.autograd.Function):

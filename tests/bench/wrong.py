@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from gradverify.core.summarise.report import Report
 
-from gradverify import evaluate
-from gradverify.checking import check_layer
-from gradverify.differences import forward
-from gradverify.layer import Layer
+from gradverify.core import evaluate
+from gradverify.core.check.search import check_layer
+from gradverify.core.check.settings import Settings
+from gradverify.core.declare.layer import Layer
+from gradverify.core.differentiate import forward
 from gradverify.mutants import shelf
-from gradverify.settings import Settings
-from gradverify.types import Report
 
 
 @dataclass(frozen=True)

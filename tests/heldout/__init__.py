@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from gradverify.adapters import as_layer
-from gradverify.layer import Layer
+from gradverify.core.declare.layer import Layer
 
 _STYLES = ("edits", "generated", "cached", "losses", "objects", "functions")
 

@@ -7,8 +7,8 @@ import re
 import textwrap
 from typing import Any
 
-from gradverify.layer import Layer
-from gradverify.registry import layers
+from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.registry import layers
 from tests.heldout import put
 
 # layer, what stands there, what stands there instead, class, what a good reading says

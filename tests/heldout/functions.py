@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gradverify.layer import Layer
+from gradverify.core.declare.layer import Layer
 from tests.heldout import put
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from gradverify.core.declare.functions import accepted
 
-from gradverify.evaluate import by_name
-from gradverify.layer import Layer, accepted
-from gradverify.registry import layers
+from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.registry import layers
+from gradverify.core.evaluate import by_name
 from tests.heldout import put
 
 

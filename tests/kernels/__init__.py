@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from gradverify.adapters import as_layer
-from gradverify.layer import Layer
+from gradverify.core.declare.layer import Layer
 
 Function = type[torch.autograd.Function]
 

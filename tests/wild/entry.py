@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gradverify.layer import Layer
+from gradverify.core.declare.layer import Layer
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ import time
 import warnings
 from importlib import import_module
 
-from gradverify import verification
-from gradverify.checking import check_layer
-from gradverify.diagnosis import diagnose
+from gradverify.core import verify as verification
+from gradverify.core.check.search import check_layer
+from gradverify.core.check.settings import Settings
+from gradverify.core.diagnose import diagnose
 from gradverify.report.terminal import unfounded
-from gradverify.settings import Settings
 
 warnings.simplefilter("ignore")
 limit = verification.time_limit

@@ -15,12 +15,13 @@ from importlib.resources import files as resources
 import numpy as np
 
 import gradverify
+from gradverify.core.nouns.finding import Finding
+from gradverify.core.summarise.report import Report
 from gradverify.report.html.finding import article
 from gradverify.report.html.layer import section
 from gradverify.report.html.markup import Markup, el, join
 from gradverify.report.html.overview import overview
 from gradverify.report.table import summary
-from gradverify.types import Finding, Report
 
 
 def render_html(reports: Sequence[Report], files: Mapping[Finding, str] | None = None) -> str:

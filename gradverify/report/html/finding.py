@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.comparison import Comparison
+from gradverify.core.nouns.finding import Diagnosis, Finding
 from gradverify.report import code
 from gradverify.report.html.heatmap import heatmaps
 from gradverify.report.html.ladder import ladder_plot
@@ -15,7 +18,6 @@ from gradverify.report.html.markup import Markup, details, el, pairs
 from gradverify.report.jsonreport import plain
 from gradverify.report.numbers import apart, entry, short
 from gradverify.report.terminal import PASTED
-from gradverify.types import Case, Comparison, Diagnosis, Finding
 
 LIKELY = 3  # diagnoses that are shown
 _LONG = 300  # characters of a fact

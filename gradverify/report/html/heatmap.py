@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gradverify.judgement import says
+from gradverify.core.judge import says
+from gradverify.core.nouns.case import Array
+from gradverify.core.nouns.comparison import Comparison, Verdict
 from gradverify.report.html.markup import Markup, details, el, join, table
 from gradverify.report.numbers import Window, entry, parts, short, window
-from gradverify.types import Array, Comparison, Verdict
 
 MOST = 16  # rows and columns that are drawn
 LEVELS = 5  # shades on either side of zero

@@ -6,7 +6,10 @@ import math
 from collections.abc import Mapping
 from itertools import pairwise
 
-from gradverify.coverage import Coverage, regions
+from gradverify.core.nouns.finding import Finding
+from gradverify.core.summarise.coverage import Coverage, regions
+from gradverify.core.summarise.report import Report
+from gradverify.core.summarise.tally import RATIOS, Tally
 from gradverify.report.html.bars import Bar, named, ordered
 from gradverify.report.html.finding import article
 from gradverify.report.html.markup import Markup, details, el, frame, join
@@ -15,8 +18,6 @@ from gradverify.report.html.source import marked
 from gradverify.report.numbers import short
 from gradverify.report.table import verdict
 from gradverify.report.terminal import explained, left_open, not_verified, state
-from gradverify.tally import RATIOS, Tally
-from gradverify.types import Finding, Report
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 

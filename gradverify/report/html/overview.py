@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gradverify.core.summarise.report import Report
+from gradverify.core.summarise.tally import Tally
 from gradverify.report.html.markup import Markup, breakable, el, frame
 from gradverify.report.numbers import short
 from gradverify.report.table import labels, verdict
 from gradverify.report.terminal import explained, measured, state
-from gradverify.tally import Tally
-from gradverify.types import Report
 
 SIGNS = {"wrong": "✗", "explained": "(✗)", "ok": "✓", "open": "?", "skipped": "–"}
 SAID = {

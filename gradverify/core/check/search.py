@@ -1,0 +1,363 @@
+"""Draw Cases, verify them, shrink what fails: the one call behind every face."""
+
+from __future__ import annotations
+
+import math
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from gradverify.adapters import as_layer
+from gradverify.compose import under_loss
+from gradverify.core import tuning
+from gradverify.core.check.progress import DIAGNOSING, DRAWING, SMALLER, Listener, Progress, shown
+from gradverify.core.check.settings import EXAMPLES, Settings
+from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.regime import Regime
+from gradverify.core.declare.registry import layers
+from gradverify.core.declare.validation import refusal
+from gradverify.core.diagnose import diagnosed
+from gradverify.core.errors import GradientMismatch, UsageError
+from gradverify.core.evaluate.failures import COMPLETE
+from gradverify.core.evaluate.limits import TOO_SLOW
+from gradverify.core.lines.recorder import Recorder
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.finding import WORST_SEEN, Finding
+from gradverify.core.properties import Property, explained
+from gradverify.core.summarise.coverage import Coverage
+from gradverify.core.summarise.report import Report
+from gradverify.core.summarise.tally import Tally
+from gradverify.core.verify import behind, examine, listed, no_pass, selected, told_by
+
+_ENOUGH = 25  # cases drawn after the first finding, to see whether there are others
+_CERTAIN = 20.0  # bounds that a gradient is wrong by, beyond which no other case is asked about it
+_CONFIRM = 5  # runs of the minimal case that tell a wrong layer from a flaky one, once two of them differ
+_FOLLOW_SECONDS = 0.25  # for a finding of the same kind as one that was shrunk: most show on its case as well
+_SLOW = 3  # cases that were given up as too slow, after which a property is no longer tried
+
+
+def check(
+    target: Any,
+    backward: Callable[..., Any] | None = None,
+    /,
+    *,
+    loss: str | None = None,
+    examples: int | None = None,
+    seed: int | None = None,
+    eps: float | None = None,
+    dtype: str = "float64",
+    properties: Sequence[str] | str | None = None,
+    method: str = "adaptive",
+    raises: bool = True,
+    quiet: bool = False,
+    **declaration: Any,
+) -> Report:
+    """Check that a backward pass is right.
+
+    Parameters
+    ----------
+    target : a forward (with `backward`), a registered name, a Layer, or anything an adapter recognises
+    backward : the hand-written backward, when `target` is a forward
+    loss : name of a registered loss to put on top
+    examples, seed, eps, dtype, properties, method : see `Settings`
+    raises : raise when there is a finding, or nothing could be verified; False returns the Report
+    quiet : whether a check of more than a second says nothing at a terminal or in a notebook
+    **declaration : dimension strings of the primals and everything else that `Layer` takes
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    GradientMismatch
+        An AssertionError with the report as its text.
+    NothingVerified, PartlyVerified
+        An AssertionError: no entry of any case could be decided, or an object has weights without a gradient.
+    GradverifyError
+        For a target, a declaration or an argument that cannot be used.
+    """
+    __tracebackhide__ = True  # pytest shows the line of the test that called
+    layer = _resolve(target, backward, declaration)
+    if loss is not None:
+        layer = under_loss(layer, loss)
+    settings = Settings(
+        examples=EXAMPLES if examples is None else examples,
+        seed=seed,
+        eps=eps,
+        dtype=dtype,
+        properties=None if properties is None else listed(properties),
+        method=method,
+    )
+    with shown(quiet) as listen:
+        report = check_layer(layer, settings, listen)
+    if raises and report.findings:
+        raise GradientMismatch(report, f"{len(report.findings)} finding(s)\n{report}")
+    if raises and not report.verified:
+        raise no_pass(report)
+    return report
+
+
+def _resolve(target: Any, backward: Callable[..., Any] | None, declaration: dict[str, Any]) -> Layer:
+    if isinstance(target, str):
+        if backward is not None or declaration:
+            raise UsageError(f"{target!r} is a registered layer; it takes no backward and no declaration")
+        return layers.get(target)
+    return as_layer(target if backward is None else (target, backward), **declaration)
+
+
+def check_layer(layer: Layer, settings: Settings, listen: Listener | None = None) -> Report:
+    """Check one layer with given settings; `listen` hears of progress after each case."""
+    return Search(layer, settings, listen or (lambda event: None)).run()
+
+
+class _Enough(Exception):
+    """Enough cases were seen after the first finding."""
+
+
+@dataclass
+class Search:
+    """One check of one layer: what was counted and found so far."""
+
+    layer: Layer
+    settings: Settings
+    listen: Listener
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    found: dict[tuple[str, str, str], tuple[Finding, Property, Regime]] = field(default_factory=dict)
+    coverage: Coverage = field(default_factory=Coverage)
+    small: list[Case] = field(default_factory=list)  # minimal cases, on which other findings may show as well
+    cases: int = 0
+    total: int = 0
+    first: int | None = None
+    slow: Counter[str] = field(default_factory=Counter)
+    refused: bool = False
+    recorder: Recorder = field(init=False)
+
+    def run(self) -> Report:
+        """Draw, verify, shrink; one pass for each group of properties that draw alike."""
+        start = time.perf_counter()
+        with tuning.using(self.settings.tuning), Recorder(self.layer) as self.recorder:
+            groups = list(alike(self.applicable()))
+            self.total = sum(_count(self.settings.examples, props) for _, props in groups)
+            for regime, props in groups:
+                if not self.over and not self.refused:
+                    self._draw(regime, props)
+            findings = self._told_all()
+        return Report(
+            self.layer.name,
+            self.tallies,
+            behind(findings),
+            self.layer.declared.lines(),
+            seed=self.seed,
+            seconds=time.perf_counter() - start,
+            examples=self.settings.examples,
+            notes=(refusal(self.layer),) if self.refused else self.coverage.lacks(),
+            coverage=self.coverage,
+            lines=self.recorder.result(),
+            unverified=self.layer.left_out,
+            origin=self.layer.origin,
+        )
+
+    def _told_all(self) -> list[Finding]:
+        """Every finding that no other explains, small and diagnosed; behind those of a part that is wrong by itself."""
+        found = sorted(self._unexplained(), key=lambda item: _first(item[0]))
+        within = self._within() if found and self.settings.shrink else []
+        if within:
+            return [*within, *(finding.but(follows=within[0].fingerprint) for finding, _, _ in found)]
+        findings: list[Finding] = []
+        for item in found:
+            findings.append(self.minimal(*item, lead=_lead(item[0], findings)))
+        return findings
+
+    def _within(self) -> list[Finding]:
+        """The findings of the first layer, of those that this one is built of, that has any."""
+        reports = (check_layer(part, self.settings, self.listen) for part in self.layer.parts)
+        return next((list(report.findings) for report in reports if report.findings), [])
+
+    @property
+    def over(self) -> bool:
+        """Whether the layer hangs, which one case is enough to show and costs enough, or is random, so that all is."""
+        return any(kind in ("timeout", "random") for _, kind, _ in self.found)
+
+    @property
+    def seed(self) -> int:
+        return int(self.settings.seed or 0)
+
+    def applicable(self) -> list[Property]:
+        """Properties that are asked for and apply; the tallies of the others say why not."""
+        chosen = []
+        for prop in selected(self.settings.properties):
+            tally = self.tallies.setdefault(prop.name, Tally(prop.name))
+            tally.reason = prop.applies(self.layer)
+            if tally.reason is None:
+                chosen.append(prop)
+        return chosen
+
+    def _stream(self, regime: Regime) -> int:
+        return zlib.crc32(f"{self.seed} {self.layer.name} {regime}".encode())
+
+    def _draw(self, regime: Regime, props: list[Property]) -> None:
+        from gradverify.core.draw import drawing_of, explored
+
+        target = self.layer.origin or (self.layer.name if self.layer.name in layers else None)
+        drawing = drawing_of(self.layer, regime, dtype=self.settings.dtype, eps=self.settings.eps, target=target)
+        drawn, most = 0, max(prop.share for prop in props)  # the share that decides how many cases are drawn
+
+        def body(case: Case) -> bool:
+            nonlocal drawn
+            drawn += 1
+            self.cases += 1
+            self.coverage.add(self.layer, case)
+            self.recorder.begin(case, props[0])
+            for prop in props:
+                if self.over:
+                    break
+                if self.slow[prop.name] >= _SLOW:
+                    continue
+                if _due(drawn, prop.share / most):
+                    self._try(case, prop, regime)
+            reached = bool(self.recorder.end())
+            self._tell()
+            if self.over or (self.first is not None and self.cases >= self.first + _ENOUGH):
+                raise _Enough
+            return reached
+
+        try:
+            explored(drawing, _count(self.settings.examples, props), self._stream(regime), body)
+        except _Enough:
+            self.first = self.cases  # the next group of properties gets its own chance
+        self.coverage.asked(drawing.tried, drawing.refused, drawing.possible)
+        self.refused = self.cases == 0  # many attempts, and as many for each other group
+
+    def _try(self, case: Case, prop: Property, regime: Regime) -> None:
+        begun = time.perf_counter()
+        with tuning.using(replace(tuning.current(), known=self._known(prop), few=True)):
+            outcome = examine(self.layer, case, prop)
+        self.recorder.told(outcome)
+        self.tallies[prop.name].add(outcome, time.perf_counter() - begun)
+        self.slow[prop.name] += bool(outcome.skipped and outcome.skipped.startswith(TOO_SLOW))
+        prop = told_by(outcome, prop)
+        for finding in outcome.findings:
+            known = self.found.get(finding.fingerprint)
+            if known is None:
+                self.first = self.cases if self.first is None else self.first
+                self.found[finding.fingerprint] = (finding, prop, regime)
+            else:
+                self.found[finding.fingerprint] = (_smaller(known[0], finding), known[1], known[2])
+
+    def _known(self, prop: Property) -> frozenset[str]:
+        """Primals that are wrong for certain, by this property or by one that would explain it: other findings are
+        looked for from then on.
+        """
+        names = (prop.name, *prop.implied_by)
+        clear = (finding for finding, _, _ in self.found.values() if _most(finding) >= _CERTAIN)
+        return frozenset(f.primal for f in clear if f.primal and f.property in names and f.kind == "wrong")
+
+    def _unexplained(self) -> list[tuple[Finding, Property, Regime]]:
+        """Findings that no other one explains: on the same primal, or on any for a tie, which concerns several."""
+        return [item for key, item in self.found.items() if not explained(key, self.found)]
+
+    def minimal(self, finding: Finding, prop: Property, regime: Regime, lead: Finding | None = None) -> Finding:
+        """The same finding on a small case; worst and minimal are both kept.
+
+        Parameters
+        ----------
+        lead : a finding of the same kind that is told already; where this one shows on its case, that will do
+        """
+        from gradverify.core.shrink import shrink
+
+        if finding.kind == "timeout":
+            return finding
+        self._tell(SMALLER)
+        worst, most = finding.worst or finding.case, _most(finding)
+        steady = finding.kind != "random"
+        times = 1 if steady else _CONFIRM  # on a smaller case two random calls may agree by chance
+        threshold = min(10.0, finding.severity)
+
+        def fails(case: Case) -> bool:
+            tries = (_same(self.layer, case, prop, finding) for _ in range(times))
+            return all(same is not None and same.severity >= threshold for same in tries)
+
+        case = finding.case
+        if self.settings.shrink:
+            seconds, like = (prop.shrinking, None) if lead is None else (_FOLLOW_SECONDS, lead.case)
+            case = shrink(self.layer, case, fails, seconds=seconds, first=self.small, like=like)
+            self.small.append(case)
+        again = [_same(self.layer, case, prop, finding, few=few) for few in (False, True)]
+        if not steady or any(found is None for found in again):
+            again += [_same(self.layer, case, prop, finding) for _ in range(_CONFIRM - len(again))]
+        seen = [f for f in again if f is not None]
+        if steady and len(seen) == len(again):
+            if seen[0].severity >= most:
+                worst, most = case, seen[0].severity
+            return self._told(_beside(seen[0], worst, most), lead)
+        fickle = (seen[0] if seen else finding).but(
+            kind="nondeterministic" if steady else finding.kind,
+            worst=worst,
+            message=f"nondeterministic ({len(seen)} of {len(again)} runs of one case): {finding.message}",
+        )
+        return self._told(fickle)
+
+    def _told(self, finding: Finding, lead: Finding | None = None) -> Finding:
+        """The finding with what it looks like, unless cases are to be left as they were drawn."""
+        self._tell(DIAGNOSING)
+        return diagnosed(self.layer, finding, lead) if self.settings.shrink else finding
+
+    def _tell(self, stage: str = DRAWING) -> None:
+        self.listen(Progress(self.layer.name, self.cases, self.total, len(self.found), stage))
+
+
+def _first(finding: Finding) -> tuple[bool, bool, int]:
+    """What is told first: code that fails, then gradients that are wrong at large, then small cases."""
+    fails = finding.property == COMPLETE and finding.kind != "nan"
+    return not fails, finding.property != "gradient", finding.case.size
+
+
+def _lead(finding: Finding, told: Sequence[Finding]) -> Finding | None:
+    """The finding that this one is told behind, in brief: of the same kind, or on the same primal."""
+    leads = {f.fingerprint: f for f in told if f.follows is None}
+    alike = [f for f in leads.values() if f.fingerprint[:2] == finding.fingerprint[:2]]
+    same = [leads[f.follows or f.fingerprint] for f in told if f.primal == finding.primal and f.primal is not None]
+    return next(iter(alike + same), None)
+
+
+def _same(layer: Layer, case: Case, prop: Property, finding: Finding, few: bool = True) -> Finding | None:
+    with tuning.using(replace(tuning.current(), only=finding.primal, few=few)):
+        outcome = examine(layer, case, prop)
+    return next((f for f in outcome.findings if f.fingerprint == finding.fingerprint), None)
+
+
+def _smaller(known: Finding, new: Finding) -> Finding:
+    """Keep the finding on the smaller case, and remember the case where it was worst."""
+    worst = max((known, new), key=_most)
+    best = min((known, new), key=lambda f: f.case.size)
+    return _beside(best, worst.worst or worst.case, _most(worst))
+
+
+def _beside(finding: Finding, worst: Case, most: float) -> Finding:
+    """The finding, and how wrong it was where it was worst."""
+    return finding.but(worst=worst, facts={**finding.facts, WORST_SEEN: most})
+
+
+def _most(finding: Finding) -> float:
+    return float(finding.facts.get(WORST_SEEN, finding.severity))
+
+
+def alike(props: Iterable[Property]) -> Iterable[tuple[Regime, list[Property]]]:
+    """Properties that draw alike share their cases."""
+    groups: dict[Regime, list[Property]] = {}
+    for prop in props:
+        groups.setdefault(prop.regime, []).append(prop)
+    return groups.items()
+
+
+def _due(drawn: int, share: float) -> bool:
+    """Whether a property that wants a share of the cases is tried on this one."""
+    return drawn == 1 or int(drawn * share) > int((drawn - 1) * share)
+
+
+def _count(examples: int, props: list[Property]) -> int:
+    return max(1, math.ceil(examples * max(prop.share for prop in props)))

@@ -1,0 +1,173 @@
+"""What a finding looks like: one file for each signature or small family of one idea, found by the registry.
+
+A signature looks at the evidence and gives a Diagnosis if it fits. It asserts only what it tried: its
+sentence held on every case on which the layer fails, and those are made for the purpose. Other
+packages add theirs through the entry-point group ``gradverify.signatures``.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.registry import Registry, import_submodules
+from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.steps import steps
+from gradverify.core.evaluate.failures import LayerFailure, unpatched
+from gradverify.core.evaluate.limits import time_limit
+from gradverify.core.nouns.comparison import Comparison
+from gradverify.core.nouns.finding import Diagnosis, Finding
+
+__all__ = ["Evidence", "Signature", "add", "diagnose", "diagnosed", "signatures"]
+
+MOST = 4  # diagnoses that are kept
+SECONDS, BRIEFLY = 2.0, 0.2  # of processor time, after which no further signature is asked
+# These run the layer on many other cases: they are asked in this order, when the others have been, and nothing is sure.
+DEAR = (
+    "constant_left_out",
+    "one_use",
+    "slope",
+    "another_value",
+    "only_these_sizes",
+    "sizes",
+    "met",
+    "jacobian",
+    "first_call",
+)
+SURE = 0.95  # what the dear ones say, they say with no more
+LONE = 0.65
+VAGUE = 0.5
+TOLD_BY_VALUES = ("tie", "singular", "tail", "mask", "repeats", "mutation", "uninitialised", "race", "upstream")
+FICKLE = ("first_call", "race", "uninitialised")  # then one case gives now this and now that
+FACTS = "facts"  # the signature of what has none
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What one kind of bug looks like.
+
+    Attributes
+    ----------
+    name : short identifier, e.g. "factor"
+    bug_class : class of mutants that it tells, e.g. "FACTOR"
+    fits : ``(evidence) -> Diagnosis, or None where it does not fit``
+    """
+
+    name: str
+    bug_class: str
+    fits: Callable[[Evidence], Diagnosis | None]
+
+
+signatures: Registry[Signature] = Registry("signature", "gradverify.signatures")
+
+
+def add(name: str, bug_class: str) -> Callable[[Callable[[Evidence], Diagnosis | None]], Signature]:
+    """Register a function as a signature: a decorator."""
+    return lambda fits: signatures.add(name, Signature(name, bug_class, fits))
+
+
+def diagnose(layer: Layer, finding: Finding, seconds: float = SECONDS) -> tuple[Diagnosis, ...]:
+    """What a finding looks like, the best supported first; never empty for a wrong gradient.
+
+    No further signature is asked after `seconds` of processor time.
+
+    A signature that fails is left out with a warning: a diagnosis is a help, not a verdict.
+    """
+    if finding.kind == "timeout":
+        return ()
+    evidence = Evidence(layer, finding)
+    found: list[Diagnosis] = []
+    deadline = time.thread_time() + seconds
+    with time_limit(2 * seconds):
+        for name in sorted(signatures.names(), key=_turn):
+            if name in DEAR and any(d.confidence >= SURE for d in found):
+                break
+            diagnosis = _asked(signatures.get(name), evidence)
+            if diagnosis is not None:
+                found.append(_weighed(evidence, diagnosis))
+            if time.thread_time() > deadline:
+                break
+    ranked = sorted(found, key=lambda d: (-d.confidence, d.name))
+    if len(ranked) > 1:  # bare facts are for where nothing fits, and what fits nearly all for where nothing better does
+        ranked = [d for d in ranked if d.name != FACTS and not d.confidence <= VAGUE < ranked[0].confidence - 0.15]
+    if ranked and ranked[0].name in FICKLE:  # what the other calls showed is not to be relied upon
+        ranked = ranked[:1]
+    return tuple(ranked[:MOST])
+
+
+def _turn(name: str) -> tuple[bool, int]:
+    """Bare facts first, so that something is said when time is up; then what is cheap."""
+    return name != FACTS, DEAR.index(name) + 1 if name in DEAR else 0
+
+
+def _asked(signature: Signature, evidence: Evidence) -> Diagnosis | None:
+    try:
+        with unpatched(), np.errstate(all="ignore"):
+            return signature.fits(evidence)
+    except LayerFailure:
+        return None
+    except Exception as error:  # noqa: BLE001  somebody's signature must not cost a report
+        warnings.warn(f"the signature {signature.name!r} failed: {type(error).__name__}: {error}", stacklevel=3)
+        return None
+
+
+def diagnosed(layer: Layer, finding: Finding, lead: Finding | None = None) -> Finding:
+    """The finding with its diagnoses, and with the error against the step among its facts.
+
+    The facts are "ladder", a (step, quotient - analytic value, noise) for each step, and "ladder_shows",
+    what they show in one sentence; both are left out where no gradients were compared.
+
+    Parameters
+    ----------
+    lead : a finding that has been diagnosed and is told before this one, which then is told in brief. Its best
+        signature is asked first; the others get little time where that one does not fit
+    """
+    if lead is not None:
+        alike = _alike(layer, finding, lead)
+        told = lead.diagnoses[:1] if alike else diagnose(layer, finding, BRIEFLY)
+        return finding.but(diagnoses=told, follows=lead.fingerprint)
+    facts = dict(finding.facts)
+    compared = finding.comparison
+    if compared is not None and finding.property in ("gradient", "special") and _finite(compared):
+        with suppress(LayerFailure), unpatched(), np.errstate(all="ignore"):
+            found = steps(layer, finding.case, compared)
+            facts |= {"ladder": found.rungs, "ladder_shows": found.says}
+    return finding.but(diagnoses=diagnose(layer, finding), facts=facts)
+
+
+def _alike(layer: Layer, finding: Finding, lead: Finding) -> bool:
+    """Whether the signature that fits another finding best fits this one, and says the same of its own primal."""
+    if not lead.diagnoses or lead.diagnoses[0].name == FACTS:
+        return False
+    best = lead.diagnoses[0]
+    with time_limit(2 * SECONDS):
+        told = _asked(signatures.get(best.name), Evidence(layer, finding))
+    return told is not None and _of(told.text, finding) == _of(best.text, lead)
+
+
+def _of(text: str, finding: Finding) -> str:
+    """A sentence without the name of the primal that it is about, and without the number of cases tried."""
+    text = re.sub(r"\b(all of )?\d+ cases?", "cases", text)
+    return re.sub(rf"\b{re.escape(finding.primal)}\b", "", text, count=1) if finding.primal else text
+
+
+def _finite(compared: Comparison) -> bool:
+    """Whether the entry that disagrees most has an analytic value, from which an error can be told."""
+    return bool(compared.wrong.any() and np.isfinite(compared.analytic[compared.worst]))
+
+
+def _weighed(evidence: Evidence, diagnosis: Diagnosis) -> Diagnosis:
+    """What was seen at special values only, on one case under several cotangents, counts for less."""
+    if not evidence.about_gradient or diagnosis.name in TOLD_BY_VALUES or evidence.situation.needs != "values":
+        return diagnosis
+    return replace(diagnosis, confidence=LONE * diagnosis.confidence)
+
+
+import_submodules(__name__, __path__)

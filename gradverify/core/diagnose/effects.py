@@ -1,0 +1,293 @@
+"""Signatures that other properties tell: mutation, aliases, layout, state, races, memory, precision, second order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from gradverify.core import evaluate
+from gradverify.core.diagnose import add, variants
+from gradverify.core.diagnose.detached import lost_flows
+from gradverify.core.diagnose.evidence import ABOUT_GRADIENTS, Evidence
+from gradverify.core.diagnose.untouched import explains
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.finding import Diagnosis, Finding
+from gradverify.core.properties import fresh, properties
+from gradverify.core.verify import examine
+
+SECONDS = 1.0  # that one numerical gradient may take for the last signature
+ABOUT_CALLS = ("layout", "repeatable", "reusable", "reuse", "linear")
+
+
+def asked(evidence: Evidence, name: str) -> tuple[Finding, ...]:
+    """What another property finds on the case of the finding, and on the plain cases on which it fails."""
+    cases = [evidence.case]
+    if evidence.about_gradient:
+        cases += [p.case for p in evidence.situation.failing[:1]]
+    found: dict[Any, Finding] = {}
+    for case in cases:
+        for finding in examine(evidence.layer, case, properties.get(name)).findings:
+            found.setdefault(finding.fingerprint, finding)
+    return tuple(found.values())
+
+
+def mutations(evidence: Evidence) -> list[Finding]:
+    """Arrays of the caller's that are changed in place on the cases of the finding."""
+    if evidence.finding.property not in (*ABOUT_GRADIENTS, *ABOUT_CALLS):
+        return []
+    return [f for f in asked(evidence, "pure") if f.kind == "mutates"]
+
+
+def unfilled(evidence: Evidence) -> bool:
+    """Whether a gradient depends on what fresh memory holds, on the cases of the finding."""
+    finding = evidence.finding
+    if finding.property not in (fresh.NAME, *ABOUT_GRADIENTS, *ABOUT_CALLS):
+        return False
+    found = (finding,) if finding.property == fresh.NAME else asked(evidence, fresh.NAME)
+    return any(f.primal == finding.primal and fresh.unwritten(f) for f in found)
+
+
+def explained(evidence: Evidence) -> bool:
+    """Whether two calls differ for a reason of which no order of calls and no layout is the cause."""
+    return unfilled(evidence) or bool(mutations(evidence))
+
+
+@add("mutation", "MUTATE")
+def mutation(evidence: Evidence) -> Diagnosis | None:
+    """An array of the caller's is changed in place, or a gradient is an alias of one."""
+    finding = evidence.finding
+    if finding.property == "pure":
+        return Diagnosis("mutation", "MUTATE", finding.message, 0.98, dict(finding.facts))
+    crash = finding.property == "layout" and finding.kind == "crash"
+    changes = mutations(evidence)
+    if not changes:
+        own = kept(evidence)
+        text = f"backward changes {own} as the layer keeps it; what reads it after that gets wrong values"
+        return Diagnosis("mutation", "MUTATE", text, 0.97, {"what": own}) if own else None
+    stage, what = changes[0].facts["stage"], changes[0].facts["what"]
+    if crash:
+        text = f"{stage} changes {what} in place, and fails where that array cannot be written"
+        return Diagnosis("mutation", "MUTATE", text, 0.98, dict(changes[0].facts))
+    if evidence.about_gradient and stage == "backward" and not explains(evidence):
+        text = (
+            f"{stage} changes {what} in place besides: what is read of it after that alone does not explain the error"
+        )
+        return Diagnosis("mutation", "MUTATE", text, 0.6, dict(changes[0].facts))
+    text = f"{stage} changes {what} in place; what reads it after that gets wrong values"
+    return Diagnosis("mutation", "MUTATE", text, 0.975, dict(changes[0].facts))
+
+
+def kept(evidence: Evidence) -> str | None:
+    """A primal of which the layer keeps a copy of its own that backward changes."""
+    asks = evidence.finding.property in (*ABOUT_GRADIENTS, "linear") and evidence.layer.declared.stateful
+    probe = evidence.probe(evidence.plain()) if asks else None
+    if probe is None:
+        return None
+    primals = probe.case.primals
+    run = evaluate.run(evidence.layer, evaluate.copies(primals), probe.case.options)
+    held = [(n, a, a.copy()) for a in _arrays(run.saved, 4) for n, p in primals.items() if np.array_equal(a, p)]
+    run.pull(tuple(np.array(v) for v in probe.case.cotangents or ()))
+    return next((n for n, now, before in held if not np.array_equal(now, before)), None)
+
+
+def _arrays(value: Any, deep: int) -> Iterator[np.ndarray[Any, Any]]:
+    """Arrays among what an object, a dict or a list holds."""
+    if isinstance(value, np.ndarray):
+        yield value
+    elif deep and isinstance(value, (list, tuple, dict)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _arrays(part, deep - 1)
+    elif deep and hasattr(value, "__dict__") and not isinstance(value, type):
+        yield from _arrays(dict(vars(value)), deep - 1)
+
+
+@add("uninitialised", "OVERWRITE")
+def uninitialised(evidence: Evidence) -> Diagnosis | None:
+    """Backward reads a fresh buffer that it has not filled."""
+    if not unfilled(evidence):
+        return None
+    text = (
+        f"the gradient of {evidence.primal} depends on what fresh memory holds: a buffer from numpy.empty is read, or "
+        "added to, before all of it is written"
+    )
+    return Diagnosis("uninitialised", "OVERWRITE", text, 0.985)
+
+
+@add("layout", "LAYOUT")
+def layout(evidence: Evidence) -> Diagnosis | None:
+    """The same values in another memory layout give another gradient."""
+    finding = evidence.finding
+    if finding.property != "layout" or explained(evidence):
+        return None
+    what = finding.facts.get("what", "in another layout")
+    text = f"{what}, backward gives another gradient of {evidence.primal}: it counts on memory that is contiguous"
+    if finding.kind == "crash":
+        text = f"{what}, the code fails: it counts on memory that is contiguous or writeable"
+    return Diagnosis("layout", "LAYOUT", text, 0.96, {"what": what})
+
+
+@add("state", "STALE")
+def state(evidence: Evidence) -> Diagnosis | None:
+    """A gradient that depends on other calls; and whether it is that of another call."""
+    finding = evidence.finding
+    if finding.property not in ("reusable", "reuse", "repeatable", "accumulates") or finding.kind == "random":
+        return None
+    what = str(finding.facts.get("what", ""))
+    if finding.kind == "overwrites":
+        text = "forward returns an array that it keeps and writes into again: the caller needs a copy, or a new array"
+        return Diagnosis("state", "OVERWRITE", text, 0.98, {"what": what})
+    d = f"the gradient of {evidence.primal} changes {what}"
+    if finding.property == "accumulates":
+        return Diagnosis("state", "OVERWRITE", f"{d}: buffers are overwritten, not added to", 0.95)
+    if finding.kind == "nondeterministic" or explained(evidence) or _varies(evidence):
+        return None
+    if finding.property == "reuse" and "passed for both" in what:
+        return Diagnosis("state", "OVERWRITE", f"{d}: arrays are told apart by identity", 0.8)
+    comparison = finding.comparison
+    times = finding.facts.get("ratio")
+    if (
+        comparison is not None
+        and times is not None
+        and np.isfinite(times)
+        and abs(times - round(times)) < 1e-9
+        and round(times) > 1
+    ):
+        clean = np.allclose(comparison.analytic, round(times) * comparison.numerical)
+        if clean and "twice" in what:
+            text = f"{d}: it is {round(times)} times itself, so gradients of earlier calls are still in its buffer"
+            return Diagnosis("state", "STALE", text, 0.95)
+    text = f"{d}: state of another call reaches it (a cache, or statistics, that later calls overwrite)"
+    return Diagnosis("state", "STALE", text, 0.94, {"what": what})
+
+
+@add("first_call", "STALE")
+def first_call(evidence: Evidence) -> Diagnosis | None:
+    """Right for the first call with arrays of a shape and wrong for later ones: something is kept from the first."""
+    if not evidence.about_gradient or evidence.situation.needs not in ("nothing", "sizes"):
+        return None
+    names = [n for n in variants.axis_names(evidence.layer) if not n.startswith("*")]
+    if not names:
+        return None
+    cases: list[tuple[Case | None, int]] = []
+    lengths = evidence.case.rng(36).integers(9, 15, (2, len(names)))
+    for turn in range(2):  # sizes that no other signature asks for, and other values first at each
+        sizes = {n: int(lengths[turn, k]) for k, n in enumerate(names)}
+        cases += [(evidence.plain(draw, sizes=sizes), place) for place, draw in enumerate((turn, 1 - turn))]
+    if _costs(evidence, cases[0][0]) > SECONDS:
+        return None
+    if not all(evidence.fails(case) if later else evidence.holds(case) for case, later in cases):
+        return None
+    text = (
+        f"the gradient of {evidence.primal} is right in the first call with arrays of a shape, and wrong in later ones "
+        "with other values: something of the first call is kept, and not told from theirs"
+    )
+    return Diagnosis("first_call", "STALE", text, 0.98, {"cases": len(cases)})
+
+
+def _costs(evidence: Evidence, case: Case | None) -> float:
+    """Seconds that a numerical gradient at a case takes, if its forward is no slower than at a plain one."""
+    if case is None or not evidence.probes:
+        return 0.0
+    plain = evidence.probes[0].case
+    begun = time.thread_time()
+    evidence.probe(plain)
+    return 2 * np.size(case.primals[evidence.primal]) * (time.thread_time() - begun)
+
+
+def _varies(evidence: Evidence) -> bool:
+    """Whether fresh calls on one case differ from each other without any order in it."""
+    own = evidence.own
+    if own is None:
+        return False
+    seen = [own.pulled(own.case.cotangents or ()).get(evidence.primal) for _ in range(12)]
+    if any(g is None for g in seen):
+        return False
+    changes = [not np.array_equal(seen[0], g, equal_nan=True) for g in seen[1:]]  # type: ignore[arg-type]
+    return any(changes) and not all(changes)
+
+
+@add("race", "RACE")
+def race(evidence: Evidence) -> Diagnosis | None:
+    """The same call gives now this and now that."""
+    finding = evidence.finding
+    if finding.kind == "random" and finding.primal is None:
+        text = "forward is random: it draws numbers of its own; pass them in as a primal, or fix the seed"
+        return Diagnosis("race", "RNG", text, 0.9)
+    if unfilled(evidence):
+        return None
+    if finding.kind in ("nondeterministic", "random") or _varies(evidence):
+        d = f"the gradient of {evidence.primal}"
+        text = f"{d} differs from run to run on one case: a race, or random numbers in backward"
+        return Diagnosis("race", "RACE", text, 0.99)
+    return None
+
+
+@add("wants", "MODE")
+def wants(evidence: Evidence) -> Diagnosis | None:
+    """The gradient depends on which others are wanted."""
+    if evidence.finding.property != "wants":
+        return None
+    what = evidence.finding.facts.get("what", "")
+    text = f"{what}, the gradient of {evidence.primal} is another one: it is computed along with one not wanted then"
+    return Diagnosis("wants", "MODE", text, 0.97)
+
+
+@add("modes", "MODE")
+def modes(evidence: Evidence) -> Diagnosis | None:
+    """A call in another mode reaches the backward of this one."""
+    finding = evidence.finding
+    if finding.property != "modes" or finding.kind != "differs":
+        return None
+    text = f"{finding.facts.get('what', '')}, the gradient of {evidence.primal} changes: the mode is read too late"
+    return Diagnosis("modes", "MODE", text, 0.95)
+
+
+@add("batch", "INDEX")
+def batch(evidence: Evidence) -> Diagnosis | None:
+    """Rows of the batch see each other."""
+    if evidence.finding.property != "batch":
+        return None
+    what = evidence.finding.facts.get("what", "")
+    text = f"{what}, the gradient of {evidence.primal} changes: what one row gets depends on the other rows"
+    return Diagnosis("batch", "INDEX", text, 0.8)
+
+
+@add("second_order", "ORDER2")
+def second_order(evidence: Evidence) -> Diagnosis | None:
+    """The first order is right, the second is not."""
+    finding = evidence.finding
+    if finding.property not in ("second_order", "second_special"):
+        return None
+    right = not examine(evidence.layer, evidence.case, properties.get("gradient")).findings
+    ratio = finding.facts.get("ratio")
+    how = "zero" if not ratio else "wrong"
+    first = "the first derivative is right, " if right else ""
+    why = "a saved array is taken for a constant, or detached"
+    if not finding.facts.get("finite", True):
+        how, why = "not finite", "something overflows in the second backward, or is divided by zero"
+    if finding.facts.get("nothing"):
+        why = (
+            "nothing of backward is recorded, as where it runs a kernel of its own; if it is meant to be "
+            "differentiable once, mark it with @once_differentiable, or say second=False"
+        )
+    lost = lost_flows(evidence.layer, evidence.case, evidence.primal) if finding.facts.get("finite", True) else ()
+    if lost and not finding.facts.get("nothing"):
+        names = " and ".join(lost)
+        why = f"what flows through {evidence.primal} into the gradient of {names} is lost, as where it is detached"
+    text = f"{first}the second along {evidence.primal} is {how}: {why}"
+    return Diagnosis("second_order", "ORDER2", text, 0.97)
+
+
+@add("forward_mode", "TERM")
+def forward_mode(evidence: Evidence) -> Diagnosis | None:
+    """The forward-mode rule, which has no matrices to look at."""
+    finding = evidence.finding
+    if finding.property != "forward_mode":
+        return None
+    ratio = finding.facts.get("ratio")
+    signed = ratio is not None and abs(ratio + 1) < 1e-6
+    text = "the forward-mode rule has the wrong sign" if signed else "the forward-mode rule misses or mistakes a term"
+    return Diagnosis("forward_mode", "SIGN" if signed else "TERM", text, 0.8 if signed else 0.4, {"ratio": ratio})

@@ -1,0 +1,88 @@
+"""The signature of a gradient that passes where forward is flat: a clamp, a saturated unit, a rounded value."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from gradverify.core.diagnose import add
+from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.probe import Probe, close
+from gradverify.core.nouns.case import Array
+from gradverify.core.nouns.finding import Diagnosis
+
+_FLAT = 1e-12  # share of the largest derivative: differences of what does not change are exactly zero
+_LESS = 0.95  # weight of what is seen with some options only, which then say more
+_FEW = 3  # values that a clamp leaves
+
+
+@add("flat", "TERM")
+def flat(evidence: Evidence) -> Diagnosis | None:
+    """Right but for what comes from outputs, or goes to entries, that do not change with one another."""
+    if not evidence.about_gradient or not evidence.probes or evidence.finding.kind != "wrong":
+        return None
+    facts = {"cases": len(evidence.probes)}
+    weight = _LESS if evidence.situation.needs == "options" else 1.0
+    d = f"the gradient of {evidence.primal}"
+    if evidence.everywhere(partial(_from_flat_outputs, evidence)):
+        text = (
+            f"{d} passes where forward is flat{evidence.given}: it takes part of the upstream gradient of outputs that "
+            f"do not change with {evidence.primal}{_values(evidence)}, as where a clamp or a saturated unit is not "
+            "masked in backward, and is right without that"
+        )
+        return Diagnosis("flat", "TERM", text, 0.94 * weight, facts)
+    if evidence.everywhere(partial(_to_flat_entries, evidence)) and _others_are_right(evidence):
+        text = (
+            f"{d} passes where forward is flat{evidence.given}: it is wrong in just those entries that change no "
+            "output (a clamp, a margin that is kept, a saturated unit), and right in the others"
+        )
+        return Diagnosis("flat", "TERM", text, 0.88 * weight, facts)
+    return None
+
+
+def _flat_outputs(evidence: Evidence, probe: Probe) -> Array:
+    """Mask of the flat outputs that do not change with the primal, though others do."""
+    size = np.abs(probe.jacobian(evidence.primal)).max(axis=1, initial=0.0)
+    return np.asarray(size <= _FLAT * float(size.max(initial=0.0)))
+
+
+def _from_flat_outputs(evidence: Evidence, probe: Probe) -> bool:
+    a, n = evidence.pair(probe)
+    mask = _flat_outputs(evidence, probe)
+    if not mask.any() or mask.all() or close(a, n):
+        return False
+    masked, start = [], 0
+    for v, y in zip(probe.case.cotangents or (), probe.outputs):
+        width = y.size * (2 if y.dtype.kind == "c" else 1)
+        part = mask[start : start + width].reshape(*y.shape, -1).all(-1)
+        masked.append(np.where(part, 0, v).astype(v.dtype))
+        start += width
+    without = probe.pulled(tuple(masked)).get(evidence.primal)
+    return without is not None and close(without, n)
+
+
+def _values(evidence: Evidence) -> str:
+    """Values of the flat outputs, if they are few, as those of a clamp are."""
+    found: set[float] = set()
+    for probe in evidence.probes:
+        if len(probe.outputs) > 1 or probe.outputs[0].dtype.kind != "f":
+            return ""
+        found |= set(np.round(probe.outputs[0].ravel()[_flat_outputs(evidence, probe)].astype(float), 12).tolist())
+    return f" ({' or '.join(f'{v:g}' for v in sorted(found))} all of them)" if len(found) < _FEW else ""
+
+
+def _flat_entries(evidence: Evidence, probe: Probe) -> Array:
+    size = np.abs(probe.jacobian(evidence.primal)).max(axis=0, initial=0.0)
+    return np.asarray(size <= _FLAT * float(size.max(initial=0.0))).reshape(probe.shape(evidence.primal))
+
+
+def _to_flat_entries(evidence: Evidence, probe: Probe) -> bool:
+    wrong, entries = probe.wrong(evidence.primal), _flat_entries(evidence, probe)
+    return bool(wrong.any()) and not bool((wrong & ~entries).any())
+
+
+def _others_are_right(evidence: Evidence) -> bool:
+    """Whether as many entries are not flat, and right: what is wrong anyway would show among them."""
+    right = sum(int((~_flat_entries(evidence, p)).sum()) for p in evidence.probes)
+    return right >= _FEW

@@ -1,0 +1,168 @@
+"""Signatures of recurrent layers: gates swapped, copied or wrong, a lost state, the mask of another step."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from gradverify.core.diagnose import add, variants
+from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.probe import Probe, close
+from gradverify.core.nouns.case import Array
+from gradverify.core.nouns.finding import Diagnosis
+
+_PACKED = re.compile(r"(\d+)\*\(?(\w+)\)?\Z")
+
+
+def packed(evidence: Evidence, name: str) -> tuple[int, int] | None:
+    """Axis that holds several gates side by side ("4*H"), and how many; None if there is none."""
+    for axis, token in enumerate(evidence.layer.primal(name).dims.axes):
+        match = _PACKED.match(token.text)
+        if match and token.kind == "sum" and 2 < int(match[1]) < 9:
+            return axis, int(match[1])
+    return None
+
+
+def blocks(array: Array, axis: int, count: int) -> Array:
+    """One gate after the other, shape (count, ...)."""
+    return np.stack(np.split(array, count, axis))
+
+
+@add("gates", "GATE")
+def gates(evidence: Evidence) -> Diagnosis | None:
+    """Blocks of a packed axis: which are wrong, and whether they hold what belongs to another block."""
+    if (
+        not evidence.about_gradient
+        or not evidence.probes
+        or not any(packed(evidence, n) for n in evidence.differentiable)
+    ):
+        return None
+    probes = _one_step(evidence)
+    mine = packed(evidence, evidence.primal)
+    if mine is not None:
+        return _in_blocks(evidence, probes, evidence.primal, *mine)
+    for name in evidence.differentiable:  # a primal without gates may be wrong because of a parameter's
+        found = packed(evidence, name)
+        told = found and _in_blocks(evidence, probes, name, *found)
+        if told:
+            text = f"the gradient of {evidence.primal} is wrong together with that of {name}: {told.text}"
+            return Diagnosis("gates", told.bug_class, text, told.confidence - 0.02, told.evidence)
+    return None
+
+
+def _one_step(evidence: Evidence) -> tuple[Probe, ...]:
+    """Cases of a single step, where no error of a gate is carried on to others; if it fails on those."""
+    time = time_axis(evidence)
+    if time is None:
+        return evidence.probes
+    found = [evidence.probe(evidence.plain(draw, sizes={time: 1})) for draw in range(2)]
+    return tuple(p for p in found if p is not None and evidence.wrong(p)) or evidence.probes
+
+
+def _in_blocks(evidence: Evidence, probes: tuple[Probe, ...], name: str, axis: int, count: int) -> Diagnosis | None:
+    d, facts = f"the gradient of {name}", {"cases": len(probes)}
+    copies = [_copies(p, name, axis, count) for p in probes]
+    if copies[0] and all(c == copies[0] for c in copies):
+        said = ", ".join(f"gate {k} holds that of gate {j}" for k, j in copies[0])
+        swapped = len(copies[0]) == 2 and copies[0][0] == copies[0][1][::-1]
+        text = f"in {d} gates {copies[0][0][0]} and {copies[0][0][1]} are swapped" if swapped else f"in {d} {said}"
+        return Diagnosis("gates", "GATE", text, 0.95, facts)
+    wrong = [_wrong_blocks(p, name, axis, count) for p in probes]
+    if any(w != wrong[0] for w in wrong) or not 0 < len(wrong[0]) < count:
+        return None
+    if any(not np.any(block) for p in probes for block in blocks(p.numerical(name), axis, count)):
+        return None  # a gate without any gradient is right whatever the bug
+    said = f"gate{'s' * (len(wrong[0]) > 1)} {', '.join(map(str, wrong[0]))} of {count}"
+    only = f"only {said} {'are' if len(wrong[0]) > 1 else 'is'} wrong in {d}"
+    if all(not blocks(p.analytic[name], axis, count)[wrong[0]].any() for p in probes):
+        text = f"{d} is exactly zero in {said}, and right in the others: that path is dropped"
+        return Diagnosis("gates", "DROPPED", text, 0.93, facts)
+    others = [n for n in evidence.differentiable if n != name and packed(evidence, n)]
+    same = [n for n in others if all(_wrong_blocks(p, n, *(packed(evidence, n) or (0, 1))) == wrong[0] for p in probes)]
+    if same:
+        text = f"{only}, and in {', '.join(same)} as well, as when the derivative of the gate itself is wrong"
+        return Diagnosis("gates", "GATE", text, 0.88, facts)
+    text = f"{only}, and not the same in {', '.join(others) or 'others'}: a factor or a term there is wrong"
+    return Diagnosis("gates", "TERM", text, 0.84, facts)
+
+
+def _copies(probe: Probe, name: str, axis: int, count: int) -> list[tuple[int, int]]:
+    """Wrong blocks that hold the right gradient of another block."""
+    a, n = (blocks(g, axis, count) for g in (probe.analytic[name], probe.numerical(name)))
+    found = []
+    for k in range(count):
+        if close(a[k], n[k]):
+            continue
+        match = [j for j in range(count) if j != k and close(a[k], n[j])]
+        if not match:
+            return []
+        found.append((k, match[0]))
+    return found
+
+
+def _wrong_blocks(probe: Probe, name: str, axis: int, count: int) -> list[int]:
+    wrong = blocks(probe.wrong(name), axis, count).reshape(count, -1).any(1)
+    return [int(k) for k in np.flatnonzero(wrong)]
+
+
+def time_axis(evidence: Evidence) -> str | None:
+    """The axis of time: named T, or the leading axis of an input of a layer with states that carry on."""
+    names = variants.axis_names(evidence.layer)
+    return "T" if "T" in names and any("T" not in p.dims.names for p in evidence.layer.differentiable) else None
+
+
+@add("steps", "GATE")
+def steps(evidence: Evidence) -> Diagnosis | None:
+    """Right for one step, wrong for two: what is carried from step to step."""
+    time = time_axis(evidence)
+    if time is None or not evidence.about_gradient or not evidence.probes:
+        return None
+    if not any(re.fullmatch(r"\w+0(_reverse)?|\w+_0", n) for n in evidence.layer.primal_names):
+        return None
+    one, two = ([evidence.plain(draw, sizes={time: count}) for draw in range(2)] for count in (1, 2))
+    if not all(map(evidence.holds, one)) or not all(map(evidence.fails, two)):
+        return None
+    probe = evidence.probe(two[0])
+    assert probe is not None
+    wrong = evidence.others_wrong(probe)
+    timed = [n for n in wrong if time in evidence.layer.primal(n).dims.names]
+    d = f"the gradient of {evidence.primal} is right for {time} = 1 and wrong for {time} = 2"
+    if timed or any(re.fullmatch(r"\w+0(_reverse)?", n) for n in wrong):
+        text = f"{d}, as are those of {', '.join(wrong)}: the gradient of a state is not passed back as it should be"
+        return Diagnosis("steps", "GATE", text, 0.82, {"wrong": wrong})
+    text = f"{d}, while all inputs and states have right gradients: what the steps contribute is not added up"
+    return Diagnosis("steps", "OVERWRITE", text, 0.82, {"wrong": wrong})
+
+
+@add("step_mask", "RNG")
+def step_mask(evidence: Evidence) -> Diagnosis | None:
+    """Right where a mask is the same for every step, or keeps everything; wrong otherwise."""
+    if not evidence.about_gradient or not evidence.probes or not drops(evidence):
+        return None
+    for primal in evidence.layer.primals:
+        if primal.domain.name != "mask":
+            continue
+        full = [variants.but(evidence.layer, p.case, primal.name, np.ones_like) for p in evidence.probes]
+        if not all(map(evidence.holds, full)):
+            continue
+        d = f"the gradient of {evidence.primal} is right where {primal.name} drops nothing, and wrong where it does"
+        labels = primal.dims.labels(np.ndim(evidence.case.primals[primal.name]))
+        constant = [variants.but(evidence.layer, p.case, primal.name, _first_of_all) for p in evidence.probes]
+        if all(map(evidence.holds, constant)) and np.ndim(evidence.case.primals[primal.name]) > 1:
+            text = f"{d}, unless it drops the same at every {labels[0]}: backward takes the mask of one place for all"
+            return Diagnosis("step_mask", "RNG", text, 0.95)
+        return Diagnosis("step_mask", "RNG", f"{d}: forward and backward do not drop the same", 0.75)
+    return None
+
+
+def _first_of_all(mask: Array) -> Array:
+    return np.repeat(mask[:1], len(mask), 0) if mask.ndim else mask
+
+
+def drops(evidence: Evidence) -> bool:
+    """Whether the mask is one of dropout: there is a rate among the options, or the name says so."""
+    names = {*evidence.layer.options, *evidence.layer.name.split("_")}
+    return (
+        bool(names & {"p", "rate", "drop", "dropout", "keep", "keep_prob", "zoneout"}) or "drop" in evidence.layer.doc
+    )

@@ -1,0 +1,192 @@
+"""Signatures read off the Jacobian of backward: what each entry gets from each output.
+
+Backward applies the transpose of a matrix J to the cotangent. Its own matrix is found by one cotangent
+for each output, and laid beside that of forward: is it its transpose, are its rows in another order,
+which places does it join that forward does not?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradverify.core import evaluate
+from gradverify.core.diagnose import add
+from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.outputs import labels_of
+from gradverify.core.diagnose.probe import Probe, close
+from gradverify.core.nouns.case import Array
+from gradverify.core.nouns.finding import Diagnosis
+
+_MOST = 250  # outputs, each of which costs one backward
+_THERE, _GONE = 1e-6, 1e-9  # shares of the largest element that are a dependency, and none; between them is open
+_LESS = 0.9  # weight of what is seen at some options or sizes only
+
+
+@dataclass(frozen=True, slots=True)
+class Jacobians:
+    """Both matrices at one case, shape (outputs, entries): that of backward, and the numerical one of forward."""
+
+    probe: Probe
+    analytic: Array
+    numerical: Array
+
+    def there(self, which: str) -> Array:
+        """Elements that are surely not zero."""
+        return np.asarray(np.abs(getattr(self, which)) > _THERE * self._top)
+
+    def gone(self, which: str) -> Array:
+        """Elements that are surely zero."""
+        return np.asarray(np.abs(getattr(self, which)) < _GONE * self._top)
+
+    @property
+    def _top(self) -> float:
+        return float(np.abs(self.numerical).max(initial=0.0))
+
+
+def jacobians(evidence: Evidence) -> list[Jacobians]:
+    """Both matrices on every case on which it fails; empty where backward is not linear, or one is too large."""
+    if not evidence.about_gradient or evidence.situation.needs == "values" or not evidence.probes:
+        return []
+    found = [_jacobians(evidence, probe) for probe in evidence.probes]
+    return [j for j in found if j is not None] if all(j is not None and j.analytic.any() for j in found) else []
+
+
+def _jacobians(evidence: Evidence, probe: Probe) -> Jacobians | None:
+    count = sum(y.size for y in probe.outputs)
+    if count > _MOST or any(a.dtype.kind == "c" for a in (*probe.outputs, *probe.case.primals.values())):
+        return None
+    a, _ = evidence.pair(probe)
+    rows = []
+    for k in range(count):
+        row = probe.pulled(evaluate.unit_cotangents(probe.case.cotangents or (), k)).get(evidence.primal)
+        if row is None or not np.isfinite(row).all():
+            return None
+        rows.append(row.ravel())
+    matrix = np.array(rows)
+    if not close((probe.point.weights @ matrix).reshape(a.shape), a):
+        return None
+    return Jacobians(probe, matrix, probe.jacobian(evidence.primal))
+
+
+@add("jacobian", "TERM")
+def jacobian(evidence: Evidence) -> Diagnosis | None:
+    """How the matrix of backward differs from the transpose of that of forward."""
+    pairs = jacobians(evidence)
+    if not pairs or all(close(j.analytic, j.numerical) for j in pairs):  # what is wrong is finer than this can see
+        return None
+    told = _transposed(evidence, pairs) or _reordered(evidence, pairs) or _joined(evidence, pairs)
+    told = told or _weights(evidence, pairs)
+    if told is None:
+        return None
+    bug_class, confidence, text = told
+    weight = 1.0 if evidence.situation.needs == "nothing" else _LESS
+    return Diagnosis("jacobian", bug_class, text + evidence.given, weight * confidence, {"cases": len(pairs)})
+
+
+Told = tuple[str, float, str]
+
+
+def _transposed(evidence: Evidence, pairs: Sequence[Jacobians]) -> Told | None:
+    square = [j for j in pairs if j.numerical.shape[0] == j.numerical.shape[1]]
+    if len(square) < len(pairs) or not all(close(j.analytic, j.numerical.T) for j in pairs):
+        return None
+    text = (
+        f"the gradient of {evidence.primal} is J dy where it must be J^T dy, with J the derivative of forward: "
+        "something is not transposed, or not reversed"
+    )
+    return "INDEX", 0.94, text
+
+
+def _reordered(evidence: Evidence, pairs: Sequence[Jacobians]) -> Told | None:
+    """Rows of the right matrix in another order: each cotangent goes where another belongs."""
+    if not all(_same_rows(j.analytic, j.numerical) for j in pairs):
+        return None
+    text = (
+        f"the gradient of {evidence.primal} is the right one for an upstream gradient with its entries in another "
+        "order: places are mixed up"
+    )
+    return "INDEX", 0.9, text
+
+
+def _same_rows(a: Array, n: Array) -> bool:
+    left = list(n)
+    for row in a:
+        match = next((k for k, other in enumerate(left) if close(row, other)), None)
+        if match is None:
+            return False
+        del left[match]
+    return len(a) > 1 and not close(a, n)
+
+
+def _joined(evidence: Evidence, pairs: Sequence[Jacobians]) -> Told | None:
+    """Axes along which backward joins different places and forward does not, or the other way round."""
+    ours, theirs = (_labels(evidence, pairs, which, there=True) for which in ("analytic", "numerical"))
+    surplus = sorted(ours & _labels(evidence, pairs, "numerical", there=False) - theirs)
+    lacking = sorted(theirs & _labels(evidence, pairs, "analytic", there=False) - ours)
+    d, more, less = f"the gradient of {evidence.primal}", " and ".join(surplus), " and ".join(lacking)
+    if surplus and lacking:
+        return (
+            "INDEX",
+            0.92,
+            f"{d} joins places along {more}, the right one places along {less}: "
+            "a sum, a mean or a product runs over the wrong axis",
+        )
+    if surplus:
+        return "INDEX", 0.85, f"{d} joins places along {more} that have nothing to do with one another in forward"
+    if lacking:
+        return (
+            "TERM",
+            0.8,
+            f"{d} lacks what an entry does to other places along {less}: each place gets its own share alone, so terms "
+            "are missing",
+        )
+    return None
+
+
+def _labels(evidence: Evidence, pairs: Sequence[Jacobians], which: str, there: bool) -> set[str]:
+    """Axes shared with an output along which different places are joined on some case, or on none (`there` False)."""
+    found: dict[str, bool] = {}
+    for j in pairs:
+        for label, apart in _apart(evidence, j):
+            joined = (j.there(which) & apart).any() if there else not (j.gone(which) | ~apart).all()
+            found[label] = found.get(label, False) or bool(joined)
+    return {label for label, joined in found.items() if joined == there}
+
+
+def _apart(evidence: Evidence, j: Jacobians) -> Iterator[tuple[str, Array]]:
+    """Each axis that an output shares with the primal, and a mask of the elements between different places of it."""
+    shape, own = j.probe.shape(evidence.primal), j.probe.labels(evidence.primal)
+    entries, start = np.indices(shape).reshape(len(shape), j.numerical.shape[1]), 0
+    for k, y in enumerate(j.probe.outputs):
+        places = np.indices(y.shape).reshape(y.ndim, y.size)
+        labels = labels_of(evidence, k, y.ndim)
+        for axis, label in enumerate(labels):
+            if own.count(label) == 1 == labels.count(label):
+                mask = np.zeros(j.numerical.shape, bool)
+                mask[start : start + y.size] = places[axis][:, None] != entries[own.index(label)]
+                yield label, mask
+        start += y.size
+
+
+def _weights(evidence: Evidence, pairs: Sequence[Jacobians]) -> Told | None:
+    """The right places are joined, with wrong weights."""
+    if not all(_same_places(j) for j in pairs):
+        return None
+    alone = all((~j.gone("numerical")).sum(0).max(initial=0) <= 1 for j in pairs)
+    told = [(j, j.there("numerical")) for j in pairs]
+    ratios = np.concatenate([j.analytic[there] / j.numerical[there] for j, there in told])
+    if np.ptp(ratios) < 1e-4 * np.abs(ratios).max():
+        return None  # one factor, of which others tell more
+    spread = f"from {ratios.min():.3g} to {ratios.max():.3g} times the right one"
+    d = f"the gradient of {evidence.primal}"
+    if alone:
+        return "TERM", 0.5, f"{d} comes from the right places, and the derivative there is wrong: {spread}"
+    return "TERM", 0.45, f"{d} joins the right places with wrong weights, {spread}: a term or a factor in it is wrong"
+
+
+def _same_places(j: Jacobians) -> bool:
+    lost, surplus = j.there("numerical") & j.gone("analytic"), j.there("analytic") & j.gone("numerical")
+    return not lost.any() and not surplus.any() and bool(j.there("numerical").any())

@@ -1,0 +1,183 @@
+"""Signatures of a local derivative that is missing, surplus or wrong: the ratio is a function of an array."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import numpy as np
+
+from gradverify.core.diagnose import add
+from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.probe import CLOSE, Probe, close
+from gradverify.core.nouns.case import Array
+from gradverify.core.nouns.finding import Diagnosis
+
+_SATURATED = 1e-3  # relative error of a difference that was divided by the slope of a saturated unit, at the most
+Function = Callable[[Array], Array]
+
+
+def _sigmoid(z: Array) -> Array:
+    return 1 / (1 + np.exp(-z))
+
+
+# Ratios of analytic over numerical, by what they mean; of an input z, and of an output y.
+OF_INPUT: dict[str, Function] = {
+    "sigmoid'({0})": lambda z: _sigmoid(z) * _sigmoid(-z),
+    "tanh'({0}) = 1 - tanh({0})^2": lambda z: 1 - np.tanh(z) ** 2,
+    "sigmoid({0})": _sigmoid,
+    "{0}": lambda z: z,
+    "{0}^2": lambda z: z * z,
+    "{0} (1 - {0})": lambda z: z * (1 - z),
+    "1 - {0}^2": lambda z: 1 - z * z,
+    "2 {0}": lambda z: 2 * z,
+    "exp({0})": np.exp,
+    "cos({0})": np.cos,
+    "|{0}|": np.abs,
+    "sqrt({0})": lambda z: np.sqrt(np.abs(z)),
+}
+OF_OUTPUT: dict[str, Function] = {
+    "{0}": lambda y: y,
+    "{0} (1 - {0})": lambda y: y * (1 - y),
+    "1 - {0}": lambda y: 1 - y,
+    "1 - {0}^2": lambda y: 1 - y * y,
+    "2 {0}": lambda y: 2 * y,
+    "{0}^2": lambda y: y * y,
+}
+
+
+@add("local", "TERM")
+def local(evidence: Evidence) -> Diagnosis | None:
+    """The ratio of the gradients is a known function of a primal or an output: a factor of the chain is missing."""
+    if not evidence.about_gradient or not evidence.probes:
+        return None
+    if not evidence.everywhere(lambda p: bool(np.ptp(_ratio(evidence, p)) > 1e-4)):
+        return None
+    for source, name in _sources(evidence):
+        for words, function in (OF_OUTPUT if source == "output" else OF_INPUT).items():
+            for sign in (1.0, -1.0):
+                said = words.format(name)
+                test = partial(_is, evidence, (source, name), partial(_signed, function, sign))
+                if evidence.everywhere(partial(test, 1)):
+                    what = f"a factor {said} too many"
+                elif evidence.everywhere(partial(test, -1)):
+                    what = f"the factor {said} missing"
+                else:
+                    continue
+                minus = ", and the wrong sign" if sign < 0 else ""
+                text = f"the gradient of {evidence.primal} has {what}{minus}{evidence.given}"
+                return Diagnosis("local", "TERM", text, 0.94, {"cases": len(evidence.probes)})
+    return _mistaken(evidence) or _last_step(evidence) or _by_place(evidence)
+
+
+def _mistaken(evidence: Evidence) -> Diagnosis | None:
+    """A derivative in terms of the output, with the input put in."""
+    x, y = evidence.primal, (list(evidence.layer.returns) or ["y"])[0]
+    for words, function in OF_OUTPUT.items():
+        if evidence.everywhere(partial(_at_input, evidence, function)):
+            right, wrong = words.format(y), words.format(x)
+            text = f"the gradient of {x} has {wrong} where {right} belongs: the input in place of the output {y}"
+            return Diagnosis("local", "TERM", text + evidence.given, 0.94, {"cases": len(evidence.probes)})
+    return None
+
+
+def _last_step(evidence: Evidence) -> Diagnosis | None:
+    """The derivative of the last step of forward, which all that comes before it shares."""
+    y = (list(evidence.layer.returns) or ["y"])[0]
+    for words, function in OF_OUTPUT.items():
+        for what, power in (("missing", -1), ("taken twice", 1)):
+            if evidence.everywhere(partial(_under, evidence, function, power)):
+                factor = words.format(y)
+                use = f"dy {'/' if power < 0 else '*'} ({factor})"
+                text = (
+                    f"the gradient of {evidence.primal} is the right one for {use}: the factor {factor} of the last "
+                    f"step is {what}{evidence.given}"
+                )
+                return Diagnosis("local", "TERM", text, 0.93, {"cases": len(evidence.probes)})
+    return None
+
+
+def _under(evidence: Evidence, function: Function, power: int, probe: Probe) -> bool:
+    a, n = evidence.pair(probe)
+    factor = function(probe.point.base)
+    right = probe.under(evidence.primal, probe.point.weights * factor**power)
+    size = np.abs(factor)
+    tolerance = min(_SATURATED, CLOSE * float(np.max(size) / np.min(size)))  # differences are divided by it, too
+    return bool(np.any(a)) and close(a, right, tolerance) and not close(a, n, tolerance)
+
+
+def _by_place(evidence: Evidence) -> Diagnosis | None:
+    """One factor for each place of an axis: what is missing depends on that axis alone."""
+    for axis, label in enumerate(evidence.probes[0].labels(evidence.primal)):
+        if evidence.everywhere(partial(_scaled_along, evidence, axis)):
+            ratios = np.concatenate([_ratio(evidence, p) for p in evidence.probes])
+            text = (
+                f"the gradient of {evidence.primal} is the right one times one number for each place along {label}"
+                f"{evidence.given} (from {ratios.min():.3g} to {ratios.max():.3g}): a factor that goes with {label} "
+                "is missing, surplus or wrong"
+            )
+            return Diagnosis("local", "TERM", text, 0.8, {"cases": len(evidence.probes)})
+    return None
+
+
+def _scaled_along(evidence: Evidence, axis: int, probe: Probe) -> bool:
+    a, n = (np.moveaxis(g, axis, 0).reshape(g.shape[axis], -1) for g in evidence.pair(probe))
+    if n.shape[0] < 2 or n.shape[1] < 2 or not np.isfinite(a).all():
+        return False
+    power = (n * n).sum(1)
+    if not power.all():
+        return False
+    ratio = (a * n).sum(1) / power
+    return close(a, ratio[:, None] * n) and float(np.ptp(ratio)) > 1e-4 and bool(np.all(ratio))
+
+
+def _at_input(evidence: Evidence, function: Function, probe: Probe) -> bool:
+    a, n = evidence.pair(probe)
+    x, y = (np.asarray(array) for array in (probe.case.primals[evidence.primal], probe.outputs[0]))
+    if len(probe.outputs) > 1 or not x.shape == y.shape == a.shape or n.size < 4:
+        return False
+    dy = (probe.case.cotangents or (np.zeros(()),))[0]
+    return close(n, dy * function(y)) and close(a, dy * function(x)) and not close(a, n)
+
+
+def _ratio(evidence: Evidence, probe: Probe) -> Array:
+    a, n = evidence.pair(probe)
+    told = np.abs(n) > 1e-7 * max(float(np.abs(n).max(initial=0.0)), 1e-300)
+    return np.asarray((a[told] / n[told]).ravel()) if told.any() else np.zeros(1)
+
+
+def _sources(evidence: Evidence) -> Iterator[tuple[str, str]]:
+    """Arrays that can be stretched to the gradient's shape."""
+    names = list(evidence.layer.returns) or ["y"]
+    probe = evidence.probes[0]
+    shape = probe.shape(evidence.primal)
+    for name in evidence.layer.primal_names:
+        if not evidence.layer.primal(name).domain.discrete and _fits(np.shape(probe.case.primals[name]), shape):
+            yield "primal", name
+    for k, y in enumerate(probe.outputs):
+        if y.dtype.kind == "f" and _fits(y.shape, shape):
+            yield "output", names[k] if k < len(names) else f"output {k}"
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    try:
+        return shape != () and np.broadcast_shapes(shape, wanted) == wanted
+    except ValueError:
+        return False
+
+
+def _signed(function: Function, sign: float, array: Array) -> Array:
+    return sign * function(array)
+
+
+def _is(evidence: Evidence, array_of: tuple[str, str], function: Function, power: int, probe: Probe) -> bool:
+    a, n = evidence.pair(probe)
+    source, name = array_of
+    if source == "primal":
+        array = np.asarray(probe.case.primals[name], float)
+    else:
+        names = list(evidence.layer.returns) or ["y"]
+        array = np.asarray(probe.outputs[names.index(name) if name in names else int(name.split()[-1])], float)
+    factor = np.broadcast_to(function(array), n.shape)
+    left, right = (a, n * factor) if power == 1 else (a * factor, n)
+    return int(np.count_nonzero(n)) > 3 and close(left, right)

@@ -1,0 +1,125 @@
+"""Signatures of masks, padding and repeated indices: what goes when all is kept, or no index repeats."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from gradverify.core.diagnose import add, variants
+from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.gates import drops
+from gradverify.core.diagnose.overwritten import by_entry
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.shrink.search import sizes_of
+
+
+@add("mask", "MASK")
+def mask(evidence: Evidence) -> Diagnosis | None:
+    """Right where a mask keeps all; wrong where it does not, or where a row of it keeps nothing."""
+    if not evidence.about_gradient or not evidence.situation.failing:
+        return None
+    for primal in evidence.layer.primals:
+        if primal.domain.name not in ("mask", "bool"):
+            continue
+        cases = [p.case for p in evidence.situation.failing]
+        kept = [variants.but(evidence.layer, c, primal.name, np.ones_like) for c in cases]
+        if not all(map(evidence.holds, kept)):
+            continue
+        one = [variants.but(evidence.layer, c, primal.name, _one_kept) for c in cases]
+        rows = all(map(evidence.holds, one))
+        d = f"the gradient of {evidence.primal} is right where {primal.name} keeps everything"
+        text = (
+            f"{d}, or at least one place of each row, and wrong where a row keeps none"
+            if rows
+            else f"{d}, and wrong where it does not"
+        )
+        return Diagnosis(
+            "mask", "MASK", text + evidence.with_options, 0.7 if drops(evidence) else 0.95, {"cases": len(cases)}
+        )
+    return None
+
+
+def _one_kept(mask: Array) -> Array:
+    """Rows that keep nothing get their first place kept."""
+    if mask.ndim == 0:
+        return np.ones_like(mask)
+    mask[..., 0] = np.where(mask.any(-1), mask[..., 0], 1)
+    return mask
+
+
+@add("repeats", "REPEAT-IDX")
+def repeats(evidence: Evidence) -> Diagnosis | None:
+    """Right where no index is repeated (or all are in order), wrong where one is."""
+    if not evidence.about_gradient or not evidence.situation.failing:
+        return None
+    for primal in evidence.layer.primals:
+        if primal.domain.kind != "int" or primal.domain.name not in ("indices", "labels", "integers"):
+            continue
+        for words, tail, change in (
+            ("no value is repeated", "is repeated", _distinct),
+            ("places are taken in their own order", "is taken elsewhere, or repeated", _identity),
+        ):
+            cases = [change(evidence, p.case, primal.name) for p in evidence.situation.failing]
+            if cases and all(map(evidence.holds, cases)):
+                last = "; it holds the last contribution alone" if _assigned(evidence) and change is _distinct else ""
+                text = (
+                    f"the gradient of {evidence.primal} is right where in {primal.name} {words}, and wrong where a "
+                    f"value {tail}{last}{evidence.with_options}: what repeated indices contribute must be added up"
+                )
+                confidence = 0.97 if primal.domain.name == "indices" else 0.75
+                return Diagnosis("repeats", "REPEAT-IDX", text, confidence, {"cases": len(cases)})
+    return None
+
+
+def _assigned(evidence: Evidence) -> bool:
+    return evidence.everywhere(partial(by_entry, evidence, -1))
+
+
+def _identity(evidence: Evidence, case: Case, name: str) -> Case | None:
+    """The case with as many places to take from as are taken, each place from itself."""
+    layer = evidence.layer
+    labels = layer.primal(name).dims.labels(np.ndim(case.primals[name]))
+    counted = layer.primal(name).domain.arguments[-1]
+    free = variants.axis_names(layer)
+    for axis, label in enumerate(labels):
+        if counted not in free or label not in free or label in layer.primal(evidence.primal).dims.names:
+            continue
+        made = evidence.plain(0, case.options, {counted: 3, label: 3})
+        if made is None:
+            continue
+        order = np.arange(3).reshape([3 if k == axis else 1 for k in range(len(labels))])
+        own, other = (variants.but(layer, made, name, partial(_spread, index)) for index in (order, np.roll(order, 1)))
+        if evidence.holds(own) and evidence.fails(other):
+            return own
+    return None
+
+
+def _spread(index: Array, array: Array) -> Array:
+    return np.asarray(np.broadcast_to(index, array.shape))
+
+
+def _distinct(evidence: Evidence, case: Case, name: str) -> Case | None:
+    """The case with indices that are all different along the last axis, and with sizes that have room for them."""
+    layer = evidence.layer
+    domain = layer.primal(name).domain
+    array = np.asarray(case.primals[name])
+    counted = domain.arguments[-1]
+    sizes: dict[str, Any] = sizes_of(layer, case.primals, case.options) or {}
+    count = sizes[counted] if isinstance(sizes.get(counted), int) else 0
+    free = variants.axis_names(layer)
+    if array.size > count and counted in free:
+        fixed = {n: v for n, v in sizes.items() if n in free}
+        made = evidence.plain(0, case.options, {**fixed, counted: array.size})
+        if made is None:
+            return None
+        case, count = made, array.size
+        twice = np.arange(array.size).reshape(array.shape) // 2
+        if not evidence.fails(variants.but(layer, case, name, partial(_spread, twice))):
+            return None  # then it is the size and not the repetition
+    if array.size > count:
+        return None
+    flat = case.rng(35).permutation(count)[: array.size]
+    return variants.but(layer, case, name, partial(_spread, flat.reshape(array.shape)))

@@ -1,0 +1,176 @@
+"""Signatures of contributions that are overwritten or lost: the last, the first, or the mean in place of the sum."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import combinations
+
+import numpy as np
+
+from gradverify.core.diagnose import add
+from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.gates import time_axis
+from gradverify.core.diagnose.outputs import labels_of
+from gradverify.core.diagnose.probe import Probe, close
+from gradverify.core.nouns.case import Array
+from gradverify.core.nouns.finding import Diagnosis
+
+
+@add("overwritten", "OVERWRITE")
+def overwritten(evidence: Evidence) -> Diagnosis | None:
+    """Each entry holds what one output contributes, the last or the first one, where several must be added."""
+    if not evidence.about_gradient or not evidence.probes:
+        return None
+    facts = {"cases": len(evidence.probes)}
+    d = f"the gradient of {evidence.primal}"
+    for name, places in _axes(evidence):
+        for which, place in (("last", -1), ("first", 0)):
+            if not evidence.everywhere(partial(_along, evidence, places, place)):
+                continue
+            one = _sample(evidence, name, places, which)
+            text = (
+                f"{d} is not summed over {_label(evidence, name)}: it equals the numerical one of the {one} alone"
+                f"{evidence.given}"
+            )
+            plain = evidence.situation.needs == "nothing"
+            alone = plain and name != time_axis(evidence)  # what a step gets from later ones is carried by the state
+            bug_class, confidence = ("OVERWRITE", 0.96) if which == "last" else ("UNBROADCAST", 0.96 if alone else 0.8)
+            return Diagnosis("overwritten", bug_class, text, confidence, {"axis": name, **facts})
+    for which, place in (("last", -1), ("first", 0)):
+        if evidence.everywhere(partial(by_entry, evidence, place)):
+            text = (
+                f"entries of {evidence.primal} that reach several outputs hold the contribution of the {which} of them "
+                f"alone{evidence.given}: it is assigned where it must be added"
+            )
+            return Diagnosis("overwritten", "OVERWRITE", text, 0.94, facts)
+    return _windows(evidence) or _lost(evidence)
+
+
+def _windows(evidence: Evidence) -> Diagnosis | None:
+    """As above, where what the places of some other axes of the output (channels) contribute is added up first."""
+    rank = evidence.probes[0].outputs[0].ndim
+    labels, own = labels_of(evidence, 0, rank), evidence.probes[0].labels(evidence.primal)
+    others = [k for k in range(rank) if labels[k] not in own]
+    for axes in (axes for count in range(1, rank - 1) for axes in combinations(others, count)):
+        for which, place in (("last", -1), ("first", 0)):
+            if evidence.everywhere(partial(_by_window, evidence, axes, place)):
+                names = " and ".join(labels[k] for k in axes)
+                text = (
+                    f"entries of {evidence.primal} that reach several places of the output hold the contribution of "
+                    f"the {which} of them alone (summed over {names}){evidence.given}: what overlapping windows "
+                    "contribute is assigned where it must be added"
+                )
+                return Diagnosis("overwritten", "OVERWRITE", text, 0.93, {"cases": len(evidence.probes)})
+    return None
+
+
+def _by_window(evidence: Evidence, axes: tuple[int, ...], place: int, probe: Probe) -> bool:
+    if len(probe.outputs) != 1 or probe.outputs[0].dtype.kind != "f":
+        return False
+    y, (a, n) = probe.outputs[0], evidence.pair(probe)
+    terms = probe.contributions(evidence.primal).reshape(*y.shape, *n.shape).sum(axes)
+    terms = terms.reshape(-1, *n.shape)
+    return len(terms) > 1 and _holds_one(a, n, terms, np.zeros(n.shape), place)
+
+
+Places = tuple[tuple[int, int], ...]
+
+
+def _axes(evidence: Evidence) -> list[tuple[str, Places]]:
+    """Every axis of the outputs by name, with the (output, axis) pairs that have it."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for output, y in enumerate(evidence.probes[0].outputs):
+        for axis, name in enumerate(labels_of(evidence, output, y.ndim) if y.dtype.kind == "f" else ()):
+            found.setdefault(name, []).append((output, axis))
+    return [(name, tuple(pairs)) for name, pairs in found.items()]
+
+
+def _label(evidence: Evidence, name: str) -> str:
+    if name.startswith("axis "):
+        return f"{name} of the output" if " of " not in name else name
+    return f"the batch axis {name}" if name == evidence.layer.batch else f"the axis {name}"
+
+
+def _sample(evidence: Evidence, name: str, places: Places, which: str) -> str:
+    if name == evidence.layer.batch:
+        return f"{which} sample"
+    every = evidence.everywhere(partial(_all_reach, evidence, places))
+    return f"{which} place" if every else f"{which} place that an entry reaches"
+
+
+def _lost(evidence: Evidence) -> Diagnosis | None:
+    """All contributions along an axis but the first, or the last."""
+    for name, places in _axes(evidence):
+        for which, place, rest in (("first", 0, "begins one too late"), ("last", -1, "ends one too early")):
+            if evidence.everywhere(partial(_without, evidence, places, place)):
+                text = (
+                    f"the gradient of {evidence.primal} lacks the contribution of the {which} place along "
+                    f"{_label(evidence, name)}, and has all others{evidence.given}, as when a loop {rest}"
+                )
+                every = all(len(evidence.others_wrong(p)) == len(evidence.differentiable) > 1 for p in evidence.probes)
+                bug_class = "UPSTREAM" if every else "OVERWRITE"  # what none gets is not asked for
+                reach = evidence.everywhere(partial(_all_reach, evidence, places))
+                facts = {"axis": name, "cases": len(evidence.probes)}
+                return Diagnosis("overwritten", bug_class, text, 0.94 if reach else 0.8, facts)
+    return None
+
+
+def _without(evidence: Evidence, places: Places, place: int, probe: Probe) -> bool:
+    if any(probe.outputs[k].ndim <= axis or probe.outputs[k].shape[axis] < 2 for k, axis in places):
+        return False
+    terms, rest = _terms(evidence, places, probe)
+    a, n = evidence.pair(probe)
+    return close(a, rest + terms.sum(0) - terms[place]) and not close(a, n)
+
+
+def _terms(evidence: Evidence, places: Places, probe: Probe) -> tuple[Array, Array]:
+    """Contributions of each place along an axis that outputs share, shape (places, *primal), and all others."""
+    flat, start = probe.contributions(evidence.primal), 0
+    rest = np.zeros(flat.shape[1:])
+    chosen: Array = 0.0
+    for k, y in enumerate(probe.outputs):
+        width = y.size * (2 if y.dtype.kind == "c" else 1)
+        part = flat[start : start + width]
+        axis = next((axis for output, axis in places if output == k), None)
+        if axis is None:
+            rest = rest + part.sum(0)
+        else:
+            shaped = np.moveaxis(part.reshape(*y.shape, *part.shape[1:]), axis, 0)
+            chosen = chosen + shaped.sum(tuple(range(1, y.ndim)))
+        start += width
+    return chosen, rest
+
+
+def _along(evidence: Evidence, places: Places, place: int, probe: Probe) -> bool:
+    if any(probe.outputs[k].ndim <= axis or probe.outputs[k].shape[axis] < 2 for k, axis in places):
+        return False
+    terms, rest = _terms(evidence, places, probe)
+    a, n = evidence.pair(probe)
+    alone = close(a, rest + terms[place]) and not close(a, n) and bool(np.any(a))
+    return alone or _holds_one(a, n, terms, rest, place)
+
+
+def _all_reach(evidence: Evidence, places: Places, probe: Probe) -> bool:
+    return bool(_there(_terms(evidence, places, probe)[0]).all())
+
+
+def by_entry(evidence: Evidence, place: int, probe: Probe) -> bool:
+    """Whether entries that reach several outputs hold the first (0) or last (-1) contribution, others being right."""
+    terms = probe.contributions(evidence.primal)
+    return len(terms) > 1 == len(probe.outputs) and _holds_one(
+        *evidence.pair(probe), terms, np.zeros(terms.shape[1:]), place
+    )
+
+
+def _there(terms: Array) -> Array:
+    return np.asarray(np.abs(terms) > 1e-7 * float(np.abs(terms).max(initial=0.0)))
+
+
+def _holds_one(a: Array, n: Array, terms: Array, rest: Array, place: int) -> bool:
+    """Whether the analytic gradient is `rest` and, for each entry, the first or last of the terms that are there."""
+    there = _there(terms)
+    if not (there.sum(0) > 1).any() or close(a, n) or not np.any(a):
+        return False
+    order = np.argmax(there if place == 0 else there[::-1], axis=0)
+    index = order if place == 0 else len(terms) - 1 - order
+    return close(a, rest + np.take_along_axis(terms, index[None], 0)[0])

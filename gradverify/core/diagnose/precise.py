@@ -1,0 +1,64 @@
+"""Signatures of number types: sums in low precision, a type that is narrower than it must be, a conjugate."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from gradverify.core.diagnose import add
+from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.indexed import as_if
+from gradverify.core.diagnose.probe import Probe, close
+from gradverify.core.nouns.case import Array
+from gradverify.core.nouns.finding import Diagnosis
+
+_TYPES = (("float16", np.float16, 2e-2), ("float32", np.float32, 1e-5))
+
+
+@add("precision", "PRECISION")
+def precision(evidence: Evidence) -> Diagnosis | None:
+    """Values that a narrower type can hold, near the right ones; or digits lost in low precision."""
+    finding = evidence.finding
+    if finding.kind == "precision":
+        return Diagnosis("precision", "PRECISION", finding.message, 0.96, dict(finding.facts))
+    if finding.property == "complete" and finding.kind == "dtype":
+        return Diagnosis("precision", "PRECISION", finding.message, 0.96)
+    if not evidence.about_gradient or not evidence.probes:
+        return None
+    for name, kind, tolerance in _TYPES:
+        if evidence.everywhere(partial(_narrow, evidence, kind, tolerance)):
+            text = (
+                f"every entry of the gradient of {evidence.primal} is a {name} number near the right one: it is summed "
+                f"or kept in {name}"
+            )
+            return Diagnosis("precision", "PRECISION", text, 0.96, {"dtype": name})
+    return None
+
+
+def _narrow(evidence: Evidence, kind: type, tolerance: float, probe: Probe) -> bool:
+    """Whether the analytic gradient is exact in a narrow type, and the numerical one is not."""
+    a, n = evidence.pair(probe)
+    return bool(np.array_equal(a, a.astype(kind)) and not np.array_equal(n, n.astype(kind)) and close(a, n, tolerance))
+
+
+@add("conjugate", "COMPLEX")
+def conjugate(evidence: Evidence) -> Diagnosis | None:
+    """The conjugate of the right gradient."""
+    if not evidence.about_gradient or not evidence.probes:
+        return None
+    if evidence.probes[0].labels(evidence.primal)[-1:] != ("re/im",):
+        return None
+    if evidence.everywhere(lambda p: _conjugated(*evidence.pair(p))):
+        hint = "if that is the convention, declare conjugate=False"
+        text = f"the gradient of {evidence.primal} is the conjugate of the right one; {hint}"
+        return Diagnosis("conjugate", "COMPLEX", text, 0.98)
+    for other in evidence.layer.primals:
+        if other.domain.kind == "complex" and evidence.everywhere(partial(as_if, evidence, other.name, np.conj)):
+            text = f"the gradient of {evidence.primal} is the one that would be right if {other.name} were conjugated"
+            return Diagnosis("conjugate", "COMPLEX", text + evidence.given, 0.96)
+    return None
+
+
+def _conjugated(a: Array, n: Array) -> bool:
+    return close(a[..., 0], n[..., 0]) and close(a[..., 1], -n[..., 1]) and not close(a, n)

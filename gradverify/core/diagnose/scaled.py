@@ -1,0 +1,181 @@
+"""Signatures of scale: one clean factor for all entries, named; the sign; half, a mean for a sum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations, permutations
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from gradverify.core.diagnose import add, variants
+from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.probe import Probe, close
+from gradverify.core.judge.facts import best_ratio
+from gradverify.core.nouns.case import Array
+from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.shrink.search import sizes_of
+
+_NUMBERS = (2.0, 0.5, 3.0, 1 / 3, 4.0, 0.25, 10.0, 0.1, 2**0.5, 0.5**0.5, np.pi, 1 / np.pi)
+
+
+def ratio_of(evidence: Evidence, probe: Probe) -> float | None:
+    """The factor of analytic over numerical, if it is one number for all entries that is neither 0 nor 1."""
+    a, n = evidence.pair(probe)
+    if not (np.isfinite(a).all() and np.isfinite(n).all()):
+        return None
+    ratio, _ = best_ratio(a.ravel(), n.ravel())
+    if not np.isfinite(ratio) or abs(ratio) < 1e-9 or not close(a, ratio * n) or np.count_nonzero(n) < 1:
+        return None
+    return None if abs(ratio - 1) < 1e-6 else ratio
+
+
+def _informative(evidence: Evidence) -> list[Probe]:
+    """Probes with more than one entry: a single number has a factor always."""
+    return [p for p in evidence.probes if np.count_nonzero(p.numerical(evidence.primal)) > 1]
+
+
+def ratios(evidence: Evidence) -> list[tuple[Probe, float]]:
+    """The factor on each probe; empty unless there is one on all of them."""
+    probes = _informative(evidence) or (list(evidence.probes) if len(evidence.probes) > 1 else [])
+    found = [(p, ratio_of(evidence, p)) for p in probes]
+    if not found or any(r is None for _, r in found):
+        return []
+    return [(p, r) for p, r in [*found, *_at_other_options(evidence)] if r is not None]
+
+
+def _at_other_options(evidence: Evidence) -> Iterator[tuple[Probe, float | None]]:
+    """The factor where it is clean after one option was changed: it may follow that option."""
+    for options in variants.other_options(evidence.layer, evidence.options):
+        probe = evidence.probe(evidence.plain(1, options))
+        if probe is not None and probe.failure is None and np.count_nonzero(probe.numerical(evidence.primal)) > 1:
+            yield probe, ratio_of(evidence, probe)
+
+
+@add("sign", "SIGN")
+def sign(evidence: Evidence) -> Diagnosis | None:
+    """The negated gradient: everywhere, or in some entries."""
+    if not evidence.about_gradient:
+        return None
+    d = f"the gradient of {evidence.primal}"
+    found = ratios(evidence)
+    if found and all(abs(r + 1) < 1e-6 for _, r in found):
+        hint = "; if it is meant to be (a descent direction, a maximised objective), declare factor=-1"
+        return Diagnosis("sign", "SIGN", f"{d} has the wrong sign{evidence.given}{hint}", 0.97, _tried(found))
+    if evidence.everywhere(lambda p: _some_signs(*evidence.pair(p))):
+        return Diagnosis("sign", "SIGN", f"{d} has the right size, but the wrong sign in some entries", 0.8)
+    return None
+
+
+def _some_signs(a: Array, n: Array) -> bool:
+    return a.size > 2 and not close(a, n) and close(np.abs(a), np.abs(n)) and bool((np.abs(n) > 1e-6).sum() > 2)
+
+
+@add("factor", "FACTOR")
+def factor(evidence: Evidence) -> Diagnosis | None:
+    """One factor for all entries, which follows sizes or options from case to case, or stays."""
+    if not evidence.about_gradient:
+        return None
+    found = ratios(evidence)
+    if not found or all(abs(r + 1) < 1e-6 for _, r in found):
+        return None
+    d = f"the gradient of {evidence.primal}"
+    tried = _tried(found)
+    negated = all(r < 0 for _, r in found)
+    for words, values, of_options in _names(evidence, [p for p, _ in found]):
+        if all(abs(abs(r) - v) <= 1e-6 * abs(v) and (r < 0) == negated for (_, r), v in zip(found, values)):
+            where = " (sum for mean, or the other way round)" if words.strip("1/").isidentifier() else ""
+            where += ", and the sign is wrong" if negated else ""
+            words = f"-{words}" if negated else words
+            text = f"{d} is the right one times {words}{where}{evidence.given}, in all of {len(found)} cases tried"
+            return Diagnosis("factor", "FACTOR", _hint(text, words), _confidence(evidence, of_options), tried)
+    low, high = min(r for _, r in found), max(r for _, r in found)
+    if high - low < 1e-4 and abs(high - 1) < 1e-4:
+        return None  # a small error of any kind is nearly a factor
+    same = high - low <= 1e-6 * abs(high)
+    value = f"{found[0][1]:.6g}" if same else f"a number from {low:.4g} to {high:.4g}, one for each case"
+    text = f"{d} is the right one times {value}{evidence.given}"
+    return Diagnosis("factor", "FACTOR", text, 0.72 if same else 0.5, tried)
+
+
+def _confidence(evidence: Evidence, of_options: bool) -> float:
+    """A factor that is there at some options or sizes only is less of a cause than those are."""
+    situation = evidence.situation
+    if situation.needs == "options" and not of_options:
+        return 0.6 if any(not isinstance(v, float) for v in situation.options.values()) else 0.96
+    return 0.6 if situation.needs == "sizes" else 0.96
+
+
+def _hint(text: str, words: str) -> str:
+    known = words.lstrip("-").replace(".", "", 1).replace("/", "", 1).isdigit()
+    return f"{text}; if this is meant, declare factor={words}" if known else text
+
+
+def _tried(found: list[tuple[Probe, float]]) -> dict[str, Any]:
+    return {"factors": [round(r, 9) for _, r in found], "cases": len(found)}
+
+
+def _names(evidence: Evidence, probes: list[Probe]) -> Iterator[tuple[str, list[float], bool]]:
+    """Numbers that have a name, each with its value on every probe and whether an option is in it, simplest first."""
+    for number in _NUMBERS:
+        yield _number(number), [number] * len(probes), False
+    sizes = [_sizes(p) for p in probes]
+    names = [n for n in dict.fromkeys(n for s in sizes for n in s) if all(n in s for s in sizes)]
+    names = [n for n in names if any(s[n] != 1 for s in sizes)]
+    given = set(evidence.layer.options)
+    for n in names:
+        values = [s[n] for s in sizes]
+        if all(0 < v < 1 for v in values) and n in given:
+            yield f"(1 - {n})", [1 - v for v in values], True
+            yield f"1/(1 - {n})", [1 / (1 - v) for v in values], True
+    yield from _of_one_axis(sizes, [n for n in names if n not in given])
+    for count in (1, 2, 3, 4):
+        for group in combinations(names, count):
+            values = [float(prod(s[n] for n in group)) for s in sizes]
+            if not all(values):
+                continue
+            option = any(n in evidence.layer.options or "[" in n for n in group)
+            words = " ".join(group) if count == 1 else "*".join(group)
+            for scale, before in ((1.0, ""), (2.0, "2*"), (0.5, "0.5*")):
+                yield f"{before}{words}", [scale * v for v in values], option
+                over = f"({before}{words})" if count > 1 or before else words
+                yield f"1/{over}", [1 / (scale * v) for v in values], option
+            yield f"sqrt({words})", [abs(v) ** 0.5 for v in values], option
+            yield f"1/sqrt({words})", [abs(v) ** -0.5 for v in values], option
+
+
+def _of_one_axis(sizes: list[dict[str, float]], names: list[str]) -> Iterator[tuple[str, list[float], bool]]:
+    """One size for another, and one less than a size, as of the variance of a sample."""
+    for n in names:
+        values = [s[n] for s in sizes]
+        if all(v > 1 for v in values):
+            yield f"({n} - 1)/{n}", [(v - 1) / v for v in values], False
+            yield f"{n}/({n} - 1)", [v / (v - 1) for v in values], False
+            yield f"({n} - 1)", [v - 1 for v in values], False
+            yield f"1/({n} - 1)", [1 / (v - 1) for v in values], False
+    for one, two in permutations(names, 2):
+        if all(s[two] for s in sizes):
+            yield f"{one}/{two}", [s[one] / s[two] for s in sizes], False
+
+
+def _number(value: float) -> str:
+    named = {1 / 3: "1/3", 0.5: "1/2", 0.25: "1/4", 2**0.5: "sqrt(2)", 0.5**0.5: "1/sqrt(2)", np.pi: "pi"}
+    return named.get(value, "1/pi" if value == 1 / np.pi else f"{value:g}")
+
+
+def _sizes(probe: Probe) -> dict[str, float]:
+    """Sizes by name, numeric options, the parts of tuples, and the axes of outputs."""
+    layer, case = probe.layer, probe.case
+    found: dict[str, float] = {}
+    for name, value in (sizes_of(layer, case.primals, case.options) or {}).items():
+        if isinstance(value, tuple):
+            found |= {(f"{name[1:]}[{k}]" if len(value) > 1 else name[1:]): float(v) for k, v in enumerate(value)}
+        else:
+            found[name] = float(value)
+    for name, value in case.options.items():
+        if isinstance(value, tuple) and all(isinstance(v, (int, float)) for v in value):
+            found |= {f"{name}[{k}]": float(v) for k, v in enumerate(value)}
+    if not layer.returns and len(probe.outputs) == 1:
+        found |= {f"output axis {k}": float(v) for k, v in enumerate(probe.outputs[0].shape)}
+    return found

@@ -1,0 +1,127 @@
+"""Signatures of sizes: for which lengths of an axis, or for which ranks, the gradient is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gradverify.core.diagnose import add, variants
+from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.shrink.search import sizes_of
+
+_LENGTHS = range(1, 9)
+
+
+@add("sizes", "SHAPE")
+def sizes(evidence: Evidence) -> Diagnosis | None:
+    """Wrong for some lengths of an axis: odd ones, those that a block does not divide, short or long ones."""
+    if not evidence.about_gradient or evidence.situation.needs == "values":
+        return None
+    if evidence.finding.kind == "shape" and evidence.situation.needs == "nothing":
+        return None
+    for name in variants.axis_names(evidence.layer):
+        if name.startswith("*"):
+            continue
+        wrong, right = _scan(evidence, name, 0)
+        told = _pattern(wrong, right)
+        if told is None or any(_scan(evidence, name, draw) != (wrong, right) for draw in (1, 2)):
+            continue  # nothing in common, or it was the values
+        words, bug_class, confidence = told
+        block = _option_of(evidence, wrong, right)
+        text = (
+            f"the gradient of {evidence.primal} is wrong where {name} is {block or words}{evidence.with_options} "
+            f"({name} = {_list(wrong)}), and right for {name} = {_list(right)}"
+        )
+        return Diagnosis("sizes", bug_class, text, confidence, {"wrong": wrong, "right": right})
+    return None
+
+
+def _scan(evidence: Evidence, name: str, draw: int) -> tuple[list[int], list[int]]:
+    wrong: list[int] = []
+    right: list[int] = []
+    for n in _LENGTHS:
+        case = evidence.plain(draw, sizes={name: n})
+        probe = evidence.probe(case)
+        if probe is None or not _has(evidence, probe.case, name, n):
+            continue
+        (wrong if evidence.wrong(probe) else right).append(n)
+    return wrong, right
+
+
+def _has(evidence: Evidence, case: Case, name: str, n: int) -> bool:
+    sizes = sizes_of(evidence.layer, case.primals, case.options) or {}
+    return bool(sizes.get(name) == n)
+
+
+def _pattern(wrong: Sequence[int], right: Sequence[int]) -> tuple[str, str, float] | None:
+    """What the wrong lengths have in common and the right ones have not; wrong from 2 on is nothing special."""
+    if not wrong or not right or len(wrong) + len(right) < 4:
+        return None
+    right_beyond_one = [n for n in right if n > 1]  # one place is right in many wrong ways
+    for block in (2, 3, 4, 5):
+        if all(n % block for n in wrong) and all(n % block == 0 for n in right_beyond_one) and len(right) > 1:
+            return f"not a multiple of {block}", "SHAPE", 0.93
+        if all(n % block == 0 for n in wrong) and all(n % block for n in right) and len(wrong) > 1:
+            return f"a multiple of {block}", "SHAPE", 0.9
+    if max(right) < min(wrong) and min(wrong) > 2:
+        return f"{min(wrong)} or more", "SHAPE", 0.85
+    if max(wrong) < min(right):
+        return ("1" if max(wrong) == 1 else f"{max(wrong)} or less"), "SHAPE", 0.85
+    return None
+
+
+def _option_of(evidence: Evidence, wrong: Sequence[int], right: Sequence[int]) -> str:
+    for name, value in evidence.options.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 2:
+            continue
+        if all(n % value for n in wrong) and all(n % value == 0 for n in right if n > 1):
+            return f"not a multiple of {name} = {value}"
+    return ""
+
+
+def _list(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+@add("rank", "SHAPE")
+def rank(evidence: Evidence) -> Diagnosis | None:
+    """Wrong for some numbers of leading axes."""
+    if not evidence.about_gradient or evidence.situation.needs == "values":
+        return None
+    groups = [n for n in variants.axis_names(evidence.layer) if n.startswith("*")]
+    if not groups or any(axis.optional for p in evidence.layer.primals for axis in p.dims.axes):
+        return None
+    tried = {
+        count: [evidence.plain(draw, sizes=dict.fromkeys(groups, (3, 2, 4)[:count])) for draw in range(3)]
+        for count in range(4)
+    }
+    wrong = [count for count, cases in tried.items() if all(map(evidence.fails, cases))]
+    right = [count for count, cases in tried.items() if all(map(evidence.holds, cases))]
+    if not wrong or not right or len(wrong) + len(right) < len(tried) or wrong == [1, 2, 3]:
+        return None
+    text = (
+        f"the gradient of {evidence.primal} is wrong with {_list(wrong)} leading axes ({groups[0]}), and right with "
+        f"{_list(right)}: backward counts on a number of axes"
+    )
+    return Diagnosis("rank", "SHAPE", text, 0.95, {"wrong": wrong, "right": right})
+
+
+@add("only_these_sizes", "SHAPE")
+def only_these_sizes(evidence: Evidence) -> Diagnosis | None:
+    """Right on plain sizes, wrong on those of the finding, whatever the values."""
+    if evidence.situation.needs != "sizes" or not evidence.about_gradient or not evidence.situation.failing:
+        return None
+    if evidence.situation.equal is not None:
+        return None
+    others = [variants.plain(evidence.layer, evidence.case, evidence.options, k, like=evidence.case) for k in range(6)]
+    if not all(map(evidence.fails, others)):
+        return None
+    shapes = ", ".join(f"{n} {'x'.join(map(str, np.shape(a))) or 'scalar'}" for n, a in evidence.case.primals.items())
+    text = (
+        f"the gradient of {evidence.primal} is right on plain shapes, and wrong on these, whatever the values: "
+        f"{shapes}{evidence.with_options}"
+    )
+    return Diagnosis("only_these_sizes", "SHAPE", text, 0.7, {"cases": len(evidence.situation.failing)})

@@ -1,0 +1,89 @@
+"""The signature of an inner slope, of tanh or a sigmoid, that is missing: how the error goes with small values."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradverify.core import evaluate
+from gradverify.core.diagnose import add
+from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.probe import Probe
+from gradverify.core.diagnose.valued import changed
+from gradverify.core.nouns.case import Array
+from gradverify.core.nouns.finding import Diagnosis
+
+# Of all values; the slope of tanh, and of a sigmoid, differs from that at 0 by the square of them.
+_SCALES = (0.1, 0.03)
+_FALLS = (_SCALES[1] / _SCALES[0]) ** 2
+_LIMITS = {
+    (1.0, 1): "the slope of a tanh (1 at 0) is missing",
+    (1.0, -1): "the slope of a tanh (1 at 0) is taken twice",
+    (4.0, 1): "the slope of a sigmoid (1/4 at 0) is missing",
+    (0.25, -1): "the slope of a sigmoid (1/4 at 0) is taken twice",
+}
+
+
+@add("slope", "TERM")
+def slope(evidence: Evidence) -> Diagnosis | None:
+    """The wrong entries are 1, 4 or 1/4 times the right ones near 0, but for a rest that goes as the square of values.
+
+    Looked at for the upstream gradient of one output alone, so that paths do not cancel.
+    """
+    if not evidence.about_gradient or evidence.situation.needs not in ("nothing", "options"):
+        return None
+    if not evidence.probes or evidence.finding.kind != "wrong":
+        return None
+    told = tends(evidence)
+    if told is None:
+        return None
+    size = {1.0: "right", 4.0: "4 times the right one", 0.25: "a quarter of the right one"}[told[0]]
+    text = (
+        f"the gradient of {evidence.primal} is {size} in the limit of small values{evidence.given}, and what is left "
+        f"of the error goes with their square, as where {_LIMITS[told]} inside"
+    )
+    return Diagnosis("slope", "TERM", text, 0.79, {"tends to": told[0]})
+
+
+def tends(evidence: Evidence) -> tuple[float, int] | None:
+    """What the ratio of the wrong entries tends to on every case, as a key of the slopes that are known."""
+    found = {_tends(evidence, probe) for probe in evidence.probes}
+    told = found.pop() if len(found) == 1 else None
+    return told if told in _LIMITS else None
+
+
+def _tends(evidence: Evidence, probe: Probe) -> tuple[float, int] | None:
+    """What the ratio of the wrong entries tends to for small values, and from which side; None for anything else."""
+    wrong = probe.wrong(evidence.primal)
+    if not wrong.any():
+        return None
+    seen = [_ratios(evidence, probe, scale, wrong) for scale in _SCALES]
+    if any(r is None or not r.size or not np.isfinite(r).all() for r in seen):
+        return None
+    first, second = (np.asarray(r) for r in seen)
+    limit = next((k for k, _ in _LIMITS if np.all(np.abs(second - k) < 0.1 * k)), None)
+    if limit is None:
+        return None
+    far, near = first / limit - 1, second / limit - 1
+    top = float(np.abs(far).max())
+    if top < 1e-5 or not 0.5 * _FALLS < float(np.abs(near).max()) / top < 2 * _FALLS:
+        return None
+    side = 1 if far.min() > -1e-2 * top else -1 if far.max() < 1e-2 * top else 0
+    return limit, side
+
+
+def _ratios(evidence: Evidence, probe: Probe, scale: float, wrong: Array) -> Array | None:
+    """Analytic over numerical where all values are scaled down, in entries that were wrong, for single outputs."""
+    case = changed(evidence, probe.case, lambda name, x: x * scale)
+    small = evidence.probe(case)
+    if small is None or small.failure is not None or small.shape(evidence.primal) != wrong.shape:
+        return None
+    matrix = small.jacobian(evidence.primal)
+    found = []
+    for k in sorted({0, len(matrix) // 2, len(matrix) - 1}):
+        row = matrix[k].reshape(wrong.shape)
+        got = small.pulled(evaluate.unit_cotangents(small.case.cotangents or (), k)).get(evidence.primal)
+        if got is None:
+            return None
+        told = wrong & (np.abs(row) > 1e-2 * float(np.abs(row).max(initial=0.0)))
+        found.append(got[told] / row[told])
+    return np.concatenate(found)

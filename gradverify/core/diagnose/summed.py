@@ -1,0 +1,158 @@
+"""Signatures of sums: an axis not summed over, summed over though it should not be, or averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import combinations
+
+import numpy as np
+
+from gradverify.core.diagnose import add, variants
+from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.outputs import labels_of
+from gradverify.core.diagnose.probe import Probe, close
+from gradverify.core.nouns.case import Array
+from gradverify.core.nouns.finding import Diagnosis
+
+_REDUCTIONS: dict[str, Callable[..., Array]] = {"sum": np.sum, "mean": np.mean}
+
+
+@add("summed", "UNBROADCAST")
+def summed(evidence: Evidence) -> Diagnosis | None:
+    """Every place along an axis holds the sum, or the mean, over that axis."""
+    if not evidence.about_gradient or not evidence.probes:
+        return None
+    labels = evidence.probes[0].labels(evidence.primal)
+    for count in range(1, len(labels) + 1):
+        for axes in combinations(range(len(labels)), count):
+            names = " and ".join(labels[k] for k in axes)
+            for how, reduce in _REDUCTIONS.items():
+                if evidence.everywhere(partial(_is_reduced, evidence, axes, reduce)):
+                    text = (
+                        f"the gradient of {evidence.primal} is its {how} over {names}, the same in every place: "
+                        f"a {how} over an axis that {evidence.primal} has itself"
+                    )
+                    return Diagnosis("summed", "UNBROADCAST", text, 0.975, {"axes": names, "how": how})
+    return None
+
+
+def _is_reduced(evidence: Evidence, axes: tuple[int, ...], reduce: Callable[..., Array], probe: Probe) -> bool:
+    a, n = evidence.pair(probe)
+    if any(n.shape[k] < 2 for k in axes):
+        return False
+    return close(a, np.broadcast_to(reduce(n, axis=axes, keepdims=True), n.shape))
+
+
+@add("shape", "UNBROADCAST")
+def shape(evidence: Evidence) -> Diagnosis | None:
+    """A gradient of another shape: what must be done to it to get the right one."""
+    if evidence.finding.kind != "shape" or not evidence.situation.failing:
+        return None
+    found = [_repair(p, evidence.primal) for p in evidence.situation.failing]
+    names = dict.fromkeys(found)
+    if len(names) != 1 or found[0] is None:
+        found = [_other_sum(evidence, p) for p in evidence.situation.failing]
+        if len(dict.fromkeys(found)) != 1 or found[0] is None:
+            return _other_axes(evidence)
+    bug_class, words = found[0]
+    text = f"the gradient of {evidence.primal} has another shape: {words}{evidence.given}"
+    return Diagnosis("shape", bug_class, text, 0.95, {"cases": len(found)})
+
+
+def _repair(probe: Probe, name: str) -> tuple[str, str] | None:
+    got, n = np.asarray(probe.raw.get(name), float), probe.numerical(name)
+    if got.ndim == n.ndim and got.shape != n.shape and close(np.transpose(got), n):
+        return "INDEX", "it is the transpose of the right one"
+    if got.size == n.size and close(got.reshape(n.shape), n):
+        return "UNBROADCAST", "its entries are right, but axes are missing, or surplus ones of size 1 are left"
+    extra = got.ndim - n.ndim
+    stretched = [k for k in range(max(extra, 0), got.ndim) if extra >= 0 and n.shape[k - extra] == 1 != got.shape[k]]
+    if extra >= 0 and (extra or stretched):
+        total = got.sum((*range(extra), *stretched)).reshape(n.shape) if _fits(got, n, stretched) else None
+        if total is not None and close(total, n):
+            return "UNBROADCAST", "it is not summed over the axes along which it was broadcast"
+    if got.ndim <= n.ndim and _is_sum(got, n):
+        return "UNBROADCAST", "it is summed over an axis that it should keep"
+    return None
+
+
+def _other_sum(evidence: Evidence, probe: Probe) -> tuple[str, str] | None:
+    """Whether it is summed over all axes of the output but one that is not among those to be kept."""
+    got = np.asarray(probe.raw.get(evidence.primal), float)
+    if got.ndim != 1 or len(probe.outputs) != 1:
+        return None
+    y = probe.outputs[0]
+    parts = probe.contributions(evidence.primal).reshape(*y.shape, -1).sum(-1)
+    for kept, label in enumerate(labels_of(evidence, 0, y.ndim)):
+        others = tuple(k for k in range(y.ndim) if k != kept)
+        if close(got, parts.sum(others)) and label not in probe.labels(evidence.primal):
+            return "UNBROADCAST", f"it is summed over all axes but {label}, where it must be summed over {label}"
+    return None
+
+
+def _other_axes(evidence: Evidence) -> Diagnosis | None:
+    """What its axes look like, if each of them has the size of one dimension on every case."""
+    shapes = [np.asarray(p.raw.get(evidence.primal)).shape for p in evidence.situation.failing]
+    named = [variants.lone_sizes(evidence.layer, p.case) for p in evidence.situation.failing]
+    if len({len(s) for s in shapes}) != 1 or len(set(shapes)) < 2:
+        return None
+    axes = [
+        [n for n in named[0] if all(m.get(n) == s[k] for m, s in zip(named, shapes))] for k in range(len(shapes[0]))
+    ]
+    if not all(len(names) == 1 for names in axes):
+        return None
+    has = ", ".join(names[0].lstrip("*") for names in axes) or "none"
+    wanted = ", ".join(evidence.situation.failing[0].labels(evidence.primal)) or "none"
+    text = f"the gradient of {evidence.primal} has the axes {has}, and {evidence.primal} has {wanted}{evidence.given}"
+    return Diagnosis("shape", "INDEX", text, 0.8, {"cases": len(shapes)})
+
+
+def _fits(got: Array, n: Array, stretched: list[int]) -> bool:
+    extra = got.ndim - n.ndim
+    kept = [m for k, m in enumerate(got.shape) if k >= extra and k not in stretched]
+    return bool(np.prod(kept) == n.size)
+
+
+def _is_sum(got: Array, n: Array) -> bool:
+    for count in range(1, n.ndim + 1):
+        for axes in combinations(range(n.ndim), count):
+            if close(got.squeeze(), n.sum(axes).squeeze()):
+                return True
+    return False
+
+
+@add("stretched", "UNBROADCAST")
+def stretched(evidence: Evidence) -> Diagnosis | None:
+    """Right for operands of one shape, wrong where one is stretched; it may hold one place of the sum."""
+    if evidence.situation.needs != "sizes" or not evidence.about_gradient or not evidence.probes:
+        return None
+    primal = evidence.layer.primal(evidence.primal)
+    if not any(axis.optional for axis in primal.dims.axes):
+        return None
+    words = _stretched_places(evidence)
+    text = (
+        f"the gradient of {evidence.primal} is right where no axis is broadcast, and wrong where {evidence.primal} is "
+        f"stretched: it is not summed over the axes along which it was broadcast{words}"
+    )
+    return Diagnosis("stretched", "UNBROADCAST", text, 0.93, {"cases": len(evidence.probes)})
+
+
+def _stretched_places(evidence: Evidence) -> str:
+    for which, k in (("first", 0), ("last", -1)):
+        if evidence.everywhere(partial(_one_place, evidence, k)):
+            return f"; it holds the {which} place of those to be summed"
+    return ""
+
+
+def _one_place(evidence: Evidence, place: int, probe: Probe) -> bool:
+    a, _ = evidence.pair(probe)
+    if len(probe.outputs) != 1:
+        return False
+    parts = probe.contributions(evidence.primal).reshape(*probe.outputs[0].shape, *a.shape)
+    chosen = np.zeros(probe.outputs[0].shape)
+    extra = probe.outputs[0].ndim - a.ndim
+    index = tuple(place if k < extra or a.shape[k - extra] == 1 else slice(None) for k in range(probe.outputs[0].ndim))
+    chosen[index] = 1
+    axes = tuple(range(chosen.ndim))
+    return close(a, np.tensordot(chosen, parts, (axes, axes)))

@@ -1,0 +1,182 @@
+"""Signatures of a missing, doubled or wrong term: where the error lies, and what it takes to make it go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain, combinations
+
+import numpy as np
+
+from gradverify.core.diagnose import add, variants
+from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.probe import Probe
+from gradverify.core.diagnose.scaled import ratios
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.finding import Diagnosis
+
+_SEVERAL = 5  # entries on either side of a bound
+_LEFT = 1e-5  # share of the error that a span may leave
+
+
+@add("span", "TERM")
+def span(evidence: Evidence) -> Diagnosis | None:
+    """The error is, along some axes, a multiple of 1, of the primal, or of both: a term of the mean or the variance."""
+    if not evidence.about_gradient or evidence.situation.needs == "values" or not evidence.probes:
+        return None
+    if ratios(evidence):
+        return None  # the error is a multiple of the gradient itself
+    probes = _wide(evidence)
+    labels = evidence.probes[0].labels(evidence.primal)
+    axes_sets = chain.from_iterable(combinations(range(len(labels)), count) for count in range(len(labels), 0, -1))
+    for axes in axes_sets:
+        for words, kinds in (("1", ("one",)), (evidence.primal, ("x",)), (f"1 and {evidence.primal}", ("one", "x"))):
+            if evidence.everywhere(partial(_in_span, evidence, axes, kinds), probes):
+                names = " and ".join(labels[k] for k in axes)
+                return _told(evidence, names, words, kinds)
+    return None
+
+
+def _wide(evidence: Evidence) -> list[Probe]:
+    """Cases with axes long enough that lying in a span says something; the plain ones where sizes cannot be chosen."""
+    tokens = evidence.layer.primal(evidence.primal).dims.axes
+    free = [n for axis in tokens for n in axis.names if n not in evidence.layer.options]
+    found = []
+    for draw, lengths in enumerate(((5, 6, 4, 5), (6, 4, 5, 4))):
+        sizes = variants.grouped(dict(zip(free, lengths)))
+        probe = evidence.probe(evidence.plain(draw, sizes=sizes)) if evidence.situation.equal is None else None
+        if probe is not None and evidence.wrong(probe) and probe.analytic.get(evidence.primal) is not None:
+            found.append(probe)
+    return found or list(evidence.probes)
+
+
+def _told(evidence: Evidence, names: str, words: str, kinds: tuple[str, ...]) -> Diagnosis:
+    meaning = {
+        ("one",): "the term of the mean is missing, doubled or wrong",
+        ("x",): f"a term along {evidence.primal} is missing or wrong, as when its norm is taken for a constant",
+        ("one", "x"): "terms of mean and variance are missing or wrong",
+    }[kinds]
+    d = f"the error of the gradient of {evidence.primal}"
+    normaliser = _normaliser(evidence, names.split(" and "))
+    if normaliser:
+        text = (
+            f"{d} is along {names} a multiple of {words}, and vanishes where {normaliser} = 1: the mean in backward "
+            f"does not count {normaliser}, so its divisor is wrong{evidence.given}"
+        )
+        return Diagnosis("span", "FACTOR", text, 0.9, {"axes": names, "span": words, "divisor": normaliser})
+    text = f"{d} is along {names} a multiple of {words}: {meaning}{evidence.given}"
+    return Diagnosis("span", "TERM", text, 0.86, {"axes": names, "span": words})
+
+
+def _in_span(evidence: Evidence, axes: tuple[int, ...], kinds: tuple[str, ...], probe: Probe) -> bool:
+    a, n = evidence.pair(probe)
+    x = np.asarray(probe.case.primals[evidence.primal])
+    if x.shape != a.shape:
+        return False
+    error, values = (_rows(array, axes) for array in (a - n, x))
+    if error.shape[1] <= len(kinds) + 1 or not np.any(error) or np.linalg.norm(error) < 1e-6 * np.linalg.norm(n):
+        return False
+    left = 0.0
+    for row, value in zip(error, values):
+        basis = np.stack([np.ones_like(value) if kind == "one" else value for kind in kinds], -1)
+        left += float(np.sum((row - basis @ np.linalg.lstsq(basis, row, rcond=None)[0]) ** 2))
+    return bool(left**0.5 <= _LEFT * float(np.linalg.norm(error)))
+
+
+def _rows(array: Array, axes: tuple[int, ...]) -> Array:
+    moved = np.moveaxis(array, axes, tuple(range(-len(axes), 0)))
+    return np.asarray(moved.reshape(-1, int(np.prod([array.shape[k] for k in axes]))))
+
+
+def _normaliser(evidence: Evidence, span: list[str]) -> str:
+    """Some of the axes of the span, not all, that at size 1 make the error vanish; empty if none do."""
+    dims = evidence.layer.primal(evidence.primal).dims
+    names = [axis.text for axis in dims.axes if axis.kind == "name" and axis.text not in evidence.layer.options]
+    names = [n for n in names if n in span]
+    if len(names) < 2 or evidence.situation.needs == "sizes":
+        return ""
+    for count in (1, 2, 3):
+        for group in combinations(names, count):
+            if len(group) == len(names):
+                continue
+            cases = [evidence.plain(draw, sizes=dict.fromkeys(group, 1)) for draw in range(2)]
+            if all(evidence.holds(case) and matters(evidence, case) for case in cases):
+                return "*".join(group)
+    return ""
+
+
+def matters(evidence: Evidence, case: Case | None) -> bool:
+    """Whether there is a gradient to be right about."""
+    probe = evidence.probe(case)
+    return probe is not None and float(np.abs(probe.numerical(evidence.primal)).max(initial=0.0)) > 1e-6
+
+
+@add("small_error", "TERM")
+def small_error(evidence: Evidence) -> Diagnosis | None:
+    """Nearly right everywhere: an approximation of the derivative."""
+    if not evidence.about_gradient or not evidence.probes:
+        return None
+    sizes = [_relative(evidence, p) for p in evidence.probes]
+    if not all(0 < size < 2e-2 for size in sizes):
+        return None
+    text = (
+        f"the gradient of {evidence.primal} is nearly right, to {max(sizes):.1g} of its largest entry, and the error "
+        f"is the same when asked again: the derivative of an approximation, or a small term that is missing"
+    )
+    return Diagnosis("small_error", "TERM", text, 0.6, {"largest": max(sizes)})
+
+
+def _relative(evidence: Evidence, probe: Probe) -> float:
+    a, n = evidence.pair(probe)
+    top = float(np.abs(n).max(initial=0.0))
+    return float(np.abs(a - n).max(initial=0.0)) / top if top else 0.0
+
+
+@add("region", "TERM")
+def region(evidence: Evidence) -> Diagnosis | None:
+    """Wrong only where an entry lies on one side of a bound: a branch of the derivative."""
+    if not evidence.about_gradient or not evidence.probes or evidence.situation.needs == "values":
+        return None
+    more = [evidence.probe(evidence.plain(draw)) for draw in range(3, 6)]
+    probes = [*evidence.probes, *(p for p in more if p is not None and evidence.primal in p.analytic)]
+    for words, values in _values(evidence):
+        ranges = [(p, values(p)) for p in probes]
+        if any(v.shape != p.wrong(evidence.primal).shape for p, v in ranges):
+            continue
+        wrong = np.concatenate([v[p.wrong(evidence.primal)] for p, v in ranges])
+        right = np.concatenate([v[~p.wrong(evidence.primal)] for p, v in ranges])
+        if min(wrong.size, right.size) < _SEVERAL:
+            continue
+        for sign, word in ((1, "above"), (-1, "below")):
+            if (sign * wrong).min() > (sign * right).max():
+                low, high = sorted((sign * float((sign * wrong).min()), sign * float((sign * right).max())))
+                text = (
+                    f"the gradient of {evidence.primal} is wrong where {words} is {word} a bound between {low:.3g} and "
+                    f"{high:.3g}, and right elsewhere ({wrong.size} entries and {right.size}): a branch of the "
+                    "derivative is wrong"
+                )
+                return Diagnosis("region", "TERM", text, 0.7)
+    return None
+
+
+def _values(evidence: Evidence) -> Iterator[tuple[str, Callable[[Probe], Array]]]:
+    ours = evidence.primal
+    if evidence.layer.primal(ours).domain.kind == "complex":
+        return
+
+    def own(probe: Probe) -> Array:
+        return np.asarray(probe.case.primals[ours], float)
+
+    yield ours, own
+    yield f"|{ours}|", lambda p: np.abs(own(p))
+    for primal in evidence.layer.primals:
+        if primal.name != ours and primal.domain.kind == "real":
+            yield f"{ours} - {primal.name}", partial(_together, ours, primal.name, np.subtract)
+            yield f"{ours} * {primal.name}", partial(_together, ours, primal.name, np.multiply)
+            yield primal.name, partial(_together, ours, primal.name, lambda one, other: other)
+
+
+def _together(one: str, other: str, how: Callable[[Array, Array], Array], probe: Probe) -> Array:
+    """Two primals, entry by entry; empty if their shapes differ."""
+    first, second = (np.asarray(probe.case.primals[name], float) for name in (one, other))
+    return how(first, second) if first.shape == second.shape else np.zeros(0)

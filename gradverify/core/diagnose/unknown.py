@@ -1,0 +1,54 @@
+"""What is said where nothing fits: the facts, and that nothing fits."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradverify.core.diagnose import add
+from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.judge.facts import best_ratio
+from gradverify.core.nouns.finding import Diagnosis
+
+
+@add("facts", "UNKNOWN")
+def facts(evidence: Evidence) -> Diagnosis | None:
+    """Ratio, what is left after scaling, and where the wrong entries lie, on plain cases."""
+    if not evidence.about_gradient:
+        return None
+    if evidence.finding.kind == "crash" and evidence.finding.facts.get("stage") == "forward":
+        return None  # the message says it all, and no case can be told from another by its gradient
+    if evidence.finding.kind == "crash":
+        text = f"backward breaks down{evidence.given or ' on plain cases as well'}"
+        return Diagnosis("facts", "SHAPE", text, 0.3)
+    if evidence.finding.kind == "shape" and evidence.situation.failing:
+        shapes = {
+            (np.asarray(p.raw.get(evidence.primal)).shape, p.shape(evidence.primal)) for p in evidence.situation.failing
+        }
+        if all(got == () for got, _ in shapes):
+            axes = ", ".join(evidence.situation.failing[0].labels(evidence.primal))
+            text = f"backward returns one number for the gradient of {evidence.primal}, which has the axes {axes}"
+            return Diagnosis("facts", "SHAPE", text, 0.3)
+        said = ", ".join(f"{got} for {wanted}" for got, wanted in sorted(shapes))
+        return Diagnosis("facts", "SHAPE", f"the gradient of {evidence.primal} has the shape {said}", 0.3)
+    if not evidence.probes:
+        return None
+    probe = evidence.probes[0]
+    a, n = evidence.pair(probe)
+    wrong = probe.wrong(evidence.primal)
+    if not wrong.any():
+        return None
+    if not np.isfinite(a).all():
+        count = int((~np.isfinite(a)).sum())
+        text = f"the gradient of {evidence.primal} is NaN or infinite{evidence.given} in {count} of {a.size} entries"
+        return Diagnosis("facts", "UNKNOWN", text, 0.35, {"wrong": int(wrong.sum())})
+    known = np.isfinite(a) & np.isfinite(n)
+    ratio, rest = best_ratio(a[known], n[known])
+    with np.errstate(all="ignore"):
+        spread = (a / n)[wrong & known & (n != 0)]
+    ranges = f"the ratio goes from {spread.min():.3g} to {spread.max():.3g}" if spread.size else "there is no ratio"
+    text = (
+        f"no known signature fits: the gradient of {evidence.primal} is wrong{evidence.given or ' on plain cases'} in "
+        f"{int(wrong.sum())} of {wrong.size} entries; {ranges}, and {rest:.2g} of it is left after the best factor "
+        f"{ratio:.4g}"
+    )
+    return Diagnosis("facts", "UNKNOWN", text, 0.35, {"ratio": ratio, "remainder": rest, "wrong": int(wrong.sum())})

@@ -1,0 +1,182 @@
+"""Signatures of special values: ties, exact points such as zero, values beyond a bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from gradverify.core.diagnose import add, variants
+from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.properties import properties
+from gradverify.core.verify import examine
+
+_JITTER = 1e-3
+
+
+def changed(evidence: Evidence, case: Case, change: Callable[[str, Array], Array]) -> Case | None:
+    """The case with every real primal changed, cotangents kept; None if that is not legal."""
+    primals = {}
+    for primal in evidence.layer.primals:
+        array = np.asarray(case.primals[primal.name])
+        real = primal.domain.kind == "real" and not primal.domain.discrete and array.dtype.kind == "f"
+        primals[primal.name] = np.asarray(change(primal.name, array.copy()), array.dtype) if real else array
+    made = case.but(primals=primals)
+    return made if variants.legal(evidence.layer, made) else None
+
+
+def jittered(evidence: Evidence, case: Case, draw: int = 0) -> Case | None:
+    """All real entries moved by about a thousandth, so that nothing is equal or exact."""
+    rng = case.rng(33, draw)
+
+    def move(name: str, array: Array) -> Array:
+        scale = np.maximum(np.abs(array), 0.1 * (float(np.abs(array).max(initial=0.0)) or 1.0))
+        return np.asarray(
+            array + _JITTER * scale * rng.uniform(0.5, 1.5, array.shape) * rng.choice([-1, 1], array.shape)
+        )
+
+    return changed(evidence, case, move)
+
+
+def exact(evidence: Evidence) -> bool:
+    """Whether the failure goes when values are moved a little: they must be equal, or exact."""
+    if evidence.situation.needs != "values" or not evidence.situation.failing:
+        return False
+    cases = [jittered(evidence, evidence.case, k) for k in range(3)]
+    told = [c for c in cases if c is not None]
+    return bool(told) and all(_right(evidence, case) for case in told)
+
+
+def _right(evidence: Evidence, case: Case) -> bool:
+    """Whether the gradient is right on a case: by a probe or, where slopes are steep, by the check itself."""
+    probe = evidence.probe(case)
+    if probe is None or probe.failure is not None or not np.isfinite(probe.analytic.get(evidence.primal, np.nan)).all():
+        return False
+    if evidence.holds(case):
+        return True
+    outcome = examine(evidence.layer, case, properties.get("gradient"))
+    return not any(f.primal == evidence.primal for f in outcome.findings)
+
+
+def tied(evidence: Evidence, case: Case) -> Case | None:
+    """Entries that are equal moved apart, each other one as it was."""
+    rng = case.rng(34)
+    seen: set[float] = set()
+
+    def move(name: str, array: Array) -> Array:
+        flat = array.ravel()
+        for k, value in enumerate(flat):
+            if float(value) in seen:
+                flat[k] = value + _JITTER * max(abs(value), 0.1) * rng.uniform(0.5, 1.5) * rng.choice([-1, 1])
+            seen.add(float(value))
+        return flat.reshape(array.shape)
+
+    return changed(evidence, case, move)
+
+
+@add("tie", "TIE")
+def tie(evidence: Evidence) -> Diagnosis | None:
+    """Wrong only where two values are equal, or where one lies exactly on a border."""
+    d = f"the gradient of {evidence.primal}"
+    if evidence.finding.kind == "tie":
+        value = evidence.finding.facts.get("value")
+        text = f"{d} is wrong at a tie: entries that all are {value:g} together claim another slope than they have"
+        return Diagnosis("tie", "TIE", text, 0.96)
+    own = evidence.own
+    if not evidence.about_gradient or own is None or own.failure is not None or not exact(evidence):
+        return None
+    analytic = own.analytic.get(evidence.primal)
+    if analytic is None or not np.isfinite(analytic).all():
+        return None
+    apart = tied(evidence, evidence.case)
+    values = np.unique(own.case.primals[evidence.primal][own.wrong(evidence.primal)])
+    where = f"{evidence.primal} = {', '.join(f'{v:g}' for v in values[:3])}"
+    if apart is not None and evidence.holds(apart):
+        text = f"{d} is right as soon as equal values are moved apart by a thousandth: it is wrong at ties ({where})"
+        return Diagnosis("tie", "TIE", text, 0.9)
+    text = f"{d} is wrong at exactly {where}, and right a thousandth beside: a border or a kink"
+    return Diagnosis("tie", "TIE", text, 0.72)
+
+
+@add("singular", "SINGULAR")
+def singular(evidence: Evidence) -> Diagnosis | None:
+    """NaN, infinite or wrong at an exact point: zero, a zero vector; finite and right beside it."""
+    own = evidence.own
+    if not evidence.about_gradient or own is None or own.failure is not None or not exact(evidence):
+        return None
+    a = own.analytic.get(evidence.primal)
+    if a is None:
+        return None
+    infinite = not np.isfinite(a).all()
+    point = _zeros(evidence)
+    what = "NaN or infinite" if infinite else "wrong"
+    if point is None and not infinite:
+        return None
+    where = point or "exactly these values"
+    text = f"the gradient of {evidence.primal} is {what} at {where}, and right a thousandth beside it"
+    return Diagnosis("singular", "SINGULAR", text, 0.93 if infinite else 0.7, {"at": where})
+
+
+def _zeros(evidence: Evidence) -> str | None:
+    """The zeros that the failure needs, in words."""
+    for name in evidence.layer.primal_names:
+        array = np.asarray(evidence.case.primals[name])
+        if array.dtype.kind != "f" or not (array == 0).any():
+            continue
+        filled = variants.but(evidence.layer, evidence.case, name, lambda x: np.where(x == 0, 0.25, x))
+        if filled is not None and evidence.holds(filled):
+            row = array.ndim > 0 and array.shape[-1] > 1 and bool((array == 0).all(-1).any())
+            return f"a vector {name} that is all zero" if row else f"{name} = 0"
+    return None
+
+
+@add("tail", "TAIL")
+def tail(evidence: Evidence) -> Diagnosis | None:
+    """Wrong only for large, or tiny, values; the bound is found by bisection."""
+    own = evidence.own
+    if not evidence.about_gradient or evidence.situation.needs != "values" or own is None or exact(evidence):
+        return None
+    if not evidence.situation.failing:
+        return None
+    largest = max((_top(a) for a in evidence.case.primals.values()), default=0.0)
+    if largest <= 1.0 or own.failure is not None:
+        return None
+    low, high = min(1.0, 1.0 / largest), 1.0
+    if not _right_at(evidence, low):
+        return None
+    for _ in range(12):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if _right_at(evidence, middle) else (low, middle)
+    bound = high * largest
+    a = own.analytic.get(evidence.primal)
+    broken = a is not None and not np.isfinite(a).all()
+    what = (
+        "NaN or infinite"
+        if broken
+        else "exactly zero"
+        if a is not None and not np.any(a[own.wrong(evidence.primal)])
+        else "wrong"
+    )
+    text = (
+        f"the gradient of {evidence.primal} is {what} for large values only: from about {bound:.3g} on"
+        f"{evidence.with_options}, found by scaling the case down; a formula that overflows, cancels or saturates"
+    )
+    return Diagnosis("tail", "TAIL", text, 0.92, {"bound": bound})
+
+
+def _right_at(evidence: Evidence, scale: float) -> bool:
+    """Whether the case scaled down is right, judged as the finding was."""
+    case = changed(evidence, evidence.case, lambda name, a: a * scale)
+    if case is None:
+        return False
+    name = evidence.finding.property
+    outcome = examine(evidence.layer, case, properties.get(name if name != "complete" else "gradient"))
+    wrong = any(f.primal == evidence.finding.primal for f in outcome.findings)
+    return not wrong and not (name == "complete" and evidence.fails(case))
+
+
+def _top(array: Array) -> float:
+    array = np.asarray(array)
+    return float(np.max(np.abs(array), initial=0.0)) if array.dtype.kind == "f" else 0.0

@@ -1,0 +1,224 @@
+"""The forward of a layer at one point and at stacked, perturbed copies of it.
+
+A stack of copies goes through one forward when the layer's code broadcasts over leading axes and
+gives the same as a loop does; that is tried, never assumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from gradverify.core.declare.functions import accepted
+from gradverify.core.declare.layer import Layer
+from gradverify.core.evaluate import LayerFailure, cast, guarded, outputs_of, run
+from gradverify.core.nouns.case import Array, Case
+
+_TRIAL = 3  # rows on which stacking is tried
+
+# The C library gives freed memory back to the system, and stacks pay for every page anew, until a block this large
+# was freed once (glibc raises its thresholds then); the block is never touched, so it costs nothing.
+np.empty(31 << 20, np.uint8)
+
+_refused: WeakKeyDictionary[Callable[..., Any], set[int]] = WeakKeyDictionary()
+_carried: WeakKeyDictionary[Callable[..., Any], set[int]] = WeakKeyDictionary()
+_KEPT = 200  # keys of one forward that are remembered, as hashes: a campaign meets thousands; then it starts anew
+
+
+class Forward:
+    """Outputs of a layer at the primals of a Case, and at perturbed ones.
+
+    Parameters
+    ----------
+    layer, case : where the forward is evaluated
+    dtype : floating type in which it is run; None takes the case's own
+    outputs : of the layer's forward at the case, where they are known already
+    """
+
+    def __init__(self, layer: Layer, case: Case, dtype: Any = None, outputs: tuple[Array, ...] | None = None) -> None:
+        self.layer = layer
+        self.options = case.options
+        self.primals = cast(case.primals, dtype) if dtype is not None else dict(case.primals)
+        self.forwards = 1  # evaluations, however many of them go through one call
+        self._probed: set[int] = set()  # stacks that gave the same as a loop did
+        self._writes: bool | None = None  # whether forward writes into its inputs, as far as one call has told
+        self._through = False  # whether any perturbed copy has come through one by one
+        self._at = {name: np.array(a) for name, a in self.primals.items()} if layer.declared.surrogate else {}
+        known = outputs if dtype is None and layer.declared.surrogate is None else None
+        self.at_point = self.call(self.primals) if known is None else known
+        self.shapes = [y.shape for y in self.at_point]
+        self.base = self._flat([y[None] for y in self.at_point])[0]
+        self.dtype = np.result_type(*[y.real.dtype for y in self.at_point if y.dtype.kind in "fc"] or [np.float64])
+        self.eps = float(np.finfo(self.dtype).eps)
+
+    def outputs(self, stack: Mapping[str, Array], count: int) -> Array:
+        """Flat outputs, shape (count, K), at stacked primals (count, *shape); others stay at the point.
+
+        The whole stack goes through one forward when the layer's code broadcasts over leading axes, or
+        its adapter vectorises it, and that gives the same as a loop does, which is tried on one row,
+        and once for each shape on rows that differ much; else row by row.
+        """
+        names = tuple(stack)
+        for way in self.ways() if count > 2 else ():
+            if not self.carries(way, names):
+                continue
+            key, flat = self._key(way, names), self._stacked(stack, count, way)
+            if flat is not None and (key in self._probed or self._same(flat, stack, count // 2)):
+                self._probed.add(key)
+                return flat
+            _remember(_refused[self.layer.forward], key)
+        return self._rows(stack, count) if count else np.zeros((0, self.base.size))
+
+    def _key(self, way: str, names: tuple[str, ...]) -> int:
+        return hash((way, names, str(self.options), tuple(self.primals[n].shape for n in names)))
+
+    def ways(self) -> tuple[str, ...]:
+        """How a stack may be evaluated together, cheapest first."""
+        hooks = self.layer.hooks
+        own = tuple(way for way in ("broadcast", "batched", "looped") if getattr(hooks, way) is not None)
+        return own if hooks.batched is not None else ("broadcast", *own)
+
+    def _stacked(self, stack: Mapping[str, Array], count: int, way: str) -> Array | None:
+        hooks = self.layer.hooks
+        try:
+            if way != "broadcast":
+                full = {n: stack[n] if n in stack else np.array(a[None]) for n, a in self.primals.items()}
+                raw = outputs_of(self.layer, getattr(hooks, way)(full, self.options))
+            else:
+                rank = max(np.ndim(a) for a in self.primals.values())
+                padded = {n: a.reshape((count,) + (1,) * (rank - a.ndim + 1) + a.shape[1:]) for n, a in stack.items()}
+                every = {n: padded[n] if n in padded else np.array(a) for n, a in self.primals.items()}
+                raw = (
+                    outputs_of(self.layer, hooks.broadcast(every, self.options))
+                    if hooks.broadcast
+                    else self.call(every)
+                )
+            self.forwards += count
+            return self.stacked(raw, count)
+        except (LayerFailure, ValueError):
+            return None
+
+    def stacked(self, raw: tuple[Array, ...], count: int) -> Array:
+        """Outputs with a leading axis as rows, shape (count, K).
+
+        Raises
+        ------
+        ValueError
+            If these are not the outputs of one forward, `count` times.
+        """
+        if len(raw) != len(self.shapes):
+            raise ValueError("other outputs than one forward has")
+        return self._flat([_leading(y, count, shape) for y, shape in zip(raw, self.shapes)])
+
+    def carries(self, way: str, names: tuple[str, ...]) -> bool:
+        """Whether rows that differ much come out as in a loop, where these primals are stacked: a mean over the whole
+        stack differs little from each row where the steps are tiny. Tried once for each shape.
+        """
+        known, refused = (found.setdefault(self.layer.forward, set()) for found in (_carried, _refused))
+        key = self._key(way, names)
+        if key not in known and key not in refused:
+            rng = np.random.default_rng(7)
+            trial = {}
+            for name in names:
+                array = self.primals[name]
+                offset = 0.1 * rng.uniform(0.2, 1.0, (_TRIAL, *array.shape)) * np.maximum(np.abs(array), 1.0)
+                trial[name] = (array + offset).astype(array.dtype)
+            flat = self._stacked(trial, _TRIAL, way)
+            fits = flat is not None and self._same(flat, trial, 0, _TRIAL - 1)
+            _remember(known if fits else refused, key)
+        return key not in refused
+
+    def _same(self, flat: Array, stack: Mapping[str, Array], *rows: int) -> bool:
+        return all(self.alike(flat[k], self._row(stack, k)) for k in rows)
+
+    def alike(self, found: Array, row: Array) -> bool:
+        """Whether flat outputs are those of `row`, to rounding; shape (K,)."""
+        with np.errstate(all="ignore"):
+            slack = 64 * self.eps * (np.abs(row) + 0.1 * np.abs(self.base).max(initial=0.0))
+            close = np.abs(found - row) <= slack
+        return bool(close.all() or (close | (~np.isfinite(row) & ~np.isfinite(found))).all())
+
+    def _rows(self, stack: Mapping[str, Array], count: int) -> Array:
+        """One forward for each row; NaN where it raises, as it may beyond a domain (a singular matrix, a root).
+
+        Raises
+        ------
+        LayerFailure
+            If none has come through yet, of these or earlier ones, but such as are next to the point.
+        """
+        rows = np.full((count, self.base.size), np.nan, self.base.dtype)
+        failure: LayerFailure | None = None
+        for k in range(count):
+            try:
+                rows[k] = self._row(stack, k)
+                self._through = self._through or self._away(stack, k)
+            except LayerFailure as error:
+                if error.kind != "crash":
+                    raise
+                failure = error
+        if failure is not None and not (self._through or self._probed):
+            raise failure
+        return rows
+
+    def _away(self, stack: Mapping[str, Array], k: int) -> bool:
+        """Whether a copy is further from the point than those that the noise is measured at."""
+        near = 1024 * self.eps
+        return any(not np.allclose(a[k], self.primals[n], rtol=near, atol=0) for n, a in stack.items())
+
+    def _row(self, stack: Mapping[str, Array], k: int) -> Array:
+        return self.flat({n: a[k] for n, a in stack.items()})
+
+    def flat(self, moved: Mapping[str, Array]) -> Array:
+        """Flat outputs, shape (K,), where some primals are others than at the point."""
+        self.forwards += 1
+        return self._flat([y[None] for y in self.call({**self.primals, **moved})])[0]
+
+    def call(self, primals: Mapping[str, Array]) -> tuple[Array, ...]:
+        """Outputs at given primals, of the surrogate where one is declared."""
+        surrogate = self.layer.declared.surrogate
+        if surrogate is None:
+            return self._run(primals)
+        arguments = [primals[p.name] for p in self.layer.primals]
+        extra = {"at": self._at} if accepted(surrogate, ("at",)) else {}
+        return outputs_of(self.layer, guarded("forward", surrogate, *arguments, **self.options, **extra))
+
+    def _run(self, primals: Mapping[str, Array]) -> tuple[Array, ...]:
+        """Outputs of the layer's forward, which gets copies once it was seen to write into what it is given."""
+        if self._writes is False:
+            return run(self.layer, primals, self.options).outputs
+        given = {name: np.array(a) for name, a in primals.items()}
+        outputs = run(self.layer, given, self.options).outputs
+        if self._writes is None:
+            self._writes = any(
+                not np.array_equal(given[n], a, equal_nan=a.dtype.kind in "fc") for n, a in primals.items()
+            )
+        return outputs
+
+    def _flat(self, parts: list[Array]) -> Array:
+        flat = [np.stack([y.real, y.imag], -1) if y.dtype.kind == "c" else y for y in parts]
+        columns = [y.reshape(y.shape[0], -1) for y in flat]
+        return (
+            columns[0]
+            if len(columns) == 1 and columns[0].dtype.kind == "f"
+            else np.concatenate([c if c.dtype.kind == "f" else c.astype(float) for c in columns], axis=1)
+        )
+
+
+def _remember(known: set[int], key: int) -> None:
+    if len(known) >= _KEPT:
+        known.clear()
+    known.add(key)
+
+
+def _leading(y: Array, count: int, shape: tuple[int, ...]) -> Array:
+    """Bring a stacked output to (count, *shape); outputs that did not depend on the stack are repeated."""
+    if y.shape == shape:
+        return np.broadcast_to(y, (count, *shape))
+    extra = y.ndim - len(shape) - 1
+    if extra < 0 or y.shape[0] not in (1, count) or y.shape[1 : 1 + extra] != (1,) * extra:
+        raise ValueError("the stack was not carried through")
+    y = y.reshape(y.shape[0], *y.shape[1 + extra :])
+    return y if len(y) == count and y.shape[1:] == shape else np.broadcast_to(y, (count, *shape))

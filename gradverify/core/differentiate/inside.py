@@ -1,0 +1,75 @@
+"""The precision that code computes in, where that is lower than what it is given and what it returns.
+
+A softmax that is taken in float32 inside a float64 run rounds values in it, and no output tells: its differences
+resolve what float32 resolves, and its gradient has the digits of float32. It is judged as code in float32 is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gradverify.core.differentiate.point import Point
+from gradverify.core.evaluate import LayerFailure
+from gradverify.core.nouns.case import Array
+
+_UNHEARD = 2.0**-32  # relative change that float64 hears, and float32 only where a value is about to be rounded up
+_HEARD = ((2.0**-18, np.float32), (2.0**-8, np.float16))  # and the first larger one that is heard tells which it is
+_ULPS = 8.0  # units in the last place of an output that the small change would make, judged by the larger one
+
+
+def computes_in(point: Point) -> Any:
+    """float32 or float16 where the code computes in it, else None.
+
+    Tried on primals near 1, so that nothing has settled and nothing cancels, for one primal after the other.
+    """
+    if point.dtype != np.float64:
+        return None
+    rng = np.random.default_rng(point.size)
+    tame = {name: _tame(point, name, rng) for name in point.primals}
+    found = []
+    try:
+        base = point.flat(tame)
+        found.append(_held(base))
+        for slot in point.slots:
+            changes = []
+            for part in (_UNHEARD, *(step for step, _ in _HEARD)):
+                away = part * rng.choice([-1.0, 1.0], tame[slot.name].shape)
+                with np.errstate(all="ignore"):
+                    changes.append(np.abs(point.flat({**tame, slot.name: tame[slot.name] * (1 + away)}) - base))
+            found.append(_told(base, changes))
+    except LayerFailure:
+        return None
+    return next((kind for _, kind in reversed(_HEARD) if kind in found), None)
+
+
+def _held(base: Array) -> Any:
+    """The type that holds every output exactly, though they are no round numbers."""
+    finite = base[np.isfinite(base)]
+    several = np.sum(np.frexp(finite)[0] * 256 % 1 != 0) > 1
+    with np.errstate(over="ignore"):
+        exact = [kind for _, kind in _HEARD if several and (finite.astype(kind) == finite).all()]
+    return exact[-1] if exact else None
+
+
+def _told(base: Array, changes: list[Array]) -> Any:
+    """The type that the changes of the outputs tell of: most are silent at the first step, and should not be."""
+    if not np.isfinite(base).all():
+        return None
+    for change, (step, kind) in zip(changes[1:], _HEARD):
+        if change.any():
+            due = change * (_UNHEARD / step) > _ULPS * np.spacing(np.abs(base))
+            return kind if due.any() and np.mean(changes[0][due] == 0) > 0.5 else None
+    return None
+
+
+def _tame(point: Point, name: str, rng: np.random.Generator) -> Array:
+    """Values between 1 and 2 in size where any are legal; else about what the point has, with all digits in use."""
+    array = point.primals[name]
+    if array.dtype.kind not in "fc":
+        return array
+    if point.layer.primal(name).domain.name not in ("real", "complex"):
+        return np.asarray(array * (1 - 1e-3 * rng.uniform(0.0, 1.0, array.shape))).astype(array.dtype)
+    signs = np.where(array == 0, rng.choice([-1.0, 1.0], array.shape), np.sign(array.real))
+    return np.asarray(signs * rng.uniform(1.0, 2.0, array.shape)).astype(array.dtype)

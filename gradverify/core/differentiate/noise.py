@@ -1,0 +1,98 @@
+"""The rounding noise of a forward, measured at points a few units in the last place apart.
+
+J. J. More and S. M. Wild, "Estimating computational noise", SIAM J. Sci. Comput. 33 (2011): in a
+difference table over closely spaced points the smooth part vanishes, and the k-th differences have
+variance sigma^2 (2k)!/(k!)^2.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import factorial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gradverify.core.differentiate.flat import displaced
+from gradverify.core.nouns.case import Array
+
+if TYPE_CHECKING:
+    from gradverify.core.differentiate.point import Point
+
+POINTS = 7
+_SPACING = 64.0  # units in the last place: values inside must move by several of their own, or they hide
+_PLACES = np.arange(POINTS) - POINTS // 2
+_ORDERS = (3, 4)
+_SMALL = 1 << 16  # entries up to which the random line is kept
+
+
+def samples(point: Point) -> Array:
+    """The flat vector of primals at `POINTS` equidistant points on a random line, shape (POINTS, P)."""
+    return displaced(point.values, steps(point)[:, None] * direction(point), point.grid)
+
+
+def direction(point: Point) -> Array:
+    """Of the random line: natural steps with random signs and factors, shape (P,)."""
+    line = _line if point.size <= _SMALL else _line.__wrapped__
+    return np.asarray(point.scale * line(point.size))
+
+
+def steps(point: Point) -> Array:
+    """Where on it the points lie, shape (POINTS,)."""
+    types = {a.dtype for a in point.primals.values()}
+    eps = max(float(np.finfo(t).eps) for t in types if t.kind in "fc")
+    if point.grid is not None:
+        eps = max(eps, point.eps)
+    return _PLACES * (2 * _SPACING * eps)  # twice half: 1e308 has no double
+
+
+@lru_cache(maxsize=16)
+def _line(size: int) -> Array:
+    """Signed magnitudes in [0.5, 1), shape (size,)."""
+    rng = np.random.default_rng(size)
+    return rng.choice([-1.0, 1.0], size) * rng.uniform(0.5, 1.0, size)
+
+
+def levels(point: Point, table: Array) -> Array:
+    """About one standard deviation of the rounding error of each flat output, shape (K,).
+
+    Never below half a unit in the last place of the output itself, nor far below the relative noise
+    that is typical of the others: seven samples of one output can agree by accident.
+
+    Parameters
+    ----------
+    table : flat outputs at `samples`, shape (POINTS, K)
+    """
+    with np.errstate(all="ignore"):
+        measured = _table_noise(table)
+        measured[~np.isfinite(measured)] = 0.0
+        magnitude = np.abs(point.base)
+        relative = np.minimum(measured / np.where(magnitude > 0, magnitude, np.inf), 1.0)
+        pooled = float(relative @ relative / relative.size) ** 0.5
+        typical = max(0.5 * point.eps, min(pooled, 1e3 * point.eps))
+        return np.asarray(np.maximum(1.5 * measured, typical * magnitude))
+
+
+def _table_noise(table: Array) -> Array:
+    """Largest estimate over the orders of the difference table, shape (K,)."""
+    nearby = table - table[POINTS // 2]  # nothing is rounded here, and no digits are lost below
+    squares = (_DIFFERENCES @ nearby) ** 2
+    largest: Array = np.sqrt((_MEANS @ squares).max(axis=0)).astype(float)
+    return largest
+
+
+def _tables() -> tuple[Array, Array]:
+    """Rows that form the differences of each order, and those that average their squares, over the variance factor."""
+    rows, means, first = [], [], 0
+    for order in _ORDERS:
+        differences = np.diff(np.eye(POINTS), order, axis=0)
+        gamma = factorial(order) ** 2 / factorial(2 * order)
+        mean = np.zeros(sum(POINTS - k for k in _ORDERS))
+        mean[first : first + len(differences)] = gamma / len(differences)
+        first += len(differences)
+        rows.append(differences)
+        means.append(mean)
+    return np.concatenate(rows), np.array(means)
+
+
+_DIFFERENCES, _MEANS = _tables()

@@ -1,0 +1,38 @@
+"""Slopes on one side of an entry, and the scales at which to look closer than the natural one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradverify.core.differentiate import ladder
+from gradverify.core.differentiate.point import Point
+from gradverify.core.nouns.case import Array
+from gradverify.core.nouns.comparison import Estimate
+
+TINY = 1e-2  # natural steps below this may be far below the length scale of the function: 1 is tried, too
+
+
+def one_sided(point: Point, entries: Array, analytic: Array, side: int) -> Estimate:
+    """One-sided slopes at the natural scale, or at the finest one that tells.
+
+    Parameters
+    ----------
+    analytic : of these entries, shape (n,)
+    side : +1 for the right, -1 for the left
+    """
+    estimate = ladder.entrywise(point, entries, analytic, side=side)
+    for finer in finer_scales(point):
+        open_ = np.flatnonzero(~np.isfinite(estimate.bound))
+        if open_.size:
+            at, scale = entries[open_], finer[entries[open_]]
+            closer = ladder.entrywise(point, at, analytic[open_], side=side, scale=scale, wary=point.grid is not None)
+            for name in ("value", "truncation", "rounding"):
+                getattr(estimate, name)[open_] = getattr(closer, name)
+    return estimate
+
+
+def finer_scales(point: Point) -> tuple[Array, Array]:
+    """First rungs far below the natural scale: each entry's own magnitude, and less, for what is sharp there."""
+    own = np.abs(point.values).astype(float)
+    own = np.where(own > 0, np.minimum(own, 1e-4 * point.scale), 1e-4 * point.scale)
+    return own, 1e-4 * own

@@ -1,0 +1,207 @@
+"""Cases as kernels meet them in production: declared sizes, sizes about a block, ids after Zipf, outlier channels.
+
+Three cases in five are small ones, drawn as for any layer. The others have an axis next to a number that the code
+mentions (a block of `triton.Config`, a `constexpr` default, a module constant), some hundred terms to sum, or the
+sizes that the author declares with `sizes={"T": [4096, 8192], "D": 1024}`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+
+from gradverify.core.declare.authored import contents
+from gradverify.core.declare.dims import numbers_in, sizes_in
+from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.regime import Regime
+from gradverify.core.draw import drawing, shapes, streams
+from gradverify.core.draw.constants import constants
+from gradverify.core.draw.knobs import Knobs
+from gradverify.core.errors import DeclarationError
+from gradverify.core.nouns.case import Case
+
+_BYTES = 24
+_KINDS = ("small",) * 11 + ("block",) * 4 + ("long",) * 3 + ("declared",) * 2
+_LONG = (255, 256, 257, 384, 512, 513, 512, 640)
+_REPEATED = (512, 1024, 2048, 4096)  # for layers with ids: only then a few of them come up hundreds of times
+_OTHERS = (3, 4, 5, 7, 8, 2, 6, 1)
+_MOST = 1 << 16  # elements of a case whose sizes nobody declared
+_SMALLEST, _LARGEST = 4, 1024  # numbers in the code that may be a block
+_MANNERS = ("normal", "normal", "outliers", "constant rows", "offset", "drawn", "one sign")
+_IDS = ("zipf", "zipf", "equal", "uniform")
+_OUTLIER = 100.0
+_CONSTANT = 30.0  # of rows that are: where the mean is taken out of squares, little of them is left
+
+
+class Production(drawing.Drawing):
+    """What `drawing` knows of a layer, and the blocks that its kernels work in."""
+
+    def __init__(self, layer: Layer, regime: Regime, dtype: Any, eps: float | None, target: str | None) -> None:
+        super().__init__(layer, regime, dtype, eps, target)
+        self.blocks = blocks(layer)
+        self.repeats = any(p.domain.name in ("labels", "indices") for p in layer.primals)
+        first, second, third = self.lengths
+        self.lengths = (first, second, third + _BYTES)
+
+    def decode(self, row: bytes, draw: drawing.Draw) -> Case | None:
+        """The case that a row of bytes stands for, or None if the layer does not allow it."""
+        knobs = Knobs(row[-_BYTES:])
+        kind = knobs.pick(_KINDS)
+        sizes = self.sizes(kind, knobs)
+        if sizes is None:
+            return super().decode(row[:-_BYTES], draw)
+        first, second = self.lengths[0], self.lengths[0] + self.lengths[1]
+        optional, valuing = Knobs(row[:first]), Knobs(row[second:-_BYTES])
+        options = {name: drawing._option(optional, spec, draw) for name, spec in self.layer.options.items()}
+        sizes = {**sizes, **sizes_in(options)}
+        try:
+            found = {p.name: shapes.draw_shape(Knobs(b""), p.dims, sizes) for p in self.layer.primals}
+        except (KeyError, DeclarationError):
+            return None
+        if kind != "declared":
+            total = sum(math.prod(shape) for shape in found.values())
+            if total > _MOST:
+                return super().decode(row[:-_BYTES], draw)
+        seed = valuing.word()
+        known = {**numbers_in(options), **sizes}
+        manner = knobs.pick(_MANNERS)
+        primals = self.arrays(valuing, seed, found, known, draw) if manner == "drawn" else None
+        if primals is None:
+            primals = self._projected(self.raw(knobs, seed, found, manner, draw), seed, known)
+        if primals is None or not self.layer.allows(primals, options):
+            return None
+        return Case(self.layer.name, primals, options, None, self.eps, seed, self.target)
+
+    def sizes(self, kind: str, knobs: Knobs) -> dict[str, Any] | None:
+        """Sizes of every name; None where the case is to be a small one."""
+        names, many = self.names.single, self.names.many
+        sizes: dict[str, Any] = {name: knobs.pick(_OTHERS) for name in names}
+        sizes |= {name: (knobs.pick(_OTHERS),) for name in many}
+        if kind == "declared" and self.layer.sizes:
+            for name, told in self.layer.sizes.items():
+                sizes[name] = knobs.pick(told) if isinstance(told, (list, tuple)) else told
+            return sizes
+        among = [n for n in (*names, *many) if n not in self.layer.options]
+        if kind == "small" or not among:
+            return None
+        chosen = knobs.pick(among)
+        if kind == "block" and self.blocks:
+            length = self._about(knobs)
+            if knobs.chance(40):
+                sizes = self._set(sizes, knobs.pick(among), min(self._about(knobs), 130))
+        elif self.repeats and knobs.chance(70):
+            ids = [n for p in self.layer.primals if p.domain.kind == "int" for n in p.dims.names if n in among]
+            chosen, length = (ids or [chosen])[0], knobs.pick(_REPEATED)
+        else:
+            length = knobs.pick(_LONG)
+        return self._set(sizes, chosen, length)
+
+    def _about(self, knobs: Knobs) -> int:
+        block = knobs.pick(self.blocks)
+        return max(1, knobs.pick((block + 1, block, block - 1, block + block // 2, 2 * block + 3, 2 * block)))
+
+    @staticmethod
+    def _set(sizes: dict[str, Any], name: str, length: int) -> dict[str, Any]:
+        return {**sizes, name: (length,) if name.startswith("*") else length}
+
+    def raw(
+        self, knobs: Knobs, seed: int, found: Mapping[str, shapes.Shape], manner: str, draw: drawing.Draw
+    ) -> dict[str, Any]:
+        """Raw values of every primal, before they are projected into their domains."""
+        made: dict[str, Any] = {}
+        for k, primal in enumerate(self.layer.primals):
+            shape = found[primal.name]
+            if primal.domain.strategy is not None:
+                made[primal.name] = drawing._elements(draw, primal.domain.strategy, seed, k, shape)
+            elif primal.domain.discrete:
+                made[primal.name] = _identities(knobs.pick(_IDS), primal.domain.name, seed, k, shape)
+            else:
+                made[primal.name] = _activations(manner, seed, k, shape)
+        return made
+
+
+def _activations(manner: str, seed: int, stream: int, shape: shapes.Shape) -> Any:
+    """Normal numbers; of one sign; with an offset; a few channels 100 times larger; some rows constant."""
+    values = streams.normal(seed, stream, shape)
+    if not shape or manner == "normal":
+        return values
+    if manner == "one sign":
+        return np.abs(values)
+    if manner == "offset":
+        return values + 10.0
+    rng = np.random.default_rng([seed, stream, 31])
+    if manner == "outliers" and len(shape) > 1:
+        values[..., rng.choice(shape[-1], min(2, shape[-1]), replace=False)] *= _OUTLIER
+    elif manner == "constant rows" and len(shape) > 1 and shape[0]:
+        rows = rng.choice(shape[0], max(1, shape[0] // 4), replace=False)
+        values[rows] = _CONSTANT * values[rows][..., :1]
+    return values
+
+
+def _identities(manner: str, domain: str, seed: int, stream: int, shape: shapes.Shape) -> Any:
+    """Uniforms that become ids by Zipf's law or all equal; of a mask, rows with one key, and with none."""
+    uniform = streams.uniform(seed, stream, shape)
+    if domain in ("mask", "bool"):
+        if manner == "zipf" and shape and shape[-1]:
+            rows = uniform.reshape(-1, shape[-1])
+            rows[::3] = 1.0 - 1e-9  # no key
+            rows[1::3] = 1.0 - 1e-9
+            rows[1::3, 0] = 0.0  # one key
+            return rows.reshape(shape)
+        return uniform
+    if manner == "zipf":
+        return (4096.0**uniform - 1) / 4096.0
+    return np.full(shape, float(streams.uniform(seed, stream + 64, (1,))[0])) if manner == "equal" else uniform
+
+
+def blocks(layer: Layer) -> tuple[int, ...]:
+    """Whole numbers that the code of a kernel works in blocks of, as far as it mentions them."""
+    target = getattr(layer.forward, "__wrapped__", layer.forward)
+    found = {int(c) for c in constants(layer) if c == int(c)}
+    for function in _functions(target, set(), 5):
+        found.update(_mentioned(function))
+    return tuple(sorted(n for n in found if _SMALLEST <= n <= _LARGEST))
+
+
+def _mentioned(value: Any) -> Iterator[int]:
+    if isinstance(value, FunctionType):
+        names = value.__code__.co_names
+        held = [value.__globals__.get(n) for n in names]
+        defaults = (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
+        for part in (*value.__code__.co_consts, *defaults, *held):
+            number = getattr(part, "value", part)  # of a tl.constexpr
+            if isinstance(number, int) and not isinstance(number, bool):
+                yield number
+    for config in getattr(value, "configs", ()) or ():  # of triton.autotune
+        yield from (n for n in getattr(config, "kwargs", {}).values() if isinstance(n, int) and not isinstance(n, bool))
+
+
+def _functions(value: Any, seen: set[int], depth: int) -> Iterator[Any]:
+    """Functions and kernels that a Function or a function names, and their kernels within decorators."""
+    if id(value) in seen or depth == 0 or value is None:
+        return
+    seen.add(id(value))
+    if isinstance(value, (staticmethod, classmethod)):
+        value = value.__func__
+    if isinstance(value, type):
+        for owner in value.__mro__:
+            if not owner.__module__.startswith(("torch", "builtins")):
+                for part in vars(owner).values():
+                    yield from _functions(part, seen, depth)
+        return
+    module = str(getattr(value, "__module__", "") if isinstance(value, FunctionType) else type(value).__module__)
+    if module.startswith("triton"):
+        yield value
+        yield from _functions(getattr(value, "fn", None), seen, depth)
+    elif isinstance(value, FunctionType) and not module.startswith(("torch", "numpy", "jax")):
+        yield value
+        inner = getattr(value, "__wrapped__", None)
+        yield from _functions(inner, seen, depth)
+        for cell in value.__closure__ or ():
+            yield from _functions(contents(cell), seen, depth - 1)
+        for name in value.__code__.co_names:
+            yield from _functions(value.__globals__.get(name), seen, depth - 1)

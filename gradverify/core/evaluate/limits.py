@@ -1,0 +1,69 @@
+"""A time limit around the layer's code: a layer that never returns is a finding, not a hung run.
+
+One that returns, but is called so often that a case takes too long, is slow and not wrong: the case is
+given up without a finding. A machine that is busy with other things is no fault of the layer, so a body
+that computes has the limit in processor time, and a body that waits has it on the clock.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from gradverify.core.evaluate.failures import LayerFailure, running
+
+SLOW = "slow"  # kind of the failure of a case that took too long although every call returned
+TOO_SLOW = "the layer is slow"
+
+_WAITS = 0.02  # share of the processor below which a body waits; one that competes for it gets more
+_AGAIN = 0.25  # of the limit, after which a body that goes on in spite of it is ended again
+_MOST = 20  # limits on the clock after which it ends in any case
+
+
+@contextmanager
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """End the body after `seconds` of computing, or of waiting.
+
+    Raises LayerFailure of kind "timeout" in the body, "slow" if no single call took half of them.
+
+    Uses the interval timer of the process, so it works in the main thread of a POSIX system only;
+    elsewhere, and inside another limit, the body runs without one.
+    """
+    usable = (
+        seconds is not None
+        and hasattr(signal, "setitimer")
+        and threading.current_thread() is threading.main_thread()
+        and signal.getitimer(signal.ITIMER_REAL)[0] == 0.0
+    )
+    if not usable or seconds is None:
+        yield
+        return
+
+    limit, begun, start = seconds, time.process_time(), time.perf_counter()
+    seen = (begun, start)
+
+    def expire(signum: int, frame: FrameType | None) -> None:
+        nonlocal seen
+        used, clock = time.process_time(), time.perf_counter()
+        waits = used - seen[0] < _WAITS * (clock - seen[1])
+        left = limit - (used - begun)
+        if not waits and left > 0 and clock - start < _MOST * limit:
+            seen = used, clock
+            signal.setitimer(signal.ITIMER_REAL, max(left, 0.05 * limit))
+            return
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN * limit)  # whoever catches this must not run on without a limit
+        if running() >= 0.5 * limit:
+            raise LayerFailure("timeout", "forward", f"the layer did not return within {limit:g} s")
+        raise LayerFailure(SLOW, "forward", f"{TOO_SLOW}: a case took more than {limit:g} s")
+
+    previous = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, previous)

@@ -1,0 +1,80 @@
+"""A dispute: entries whose analytic and numerical derivatives differ by more than their bound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gradverify.core.differentiate.bends import bends
+from gradverify.core.differentiate.point import Point
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.comparison import DISAGREES, UNRESOLVED
+
+
+@dataclass(slots=True)
+class Dispute:
+    """Entries in dispute; every array has shape (n,).
+
+    Attributes
+    ----------
+    point : where the forward was differenced
+    case : of the point; None where there is none to evaluate a backward at
+    entries : flat indices
+    analytic, numerical, bound : of these entries
+    """
+
+    point: Point
+    case: Case | None
+    entries: Array
+    analytic: Array
+    numerical: Array
+    bound: Array
+    _bent: list[bool] = field(default_factory=list)
+
+    @property
+    def kinks(self) -> str:
+        """The convention that the author declared: "between", "left", "right" or "middle"."""
+        return self.point.layer.declared.kinks
+
+    @property
+    def size(self) -> int:
+        return int(self.entries.size)
+
+    @property
+    def gap(self) -> Array:
+        """Size of the disagreement."""
+        distance: Array = np.abs(self.numerical - self.analytic)
+        return distance
+
+    @property
+    def bends(self) -> bool:
+        """Whether the forward has a kink at the point, along any direction."""
+        if not self._bent:
+            self._bent.append(bends(self.point))
+        return self._bent[0]
+
+    def only(self, rows: Array) -> Dispute:
+        """The dispute over some of the entries; `rows` is a mask or indices."""
+        entries, analytic = self.entries[rows], self.analytic[rows]
+        return Dispute(self.point, self.case, entries, analytic, self.numerical[rows], self.bound[rows], self._bent)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a rule says of each entry of a dispute; every array has shape (n,).
+
+    Attributes
+    ----------
+    verdicts : KINK or UNRESOLVED where the rule takes the entry out of the dispute, DISAGREES where it does not
+    numerical, bound : better values than the dispute has, where the rule found such; None for none
+    """
+
+    verdicts: Array
+    numerical: Array | None = None
+    bound: Array | None = None
+
+
+def answer(accepted: Array, verdict: int = UNRESOLVED) -> Answer:
+    """One verdict for the entries of a mask."""
+    return Answer(np.where(accepted, verdict, DISAGREES).astype(np.int8))

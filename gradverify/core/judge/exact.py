@@ -1,0 +1,355 @@
+"""Analytic gradients that must be equal up to rounding: no numerical derivative is needed.
+
+Two gradients of the same layer, got in two ways (another layout, another order of calls), may
+differ by the rounding of the backward. How large that is, is measured by moving primals and
+cotangents by one unit in the last place, and only when a difference is in sight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+
+from gradverify.core import evaluate
+from gradverify.core.declare.layer import Layer
+from gradverify.core.differentiate.jumps import largest_jump
+from gradverify.core.evaluate import LayerFailure
+from gradverify.core.judge.facts import best_ratio
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.comparison import Comparison, Verdict
+from gradverify.core.nouns.finding import Finding, Outcome
+
+Gradients = Mapping[str, Array]
+
+_ULPS = 4096.0  # reductions in another order move the last digits; bugs move the first
+_GRAINS = 4.0  # roundings of a gradient that is read from a subtraction, on either side of a comparison
+_SPREADS = 16.0
+_REACHES = (1.0, 0.1)  # relative changes over which a jump of the gradients is looked for
+_UNFINISHED = 1e-3  # of the largest entry: what an iteration that stops leaves undone is small beside it
+
+
+def gradients(layer: Layer, case: Case, cotangents: tuple[Array, ...] | None = None) -> dict[str, Array]:
+    """Usable gradients of one fresh forward and backward, on copies; the case must be completed."""
+    given = cotangents if cotangents is not None else case.cotangents or ()
+    raw = evaluate.gradients(layer, case.primals, case.options, given)
+    return usable(layer, case, raw)
+
+
+def usable(layer: Layer, case: Case, raw: Mapping[str, Any]) -> dict[str, Array]:
+    """Gradients that can be compared; raises LayerFailure where one cannot."""
+    good, bad = evaluate.usable(layer, case, raw)
+    if bad:
+        raise bad[0]
+    return good
+
+
+def ready(layer: Layer, case: Case) -> tuple[Case, str | None]:
+    """The completed case, and the reason why its gradients say nothing, if there is one."""
+    case, outputs = evaluate.completed(layer, case)
+    if not all(np.isfinite(y).all() for y in outputs if y.dtype.kind in "fc"):
+        return case, "forward is not finite at the point"
+    return case, None
+
+
+def outcome(
+    layer: Layer,
+    case: Case,
+    name: str,
+    pairs: Sequence[tuple[str, Gradients, Gradients]],
+    *,
+    kind: str = "differs",
+    terms: Gradients | None = None,
+    at: Case | None = None,
+    same: bool = False,
+    least: float = 0.0,
+    loose: float = 1.0,
+) -> Outcome:
+    """An Outcome from pairs (what was done, gradients got, gradients expected).
+
+    `terms` are gradients of which the expected ones are sums; their size counts for the rounding.
+    `at` is where rounding is measured, if not at the case; with `same`, the very same arithmetic was done
+    twice, and how much rounding there is makes no difference; differences below `least` of the largest entry
+    are none. `loose` is what gradients were multiplied with after they were rounded.
+    """
+    findings: dict[str, Finding] = {}
+    entries = 0
+    for what, got, expected in pairs:
+        for primal, comparison in compare(layer, at or case, got, expected, terms, same, least, loose).items():
+            entries += comparison.bound.size
+            if comparison.wrong.any() and primal not in findings:
+                findings[primal] = _finding(name, kind, what, case, comparison)
+    return Outcome(name, tuple(findings.values()), entries=entries)
+
+
+def compare(
+    layer: Layer,
+    case: Case,
+    got: Gradients,
+    expected: Gradients,
+    terms: Gradients | None = None,
+    same: bool = False,
+    least: float = 0.0,
+    loose: float = 1.0,
+) -> dict[str, Comparison]:
+    """Comparison of two gradients by primal; the bound is the rounding of backward, less where that was the same."""
+    found = {}
+    grain = {n: loose * _GRAINS * g for n, g in layer.hooks.grain(case.primals).items()} if layer.hooks.grain else {}
+    measures = (rounding, rounding_saved, unfinished)
+    spreads = [] if same else [cache(partial(spread, layer, case)) for spread in measures]
+    for primal in expected:
+        a, b = np.asarray(got[primal]), np.asarray(expected[primal])
+        with np.errstate(all="ignore"):
+            error = np.abs(a - b)
+            sizes = np.abs(b) if terms is None else np.maximum(np.abs(b), np.abs(terms[primal]))
+            top = float(np.max(sizes[np.isfinite(sizes)], initial=0.0))
+            eps = _unit(layer, case, b)
+            bound = np.full(b.shape, max(least, _share(eps)) * top + _ULPS * _tiny(b)) + grain.get(primal, 0.0)
+            far = ~(error <= bound) & ~((a == b) | (np.isnan(a) & np.isnan(b)))
+            if narrow(case):
+                far &= np.isfinite(a) & np.isfinite(b)  # where the range of the type ends depends on the order of sums
+        if far.any():
+            natural = natural_size(layer, case, primal)
+            bound = bound + _share(eps) * natural
+            for spread in spreads:
+                extra = spread().get(primal)
+                if extra is not None and extra.shape == bound.shape:
+                    bound = bound + _allowed(layer, case, primal, extra, far, (top, natural), eps)
+                with np.errstate(all="ignore"):
+                    far &= ~(error <= bound)
+                if not far.any():
+                    break
+            with np.errstate(all="ignore"):
+                far &= ~(error <= bound)
+        verdicts = np.where(far, Verdict.DISAGREES, Verdict.AGREES).astype(np.int8)
+        labels = layer.primal(primal).dims.labels(b.ndim)
+        found[primal] = Comparison(primal, a, b, bound, verdicts, top, labels)
+    return found
+
+
+def _share(eps: float) -> float:
+    """Of the largest entry, what the order of sums may move."""
+    return min(_ULPS * eps, float(eps**0.5))
+
+
+def alike(a: Array, b: Array) -> bool:
+    """Whether two outputs are the same number for number, but for the order of sums; whole numbers are the same."""
+    if a.shape != b.shape or a.dtype.kind not in "fc":
+        return bool(np.array_equal(a, b))
+    eps = float(np.finfo(a.dtype).eps)
+    with np.errstate(all="ignore"):
+        top = float(np.max(np.abs(a[np.isfinite(a)]), initial=0.0))
+        near = np.abs(a - b) <= _share(eps) * top
+    return bool((near | (a == b) | (np.isnan(a) & np.isnan(b))).all())
+
+
+def _allowed(
+    layer: Layer, case: Case, primal: str, extra: Array, far: Array, sizes: tuple[float, float], eps: float
+) -> Array:
+    """What a measured spread adds to the bound, unless it is so large that it would hide anything.
+
+    Parameters
+    ----------
+    far : entries that are in question
+    sizes : of the largest entry, and of the terms that it is a sum of
+    """
+    cap = max(1e-3, eps**0.5) * max(sizes) or np.inf
+    if (extra[far] > cap).any():
+        cap = max(cap, 1e-3 * _terms(layer, case, primal))
+    extra = np.where(np.isfinite(extra) & (extra <= cap), extra, 0.0)
+    # a few samples may leave one entry as it is by chance: what others are rounded by counts for it
+    pooled = min(float(np.max(extra, initial=0.0)), eps**0.5 * sizes[1])
+    return np.asarray(_SPREADS * np.maximum(extra, pooled))
+
+
+def rounding(layer: Layer, case: Case) -> dict[str, Array]:
+    """Spread of the gradients where only rounding differs, by primal.
+
+    Primals and cotangents move by one unit in the last place; and the cotangent is scaled by small odd
+    numbers, which a linear pullback returns exactly but for the rounding of what it adds up.
+    """
+    rng = case.rng(4)
+    v = case.cotangents or ()
+    try:
+        base = gradients(layer, case)
+        spread = {name: np.zeros(np.shape(g)) for name, g in base.items()}
+        samples = [(gradients(layer, case, tuple(factor * a for a in v)), factor) for factor in (3, 5, 7, 11)]
+        for _ in range(4):
+            primals = {n: nudge(a, rng) for n, a in case.primals.items()}
+            nudged = case.but(primals=primals, cotangents=tuple(nudge(a, rng) for a in v))
+            samples.append((gradients(layer, nudged), 1))
+        for sample, factor in samples:
+            for name, gradient in sample.items():
+                with np.errstate(all="ignore"):
+                    spread[name] = np.fmax(spread[name], np.abs(gradient / factor - base[name]))
+    except LayerFailure:
+        return {}
+    return spread
+
+
+def rounding_saved(layer: Layer, case: Case) -> dict[str, Array]:
+    """Spread of the gradients where what forward saves moves by one unit in the last place, by primal."""
+    rng = case.rng(5)
+    try:
+        base = gradients(layer, case)
+        samples = [gradients(stored(layer, rng), case) for _ in range(6)]
+    except LayerFailure:
+        return {}
+    with np.errstate(all="ignore"):
+        return {name: np.max([np.abs(s[name] - g) for s in samples], axis=0) for name, g in base.items()}
+
+
+def unfinished(layer: Layer, case: Case) -> dict[str, Array]:
+    """Jumps of the gradients between neighbours, by primal, as of a backward that iterates to a tolerance.
+
+    Where it does, or gets what a forward found that does, gradients of the same case are equal to about that
+    tolerance only: a batch that is split stops earlier, and the sum of two cotangents later. What jumps by more than a
+    small part of the gradient is a choice, and no unfinished iteration.
+    """
+    rng, v = case.rng(26), case.cotangents or ()
+    turns = {n: rng.uniform(-0.5, 0.5, a.shape) for n, a in case.primals.items()}
+    twists = [rng.uniform(-1.0, 1.0, np.shape(a)) for a in v]
+    try:
+        base = {n: g for n, g in gradients(layer, case).items() if g.dtype.kind == "f"}
+    except LayerFailure:
+        return {}
+    tops = {n: float(np.max(np.abs(g[np.isfinite(g)]), initial=0.0)) for n, g in base.items()}
+    noise = np.concatenate([np.full(g.size, 64 * _eps(g) * (tops[n] or 1.0)) for n, g in base.items()] or [np.ones(0)])
+
+    def along(step: float) -> Array:
+        primals = {n: (a * (1 + step * turns[n])).astype(a.dtype) for n, a in case.primals.items() if _floating(a)}
+        moved = tuple((a * (1 + step * w)).astype(a.dtype) if _floating(a) else a for a, w in zip(v, twists))
+        try:
+            there = gradients(layer, case.but(primals={**case.primals, **primals}, cotangents=moved))
+        except LayerFailure:
+            return np.full(noise.size, np.nan)
+        return np.concatenate([np.asarray(there[n], float).ravel() for n in base])
+
+    found = (
+        next((j for j in (largest_jump(along, reach, noise) for reach in _REACHES) if j), None) if noise.size else None
+    )
+    if found is None:
+        return {}
+    parts = np.split(np.abs(found.change), np.cumsum([g.size for g in base.values()])[:-1])
+    sizes = {n: float(part.max(initial=0.0)) for n, part in zip(base, parts)}
+    return {n: np.full(g.shape, sizes[n]) for n, g in base.items() if sizes[n] <= _UNFINISHED * tops[n]}
+
+
+def _floating(array: Array) -> bool:
+    return bool(np.asarray(array).dtype.kind in "fc")
+
+
+def stored(layer: Layer, rng: np.random.Generator, part: float | None = None) -> Layer:
+    """The layer with what forward saves moved by a unit in the last place, or that part of itself, as if rounded so.
+
+    Where a softmax has settled on one item, the gradient p (g - sum p g) is what the rounding of p leaves, and no
+    change of the primals shows it.
+    """
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return nudge(value, rng, part)
+        if type(value) in (tuple, list):
+            return type(value)(moved(item) for item in value)
+        return {key: moved(item) for key, item in value.items()} if type(value) is dict else value
+
+    def forward(*primals: Array, **options: Any) -> tuple[Any, Any]:
+        outputs, saved = layer.forward(*primals, **options)
+        return outputs, moved(saved)
+
+    return layer.derive(forward=forward)
+
+
+def _terms(layer: Layer, case: Case, primal: str) -> float:
+    """Size of the terms of which a gradient is a sum, also where both they and the outputs cancel.
+
+    Primals that move by a thousandth of themselves move each term by about as much.
+    """
+    part, rng = 1e-3, case.rng(6)
+    moved = case.but(primals={n: nudge(a, rng, part) for n, a in case.primals.items()})
+    try:
+        change = np.abs(gradients(layer, moved)[primal] - gradients(layer, case)[primal])
+    except LayerFailure:
+        return 0.0
+    return float(np.max(change[np.isfinite(change)], initial=0.0)) / part
+
+
+def nudge(array: Array, rng: np.random.Generator, part: float | None = None, zeros: bool = False) -> Array:
+    """The array with each entry moved by -1, 0 or +1 unit in the last place, or that part of itself.
+
+    With `zeros`, small entries and zeros move by as much as the largest entry does, or 1 where all are 0.
+    """
+    if array.dtype.kind not in "fc":
+        return array
+    eps = np.finfo(array.real.dtype).eps if part is None else part
+    turns = eps * rng.integers(-1, 2, array.shape)
+    if zeros:
+        return np.asarray(array + turns * (np.max(np.abs(array), initial=0.0) or 1.0)).astype(array.dtype)
+    return (array * (1 + turns)).astype(array.dtype)
+
+
+def shifted(array: Array) -> Array:
+    """The array with each entry of a floating one moved by a thousandth of itself, or of 1 where that is more."""
+    if array.dtype.kind not in "fc":
+        return array
+    return (array + 1e-3 * np.maximum(np.abs(array), 1.0)).astype(array.dtype)
+
+
+def natural_size(layer: Layer, case: Case, primal: str) -> float:
+    """Size of the terms that a gradient is a sum of, also where they cancel: |v y| / |x|."""
+    outputs = evaluate.run(layer, evaluate.copies(case.primals), case.options).outputs
+    loudness = sum(float(np.abs(v * y).sum()) for v, y in zip(case.cotangents or (), outputs) if y.dtype.kind in "fc")
+    return loudness / size(case.primals[primal]) if np.isfinite(loudness) else 0.0
+
+
+def size(array: Array) -> float:
+    """Root mean square of the entries, 1 where that is 0."""
+    x = np.abs(np.asarray(array))
+    return (float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) if x.size else 0.0) or 1.0
+
+
+def _tiny(array: Array) -> float:
+    return float(np.finfo(array.real.dtype).tiny) if array.dtype.kind in "fc" else 0.0
+
+
+def narrow(case: Case) -> bool:
+    """Whether a primal has a type whose range everyday numbers overflow: float16 ends at 65,504."""
+    return any(a.dtype.kind == "f" and np.finfo(a.dtype).max < 1e6 for a in case.primals.values())
+
+
+def _unit(layer: Layer, case: Case, array: Array) -> float:
+    """Of the arithmetic behind an array: what came in with few digits, or was computed with few, may go out in more."""
+    given = [_eps(np.asarray(a)) for a in (*case.primals.values(), *(case.cotangents or ()))]
+    return max(_eps(array), *given, float(getattr(layer.hooks.reference, "eps", 0.0)), layer.declared.accuracy)
+
+
+def _eps(array: Array) -> float:
+    return float(np.finfo(array.real.dtype).eps) if array.dtype.kind in "fc" else 0.0
+
+
+def _finding(name: str, kind: str, what: str, case: Case, comparison: Comparison) -> Finding:
+    where = comparison.worst
+    a, b = comparison.analytic[where], comparison.numerical[where]
+    place = f"{comparison.primal}{list(where) if where else ''}"
+    ratio = comparison.ratio[comparison.wrong]
+    severity = float(np.max(np.where(np.isfinite(ratio), ratio, np.inf)))
+    message = f"{what}, the gradient of {comparison.primal} changes: at {place} it is {a:.6g} instead of {b:.6g}"
+    scalar, remainder = best_ratio(
+        *(np.nan_to_num(np.asarray(x).real.ravel().astype(float)) for x in (comparison.analytic, comparison.numerical))
+    )
+    facts = {"ratio": scalar, "remainder": remainder, "wrong": int(comparison.wrong.sum()), "what": what}
+    return Finding(name, kind, comparison.primal, message, case, comparison, severity, facts)
+
+
+def pulled(
+    layer: Layer, case: Case, evaluation: evaluate.Evaluation, cotangents: Callable[[], tuple[Array, ...]]
+) -> dict[str, Array]:
+    """Usable gradients from an open evaluation."""
+    return usable(layer, case, evaluation.pull(cotangents()))
+
+
+def copied(arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Fresh copies of cotangents."""
+    return tuple(np.array(a) for a in arrays)

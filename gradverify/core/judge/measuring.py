@@ -1,0 +1,212 @@
+"""What is measured along an entry: single steps first, which settle most; then the ladder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from gradverify.core.differentiate import ladder
+from gradverify.core.differentiate.central import NOISE_FACTOR, best_step, central
+from gradverify.core.differentiate.chain import abreast, chain
+from gradverify.core.differentiate.sides import TINY, finer_scales
+from gradverify.core.judge.plain import APART, FAINT, FIRM, JUMP, UNDECLARED, Sweep, judge
+from gradverify.core.nouns.case import Array
+from gradverify.core.nouns.comparison import AGREES, DISAGREES, UNRESOLVED, Estimate
+
+FINE = 4e-9  # a single step decides only where its bound is below this share of the largest entry
+UPWARD = ladder.RATIO ** np.arange(8.0)  # steps from the best one upward, each RATIO times the one before
+SKIPPED = 2  # at the most, of the first ones
+DOWNWARD = ladder.RATIO ** -np.arange(1.0, 5.0)  # and from there downward
+TINIEST = 2.0 ** -np.array([12.0, 18.0, 24.0, 30.0])  # natural steps over which the outputs change by the same ...
+STEADY, JUMPS = 0.9, 16  # ... to this share, where forward jumps; entries that are looked at
+SHEER = 2.0**-44  # natural steps, some units in the last place, over which nothing but a jump changes by as much ...
+MODEST = 1e3  # ... unless values are larger than this: a transition between scores of 1e10 is steeper
+TALL = 1e-3  # of the outputs: a forward that iterates to a tolerance jumps by less
+SMALL = 1e-3  # of the natural step: an entry below may be far from what its primal's scale tells
+LARGE = (1.0, 2.0**-4, 2.0**-8)  # relative steps at which to ask whether anything moves at all
+
+
+def single_steps(sweep: Sweep, todo: Array, step: float | None) -> tuple[Array, Array]:
+    """Settle what single steps can, at two forwards for each entry and step.
+
+    First the step that was given, then from the best one upward: noise shrinks as the step grows. Where truncation
+    is in the way, from there downward. Where no output moves at the best step, only a large one can tell.
+
+    Returns
+    -------
+    the entries that are left, and for each how many times its noise the disagreement is, at the least, shape (n,)
+    """
+    point, analytic = sweep.point, sweep.analytic
+    first = best_step(point.eps) * ladder.RATIO ** _loud(sweep, todo)
+    ways = first * UPWARD, first * DOWNWARD
+    given = () if step is None else (np.array([max(step, 8 * point.eps)]),)
+    doubt = np.full(todo.size, np.inf)
+    for steps in (*given, *ways):
+        if todo.size == 0:
+            break
+        fine = FINE * sweep.scale[todo]
+        found = chain(point, todo, analytic, steps, fine)
+        value, noise, decided = analytic[todo] + found.error, found.noise, found.noise <= fine
+        if steps is ways[0]:
+            if found.still.any():
+                _still(sweep, todo[found.still])
+            if found.through.any():
+                decided |= found.through & (judge(analytic[todo], value, noise, sweep.scale[todo]) == AGREES)
+        sweep.store(todo[decided], value[decided], noise[decided], AGREES)
+        left = sweep.verdicts[todo] != AGREES
+        todo, doubt = todo[left], np.minimum(doubt, found.doubt)[left]
+    return todo, doubt
+
+
+def _loud(sweep: Sweep, entries: Array) -> int:
+    """How many steps to leave out from the best one upward, since outputs as large as these are rounded too coarsely
+    to decide there.
+    """
+    if entries.size == 0:
+        return 0
+    point = sweep.point
+    bound = NOISE_FACTOR * point.eps * point.loudness / (4 * best_step(point.eps) * point.scale[entries])
+    excess = bound / (FINE * sweep.scale[entries])
+    most = entries.size // 2  # entries that may stay behind
+    return sum(int(np.count_nonzero(excess <= ladder.RATIO**k) <= most) for k in range(SKIPPED))
+
+
+def _still(sweep: Sweep, entries: Array) -> None:
+    """Settle entries that move no output, not even by a large step: saturated, switched off, not used."""
+    first = 0
+    while entries.size and first < len(LARGE):
+        steps = np.array(LARGE[first : first + abreast(sweep.point, entries.size, first)])
+        first += steps.size
+        estimate, _, moved = central(sweep.point, entries, steps, sweep.analytic)
+        for quiet, noise in zip(~moved, estimate.rounding):
+            at, bound = entries[quiet], noise[quiet]
+            verdicts = judge(sweep.analytic[at], 0.0, bound, sweep.floor(at, 0.0))
+            better = (verdicts == AGREES) & (bound < sweep.bound[at])
+            sweep.store(at[better], 0.0, bound[better], AGREES)
+        entries = entries[moved.all(axis=0)]
+
+
+def climb(sweep: Sweep, todo: Array) -> None:
+    """Ladder on what single steps left open; wider, finer or one-sided where the natural scale says nothing."""
+    if todo.size == 0:
+        return
+    point, known, every = sweep.point, sweep.analytic, todo
+    rate, noise = ladder.quotients(point, todo, known[todo])
+    measured(sweep, todo, ladder.chosen(point, todo, known[todo], rate, noise))
+    left = sweep.verdicts[todo] == UNRESOLVED
+    todo = todo[left]
+    if todo.size:  # what is rounded inside may make a ladder doubt its smaller steps, and larger ones tell
+        measured(sweep, todo, ladder.chosen(point, todo, known[todo], rate[left], noise[left], wary=True))
+        todo = sweep.among(todo, UNRESOLVED)
+    tiny = todo[point.scale[todo] < TINY]  # steps relative to a tiny entry may be far below the length scale
+    if tiny.size:
+        measured(sweep, tiny, ladder.entrywise(point, tiny, known[tiny], scale=np.ones(tiny.size)))
+    for finer in finer_scales(point):
+        todo = todo[~np.isfinite(sweep.bound[todo])]
+        if todo.size:
+            wary = point.grid is not None
+            measured(sweep, todo, ladder.entrywise(point, todo, known[todo], scale=finer[todo], wary=wary))
+    for side in (+1, -1):  # the edge of a domain has one side only
+        todo = todo[~np.isfinite(sweep.bound[todo])]
+        if todo.size:
+            measured(sweep, todo, ladder.entrywise(point, todo, known[todo], side=side))
+    _closer(sweep, every)
+    _jumping(sweep, every[(sweep.verdicts[every] == DISAGREES) | ~np.isfinite(sweep.bound[every])])
+
+
+def _jumping(sweep: Sweep, entries: Array) -> None:
+    """Name what has no slope because forward jumps there: the change does not shrink with the step.
+
+    Such a change over a step is a slope as well, and next to one of 1e50, as where a softmax of scores as large has a
+    tie, the slopes of all steps look alike. Where the first entries do not jump the others are not looked at.
+    """
+    for some in (entries[:JUMPS], entries[JUMPS:]):
+        if some.size and not _jumped(sweep, some):
+            return
+
+
+def _jumped(sweep: Sweep, entries: Array) -> bool:
+    """Settle those of some entries that jump; whether there are any."""
+    steps = np.multiply.outer(sweep.point.scale[entries], TINIEST)
+    moved = sweep.point.slopes(np.repeat(entries, TINIEST.size), steps.ravel(), -steps.ravel(), TINIEST.size)
+    change = np.abs(moved.change).reshape(steps.shape)
+    jumps = (change.min(axis=1) > STEADY * change.max(axis=1)) & (change.max(axis=1) > 0)
+    sweep.settle(entries[jumps], UNRESOLVED, JUMP)
+    if jumps.any() and not sweep.point.layer.declared.jumps:
+        torn = _torn(sweep, entries[jumps], change[jumps].max(axis=1))
+        sweep.settle(entries[jumps][torn], UNRESOLVED, UNDECLARED)
+    return bool(jumps.any())
+
+
+def _torn(sweep: Sweep, entries: Array, change: Array) -> Array:
+    """Which jumps are no steep slope, and no step between two levels, whose slope is 0 by everybody's convention.
+
+    Parameters
+    ----------
+    change : over steps at which it no longer shrinks, shape (n,)
+    """
+    point = sweep.point
+    sizes = [float(np.max(np.abs(a), initial=0.0)) for a in point.primals.values() if a.dtype.kind in "fc"]
+    if point.grid is not None or max(sizes, default=0.0) > MODEST:
+        return np.zeros(entries.size, bool)
+    least, beside = SHEER * point.scale[entries], TINIEST[0] * point.scale[entries]
+    sheer = np.abs(point.slopes(entries, least, -least).change) > STEADY * change
+    flat = sweep.analytic[entries] == 0
+    for side in (1.0, -1.0):
+        flat &= ~point.slopes(entries, side * 2 * beside, side * beside).moved
+    return np.asarray(sheer & ~flat & (change > TALL * point.loudness))
+
+
+def _closer(sweep: Sweep, entries: Array) -> None:
+    """Look again, at steps of its own size, at what disagrees and is far smaller than the rest of its primal.
+
+    An even function such as 1/x^2 differences to 0 across its pole, and looks converged. Of two estimates that
+    exclude each other the one at smaller steps is right: a larger step counts while it agrees with smaller ones.
+    """
+    own = np.abs(sweep.point.values)
+    wrong = sweep.among(entries, DISAGREES)
+    small = wrong[(own[wrong] > 0) & (own[wrong] < SMALL * sweep.point.scale[wrong])]
+    if small.size == 0:
+        return
+    close = ladder.entrywise(sweep.point, small, sweep.analytic[small], scale=own[small].astype(float))
+    apart = np.abs(close.value - sweep.numerical[small]) > close.bound + sweep.bound[small]
+    measured(
+        sweep, small[apart], Estimate(*(part[apart] for part in (close.value, close.truncation, close.rounding))), True
+    )
+
+
+def measured(sweep: Sweep, entries: Array, estimate: Estimate, anyway: bool = False) -> None:
+    """Keep estimates that are better than what is known, or all of them."""
+    value, bound = np.asarray(estimate.value, float), np.asarray(estimate.bound, float)
+    better = (bound < sweep.bound[entries]) | anyway
+    entries, value, bound = entries[better], value[better], bound[better]
+    sweep.widen(entries, value)
+    known = sweep.analytic[entries]
+    verdicts = judge(known, value, bound, sweep.floor(entries, value))
+    sweep.store(entries, value, bound, verdicts)
+    faint = np.abs(value - known) <= 4 * sweep.point.inner / sweep.point.scale[entries]
+    sweep.settle(entries[faint & (verdicts == DISAGREES)], UNRESOLVED, FAINT)
+
+
+def allow(sweep: Sweep, wrong: Array, allowance: Callable[[bool], Array]) -> Array:
+    """Add the rounding of the backward itself to the bound, unless it is so large that it would hide anything.
+
+    Where primals are so large that their last place is no small step, it settles nothing and leaves nothing wrong.
+
+    Returns the entries that still disagree.
+    """
+    if wrong.size == 0:
+        return wrong
+    point = sweep.point
+    cap = 1e-4 * np.maximum(sweep.scale[wrong], point.loudness / point.scale[wrong])
+    error = np.abs(sweep.numerical[wrong] - sweep.analytic[wrong])
+    extra = allowance(bool((error <= cap).any()))[wrong]
+    apart = (error <= extra) & np.isfinite(extra) & ladder.coarse(point)
+    extra = np.where(np.isfinite(extra) & (extra <= cap), extra, 0.0)
+    sweep.bound[wrong] += extra
+    pardoned = error <= FIRM * sweep.bound[wrong]
+    sweep.settle(wrong[pardoned], UNRESOLVED)
+    sweep.settle(wrong[error <= sweep.bound[wrong]], AGREES)
+    sweep.settle(wrong[apart & ~pardoned], UNRESOLVED, APART)
+    return wrong[~pardoned & ~apart]

@@ -1,0 +1,175 @@
+"""Derivatives at neighbours of a point: whether an entry sits where several kinks meet.
+
+Where many units of a network are exactly at their kink, the derivative along one entry can be
+smooth and still differ from every right backward, which picks one slope for each unit. What a
+backward may return there is bounded by the derivatives nearby (the generalised gradient of
+F. H. Clarke, "Optimization and Nonsmooth Analysis", 1983).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from gradverify.core.differentiate.bends import reach
+from gradverify.core.differentiate.central import NOISE_FACTOR, central
+from gradverify.core.differentiate.point import Point
+from gradverify.core.evaluate import LayerFailure
+from gradverify.core.judge.dispute import Answer, Dispute
+from gradverify.core.judge.table import add
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.comparison import DISAGREES, KINK, UNRESOLVED
+
+_STEP = 0.01  # of their distance, for the slopes at neighbours
+_BESIDE = 0.02  # of that distance: an entry among its ties, and yet not on its own kink
+_APART = (-0.9, 0.2)  # powers of 10 of that distance: others are out of reach of a step from beside, _NEARER too
+_NEARER = 8.0  # how much nearer other neighbours are, that tell a kink from curvature
+_FIRST, _MORE = 12, 24  # neighbours that tell whether there is a kink; those that span its slopes
+_RANKS = 48, 200  # places among its ties that an entry is put in, where it has many: at least, at most
+
+Offset = Callable[[int], Array]  # the k-th neighbour, shape (P,), in natural steps
+
+
+def neighbours(
+    point: Point, case: Case, entries: Array, offset: Offset, count: int, nearer: float = 1.0
+) -> tuple[Array, Array]:
+    """Central differences at neighbours and their rounding, shape (count, n); NaN where not finite."""
+    far = reach(point)
+    found, rounding = (np.full((count, entries.size), np.nan) for _ in range(2))
+    for k in range(count):
+        moved = dict(point.primals)
+        step = far / nearer * point.scale * offset(k)
+        for slot in point.slots:
+            part = step[slot.start : slot.stop].reshape(slot.shape)
+            part = part[..., 0] + 1j * part[..., 1] if slot.complex else part
+            moved[slot.name] = (point.primals[slot.name] + part).astype(point.primals[slot.name].dtype)
+        try:
+            there = Point(point.layer, case.but(primals=moved), None, point.memory)
+            there.scale = point.scale  # what was zero is tiny now, and no measure of a step
+            estimate, _, _ = central(there, entries, _STEP * far)
+        except LayerFailure:  # beyond the edge of a domain
+            continue
+        finite = np.isfinite(estimate.rounding)
+        found[k], rounding[k] = (np.where(finite, a, np.nan) for a in (estimate.value, estimate.rounding))
+    return found, rounding
+
+
+def _scattered(case: Case, size: int, entries: Array, stream: int) -> Offset:
+    """Neighbours at random, and where backwards make their choices among ties, which are rare at random.
+
+    The first or the last of some tied entries wins, or one in question is the largest, the smallest or in the middle.
+    """
+
+    def offset(k: int) -> Array:
+        rng = np.random.default_rng([case.seed, stream, k])
+        at_random: Array = rng.choice([-1.0, 1.0], size) * 10.0 ** rng.uniform(*_APART, size)
+        if k % 6 == 2:
+            at_random[entries] = _BESIDE * rng.choice([-1.0, 1.0], entries.size)
+        elif k % 6 == 3:
+            at_random[entries] = rng.choice([-1.0, 1.0], entries.size) * rng.uniform(2.0, 4.0, entries.size)
+        elif k % 6 == 4:
+            at_random = rng.choice([-1.0, 1.0]) * (1.0 + np.arange(size))
+        return at_random
+
+    return offset
+
+
+def _ranked(case: Case, values: Array, entry: int) -> tuple[Offset, int]:
+    """Neighbours where an entry comes after few, some or most of those that are tied with it, and how many to try."""
+    tied = np.flatnonzero(values == values[entry])
+    tied = tied[tied != entry]
+    count = min(max(_RANKS[0], tied.size + 1), _RANKS[1])
+
+    def offset(k: int) -> Array:
+        rng = np.random.default_rng([case.seed, 24, k])
+        distance: Array = rng.choice([-1.0, 1.0], values.size) * 10.0 ** rng.uniform(*_APART, values.size)
+        below = round(tied.size * k / (count - 1))
+        order = rng.permutation(tied)
+        distance[order] = np.abs(distance[order])
+        distance[order[:below]] *= -1.0
+        distance[entry] = _BESIDE
+        return distance
+
+    return offset, count
+
+
+@add(
+    "neighbours",
+    "kinks meet here, and backward gives a slope within those nearby",
+    cost=1000,
+    applies=lambda d: d.case is not None and d.bends,
+)
+def kinks_meet(dispute: Dispute) -> Answer:
+    """A kink where it lies within the slopes nearby, and unresolved where it nearly does."""
+    point, case, entries, analytic, numerical = (
+        dispute.point,
+        dispute.case,
+        dispute.entries,
+        dispute.analytic,
+        dispute.numerical,
+    )
+    assert case is not None
+    verdicts = np.full(dispute.size, DISAGREES, np.int8)
+    gap = np.abs(analytic - numerical)
+    slopes, kinked = _looked(point, case, entries, numerical, gap, _scattered(case, point.size, entries, 21), _FIRST)
+    for k in np.flatnonzero(~kinked & _crowded(point, entries)):
+        one = slice(k, k + 1)
+        ranked, count = _ranked(case, point.values, int(entries[k]))
+        found, kinked[one] = _looked(point, case, entries[one], numerical[one], gap[one], ranked, count)
+        if not kinked[k]:
+            break  # there is a finding whatever the others say
+        slopes = np.concatenate([slopes, np.full((count, entries.size), np.nan)])
+        slopes[-count:, one] = found
+    chosen = np.flatnonzero(kinked)
+    if chosen.size == 0:
+        return Answer(verdicts)
+    scattered = _scattered(case, point.size, entries[chosen], 22)
+    more = np.concatenate([slopes[:, chosen], neighbours(point, case, entries[chosen], scattered, _MORE)[0]])
+    low, high = np.nanmin(more, axis=0), np.nanmax(more, axis=0)
+    width = high - low
+    near = 0.02 * gap[chosen] + 1e-6 * np.abs(numerical[chosen])
+    values = analytic[chosen]
+    inside = (values >= low - near) & (values <= high + near)
+    several = np.array([_distinct(column, 0.05 * w) > 2 for column, w in zip(more.T, width)])
+    outside = ~inside & several & (values >= low - width) & (values <= high + width)
+    # slopes of steps this small may be the rounding of what is inside, and no output tells
+    hidden = NOISE_FACTOR * point.unseen / (_STEP * reach(point) * point.scale[entries[chosen]])
+    sure = width > 2 * hidden
+    verdicts[chosen] = np.where(inside & sure, KINK, np.where(outside | inside, UNRESOLVED, DISAGREES))
+    return Answer(verdicts)
+
+
+def _looked(
+    point: Point, case: Case, entries: Array, numerical: Array, gap: Array, offset: Offset, count: int
+) -> tuple[Array, Array]:
+    """Slopes at neighbours, shape (count, n), and whether they tell a kink, shape (n,).
+
+    They differ from the slope at the point, and as much at nearer neighbours: those of a kink do, those of a
+    smooth curve do not.
+    """
+    far, rounding = neighbours(point, case, entries, offset, count)
+    with np.errstate(all="ignore"):
+        kinked = np.nanmax(np.abs(far - numerical) - rounding, axis=0, initial=0.0) > 0.02 * gap
+    if not kinked.any():
+        return far, kinked
+    near, rounding = neighbours(point, case, entries, offset, count, nearer=_NEARER)
+    with np.errstate(all="ignore"):
+        spread, wide = (
+            np.nanmax(a, axis=0, initial=-np.inf) - np.nanmin(a, axis=0, initial=np.inf) for a in (near, far)
+        )
+        abrupt = spread - 2 * np.nanmax(rounding, axis=0, initial=0.0) > 0.5 * wide
+    return far, kinked & abrupt
+
+
+def _crowded(point: Point, entries: Array) -> Array:
+    """Whether each entry has the value of at least two others, shape (n,)."""
+    _, inverse, counts = np.unique(point.values, return_inverse=True, return_counts=True)
+    many: Array = counts[inverse.ravel()[entries]] > 2
+    return many
+
+
+def _distinct(values: Array, tolerance: float) -> int:
+    """Number of clusters of values further apart than the tolerance."""
+    ordered = np.sort(values[np.isfinite(values)])
+    return 1 + int(np.sum(np.diff(ordered) > tolerance)) if ordered.size else 0

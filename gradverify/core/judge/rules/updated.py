@@ -1,0 +1,34 @@
+"""A gradient that is read from an update: the weight before minus after, over the rate.
+
+The subtraction rounds it to eps |w| / rate. This rounding is known and not measured, so it counts also where it is
+larger than the gradient itself.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradverify.core.judge.dispute import Answer, Dispute, answer
+from gradverify.core.judge.table import add
+
+_ROUNDINGS = 4.0  # of the weight before and after, of the difference, and of the quotient
+
+
+def _applies(dispute: Dispute) -> bool:
+    return dispute.point.layer.hooks.grain is not None and dispute.case is not None
+
+
+@add(
+    "updated",
+    "the gradient is read from an update, and rounded by the weight that it was taken from",
+    cost=0,
+    applies=_applies,
+)
+def updated(dispute: Dispute) -> Answer:
+    """Which gaps are no larger than eps |w| / rate."""
+    point, case, found = dispute.point, dispute.case, np.zeros(dispute.size, bool)
+    grains = point.layer.hooks.grain(case.primals) if case is not None and point.layer.hooks.grain is not None else {}
+    for slot in (s for s in point.slots if s.name in grains):
+        inside = (dispute.entries >= slot.start) & (dispute.entries < slot.stop)
+        found |= inside & (dispute.gap <= dispute.bound + _ROUNDINGS * grains[slot.name])
+    return answer(found)

@@ -1,0 +1,118 @@
+"""The ordered table of rules, and how a dispute goes through it.
+
+A rule looks at entries that disagree and may take some out of the dispute, as a kink or as unresolved. No rule can
+turn an entry into one that agrees: only a measurement can.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradverify.core.declare.registry import Registry
+from gradverify.core.evaluate import LayerFailure
+from gradverify.core.judge.dispute import Answer, Dispute
+from gradverify.core.nouns.case import Array
+from gradverify.core.nouns.comparison import DISAGREES, KINK, UNRESOLVED
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One reason for which an entry that looks wrong may be right.
+
+    Attributes
+    ----------
+    name : short identifier; reports print it
+    says : the reason in one clause that a user can read, after "unresolved:" or "kink:"
+    asks : ``(dispute) -> Answer``
+    cost : forwards for each entry, about; dear rules are asked last
+    applies : whether it may be asked at all
+    """
+
+    name: str
+    says: str
+    asks: Callable[[Dispute], Answer]
+    cost: int
+    applies: Callable[[Dispute], bool] = lambda dispute: True
+
+
+rules: Registry[Rule] = Registry("rule", "gradverify.rules")
+
+
+def add(
+    name: str, says: str, *, cost: int, applies: Callable[[Dispute], bool] = lambda dispute: True
+) -> Callable[[Callable[[Dispute], Answer]], Callable[[Dispute], Answer]]:
+    """Register a function as a rule: a decorator."""
+
+    def decorate(asks: Callable[[Dispute], Answer]) -> Callable[[Dispute], Answer]:
+        rules.add(name, Rule(name, says, asks, cost, applies))
+        return asks
+
+    return decorate
+
+
+def ordered() -> list[Rule]:
+    """Every rule, the cheapest first."""
+    return sorted((rules.get(name) for name in rules.names()), key=lambda rule: (rule.cost, rule.name))
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a dispute; every array has shape (n,).
+
+    Attributes
+    ----------
+    verdicts : KINK, UNRESOLVED or DISAGREES
+    reasons : name of the rule that decided, "" where none did
+    numerical, bound : the best values that were found on the way
+    """
+
+    verdicts: Array
+    reasons: Array
+    numerical: Array
+    bound: Array
+
+
+def tried(dispute: Dispute) -> Outcome:
+    """The dispute before every rule, until nothing is left of it."""
+    n = dispute.size
+    found = Outcome(
+        np.full(n, DISAGREES, np.int8), np.full(n, "", object), dispute.numerical.copy(), dispute.bound.copy()
+    )
+    left = np.arange(n)
+    for rule in ordered():
+        if not dispute.size:
+            break
+        if not rule.applies(dispute):
+            continue
+        told = asked(rule, dispute)
+        if told.numerical is not None and told.bound is not None:
+            dispute.numerical, dispute.bound = told.numerical, told.bound
+            found.numerical[left], found.bound[left] = told.numerical, told.bound
+        settled = told.verdicts != DISAGREES
+        found.verdicts[left[settled]] = told.verdicts[settled]
+        found.reasons[left[settled]] = rule.name
+        left = left[~settled]
+        dispute = dispute.only(~settled)
+    return found
+
+
+def asked(rule: Rule, dispute: Dispute) -> Answer:
+    """The rule's answer; one that fails, or answers what no rule may, is named, and takes nothing out."""
+    nothing = Answer(np.full(dispute.size, DISAGREES, np.int8))
+    try:
+        with np.errstate(all="ignore"):
+            told = rule.asks(dispute)
+            legal = np.isin(told.verdicts, (KINK, UNRESOLVED, DISAGREES)).all()
+            if np.shape(told.verdicts) == (dispute.size,) and legal:
+                return told
+        why = "it may answer kink, unresolved or disagrees, one for each entry"
+    except LayerFailure:
+        raise
+    except Exception as error:  # noqa: BLE001  somebody's rule must cost neither a report nor a finding
+        why = f"{type(error).__name__}: {error}"
+    warnings.warn(f"the rule {rule.name!r} failed, and excuses nothing: {why}", RuntimeWarning, stacklevel=2)
+    return nothing

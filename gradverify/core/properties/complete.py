@@ -1,0 +1,75 @@
+"""Completeness: the code runs, and gives a finite gradient of the right shape for every primal."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradverify.core import evaluate
+from gradverify.core.declare.layer import Layer
+from gradverify.core.evaluate.failures import COMPLETE, failed
+from gradverify.core.judge import exact
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.properties import Property, add
+
+
+def holds(layer: Layer, case: Case) -> Outcome:
+    """Forward and backward run; a key for each primal; shapes and types fit; no NaN from finite values."""
+    case, outputs = evaluate.completed(layer, case)
+    raw = evaluate.gradients(layer, case.primals, case.options, case.cotangents or ())
+    good, bad = evaluate.usable(layer, case, raw)
+    findings = [failed(case, failure) for failure in bad]
+    finite = all(np.isfinite(y).all() for y in outputs if y.dtype.kind in "fc")
+    undefined = _undefined(layer, case, good) if finite else set()
+    for name, gradient in good.items():
+        found = not_a_number(name, gradient, case) if name in undefined else None
+        found = found or _low(name, gradient, case, outputs)
+        if found is not None:
+            findings.append(found)
+    return Outcome(COMPLETE, tuple(findings), entries=len(layer.differentiable))
+
+
+def _undefined(layer: Layer, case: Case, good: dict[str, Array]) -> set[str]:
+    """Names of gradients that are NaN, and not only because of a narrow range: the property precision tells those."""
+    names = {name for name, gradient in good.items() if np.isnan(gradient).any()}
+    if not names or not exact.narrow(case):
+        return names
+    wide = case.but(primals=evaluate.cast(case.primals, np.float64))
+    try:
+        raw = evaluate.gradients(layer, wide.primals, case.options, case.cotangents or ())
+    except evaluate.LayerFailure:
+        return names
+    there = evaluate.usable(layer, wide, raw)[0]
+    return {name for name in names if name in there and np.isnan(there[name]).any()}
+
+
+def not_a_number(name: str, gradient: Array, case: Case) -> Finding | None:
+    """NaN is no gradient; infinities are left to the comparison, which can see a vertical slope."""
+    nan = np.isnan(gradient)
+    if not nan.any():
+        return None
+    where = [int(k) for k in np.argwhere(nan)[0]]
+    message = (
+        f"the gradient of {name} is NaN at {name}{where if where else ''} "
+        f"({int(nan.sum())} of {gradient.size} entries), although all outputs are finite there"
+    )
+    facts = {"index": where, "value": float(np.real(case.primals[name][tuple(where)]))}
+    return Finding(COMPLETE, "nan", name, message, case, facts=facts)
+
+
+def _low(name: str, gradient: Array, case: Case, outputs: tuple[Array, ...]) -> Finding | None:
+    """A gradient in a lower precision than its primal and the outputs loses digits for nothing."""
+    primal = np.asarray(case.primals[name])
+    floats = [y.dtype for y in outputs if y.dtype.kind in "fc"]
+    if gradient.dtype.kind not in "fc":
+        return Finding(COMPLETE, "dtype", name, f"the gradient of {name} has the type {gradient.dtype}", case)
+    width = np.finfo(gradient.dtype).bits
+    if floats and width < min(np.finfo(primal.dtype).bits, *(np.finfo(t).bits for t in floats)):
+        message = (
+            f"the gradient of {name} is {gradient.dtype}, while {name} is {primal.dtype} and the output {floats[0]}"
+        )
+        return Finding(COMPLETE, "dtype", name, message, case)
+    return None
+
+
+add(Property(COMPLETE, "the code runs and gives a finite gradient of the right shape for every primal", holds))

@@ -1,0 +1,114 @@
+"""Forward mode: a JVP rule agrees with central differences and with the pullback, <u, Jv> = <J^T u, v>."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gradverify.core import evaluate
+from gradverify.core.declare.layer import Layer
+from gradverify.core.differentiate import ladder
+from gradverify.core.differentiate.point import Point
+from gradverify.core.evaluate import LayerFailure
+from gradverify.core.evaluate.foreign import array
+from gradverify.core.judge import exact
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.properties import Property, add, gradient
+
+NAME = "forward_mode"
+
+
+def applies(layer: Layer) -> str | None:
+    return None if layer.hooks.jvp is not None else "no forward-mode rule is declared (jvp=...)"
+
+
+def holds(layer: Layer, case: Case) -> Outcome:
+    """Contract the JVP with the cotangent, and compare with the ladder and with the pullback.
+
+    At a kink a rule may give any slope between those of the two sides. Where it gives what the pullback gives,
+    the property gradient judges both.
+    """
+    case, reason = exact.ready(layer, case)
+    if reason is not None or layer.hooks.jvp is None:
+        return Outcome(NAME, skipped=reason)
+    point = Point(layer, case)
+    rng = case.rng(9)
+    direction = point.scale * rng.choice([-1.0, 1.0], point.size) * rng.uniform(1.0, 2.0, point.size)
+    forward, reverse = _pushed(layer, case, point, direction), _pulled(layer, case, point, direction)
+    try:
+        estimate = ladder.directional(point, direction)
+    except LayerFailure:
+        return Outcome(NAME, skipped="no step along the direction comes through: a domain ends at the point")
+    slack = float(estimate.bound[0]) + 1e4 * point.eps * max(abs(forward), point.loudness)
+    numerical = float(estimate.value[0])
+    right = not abs(forward - numerical) > slack
+    if abs(forward - reverse) <= _rounding(layer, case, point, direction, forward, reverse):
+        if right or not gradient.holds(layer, case).findings:
+            return Outcome(NAME, entries=1)
+    elif not _smooth(point, direction):
+        return Outcome(NAME, skipped="along the direction there is a kink, at which rules may differ")
+    found = (
+        _finding(case, "<u, Jv>", forward, "<J^T u, v>", reverse, slack)
+        if right
+        else _finding(case, "the forward-mode rule", forward, "the numerical derivative", numerical, slack)
+    )
+    return Outcome(NAME, (found,), entries=1)
+
+
+def _pushed(layer: Layer, case: Case, point: Point, direction: Array) -> float:
+    """<v, J direction> by the forward-mode rule."""
+    assert layer.hooks.jvp is not None
+    raw = evaluate.guarded(
+        "jvp", layer.hooks.jvp, evaluate.copies(case.primals), _tangents(point, direction), **case.options
+    )
+    parts = raw if isinstance(raw, (tuple, list)) else (raw,)
+    pushed = [evaluate.guarded("jvp", array, part, "a tangent that jvp returned", "jvp", "outputs") for part in parts]
+    return float(sum(np.real(np.vdot(v, t)) for v, t in zip(case.cotangents or (), pushed)))
+
+
+def _pulled(layer: Layer, case: Case, point: Point, direction: Array) -> float:
+    """The same by the pullback."""
+    return float(np.nansum(point.vector(exact.gradients(layer, case)) * direction))
+
+
+def _rounding(layer: Layer, case: Case, point: Point, direction: Array, forward: float, reverse: float) -> float:
+    """How far both may be apart by rounding; measured, on primals moved by a unit in the last place, only if they are
+    further apart than a few digits.
+    """
+    bound = 1e6 * point.eps * max(abs(forward), abs(reverse), point.loudness * point.eps)
+    if abs(forward - reverse) <= bound:
+        return bound
+    rng, spread = case.rng(11), 0.0
+    for _ in range(4):
+        moved = case.but(primals={n: exact.nudge(a, rng) for n, a in case.primals.items()})
+        pair = _pushed(layer, moved, point, direction), _pulled(layer, moved, point, direction)
+        spread = max(spread, abs(pair[0] - pair[1]), abs(pair[0] - forward), abs(pair[1] - reverse))
+    loud = sum(float(np.sum(np.abs(v))) for v in case.cotangents or ())
+    cap = 1e-6 * max(abs(forward), abs(reverse), loud)  # of terms that may cancel
+    return bound + 64 * point.eps * point.loudness + min(8 * spread, cap)
+
+
+def _smooth(point: Point, direction: Array) -> bool:
+    """Whether both sides are seen to have one slope."""
+    right, left = (ladder.directional(point, direction, side=side) for side in (+1, -1))
+    slack = float(right.bound[0] + left.bound[0])
+    return bool(np.isfinite(slack)) and abs(float(right.value[0] - left.value[0])) <= slack
+
+
+def _tangents(point: Point, direction: Array) -> dict[str, Any]:
+    tangents = {}
+    for slot in point.slots:
+        part = direction[slot.start : slot.stop].reshape(slot.shape)
+        tangents[slot.name] = part[..., 0] + 1j * part[..., 1] if slot.complex else part
+    return tangents
+
+
+def _finding(case: Case, what: str, a: float, other: str, b: float, slack: float) -> Finding:
+    message = f"along a random direction {what} gives {a:.8g}, {other} {b:.8g}"
+    severity = abs(a - b) / slack if slack else float("inf")
+    return Finding(NAME, "wrong", None, message, case, severity=severity, facts={"ratio": a / b if b else None})
+
+
+add(Property(NAME, "forward mode agrees with differences and with the pullback", holds, applies, share=0.5))

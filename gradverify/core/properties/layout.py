@@ -1,0 +1,160 @@
+"""Layout: the same values in another memory layout give the same outputs and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from gradverify.core import evaluate
+from gradverify.core.declare.layer import Layer
+from gradverify.core.evaluate import LayerFailure
+from gradverify.core.judge import exact
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.properties import Property, add
+
+NAME = "layout"
+
+
+def transposed(array: Array) -> Array:
+    """Column-major."""
+    return np.asfortranarray(array) if array.ndim > 1 else sliced(array)
+
+
+def sliced(array: Array) -> Array:
+    """Every second element of a larger buffer."""
+    buffer = np.full((*array.shape[:-1], 2 * array.shape[-1]), np.nan if array.dtype.kind in "fc" else 1, array.dtype)
+    buffer[..., ::2] = array
+    return buffer[..., ::2]
+
+
+def gapped(array: Array) -> Array:
+    """Rows of a wider buffer: each row is contiguous, the array is not."""
+    if array.ndim < 2:
+        return sliced(array)
+    filler = np.nan if array.dtype.kind in "fc" else 1
+    buffer = np.full((*array.shape[:-1], array.shape[-1] + 3), filler, array.dtype)
+    buffer[..., :-3] = array
+    return buffer[..., :-3]
+
+
+def permuted(array: Array, rng: np.random.Generator) -> Array:
+    """The axes in some other order in memory, as after a transposition of heads, or with channels last."""
+    if array.ndim < 3:
+        return gapped(array)
+    order = rng.permutation(array.ndim)
+    return np.ascontiguousarray(array.transpose(order)).transpose(np.argsort(order))
+
+
+def reversed_(array: Array) -> Array:
+    """Negative strides along every axis."""
+    flipped = np.ascontiguousarray(np.flip(array))
+    return np.flip(flipped)
+
+
+def read_only(array: Array) -> Array:
+    """Not writeable, as arrays from other libraries often are."""
+    fixed = array.copy()
+    fixed.flags.writeable = False
+    return fixed
+
+
+LAYOUTS: dict[str, Callable[[Array], Array]] = {
+    "transposed in memory": transposed,
+    "a slice of a larger array": sliced,
+    "the rows of a wider array": gapped,
+    "stored backwards (negative strides)": reversed_,
+    "read-only": read_only,
+}
+
+
+def holds(layer: Layer, case: Case, writable: bool = False) -> Outcome:
+    """Primals and cotangents in six layouts; cotangents expanded from one value, or along one axis (stride 0).
+
+    With `writable`, arrays that cannot be written into are copied first, for code that writes into what it is given.
+    """
+    case, reason = exact.ready(layer, case)
+    if reason is not None:
+        return Outcome(NAME, skipped=reason)
+    expected = exact.gradients(layer, case)
+    plain = exact.copied(case.cotangents or ())
+    pairs, crashes = [], []
+    layouts: dict[str, Callable[[Array], Array]] = {
+        **LAYOUTS,
+        "with its axes in another order in memory": partial(permuted, rng=case.rng(13)),
+    }
+    for what, change in layouts.items():
+        for side in ("cotangent", "primals"):
+            fresh = exact.copied(plain)  # a backward that changes its cotangent is another matter
+            cotangents = tuple(_apply(change, v) for v in fresh) if side == "cotangent" else fresh
+            primals = evaluate.copies(case.primals)
+            if side == "primals":
+                primals = {n: _apply(change, a) for n, a in primals.items()}
+            if writable:
+                cotangents, primals = tuple(map(_own, cotangents)), {n: _own(a) for n, a in primals.items()}
+            try:
+                got = _pull(layer, case, primals, cotangents)
+            except LayerFailure as failure:
+                crashes.append(_crash(case, f"with the {side} {what}", failure))
+                continue
+            pairs.append((f"with the {side} {what}", got, expected))
+    for what, expand in _expansions(plain).items():
+        try:
+            pairs.append((what, *_expanded(layer, case, plain, expand, writable)))
+        except LayerFailure as failure:
+            crashes.append(_crash(case, what, failure))
+    outcome = exact.outcome(layer, case, NAME, pairs)
+    return Outcome(NAME, (*outcome.findings, *crashes[:1]), entries=outcome.entries)
+
+
+def _apply(change: Callable[[Array], Array], array: Array) -> Array:
+    return change(array) if array.ndim and array.size else array
+
+
+def _own(array: Array) -> Array:
+    """The array, or a copy where it cannot be written into."""
+    return array if array.flags.writeable and 0 not in array.strides else np.array(array)
+
+
+def _pull(layer: Layer, case: Case, primals: dict[str, Array], cotangents: tuple[Array, ...]) -> dict[str, Array]:
+    evaluation = evaluate.run(layer, primals, case.options)
+    return exact.usable(layer, case, evaluation.pull(cotangents))
+
+
+def _expansions(plain: tuple[Array, ...]) -> dict[str, Callable[[Array], Array]]:
+    """One value for all entries, as the gradient of a sum arrives; then one slice along each axis in turn."""
+
+    def constant(v: Array) -> Array:
+        return np.broadcast_to(np.asarray(0.7, v.dtype), v.shape)
+
+    def along(axis: int) -> Callable[[Array], Array]:
+        def expand(v: Array) -> Array:
+            first = v[(slice(None),) * axis + (slice(0, 1),)] if axis < v.ndim and v.size else v
+            return np.broadcast_to(first, v.shape)
+
+        return expand
+
+    rank = min(3, max((v.ndim for v in plain), default=0))
+    found: dict[str, Callable[[Array], Array]] = {"with the cotangent expanded from one value (stride 0)": constant}
+    if rank > 1:
+        found |= {f"with the cotangent expanded along axis {k} (stride 0)": along(k) for k in range(rank)}
+    return found
+
+
+def _expanded(
+    layer: Layer, case: Case, plain: tuple[Array, ...], expand: Callable[[Array], Array], writable: bool
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Gradients for an expanded cotangent, and for a copy of it."""
+    expanded = tuple(expand(v) for v in plain)
+    given = tuple(map(_own, expanded)) if writable else expanded
+    got = _pull(layer, case, evaluate.copies(case.primals), given)
+    return got, exact.gradients(layer, case, tuple(np.array(v, order="C") for v in expanded))
+
+
+def _crash(case: Case, what: str, failure: LayerFailure) -> Finding:
+    return Finding(NAME, "crash", failure.primal, f"{what}: {failure}", case, facts={"what": what})
+
+
+add(Property(NAME, "memory layout makes no difference", holds, share=0.3))

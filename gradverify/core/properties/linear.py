@@ -1,0 +1,84 @@
+"""Linearity: the pullback is linear in the cotangent, which is exact and needs no differences."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradverify.core.declare.layer import Layer
+from gradverify.core.evaluate import copies, draw_cotangents, run
+from gradverify.core.judge import exact
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.properties import Property, add
+
+NAME = "linear"
+_LEAST = 1e-9  # of the largest entry: series and iterations choose their length by the size of the cotangent, too
+
+
+def holds(layer: Layer, case: Case) -> Outcome:
+    """pull(0) = 0, pull(c v) = c pull(v) for small and large c, pull(v + w) = pull(v) + pull(w); half of w is 0."""
+    case, reason = exact.ready(layer, case)
+    if reason is not None:
+        return Outcome(NAME, skipped=reason)
+    v = case.cotangents or ()
+    w = draw_cotangents(case.but(seed=case.seed + 1), run(layer, copies(case.primals), case.options).outputs)
+    w = tuple(np.where(case.rng(14, k).random(a.shape) < 0.5, 0, a).astype(a.dtype) for k, a in enumerate(w))
+    at_v, at_w = exact.gradients(layer, case), exact.gradients(layer, case, w)
+    with np.errstate(all="ignore"):  # infinite slopes, and 0 times them
+        summed = {n: np.where(np.isfinite(g), g + at_w[n], np.nan) for n, g in at_v.items()}
+    zero = exact.gradients(layer, case, tuple(np.zeros_like(a) for a in v))
+    total = tuple(a + b for a, b in zip(v, w))
+    both = {n: np.where(np.isfinite(at_v[n]), g, np.nan) for n, g in exact.gradients(layer, case, total).items()}
+    pairs = [("for the sum of two cotangents", both, summed)]
+    terms = {n: np.abs(at_v[n]) + np.abs(at_w[n]) for n in at_v}
+    outcome = exact.outcome(
+        layer, case, NAME, pairs, kind="nonlinear", terms=terms, at=case.but(cotangents=total), least=_LEAST
+    )
+    if not outcome.findings:
+        outcome = _scaled(layer, case, at_v)
+    grain = layer.hooks.grain(case.primals) if layer.hooks.grain else {}
+    constant = [_constant(n, g, case) for n, g in zero.items() if np.any(np.abs(np.nan_to_num(g)) > grain.get(n, 0.0))]
+    fresh = [f for f in constant if f.primal not in {g.primal for g in outcome.findings}]
+    return Outcome(NAME, (*outcome.findings, *fresh), entries=outcome.entries)
+
+
+def _scaled(layer: Layer, case: Case, once: dict[str, Array]) -> Outcome:
+    """The cotangent times powers of two, which rounds nothing; what overflows or underflows says nothing.
+
+    Compared, and its rounding measured, at the larger of the two: code that mixes the cotangent with other numbers
+    rounds more of it there.
+    """
+    findings: dict[str | None, Finding] = {}
+    entries = 0
+    for factor, words in ((2.0, "doubled"), (1024.0, "1024 times as large"), (1 / 1024, "1024 times as small")):
+        cotangents = tuple((factor * a).astype(a.dtype) for a in case.cotangents or ())
+        with np.errstate(over="ignore", under="ignore"):
+            wanted = {n: (factor * g).astype(g.dtype) for n, g in once.items()}
+        if factor != 2.0 and not _in_range([*wanted.values(), *cotangents]):
+            continue
+        got, at = exact.gradients(layer, case, cotangents), case.but(cotangents=cotangents)
+        if factor < 1:
+            got, wanted, at = {n: (g / factor).astype(g.dtype) for n, g in got.items()}, once, case
+        pair = f"with the cotangent {words}", got, wanted
+        loose = max(factor, 1 / factor)
+        told = exact.outcome(layer, case, NAME, [pair], kind="nonlinear", at=at, least=_LEAST, loose=loose)
+        entries += told.entries
+        for finding in told.findings:
+            findings.setdefault(finding.primal, finding)
+    return Outcome(NAME, tuple(findings.values()), entries=entries)
+
+
+def _in_range(arrays: list[Array]) -> bool:
+    floats = [np.abs(a) for a in arrays if a.dtype.kind in "fc"]
+    return all(
+        bool((a < 1e-6 * np.finfo(a.dtype).max).all() and ((a == 0) | (a > 1e6 * np.finfo(a.dtype).tiny)).all())
+        for a in floats
+    )
+
+
+def _constant(name: str, gradient: Array, case: Case) -> Finding:
+    message = f"for a cotangent of zero the gradient of {name} is not zero (largest entry {np.abs(gradient).max():.6g})"
+    return Finding(NAME, "nonlinear", name, message, case, facts={"what": "zero"})
+
+
+add(Property(NAME, "the pullback is linear in the cotangent", holds, share=0.5))

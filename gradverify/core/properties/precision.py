@@ -1,0 +1,173 @@
+"""Precision: a backward loses no more digits than its arithmetic must, in float32 and in float64.
+
+The same code at the same stored point with more digits is the yardstick: float64 for float32, as verified by the
+gradient property, and NumPy's longdouble for float64, where that has more digits and the code keeps them. How much
+of the difference is unavoidable is measured, too: by how far the yardstick moves when primals and cotangents move by
+one unit of the lower precision.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from gradverify.core import evaluate
+from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.regime import Regime
+from gradverify.core.evaluate import LayerFailure
+from gradverify.core.judge import exact
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.comparison import Comparison, Verdict
+from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.properties import Property, add
+
+NAME = "precision"
+DOUBLE = "double_precision"
+# Largest value that is judged: products of larger ones may leave the range of float16, which float64 has not.
+_MODERATE = {2: 8.0, 4: 8.0, 8: 1e5}
+LOST = 0.3  # a finding needs about half of the digits to be lost
+_FEW, _MANY = 6, 60  # neighbours at which the float64 gradient is looked at
+_FACTOR = 32.0  # multiples of the unavoidable error that a right backward stays below
+
+
+def holds(layer: Layer, case: Case, name: str = NAME, more: Any = np.float64) -> Outcome:
+    """Compare the gradient in the precision of the case with the one in a type of more digits."""
+    low = [a.real.dtype for a in case.primals.values() if a.dtype.kind in "fc"]
+    lowest = max(low, key=lambda t: float(np.finfo(t).eps), default=np.dtype(more))
+    if (name == DOUBLE) != (lowest == np.float64):
+        return Outcome(name, skipped=f"no primal is of {'float64' if name == DOUBLE else 'a lower type than float64'}")
+    called = "more digits" if name == DOUBLE else "float64"
+    largest = max(float(np.max(np.abs(a), initial=0.0)) for a in case.primals.values() if a.dtype.kind in "fc")
+    if largest > _MODERATE[lowest.itemsize]:
+        return Outcome(name, skipped=f"values up to {largest:.2g}: products of them leave no digits to judge")
+    eps = max(float(np.finfo(lowest).eps), layer.declared.accuracy)
+    case, outputs = evaluate.completed(layer, case)
+    if not all(np.isfinite(y).all() for y in outputs if y.dtype.kind in "fc"):
+        return Outcome(name, skipped="forward overflows in this precision")
+    judged = exact.gradients(layer, case)
+    wide = case.but(primals=evaluate.cast(case.primals, more))
+    try:
+        exactly = exact.gradients(layer, wide)
+    except LayerFailure as failure:
+        return Outcome(name, skipped=f"the code does not run with {called}: {failure}")
+    if any(g.real.dtype.itemsize < np.dtype(more).itemsize for g in exactly.values()):
+        return Outcome(name, skipped=f"the code stays in {lowest.name} when given {called}")
+    allowed = unavoidable(layer, wide, exactly, eps)
+    findings, compared = [], []
+    for primal, truth in exactly.items():
+        terms = _terms(case, primal, outputs)
+        comparison = _compare(layer, primal, judged[primal], truth, allowed[primal], lowest, terms)
+        if comparison.wrong.any():  # a kink next to the point is crossed by some of many, maybe by none of few
+            often = unavoidable(exact.stored(layer, wide.rng(9), eps), wide, exactly, eps, _MANY)
+            comparison = _compare(layer, primal, judged[primal], truth, often[primal], lowest, terms)
+        compared.append(comparison)
+        if comparison.wrong.any():
+            findings.append(_finding(case, name, comparison, lowest, called))
+    return Outcome(name, tuple(findings), tuple(compared), sum(g.size for g in exactly.values()))
+
+
+def more_digits(layer: Layer) -> str | None:
+    """Why float64 cannot be judged here; None where it can."""
+    if np.finfo(np.longdouble).eps < np.finfo(np.float64).eps:
+        return None
+    return "this machine has no floating type with more digits than float64"
+
+
+def unavoidable(layer: Layer, wide: Case, truth: dict[str, Array], eps: float, draws: int = _FEW) -> dict[str, Array]:
+    """Spread of the gradient in the wide type under relative changes of `eps` in primals and cotangents, by primal."""
+    rng = wide.rng(8)
+    spread = {name: np.zeros(g.shape) for name, g in truth.items()}
+    for _ in range(draws):
+        moved = wide.but(
+            primals={n: _moved(a, eps, rng) for n, a in wide.primals.items()},
+            cotangents=tuple(
+                _moved(np.asarray(v, np.longdouble) if v.dtype.kind == "f" else v, eps, rng)
+                for v in wide.cotangents or ()
+            ),
+        )
+        for name, gradient in exact.gradients(layer, moved).items():
+            with np.errstate(all="ignore"):
+                spread[name] = np.fmax(spread[name], np.abs(gradient - truth[name]))
+    return spread
+
+
+def _moved(array: Array, eps: float, rng: np.random.Generator) -> Array:
+    return array * (1 + eps * rng.uniform(-1, 1, array.shape)) if array.dtype.kind in "fc" else array
+
+
+def _terms(case: Case, name: str, outputs: tuple[Array, ...]) -> float:
+    """Typical size of the terms that a gradient is a sum of, also where they cancel: |v y| / |x|.
+
+    Norms subtract the mean first: where rows are nearly constant, their spread takes the place of |x|.
+    """
+    products = [
+        np.abs(np.asarray(v, float) * np.asarray(y, float)).ravel()
+        for v, y in zip(case.cotangents or (), outputs)
+        if y.dtype.kind == "f"
+    ]
+    x = np.asarray(case.primals[name])
+    x = np.asarray(np.abs(x) if x.dtype.kind == "c" else x, float)
+    scale = float(np.sqrt(np.mean(x**2))) if x.size else 0.0
+    spreads = [scale, *(float(s) for axis in range(x.ndim if x.size else 0) for s in x.std(axis).ravel())]
+    scale = min((s for s in spreads if s > 0), default=1.0)  # zeros tell nothing of their scale
+    joined = np.concatenate(products) if products else np.zeros(0)
+    return float(joined.max()) / scale if joined.size and scale else 0.0
+
+
+def _compare(
+    layer: Layer, name: str, judged: Array, truth: Array, spread: Array, lowest: np.dtype[Any], terms: float
+) -> Comparison:
+    """Entries are allowed the larger of their own spread and the primal's typical one, and a few roundings."""
+    judged = judged.astype(truth.dtype)
+    top = float(np.max(np.abs(truth[np.isfinite(truth)]), initial=0.0))
+    typical = float(np.median(spread)) if spread.size else 0.0
+    eps, tiny = max(float(np.finfo(lowest).eps), layer.declared.accuracy), float(np.finfo(lowest).tiny)
+    with np.errstate(all="ignore"):
+        bound = _FACTOR * (np.maximum(spread, typical) + eps * np.abs(truth) + eps * terms + tiny)
+        bound = np.maximum(bound, LOST * eps**0.5 * np.maximum(np.abs(truth), 1e-3 * top))
+        error = np.abs(judged - truth)
+        usable = np.isfinite(truth) & np.isfinite(bound) & (np.abs(truth) < 0.1 / tiny)
+        verdicts = np.where(usable, np.where(error <= bound, Verdict.AGREES, Verdict.DISAGREES), Verdict.UNRESOLVED)
+    verdicts = np.where(usable & ~np.isfinite(judged), Verdict.DISAGREES, verdicts).astype(np.int8)
+    return Comparison(name, judged, truth, bound, verdicts, top, layer.primal(name).dims.labels(truth.ndim))
+
+
+def _finding(case: Case, name: str, comparison: Comparison, lowest: np.dtype[Any], called: str) -> Finding:
+    where = comparison.worst
+    a, n, b = (float(np.real(x[where])) for x in (comparison.analytic, comparison.numerical, comparison.bound))
+    lost = math.log10(max(abs(a - n), 1e-300) / (b / _FACTOR)) if b > 0 and math.isfinite(a) else float("inf")
+    has = max(0.0, -math.log10(max(abs(a - n) / abs(n), 1e-17))) if n and math.isfinite(a) else 0.0
+    kind, more = lowest.name, f"{'with' if name == DOUBLE else 'in'} {called}"
+    message = (
+        f"in {kind} the gradient of {comparison.primal} loses {lost:.1f} digits more than its arithmetic must: "
+        f"at {comparison.primal}{list(where) if where else ''} it is {a:.6g}, {more} {n:.6g} "
+        f"({has:.1f} digits right)"
+    )
+    severity = float(np.nanmax(comparison.ratio[comparison.wrong]))
+    facts = {"digits_lost": lost, "digits_right": has, "dtype": kind, "wrong": int(comparison.wrong.sum())}
+    return Finding(name, "precision", comparison.primal, message, case, comparison, severity, facts)
+
+
+add(
+    Property(
+        NAME,
+        "in float32 the gradient loses no more digits than its arithmetic must",
+        holds,
+        regime=Regime(dtype="float32"),
+        share=0.3,
+        implied_by=("gradient", "special"),
+    )
+)
+add(
+    Property(
+        DOUBLE,
+        "in float64 the gradient loses no more digits than its arithmetic must",
+        partial(holds, name=DOUBLE, more=np.longdouble),
+        applies=more_digits,
+        implied_by=("gradient", "special"),
+        default=False,  # gates that are open or closed to the last digits lose most of theirs in every recurrent cell
+    )
+)

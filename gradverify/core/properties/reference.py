@@ -1,0 +1,267 @@
+"""Reference: a kernel loses no more digits than a good kernel of its type must, against high precision.
+
+The truth is the reference's own derivative in float64, by one pullback, at the stored point; differences along
+random directions confirm that it is the derivative. What may be lost is derived: see `_allowance`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from gradverify.core import evaluate, tuning
+from gradverify.core.declare.hooks import Hooks
+from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.regime import Regime
+from gradverify.core.differentiate import ladder
+from gradverify.core.differentiate.point import Point
+from gradverify.core.judge import exact
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.comparison import Comparison
+from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.properties import Property, _screened, add, gradient
+from gradverify.core.properties._allowance import FACTOR, allowed, compared
+from gradverify.core.properties._upstream import upstream
+
+NAME = "reference"
+FEW, MANY = 4, 28  # samples of what rounding does; where an entry seems wrong, three times as many, then many
+_CLEAR = 20.0  # bounds by which an entry is off that more samples would not excuse
+_LARGE = (
+    1 << 20
+)  # elements of a case above which fewer samples are taken at first, and the reference confirmed in few steps
+_WORK = 1 << 22  # the same of all that a reference computes on the way
+_CONFIRMED = 0.25  # of the cases without a finding on which the reference's own derivative is confirmed
+
+Sampled = tuple[tuple[Array, ...], dict[str, Array]]
+
+
+def applies(layer: Layer) -> str | None:
+    return None if layer.hooks.reference is not None else "no high-precision forward is declared (reference=...)"
+
+
+def holds(layer: Layer, case: Case) -> Outcome:
+    """Outputs first, then the gradients of every primal; what is wrong is believed of a confirmed reference only."""
+    reference: Any = layer.hooks.reference
+    if not hasattr(reference, "sample"):
+        return _screened.holds(NAME, layer, case)
+    stored = {n: reference.stored(a) for n, a in case.primals.items()}
+    if not all(np.isfinite(a).all() for a in stored.values() if a.dtype.kind == "f"):
+        return Outcome(NAME, skipped=f"the primals leave the range of {reference.type}")
+    drawn = case.cotangents is None
+    case, evaluation = evaluate.evaluated(layer, case.but(primals=stored))
+    outputs = evaluation.outputs
+    cotangents = upstream(case, outputs, case.cotangents or ()) if drawn else case.cotangents or ()
+    case = case.but(cotangents=tuple(reference.stored(np.asarray(v, float)) for v in cotangents))
+    arrays = tuple(stored[p.name] for p in layer.primals)
+    raw, tape = evaluate.guarded("reference", reference.forward, *arrays, **case.options)
+    expected = evaluate.outputs_of(layer, raw)
+    if [y.shape for y in expected] != [y.shape for y in outputs]:
+        shapes = [y.shape for y in outputs], [y.shape for y in expected]
+        message = f"outputs have shapes {shapes[0]}, those of the reference {shapes[1]}"
+        return Outcome(NAME, (Finding(NAME, "shape", None, message, case),))
+    if any(np.abs(y).max(initial=0.0, where=np.isfinite(y)) > reference.largest / 2 for y in expected):
+        return Outcome(NAME, skipped=f"the outputs leave the range of {reference.type}")
+    v = case.cotangents or ()
+    given = v if len(expected) > 1 else v[0]
+    truths = reference.backward(given, tape)
+    kept = reference.kept(evaluation.saved)
+    draws = _Draws(layer, case, lambda k: reference.sample(arrays, case.cotangents, case.options, k, kept))
+    forward = _forward(layer, case, outputs, expected, draws)
+    judged = exact.usable(layer, case, evaluate.pulled(evaluation, case.cotangents or ()))
+    comparisons = [] if forward else _gradients(layer, judged, truths, draws)
+    findings = [forward] if forward else [_finding(layer, case, c) for c in comparisons if c.wrong.any()]
+    intended = layer.declared.surrogate is not None  # then the reference detaches on purpose
+    if not intended and (findings or case.rng(22).random() < _CONFIRMED):
+        wrong = [f.comparison for f in findings if f.comparison is not None]
+        doubt = _confirmed(layer, case, truths, wrong, draws.large)
+        findings = [doubt] if doubt is not None else findings
+    entries = sum(y.size for y in expected) + sum(c.bound.size for c in comparisons)
+    return Outcome(NAME, tuple(findings), tuple(comparisons), entries)
+
+
+class _Draws:
+    """Samples of what rounding does at one case, taken as they are asked for."""
+
+    def __init__(self, layer: Layer, case: Case, draw: Callable[[int], tuple[Any, dict[str, Array], int]]) -> None:
+        self.layer, self.case, self.draw = layer, case, draw
+        self.taken: list[Sampled] = []
+        self.large = case.size > _LARGE
+        self.unit = layer.hooks.reference.eps / 2  # type: ignore[union-attr]
+
+    def bound(self, truth: Array, of: Callable[[Sampled], Array], count: int) -> Array:
+        """See `allowed`; `of` tells which part of a sample is meant."""
+        while len(self.taken) < count:
+            outputs, gradients, work = self.draw(self.case.seed + 1 + len(self.taken))
+            self.large |= work > _WORK
+            self.taken.append((evaluate.outputs_of(self.layer, outputs), gradients))
+        smallest = float(self.layer.hooks.reference.smallest)  # type: ignore[union-attr]
+        return allowed(truth, [of(s) for s in self.taken[:count]], self.unit, smallest)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Numbers of samples, of which the next one is tried while entries disagree."""
+        return ((2,) if self.large else ()) + (FEW, 3 * FEW, MANY)
+
+    def compared(
+        self, name: str, judged: Array, truth: Array, of: Callable[[Sampled], Array], labels: tuple[str, ...]
+    ) -> Comparison:
+        """By few samples, and where an entry disagrees, by many."""
+        largest = float(self.layer.hooks.reference.largest)  # type: ignore[union-attr]
+        comparison = compared(name, judged, truth, self.bound(truth, of, self.counts[0]), largest, labels)
+        for count in self.counts[1:]:  # a kink next to the point is crossed by some of many, maybe by none of few
+            if not comparison.wrong.any() or (count == MANY and comparison.ratio[comparison.wrong].max() > _CLEAR):
+                break
+            comparison = compared(name, judged, truth, self.bound(truth, of, count), largest, labels)
+        return comparison
+
+
+def _forward(
+    layer: Layer, case: Case, outputs: tuple[Array, ...], expected: tuple[Array, ...], draws: _Draws
+) -> Finding | None:
+    for k, (y, t) in enumerate(zip(outputs, expected)):
+        if y.dtype.kind != "f" or y.size == 0:
+            continue
+        found = draws.compared(f"output {k}", y, t, lambda s, k=k: s[0][k], ())  # type: ignore[misc]
+        if found.wrong.any():
+            where = found.worst
+            place = f"output {k}{list(where) if where else ''}"
+            message = (
+                f"forward differs from its reference: {place} is {y[where]:.6g}, the reference {t[where]:.6g} "
+                f"± {found.bound[where]:.1g}"
+            )
+            return Finding(NAME, "forward", None, message, case, severity=_severity(found), facts=_digits(found))
+    return None
+
+
+def _gradients(layer: Layer, judged: dict[str, Array], truths: dict[str, Array], draws: _Draws) -> list[Comparison]:
+    found, now = [], tuning.current()
+    for name, gradient_ in judged.items():
+        if gradient_.dtype.kind != "f" or name not in truths:
+            continue
+        if name in now.known or now.only not in (None, name):
+            continue
+        truth = np.asarray(truths[name], float)
+        labels = layer.primal(name).dims.labels(truth.ndim)
+        nothing = np.zeros(truth.shape)
+        found.append(
+            draws.compared(name, gradient_, truth, lambda s, n=name, z=nothing: s[1].get(n, z), labels)  # type: ignore[misc]
+        )
+    return found
+
+
+def _confirmed(
+    layer: Layer, case: Case, truths: dict[str, Array], wrong: list[Comparison], large: bool
+) -> Finding | None:
+    """A finding where differences along random directions do not agree with the reference's own gradient.
+
+    Or where those of an entry that the kernel is to be blamed for do not.
+    """
+    reference: Any = layer.hooks.reference
+    high = layer.derive(forward=reference.forward, backward=reference.backward, hooks=Hooks(batched=reference.batched))
+    if large:
+        return _spot(high, case, truths)
+    with tuning.using(replace(tuning.current(), sweep_limit=0, sample=0, only=None)):
+        found = gradient.holds(high, case).findings
+    if not found:
+        doubts = (_entry(high, case, comparison) for comparison in wrong)
+        return next((doubt for doubt in doubts if doubt is not None), None)
+    return _doubted(case, found[0].primal, re.sub(r"^.*?entr(?:y|ies): ", "", found[0].message), found[0])
+
+
+def _entry(high: Layer, case: Case, comparison: Comparison) -> Finding | None:
+    """As the screen, for the entry of a primal that is worst."""
+    point = Point(high, case)
+    slot = next(s for s in point.slots if s.name == comparison.primal)
+    at = slot.start + int(np.ravel_multi_index(comparison.worst, slot.shape)) if slot.shape else slot.start
+    truth = float(comparison.numerical[comparison.worst])
+    found = ladder.entrywise(point, np.array([at]))
+    value, bound = float(found.value[0]), float(found.bound[0])
+    if not abs(value - truth) > bound or comparison.bound[comparison.worst] > abs(value - truth):
+        return None
+    place = f"{comparison.primal}{list(comparison.worst) if comparison.worst else ''}"
+    return _doubted(case, comparison.primal, f"at {place} it is {truth:.6g}, numerical {value:.6g} ± {bound:.1g}")
+
+
+def _spot(high: Layer, case: Case, truths: dict[str, Array]) -> Finding | None:
+    """As the screen, in four forwards: differences at two steps along one direction over all entries."""
+    rng = case.rng(23)
+    names = [n for n in truths if case.primals[n].dtype.kind == "f"]
+    sizes = {n: np.maximum(np.abs(case.primals[n]), 1.0) for n in names}
+    along = {n: rng.choice((-1.0, 1.0), size.shape) * size for n, size in sizes.items()}
+    claimed = sum(float(np.vdot(truths[n], along[n])) for n in names)
+    slopes, noise = [], 0.0
+    for h in (2.0**-14, 2.0**-16):
+        ends = []
+        for side in (h, -h):
+            moved = {n: a + side * along[n] if n in along else a for n, a in case.primals.items()}
+            ends.append(evaluate.run(high, moved, case.options).outputs)
+        pairs = list(zip(case.cotangents or (), *ends))
+        slopes.append(sum(float(np.vdot(v, a - b)) for v, a, b in pairs) / (2 * h))
+        noise = 64 * 2.0**-53 * sum(float(np.vdot(np.abs(v), np.abs(a))) for v, a, _ in pairs) / (2 * h)
+    bound = 4 * abs(slopes[1] - slopes[0]) + noise + 1e-12 * abs(claimed)
+    if not math.isfinite(slopes[1]) or abs(slopes[1] - claimed) <= bound:
+        return None
+    how = f"along a random direction it gives {claimed:.6g}, differences {slopes[1]:.6g} ± {bound:.1g}"
+    return _doubted(case, None, how)
+
+
+def _doubted(case: Case, primal: str | None, how: str, found: Finding | None = None) -> Finding:
+    of = f", for {primal}" if primal else ""
+    message = (
+        f"the reference's own gradient is not its derivative{of}: {how}; a detached or rounded value in the "
+        "reference does that, and nothing can be judged by it"
+    )
+    comparison = found.comparison if found is not None else None
+    return Finding(NAME, "doubtful", primal, message, case, comparison)
+
+
+def _finding(layer: Layer, case: Case, comparison: Comparison) -> Finding:
+    where = comparison.worst
+    place = f"{comparison.primal}{list(where) if where else ''}"
+    count, total = int(comparison.wrong.sum()), comparison.wrong.size
+    facts = _digits(comparison)
+    message = (
+        f"the gradient of {comparison.primal} is wrong in {count} of {total} entries: at {place} the kernel gives "
+        f"{comparison.analytic[where]:.6g}, the reference {comparison.numerical[where]:.6g}; a good kernel in "
+        f"{layer.hooks.reference.type} would be within {comparison.bound[where]:.1g} "  # type: ignore[union-attr]
+        f"({facts['digits_lost']:.1f} digits more are lost than must be)"
+    )
+    return Finding(
+        NAME, "wrong", comparison.primal, message, case, comparison, _severity(comparison), {"wrong": count, **facts}
+    )
+
+
+def _severity(comparison: Comparison) -> float:
+    ratio = comparison.ratio[comparison.wrong]
+    return float(np.max(np.where(np.isnan(ratio), np.inf, ratio)))
+
+
+def _digits(comparison: Comparison) -> dict[str, float]:
+    return {"digits_lost": digits_lost(comparison)}
+
+
+def digits_lost(comparison: Comparison) -> float:
+    """Decimal digits lost beyond what must be, in the entry that is worst; 0 or less for a good kernel."""
+    with np.errstate(all="ignore"):
+        ratio = np.where(np.isnan(comparison.ratio), np.inf, comparison.ratio)[comparison.verdicts != 2]
+    worst = float(np.max(ratio, initial=0.0)) * FACTOR
+    return min(math.log10(worst), 16.0) if worst > 0 else -16.0
+
+
+add(
+    Property(
+        NAME,
+        "a kernel loses no more digits than a good one of its type must, against its reference in float64",
+        holds,
+        applies,
+        regime=Regime(production=True),
+        share=0.8,
+        seconds=60.0,  # at declared sizes
+        shrinking=1.0,  # the sums of a kernel need their terms: what is left after it is seldom smaller
+    )
+)

@@ -1,0 +1,224 @@
+"""Second order: the backward of the backward agrees with differences of the analytic gradient.
+
+Tried at ordinary points, and as a property of its own at zeros, ties and in the tails, where a second
+derivative is most often forgotten, divides by zero or overflows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from gradverify.core import evaluate
+from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.regime import Regime
+from gradverify.core.differentiate import ladder
+from gradverify.core.evaluate import LayerFailure
+from gradverify.core.judge import exact
+from gradverify.core.judge.exact import Gradients
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.properties import Property, add
+from gradverify.core.properties.gradient import working_dtype
+
+NAME = "second_order"
+SPECIAL = "second_special"
+_BESIDE = 1e-6  # distance of neighbours, of the primals' own size
+_NEIGHBOURS = 8
+
+
+def applies(layer: Layer) -> str | None:
+    return None if layer.hooks.second is not None else "no second backward is declared (second=...)"
+
+
+def holds(layer: Layer, case: Case, name: str = NAME) -> Outcome:
+    """The second backward against central differences of the first, along a random direction of each primal.
+
+    With g(x) the gradient for fixed cotangent v, and weights u on g, the second backward gives
+    d<u, g(x)>/dx; it is compared with (<u, g(x + hd)> - <u, g(x - hd)>) / 2h over a ladder of h. Where
+    g has a kink along d, which shows in its one-sided slopes, nothing is said.
+    """
+    case, reason = exact.ready(layer, case)
+    second = layer.hooks.second
+    if reason is not None or second is None:
+        return Outcome(name, skipped=reason)
+    wide = working_dtype(case)
+    if wide is not None:  # differences of gradients in a lower type say nothing
+        case = case.but(primals=evaluate.cast(case.primals, wide))
+    first = exact.gradients(layer, case)
+    if not all(np.isfinite(g).all() for g in first.values()):
+        return Outcome(name, skipped="the gradient is not finite at the point: it has no derivative")
+    rng = case.rng(10)
+    weights = {n: rng.choice([-1.0, 1.0], g.shape) * rng.uniform(0.5, 1.5, g.shape) for n, g in first.items()}
+    raw = _second(layer, case, weights)
+    findings = []
+    for primal in layer.differentiable:
+        d = rng.choice([-1.0, 1.0], np.shape(case.primals[primal.name]))
+        line = _Line(layer, case, primal.name, d, weights)
+        claimed, slope = line.claimed(raw), line.slope()
+        if slope.smooth and not slope.allows(claimed):
+            rounding = line.rounding()
+            slope = line.slope(rounding)
+            doubtful = not slope.smooth or slope.allows(claimed, 4 * rounding / line.unit + line.spread(claimed))
+            if not doubtful and not line.kinked(claimed, abs(claimed - slope.value)):
+                findings.append(_finding(name, case, primal.name, claimed, slope, not raw))
+    return Outcome(name, tuple(findings), entries=len(layer.differentiable))
+
+
+def _second(layer: Layer, case: Case, weights: Gradients) -> Mapping[str, Any]:
+    """The gradient of <weights, gradient> by the declared second backward."""
+    assert layer.hooks.second is not None
+    arguments = evaluate.copies(case.primals), exact.copied(case.cotangents or ()), dict(weights)
+    raw = evaluate.guarded("second backward", layer.hooks.second, *arguments, **case.options)
+    return evaluate.by_name(layer, raw, "second backward")
+
+
+@dataclass(frozen=True, slots=True)
+class _Slope:
+    """Derivative of the weighted gradient along a direction, with its bound, and whether both sides have it."""
+
+    value: float
+    bound: float
+    smooth: bool
+
+    def allows(self, claimed: float, slack: float = 0.0) -> bool:
+        """Whether a claimed value is this one, but for the bound and what it may be rounded by itself."""
+        return abs(claimed - self.value) <= self.bound + slack + 1e-6 * abs(self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """<weights, gradient> along a direction of one primal: what the second backward says of it, and differences.
+
+    Attributes
+    ----------
+    direction : signs, shape of the primal
+    weights : by primal name, in the shapes of the gradients
+    """
+
+    layer: Layer
+    case: Case
+    primal: str
+    direction: Array
+    weights: Gradients
+
+    @property
+    def unit(self) -> float:
+        """The size of a step: a power of two, so that steps down to the last place of a large entry are realised."""
+        return float(np.exp2(np.floor(np.log2(exact.size(self.case.primals[self.primal])))))
+
+    def claimed(self, raw: Mapping[str, Any]) -> float:
+        """What the second backward says along the direction; nothing said is zero."""
+        got = raw.get(self.primal)
+        if isinstance(got, LayerFailure):
+            raise got
+        if got is not None and np.shape(got) != self.direction.shape:
+            raise LayerFailure(
+                "shape",
+                "second backward",
+                f"the second gradient of {self.primal} has shape {np.shape(got)}, {self.primal} has "
+                f"{self.direction.shape}",
+                self.primal,
+            )
+        return 0.0 if got is None else float(np.sum(got * self.direction))
+
+    def at(self, h: float, primals: Mapping[str, Array] | None = None) -> tuple[float, float]:
+        """<weights, gradient> at a distance, and the size of what adds up to it; NaN beyond the domain."""
+        given = self.case.primals if primals is None else primals
+        moved = {**given, self.primal: given[self.primal] + h * self.direction}
+        try:
+            g = exact.gradients(self.layer, self.case.but(primals=moved))
+        except LayerFailure:
+            return np.nan, 0.0
+        terms = [self.weights[n] * g[n] for n in g]
+        return sum(float(np.sum(t)) for t in terms), sum(float(np.sum(np.abs(t))) for t in terms)
+
+    def slope(self, rounding: float = 0.0) -> _Slope:
+        """By a ladder of central differences, and whether one-sided ones tell the same."""
+        steps = ladder.rungs(np.finfo(float).eps, 0.25) * self.unit
+        ends = np.array([[self.at(h), self.at(-h)] for h in steps])
+        here, size = self.at(0.0)
+        right, left = ends[:, 0, 0], ends[:, 1, 0]
+        sizes = np.append(ends[..., 1], size)
+        top = sizes[np.isfinite(sizes)].max(initial=0.0)
+        noise = ((16 * np.finfo(float).eps + self.layer.declared.accuracy) * top + 4 * rounding) / (2 * steps)
+        both = ladder.select(((right - left) / (2 * steps))[None], noise[None], (2, 4, 6))
+        value, bound = float(both.value[0]), float(both.bound[0])
+        sides = [
+            ladder.select((rise / steps)[None], 2 * noise[None], (1, 2, 3)) for rise in (right - here, here - left)
+        ]
+        slack = sum(float(side.bound[0]) for side in sides) + bound
+        apart = max(abs(float(side.value[0]) - value) for side in sides)
+        return _Slope(value, bound, bool(np.isfinite(value + slack) and apart <= slack + 1e-6 * abs(value)))
+
+    def rounding(self) -> float:
+        """Of <weights, gradient>: measured, and of terms as large as |v y|, or |v|, over |x|, which may cancel."""
+        layer, case = self.layer, self.case
+        spreads = (exact.rounding(layer, case), exact.rounding_saved(layer, case))
+        measured = [sum(float(np.sum(np.abs(w) * s[n])) for n, w in self.weights.items() if n in s) for s in spreads]
+        loud = sum(float(np.sum(np.abs(v))) for v in case.cotangents or ())
+        terms = sum(
+            float(np.sum(np.abs(w))) * max(exact.natural_size(layer, case, n), loud / exact.size(case.primals[n]))
+            for n, w in self.weights.items()
+        )
+        return max(measured) + 4 * np.finfo(float).eps * terms
+
+    def spread(self, claimed: float) -> float:
+        """Measured rounding of what the second backward says."""
+        rng, found = self.case.rng(11), 0.0
+        for _ in range(4):
+            moved = self.case.but(primals={n: exact.nudge(a, rng) for n, a in self.case.primals.items()})
+            found = max(found, abs(self.claimed(_second(self.layer, moved, self.weights)) - claimed))
+        return 8 * found if np.isfinite(found) else 0.0
+
+    def kinked(self, claimed: float, gap: float) -> bool:
+        """Whether the first backward has a kink at the point, and the second gives a slope of a neighbour.
+
+        Slopes at neighbours differ by more than the disagreement's twentieth, and as much at nearer ones: those of
+        a smooth gradient do not.
+        """
+        far, near = self._beside(_BESIDE), self._beside(_BESIDE / 8)
+        told = np.concatenate([far, near])
+        if not np.isfinite(claimed) or not np.isfinite(told).all() or min(np.ptp(far), np.ptp(near)) <= 0.05 * gap:
+            return False
+        return bool(told.min() - 0.02 * gap <= claimed <= told.max() + 0.02 * gap)
+
+    def _beside(self, reach: float) -> Array:
+        """Slopes at neighbours, by one central difference each."""
+        rng, found, h = self.case.rng(12), [], 0.01 * reach
+        for _ in range(_NEIGHBOURS):
+            moved = dict(self.case.primals)
+            for primal in self.layer.differentiable:
+                array = moved[primal.name]
+                away = rng.choice([-1.0, 1.0], np.shape(array)) * rng.uniform(0.5, 1.5, np.shape(array))
+                moved[primal.name] = array + reach * away * np.maximum(np.abs(array), exact.size(array))
+            found.append((self.at(h, moved)[0] - self.at(-h, moved)[0]) / (2 * h))
+        return np.array(found)
+
+
+def _finding(name: str, case: Case, primal: str, claimed: float, slope: _Slope, nothing: bool) -> Finding:
+    message = (
+        f"the second derivative along {primal} is {claimed:.8g}, differences of the first backward "
+        f"give {slope.value:.8g} ± {slope.bound:.1g}"
+    )
+    distance = abs(claimed - slope.value)
+    severity = distance / slope.bound if slope.bound and np.isfinite(distance) else float("inf")
+    facts = {
+        "ratio": claimed / slope.value if slope.value else None,
+        "nothing": nothing,
+        "finite": bool(np.isfinite(claimed)),
+    }
+    return Finding(name, "wrong", primal, message, case, severity=severity, facts=facts)
+
+
+def _add(name: str, says: str, special: bool, implied_by: tuple[str, ...]) -> None:
+    regime = Regime(special=special, small=True)
+    add(Property(name, says, partial(holds, name=name), applies, regime=regime, share=0.3, implied_by=implied_by))
+
+
+_add(NAME, "the second backward agrees with differences of the first", False, ())
+_add(SPECIAL, "so it does at zeros, ties and in the tails", True, (NAME,))

@@ -1,0 +1,169 @@
+"""Special points: zeros, ties, borders, saturation, equal rows, repeated indices, empty axes.
+
+The comparison is that of the gradient property. On top of it, entries that hold the same value are
+moved together: at a tie each of two maxima may claim the whole gradient without leaving its own
+one-sided slopes, and only the joint direction shows that together they claim too much.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gradverify.core import evaluate
+from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.regime import Regime
+from gradverify.core.differentiate import ladder
+from gradverify.core.differentiate.inside import computes_in
+from gradverify.core.differentiate.point import Point
+from gradverify.core.judge.plain import FIRM
+from gradverify.core.judge.rules.cancelling import coincident_along
+from gradverify.core.judge.rules.plateau import in_a_row
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.properties import Property, add, gradient
+from gradverify.core.properties.complete import not_a_number
+from gradverify.core.tuning import current
+
+NAME = "special"
+_GROUPS = 6  # tied values tried for each case
+
+
+def holds(layer: Layer, case: Case) -> Outcome:
+    """Every entry agrees at a special point, and so does every group of tied entries."""
+    outcome = gradient.holds(layer, case)
+    if outcome.skipped is not None:
+        return Outcome(NAME, skipped=outcome.skipped)
+    findings = {f.primal: f.but(property=NAME) for f in (*_undefined(layer, case), *outcome.findings)}
+    legal = not outcome.findings and layer.declared.kinks == "between" and not current().known  # entry by entry
+    for finding in _ties(layer, case) if legal else ():
+        findings.setdefault(finding.primal, finding)
+    return Outcome(NAME, tuple(findings.values()), outcome.compared, outcome.entries, outputs=outcome.outputs)
+
+
+def _undefined(layer: Layer, case: Case) -> list[Finding]:
+    """Gradients that are NaN, also in float64: the comparison leaves such entries open."""
+    case, _ = evaluate.completed(layer, case)
+    wide = gradient.working_dtype(case)
+    primals = case.primals if wide is None else evaluate.cast(case.primals, wide)
+    raw = evaluate.gradients(layer, primals, case.options, case.cotangents or ())
+    good, _ = evaluate.usable(layer, case.but(primals=primals), raw)
+    found = (not_a_number(name, found, case) for name, found in good.items())
+    return [finding for finding in found if finding is not None]
+
+
+def _ties(layer: Layer, case: Case) -> list[Finding]:
+    """Groups of equal entries, moved together: a smooth direction across ties that disagrees is wrong."""
+    case, _ = evaluate.completed(layer, case)
+    dtype = gradient.working_dtype(case)
+    point = Point(layer, case, dtype, current().memory)
+    if point.size == 0 or layer.declared.zero or layer.declared.factor != 1.0:
+        return []
+    raw = evaluate.gradients(layer, point.primals, case.options, case.cotangents or ())
+    good, bad = evaluate.usable(layer, case.but(primals=point.primals), raw)
+    analytic = point.vector(good)
+    if bad or not np.isfinite(analytic).all():
+        return []
+    found = []
+    groups = [(value, members, False) for value, members in tied_groups(point.values)]
+    for value, members, apart in groups:  # grows: what reaches no common output is moved apart
+        residual, slack = _together(point, case, value, members, analytic)
+        if abs(residual) <= slack:
+            continue
+        parts = [members] if apart else _reaching_alike(point, members)
+        if len(parts) > 1:
+            groups += [(value, part, True) for part in parts if part.size > 1]
+        else:
+            found.append(_finding(point, case, value, members, analytic, residual, slack))
+    return found
+
+
+def _together(point: Point, case: Case, value: float, members: Array, analytic: Array) -> tuple[float, float]:
+    """By how much the derivative of tied entries that move as one disagrees, and what it may; 0 where it is legal."""
+    direction = np.zeros(point.size)
+    direction[members] = max(1.0, abs(value))
+    estimate = ladder.directional(point, direction, analytic)
+    residual = float(estimate.value[0])
+    slack = FIRM * estimate.bound[0] + 1e-3 * float(np.abs(analytic[members]) @ direction[members])
+    slack += 1e4 * point.eps * point.loudness + 4 * point.inner * float(np.max(direction / point.scale))
+    legal = 0.0, float(slack)
+    if not 0 < slack < np.inf or abs(residual) <= slack or not _smooth(point, direction, analytic):
+        return legal
+    spread = gradient.backward_rounding(point, case, analytic)
+    # a jump is a tie that came apart, not rounding, unless no smaller change than that can be made
+    small = (spread <= 1e-4 * float(np.max(np.abs(analytic)))) | ladder.coarse(point)
+    if abs(residual) <= slack + float(np.where(small, spread, 0.0) @ direction) or computes_in(point) is not None:
+        return legal
+    return legal if value == 0 and coincident_along(point, case, direction) else (residual, float(slack))
+
+
+def _reaching_alike(point: Point, members: Array) -> list[Array]:
+    """Tied entries, those together that reach a common output, or are linked by others that do.
+
+    Kinks of entries that reach no common output are each its own; moved as one they may cancel in the sum over the
+    outputs, as relu(x) - relu(-x), and no direction of a single row would be smooth.
+    """
+    step = np.maximum(1e-3 * point.scale[members], np.abs(point.values[members]) * 1e-3)
+    rows = np.concatenate([step, -step])
+    at = np.arange(rows.size), np.concatenate([members, members])
+    flat = np.tile(point.values, (rows.size, 1))
+    flat[at] += rows
+    with np.errstate(all="ignore"):
+        y = point.outputs(point.unpacked(flat, point.slots), rows.size)
+        changed = (y != point.base) | ~np.isfinite(y)
+    reached = changed[: members.size] | changed[members.size :]
+    parts: list[tuple[Array, Array]] = []  # entries, and what they reach
+    for k in range(members.size):
+        mine, outputs = np.array([k]), reached[k]
+        apart = []
+        for entries, theirs in parts:
+            if (theirs & outputs).any():
+                mine, outputs = np.concatenate([entries, mine]), outputs | theirs
+            else:
+                apart.append((entries, theirs))
+        parts = [*apart, (mine, outputs)]
+    return [members[np.sort(entries)] for entries, _ in parts]
+
+
+def tied_groups(values: Array) -> list[tuple[float, Array]]:
+    """Values that several entries share, most frequent first, with the flat indices of those entries."""
+    unique, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    shared = [k for k in np.argsort(-counts, kind="stable") if counts[k] > 1][:_GROUPS]
+    return [(float(unique[k]), np.flatnonzero(inverse.ravel() == k)) for k in shared]
+
+
+def _smooth(point: Point, direction: Array, analytic: Array) -> bool:
+    """No kink along the direction: both one-sided slopes are the same, and disagree."""
+    right = ladder.directional(point, direction, analytic, side=+1)
+    left = ladder.directional(point, direction, analytic, side=-1)
+    slack = right.bound[0] + left.bound[0]
+    same = abs(right.value[0] - left.value[0]) <= slack
+    if not same or min(abs(right.value[0]), abs(left.value[0])) <= slack:
+        return False
+    residual, _ = ladder.quotients_along(point, direction, analytic)
+    return not in_a_row(residual, np.abs(right.value), np.zeros(1, bool))[0]
+
+
+def _finding(
+    point: Point, case: Case, value: float, members: Array, analytic: Array, residual: float, slack: float
+) -> Finding:
+    slot = next(s for s in point.slots if s.start <= members[0] < s.stop)
+    claimed = float(np.sum(analytic[members])) * max(1.0, abs(value))
+    message = (
+        f"{members.size} tied entries (all {value:g}, the first in {slot.name}) together have the derivative "
+        f"{claimed + residual:.6g} when they move as one; their analytic gradients add up to {claimed:.6g}"
+    )
+    facts = {"tied": int(members.size), "value": value, "residual": residual, "claimed": claimed}
+    return Finding(NAME, "tie", slot.name, message, case, severity=abs(residual) / slack, facts=facts)
+
+
+add(
+    Property(
+        NAME,
+        "the gradient is right at zeros, ties, borders, saturation and repeated indices",
+        holds,
+        gradient.applies,
+        regime=Regime(special=True),
+        implied_by=("gradient", "complete"),
+        joint=("tie",),
+    )
+)

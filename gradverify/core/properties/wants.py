@@ -1,0 +1,58 @@
+"""Wants: the gradient of one primal does not depend on which others are asked for."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+from gradverify.core import evaluate
+from gradverify.core.declare.functions import accepted
+from gradverify.core.declare.layer import Layer
+from gradverify.core.judge import exact
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.finding import Outcome
+from gradverify.core.properties import Property, add
+from gradverify.core.properties.fresh import poisoned
+
+NAME = "wants"
+KEYWORD = "wants"
+
+
+def applies(layer: Layer) -> str | None:
+    if layer.hooks.wants is None and KEYWORD not in accepted(layer.backward, (KEYWORD,)):
+        return f"backward takes no argument {KEYWORD!r} that names the primals which want a gradient"
+    return "there is only one primal" if len(layer.differentiable) < 2 else None
+
+
+def holds(layer: Layer, case: Case) -> Outcome:
+    """Every subset of wanted primals (all of size 1, all but one, some between) gives the same gradients."""
+    case, reason = exact.ready(layer, case)
+    if reason is not None:
+        return Outcome(NAME, skipped=reason)
+    names = tuple(p.name for p in layer.differentiable)
+    expected = exact.gradients(layer, case)
+    sizes = sorted({1, len(names) - 1, (len(names) + 1) // 2})
+    pairs = []
+    for wanted in (subset for size in sizes for subset in combinations(names, size)):
+        got = _pull(layer, case, wanted)
+        pairs.append((f"when only {', '.join(wanted)} want gradients", got, {n: expected[n] for n in got}))
+    return exact.outcome(layer, case, NAME, pairs)
+
+
+def _pull(layer: Layer, case: Case, wanted: tuple[str, ...]) -> dict[str, Array]:
+    evaluation = evaluate.run(layer, evaluate.copies(case.primals), case.options)
+    cotangents = exact.copied(case.cotangents or ())
+    with poisoned():
+        raw: Any
+        if layer.hooks.wants is not None:
+            raw = evaluate.guarded("backward", layer.hooks.wants, cotangents, evaluation.saved, wanted)
+        else:
+            single = cotangents if len(evaluation.outputs) > 1 else cotangents[0]
+            options = {k: case.options[k] for k in accepted(layer.backward, tuple(case.options))}
+            raw = evaluate.guarded("backward", layer.backward, single, evaluation.saved, **options, wants=wanted)
+    named = evaluate.by_name(layer, raw)
+    good, _ = evaluate.usable(layer, case, named)
+    return {n: good[n] for n in wanted if n in good}
+
+
+add(Property(NAME, "a gradient does not depend on which others are wanted", holds, applies, share=0.3))

@@ -1,0 +1,108 @@
+"""The best case so far, and the one gate through which every smaller one must pass."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from gradverify.core import evaluate
+from gradverify.core.declare.dims import Dims, numbers_in
+from gradverify.core.declare.layer import Layer
+from gradverify.core.errors import DeclarationError
+from gradverify.core.nouns.case import Array, Case
+
+_PATIENCE = 4  # seconds that may pass for each second of work: a machine that is busy does not change the result
+
+
+class TimeUp(Exception):
+    """The time is spent."""
+
+
+class Search:
+    """State of one search: the best case, and when to stop.
+
+    Attributes
+    ----------
+    layer, best : the layer, and the smallest failing case so far
+    """
+
+    def __init__(self, layer: Layer, case: Case, fails: Callable[[Case], bool], seconds: float) -> None:
+        self.layer = layer
+        self.best = case
+        self._fails = fails
+        self._worked = time.thread_time() + seconds
+        self._deadline = time.perf_counter() + _PATIENCE * seconds
+
+    def attempt(self, candidate: Case | None) -> bool:
+        """Whether the candidate fails as well; if so it is the best case from now on.
+
+        Raises
+        ------
+        TimeUp
+            If no time is left.
+        """
+        if candidate is None:
+            return False
+        if time.thread_time() > self._worked or time.perf_counter() > self._deadline:
+            raise TimeUp
+        try:
+            failed = self.layer.allows(candidate.primals, candidate.options) and bool(self._fails(candidate))
+        except Exception:  # noqa: BLE001  a candidate that cannot be judged is not a failing one
+            failed = False
+        if failed:
+            self.best = candidate
+        return failed
+
+    def hurry(self, seconds: float) -> None:
+        """Leave at most this much work: what is left to gain is little."""
+        self._worked = min(self._worked, time.thread_time() + seconds)
+
+    def complete(self) -> None:
+        """Make the cotangents explicit, where forward runs, so that they can be cut and rounded too."""
+        if self.best.cotangents is None:
+            try:
+                case, _ = evaluate.completed(self.layer, self.best)
+            except evaluate.LayerFailure:
+                return
+            self.attempt(case)
+
+    def sizes(self) -> dict[str, Any] | None:
+        """Sizes of all names in the best case, integer options included; None if its shapes contradict the layer."""
+        return sizes_of(self.layer, self.best.primals, self.best.options)
+
+    def legal(self, primals: Mapping[str, Array], sizes: Mapping[str, Any], edited: Mapping[str, Array]) -> bool:
+        """Whether edited arrays are in their domains."""
+        return all(self.layer.primal(name).domain.contains(primals[name], sizes) for name in edited)
+
+
+def sizes_of(layer: Layer, primals: Mapping[str, Array], options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Sizes of all names that the shapes and the numeric options tell; None on a contradiction."""
+    found = numbers_in(options)
+    try:
+        for _ in range(2):  # a name may be told by a later primal
+            for primal in layer.primals:
+                shape = np.shape(primals[primal.name])
+                found = primal.dims.bind(shape, found)
+                _solve(primal.dims, shape, found)
+    except DeclarationError:
+        return None
+    return found
+
+
+def _solve(dims: Dims, shape: tuple[int, ...], sizes: dict[str, Any]) -> None:
+    """Add names that stand in arithmetic alone, such as H in 4*H: the smallest size that fits the axis."""
+    many = any(axis.kind == "many" for axis in dims.axes)
+    for axis, extent in zip(dims.axes, shape):
+        unknown = [name for name in axis.names if name not in sizes]
+        if many or axis.kind != "sum" or axis.optional or len(unknown) != 1:
+            continue
+        for size in range(extent + 9):
+            try:
+                if axis.size({**sizes, unknown[0]: size}) == extent:
+                    sizes[unknown[0]] = size
+                    break
+            except (DeclarationError, KeyError, ZeroDivisionError):
+                continue

@@ -1,0 +1,101 @@
+"""A Tally: what the outcomes of one property over many cases add up to."""
+
+from __future__ import annotations
+
+import builtins
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from gradverify.core.judge import says
+from gradverify.core.nouns.comparison import AGREES, DISAGREES, UNRESOLVED, Comparison, Verdict
+from gradverify.core.nouns.finding import Outcome
+from gradverify.core.nouns.verified import UNTOLD, Counts
+
+RATIOS = tuple(float(f"1e{k}") for k in range(-6, 9))  # borders of the bins of `Tally.histogram`
+_BORDERS = np.array(RATIOS)
+_NOTHING = "on no case was there anything to compare"
+
+
+@dataclass(slots=True)
+class Tally:
+    """Sums over the cases of one property.
+
+    `failing` counts the cases with a finding, also where that of another property explains it; `stopped` those that
+    did not get that far, for what another property tells (a crash, random outputs);
+    `primals` counts the entries that disagree, for each primal that was compared;
+    `histogram` counts the entries that were decided by their error in units of its bound: below the first
+    of `RATIOS`, between each and the next, and from the last on (NaN included).
+    """
+
+    property: str
+    cases: int = 0
+    failing: int = 0
+    entries: int = 0
+    verdicts: dict[str, int] = field(default_factory=lambda: {v.name.lower(): 0 for v in Verdict})
+    primals: dict[str, int] = field(default_factory=dict)
+    worst_ratio: float = 0.0
+    resolutions: list[float] = field(default_factory=list)
+    histogram: list[int] = field(default_factory=lambda: [0] * (len(RATIOS) + 1))
+    skipped: int = 0
+    reason: str | None = None
+    seconds: float = 0.0
+    stopped: int = 0
+    shares: dict[str, Counts] = field(default_factory=dict)
+    outputs: dict[str, int] = field(default_factory=dict)
+
+    def add(self, outcome: Outcome, seconds: float = 0.0) -> None:
+        """Count one more outcome."""
+        self.seconds += seconds
+        if outcome.skipped is not None:
+            self.skipped += 1
+            self.reason = outcome.skipped
+            return
+        if not (outcome.findings or outcome.compared or outcome.entries):
+            self.skipped += 1
+            self.reason = self.reason or _NOTHING
+            return
+        self.cases += 1
+        own = any(finding.property == self.property for finding in outcome.findings)
+        self.failing += own
+        self.stopped += bool(outcome.findings) and not (own or outcome.compared or outcome.entries)
+        self.entries += outcome.entries
+        for name, count in outcome.outputs.items():
+            self.outputs[name] = self.outputs.get(name, 0) + count
+        for comparison in outcome.compared:
+            left = reasons(comparison)
+            self.shares.setdefault(comparison.primal, Counts()).add(comparison.wrong.size, left, comparison.resolution)
+            counts = np.bincount(comparison.verdicts.ravel().astype(int), minlength=len(Verdict))
+            for verdict in Verdict:
+                self.verdicts[verdict.name.lower()] += int(counts[verdict])
+            wrong = self.primals.get(comparison.primal, 0) + int(counts[DISAGREES])
+            self.primals[comparison.primal] = wrong
+            decided = (comparison.verdicts == AGREES) | (comparison.verdicts == DISAGREES)
+            if decided.any():
+                ratio = comparison.ratio[decided]
+                self.worst_ratio = float(np.fmax.reduce(ratio, initial=self.worst_ratio))
+                self.resolutions.append(comparison.resolution)
+                bins = np.bincount(np.searchsorted(_BORDERS, ratio, side="right"), minlength=len(self.histogram))
+                self.histogram = [count + int(more) for count, more in zip(self.histogram, bins)]
+
+    @builtins.property  # a field of this class is called property
+    def resolution(self) -> float:
+        """Smallest error, relative to the gradient, that would have been noticed: the median over comparisons."""
+        return float(np.median(self.resolutions)) if self.resolutions else 0.0
+
+    @builtins.property  # a field of this class is called property
+    def verified(self) -> bool:
+        """Whether anything was decided: a tally in which all is unresolved has verified nothing."""
+        return self.cases > self.stopped and (self.decided > 0 or self.verdicts["unresolved"] == 0)
+
+    @builtins.property  # a field of this class is called property
+    def decided(self) -> int:
+        """Number of entries with a verdict other than unresolved."""
+        return sum(self.verdicts.values()) - self.verdicts["unresolved"]
+
+
+def reasons(comparison: Comparison) -> dict[str, int]:
+    """Why entries of a comparison were left open, in words, and how many for each reason."""
+    told = {says(name): n for (verdict, name), n in comparison.because().items() if verdict == "unresolved"}
+    untold = int((comparison.verdicts == UNRESOLVED).sum()) - sum(told.values())
+    return told | ({UNTOLD: untold} if untold else {})
