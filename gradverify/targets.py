@@ -25,7 +25,7 @@ from gradverify.core.declare.registry import layers
 from gradverify.core.declare.registry import loss as find_loss
 from gradverify.core.errors import DeclarationError, TargetError
 from gradverify.core.evaluate.failures import from_outside, named, text_of
-from gradverify.core.nouns.case import Case
+from gradverify.core.nouns import Case
 
 _LONGEST = 4000  # characters of a message that are shown
 _PATTERN = re.compile(r"(?P<place>.+?)(?::(?P<object>[^:/\\]+))?")
@@ -214,7 +214,7 @@ def _recorded(execute: Callable[[], ModuleType], origin: str, file: str | None) 
             pass  # forget what was registered before the error
         if isinstance(error, TargetError):
             raise
-        message = f"cannot import {origin!r}: {_told(error, file)}{_relative_hint(error, file)}"
+        message = f"cannot import {origin!r}: {_described(error, file)}{_relative_hint(error, file)}"
         if isinstance(error, ModuleNotFoundError):
             raise _Absent(message, error.name) from None
         raise TargetError(message) from None
@@ -235,7 +235,7 @@ def _on_path(folder: str) -> Iterator[None]:
             sys.path.append(folder)
 
 
-def _told(error: BaseException, file: str | None) -> str:
+def _described(error: BaseException, file: str | None) -> str:
     """An error in one line, with the author's line of code where it is known."""
     if isinstance(error, SyntaxError) and error.filename:
         text = f": {error.text.strip()}" if error.text else ""

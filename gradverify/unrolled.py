@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from gradverify.core.declare.declaration import Primal
-from gradverify.core.declare.functions import accepted
+from gradverify.core.declare.functions import taken_by
 from gradverify.core.declare.layer import Layer
-from gradverify.core.evaluate import LayerFailure, _spreads, by_name, guarded, run
-from gradverify.core.nouns.case import Array
+from gradverify.core.evaluate import LayerFailure, by_name, forwarded, spreads
+from gradverify.core.nouns import Array
 
 Arrays = dict[str, Array]
 
@@ -51,10 +51,10 @@ class Cell(Layer):
         LayerFailure
             If backward raises, or gives no gradient for a primal.
         """
-        spread = len(cotangents) == 1 or _spreads(self.backward, len(cotangents))
+        spread = len(cotangents) == 1 or spreads(self.backward, len(cotangents))
         arguments = cotangents if spread else (cotangents,)
-        known = {name: options[name] for name in accepted(self.backward, tuple(options))}
-        raw = guarded("backward", self.backward, *arguments, saved, **known)
+        known = taken_by(self.backward, options)
+        raw = self.backward(*arguments, saved, **known)  # the sequence is called inside a guard
         found = {name: value for name, value in by_name(self, raw).items() if value is not None}
         for value in found.values():
             if isinstance(value, LayerFailure):
@@ -153,9 +153,11 @@ class Unrolled:
         for t, step in enumerate(self._each_step(values)):
             states = held[t] if held is not None and self.border(t) else states
             entered.append(states)
-            done = run(self.cell, {**step, **states}, options)
-            states = dict(zip(self.cell.states, done.outputs))
-            steps.append(done.saved)
+            given = {**step, **states}
+            raw = self.cell.forward(*(given[name] for name in self.cell.primal_names), **options)
+            after, saved = forwarded(self.cell, raw)
+            states = dict(zip(self.cell.states, after))
+            steps.append(saved)
             out.append(states[emitted.name])
         axis = time_axis(emitted)
         stacked = np.stack(np.broadcast_arrays(*(out or [first])), axis=axis)
@@ -165,17 +167,23 @@ class Unrolled:
     def _each_step(self, values: Arrays) -> Iterator[Arrays]:
         """The inputs of each step, and the parameters."""
         fixed = {n: self._fitted(n, v) for n, v in values.items() if n not in self.cell.states + self.cell.inputs}
-        timed = {n: _over_time(values[n], self.cell.primal(n)) for n in self.cell.inputs}
+        timed = {n: self._fitted(n, _over_time(values[n], self.cell.primal(n)), 1) for n in self.cell.inputs}
         for t in range(min(len(v) for v in timed.values())):
-            yield {**fixed, **{name: self._fitted(name, v[t]) for name, v in timed.items()}}
+            yield {**fixed, **{name: v[t] for name, v in timed.items()}}
 
-    def _fitted(self, name: str, array: Array) -> Array:
-        """Stacked copies with as many axes behind the first as the cell's primals need to broadcast."""
-        own = len(self.cell.primal(name).dims.axes)
-        extra = np.ndim(array) - own
-        if extra <= 0 or time_axis(self.cell.primal(name)) == 0:
+    def _fitted(self, name: str, array: Array, before: int = 0) -> Array:
+        """Stacked copies with as many axes behind the first as the cell's primals need to broadcast.
+
+        Parameters
+        ----------
+        before : axes in front of that of the copies
+        """
+        primal = self.cell.primal(name)
+        own = len(primal.dims.axes)
+        if np.ndim(array) <= own + before or time_axis(primal) == 0:
             return array
-        return array.reshape(array.shape[0], *(1,) * (self.cell.rank - own), *array.shape[extra:])
+        front, back = array.shape[: before + 1], array.shape[np.ndim(array) - own :]
+        return array.reshape(*front, *(1,) * (self.cell.rank - own), *back)
 
     def assume(self, **values: Any) -> bool:
         """Whether the cell's own predicate holds for the inputs of every step with the initial states."""

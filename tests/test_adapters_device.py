@@ -74,7 +74,7 @@ class Whole(Tanh):
 def prepared(target, slopes=True, **declaration):
     layer = as_layer(target, x="N D", W="D H", **declaration)
     if not slopes:
-        layer = layer.derive(hooks=dataclasses.replace(layer.hooks, elsewhere=None))
+        layer = layer.derive(hooks=dataclasses.replace(layer.hooks, native=None))
     rng = np.random.default_rng(3)
     case, _ = evaluate.completed(layer, Case(layer.name, {n: rng.normal(size=s) for n, s in SIZES.items()}))
     return layer, case
@@ -192,7 +192,7 @@ def test_a_direction_is_followed_on_the_device(right, two_sided, with_gradient, 
     direction[points[0].slots[0].stop :] = 0.0  # W stays
     h = np.array([1e-3, 1e-4, 1e-5])
     found = [p.along(direction, h, -h if two_sided else None, analytic if with_gradient else None) for p in points]
-    assert points[0].straight is right and points[1].straight is None
+    assert points[0].native_lines_agree is right and points[1].native_lines_agree is None
     for field in ("change", "gap"):
         ours, theirs = (getattr(d, field) for d in found)
         assert np.allclose(ours, theirs, rtol=1e-9, atol=1e-13)
@@ -208,7 +208,7 @@ def test_the_screen_on_the_device_finds_the_place(monkeypatch):
     wrong[200] *= 1.5
     assert screen.screen(point, right, seed=1).agrees and not screen.screen(point, wrong, seed=1).agrees
     assert screen.localise(point, wrong, seed=1).tolist() == [200]
-    assert point.straight
+    assert point.native_lines_agree
 
 
 def test_code_that_overwrites_its_primals_is_left_to_the_host(monkeypatch):
@@ -220,7 +220,7 @@ def test_code_that_overwrites_its_primals_is_left_to_the_host(monkeypatch):
         lambda there: there.slopes(moves, Contraction("looped", np.ones(240), False, 0.0)),
     ):
         primals = {name: a.copy() for name, a in case.primals.items()}
-        there = layer.hooks.elsewhere(primals, {}, np.ones(240), ((6, 40),), 1 << 15)
+        there = layer.hooks.native(primals, {}, np.ones(240), ((6, 40),), 1 << 15)
         with pytest.raises(LayerFailure, match="overwrites"):
             asked(there)
 
@@ -236,4 +236,4 @@ def test_a_difference_of_several_entries_is_the_same_in_little_memory():
 def test_statistics_that_are_updated_in_place_stay_on_the_host():
     layer = as_layer(torch.nn.BatchNorm1d(3), x="N 3")
     with pytest.raises(LayerFailure, match="in place"):
-        layer.hooks.elsewhere({}, {}, np.ones(3), ((3,),), 1).slopes([], None)
+        layer.hooks.native({}, {}, np.ones(3), ((3,),), 1).slopes([], None)

@@ -14,14 +14,13 @@ if DEVICE == "cpu":
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
 
-from gradverify.core.nouns.case import Case  # noqa: E402
-from gradverify.core.nouns.comparison import Verdict  # noqa: E402
 from torch.autograd.function import once_differentiable  # noqa: E402
 
 from gradverify.adapters import as_layer  # noqa: E402
 from gradverify.core.check.search import check_layer  # noqa: E402
 from gradverify.core.check.settings import Settings  # noqa: E402
 from gradverify.core.diagnose import diagnosed  # noqa: E402
+from gradverify.core.nouns import Case, Verdict  # noqa: E402
 from gradverify.core.properties import gradient  # noqa: E402
 
 pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []

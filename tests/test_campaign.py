@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from campaigns import QUICK, events, run
-from gradverify.core.declare.regime import Regime
 
 from gradverify import Case, casefile
 from gradverify.campaign import Campaign, Store, StoreError
@@ -23,6 +22,7 @@ from gradverify.campaign import journal as journals
 from gradverify.campaign.guard import Guard
 from gradverify.campaign.interest import features
 from gradverify.campaign.unit import Delta, Found, Record, Row, Unit, digest, key_of
+from gradverify.core.declare.regime import Regime
 from gradverify.core.draw import Pool
 from gradverify.core.errors import CaseFileError, TargetError, UsageError
 

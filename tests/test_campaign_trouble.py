@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from campaigns import QUICK, events, run
-from gradverify.core.declare.regime import Regime
 
 from gradverify.campaign import Campaign, Plan, Snapshot, Store
 from gradverify.campaign import journal as journals
@@ -21,6 +20,7 @@ from gradverify.campaign.schedule import Progress
 from gradverify.campaign.unit import Record, Row, Unit
 from gradverify.cli import run as command
 from gradverify.cli._campaign import _table, headline, status
+from gradverify.core.declare.regime import Regime
 from gradverify.core.draw import decoding
 from gradverify.targets import load
 

@@ -167,6 +167,20 @@ def test_a_wrong_kernel_is_told_with_a_minimal_case(scored):
     assert score["primals"]["w"]["digits_lost"] > 1 and score["primals"]["w"]["worst_shape"]
 
 
+NO_CPU = """
+    class OnGpu(Norm):
+        @staticmethod
+        def forward(ctx, x, w):
+            raise RuntimeError("0 active drivers ([]). There should only be one.")
+"""
+
+
+def test_a_kernel_without_a_path_on_this_machine_is_undecided(scored):
+    status, score = scored("OnGpu", NO_CPU)
+    assert (status, score["verdict"]) == (3, "undecided")
+    assert "cannot run on the device cpu" in score["reason"] and "TRITON_INTERPRET=1" in score["reason"]
+
+
 @pytest.mark.slow
 def test_a_kernel_that_hangs_gets_1(scored):
     status, score = scored("Hangs", HANGS, "--seconds", "1")

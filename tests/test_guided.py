@@ -6,10 +6,10 @@ import random
 from collections import Counter
 
 import numpy as np
-from gradverify.core.declare.regime import Regime
 
 import gradverify as gv
 from gradverify import Layer
+from gradverify.core.declare.regime import Regime
 from gradverify.core.draw import Pool, cases, drawing_of, each, explored
 from gradverify.core.draw.constants import constants
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from gradverify.core.declare.regime import Regime
 
 import gradverify as gv
+from gradverify.core.declare.regime import Regime
 from gradverify.core.differentiate.jumps import largest_jump
 from gradverify.core.draw import cases, each
 from gradverify.core.judge import says

@@ -7,18 +7,16 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from gradverify.core.declare.regime import Regime  # noqa: E402
-from gradverify.core.nouns.case import Case  # noqa: E402
-from gradverify.core.nouns.comparison import Verdict  # noqa: E402
-
 from gradverify import verify  # noqa: E402
 from gradverify.adapters import as_layer  # noqa: E402
 from gradverify.core.check.search import check_layer  # noqa: E402
 from gradverify.core.check.settings import Settings  # noqa: E402
 from gradverify.core.declare.layer import Layer  # noqa: E402
+from gradverify.core.declare.regime import Regime  # noqa: E402
 from gradverify.core.draw import cases, each  # noqa: E402
 from gradverify.core.draw.kernels import blocks  # noqa: E402
 from gradverify.core.errors import DeclarationError  # noqa: E402
+from gradverify.core.nouns import Case, Verdict  # noqa: E402
 from gradverify.core.properties._allowance import allowed, compared  # noqa: E402
 
 
@@ -109,7 +107,7 @@ def test_a_large_reference_is_confirmed_in_a_few_forwards():
 
 def test_a_reference_of_another_shape_is_told():
     (finding,) = verify(layer(scale(), lambda x, w: torch.mul(x, w).sum(0)), case(3), "reference").findings
-    assert finding.kind == "shape" and "those of the reference" in finding.message
+    assert finding.kind == "forward" and "those of the reference" in finding.message
 
 
 def test_a_reference_in_numpy_alone_is_screened():
@@ -256,3 +254,103 @@ def test_a_large_case_is_called_wrong_after_many_samples_only():
     draws = _Draws(layer(scale()), case(3), lambda k: (taken.append(k), (np.zeros(1), {"w": np.zeros(1)}, 1 << 30))[1])
     found = draws.compared("w", np.ones(1), np.zeros(1), lambda s: np.full(1, 0.04), ())
     assert draws.large and found.wrong.all() and len(taken) == MANY
+
+
+def offset_norm(fault):
+    """A layer norm at rows whose mean is a hundred times their spread, in float32."""
+    from tests.kernels.norms import layer_norm, plain_layer_norm
+
+    x = [
+        [-9.956852913, -10.006771088, -10.00201416, -9.928483009],
+        [-9.900388718, -10.04544735, -9.998199463, -10.085830688],
+        [-9.83852005, -9.956596375, -10.034853935, -9.969831467],
+        [-9.93696785, -9.886989594, -10.102290154, -10.020379066],
+    ]
+    v = [[0.7, -1.0, 1.7, 0.9], [2.0, 0.7, -0.4, -1.6], [1.3, 0.2, -0.9, -1.9], [1.4, -0.8, 1.2, -2.0]]
+    w, b = np.array([-10.000119, -10.000076, -10.000124, -9.999915]), np.array([-10.0, 0.622, -10.0, -10.0])
+    given = as_layer(layer_norm(fault), x="N D", w="D", b="D", kernel="float32", reference=plain_layer_norm)
+    return given, Case("norm", {"x": np.array(x), "w": w, "b": b}, cotangents=(np.array(v),))
+
+
+def test_the_mean_of_normalised_values_is_zero_up_to_a_rounding_only():
+    """A backward by hand rests on it; autograd's takes the mean of the gradient out again, and loses less."""
+    for seed in range(12):
+        given, at = offset_norm("")
+        assert verify(given, at.but(seed=seed), "reference").ok
+    given, at = offset_norm("two moments")
+    assert not verify(given, at, "reference").ok
+
+
+def test_in_jax_too():
+    jax = pytest.importorskip("jax")
+
+    def normal(x):
+        centred = x - x.mean(1, keepdims=True)
+        r = jax.lax.rsqrt((centred * centred).mean(1, keepdims=True) + 1e-5)
+        return centred * r, r
+
+    def forward(x, w, b):
+        h, r = normal(x)
+        return h * w + b, (h, r, w)
+
+    def backward(saved, g):
+        h, r, w = saved
+        gw = g * w
+        dx = (gw - gw.mean(1, keepdims=True) - h * (gw * h).mean(1, keepdims=True)) * r
+        return dx, (g * h).sum(0), g.sum(0)
+
+    norm = jax.custom_vjp(lambda x, w, b: forward(x, w, b)[0])
+    norm.defvjp(forward, backward)
+
+    def plain(x, w, b):
+        return normal(x)[0] * w + b
+
+    _, at = offset_norm("")
+    given = as_layer(norm, x="N D", w="D", b="D", kernel="float32", reference=plain)
+    for seed in range(6):
+        assert verify(given, at.but(seed=seed), "reference").ok
+
+
+def test_cases_as_in_production_come_first():
+    """What is wrong with a kernel shows there; after a finding, other properties are tried on few cases."""
+    report = check_layer(layer(scale(torch.bfloat16)), Settings(examples=100, properties=("complete", "reference")))
+    assert report.tallies["complete"].cases == 25 and {f.property for f in report.findings} == {"reference"}
+
+
+def test_upstream_gradients_reach_backward_as_they_lie_in_memory():
+    from gradverify.adapters._torch_direct import pulled
+
+    met = []
+
+    class Met(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone(), x.sum(0)
+
+        @staticmethod
+        def backward(ctx, g, h):
+            met.extend((g.stride(), h.stride()))
+            return g + h
+
+    x, v, u = torch.ones(3, 4, requires_grad=True), torch.randn(4, 3).T, torch.ones(1).expand(4)
+    (dx,) = pulled(list(Met.apply(x)), [x], [v, u])
+    assert met == [(1, 3), (0,)] and torch.equal(dx, v + u)
+
+
+def heads(fault=""):
+    """Attention in float32 with two keys of equal, large scores; the second value is zero."""
+    from tests.kernels.attention import attention, plain_attention
+
+    q, v = np.zeros((2, 1, 4)), np.array([[[55.0, 20.0], [0.0, 0.0]]])
+    q[:, :, 0] = 101.3
+    k = np.array([[[14.0, 10.0, 0.0, 3.0], [14.0, 0.0, 5.0, 0.0]]])
+    given = as_layer(attention(fault), q="2*H T D", k="H S D", v="H S E", kernel="float32", reference=plain_attention)
+    return given, Case("attention", {"q": q, "k": k, "v": v}, cotangents=(np.ones((2, 1, 2)),))
+
+
+def test_a_kernel_takes_the_sum_of_a_softmaxs_gradient_from_its_output():
+    """What p is off by cancels in autograd's sum p (g - sum p g), not where the sum is that of forward's p."""
+    given, at = heads()
+    for seed in range(8):
+        assert verify(given, at.but(seed=seed), "reference").ok
+    assert not verify(heads("scale missing in dk")[0], at, "reference").ok

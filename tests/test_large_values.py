@@ -7,7 +7,7 @@ import pytest
 
 from gradverify import Case, Layer, verify
 from gradverify.core.declare.registry import layers
-from gradverify.core.properties import gradient
+from gradverify.core.properties import gradient, special
 
 ABSORBING = (1e16, -1e16, 1e50)
 
@@ -127,3 +127,27 @@ def test_large_values_excuse_no_wrong_formula(value):
     case = Case("squared", {"x": np.array([value, -value, 3.0])})
     assert verify(squared(1.0), case).ok
     assert not verify(squared(1.001), case, "gradient").ok
+
+
+def test_tied_entries_under_weights_of_a_billion_are_no_finding():
+    """A gate that is open over 1e-9 of the joint direction, and looks flat at every larger step."""
+    case = Case(
+        "lstm",
+        {
+            "x": np.full((2, 1, 1), -40.0),
+            "h0": np.zeros((1, 2)),
+            "c0": np.full((1, 2), 3.0),
+            "W": np.array([[0.0, -1.0, -1.0, 1.0, 0.0, 1.0, 1.0, 0.0]]),
+            "U": np.array([[1, 1e5, 34, 16300, 9631, -1e5, 4414, -1e5], [3, 2e9, 13852, 2e9, 2e9, 1e4, -1601, 1e4]]),
+            "b": np.array([0.0, 0.0, 0.0, 0.0, 0.0, -10.0, 0.0, 0.0]),
+        },
+        cotangents=(np.array([[[-1.7, -1.5]], [[1.4, 1.0]]]), np.array([[0.7, 1.8]]), np.array([[1.5, 0.7]])),
+    )
+    assert not special.holds(layers.get("lstm"), case).findings
+
+
+def test_tied_entries_that_claim_too_much_are_found_at_steep_slopes_too():
+    """Both of two equal maxima claim the whole gradient, and the output is a billion times as large."""
+    twice = Layer(lambda x: (1e9 * x.max(), x), lambda dy, x: 1e9 * dy * (x == x.max()), name="maximum", x="N")
+    case = Case("maximum", {"x": np.array([2.0, 2.0, -1.0])})
+    assert [finding.kind for finding in special.holds(twice, case).findings] == ["tie"]

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import Outcome
 
 import gradverify as gv
 from gradverify import adapt
 from gradverify.core.lines.recorder import Recorder, decides
+from gradverify.core.nouns import Case, Outcome
 from gradverify.core.properties import properties
-from gradverify.core.summarise.ran import Ran, restored
+from gradverify.core.summarise.lines_ran import Ran, restored
 
 
 def forward(x, W, mode="mean"):
@@ -217,16 +216,16 @@ def test_only_what_was_verified_counts():
     with Recorder(layer) as recorder:
         recorder.begin(case, prop)
         prop.holds(layer, case)
-        recorder.told(Outcome("gradient", skipped="the layer is slow"))
+        recorder.add(Outcome("gradient", skipped="the layer is slow"))
         assert recorder.end() == ()
         assert not any(function.ran for function in recorder.result().functions)
         recorder.begin(case, prop)
         outcome = prop.holds(layer, case)
-        recorder.told(outcome)
+        recorder.add(outcome)
         assert decides(outcome) and recorder.end()
         assert recorder.result().counts("backward")[0] == 6
         recorder.begin(case, prop)
-        recorder.told(prop.holds(layer, case))
+        recorder.add(prop.holds(layer, case))
         assert recorder.end() == ()  # nothing new
 
 

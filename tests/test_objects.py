@@ -10,7 +10,6 @@ from unittest import mock
 import hypothesis
 import numpy as np
 import pytest
-from gradverify.core.nouns.case import Case
 
 import gradverify as gv
 from gradverify import targets
@@ -19,7 +18,8 @@ from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import Settings
 from gradverify.core.errors import DeclarationError, TargetError
 from gradverify.core.evaluate import foreign
-from gradverify.core.evaluate.failures import LayerFailure, guarded, told, unpatched
+from gradverify.core.evaluate.failures import LayerFailure, error_line, guarded, unpatched
+from gradverify.core.nouns import Case
 
 
 def square(x):
@@ -418,7 +418,7 @@ def test_a_block_keeps_its_lines():
 
 
 def test_told_of_an_exception_whose_type_is_odd():
-    assert told(type("A\x1b\nB" * 100, (Exception,), {})("x\ny")).isprintable()
+    assert error_line(type("A\x1b\nB" * 100, (Exception,), {})("x\ny")).isprintable()
 
 
 def test_a_name_is_one_line():

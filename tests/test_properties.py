@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from gradverify.api import verify
-from gradverify.core.nouns.case import Case
 
+from gradverify.api import verify
 from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import Settings
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.registry import layers
+from gradverify.core.nouns import Case
 from gradverify.core.properties import properties
 
 EXAMPLES = 40

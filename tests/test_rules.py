@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import gradverify
+from gradverify.core.nouns import Stream
 
 PACKAGE = Path(gradverify.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -30,9 +31,10 @@ EDGES = {
     "dask": (),
     "distributed": (),
 }
-FACES = ("gradverify.cli", "gradverify.pytest_plugin", "gradverify.campaign", "gradverify.report")
+FACES = ("gradverify.api", "gradverify.cli", "gradverify.pytest_plugin", "gradverify.campaign", "gradverify.report")
 # Rooms that are an edge; all others must be importable where NumPy is the only package.
-NOT_CORE = ("gradverify.cli", "gradverify.pytest_plugin", "gradverify.campaign", "gradverify.core.draw")
+AT_THE_EDGE = ("gradverify.cli", "gradverify.pytest_plugin", "gradverify.campaign", "gradverify.core.draw")
+LAZY = {("gradverify.core.check.search", "gradverify.core.draw")}  # inside a function, so that Hypothesis waits
 
 
 def name_of(file: Path) -> str:
@@ -47,10 +49,11 @@ def is_in(module: str, rooms: tuple[str, ...]) -> bool:
     return any(module == room or module.startswith(f"{room}.") for room in rooms)
 
 
-def imports_of(module: str) -> set[str]:
-    """Full names of what a module imports when it is imported itself: not in functions, not for type checkers."""
+def imports_of(module: str, inside: bool = False) -> set[str]:
+    """Full names of what a module imports when it is imported; with `inside` also in functions, and for types."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
     found: set[str] = set()
-    for node in _executed(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+    for node in ast.walk(tree) if inside else _executed(tree):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -69,6 +72,21 @@ def _executed(node: ast.AST) -> Iterator[ast.AST]:
             continue
         yield child
         yield from _executed(child)
+
+
+CORE = [module for module in MODULES if is_in(module, ("gradverify.core",))]
+
+
+def room_of(module: str) -> str:
+    return module.removeprefix("gradverify.").removeprefix("core.").partition(".")[0]
+
+
+def rooms_listed() -> list[str]:
+    """The rooms in the order in which the architecture page lists them."""
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = page.partition("## The rooms")[2].partition("\n## ")[0]
+    lines = re.findall(r"^- ([^:]*):", section, re.MULTILINE)
+    return [room for line in lines for room in re.findall(r"`(\w+)/?`", line)]
 
 
 def loaded_after(statements: str) -> set[str]:
@@ -92,9 +110,9 @@ def test_the_pytest_plugin_loads_neither_numpy_nor_hypothesis():
     assert not loaded & {"numpy", "hypothesis", "click", "rich", "torch", "jax"}
 
 
-def test_the_core_knows_numpy_only():
-    core = [module for module in MODULES if not is_in(module, NOT_CORE)]
-    assert {"gradverify.core.nouns.types", "gradverify.core.declare.layer", "gradverify.core.evaluate"} <= set(core)
+def test_all_but_the_edge_knows_numpy_only():
+    core = [module for module in MODULES if not is_in(module, AT_THE_EDGE)]
+    assert {"gradverify.core.nouns.case", "gradverify.core.declare.layer", "gradverify.core.evaluate"} <= set(core)
     loaded = loaded_after("\n".join(f"import {module}" for module in core))
     assert "numpy" in loaded
     assert not loaded & set(EDGES)
@@ -116,8 +134,37 @@ def test_no_room_imports_a_face(module):
     assert not [name for name in imports_of(module) if is_in(name, FACES)]
 
 
-def test_imports_go_one_way():
-    graph = {module: sorted(imports_of(module) & set(MODULES)) for module in MODULES}
+@pytest.mark.parametrize("module", CORE)
+def test_the_core_imports_nothing_of_a_wing(module):
+    ours = {name for name in imports_of(module, inside=True) if is_in(name, ("gradverify",))}
+    allowed = {"gradverify"} if module == "gradverify.core.nouns.forms" else set()  # asks it for names of functions
+    assert not [name for name in ours - allowed if not is_in(name, ("gradverify.core",))]
+
+
+def test_the_core_imports_by_name_only_what_others_registered():
+    named = {module for module in CORE if "import_module(" in MODULES[module].read_text(encoding="utf-8")}
+    assert named == {"gradverify.core.declare.registry", "gradverify.core.nouns.forms"}
+
+
+@pytest.mark.parametrize("module", CORE)
+def test_the_core_imports_inside_functions_only_what_must_wait(module):
+    later = imports_of(module, inside=True) - imports_of(module)
+    assert {(module, name) for name in later & set(MODULES)} <= LAZY
+
+
+@pytest.mark.parametrize("module", CORE)
+def test_a_room_of_the_core_imports_only_from_rooms_above_it(module):
+    order = rooms_listed()
+    if module == "gradverify.core":
+        return
+    for name in imports_of(module, inside=True) & set(CORE) - {"gradverify.core"}:
+        assert order.index(room_of(name)) <= order.index(room_of(module)), f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_imports_go_one_way(inside):
+    known = CORE if inside else list(MODULES)
+    graph = {module: sorted(imports_of(module, inside) & set(known)) for module in known}
     done: set[str] = set()
 
     def visit(module: str, path: tuple[str, ...]) -> None:
@@ -144,12 +191,15 @@ def test_a_file_can_be_read_in_a_sitting(module):
     assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= LONGEST
 
 
-def test_the_architecture_page_names_every_room_and_no_other():
+def test_the_architecture_page_names_every_room_once_and_no_other():
+    named = rooms_listed()
+    assert sorted(named) == sorted({room_of(module) for module in MODULES} - {"gradverify", "core"})
+
+
+def test_the_glossary_is_short():
     page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
-    section = page.partition("## The rooms")[2].partition("\n## ")[0]
-    lines = re.findall(r"^- ([^:]*):", section, re.MULTILINE)
-    named = {room for line in lines for room in re.findall(r"`(\w+)/?`", line)}
-    assert named == {module.split(".")[1] for module in MODULES if "." in module and not module.endswith("__main__")}
+    words = page.partition("## Words")[2].partition("\n## ")[0]
+    assert 10 < len(re.findall(r"^\| (?!word)\w+ \|", words, re.MULTILINE)) <= 25
 
 
 @pytest.mark.parametrize("name", gradverify.__all__)
@@ -165,3 +215,33 @@ def test_an_unknown_name_is_an_attribute_error():
 
 def test_types_are_shipped():
     assert (PACKAGE / "py.typed").exists()
+
+
+def test_each_stream_of_random_numbers_is_used_in_one_place():
+    uses: dict[str, set[str]] = {name: set() for name in Stream.__members__}
+    for module, file in MODULES.items():
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "Stream":
+                uses[node.attr].add(module)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "rng":
+                assert not isinstance(node.args[0], ast.Constant), f"{module}, line {node.lineno}: name the stream"
+    assert {name: len(modules) for name, modules in uses.items()} == dict.fromkeys(uses, 1)
+
+
+def test_every_module_can_be_the_first_that_is_imported():
+    """A circle of imports shows from one of its ends only."""
+    forking = """
+import os, sys
+for module in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        try:
+            __import__(module)
+        except BaseException as error:
+            print(module, type(error).__name__, error, flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+    modules = [module for module in MODULES if not module.endswith("__main__")]
+    done = subprocess.run([sys.executable, "-c", forking, *modules], capture_output=True, text=True, check=True)
+    assert not done.stdout

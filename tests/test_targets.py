@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gradverify.core.nouns.case import Case
 
 import gradverify.layers  # noqa: F401  the catalogue, whether or not the package is installed
 from gradverify import targets
 from gradverify.core.declare.registry import layers
 from gradverify.core.errors import TargetError
+from gradverify.core.nouns import Case
 
 REGISTERED = """
     import gradverify

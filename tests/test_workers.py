@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from campaigns import QUICK, run
-from gradverify.core.nouns.case import Case
 
 from gradverify.campaign import parcel, process
 from gradverify.campaign.guard import Guard
 from gradverify.campaign.state import State
 from gradverify.campaign.unit import Unit
+from gradverify.core.nouns import Case
 
 HERE = Path(__file__).parent
 HOSTILE = str(HERE / "hostile.py")

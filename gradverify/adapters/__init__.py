@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradverify.core.declare.layer import Layer
-from gradverify.core.declare.registry import Registry, import_submodules
+from gradverify.core.declare.registry import Registry, import_submodules, layers
+from gradverify.core.declare.validation import named
 from gradverify.core.errors import DeclarationError
 
 
@@ -51,7 +52,7 @@ def as_layer(target: Any, /, *, name: str | None = None, **declaration: Any) -> 
     Raises
     ------
     DeclarationError
-        If none does, with what was tried and the lines that would declare it.
+        If none does, with the line that fixes it.
     """
     known = sorted((adapters.get(n) for n in adapters.names()), key=lambda a: -a.priority)
     for adapter in known:
@@ -60,16 +61,42 @@ def as_layer(target: Any, /, *, name: str | None = None, **declaration: Any) -> 
     raise unrecognised(target)
 
 
+def register(target: Any = None, /, *, name: str | None = None, **declaration: Any) -> Any:
+    """Put a layer into the registry; returns its argument, so it is also a decorator.
+
+    Parameters
+    ----------
+    target : a Layer or Loss, or anything an adapter recognises (a class with forward and backward, ...)
+    name : overrides the layer's own name
+    **declaration : passed on to the adapter
+
+    Raises
+    ------
+    DeclarationError
+        If the target cannot be turned into a layer, or its name is taken.
+    """
+    if target is None:
+        return lambda inner: register(inner, name=name, **declaration)
+    layer = _as_layer(target, name, declaration)
+    origin = layer.origin or (f"{layers.source_now}:{layer.name}" if layers.source_now else None)
+    layers.add(layer.name, layer if origin == layer.origin else layer.derive(origin=origin))
+    return target
+
+
+def _as_layer(target: Any, name: str | None, declaration: dict[str, Any]) -> Layer:
+    if isinstance(target, Layer) and not declaration:
+        return target if name is None else target.derive(name=named(name))
+    return as_layer(target, name=name, **declaration)
+
+
 def unrecognised(target: Any, why: str = "") -> DeclarationError:
-    """The error for a target that no adapter can take: what it looks like, what was tried, how to declare each."""
-    known = sorted((adapters.get(n) for n in adapters.names()), key=lambda a: -a.priority)
-    tried = "\n".join(f"  {adapter.name + ':':<13}{adapter.hint}" for adapter in known)
+    """The error for a target that no adapter can take: what it is, and the line that fixes it."""
+    from gradverify.adapters._advice import advice
+
     return DeclarationError(
-        f"cannot tell how {_described(target)} computes its gradient{f': {why}' if why else ''}. "
-        f"Conventions tried, and how to declare each:\n{tried}\n"
-        "Any other is two functions in the normal form:\n"
-        "  def forward(x, W): return y, saved\n"
-        "  def backward(dy, saved): return dx, dW"
+        f"cannot tell how {_described(target)} computes its gradient{f': {why}' if why else ''}\n"
+        f"{advice(target)}\n"
+        "(`gradverify list adapters` shows every convention with the line that declares it)"
     )
 
 

@@ -12,13 +12,13 @@ import numpy as np
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._instance import Maker, accepted_by, builds, float_arrays
 from gradverify.adapters._normal import attempt, constants, examples, finished, flat, required, split
-from gradverify.adapters._pairs import Pair, attributes, discover, fetch, told_pair
+from gradverify.adapters._pairs import Pair, attributes, declared_pair, discover, fetch
 from gradverify.adapters._stateful import Stateful
 from gradverify.adapters._undeclared import undeclared
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 FORWARDS = ("forward", "forward_pass", "fprop", "forward_propagation", "feedforward", "__call__")
 BACKWARDS = (
@@ -51,7 +51,7 @@ def build(
     settings["constants"], fixed = _constants(settings, primals)
     label = str(name or getattr(target, "__name__", type(target).__name__))
     cls = target if inspect.isclass(target) else None if builds(target) else type(target)
-    told = {n: told_pair(n, spec) for n, spec in (pairs or {}).items()}
+    told = {n: declared_pair(n, spec) for n, spec in (pairs or {}).items()}
     maker = Maker(target, init, Chance(cls, getattr(cls, "forward", None), target))
     inner = kind(maker, ("", ""), (), (), {}, dict(told), **fields)
     first, failure = _first(inner, primals, settings, label, methods, target)
@@ -106,9 +106,12 @@ def _sized(inner: Stateful, layer: Layer, label: str, made: Any) -> None:
     arrays = [n for n in float_arrays(made) if n not in inner.pairs] if made is not None else []
     seen = f" It holds {', '.join(arrays)}, of which no gradient was found." if arrays else ""
     one = arrays[0] if arrays else "W"
+    others = [n for n in (*inner.maker.sizes(), "A", "B", "C", "D") if n != unknown[0]]
+    rank = np.ndim(float_arrays(made)[one]) if arrays else 2
+    dims = " ".join([*others[: max(rank - 1, 0)], unknown[0]])
     raise DeclarationError(
         f"{label} is built with the size {unknown[0]}, which no primal has.{seen} Declare the parameter that has it, "
-        f'and where its gradient stands: {one}="... {unknown[0]}", pairs={{"{one}": "d{one}"}}'
+        f'and where backward leaves its gradient: {one}="{dims}", pairs={{"{one}": "d{one}"}}'
     )
 
 
@@ -231,13 +234,13 @@ def _look(
     try:
         with inner.maker.chance.fixed(options, note=False):
             made, built = inner.fresh({n: np.array(a) for n, a in arrays.items()}, options)
-            start = _held(made, built)
+            start = _arrays_of(made, built)
         with inner.maker.chance.fixed(options):
             output = inner._call(made, given, options)
             cotangent = (
                 tuple(np.ones(np.shape(y)) for y in output) if isinstance(output, tuple) else np.ones(np.shape(output))
             )
-            before = _held(made, built)
+            before = _arrays_of(made, built)
             with suppress(LayerFailure):  # what forward shows is shown; the check will report the crash
                 inner._pull(made, cotangent, options)
     except (LayerFailure, DeclarationError):
@@ -265,7 +268,7 @@ def _look(
     }
 
 
-def _held(made: Any, built: Mapping[str, Array]) -> dict[str, Array]:
+def _arrays_of(made: Any, built: Mapping[str, Array]) -> dict[str, Array]:
     """Copies of the floating arrays of an object, by attribute, and of its parameters, by primal name."""
     found = {n: np.array(fetch(made, p.values[0])) for n, p in discover(made, built).items()}
     return found | {n: np.array(a) for n, a in float_arrays(made).items()}
@@ -331,7 +334,7 @@ def _layer(
         **{
             "stateful": True,
             "session": inner.session,
-            "held": inner.held,
+            "stored_parameters": inner.stored_parameters,
             "again": inner.again,
             "added": inner.again if inner.accumulates else None,
             "built_with": inner.maker.built_with(),

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.adapters._jax_engine import Engine, _precision, import_jax
+from gradverify.adapters._jax_engine import Engine, Tape, _cotangent, _precision, import_jax
 
 Array = Any  # numpy.ndarray or jax.Array
 UNIT = 2.0**-24
@@ -25,6 +25,14 @@ _EXACT = {
     "iota", "dynamic_slice", "dynamic_update_slice", "expand_dims", "scatter", "clamp", "floor", "round", "argmax",
 }  # fmt: skip
 _NESTED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+
+
+@dataclass
+class Truth:
+    """What a forward of the reference keeps: its tape, and what the first sample traces."""
+
+    tape: Tape
+    halves: _Halves | None = None
 
 
 @dataclass(frozen=True)
@@ -62,13 +70,14 @@ class Reference:
         """As the kernel's type holds it, in float64."""
         return array if array.dtype.kind != "f" else np.asarray(array).astype(self.dtype).astype(np.float64)
 
-    def forward(self, *arrays: Array, **options: Any) -> tuple[Any, Any]:
-        """Outputs in float64, and the tape for `backward`."""
-        return self.high.forward(*arrays, **options)
+    def forward(self, *arrays: Array, **options: Any) -> tuple[Any, Truth]:
+        """Outputs in float64, and what `backward` and `sample` need."""
+        outputs, tape = self.high.forward(*arrays, **options)
+        return outputs, Truth(tape)
 
-    def backward(self, cotangents: Any, tape: Any) -> dict[str, Array]:
+    def backward(self, cotangents: Any, truth: Truth) -> dict[str, Array]:
         """Gradients by JAX's own differentiation."""
-        return {n: np.asarray(g, float) for n, g in self.high.backward(cotangents, tape).items()}
+        return {n: np.asarray(g, float) for n, g in self.high.backward(cotangents, truth.tape).items()}
 
     def kept(self, saved: Any) -> int | None:
         """A compiled kernel does not tell what it keeps: tensors as large as an output may be rounded."""
@@ -81,32 +90,62 @@ class Reference:
         options: Mapping[str, Any],
         seed: int,
         kept: int | None,
+        truth: Truth,
     ) -> tuple[Any, dict[str, Array], int]:
         """Outputs, gradients and elements computed, each operation off by as much as a good kernel's may be."""
+        leaves = import_jax().tree_util.tree_leaves
+        primals = {n: np.asarray(a) for n, a in zip(self.high.names, arrays)}
+        moving, rest = self.high._parted(primals, self.high.differentiable)
+        noise = _Noise(self.dtype, np.random.default_rng(seed))
+        with _precision((moving, rest, cotangents)):
+            if truth.halves is None:
+                truth.halves = _Halves(self.high._outputs(options), moving, rest, cotangents)
+            halves = truth.halves
+            found = noise.run(halves.ahead.jaxpr, halves.ahead.consts, leaves((moving, rest)))
+            outputs, saved = found[: halves.outputs], found[halves.outputs :]
+            if len(saved) == len(halves.exact):
+                saved = [noise.again(value, exact) for value, exact in zip(saved, halves.exact)]
+            flat = noise.run(halves.back.jaxpr, halves.back.consts, [*saved, *cotangents])
+            gradients = import_jax().tree_util.tree_unflatten(halves.gradients, flat)
+        return tuple(map(np.asarray, outputs)), {n: np.asarray(g, float) for n, g in gradients.items()}, noise.work
+
+
+class _Halves:
+    """Forward and pullback of a function as jaxprs, and what passes from one to the other at a point."""
+
+    def __init__(self, function: Any, moving: Any, rest: Any, cotangents: tuple[Array, ...]) -> None:
         jax = import_jax()
-        engine, rng = self.high, np.random.default_rng(seed)
-        primals = {n: np.asarray(a) for n, a in zip(engine.names, arrays)}
+        trees = []
 
-        def both(moving: dict[str, Any], rest: dict[str, Any], vs: Any) -> Any:
-            outputs = engine._outputs(options)({**rest, **moving})
-            return outputs, engine._pullback(moving, rest, vs, options)
+        def ahead(moving: Any, rest: Any) -> Any:
+            ys, pull = jax.vjp(lambda m: function({**rest, **m}), moving)
+            saved, tree = jax.tree_util.tree_flatten(pull)
+            trees.append(tree)
+            return ys, saved
 
-        given = (*engine._parted(primals, engine.differentiable), tuple(cotangents))
-        with _precision(given):
-            closed, shape = jax.make_jaxpr(both, return_shape=True)(*given)
-            noise = _Noise(self.dtype, rng, max((np.size(v) for v in cotangents), default=0))
-            flat = noise.run(closed.jaxpr, closed.consts, jax.tree_util.tree_leaves(given))
-            outputs, gradients = jax.tree_util.tree_unflatten(jax.tree_util.tree_structure(shape), flat)
-        found = tuple(np.asarray(y) for y in outputs)
-        return found, {n: np.asarray(g, float) for n, g in gradients.items()}, noise.work
+        def back(saved: list[Any], vs: tuple[Any, ...]) -> Any:
+            pull = jax.tree_util.tree_unflatten(trees[-1], saved)
+            return pull(tuple(_cotangent(v, y) for v, y in zip(vs, ys)))[0]
+
+        self.exact = ahead(moving, rest)[1]
+        self.ahead, (ys, between) = jax.make_jaxpr(ahead, return_shape=True)(moving, rest)
+        self.back, shape = jax.make_jaxpr(back, return_shape=True)(between, tuple(cotangents))
+        self.outputs, self.gradients = len(ys), jax.tree_util.tree_structure(shape)
 
 
 class _Noise:
     """Runs a jaxpr with every result displaced."""
 
-    def __init__(self, dtype: Any, rng: np.random.Generator, least: int) -> None:
-        self.dtype, self.rng, self.least, self.work = dtype, rng, least, 0
+    def __init__(self, dtype: Any, rng: np.random.Generator) -> None:
+        self.dtype, self.rng, self.work = dtype, rng, 0
         self.unit = float(import_jax().numpy.finfo(dtype).eps) / 2
+
+    def again(self, value: Any, exact: Any) -> Any:
+        """What a pullback is handed: off by what made it off, and as much again: see `_torch_reference._Moved`."""
+        if not _floats(value) or np.shape(value) != np.shape(exact):
+            return value
+        off = np.nan_to_num(np.asarray(value) - np.asarray(exact), nan=0.0, posinf=0.0, neginf=0.0)
+        return value + off * self.signs(off)
 
     def run(self, jaxpr: Any, consts: Any, arguments: Any) -> list[Any]:
         """Outputs of a jaxpr."""

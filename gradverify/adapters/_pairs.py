@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.core.errors import DeclarationError
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 Path = tuple[tuple[str, Any], ...]  # ("attr", name) and ("item", key), outermost first
 Gradient = tuple[Path, ...] | Callable[[Any], Any]  # summed over several places, or told as a function
@@ -231,7 +231,7 @@ def _identifier(name: str) -> str:
     return re.sub(r"\W", "_", name).strip("_") or "p"
 
 
-def told_pair(name: str, spec: Any) -> Pair:
+def declared_pair(name: str, spec: Any) -> Pair:
     """A pair as the author told it: {"W": "dW"}, {"W": ("weights", "d_weights")} or {"W": function}.
 
     Raises

@@ -41,7 +41,7 @@ class _Span:
 
 @dataclass(frozen=True)
 class OnDevice:
-    """Torch code at one point; see `gradverify.core.declare.hooks.Elsewhere`. Primals are sent once, when they are first needed."""
+    """Torch code at one point; see `hooks.NativePoint`. Primals are sent once, when they are first needed."""
 
     engine: Engine
     primals: Mapping[str, Array]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -115,6 +116,38 @@ def _generators(device: Any) -> list[Any]:
     cuda = getattr(device, "type", "cpu") == "cuda"
     more = [torch.cuda.default_generators[device.index or torch.cuda.current_device()]] if cuda else []
     return [torch.default_generator, *more]
+
+
+def pulled(outputs: list[Any], inputs: list[Any], cotangents: list[Any]) -> tuple[Any, ...]:
+    """`torch.autograd.grad` for upstream gradients of the outputs' shapes; the graph stays.
+
+    Given them, torch compares shapes in a way that imports sympy, which takes a second. So they come from the backward
+    of a node behind the outputs instead, as they are in memory.
+    """
+    torch = import_torch()
+    start = _start().apply(len(outputs), *cotangents, *outputs)
+    found: tuple[Any, ...] = torch.autograd.grad(start, inputs, retain_graph=True, allow_unused=True)
+    return found
+
+
+@functools.cache
+def _start() -> Any:
+    torch: Any = import_torch()
+
+    class Start(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
+        """A zero behind all outputs."""
+
+        @staticmethod
+        def forward(ctx: Any, count: int, *tensors: Any) -> Any:
+            ctx.save_for_backward(*tensors[:count])
+            return torch.zeros(())
+
+        @staticmethod
+        def backward(ctx: Any, *_: Any) -> Any:
+            cotangents = ctx.saved_tensors
+            return (None, *(None for _ in cotangents), *cotangents)
+
+    return Start
 
 
 @contextmanager

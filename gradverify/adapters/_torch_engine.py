@@ -11,10 +11,20 @@ from typing import Any
 
 import numpy as np
 
+from gradverify.adapters._elsewhere import elsewhere
 from gradverify.adapters._torch_arrays import Array, Tensor, array, import_torch, place, tensor, tensors_in
-from gradverify.adapters._torch_direct import fixed, laid_out_alike, one_by_one, one_thread, unmoved, without_tape
+from gradverify.adapters._torch_direct import (
+    fixed,
+    laid_out_alike,
+    one_by_one,
+    one_thread,
+    pulled,
+    unmoved,
+    without_tape,
+)
 from gradverify.adapters._torch_watch import Watch
 from gradverify.core.evaluate import LayerFailure
+from gradverify.core.evaluate.failures import ELSEWHERE, error_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,19 +280,15 @@ class Engine:
                 "into NumPy on the way",
             )
         wanted = {n: t for n, t in leaves.items() if t.requires_grad}
+        ys, inputs, vs = [y for y, _ in pairs], list(wanted.values()), [v for _, v in pairs]
+
+        def run() -> Any:
+            if not create_graph:
+                return pulled(ys, inputs, vs)
+            return torch.autograd.grad(ys, inputs, vs, retain_graph=True, create_graph=True, allow_unused=True)
+
         with self._explained("backward"), fixed(self.device, 1), one_thread(_elements(leaves)):
-            found = self._within(
-                leaves,
-                options,
-                lambda: torch.autograd.grad(
-                    [y for y, _ in pairs],
-                    list(wanted.values()),
-                    [v for _, v in pairs],
-                    retain_graph=True,
-                    create_graph=create_graph,
-                    allow_unused=True,
-                ),
-            )
+            found = self._within(leaves, options, run)
         return dict(zip(wanted, found))
 
     def _within(self, leaves: Mapping[str, Tensor], options: Mapping[str, Any], run: Callable[[], Any]) -> Any:
@@ -299,7 +305,15 @@ class Engine:
         """Turn what torch says into what the author can do."""
         try:
             yield
-        except RuntimeError as error:
+        except LayerFailure:
+            raise
+        except Exception as error:
+            hint = elsewhere(error, self.device)
+            if hint is not None:
+                said = f"{stage} of {self.name!r} cannot run on the device {self.device}"
+                raise LayerFailure(ELSEWHERE, stage, f"{said}: {error_line(error)}; {hint}") from error
+            if not isinstance(error, RuntimeError):
+                raise
             text = str(error)
             counts = re.search(r"(\w+) returned an incorrect number of gradients \(expected (\d+), got (\d+)\)", text)
             if counts:

@@ -11,11 +11,14 @@ it. The bounds, u = 2^-24 being the unit roundoff of float32:
   Numerical Algorithms, section 4.2: gamma_n = n u / (1 - n u)); from 4096 terms on 64 sqrt(n) in place of n, which
   holds with a probability that leaves no doubt (N. J. Higham and T. Mary 2019);
 - an operand of a matrix product: what rounding it to the kernel's type takes away, since tensor cores take no other;
+- what backward is handed: what made it off in forward, and as much again (see `_torch_reference`);
 - a tensor that backward is handed and that the kernel was seen to save in its type: as much;
-- a softmax: 4 u |x| of its result besides: backward scales scores x again, and takes from them a log-sum-exp; each of
-  the four is rounded at the size of x, and nothing is normalised after it;
-- the gradient of a softmax, p (g - sum p g): where the kernel saves its outputs in its type, the sum may be taken as
-  the product of upstream gradient and output (T. Dao 2023), and be off by a rounding of every term of that.
+- a softmax: 4 u |x| of its result besides, and where x is a product, what that may be off by: backward computes
+  scores x again, scales them, and takes from them a log-sum-exp; each of the four is rounded at the size of x, and
+  nothing is normalised after it;
+- the gradient of a softmax, p (g - sum p g): the sum may be taken as the product of upstream gradient and output
+  (T. Dao 2023). Its p are those of forward, so that what p is off by does not cancel; and where the kernel saves its
+  outputs in its type, every term is off by a rounding, and their sum by another.
 """
 
 from __future__ import annotations
@@ -74,7 +77,8 @@ def _mode(guarded: bool) -> type:
         def __init__(self, dtype: Any, products: Any, seed: int, elementwise: bool, kept: bool) -> None:
             super().__init__()
             self.dtype, self.products, self.elementwise, self.kept = dtype, products, elementwise, kept
-            self.sizes: dict[int, tuple[Tensor, Tensor]] = {}  # of products, sum |term| of each entry
+            self.sizes: dict[int, tuple[Tensor, Tensor, float]] = {}  # of products, sum |term| and the count of terms
+            self.doubts: dict[int, tuple[Tensor, Tensor | None]] = {}  # of softmaxes, by how much backward's are off
             self.at = seed * 7919
             self.work = 0  # elements of all results
 
@@ -98,10 +102,11 @@ def _mode(guarded: bool) -> type:
             if name in _SUMS:
                 bound = self.summed(func, name, args, kwargs)
             result = func(*args, **kwargs)
-            if name in _PRODUCTS and _floats(result) and self.kept:
-                self.sizes[id(result)] = result, bound / (UNIT * _counted(_terms(name, args, result)))
-            if name == "mul" and self.sizes:
-                self.carried(result, args, lambda size: (size * args[1]).abs())
+            if name in _PRODUCTS and _floats(result):
+                count = _counted(_terms(name, args, result))
+                self.sizes[id(result)] = result, bound / (UNIT * count), count
+            if name in ("mul", "div") and self.sizes:
+                self.carried(result, args, lambda size: abs(size * args[1] if name == "mul" else size / args[1]))
             self.work += result.numel() if _floats(result) else 0
             for k, part in enumerate(result if isinstance(result, (tuple, list)) else (result,)):
                 if _floats(part) and part.numel():
@@ -112,20 +117,34 @@ def _mode(guarded: bool) -> type:
             """The result; the sizes of its terms are those of its first argument, moved or scaled alike."""
             known = self.sizes.get(id(args[0])) if args and self.sizes and _floats(result) else None
             if known is not None:
-                self.sizes[id(result)] = result, how(known[1])
+                self.sizes[id(result)] = result, how(known[1]), known[2]
             return result
 
         def softmax(self, name: str, args: Any, result: Any) -> Any:
             """A softmax or its gradient with the errors that its arguments' sizes bring."""
             if name == "_softmax":
-                size = args[0].abs().mul_(_FEW * UNIT).clamp_(max=1.0)
-                result.mul_(self.signs(result) * size + 1)
-            elif name == "_softmax_backward_data" and self.kept:
+                size = args[0].abs().mul_(_FEW * UNIT)
+                _, terms, count = self.sizes.get(id(args[0]), (None, None, 0.0))
+                size = size if terms is None else size.add_(terms, alpha=UNIT * count)
+                result.mul_(self.signs(result) * size.clamp_(max=1.0) + 1)
+                self.doubts[result.data_ptr()] = result, None
+            elif name == "_softmax_backward_data":
                 g, p, dim = args[:3]
-                terms = self.sizes.get(id(g), (g, g.abs()))[1]
-                off = (terms * p).sum(dim, keepdim=True).mul_(import_torch().finfo(self.dtype).eps / 2)
+                off = import_torch().zeros_like(p.sum(dim, keepdim=True))
+                if self.kept:
+                    terms = self.sizes.get(id(g), (g, g.abs()))[1]
+                    off += (terms * p).sum(dim, keepdim=True) + (g * p).sum(dim, keepdim=True).abs()
+                    off *= import_torch().finfo(self.dtype).eps / 2
+                doubt = self.doubts.get(p.data_ptr(), (p, None))[1]
+                if doubt is not None:
+                    off += (g.abs() * doubt).sum(dim, keepdim=True)
                 result.add_(p * off.mul_(self.signs(off)))
             return result
+
+        def handed(self, value: Tensor, moved: Tensor, off: Tensor) -> None:
+            """Backward gets `moved` for what forward made, `off` being how much it was off."""
+            if value.data_ptr() in self.doubts:
+                self.doubts[moved.data_ptr()] = moved, off.abs()
 
         def summed(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
             """u n sum |term| of every result; in-place operations start from zero."""

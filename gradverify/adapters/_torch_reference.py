@@ -5,8 +5,7 @@ The same operations give what a good kernel may lose: see `_torch_noise`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +14,17 @@ import numpy as np
 from gradverify.adapters._torch_arrays import Array, import_torch, tensor, tensors_in
 from gradverify.adapters._torch_engine import Engine, Tape
 from gradverify.adapters._torch_noise import noise
+from gradverify.core.errors import DeclarationError
 
 _LARGE = 1 << 18  # elements above which samples run in float32, where elementwise operations round by themselves
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What a forward of the reference keeps: its tape, and the tensors that autograd saved, in their order."""
+
+    tape: Tape
+    saved: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -55,13 +63,21 @@ class Reference:
     def __call__(self, *arrays: Array, **options: Any) -> Any:
         return self.high.forward(*arrays, **options)[0]
 
-    def forward(self, *arrays: Array, **options: Any) -> tuple[Any, Any]:
-        """Outputs in float64, and the tape for `backward`."""
-        return self.high.forward(*arrays, **options)
+    def forward(self, *arrays: Array, **options: Any) -> tuple[Any, Truth]:
+        """Outputs in float64, and what `backward` and `sample` need."""
+        saved: list[Any] = []
 
-    def backward(self, cotangents: Any, tape: Any) -> dict[str, Array]:
+        def keep(value: Any) -> Any:
+            saved.append(value)
+            return value
+
+        with _packing(keep):
+            outputs, tape = self.high.forward(*arrays, **options)
+        return outputs, Truth(tape, tuple(saved))
+
+    def backward(self, cotangents: Any, truth: Truth) -> dict[str, Array]:
         """Gradients by torch's own differentiation."""
-        return _given(self.high.backward(cotangents, tape))
+        return _given(self.high.backward(cotangents, truth.tape))
 
     def batched(self, stack: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Array, ...]:
         """See `Hooks.batched`."""
@@ -81,11 +97,13 @@ class Reference:
         options: Mapping[str, Any],
         seed: int,
         kept: int | None,
+        truth: Truth,
     ) -> tuple[Any, dict[str, Array], int]:
         """Outputs and gradients, every operation displaced by as much as a good kernel may be off.
 
         Parameters
         ----------
+        truth : what `forward` kept at this point
         kept : number of elements from which on tensors for backward are rounded to the kernel's type; None for none
 
         Returns
@@ -96,7 +114,7 @@ class Reference:
         large = sum(a.size for a in (*arrays, *cotangents)) > _LARGE
         engine = self.high.but(kernel=torch.float32) if large else self.high
         disturbed = noise(self.dtype, self.products, seed, elementwise=not large, kept=kept is not None)
-        with disturbed, _rounding(disturbed, kept, self.dtype):
+        with disturbed, _packing(_Moved(disturbed, truth.saved, kept, self.dtype)):
             outputs, tape = engine.forward(*arrays, **options)
         with disturbed:
             gradients = engine.backward(cotangents, tape)
@@ -138,22 +156,38 @@ def _saved_by(output: Any) -> list[Any]:
     return [*kept, *tensors_in(list(getattr(node, "__dict__", {}).values()))]
 
 
-@contextmanager
-def _rounding(disturbed: Any, kept: int | None, dtype: Any) -> Iterator[None]:
-    """Inside, what the reference saves for backward is displaced as if it were rounded to the kernel's type."""
-    if kept is None:
-        yield
-        return
+class _Moved:
+    """What a disturbed forward saves for backward: off by what made it off, and as much again in every entry.
 
-    from torch.utils._python_dispatch import _disable_current_modes as unwatched
+    A backward by hand rests on what holds between exact values, such as a mean of zero, and may compute a value again
+    in another way. Autograd's own keeps such laws: it takes out of the gradient the same mean that forward took out.
+    """
 
-    def pack(value: Any) -> Any:
-        large = value.is_floating_point() and value.numel() >= kept and not (value.is_leaf and value.requires_grad)
+    def __init__(self, disturbed: Any, exact: tuple[Any, ...], kept: int | None, dtype: Any) -> None:
+        self.disturbed, self.exact, self.kept, self.dtype, self.at = disturbed, exact, kept, dtype, 0
+
+    def __call__(self, value: Any) -> Any:
+        from torch.utils._python_dispatch import _disable_current_modes as unwatched
+
+        exact = self.exact[self.at] if self.at < len(self.exact) else None
+        self.at += 1
+        if not value.is_floating_point() or (value.is_leaf and value.requires_grad):
+            return value
         with import_torch().no_grad(), unwatched():
-            return disturbed.low(value, dtype) if large else value
+            moved, off = value, None
+            if exact is not None and exact.shape == value.shape:
+                off = (value - exact).nan_to_num_(0.0, 0.0, 0.0).to(value.dtype)
+                moved = value + off.mul_(self.disturbed.signs(off))
+            if self.kept is not None and value.numel() >= self.kept:
+                moved = self.disturbed.low(moved, self.dtype)
+            if off is not None:
+                self.disturbed.handed(value, moved, off)
+            return moved
 
-    with import_torch().autograd.graph.saved_tensors_hooks(pack, lambda value: value):
-        yield
+
+def _packing(pack: Any) -> Any:
+    """Inside, what is saved for backward goes through `pack`."""
+    return import_torch().autograd.graph.saved_tensors_hooks(pack, lambda value: value)
 
 
 def reference_of(engine: Engine, target: Any, declared: dict[str, Any], products: Any = None) -> Reference:
@@ -165,6 +199,11 @@ def reference_of(engine: Engine, target: Any, declared: dict[str, Any], products
     """
     from gradverify.adapters.torch_ import caller
 
+    if not callable(target):
+        raise DeclarationError(
+            f"layer {engine.name!r}: reference is a {type(target).__name__}; it takes a function of tensors with the "
+            "arguments of the kernel"
+        )
     call, _ = caller(target, declared)
     high = engine.but(name=f"the reference of {engine.name}", call=call, kernel=None, strict=False)
     return Reference(high, engine.kernel, products or engine.kernel, target)

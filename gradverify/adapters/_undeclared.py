@@ -19,7 +19,7 @@ from gradverify.adapters._weights import Survey, Weight, covered, survey
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.nouns.verified import NotVerified
+from gradverify.core.nouns.ledger import NotVerified
 
 _LOOKS = 3  # sets of sizes, so that 4*N and D+H are told apart
 _CHOICES = 8  # of an option, at which something else may be reached

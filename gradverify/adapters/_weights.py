@@ -22,7 +22,7 @@ from gradverify.adapters._normal import flat, parted
 from gradverify.adapters._pairs import Path, fetch, own, store
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 if TYPE_CHECKING:
     from gradverify.adapters._stateful import Stateful
@@ -227,7 +227,7 @@ def survey(inner: Stateful, primals: dict[str, Array], other: dict[str, Array], 
     begun, ran = (arrays_of(trial.made()[0]) for trial in (cold, warm))
     for trial, held in ((cold, begun), (warm, {p: a for p, a in ran.items() if p not in begun})):
         instance = trial.made()[0]
-        left = _apart({p: a for p, a in held.items() if not covered(inner, instance, p)})
+        left = _without_views({p: a for p, a in held.items() if not covered(inner, instance, p)})
         if inner.modes:
             found.moving |= warm.following(left)
         reaching = trial.reaching(left)
@@ -260,7 +260,7 @@ def covered(inner: Stateful, instance: Any, path: Path) -> bool:
     return isinstance(array, np.ndarray) and any(isinstance(a, np.ndarray) and np.shares_memory(a, array) for a in held)
 
 
-def _apart(arrays: Mapping[Path, Any]) -> dict[Path, Any]:
+def _without_views(arrays: Mapping[Path, Any]) -> dict[Path, Any]:
     """Arrays without those that are views of an earlier one."""
     kept: dict[Path, Any] = {}
     for path, array in arrays.items():

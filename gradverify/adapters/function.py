@@ -34,14 +34,14 @@ def function(target: Any, /, *, name: str | None = None, **declaration: Any) -> 
             continue
         if isinstance(result, (tuple, list)) and len(result) >= 2 and np.size(result[0]) == 1:
             return loss(target, name=name, **declaration)
-        seen = f"it returned {_told(result)}, not a number and its gradient"
+        seen = f"it returned {_described(result)}, not a number and its gradient"
         break
     raise unrecognised(target, seen)
 
 
-def _told(result: Any) -> str:
+def _described(result: Any) -> str:
     if isinstance(result, (tuple, list)):
-        return f"({', '.join(_told(part) for part in result)})"
+        return f"({', '.join(_described(part) for part in result)})"
     return f"an array of shape {np.shape(result)}" if isinstance(result, np.ndarray) else type(result).__name__
 
 

@@ -65,6 +65,10 @@ def jax_layer(target: Any, /, *, name: str | None = None, **declaration: Any) ->
     kind = _kernel(label, own)
     if kind is not None:
         plain = own["reference"]
+        if not callable(plain):
+            raise DeclarationError(
+                f"layer {label!r}: reference is a {type(plain).__name__}; it takes a function of arrays"
+            )
         own["reference"] = reference_of(engine, lambda arrays, options: plain(**rebuild(arrays), **options), kind)
         engine = in_type(engine, kind)
     return _layer(engine, target, probe, declared, settings, own)

@@ -17,14 +17,14 @@ import numpy as np
 
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._building import build
-from gradverify.adapters._normal import attempt, told
+from gradverify.adapters._normal import annotated, attempt
 from gradverify.adapters._pairs import Pair, attributes, fetch
 from gradverify.adapters._stateful import Stateful
 from gradverify.adapters._weights import Weight
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 _DEEP = 4  # layers of a network, in a list of it
 _GRADIENT = re.compile(r"^(g|d\w?|d_\w+|.*grad.*)$", re.IGNORECASE)  # of keyword arguments
@@ -76,7 +76,7 @@ class Recorder:
         if len(parts) == 1:
             return self._both(None, parts[0])
         if parts:
-            raise Misunderstood(_told(given, named))
+            raise Misunderstood(_call_text(given, named))
         return None
 
     def _both(self, parameter: Any, gradient: Any) -> Any:
@@ -132,7 +132,7 @@ def _alike(one: Any, other: Any) -> bool:
     return not lists and np.shape(one) == np.shape(other)
 
 
-def _told(given: tuple[Any, ...], named: dict[str, Any]) -> str:
+def _call_text(given: tuple[Any, ...], named: dict[str, Any]) -> str:
     """A call in words."""
     parts = [_kind(value) for value in given] + [f"{name}={_kind(value)}" for name, value in named.items()]
     return f"opt({', '.join(parts)})"
@@ -184,7 +184,7 @@ class Applied(Stateful):
         """Whether backward changes the weight."""
         return weight.changed
 
-    def held(self, saved: Any) -> dict[str, Array]:
+    def stored_parameters(self, saved: Any) -> dict[str, Array]:
         """Nothing: backward is meant to change the parameters."""
         return {}
 
@@ -215,7 +215,7 @@ class Applied(Stateful):
         self.rates[pair.name] = rate = self._rate(instance)
         return change / rate
 
-    def grain(self, primals: Mapping[str, Array]) -> dict[str, float]:
+    def gradient_rounding(self, primals: Mapping[str, Array]) -> dict[str, float]:
         """What a subtraction from a parameter rounds its gradient to: eps |w| over the rate."""
         return {
             n: float(np.finfo(primals[n].dtype).eps * np.max(np.abs(primals[n]), initial=0.0)) / abs(rate)
@@ -299,10 +299,10 @@ def optimiser(
         rate=rate,
     )
     inner: Applied = layer.forward.__self__  # type: ignore[attr-defined]
-    layer = layer.derive(hooks=replace(layer.hooks, grain=inner.grain))
+    layer = layer.derive(hooks=replace(layer.hooks, gradient_rounding=inner.gradient_rounding))
     _understood(layer)
     rest = [n for n in inner.parameters if n not in inner.pairs]
-    return told(layer, "pairs: " + ", ".join(f"{n}<->{n} before minus after" for n in rest) if rest else "")
+    return annotated(layer, "pairs: " + ", ".join(f"{n}<->{n} before minus after" for n in rest) if rest else "")
 
 
 def _understood(layer: Layer) -> None:

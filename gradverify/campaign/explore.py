@@ -25,11 +25,9 @@ from gradverify.core.draw import Pool, cases, decoding, each
 from gradverify.core.errors import CaseFileError, GradverifyError
 from gradverify.core.evaluate.failures import COMPLETE
 from gradverify.core.lines.recorder import Recorder
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.comparison import Verdict
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns import Case, Finding, Outcome, Verdict
 from gradverify.core.properties import Property, explained, properties
-from gradverify.core.verify import checked, examine, told_by, watcher
+from gradverify.core.verify import checked, examine, property_of, watcher
 from gradverify.report.terminal import render_finding
 
 BEAT = 0.5  # seconds between two deltas
@@ -184,13 +182,13 @@ class Explorer:
         for prop in due:
             self.record = None if row is None else lambda prop: turn.heads[prop.name] + row
             outcome = self._examine(case, prop)
-            self.recorder.told(outcome)
+            self.recorder.add(outcome)
             ratio = self._count(outcome)
             noted.update(verdict_features(outcome))
             if not outcome.findings:
                 record = max(record, ratio)
             for finding in outcome.findings:
-                self._hit(finding, told_by(outcome, prop), turn.regime)
+                self._hit(finding, property_of(outcome, prop), turn.regime)
         if row is None:
             self.journal.clear()  # so that nobody blames this case while Hypothesis draws the next
         code = code_features(self.recorder.end()) - self.seen if due else set()
@@ -273,7 +271,7 @@ class Explorer:
                 self.record = lambda prop: data
                 outcome = self._examine(case, prop)
                 for finding in outcome.findings:
-                    self._hit(finding, told_by(outcome, prop), record.regime)
+                    self._hit(finding, property_of(outcome, prop), record.regime)
                 if outcome.findings:
                     break
         self.fragile = False

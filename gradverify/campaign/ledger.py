@@ -71,7 +71,7 @@ class Ledger:
     def _recall(self, layer: Progress, found: Found) -> None:
         """A finding of an earlier run is known, and is tried again: perhaps it is fixed."""
         layer.known[found.raw] = (found.key, found.size)
-        layer.findings = len(_told(layer))
+        layer.findings = len(_unexplained(layer))
         if found.case:
             data = Record(found.layer, layer.target, found.asked, Regime(), found.case, False).dumps()
             layer.pending[digest(data)] = data
@@ -147,7 +147,7 @@ class Ledger:
         if not new:
             return
         self.fresh.add(found.key)
-        layer.findings = len(_told(layer))
+        layer.findings = len(_unexplained(layer))
         self.store.event(
             "finding",
             layer=layer.name,
@@ -173,7 +173,7 @@ class Ledger:
             key = found.key
             self.fixed.append(key)
             layer.known = {raw: known for raw, known in layer.known.items() if known[0] != key}
-            layer.findings = len(_told(layer))
+            layer.findings = len(_unexplained(layer))
             self.store.fix(key)
             self.store.event("fixed", layer=layer.name, id=key)
         self._release(layer, name)
@@ -203,7 +203,7 @@ class Ledger:
     @property
     def news(self) -> int:
         """Number of findings that are new in this run, and that no other one explains."""
-        return len(self.fresh & {key for layer in self.layers.values() if layer.known for key in _told(layer)})
+        return len(self.fresh & {key for layer in self.layers.values() if layer.known for key in _unexplained(layer)})
 
     @property
     def trouble(self) -> list[str]:
@@ -253,7 +253,7 @@ def unexplained(entries: Iterable[Entry]) -> list[Entry]:
     return [entry for entry in entries if not explained(entry.found.raw, others(entry.found))]
 
 
-def _told(layer: Progress) -> set[str]:
+def _unexplained(layer: Progress) -> set[str]:
     """Ids of the findings of a layer that no other one explains."""
     known = layer.known
     return {

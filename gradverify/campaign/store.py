@@ -33,7 +33,7 @@ from gradverify.campaign import journal
 from gradverify.campaign.unit import Found, Row, digest, row_of, row_to_json
 from gradverify.core import texts
 from gradverify.core.errors import CaseFileError, UsageError
-from gradverify.files import Fields, Told
+from gradverify.files import Fields, FindingText
 
 T = TypeVar("T")
 
@@ -93,9 +93,10 @@ class Store:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         self.damaged: list[str] = []
-        with _told(self.folder):
+        with _readable_errors(self.folder):
             for name in ("findings", "pending", "journal", "rows", "runs"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
+                files.unversioned(self.folder / name / "any")
             self._check_format()
             self.run, self._lock = self._claim()
             self._events = _appended(self.folder / "events.ndjson")
@@ -136,7 +137,7 @@ class Store:
 
     def count(self, counted: Mapping[str, Any]) -> None:
         """Replace what this run has counted."""
-        with _told(self.folder):
+        with _readable_errors(self.folder):
             files.write(self.folder / "runs" / f"{self.run}.json", files.dumps({"run": self.run, **counted}))
 
     def runs(self) -> list[Counted]:
@@ -149,7 +150,7 @@ class Store:
 
     def keep(self, found: Found) -> Entry:
         """Keep a finding: a new one, or a smaller case of a known one; gives what is in the store now."""
-        with _told(self.folder), self._alone():
+        with _readable_errors(self.folder), self._alone():
             stem = "-".join(re.sub(r"[^\w.+]+", "_", p) for p in (found.layer, found.property, found.primal or "") if p)
             path = self.folder / "findings" / f"{stem[:80]}-{found.key}.json"
             known = self._tried(path, _entry) if path.exists() else None
@@ -171,12 +172,12 @@ class Store:
             for key, number in run.counts.items():
                 counts[key] = counts.get(key, 0) + number
         entries = [self._tried(path, _entry) for path in sorted((self.folder / "findings").glob("*.json"))]
-        told = [replace(entry, count=max(1, counts.get(entry.found.key, 1))) for entry in entries if entry is not None]
-        return sorted(told, key=lambda entry: (-entry.found.severity, entry.found.layer, entry.found.property))
+        found = [replace(entry, count=max(1, counts.get(entry.found.key, 1))) for entry in entries if entry is not None]
+        return sorted(found, key=lambda entry: (-entry.found.severity, entry.found.layer, entry.found.property))
 
     def fix(self, key: str) -> None:
         """Forget a finding that does not fail any more."""
-        with _told(self.folder), self._alone():
+        with _readable_errors(self.folder), self._alone():
             for path in (self.folder / "findings").glob(f"*-{key}.json"):
                 entry = self._tried(path, _entry)
                 path.unlink(missing_ok=True)
@@ -185,18 +186,18 @@ class Store:
 
     def hold(self, record: bytes) -> None:
         """Keep a record until it is settled."""
-        with _told(self.folder):
+        with _readable_errors(self.folder):
             files.write(self.folder / "pending" / f"{self.run}-{digest(record)}", record)
 
     def release(self, name: str) -> None:
         """Forget a settled record, by its digest."""
-        with _told(self.folder):
+        with _readable_errors(self.folder):
             (self.folder / "pending" / f"{self.run}-{name}").unlink(missing_ok=True)
 
     def inherit(self) -> list[bytes]:
         """What runs that live no more have left unsettled, or were just looking at; it is this run's from now on."""
         left: list[bytes] = []
-        with _told(self.folder), self._alone():
+        with _readable_errors(self.folder), self._alone():
             dead = [number for number in self._numbers() if number != self.run and not self._lives(number)]
             for number in dead:
                 paths = list((self.folder / "pending").glob(f"{number}-*"))
@@ -278,7 +279,7 @@ class Store:
             return None
 
     def _append(self, descriptor: int, line: Mapping[str, Any]) -> None:
-        with _told(self.folder):
+        with _readable_errors(self.folder):
             data = json.dumps(line, allow_nan=False).encode() + b"\n"
             written = os.write(descriptor, data)
             if written < len(data):  # the disk is full; end the broken line if that is still possible
@@ -310,8 +311,8 @@ def _entry(path: Path) -> Entry:
 
 
 def _finding_to_json(found: Found, file: Path | None) -> dict[str, Any]:
-    told = Told(found.property, found.kind, found.primal, found.message, found.severity, found.asked)
-    return told.to_json(
+    text = FindingText(found.property, found.kind, found.primal, found.message, found.severity, found.asked)
+    return text.to_json(
         id=found.key,
         layer=found.layer,
         diagnosis=found.diagnosis,
@@ -324,21 +325,21 @@ def _finding_to_json(found: Found, file: Path | None) -> dict[str, Any]:
 
 
 def _finding_of(about: Fields, case: bytes) -> Found:
-    told = Told.from_json(about)
+    text = FindingText.from_json(about)
     raw = about.listed("raw", str)
     if len(raw) != 3:
         raise CaseFileError("'raw' is no fingerprint")
     return Found(
         about.line("layer", 200),
-        told.property,
-        told.kind,
-        told.primal,
+        text.property,
+        text.kind,
+        text.primal,
         about.name("diagnosis"),
-        told.asked,
+        text.asked,
         raw=(raw[0], raw[1], raw[2]),
-        message=told.message,
+        message=text.message,
         report=texts.block(about.text("report")),
-        severity=told.severity,
+        severity=text.severity,
         case=case,
         size=about.count("size"),
     )
@@ -377,7 +378,7 @@ def _flock(descriptor: int, wait: bool = True) -> bool:
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[None]:
+def _readable_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

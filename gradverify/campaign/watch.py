@@ -16,8 +16,7 @@ from gradverify.core.check.settings import Settings
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.regime import Regime
 from gradverify.core.errors import GradverifyError
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns import Case, Finding, Outcome
 from gradverify.core.properties import Property, properties
 from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import Tally
@@ -80,12 +79,12 @@ class Watch:
 
     def check(self, layer: Layer, settings: Settings) -> Report:
         """As `checking.check_layer`; ends early, with what is found by then, when the worker is asked to stop."""
-        report = _Told(layer, settings, self).run()
+        report = _Reported(layer, settings, self).run()
         return report if not self.worker.stopped() else replace(report, notes=(*report.notes, self.so_far))
 
     def settle(self, layer: Layer, settings: Settings, found: list[tuple[Finding, str]]) -> list[Finding]:
         """Findings made small and diagnosed, one by one told as it is done."""
-        search = _Told(layer, settings, self)
+        search = _Reported(layer, settings, self)
         with tuning.using(settings.tuning):
             return [search.minimal(finding, properties.get(name), Regime()) for finding, name in found]
 
@@ -114,7 +113,7 @@ class Watch:
         self.worker.journal.clear()
 
 
-class _Told(Search):
+class _Reported(Search):
     """A search whose stages and findings are told as they come, and that can be asked to end."""
 
     def __init__(self, layer: Layer, settings: Settings, watch: Watch) -> None:

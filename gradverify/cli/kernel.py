@@ -15,8 +15,7 @@ from gradverify.core.errors import DeclarationError, UsageError
 
 if TYPE_CHECKING:
     from gradverify.core.declare.layer import Layer
-    from gradverify.core.nouns.case import Case
-    from gradverify.core.nouns.finding import Outcome
+    from gradverify.core.nouns import Case, Outcome
     from gradverify.core.properties import Property
     from gradverify.core.summarise.report import Report
 
@@ -157,12 +156,22 @@ def _score(layer: Layer, report: Report, heard: Heard, remote: Any, reference: s
         "type": kernel,
         "verdict": verdict,
         "exit": status,
+        "reason": _reason(report) if verdict == "undecided" else None,
+        "notes": list(report.notes),
         "cases": report.cases,
         "seed": report.seed,
         "tampering": cheats,
         "primals": {n: {**found, "digits_lost": round(found["digits_lost"], 3)} for n, found in heard.worst.items()},
         "findings": [_finding(f, files.get(f)) for f in report.findings],
     }
+
+
+def _reason(report: Report) -> str | None:
+    """Why nothing was decided."""
+    told = [f.message for f in report.findings] + [
+        t.reason for t in report.tallies.values() if t.reason and not t.cases
+    ]
+    return next(iter(told), None)
 
 
 def _finding(finding: Any, path: str | None) -> dict[str, Any]:
@@ -194,6 +203,7 @@ def _plain(array: Any) -> Any:
 
 def _text(score: Mapping[str, Any]) -> str:
     lines = [f"{score['kernel']} in {score['type']}: {score['verdict']} ({score['cases']} cases, seed {score['seed']})"]
+    lines += [f"  {told}" for told in (score["reason"], *score["notes"]) if told]
     lines += [f"  the kernel {cheat}" for cheat in score["tampering"]]
     for name, found in score["primals"].items():
         shape = "x".join(map(str, found["worst_shape"]))

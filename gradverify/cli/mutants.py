@@ -188,11 +188,11 @@ def _of_layers(plan: Plan, workers: int | None, color: bool | None) -> list[tupl
     for result in results:
         _refuse_wrong(result.report)
         described: list[tuple[int, str, str, str]] = result.more or []
-        found += [(result.job.target, Mutant(*about, right=_elsewhere, build=_elsewhere)) for about in described]
+        found += [(result.job.target, Mutant(*about, right=_in_worker, build=_in_worker)) for about in described]
     return found
 
 
-def _elsewhere() -> Layer:
+def _in_worker() -> Layer:
     raise RuntimeError("this layer is in a worker")
 
 

@@ -6,24 +6,24 @@ import time
 from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from gradverify.core.declare.dims import sizes_in
 from gradverify.core.declare.layer import Layer
-from gradverify.core.declare.registry import layers
 from gradverify.core.errors import DeclarationError, NothingVerified, PartlyVerified, UsageError
 from gradverify.core.evaluate import LayerFailure, completed, gradients
-from gradverify.core.evaluate.failures import COMPLETE, failed, unpatched
+from gradverify.core.evaluate.failures import COMPLETE, ELSEWHERE, failed, out_of_memory, unpatched
 from gradverify.core.evaluate.limits import SLOW, time_limit
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns import Array, Case, Finding, Outcome
 from gradverify.core.properties import Property, properties
 from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import Tally
 
 SECONDS = 10.0  # for one property on one case; a right layer takes milliseconds
+NO_MEMORY = "out of memory"
+_MUCH = 1 << 18  # elements of a case from which on it is no fault of a layer that memory runs out
 
 
 class Watcher(Protocol):
@@ -37,31 +37,8 @@ class Watcher(Protocol):
 watcher: ContextVar[Watcher | None] = ContextVar("gradverify_watcher", default=None)
 
 
-def verify(layer: Layer | str | Any, case: Case, names: Sequence[str] | str | None = None) -> Report:
-    """Verify one concrete Case; no Hypothesis, no shrinking.
-
-    Parameters
-    ----------
-    layer : a Layer, a registered name, or anything that `gradverify.register` takes
-    case : primals, options and cotangents; cotangents that are None are drawn from the Case's seed
-    names : property or properties to try, default all that apply
-
-    Returns
-    -------
-    Report
-        Nothing is raised for a finding: see `Report.ok` and `Report.findings`.
-
-    Raises
-    ------
-    DeclarationError, TargetError, UsageError
-        If there is no such layer, it cannot be used, or the case does not fit it.
-    """
-    if isinstance(layer, str):
-        layer = layers.get(layer)
-    elif not isinstance(layer, Layer):
-        from gradverify.adapters import as_layer
-
-        layer = as_layer(layer)
+def verify_layer(layer: Layer, case: Case, names: Sequence[str] | str | None = None) -> Report:
+    """One Case through the properties that apply, or those of these names; raises UsageError if it does not fit."""
     case = checked(layer, case)
     start = time.perf_counter()
     tallies: dict[str, Tally] = {}
@@ -85,12 +62,12 @@ def verify(layer: Layer | str | Any, case: Case, names: Sequence[str] | str | No
 
 
 def verify_again(layer: Layer, case: Case, names: Sequence[str] | str | None = None) -> Report:
-    """`verify`, and where nothing is found so once more after a call with other values.
+    """`verify_layer`, and where nothing is found so once more after a call with other values.
 
     What is kept in a module from an earlier call is not there in a new process. A finding that shows only then says
     so: on the case itself, or, where what is kept is the first that was met, on the same sizes with other values.
     """
-    report = verify(layer, case, names)
+    report = verify_layer(layer, case, names)
     if not report.ok:
         return report
     case = checked(layer, case)
@@ -103,7 +80,7 @@ def verify_again(layer: Layer, case: Case, names: Sequence[str] | str | None = N
     except LayerFailure:
         return report
     for again, words in ((case, "only after a call with other values"), (other, "after a call with other values")):
-        later = verify(layer, again, names)
+        later = verify_layer(layer, again, names)
         if later.findings:
             return replace(later, findings=tuple(f.but(message=f"{words}: {f.message}") for f in later.findings))
     return report
@@ -227,14 +204,20 @@ def _examine(layer: Layer, case: Case, prop: Property, seconds: float | None) ->
             outcome = prop.holds(layer, case)
             return _unless_moot(layer, case, prop, outcome) if outcome.findings else outcome
     except LayerFailure as failure:
-        if failure.kind == SLOW:
+        if failure.kind in (SLOW, ELSEWHERE):
             return Outcome(prop.name, skipped=str(failure))
+        if failure.kind == "crash" and case.size >= _MUCH and out_of_memory(failure):
+            return Outcome(prop.name, skipped=f"{NO_MEMORY} on {_shapes(case)}: {failure}")
         if prop.name != COMPLETE and failure.kind in ("missing", "surplus", "shape", "dtype"):
             return Outcome(prop.name, skipped=f"the gradient is incomplete: {failure}")
         return Outcome(prop.name, findings=(failed(case, failure),))
 
 
-def told_by(outcome: Outcome, prop: Property) -> Property:
+def _shapes(case: Case) -> str:
+    return ", ".join(f"{name} {'x'.join(map(str, a.shape)) or 'scalar'}" for name, a in case.primals.items())
+
+
+def property_of(outcome: Outcome, prop: Property) -> Property:
     """The property that an outcome is of: the one that was tried, or the one that tells why it cannot be."""
     return properties.get(outcome.property) if outcome.property in properties else prop
 
@@ -242,17 +225,21 @@ def told_by(outcome: Outcome, prop: Property) -> Property:
 def _unless_moot(layer: Layer, case: Case, prop: Property, outcome: Outcome) -> Outcome:
     """The outcome, or what another property puts in its place."""
     for other in map(properties.get, properties.names()):
-        told = other.moot(layer, case, outcome) if other.moot is not None and other is not prop else None
-        if told is not None:
-            return told
+        instead = other.moot(layer, case, outcome) if other.moot is not None and other is not prop else None
+        if instead is not None:
+            return instead
     return outcome
 
 
 def no_pass(report: Report) -> AssertionError:
     """The error for a report that has no finding, and in which not all that was asked for was verified."""
     if report.decided and report.blocking:
-        return PartlyVerified(report, f"{len(report.blocking)} not verified\n{report}")
-    return NothingVerified(report, f"nothing could be verified\n{report}")
+        return PartlyVerified(report, f"{report.layer}: no gradient was found for {_names(report)}\n{report}")
+    return NothingVerified(report, f"{report.layer}: nothing could be verified\n{report}")
+
+
+def _names(report: Report) -> str:
+    return ", ".join(item.name for item in report.blocking)
 
 
 def ranked(findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -56,22 +56,23 @@ class lstm_cell:
     @staticmethod
     def forward(x, h, c, W, U, b):
         a = x @ W + h @ U + b
-        i, f, g, o = np.split(a, 4, axis=-1)
-        c_next = logistic(f) * c + logistic(i) * np.tanh(g)
-        return (logistic(o) * np.tanh(c_next), c_next), (x, h, c, W, U, a, c_next)
+        (i, f, _, o), g = np.split(logistic(a), 4, axis=-1), np.tanh(np.split(a, 4, axis=-1)[2])
+        c_next = f * c + i * g
+        return (o * np.tanh(c_next), c_next), (x, h, c, W, U, a, c_next)
 
     @staticmethod
     def backward(cotangents, saved):
         dh, dc = cotangents
         x, h, c, W, U, a, c_next = saved
-        i, f, g, o = np.split(a, 4, axis=-1)
-        dc = dc + dh * logistic(o) * tanh_slope(c_next)
-        di = dc * np.tanh(g) * sigmoid_slope(i)
-        df = dc * c * sigmoid_slope(f)
-        dg = dc * logistic(i) * tanh_slope(g)
-        do = dh * np.tanh(c_next) * sigmoid_slope(o)
+        (i, f, _, o), g = np.split(logistic(a), 4, axis=-1), np.split(a, 4, axis=-1)[2]
+        slope_i, slope_f, _, slope_o = np.split(sigmoid_slope(a), 4, axis=-1)
+        dc = dc + dh * o * tanh_slope(c_next)
+        di = dc * np.tanh(g) * slope_i
+        df = dc * c * slope_f
+        dg = dc * i * tanh_slope(g)
+        do = dh * np.tanh(c_next) * slope_o
         da = np.concatenate([di, df, dg, do], axis=-1)
-        return da @ W.T, da @ U.T, dc * logistic(f), x.T @ da, h.T @ da, da.sum(0)
+        return da @ W.T, da @ U.T, dc * f, x.T @ da, h.T @ da, da.sum(0)
 
 
 @register_cell

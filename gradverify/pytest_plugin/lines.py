@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from gradverify.core.summarise.ran import Ran, below, restored
+from gradverify.core.summarise.lines_ran import Ran, below, restored
 from gradverify.pytest_plugin.shared import Record, merged
 
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
-from gradverify.core.nouns.case import Array, Case
 
 from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
@@ -24,6 +23,7 @@ from gradverify.core.differentiate import ladder
 from gradverify.core.differentiate.point import Point
 from gradverify.core.draw import cases, each
 from gradverify.core.evaluate import LayerFailure
+from gradverify.core.nouns import Array, Case
 from tests.bench.machine import heading, table
 
 SMOOTH = [

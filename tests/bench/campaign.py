@@ -20,7 +20,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from gradverify.core.declare.regime import Regime
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -30,6 +29,7 @@ from gradverify.campaign.explore import Explorer
 from gradverify.campaign.journal import Journal
 from gradverify.campaign.unit import Delta, Unit
 from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.regime import Regime
 from gradverify.core.declare.registry import layers
 from gradverify.core.draw import decoding
 from gradverify.core.properties import properties

@@ -13,10 +13,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from gradverify.core.declare.functions import accepted
-
 from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import Settings
+from gradverify.core.declare.functions import accepted
 from gradverify.core.declare.layer import Layer
 from gradverify.mutants import shelf
 

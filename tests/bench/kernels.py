@@ -3,25 +3,33 @@
 python -m tests.bench.kernels                 every twin, in bfloat16
 python -m tests.bench.kernels --right 1000    right kernels in every type: no finding may come
 python -m tests.bench.kernels --times         the figures in seconds of processor time
+
+With `--store FILE` each line is kept as it comes, and a run that was ended goes on where it was; `--minutes 30` ends it
+after that much processor time, and tables what there is.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from gradverify.core.nouns.case import Case
 
 from gradverify import verify
 from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import Settings
+from gradverify.core.nouns import Case
 from tests.bench.machine import heading, table
 from tests.kernels import Kernel, catalogue
 
+BY_NAME = {kernel.name: kernel for kernel in catalogue()}
+PIECE = 100  # cases
 SIZES = {"H": 2, "T": 64, "N": 64, "D": 32, "E": 32, "V": 64, "G": 4}  # one shape, of whole blocks, as benchmarks take
 
 
@@ -78,55 +86,101 @@ PEERS: dict[str, Callable[[Kernel, str], bool | None]] = {
 }
 
 
-def told(kernel: Kernel, fault: str, name: str) -> str:
-    """Found or missed by a peer; "alarm" where it fails the right kernel, too, and so tells nothing."""
+@functools.cache
+def verdict(name: str, fault: str, peer: str) -> bool | None:
+    """What a peer says of one kernel; a kernel that crashes does not pass."""
     try:
-        passes, right = PEERS[name](kernel, fault), PEERS[name](kernel, "")
-    except Exception:  # noqa: BLE001  a twin that crashes is found
-        return "found"
-    if not right:
+        return PEERS[peer](BY_NAME[name], fault)
+    except Exception:  # noqa: BLE001  the kernel's own code
+        return False
+
+
+def told(name: str, fault: str, peer: str) -> str:
+    """Found or missed by a peer; "alarm" where it fails the right kernel, too, and so tells nothing."""
+    if not verdict(name, "", peer):
         return "alarm"
-    return "missed" if passes else "found"
+    return "missed" if verdict(name, fault, peer) else "found"
 
 
-def wrong(only: list[str], examples: int) -> None:
+class Store:
+    """Rows by key, kept in a file of JSON lines; those that are there are not made again."""
+
+    def __init__(self, path: str | None, minutes: float) -> None:
+        self.path, self.minutes = None if path is None else Path(path), minutes
+        self.rows: dict[str, list[str]] = {}
+        if self.path is not None and self.path.exists():
+            self.rows = {found["key"]: found["row"] for found in map(json.loads, self.path.read_text().splitlines())}
+
+    def row(self, key: str, make: Callable[[], list[str]]) -> list[str] | None:
+        """The row of a key; None where the time is over."""
+        if key not in self.rows:
+            if time.process_time() > 60 * self.minutes:
+                return None
+            self.rows[key] = make()
+            print(*self.rows[key], sep=", ", flush=True)
+            if self.path is not None:
+                with self.path.open("a") as file:
+                    file.write(json.dumps({"key": key, "row": self.rows[key]}) + "\n")
+        return self.rows[key]
+
+
+def wrong(kernels: list[Kernel], examples: int, store: Store) -> None:
     """Every twin: found or missed, by gradverify and by its peers."""
-    rows: list[tuple[str, ...]] = []
-    found, total = dict.fromkeys(("gradverify", *PEERS), 0), 0
-    for kernel in catalogue():
-        for fault in kernel.faults if not only or kernel.name in only else ():
-            report = check_layer(kernel.layer(fault), Settings(examples=examples, shrink=False))
-            verdicts = ["found" if report.findings else "missed", *(told(kernel, fault, name) for name in PEERS)]
-            rows.append((kernel.name, fault, *verdicts))
-            total += 1
-            for name, verdict in zip(found, verdicts):
-                found[name] += verdict == "found"
-            print(*rows[-1], sep=", ", flush=True)
-    print(table(("kernel", "fault", *found), rows))
-    print(f"found of {total}:", ", ".join(f"{name} {count}" for name, count in found.items()))
-
-
-def right(only: list[str], examples: int) -> None:
-    """Right kernels: findings over many cases, which must be none."""
     rows = []
-    for kernel in catalogue():
-        for kind in kernel.types if not only or kernel.name in only else ():
-            start = time.process_time()
-            settings = Settings(examples=examples, properties=("complete", "reference"), shrink=False)
-            report = check_layer(kernel.layer(kernel=kind), settings)
-            tally = report.tallies["reference"]
-            seconds = f"{time.process_time() - start:.0f}"
-            count = str(len(report.findings))
-            rows.append((kernel.name, kind, str(tally.cases), count, f"{tally.worst_ratio:.2f}", seconds))
-            print(*rows[-1], sep=", ", flush=True)
+    for kernel in kernels:
+        for fault in kernel.faults:
+
+            def judged(kernel: Kernel = kernel, fault: str = fault) -> list[str]:
+                start = time.process_time()
+                report = check_layer(kernel.layer(fault), Settings(examples=examples, shrink=False))
+                seconds = f"{time.process_time() - start:.1f}"
+                mine = "found" if report.findings else "missed"
+                return [kernel.name, fault, seconds, mine, *(told(kernel.name, fault, peer) for peer in PEERS)]
+
+            rows.append(store.row(f"{kernel.name} {fault} {examples}", judged))
+    done = [tuple(row) for row in rows if row is not None]
+    print(table(("kernel", "fault", "s", "gradverify", *PEERS), done))
+    for k, name in enumerate(("gradverify", *PEERS), 3):
+        told_of = [row[k] for row in done]
+        print(f"{name}: found {told_of.count('found')} of {len(done)}, no use for {told_of.count('alarm')}")
+    print(f"not run: {len(rows) - len(done)}")
+
+
+def right(kernels: list[Kernel], examples: int, store: Store) -> None:
+    """Right kernels: findings over many cases, which must be none. In pieces of a hundred, each with its own seed."""
+    total: dict[tuple[str, str], list[float]] = {}
+    missing = 0
+    for piece in range(-(-examples // PIECE)):  # all kernels first, so that a run that is ended has seen every one
+        for kernel in kernels:
+            for kind in kernel.types:
+
+                def judged(kernel: Kernel = kernel, kind: str = kind, seed: int = piece) -> list[str]:
+                    start = time.process_time()
+                    chosen = ("complete", "reference")
+                    settings = Settings(examples=PIECE, seed=seed, properties=chosen, shrink=False)
+                    report = check_layer(kernel.layer(kernel=kind), settings)
+                    tally, seconds = report.tallies["reference"], f"{time.process_time() - start:.1f}"
+                    numbers = [str(tally.cases), str(len(report.findings)), f"{tally.worst_ratio:.2f}", seconds]
+                    return [kernel.name, kind, str(seed), *numbers]
+
+                row = store.row(f"right {kernel.name} {kind} {piece}", judged)
+                if row is None:
+                    missing += 1
+                    continue
+                known = total.setdefault((kernel.name, kind), [0.0, 0.0, 0.0, 0.0])
+                cases, found, ratio, seconds = map(float, row[3:])
+                known[:] = known[0] + cases, known[1] + found, max(known[2], ratio), known[3] + seconds
+    rows = [(*key, f"{a:.0f}", f"{b:.0f}", f"{c:.2f}", f"{d:.0f}") for key, (a, b, c, d) in total.items()]
     print(table(("kernel", "type", "cases", "findings", "worst error / bound", "s"), rows))
+    print(f"{sum(t[0] for t in total.values()):.0f} cases, {sum(t[1] for t in total.values()):.0f} findings")
+    print(f"pieces not run: {missing}")
 
 
 def times() -> None:
     """The figures of single checks, in seconds of processor time."""
-    by_name, rng = {k.name: k for k in catalogue()}, np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for rows, columns in ((512, 8), (4096, 4096)):
-        layer = by_name["layer_norm"].layer()
+        layer = BY_NAME["layer_norm"].layer()
         shapes = {"x": (rows, columns), "w": (columns,), "b": (columns,)}
         case = Case("layer_norm", {n: rng.standard_normal(s) for n, s in shapes.items()}, seed=1)
         start = time.process_time()
@@ -137,7 +191,7 @@ def times() -> None:
         )
     for fault in ("", "summed in the low type"):
         start = time.process_time()
-        report = check_layer(by_name["embedding"].layer(fault), Settings())
+        report = check_layer(BY_NAME["embedding"].layer(fault), Settings())
         name = fault or "right"
         print(f"embedding, {name}, defaults: {time.process_time() - start:.1f} s, right: {report.ok}", flush=True)
 
@@ -148,12 +202,16 @@ if __name__ == "__main__":
     parser.add_argument("--right", type=int, metavar="CASES")
     parser.add_argument("--examples", type=int, default=100)
     parser.add_argument("--times", action="store_true")
+    parser.add_argument("--store", metavar="FILE", help="JSON lines, read and added to")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="of processor time")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(heading())
+    chosen = [kernel for kernel in BY_NAME.values() if not arguments.only or kernel.name in arguments.only]
+    kept = Store(arguments.store, arguments.minutes)
     if arguments.times:
         times()
     elif arguments.right:
-        right(arguments.only, arguments.right)
+        right(chosen, arguments.right, kept)
     else:
-        wrong(arguments.only, arguments.examples)
+        wrong(chosen, arguments.examples, kept)

@@ -16,7 +16,7 @@ from unittest import mock
 
 from gradverify.core.check import search as checking
 from gradverify.core.declare.registry import layers
-from gradverify.core.summarise.ran import Ran
+from gradverify.core.summarise.lines_ran import Ran
 
 
 class Blind:

@@ -17,8 +17,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import numpy as np
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.comparison import DISAGREES
 
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.registry import layers
@@ -27,6 +25,7 @@ from gradverify.core.evaluate import LayerFailure
 from gradverify.core.evaluate.limits import time_limit
 from gradverify.core.judge import sweep, table
 from gradverify.core.judge.dispute import Dispute
+from gradverify.core.nouns import DISAGREES, Case
 from gradverify.core.properties import Property, properties
 from gradverify.mutants import shelf
 from tests.bench.false_alarms import shelf as awkward

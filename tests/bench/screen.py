@@ -6,11 +6,11 @@ import argparse
 import time
 
 import numpy as np
-from gradverify.core.nouns.case import Array, Case
 
 from gradverify.core.declare.layer import Layer
 from gradverify.core.differentiate import screen
 from gradverify.core.differentiate.point import Point
+from gradverify.core.nouns import Array, Case
 from tests.bench.machine import heading, table
 
 

@@ -17,11 +17,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
-from gradverify.core.nouns.comparison import Verdict
 
 from gradverify import Case
 from gradverify.adapters import as_layer
 from gradverify.core import evaluate, tuning
+from gradverify.core.nouns import Verdict
 from gradverify.core.properties import gradient
 
 ROWS = 8

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from gradverify.core.summarise.report import Report
 
 from gradverify.core import evaluate
 from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import Settings
 from gradverify.core.declare.layer import Layer
 from gradverify.core.differentiate import forward
+from gradverify.core.summarise.report import Report
 from gradverify.mutants import shelf
 
 

@@ -6,112 +6,51 @@ import math
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gradverify.adapters import as_layer
-from gradverify.compose import under_loss
 from gradverify.core import tuning
-from gradverify.core.check.progress import DIAGNOSING, DRAWING, SMALLER, Listener, Progress, shown
-from gradverify.core.check.settings import EXAMPLES, Settings
+from gradverify.core.check.progress import DIAGNOSING, DRAWING, SMALLER, Listener, Progress
+from gradverify.core.check.settings import Settings
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.regime import Regime
 from gradverify.core.declare.registry import layers
 from gradverify.core.declare.validation import refusal
 from gradverify.core.diagnose import diagnosed
-from gradverify.core.errors import GradientMismatch, UsageError
 from gradverify.core.evaluate.failures import COMPLETE
 from gradverify.core.evaluate.limits import TOO_SLOW
 from gradverify.core.lines.recorder import Recorder
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import WORST_SEEN, Finding
+from gradverify.core.nouns import WORST_SEEN, Case, Comparison, Finding
 from gradverify.core.properties import Property, explained
+from gradverify.core.shrink import shrink
 from gradverify.core.summarise.coverage import Coverage
 from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import Tally
-from gradverify.core.verify import behind, examine, listed, no_pass, selected, told_by
+from gradverify.core.verify import NO_MEMORY, behind, examine, property_of, selected
 
+_TOLD = 3  # cases that are too large to be judged
 _ENOUGH = 25  # cases drawn after the first finding, to see whether there are others
 _CERTAIN = 20.0  # bounds that a gradient is wrong by, beyond which no other case is asked about it
 _CONFIRM = 5  # runs of the minimal case that tell a wrong layer from a flaky one, once two of them differ
 _FOLLOW_SECONDS = 0.25  # for a finding of the same kind as one that was shrunk: most show on its case as well
+_PICTURED = 400  # elements of a drawn case up to which its gradients are compared again for a picture
 _SLOW = 3  # cases that were given up as too slow, after which a property is no longer tried
-
-
-def check(
-    target: Any,
-    backward: Callable[..., Any] | None = None,
-    /,
-    *,
-    loss: str | None = None,
-    examples: int | None = None,
-    seed: int | None = None,
-    eps: float | None = None,
-    dtype: str = "float64",
-    properties: Sequence[str] | str | None = None,
-    method: str = "adaptive",
-    raises: bool = True,
-    quiet: bool = False,
-    **declaration: Any,
-) -> Report:
-    """Check that a backward pass is right.
-
-    Parameters
-    ----------
-    target : a forward (with `backward`), a registered name, a Layer, or anything an adapter recognises
-    backward : the hand-written backward, when `target` is a forward
-    loss : name of a registered loss to put on top
-    examples, seed, eps, dtype, properties, method : see `Settings`
-    raises : raise when there is a finding, or nothing could be verified; False returns the Report
-    quiet : whether a check of more than a second says nothing at a terminal or in a notebook
-    **declaration : dimension strings of the primals and everything else that `Layer` takes
-
-    Returns
-    -------
-    Report
-
-    Raises
-    ------
-    GradientMismatch
-        An AssertionError with the report as its text.
-    NothingVerified, PartlyVerified
-        An AssertionError: no entry of any case could be decided, or an object has weights without a gradient.
-    GradverifyError
-        For a target, a declaration or an argument that cannot be used.
-    """
-    __tracebackhide__ = True  # pytest shows the line of the test that called
-    layer = _resolve(target, backward, declaration)
-    if loss is not None:
-        layer = under_loss(layer, loss)
-    settings = Settings(
-        examples=EXAMPLES if examples is None else examples,
-        seed=seed,
-        eps=eps,
-        dtype=dtype,
-        properties=None if properties is None else listed(properties),
-        method=method,
-    )
-    with shown(quiet) as listen:
-        report = check_layer(layer, settings, listen)
-    if raises and report.findings:
-        raise GradientMismatch(report, f"{len(report.findings)} finding(s)\n{report}")
-    if raises and not report.verified:
-        raise no_pass(report)
-    return report
-
-
-def _resolve(target: Any, backward: Callable[..., Any] | None, declaration: dict[str, Any]) -> Layer:
-    if isinstance(target, str):
-        if backward is not None or declaration:
-            raise UsageError(f"{target!r} is a registered layer; it takes no backward and no declaration")
-        return layers.get(target)
-    return as_layer(target if backward is None else (target, backward), **declaration)
 
 
 def check_layer(layer: Layer, settings: Settings, listen: Listener | None = None) -> Report:
     """Check one layer with given settings; `listen` hears of progress after each case."""
     return Search(layer, settings, listen or (lambda event: None)).run()
+
+
+def told(layer: Layer, report: Report) -> Report:
+    """The report of one Case with what its findings look like: one mistake in full, what follows from it behind it."""
+    known = [finding.fingerprint for finding in report.findings]
+    found: list[Finding] = []
+    for finding in sorted(report.findings, key=_first):
+        if not explained(finding.fingerprint, known):
+            found.append(diagnosed(layer, finding, _lead(finding, found)))
+    return replace(report, findings=behind(found))
 
 
 class _Enough(Exception):
@@ -128,12 +67,15 @@ class Search:
     tallies: dict[str, Tally] = field(default_factory=dict)
     found: dict[tuple[str, str, str], tuple[Finding, Property, Regime]] = field(default_factory=dict)
     coverage: Coverage = field(default_factory=Coverage)
+    tables: dict[str, Any] = field(default_factory=dict)  # of the sizes that `assume` allows
     small: list[Case] = field(default_factory=list)  # minimal cases, on which other findings may show as well
+    known: dict[tuple[int, str], dict[tuple[str, str, str], Finding]] = field(default_factory=dict)
     cases: int = 0
     total: int = 0
     first: int | None = None
     slow: Counter[str] = field(default_factory=Counter)
     refused: bool = False
+    beyond: set[str] = field(default_factory=set)  # what is too large to be judged, in words
     recorder: Recorder = field(init=False)
 
     def run(self) -> Report:
@@ -145,7 +87,7 @@ class Search:
             for regime, props in groups:
                 if not self.over and not self.refused:
                     self._draw(regime, props)
-            findings = self._told_all()
+            findings = self._final()
         return Report(
             self.layer.name,
             self.tallies,
@@ -154,14 +96,19 @@ class Search:
             seed=self.seed,
             seconds=time.perf_counter() - start,
             examples=self.settings.examples,
-            notes=(refusal(self.layer),) if self.refused else self.coverage.lacks(),
+            notes=self.notes(),
             coverage=self.coverage,
             lines=self.recorder.result(),
             unverified=self.layer.left_out,
             origin=self.layer.origin,
         )
 
-    def _told_all(self) -> list[Finding]:
+    def notes(self) -> tuple[str, ...]:
+        """What the reader of a report is told besides: what was refused, and what was too large to be judged."""
+        lacks = (refusal(self.layer),) if self.refused else self.coverage.lacks()
+        return (*lacks, *(f"not judged: {told}" for told in sorted(self.beyond)[:_TOLD]))
+
+    def _final(self) -> list[Finding]:
         """Every finding that no other explains, small and diagnosed; behind those of a part that is wrong by itself."""
         found = sorted(self._unexplained(), key=lambda item: _first(item[0]))
         within = self._within() if found and self.settings.shrink else []
@@ -203,7 +150,9 @@ class Search:
         from gradverify.core.draw import drawing_of, explored
 
         target = self.layer.origin or (self.layer.name if self.layer.name in layers else None)
-        drawing = drawing_of(self.layer, regime, dtype=self.settings.dtype, eps=self.settings.eps, target=target)
+        drawing = drawing_of(
+            self.layer, regime, dtype=self.settings.dtype, eps=self.settings.eps, target=target, tables=self.tables
+        )
         drawn, most = 0, max(prop.share for prop in props)  # the share that decides how many cases are drawn
 
         def body(case: Case) -> bool:
@@ -220,7 +169,7 @@ class Search:
                 if _due(drawn, prop.share / most):
                     self._try(case, prop, regime)
             reached = bool(self.recorder.end())
-            self._tell()
+            self._report_progress()
             if self.over or (self.first is not None and self.cases >= self.first + _ENOUGH):
                 raise _Enough
             return reached
@@ -229,6 +178,7 @@ class Search:
             explored(drawing, _count(self.settings.examples, props), self._stream(regime), body)
         except _Enough:
             self.first = self.cases  # the next group of properties gets its own chance
+        self.beyond |= drawing.beyond
         self.coverage.asked(drawing.tried, drawing.refused, drawing.possible)
         self.refused = self.cases == 0  # many attempts, and as many for each other group
 
@@ -236,10 +186,12 @@ class Search:
         begun = time.perf_counter()
         with tuning.using(replace(tuning.current(), known=self._known(prop), few=True)):
             outcome = examine(self.layer, case, prop)
-        self.recorder.told(outcome)
+        self.recorder.add(outcome)
         self.tallies[prop.name].add(outcome, time.perf_counter() - begun)
+        if outcome.skipped and outcome.skipped.startswith(NO_MEMORY):
+            self.beyond.add(outcome.skipped)
         self.slow[prop.name] += bool(outcome.skipped and outcome.skipped.startswith(TOO_SLOW))
-        prop = told_by(outcome, prop)
+        prop = property_of(outcome, prop)
         for finding in outcome.findings:
             known = self.found.get(finding.fingerprint)
             if known is None:
@@ -267,11 +219,9 @@ class Search:
         ----------
         lead : a finding of the same kind that is told already; where this one shows on its case, that will do
         """
-        from gradverify.core.shrink import shrink
-
         if finding.kind == "timeout":
             return finding
-        self._tell(SMALLER)
+        self._report_progress(SMALLER)
         worst, most = finding.worst or finding.case, _most(finding)
         steady = finding.kind != "random"
         times = 1 if steady else _CONFIRM  # on a smaller case two random calls may agree by chance
@@ -281,32 +231,57 @@ class Search:
             tries = (_same(self.layer, case, prop, finding) for _ in range(times))
             return all(same is not None and same.severity >= threshold for same in tries)
 
+        if lead is not None and self.settings.shrink:
+            seen = (self._at(case, prop).get(finding.fingerprint) for case in (lead.case, *self.small))
+            same = next((other for other in seen if other is not None and other.severity >= threshold), None)
+            if same is not None:
+                return self._diagnosed(_beside(same, worst, most), lead)
         case = finding.case
         if self.settings.shrink:
             seconds, like = (prop.shrinking, None) if lead is None else (_FOLLOW_SECONDS, lead.case)
             case = shrink(self.layer, case, fails, seconds=seconds, first=self.small, like=like)
-            self.small.append(case)
-        again = [_same(self.layer, case, prop, finding, few=few) for few in (False, True)]
+        again = [self._at(case, prop).get(finding.fingerprint), _same(self.layer, case, prop, finding)]
         if not steady or any(found is None for found in again):
             again += [_same(self.layer, case, prop, finding) for _ in range(_CONFIRM - len(again))]
-        seen = [f for f in again if f is not None]
-        if steady and len(seen) == len(again):
-            if seen[0].severity >= most:
-                worst, most = case, seen[0].severity
-            return self._told(_beside(seen[0], worst, most), lead)
-        fickle = (seen[0] if seen else finding).but(
+        told = [f for f in again if f is not None]
+        if steady and len(told) == len(again):
+            pictured = self._pictured(told[0], (worst, finding.case), prop)
+            if told[0].severity >= most:
+                worst, most = case, told[0].severity
+            return self._diagnosed(_beside(told[0], worst, most).but(pictured=pictured), lead)
+        fickle = (told[0] if told else finding).but(
             kind="nondeterministic" if steady else finding.kind,
             worst=worst,
-            message=f"nondeterministic ({len(seen)} of {len(again)} runs of one case): {finding.message}",
+            message=f"nondeterministic ({len(told)} of {len(again)} runs of one case): {finding.message}",
         )
-        return self._told(fickle)
+        return self._diagnosed(fickle)
 
-    def _told(self, finding: Finding, lead: Finding | None = None) -> Finding:
+    def _pictured(self, small: Finding, drawn: Sequence[Case], prop: Property) -> Comparison | None:
+        """Both gradients on a case as it was drawn, where the smallest one has a single entry to show."""
+        if small.comparison is None or small.comparison.wrong.size > 1:
+            return None
+        with tuning.using(replace(tuning.current(), only=small.primal)):
+            tried = [examine(self.layer, case, prop) for case in drawn if case.size <= _PICTURED]
+        found = (f for outcome in tried for f in outcome.findings if f.fingerprint == small.fingerprint)
+        shown = (finding.comparison for finding in found if finding.comparison is not None)
+        return next((comparison for comparison in shown if comparison.wrong.size > 1), None)
+
+    def _at(self, case: Case, prop: Property) -> dict[tuple[str, str, str], Finding]:
+        """All that a property finds at a minimal case, for every primal and entry by entry; asked once."""
+        key = id(case), prop.name
+        if key not in self.known:
+            outcome = examine(self.layer, case, prop)
+            self.known[key] = {finding.fingerprint: finding for finding in outcome.findings}
+            if not any(case is other for other in self.small):
+                self.small.append(case)
+        return self.known[key]
+
+    def _diagnosed(self, finding: Finding, lead: Finding | None = None) -> Finding:
         """The finding with what it looks like, unless cases are to be left as they were drawn."""
-        self._tell(DIAGNOSING)
+        self._report_progress(DIAGNOSING)
         return diagnosed(self.layer, finding, lead) if self.settings.shrink else finding
 
-    def _tell(self, stage: str = DRAWING) -> None:
+    def _report_progress(self, stage: str = DRAWING) -> None:
         self.listen(Progress(self.layer.name, self.cases, self.total, len(self.found), stage))
 
 
@@ -316,16 +291,16 @@ def _first(finding: Finding) -> tuple[bool, bool, int]:
     return not fails, finding.property != "gradient", finding.case.size
 
 
-def _lead(finding: Finding, told: Sequence[Finding]) -> Finding | None:
+def _lead(finding: Finding, earlier: Sequence[Finding]) -> Finding | None:
     """The finding that this one is told behind, in brief: of the same kind, or on the same primal."""
-    leads = {f.fingerprint: f for f in told if f.follows is None}
+    leads = {f.fingerprint: f for f in earlier if f.follows is None}
     alike = [f for f in leads.values() if f.fingerprint[:2] == finding.fingerprint[:2]]
-    same = [leads[f.follows or f.fingerprint] for f in told if f.primal == finding.primal and f.primal is not None]
+    same = [leads[f.follows or f.fingerprint] for f in earlier if f.primal == finding.primal and f.primal is not None]
     return next(iter(alike + same), None)
 
 
-def _same(layer: Layer, case: Case, prop: Property, finding: Finding, few: bool = True) -> Finding | None:
-    with tuning.using(replace(tuning.current(), only=finding.primal, few=few)):
+def _same(layer: Layer, case: Case, prop: Property, finding: Finding) -> Finding | None:
+    with tuning.using(replace(tuning.current(), only=finding.primal, few=True)):
         outcome = examine(layer, case, prop)
     return next((f for f in outcome.findings if f.fingerprint == finding.fingerprint), None)
 
@@ -347,11 +322,13 @@ def _most(finding: Finding) -> float:
 
 
 def alike(props: Iterable[Property]) -> Iterable[tuple[Regime, list[Property]]]:
-    """Properties that draw alike share their cases."""
+    """Properties that draw alike share their cases; cases as in production come first, since what is wrong with a
+    kernel shows there, and after a finding few cases are drawn.
+    """
     groups: dict[Regime, list[Property]] = {}
     for prop in props:
         groups.setdefault(prop.regime, []).append(prop)
-    return groups.items()
+    return sorted(groups.items(), key=lambda group: not group[0].production)
 
 
 def _due(drawn: int, share: float) -> bool:

@@ -43,7 +43,7 @@ class Contraction:
     relative: float
 
 
-class Elsewhere(Protocol):
+class NativePoint(Protocol):
     """A layer at one point, where it computes: on a device, or in another package's arrays.
 
     Methods raise `LayerFailure` where they cannot; the host does it then.
@@ -86,17 +86,17 @@ class Hooks:
     broadcast : (primals by name, some with leading axes, options) -> outputs by the code's own broadcasting, tried
         before `batched`
     looped : as `batched`, one copy after the other where the code computes; tried last
-    elsewhere : (primals, options, cotangents as weights on the flat outputs, shapes of the outputs, bytes of copies
-        that fit a cache) -> an `Elsewhere`, which forms differences where the code computes, many at once
+    native : (primals, options, cotangents as weights on the flat outputs, shapes of the outputs, bytes of copies
+        that fit a cache) -> a `NativePoint`, which forms differences where the code computes, many at once
     twice : (primals by name, cotangents, options) -> gradients by name of the sum of two uses of the
         layer on the same primals in one graph; None where the author's code cannot add
     again : (rounds, options) -> gradients that a stateful layer holds after rounds of forward and backward on one
         object that nobody clears, by name; a round is (primals by name, cotangents)
     added : as `again`, where the author declares that it leaves the sums over the rounds
-    grain : (primals by name) -> what gradients are rounded to beyond the arithmetic of backward, by name
+    gradient_rounding : (primals by name) -> what gradients are rounded to beyond the arithmetic of backward, by name
     bounded : (primals by name, options) -> a layer whose gradient is declared an upper bound on the derivative, its
         primals, and (array) -> (derivative, bound on the second one); see `gradverify.core.properties.bound`
-    held : (saved) -> copies of the parameters that a stateful layer keeps on itself, by primal name
+    stored_parameters : (saved) -> copies of the parameters that a stateful layer keeps on itself, by primal name
     """
 
     session: Callable[[], tuple[Callable[..., tuple[Any, Any]], Callable[..., Any]]] | None = None
@@ -108,10 +108,10 @@ class Hooks:
     batched: Callable[..., Any] | None = None
     looped: Callable[..., Any] | None = None
     broadcast: Callable[..., Any] | None = None
-    elsewhere: Callable[..., Elsewhere] | None = None
+    native: Callable[..., NativePoint] | None = None
     twice: Callable[..., Mapping[str, Any] | None] | None = None
     again: Callable[..., Mapping[str, Any]] | None = None
     added: Callable[..., Mapping[str, Any]] | None = None
-    grain: Callable[..., Mapping[str, Any]] | None = None
+    gradient_rounding: Callable[..., Mapping[str, Any]] | None = None
     bounded: Callable[..., Any] | None = None
-    held: Callable[[Any], Mapping[str, Any]] | None = None
+    stored_parameters: Callable[[Any], Mapping[str, Any]] | None = None

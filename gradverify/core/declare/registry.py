@@ -7,16 +7,16 @@ names a module, and importing it registers what the module holds.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module, metadata
 from pkgutil import iter_modules
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from gradverify.core.declare.layer import Layer, Loss
-from gradverify.core.declare.validation import named
 from gradverify.core.errors import DeclarationError, TargetError
+from gradverify.core.texts import meant
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ class Registry(Generic[T]):
 
     def add(self, name: str, item: T) -> T:
         """Register under a name; raises DeclarationError if the name is taken by another item."""
-        origin = self._source[-1] if self._source else None
+        origin = self.source_now
         if name in self._items and self._items[name] is not item:
             raise DeclarationError(
                 f"{self.kind} {name!r} is registered twice: first from {self._origins[name] or 'this process'}, "
@@ -55,6 +55,11 @@ class Registry(Generic[T]):
     def origin(self, name: str) -> str | None:
         """The entry point, module or file that registered a name."""
         return self._origins.get(name)
+
+    @property
+    def source_now(self) -> str | None:
+        """What the items that are registered now come from; None where nobody said."""
+        return self._source[-1] if self._source else None
 
     def __contains__(self, name: str) -> bool:
         self.load()
@@ -105,43 +110,10 @@ class Registry(Generic[T]):
 
 
 def _suggest(name: str, items: Iterable[str]) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(str(name), items, n=3)
-    return f"; did you mean {', '.join(close)}?" if close else "; `gradverify list` shows what is registered"
+    return meant(name, items) or "; `gradverify list` shows what is registered"
 
 
 layers: Registry[Layer] = Registry("layer", "gradverify.layers")
-
-
-def register(target: Any = None, /, *, name: str | None = None, **declaration: Any) -> Any:
-    """Put a layer into the registry; returns its argument, so it is also a decorator.
-
-    Parameters
-    ----------
-    target : a Layer or Loss, or anything an adapter recognises (a class with forward and backward, ...)
-    name : overrides the layer's own name
-    **declaration : passed on to the adapter
-
-    Raises
-    ------
-    DeclarationError
-        If the target cannot be turned into a layer, or its name is taken.
-    """
-    if target is None:
-        return lambda inner: register(inner, name=name, **declaration)
-    layer = _as_layer(target, name, declaration)
-    origin = layer.origin or (f"{layers._source[-1]}:{layer.name}" if layers._source else None)
-    layers.add(layer.name, layer if origin == layer.origin else layer.derive(origin=origin))
-    return target
-
-
-def _as_layer(target: Any, name: str | None, declaration: dict[str, Any]) -> Layer:
-    if isinstance(target, Layer) and not declaration:
-        return target if name is None else target.derive(name=named(name))
-    from gradverify.adapters import as_layer
-
-    return as_layer(target, name=name, **declaration)
 
 
 def loss(name: str) -> Loss:
@@ -159,6 +131,3 @@ def import_submodules(package: str, path: list[str]) -> None:
     for module in sorted(iter_modules(path), key=lambda m: m.name):
         if not module.name.startswith("_"):
             import_module(f"{package}.{module.name}")
-
-
-Decorator = Callable[[T], T]

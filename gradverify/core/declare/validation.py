@@ -7,19 +7,20 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gradverify.core import texts
+from gradverify.core.declare.declaration import Declaration, Primal
 from gradverify.core.errors import DeclarationError
 
-if TYPE_CHECKING:
-    from gradverify.core.declare.declaration import Primal
-    from gradverify.core.declare.layer import Layer
-
 KINK_CONVENTIONS = ("between", "left", "right", "middle")
+ARGUMENTS = (  # of `check` and of adapters, for which a misspelt keyword may have been meant
+    *("examples", "seed", "eps", "dtype", "properties", "method", "loss", "raises", "quiet"),
+    *("init", "pairs", "methods", "gives", "extra", "prepare", "flush", "accumulates", "rate", "setup", "wrt"),
+)
 
 
-def validate(layer: Layer, constants: tuple[str, ...], settings: Iterable[str]) -> None:
+def validate(layer: Declaration, constants: tuple[str, ...], settings: Iterable[str]) -> None:
     """Refuse a layer that cannot be used as it is declared.
 
     Parameters
@@ -35,7 +36,7 @@ def validate(layer: Layer, constants: tuple[str, ...], settings: Iterable[str]) 
     if not layer.primals:
         raise DeclarationError(
             f"layer {layer.name!r} declares no primals: name each array argument of forward with its "
-            'dimensions, e.g. x="N D", W="D H"'
+            f"dimensions, e.g. {example(layer.forward)}"
         )
     for name in (*layer.primal_names, *layer.options):
         if name != texts.line(name, 200):
@@ -48,8 +49,8 @@ def validate(layer: Layer, constants: tuple[str, ...], settings: Iterable[str]) 
     names = {n for primal in layer.primals for n in primal.dims.names}
     if layer.batch is not None and layer.batch not in names:
         raise DeclarationError(f"layer {layer.name!r}, batch: no primal has an axis {layer.batch!r}")
-    for name, told in layer.sizes.items():
-        _size(layer, name, told, names)
+    for name, given in layer.sizes.items():
+        _size(layer, name, given, names)
     for primal in layer.primals:
         _domain(layer, primal, names)
     for name, spec in layer.options.items():
@@ -58,13 +59,23 @@ def validate(layer: Layer, constants: tuple[str, ...], settings: Iterable[str]) 
     _predicate(layer)
 
 
-def _size(layer: Layer, name: str, told: object, names: set[str]) -> None:
+def example(forward: Callable[..., Any]) -> str:
+    """Dimension strings for a forward's own arguments, to be filled in."""
+    signature = _parameters(forward)
+    taken = [] if signature is None else [p for p in signature.parameters.values() if p.default is p.empty]
+    given = [p.name for p in taken if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    names = [name for name in given if name not in ("self", "cls", "ctx")] or ["x", "W"]
+    shapes = ("N D", "D H", "H")  # as of a dense layer; which sizes are the same is the author's to say
+    return ", ".join(f'{name}="{shapes[min(k, 2)]}"' for k, name in enumerate(names))
+
+
+def _size(layer: Declaration, name: str, given: object, names: set[str]) -> None:
     if name not in names:
         raise DeclarationError(f"layer {layer.name!r}, sizes: no primal has an axis {name!r}")
-    listed = told if isinstance(told, (list, tuple)) and told else [told]
+    listed = given if isinstance(given, (list, tuple)) and given else [given]
     if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in listed):
         raise DeclarationError(
-            f"layer {layer.name!r}, sizes: {name} must be a positive whole number or a list of them, got {told!r}"
+            f"layer {layer.name!r}, sizes: {name} must be a positive whole number or a list of them, got {given!r}"
         )
 
 
@@ -113,7 +124,7 @@ def mapping(label: str, argument: str, given: Any) -> dict[str, Any]:
     )
 
 
-def refusal(layer: Layer) -> str:
+def refusal(layer: Declaration) -> str:
     """Why no case could be drawn, as far as the declaration tells."""
     strategies = [primal.name for primal in layer.primals if primal.domain.strategy is not None]
     why = [
@@ -124,11 +135,11 @@ def refusal(layer: Layer) -> str:
     return f"no case could be drawn: {', or '.join(why) or 'no sizes and values fit the dimensions and domains'}"
 
 
-def _fixed_zero(layer: Layer) -> bool:
+def _fixed_zero(layer: Declaration) -> bool:
     return any(axis.kind == "fixed" and not axis.size({}) for primal in layer.primals for axis in primal.dims.axes)
 
 
-def _mentioned(layer: Layer, constants: tuple[str, ...]) -> None:
+def _mentioned(layer: Declaration, constants: tuple[str, ...]) -> None:
     """Settings that speak of primals by name, or have few values."""
     declared, known = layer.declared, set(layer.primal_names)
     factors = declared.factor if isinstance(declared.factor, Mapping) else {}
@@ -150,10 +161,11 @@ def _mentioned(layer: Layer, constants: tuple[str, ...]) -> None:
     if declared.kinks not in KINK_CONVENTIONS:
         raise DeclarationError(
             f"layer {layer.name!r}, kinks: {declared.kinks!r} is not one of {', '.join(KINK_CONVENTIONS)}"
+            f"{texts.meant(declared.kinks, KINK_CONVENTIONS, 1)}"
         )
 
 
-def _functions(layer: Layer) -> None:
+def _functions(layer: Declaration) -> None:
     hooks = layer.hooks
     given = {name: getattr(hooks, name) for name in hooks.__slots__}
     for name, function in {"assume": layer.assume, "surrogate": layer.declared.surrogate, **given}.items():
@@ -161,7 +173,7 @@ def _functions(layer: Layer) -> None:
             called(layer.name, name, function)
 
 
-def _domain(layer: Layer, primal: Primal, names: set[str]) -> None:
+def _domain(layer: Declaration, primal: Primal, names: set[str]) -> None:
     domain = primal.domain
     if domain.option is not None and domain.option not in layer.options:
         raise DeclarationError(
@@ -191,7 +203,7 @@ def _domain(layer: Layer, primal: Primal, names: set[str]) -> None:
         )
 
 
-def _option(layer: Layer, name: str, spec: Any) -> None:
+def _option(layer: Declaration, name: str, spec: Any) -> None:
     if name in layer.primal_names:
         raise DeclarationError(f"layer {layer.name!r}: {name!r} is declared both as a primal and as an option")
     for part in spec if isinstance(spec, tuple) else (spec,):
@@ -199,7 +211,7 @@ def _option(layer: Layer, name: str, spec: Any) -> None:
             raise DeclarationError(f"layer {layer.name!r}, option {name!r}: the list of its choices is empty")
 
 
-def _signature(layer: Layer, settings: Iterable[str]) -> None:
+def _signature(layer: Declaration, settings: Iterable[str]) -> None:
     """Whether forward can be called with the primals in order and the options by name."""
     signature = _parameters(layer.forward)
     if signature is None:
@@ -210,14 +222,14 @@ def _signature(layer: Layer, settings: Iterable[str]) -> None:
         taken = [p.name for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         declared = (*layer.primal_names, *layer.options)
         surplus = [name for name in declared if name not in taken]
-        close = [c for name in surplus for c in difflib.get_close_matches(name, settings, n=1)]
+        close = [c for name in surplus for c in difflib.get_close_matches(name, (*settings, *ARGUMENTS), n=1)]
         hint = f"; did you mean the setting {close[0]}?" if close else ""
         raise DeclarationError(
             f"layer {layer.name!r}: forward takes {_listed(taken)}, declared are {_listed(declared)} ({error}){hint}"
         ) from None
 
 
-def _predicate(layer: Layer) -> None:
+def _predicate(layer: Declaration) -> None:
     """Whether `assume` asks for what the layer has."""
     signature = _parameters(layer.assume) if layer.assume is not None else None
     if signature is None:

@@ -22,8 +22,7 @@ from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.steps import steps
 from gradverify.core.evaluate.failures import LayerFailure, unpatched
 from gradverify.core.evaluate.limits import time_limit
-from gradverify.core.nouns.comparison import Comparison
-from gradverify.core.nouns.finding import Diagnosis, Finding
+from gradverify.core.nouns import Comparison, Diagnosis, Finding
 
 __all__ = ["Evidence", "Signature", "add", "diagnose", "diagnosed", "signatures"]
 
@@ -131,8 +130,9 @@ def diagnosed(layer: Layer, finding: Finding, lead: Finding | None = None) -> Fi
     """
     if lead is not None:
         alike = _alike(layer, finding, lead)
-        told = lead.diagnoses[:1] if alike else diagnose(layer, finding, BRIEFLY)
-        return finding.but(diagnoses=told, follows=lead.fingerprint)
+        known = lead.diagnoses and lead.diagnoses[0].name != FACTS  # else every signature was asked, and in vain
+        again = lead.diagnoses[:1] if alike else diagnose(layer, finding, BRIEFLY if known else 0.0)
+        return finding.but(diagnoses=again, follows=lead.fingerprint)
     facts = dict(finding.facts)
     compared = finding.comparison
     if compared is not None and finding.property in ("gradient", "special") and _finite(compared):
@@ -148,8 +148,8 @@ def _alike(layer: Layer, finding: Finding, lead: Finding) -> bool:
         return False
     best = lead.diagnoses[0]
     with time_limit(2 * SECONDS):
-        told = _asked(signatures.get(best.name), Evidence(layer, finding))
-    return told is not None and _of(told.text, finding) == _of(best.text, lead)
+        again = _asked(signatures.get(best.name), Evidence(layer, finding))
+    return again is not None and _of(again.text, finding) == _of(best.text, lead)
 
 
 def _of(text: str, finding: Finding) -> str:

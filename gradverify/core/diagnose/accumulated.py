@@ -12,8 +12,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.nouns import Array, Case, Diagnosis, Stream
 
 _TERMS = (256, 1024, 4096)  # N, 4N, 16N: fewer say little, and more take long
 _ELEMENTS = 1 << 21  # of a case
@@ -77,7 +76,7 @@ def measured(layer: Layer, finding: Any, axis: str) -> dict[str, Any] | None:
 
 def _grown(layer: Layer, case: Case, axis: str, count: int) -> Case | None:
     """The case with an axis of this length: normal values and ids that repeat, and the other axes at most 8."""
-    rng = np.random.default_rng([case.seed, count])
+    rng = case.rng(Stream.GROWN, count)
     sizes: dict[str, Any] = {}
     for primal in layer.primals:
         sizes = {**primal.dims.bind(np.shape(case.primals[primal.name]), sizes)}
@@ -99,7 +98,7 @@ def _errors(layer: Layer, case: Case, primal: str, k: int) -> tuple[float, float
     reference: Any = layer.hooks.reference
     case = case.but(primals={n: reference.stored(a) for n, a in case.primals.items()})
     case, outputs = evaluate.completed(layer, case)
-    rng = case.rng(25, k)
+    rng = case.rng(Stream.LAW_OF_A_SUM, k)
     v = tuple(reference.stored(rng.standard_normal(y.shape)) if y.dtype.kind == "f" else y * 0.0 for y in outputs)
     case = case.but(cotangents=v)
     arrays = tuple(case.primals[p.name] for p in layer.primals)

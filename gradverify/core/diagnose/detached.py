@@ -8,7 +8,7 @@ from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns import Array, Case, Stream
 
 _STEP = 1e-5  # of the primal's size, for a central difference of the gradient
 _GONE, _THERE = 1e-9, 1e-4  # shares of the gradient's change that are none, and that are one for certain
@@ -42,7 +42,8 @@ def _changes(layer: Layer, case: Case, primal: str) -> dict[str, Array]:
     """Derivative of every gradient along a direction of a primal, by one central difference."""
     x = case.primals[primal]
     h = _STEP * exact.size(x)
-    direction = case.rng(41).uniform(0.5, 1.5, np.shape(x)) * case.rng(42).choice([-1.0, 1.0], np.shape(x))
+    rng = case.rng(Stream.DETACHED)
+    direction = rng.uniform(0.5, 1.5, np.shape(x)) * rng.choice([-1.0, 1.0], np.shape(x))
     up, down = (
         exact.gradients(layer, case.but(primals={**case.primals, primal: x + sign * h * direction})) for sign in (1, -1)
     )

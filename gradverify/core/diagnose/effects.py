@@ -13,8 +13,7 @@ from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.detached import lost_flows
 from gradverify.core.diagnose.evidence import ABOUT_GRADIENTS, Evidence
 from gradverify.core.diagnose.untouched import explains
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import Diagnosis, Finding
+from gradverify.core.nouns import Case, Diagnosis, Finding, Stream
 from gradverify.core.properties import fresh, properties
 from gradverify.core.verify import examine
 
@@ -172,7 +171,7 @@ def first_call(evidence: Evidence) -> Diagnosis | None:
     if not names:
         return None
     cases: list[tuple[Case | None, int]] = []
-    lengths = evidence.case.rng(36).integers(9, 15, (2, len(names)))
+    lengths = evidence.case.rng(Stream.SIZES_OF_NO_OTHER).integers(9, 15, (2, len(names)))
     for turn in range(2):  # sizes that no other signature asks for, and other values first at each
         sizes = {n: int(lengths[turn, k]) for k, n in enumerate(names)}
         cases += [(evidence.plain(draw, sizes=sizes), place) for place, draw in enumerate((turn, 1 - turn))]

@@ -9,8 +9,7 @@ import numpy as np
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import Probe, close
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.nouns import Array, Diagnosis
 
 _PACKED = re.compile(r"(\d+)\*\(?(\w+)\)?\Z")
 
@@ -44,10 +43,10 @@ def gates(evidence: Evidence) -> Diagnosis | None:
         return _in_blocks(evidence, probes, evidence.primal, *mine)
     for name in evidence.differentiable:  # a primal without gates may be wrong because of a parameter's
         found = packed(evidence, name)
-        told = found and _in_blocks(evidence, probes, name, *found)
-        if told:
-            text = f"the gradient of {evidence.primal} is wrong together with that of {name}: {told.text}"
-            return Diagnosis("gates", told.bug_class, text, told.confidence - 0.02, told.evidence)
+        blocks = found and _in_blocks(evidence, probes, name, *found)
+        if blocks:
+            text = f"the gradient of {evidence.primal} is wrong together with that of {name}: {blocks.text}"
+            return Diagnosis("gates", blocks.bug_class, text, blocks.confidence - 0.02, blocks.evidence)
     return None
 
 

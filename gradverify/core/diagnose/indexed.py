@@ -12,8 +12,7 @@ from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import Probe, close
 from gradverify.core.judge.facts import best_ratio
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.nouns import Array, Diagnosis
 
 _MOST = 40  # changed primals that are tried
 Move = Callable[[Array], Array]
@@ -71,8 +70,8 @@ def moved(evidence: Evidence) -> Diagnosis | None:
 
 def _is_moved(evidence: Evidence, move: Move, sign: int, probe: Probe) -> bool:
     a, n = evidence.pair(probe)
-    told = sign > 0 or n.size > 2  # of two entries, the one with the other's sign is no evidence of two slips
-    return told and move(n).shape == n.shape and close(a, sign * move(n)) and not close(a, n) and not close(a, -n)
+    decisive = sign > 0 or n.size > 2  # of two entries, the one with the other's sign is no evidence of two slips
+    return decisive and move(n).shape == n.shape and close(a, sign * move(n)) and not close(a, n) and not close(a, -n)
 
 
 def _permuted(evidence: Evidence) -> str | None:

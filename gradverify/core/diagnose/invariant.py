@@ -15,8 +15,7 @@ from gradverify.core import evaluate
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import Probe, close
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.nouns import Array, Case, Diagnosis, Stream
 
 _SAME = 1e-9  # relative change of outputs that counts as none
 
@@ -45,7 +44,7 @@ def _broken(evidence: Evidence, name: str, axis: int, probe: Probe) -> bool:
     array = np.asarray(probe.case.primals[name])
     if array.dtype.kind != "f" or array.ndim <= axis or array.shape[axis] < 2:
         return False
-    rng = probe.case.rng(41)
+    rng = probe.case.rng(Stream.LIFTED)
     shape = tuple(1 if k == axis else n for k, n in enumerate(array.shape))
     lifted = variants.but(probe.layer, probe.case, name, lambda a: a + rng.uniform(0.5, 1.0, shape))
     uneven = variants.but(probe.layer, probe.case, name, lambda a: a + rng.uniform(0.5, 1.0, a.shape))

@@ -17,8 +17,7 @@ from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.outputs import labels_of
 from gradverify.core.diagnose.probe import Probe, close
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.nouns import Array, Diagnosis
 
 _MOST = 250  # outputs, each of which costs one backward
 _THERE, _GONE = 1e-6, 1e-9  # shares of the largest element that are a dependency, and none; between them is open
@@ -77,19 +76,19 @@ def jacobian(evidence: Evidence) -> Diagnosis | None:
     pairs = jacobians(evidence)
     if not pairs or all(close(j.analytic, j.numerical) for j in pairs):  # what is wrong is finer than this can see
         return None
-    told = _transposed(evidence, pairs) or _reordered(evidence, pairs) or _joined(evidence, pairs)
-    told = told or _weights(evidence, pairs)
-    if told is None:
+    description = _transposed(evidence, pairs) or _reordered(evidence, pairs) or _joined(evidence, pairs)
+    description = description or _weights(evidence, pairs)
+    if description is None:
         return None
-    bug_class, confidence, text = told
+    bug_class, confidence, text = description
     weight = 1.0 if evidence.situation.needs == "nothing" else _LESS
     return Diagnosis("jacobian", bug_class, text + evidence.given, weight * confidence, {"cases": len(pairs)})
 
 
-Told = tuple[str, float, str]
+Description = tuple[str, float, str]
 
 
-def _transposed(evidence: Evidence, pairs: Sequence[Jacobians]) -> Told | None:
+def _transposed(evidence: Evidence, pairs: Sequence[Jacobians]) -> Description | None:
     square = [j for j in pairs if j.numerical.shape[0] == j.numerical.shape[1]]
     if len(square) < len(pairs) or not all(close(j.analytic, j.numerical.T) for j in pairs):
         return None
@@ -100,7 +99,7 @@ def _transposed(evidence: Evidence, pairs: Sequence[Jacobians]) -> Told | None:
     return "INDEX", 0.94, text
 
 
-def _reordered(evidence: Evidence, pairs: Sequence[Jacobians]) -> Told | None:
+def _reordered(evidence: Evidence, pairs: Sequence[Jacobians]) -> Description | None:
     """Rows of the right matrix in another order: each cotangent goes where another belongs."""
     if not all(_same_rows(j.analytic, j.numerical) for j in pairs):
         return None
@@ -121,7 +120,7 @@ def _same_rows(a: Array, n: Array) -> bool:
     return len(a) > 1 and not close(a, n)
 
 
-def _joined(evidence: Evidence, pairs: Sequence[Jacobians]) -> Told | None:
+def _joined(evidence: Evidence, pairs: Sequence[Jacobians]) -> Description | None:
     """Axes along which backward joins different places and forward does not, or the other way round."""
     ours, theirs = (_labels(evidence, pairs, which, there=True) for which in ("analytic", "numerical"))
     surplus = sorted(ours & _labels(evidence, pairs, "numerical", there=False) - theirs)
@@ -150,13 +149,13 @@ def _labels(evidence: Evidence, pairs: Sequence[Jacobians], which: str, there: b
     """Axes shared with an output along which different places are joined on some case, or on none (`there` False)."""
     found: dict[str, bool] = {}
     for j in pairs:
-        for label, apart in _apart(evidence, j):
+        for label, apart in _off_diagonal(evidence, j):
             joined = (j.there(which) & apart).any() if there else not (j.gone(which) | ~apart).all()
             found[label] = found.get(label, False) or bool(joined)
     return {label for label, joined in found.items() if joined == there}
 
 
-def _apart(evidence: Evidence, j: Jacobians) -> Iterator[tuple[str, Array]]:
+def _off_diagonal(evidence: Evidence, j: Jacobians) -> Iterator[tuple[str, Array]]:
     """Each axis that an output shares with the primal, and a mask of the elements between different places of it."""
     shape, own = j.probe.shape(evidence.primal), j.probe.labels(evidence.primal)
     entries, start = np.indices(shape).reshape(len(shape), j.numerical.shape[1]), 0
@@ -171,13 +170,13 @@ def _apart(evidence: Evidence, j: Jacobians) -> Iterator[tuple[str, Array]]:
         start += y.size
 
 
-def _weights(evidence: Evidence, pairs: Sequence[Jacobians]) -> Told | None:
+def _weights(evidence: Evidence, pairs: Sequence[Jacobians]) -> Description | None:
     """The right places are joined, with wrong weights."""
     if not all(_same_places(j) for j in pairs):
         return None
     alone = all((~j.gone("numerical")).sum(0).max(initial=0) <= 1 for j in pairs)
-    told = [(j, j.there("numerical")) for j in pairs]
-    ratios = np.concatenate([j.analytic[there] / j.numerical[there] for j, there in told])
+    right = [(j, j.there("numerical")) for j in pairs]
+    ratios = np.concatenate([j.analytic[there] / j.numerical[there] for j, there in right])
     if np.ptp(ratios) < 1e-4 * np.abs(ratios).max():
         return None  # one factor, of which others tell more
     spread = f"from {ratios.min():.3g} to {ratios.max():.3g} times the right one"

@@ -10,8 +10,7 @@ import numpy as np
 from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import CLOSE, Probe, close
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.nouns import Array, Diagnosis
 
 _SATURATED = 1e-3  # relative error of a difference that was divided by the slope of a saturated unit, at the most
 Function = Callable[[Array], Array]
@@ -142,8 +141,8 @@ def _at_input(evidence: Evidence, function: Function, probe: Probe) -> bool:
 
 def _ratio(evidence: Evidence, probe: Probe) -> Array:
     a, n = evidence.pair(probe)
-    told = np.abs(n) > 1e-7 * max(float(np.abs(n).max(initial=0.0)), 1e-300)
-    return np.asarray((a[told] / n[told]).ravel()) if told.any() else np.zeros(1)
+    large = np.abs(n) > 1e-7 * max(float(np.abs(n).max(initial=0.0)), 1e-300)
+    return np.asarray((a[large] / n[large]).ravel()) if large.any() else np.zeros(1)
 
 
 def _sources(evidence: Evidence) -> Iterator[tuple[str, str]]:

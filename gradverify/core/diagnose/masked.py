@@ -11,8 +11,7 @@ from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.gates import drops
 from gradverify.core.diagnose.overwritten import by_entry
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.nouns import Array, Case, Diagnosis, Stream
 from gradverify.core.shrink.search import sizes_of
 
 
@@ -121,5 +120,5 @@ def _distinct(evidence: Evidence, case: Case, name: str) -> Case | None:
             return None  # then it is the size and not the repetition
     if array.size > count:
         return None
-    flat = case.rng(35).permutation(count)[: array.size]
+    flat = case.rng(Stream.REPEATED).permutation(count)[: array.size]
     return variants.but(layer, case, name, partial(_spread, flat.reshape(array.shape)))

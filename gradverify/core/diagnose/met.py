@@ -6,8 +6,7 @@ from itertools import product
 
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.nouns import Case, Diagnosis
 
 _APART = 9  # places, among which two seldom choose the same
 _CROWD = 6  # that must meet where there is one place
@@ -35,8 +34,8 @@ def met(evidence: Evidence) -> Diagnosis | None:
             continue
         apart = _cases(evidence, {chooser: 2, place: _APART}, _DRAWS)
         near = _cases(evidence, {chooser: 2, place: 2}, 2 * _DRAWS)
-        told = [evidence.fails(case) for case in near]
-        if sum(map(evidence.holds, apart)) > _DRAWS // 2 and any(told) and not all(told):
+        failing = [evidence.fails(case) for case in near]
+        if sum(map(evidence.holds, apart)) > _DRAWS // 2 and any(failing) and not all(failing):
             text = (
                 f"contributions to one place of {place} overwrite one another in the gradient of {evidence.primal}: it "
                 f"is right for {chooser} = 1, mostly right where two of {chooser} choose among {_APART} places, and "

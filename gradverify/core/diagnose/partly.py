@@ -12,8 +12,7 @@ from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.outputs import labels_of
 from gradverify.core.diagnose.probe import Probe, close
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.nouns import Array, Diagnosis
 
 _NAMED = {2.0: "twice", 0.5: "half", -1.0: "minus"}
 
@@ -40,7 +39,7 @@ def partly(evidence: Evidence) -> Diagnosis | None:
     for part in _parts(labels, probe.shape(evidence.primal)):
         factor = _common([_of_entries(evidence, part, p) for p in evidence.probes])
         if factor is not None:
-            return _told(evidence, factor, part.words)
+            return _diagnosis(evidence, factor, part.words)
     shapes = {y.shape for y in probe.outputs}
     if len(shapes) != 1 or any(y.dtype.kind != "f" for y in probe.outputs):
         return None
@@ -49,11 +48,11 @@ def partly(evidence: Evidence) -> Diagnosis | None:
         factor = _common([_of_outputs(evidence, part, p) for p in evidence.probes])
         if factor is not None:
             where = "" if "output" in part.words else " of the output"
-            return _told(evidence, factor, part.words + where, "the part that comes from ")
+            return _diagnosis(evidence, factor, part.words + where, "the part that comes from ")
     return None
 
 
-def _told(evidence: Evidence, factor: float, words: str, what: str = "") -> Diagnosis:
+def _diagnosis(evidence: Evidence, factor: float, words: str, what: str = "") -> Diagnosis:
     said = next((f"{name} the right one" for v, name in _NAMED.items() if abs(factor - v) < 1e-6), "")
     said = said or f"{factor:.6g} times the right one"
     text = f"the gradient of {evidence.primal} is {said} in {what}{words}{evidence.given}, and right in the rest"
@@ -65,10 +64,10 @@ def _told(evidence: Evidence, factor: float, words: str, what: str = "") -> Diag
 
 def _common(factors: list[float | None]) -> float | None:
     """The one factor of all cases that is no plain 1 or 0; cases in which the part is empty say nothing."""
-    told = [f for f in factors if f is not None and not np.isnan(f)]
-    if len(told) < 2 or None in factors or max(told) - min(told) > 1e-6 * abs(told[0]):
+    known = [f for f in factors if f is not None and not np.isnan(f)]
+    if len(known) < 2 or None in factors or max(known) - min(known) > 1e-6 * abs(known[0]):
         return None
-    return None if abs(told[0]) < 1e-6 or abs(told[0] - 1) < 1e-6 else told[0]
+    return None if abs(known[0]) < 1e-6 or abs(known[0] - 1) < 1e-6 else known[0]
 
 
 def _of_entries(evidence: Evidence, part: Part, probe: Probe) -> float | None:

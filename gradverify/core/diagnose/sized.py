@@ -8,8 +8,7 @@ import numpy as np
 
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.nouns import Case, Diagnosis
 from gradverify.core.shrink.search import sizes_of
 
 _LENGTHS = range(1, 9)
@@ -26,10 +25,10 @@ def sizes(evidence: Evidence) -> Diagnosis | None:
         if name.startswith("*"):
             continue
         wrong, right = _scan(evidence, name, 0)
-        told = _pattern(wrong, right)
-        if told is None or any(_scan(evidence, name, draw) != (wrong, right) for draw in (1, 2)):
+        pattern = _pattern(wrong, right)
+        if pattern is None or any(_scan(evidence, name, draw) != (wrong, right) for draw in (1, 2)):
             continue  # nothing in common, or it was the values
-        words, bug_class, confidence = told
+        words, bug_class, confidence = pattern
         block = _option_of(evidence, wrong, right)
         text = (
             f"the gradient of {evidence.primal} is wrong where {name} is {block or words}{evidence.with_options} "

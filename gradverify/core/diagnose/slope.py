@@ -9,8 +9,7 @@ from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import Probe
 from gradverify.core.diagnose.valued import changed
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.nouns import Array, Diagnosis
 
 # Of all values; the slope of tanh, and of a sigmoid, differs from that at 0 by the square of them.
 _SCALES = (0.1, 0.03)
@@ -33,22 +32,22 @@ def slope(evidence: Evidence) -> Diagnosis | None:
         return None
     if not evidence.probes or evidence.finding.kind != "wrong":
         return None
-    told = tends(evidence)
-    if told is None:
+    limit = tends(evidence)
+    if limit is None:
         return None
-    size = {1.0: "right", 4.0: "4 times the right one", 0.25: "a quarter of the right one"}[told[0]]
+    size = {1.0: "right", 4.0: "4 times the right one", 0.25: "a quarter of the right one"}[limit[0]]
     text = (
         f"the gradient of {evidence.primal} is {size} in the limit of small values{evidence.given}, and what is left "
-        f"of the error goes with their square, as where {_LIMITS[told]} inside"
+        f"of the error goes with their square, as where {_LIMITS[limit]} inside"
     )
-    return Diagnosis("slope", "TERM", text, 0.79, {"tends to": told[0]})
+    return Diagnosis("slope", "TERM", text, 0.79, {"tends to": limit[0]})
 
 
 def tends(evidence: Evidence) -> tuple[float, int] | None:
     """What the ratio of the wrong entries tends to on every case, as a key of the slopes that are known."""
     found = {_tends(evidence, probe) for probe in evidence.probes}
-    told = found.pop() if len(found) == 1 else None
-    return told if told in _LIMITS else None
+    limit = found.pop() if len(found) == 1 else None
+    return limit if limit in _LIMITS else None
 
 
 def _tends(evidence: Evidence, probe: Probe) -> tuple[float, int] | None:
@@ -84,6 +83,6 @@ def _ratios(evidence: Evidence, probe: Probe, scale: float, wrong: Array) -> Arr
         got = small.pulled(evaluate.unit_cotangents(small.case.cotangents or (), k)).get(evidence.primal)
         if got is None:
             return None
-        told = wrong & (np.abs(row) > 1e-2 * float(np.abs(row).max(initial=0.0)))
-        found.append(got[told] / row[told])
+        large = wrong & (np.abs(row) > 1e-2 * float(np.abs(row).max(initial=0.0)))
+        found.append(got[large] / row[large])
     return np.concatenate(found)

@@ -12,8 +12,7 @@ from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import Probe
 from gradverify.core.diagnose.scaled import ratios
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.nouns import Array, Case, Diagnosis
 
 _SEVERAL = 5  # entries on either side of a bound
 _LEFT = 1e-5  # share of the error that a span may leave
@@ -33,7 +32,7 @@ def span(evidence: Evidence) -> Diagnosis | None:
         for words, kinds in (("1", ("one",)), (evidence.primal, ("x",)), (f"1 and {evidence.primal}", ("one", "x"))):
             if evidence.everywhere(partial(_in_span, evidence, axes, kinds), probes):
                 names = " and ".join(labels[k] for k in axes)
-                return _told(evidence, names, words, kinds)
+                return _diagnosis(evidence, names, words, kinds)
     return None
 
 
@@ -50,7 +49,7 @@ def _wide(evidence: Evidence) -> list[Probe]:
     return found or list(evidence.probes)
 
 
-def _told(evidence: Evidence, names: str, words: str, kinds: tuple[str, ...]) -> Diagnosis:
+def _diagnosis(evidence: Evidence, names: str, words: str, kinds: tuple[str, ...]) -> Diagnosis:
     meaning = {
         ("one",): "the term of the mean is missing, doubled or wrong",
         ("x",): f"a term along {evidence.primal} is missing or wrong, as when its norm is taken for a constant",

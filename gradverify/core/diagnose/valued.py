@@ -8,8 +8,7 @@ import numpy as np
 
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.nouns import Array, Case, Diagnosis, Stream
 from gradverify.core.properties import properties
 from gradverify.core.verify import examine
 
@@ -29,7 +28,7 @@ def changed(evidence: Evidence, case: Case, change: Callable[[str, Array], Array
 
 def jittered(evidence: Evidence, case: Case, draw: int = 0) -> Case | None:
     """All real entries moved by about a thousandth, so that nothing is equal or exact."""
-    rng = case.rng(33, draw)
+    rng = case.rng(Stream.JITTERED, draw)
 
     def move(name: str, array: Array) -> Array:
         scale = np.maximum(np.abs(array), 0.1 * (float(np.abs(array).max(initial=0.0)) or 1.0))
@@ -45,8 +44,8 @@ def exact(evidence: Evidence) -> bool:
     if evidence.situation.needs != "values" or not evidence.situation.failing:
         return False
     cases = [jittered(evidence, evidence.case, k) for k in range(3)]
-    told = [c for c in cases if c is not None]
-    return bool(told) and all(_right(evidence, case) for case in told)
+    usable = [c for c in cases if c is not None]
+    return bool(usable) and all(_right(evidence, case) for case in usable)
 
 
 def _right(evidence: Evidence, case: Case) -> bool:
@@ -62,7 +61,7 @@ def _right(evidence: Evidence, case: Case) -> bool:
 
 def tied(evidence: Evidence, case: Case) -> Case | None:
     """Entries that are equal moved apart, each other one as it was."""
-    rng = case.rng(34)
+    rng = case.rng(Stream.UNTIED)
     seen: set[float] = set()
 
     def move(name: str, array: Array) -> Array:

@@ -16,7 +16,7 @@ from gradverify.core.declare.declaration import Primal
 from gradverify.core.declare.dims import numbers_in
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
-from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns import Array, Case, Stream
 from gradverify.core.shrink.search import sizes_of
 
 _LARGE = 600  # elements of all primals together; above that, sizes are taken from the small pools
@@ -54,10 +54,7 @@ def legal(layer: Layer, case: Case) -> bool:
         domain = primal.domain
         if domain.strategy is None and not domain.contains(case.primals[primal.name], sizes):
             return False
-    try:
-        return layer.allows(case.primals, case.options)
-    except DeclarationError:  # a predicate that cannot be asked allows nothing
-        return False
+    return layer.legal(case.primals, case.options)
 
 
 def shapes(layer: Layer, sizes: Sizes) -> dict[str, tuple[int, ...]] | None:
@@ -123,7 +120,7 @@ def _filled(
     draw: int,
 ) -> Case | None:
     for attempt in range(4):
-        rng = case.rng(31, draw, attempt)
+        rng = case.rng(Stream.PLAIN_CASE, draw, attempt)
         primals = {p.name: values(p, shaped[p.name], sizes, rng, case.primals[p.name]) for p in layer.primals}
         made = case.but(primals=primals, options=dict(options), cotangents=None, seed=case.seed + 101 * draw + attempt)
         if legal(layer, made):

@@ -16,7 +16,7 @@ import numpy as np
 from gradverify.core.differentiate.central import central
 from gradverify.core.differentiate.ladder import extrapolations
 from gradverify.core.differentiate.point import Point
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 _AHEAD = 256 << 10  # bytes of perturbed copies that are cheaper than another call
 
@@ -87,7 +87,7 @@ def abreast(point: Point, count: int, done: int) -> int:
     """Steps of some entries that go through one forward: where that is cheap, some are made in vain; the first, when
     none are `done`, rarely is.
     """
-    cheap = max(_AHEAD, 0 if point.there is None else point.there.ahead) if done else _AHEAD // 4
+    cheap = max(_AHEAD, 0 if point.native is None else point.native.ahead) if done else _AHEAD // 4
     width: int = 16 * max(1, count) * (point.size + point.base.size)
     return max(1, cheap // width)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,3 +80,18 @@ def joined(parts: list[Differences], order: Array | None = None) -> Differences:
         return Differences(np.zeros(0), np.zeros(0), np.zeros(0), np.zeros(0, bool))
     whole = Differences(*(np.concatenate([getattr(p, f) for p in parts]) for f in _FIELDS))
     return whole if order is None else whole.rows(np.argsort(order, kind="stable"))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Entries of one primal, each moved alone: flat indices and offsets, shape (n,)."""
+
+    slot: Slot
+    entries: Array
+    a: Array
+    b: Array | None
+
+    @property
+    def middle(self) -> int:
+        """An entry to try, not at the edge, where much is special."""
+        return int(self.entries.size) // 2

@@ -10,6 +10,7 @@ false plateau that every bounded function has beyond its own length scale.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -17,10 +18,9 @@ import numpy as np
 from gradverify.core.differentiate.central import NOISE_FACTOR
 from gradverify.core.differentiate.flat import Differences
 from gradverify.core.differentiate.point import Point
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.comparison import Estimate
+from gradverify.core.nouns import Array, Estimate
 
-RATIO = 4.0
+RATIO = 4.0  # of a step to the next; powers of it are exact in binary, and one divides h^2 by 16
 # What a consistent larger step may hide: the truth lies in the intersection of the smaller steps, at most RATIO
 # times as wide, and the larger step's interval meets that; so it is at most 1 + 2 RATIO of its half-widths away.
 SAFETY = 1.0 + 2.0 * RATIO
@@ -29,7 +29,7 @@ COARSEST = 1e-5  # a last place above this is no small step for a function that 
 CLEAR = 1e6  # ... and its changes must be this many times as loud as the noise
 SUPPORT = 3  # plain rungs that must agree before any of them is believed; twice as many where only extrapolations do
 _CENTRAL = (2, 4, 6)  # powers of h in the error of a central difference
-_ONE_SIDED = (1, 2, 3)
+_ONE_SIDED = (1, 2, 3)  # and of a one-sided one, which no symmetry rids of odd powers
 
 
 def rungs(eps: float, reach: float = 1.0, depth: float = 0.6) -> Array:
@@ -232,43 +232,51 @@ def _lepski(rate: Array, noise: Array, powers: tuple[int, ...]) -> tuple[Estimat
     Estimate of shape (n,), the bound infinite where no rung was usable; and the index of the smallest
     plain rung that was inconsistent with smaller ones, -1 if there is none
     """
-    first = np.full(rate.shape[0], -1)
-    n = rate.shape[0]
-    low, high = np.full(n, -np.inf), np.full(n, np.inf)
-    best, width = np.zeros(n), np.full(n, np.inf)
     levels = extrapolations(rate, noise, powers)
     biases = [_bias(value, power) for (value, _), power in zip(levels, (*powers, powers[-1] + powers[0]))]
-    support, extrapolated = np.zeros(n, int), np.zeros(n, int)
-    alive = np.ones((len(levels), n), bool)
-    started = np.zeros(n, bool)
-    for j in range(rate.shape[1] - 1, -1, -1):
+    every = [(value.tolist(), spread.tolist(), bias.tolist()) for (value, spread), bias in zip(levels, biases)]
+    chosen = [_row([tuple(part[k] for part in level) for level in every]) for k in range(rate.shape[0])]
+    best, width, first = (np.array([row[field] for row in chosen], float) for field in range(3))
+    return Estimate(best, (SAFETY - 1.0) * width, width), first.astype(int)
+
+
+Level = tuple[list[float], list[float], list[float]]  # value, noise and bias of each rung, large steps first
+
+
+def _row(levels: list[Level]) -> tuple[float, float, int]:
+    """The choice for one entry: value, noise (infinite where nothing can be told), first inconsistent plain rung.
+
+    In plain numbers: most ladders are of few entries, and arrays of one element cost twenty times as much.
+    """
+    low, high, best, width, first = -math.inf, math.inf, 0.0, math.inf, -1
+    alive, started = [True] * len(levels), False
+    support = extrapolated = 0
+    for j in range(len(levels[0][0]) - 1, -1, -1):
         # noise may drop by more than the ratio of the steps, truncation does not: never trust more than that
-        agreed = np.zeros(n, bool)
-        least = np.where(started, (high - low) / (2 * RATIO), 0.0)
-        for order, (value, spread) in enumerate(levels):
-            if j >= value.shape[1]:
+        least = (high - low) / (2 * RATIO) if started else 0.0
+        agreed = False
+        for order, (value, spread, bias) in enumerate(levels):
+            if j >= len(value):
                 continue
-            v, s = value[:, j], np.maximum(spread[:, j], least)
-            valid = np.isfinite(v) & np.isfinite(s)
-            with np.errstate(invalid="ignore"):
-                consistent = valid & alive[order] & (v - s <= high) & (v + s >= low)
-            if order == 0:
-                first = np.where((first < 0) & started & valid & ~consistent, j, first)
-            alive[order] &= consistent | (~valid & ~started)
-            s = np.maximum(s, biases[order][:, j])
-            low = np.where(consistent, np.maximum(low, v - s), low)
-            high = np.where(consistent, np.minimum(high, v + s), high)
-            better = consistent & (s < width)
-            best, width = np.where(better, v, best), np.where(better, s, width)
-            started |= consistent
-            agreed |= consistent
-            support += consistent & (order == 0)
+            v, s = value[j], max(spread[j], least)
+            valid = math.isfinite(v) and math.isfinite(spread[j])
+            consistent = valid and alive[order] and v - s <= high and v + s >= low
+            if not consistent:
+                if order == 0 and first < 0 and started and valid:
+                    first = j
+                alive[order] = alive[order] and not valid and not started
+                continue
+            s = max(s, bias[j])
+            low, high = max(low, v - s), min(high, v + s)
+            if s < width:
+                best, width = v, s
+            started = agreed = True
+            support += order == 0
         extrapolated += agreed
-        if not alive.any():  # no larger step can count
+        if not any(alive):  # no larger step can count
             break
-    supported = (support >= SUPPORT) | (extrapolated >= 2 * SUPPORT)
-    width = np.where(supported, width, np.inf)  # a lone rung says nothing of its truncation
-    return Estimate(best, (SAFETY - 1.0) * width, width), first
+    supported = support >= SUPPORT or extrapolated >= 2 * SUPPORT
+    return best, width if supported else math.inf, first  # a lone rung says nothing of its truncation
 
 
 def _bias(value: Array, power: int) -> Array:

@@ -9,35 +9,32 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import factorial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gradverify.core.differentiate.entries import Entries
 from gradverify.core.differentiate.flat import displaced
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
-if TYPE_CHECKING:
-    from gradverify.core.differentiate.point import Point
-
-POINTS = 7
+POINTS = 7  # More and Wild, "Estimating computational noise" (2011), take 6 to 8; odd, so that the point is one
 _SPACING = 64.0  # units in the last place: values inside must move by several of their own, or they hide
 _PLACES = np.arange(POINTS) - POINTS // 2
-_ORDERS = (3, 4)
+_ORDERS = (3, 4)  # of the difference table: a smooth function over a few hundred ulps has nothing left in them
 _SMALL = 1 << 16  # entries up to which the random line is kept
 
 
-def samples(point: Point) -> Array:
+def samples(point: Entries) -> Array:
     """The flat vector of primals at `POINTS` equidistant points on a random line, shape (POINTS, P)."""
     return displaced(point.values, steps(point)[:, None] * direction(point), point.grid)
 
 
-def direction(point: Point) -> Array:
+def direction(point: Entries) -> Array:
     """Of the random line: natural steps with random signs and factors, shape (P,)."""
     line = _line if point.size <= _SMALL else _line.__wrapped__
     return np.asarray(point.scale * line(point.size))
 
 
-def steps(point: Point) -> Array:
+def steps(point: Entries) -> Array:
     """Where on it the points lie, shape (POINTS,)."""
     types = {a.dtype for a in point.primals.values()}
     eps = max(float(np.finfo(t).eps) for t in types if t.kind in "fc")
@@ -53,7 +50,7 @@ def _line(size: int) -> Array:
     return rng.choice([-1.0, 1.0], size) * rng.uniform(0.5, 1.0, size)
 
 
-def levels(point: Point, table: Array) -> Array:
+def levels(point: Entries, table: Array) -> Array:
     """About one standard deviation of the rounding error of each flat output, shape (K,).
 
     Never below half a unit in the last place of the output itself, nor far below the relative noise
@@ -69,6 +66,7 @@ def levels(point: Point, table: Array) -> Array:
         magnitude = np.abs(point.base)
         relative = np.minimum(measured / np.where(magnitude > 0, magnitude, np.inf), 1.0)
         pooled = float(relative @ relative / relative.size) ** 0.5
+        # at most 1,000 roundings, so that one output that cancels does not speak for all others
         typical = max(0.5 * point.eps, min(pooled, 1e3 * point.eps))
         return np.asarray(np.maximum(1.5 * measured, typical * magnitude))
 

@@ -18,7 +18,7 @@ import numpy as np
 from gradverify.core.differentiate import ladder
 from gradverify.core.differentiate.central import NOISE_FACTOR, best_step
 from gradverify.core.differentiate.point import Point
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array, Stream
 
 _SLACK = 1.0 / 64  # share of a residual by which a weighed one may be off: truncation is not in its bound
 
@@ -47,7 +47,7 @@ class Screened:
 
 def directions(point: Point, seed: int, count: int) -> Iterator[Array]:
     """Signed directions with magnitudes in [1, 2) natural steps: two equal errors do not cancel."""
-    rng = np.random.default_rng([seed, 0x5C])
+    rng = np.random.default_rng([seed, Stream.SCREEN])
     for _ in range(count):
         yield point.scale * rng.choice([-1.0, 1.0], point.size) * rng.uniform(1.0, 2.0, point.size)
 

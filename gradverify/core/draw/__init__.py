@@ -9,9 +9,8 @@ on which modules happen to be imported, so that the same seed would give other c
 from gradverify.core.draw.guided import explored as explored
 from gradverify.core.draw.rows import Pool as Pool
 from gradverify.core.draw.running import each as each
-from gradverify.core.draw.running import minimal as minimal
 from gradverify.core.draw.strategy import cases as cases
 from gradverify.core.draw.strategy import decoding as decoding
 from gradverify.core.draw.strategy import drawing_of as drawing_of
 
-__all__ = ["Pool", "cases", "decoding", "drawing_of", "each", "explored", "minimal"]
+__all__ = ["Pool", "cases", "decoding", "drawing_of", "each", "explored"]

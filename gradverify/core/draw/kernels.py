@@ -1,14 +1,16 @@
 """Cases as kernels meet them in production: declared sizes, sizes about a block, ids after Zipf, outlier channels.
 
-Three cases in five are small ones, drawn as for any layer. The others have an axis next to a number that the code
-mentions (a block of `triton.Config`, a `constexpr` default, a module constant), some hundred terms to sum, or the
-sizes that the author declares with `sizes={"T": [4096, 8192], "D": 1024}`.
+Two cases in five are small ones, drawn as for any layer. The others have axes next to a number that the code
+mentions (a block of `triton.Config`, a `constexpr` default, a module constant; where there is none, next to 16, 32 and
+64), some hundred terms to sum, or the sizes that the author declares with `sizes={"T": [4096, 8192], "D": 1024}`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -22,27 +24,39 @@ from gradverify.core.draw import drawing, shapes, streams
 from gradverify.core.draw.constants import constants
 from gradverify.core.draw.knobs import Knobs
 from gradverify.core.errors import DeclarationError
-from gradverify.core.nouns.case import Case
+from gradverify.core.nouns import Case
 
-_BYTES = 24
-_KINDS = ("small",) * 11 + ("block",) * 4 + ("long",) * 3 + ("declared",) * 2
+_BYTES = 36
+_KINDS = ("small",) * 6 + ("block",) * 8 + ("long",) * 2 + ("declared",) * 4  # as long ones where no sizes are declared
 _LONG = (255, 256, 257, 384, 512, 513, 512, 640)
 _REPEATED = (512, 1024, 2048, 4096)  # for layers with ids: only then a few of them come up hundreds of times
 _OTHERS = (3, 4, 5, 7, 8, 2, 6, 1)
 _MOST = 1 << 16  # elements of a case whose sizes nobody declared
+_PER_ELEMENT = 96  # bytes: primals, truth, tape and two samples, each of them at least as large and in float64
 _SMALLEST, _LARGEST = 4, 1024  # numbers in the code that may be a block
-_MANNERS = ("normal", "normal", "outliers", "constant rows", "offset", "drawn", "one sign")
+_USUAL = (16, 32, 64)
+_AXES, _BESIDE, _SHORT = 6, 30, 130  # axes that may be about a block besides one, in percent, and their longest
+_MANNERS = ("normal", "normal", "outliers", "constant rows", "nearly constant", "offset", "drawn", "one sign")
 _IDS = ("zipf", "zipf", "equal", "uniform")
 _OUTLIER = 100.0
 _CONSTANT = 30.0  # of rows that are: where the mean is taken out of squares, little of them is left
+_STEP = 2.0**-7  # by which one value of a nearly constant row differs: bfloat16 knows no smaller one
 
 
 class Production(drawing.Drawing):
     """What `drawing` knows of a layer, and the blocks that its kernels work in."""
 
-    def __init__(self, layer: Layer, regime: Regime, dtype: Any, eps: float | None, target: str | None) -> None:
-        super().__init__(layer, regime, dtype, eps, target)
-        self.blocks = blocks(layer)
+    def __init__(
+        self,
+        layer: Layer,
+        regime: Regime,
+        dtype: Any,
+        eps: float | None,
+        target: str | None,
+        tables: drawing.Tables | None = None,
+    ) -> None:
+        super().__init__(layer, regime, dtype, eps, target, tables)
+        self.blocks = _weighted(blocks(layer))
         self.repeats = any(p.domain.name in ("labels", "indices") for p in layer.primals)
         first, second, third = self.lengths
         self.lengths = (first, second, third + _BYTES)
@@ -62,10 +76,12 @@ class Production(drawing.Drawing):
             found = {p.name: shapes.draw_shape(Knobs(b""), p.dims, sizes) for p in self.layer.primals}
         except (KeyError, DeclarationError):
             return None
-        if kind != "declared":
-            total = sum(math.prod(shape) for shape in found.values())
-            if total > _MOST:
-                return super().decode(row[:-_BYTES], draw)
+        total = sum(math.prod(shape) for shape in found.values())
+        if _PER_ELEMENT * total > _available():
+            told = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in found.items())
+            self.beyond.add(f"{told}: this machine has not the memory to judge it")
+        if _PER_ELEMENT * total > _available() or (kind != "declared" and total > _MOST):
+            return super().decode(row[:-_BYTES], draw)
         seed = valuing.word()
         known = {**numbers_in(options), **sizes}
         manner = knobs.pick(_MANNERS)
@@ -82,17 +98,19 @@ class Production(drawing.Drawing):
         sizes: dict[str, Any] = {name: knobs.pick(_OTHERS) for name in names}
         sizes |= {name: (knobs.pick(_OTHERS),) for name in many}
         if kind == "declared" and self.layer.sizes:
-            for name, told in self.layer.sizes.items():
-                sizes[name] = knobs.pick(told) if isinstance(told, (list, tuple)) else told
+            for name, declared in self.layer.sizes.items():
+                sizes[name] = knobs.pick(declared) if isinstance(declared, (list, tuple)) else declared
             return sizes
         among = [n for n in (*names, *many) if n not in self.layer.options]
         if kind == "small" or not among:
             return None
         chosen = knobs.pick(among)
-        if kind == "block" and self.blocks:
+        if kind == "block":
             length = self._about(knobs)
-            if knobs.chance(40):
-                sizes = self._set(sizes, knobs.pick(among), min(self._about(knobs), 130))
+            for other in among[:_AXES]:
+                beside, most = min(self._about(knobs), _SHORT), length * math.prod(_numbers(sizes))
+                if knobs.chance(_BESIDE) and other != chosen and beside * most <= _MOST:
+                    sizes = self._set(sizes, other, beside)
         elif self.repeats and knobs.chance(70):
             ids = [n for p in self.layer.primals if p.domain.kind == "int" for n in p.dims.names if n in among]
             chosen, length = (ids or [chosen])[0], knobs.pick(_REPEATED)
@@ -102,7 +120,8 @@ class Production(drawing.Drawing):
 
     def _about(self, knobs: Knobs) -> int:
         block = knobs.pick(self.blocks)
-        return max(1, knobs.pick((block + 1, block, block - 1, block + block // 2, 2 * block + 3, 2 * block)))
+        lengths = (block + 1, block, block - 1, block + block // 2, 2 * block + 3, 2 * block, 3 * block - 1, block + 2)
+        return max(1, knobs.pick(lengths))
 
     @staticmethod
     def _set(sizes: dict[str, Any], name: str, length: int) -> dict[str, Any]:
@@ -124,8 +143,30 @@ class Production(drawing.Drawing):
         return made
 
 
+def _available() -> float:
+    """Bytes of memory that are free, or that a container may have; infinite where nobody tells."""
+    found = [math.inf]
+    for path, line in (("/proc/meminfo", "MemAvailable:"), ("/sys/fs/cgroup/memory.max", "")):
+        with suppress(OSError, ValueError, StopIteration):
+            text = Path(path).read_text()
+            told = next(part for part in text.splitlines() if part.startswith(line)).removeprefix(line).split()
+            found.append(float(told[0]) * (1024 if line else 1))
+    return min(found)
+
+
+def _weighted(found: tuple[int, ...]) -> tuple[int, ...]:
+    """Blocks to choose from: powers of two oftener, since nearly all are; the usual ones where none is known."""
+    powers = tuple(n for n in found if n >= 8 and n & (n - 1) == 0)
+    return found + (powers * 3 if powers else _USUAL)
+
+
+def _numbers(sizes: Mapping[str, Any]) -> Iterator[int]:
+    for size in sizes.values():
+        yield from (size if isinstance(size, tuple) else (size,))
+
+
 def _activations(manner: str, seed: int, stream: int, shape: shapes.Shape) -> Any:
-    """Normal numbers; of one sign; with an offset; a few channels 100 times larger; some rows constant."""
+    """Normal numbers; of one sign; with an offset; a few channels 100 times larger; some rows constant, or nearly."""
     values = streams.normal(seed, stream, shape)
     if not shape or manner == "normal":
         return values
@@ -136,9 +177,11 @@ def _activations(manner: str, seed: int, stream: int, shape: shapes.Shape) -> An
     rng = np.random.default_rng([seed, stream, 31])
     if manner == "outliers" and len(shape) > 1:
         values[..., rng.choice(shape[-1], min(2, shape[-1]), replace=False)] *= _OUTLIER
-    elif manner == "constant rows" and len(shape) > 1 and shape[0]:
+    elif manner in ("constant rows", "nearly constant") and len(shape) > 1 and values.size:
         rows = rng.choice(shape[0], max(1, shape[0] // 4), replace=False)
         values[rows] = _CONSTANT * values[rows][..., :1]
+        if manner == "nearly constant":
+            values[rows, ..., rng.integers(shape[-1])] *= 1 + _STEP
     return values
 
 

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import contextvars
+import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from hypothesis import HealthCheck, Phase, Verbosity, configuration, currently_in_test_context, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky, Unsatisfiable
 
-from gradverify import casefile
-from gradverify.core.nouns.case import Case
+from gradverify.core.nouns import Case
 
 
 class _Stop(KeyboardInterrupt):
     """Ends a run at once: Hypothesis replays, shrinks and reports any exception but a KeyboardInterrupt."""
-
-
-class _Found(Exception):
-    """Marks a failing case to Hypothesis; one class and one line, so that it is one bug."""
 
 
 def each(strategy: st.SearchStrategy[Case], examples: int, seed: int, body: Callable[[Case], None]) -> None:
@@ -41,68 +37,27 @@ def each(strategy: st.SearchStrategy[Case], examples: int, seed: int, body: Call
             raised.append(error)
             raise _Stop from None
 
-    _run(strategy, examples, seed, (Phase.generate,), visit)
+    _run(strategy, examples, seed, visit)
     if raised:
         raise raised[0]
-
-
-def minimal(
-    strategy: st.SearchStrategy[Case], examples: int, seed: int, fails: Callable[[Case], bool], seconds: float
-) -> Case | None:
-    """The first failing case that `each` would meet, as far as Hypothesis can shrink it in the time given.
-
-    Parameters
-    ----------
-    fails : whether a case fails; asked once for each case, so that it cannot be flaky
-    seconds : time limit of the whole search
-
-    Returns
-    -------
-    The smallest failing case found, or None if none fails.
-    """
-    deadline = time.perf_counter() + seconds
-    verdicts: dict[str, bool] = {}
-    failing: list[Case] = []
-    raised: list[BaseException] = []
-
-    def visit(case: Case) -> None:
-        if time.perf_counter() > deadline:
-            raise _Stop
-        key = casefile.digest(case)
-        try:
-            if key not in verdicts:
-                verdicts[key] = bool(fails(case))
-        except BaseException as error:  # noqa: BLE001  raised again below
-            raised.append(error)
-            raise _Stop from None
-        if verdicts[key]:
-            failing[:] = [case]
-            raise _Found
-
-    _run(strategy, examples, seed, (Phase.generate, Phase.shrink), visit)
-    if raised:
-        raise raised[0]
-    return failing[0] if failing else None
 
 
 def _run(
     strategy: st.SearchStrategy[Case],
     examples: int,
     run_seed: int,
-    phases: tuple[Phase, ...],
     visit: Callable[[Case], None],
 ) -> None:
     if currently_in_test_context():
-        _in_thread(lambda: _run_here(strategy, examples, run_seed, phases, visit))
+        _in_thread(lambda: _run_here(strategy, examples, run_seed, visit))
     else:
-        _run_here(strategy, examples, run_seed, phases, visit)
+        _run_here(strategy, examples, run_seed, visit)
 
 
 def _run_here(
     strategy: st.SearchStrategy[Case],
     examples: int,
     run_seed: int,
-    phases: tuple[Phase, ...],
     visit: Callable[[Case], None],
 ) -> None:
     def test(case: Case) -> None:
@@ -110,7 +65,7 @@ def _run_here(
 
     quiet = settings(
         max_examples=examples,
-        phases=phases,
+        phases=(Phase.generate,),
         deadline=None,
         database=None,
         derandomize=False,
@@ -120,7 +75,7 @@ def _run_here(
         suppress_health_check=list(HealthCheck),
         backend="hypothesis",
     )
-    with _storage_elsewhere(), suppress(_Stop, _Found, Flaky, Unsatisfiable):
+    with _storage_elsewhere(), _constants_unread(), suppress(_Stop, Flaky, Unsatisfiable):
         quiet(seed(run_seed)(given(strategy)(test)))()
 
 
@@ -140,6 +95,25 @@ def _in_thread(work: Callable[[], None]) -> None:
     thread.join()
     if raised:
         raise raised[0]
+
+
+@contextmanager
+def _constants_unread() -> Iterator[None]:
+    """Inside, Hypothesis does not parse the local modules for constants: what is drawn here are bytes that stand for
+    cases, and two hundred modules take two seconds.
+    """
+    providers: Any = sys.modules.get("hypothesis.internal.conjecture.providers")
+    seen = getattr(providers, "_seen_modules", None)  # older releases read no constants
+    if not isinstance(seen, set):
+        yield
+        return
+    added = {id(module) for module in list(sys.modules.values())} - seen
+    seen |= added
+    try:
+        yield
+    finally:
+        seen -= added
+        providers._sys_modules_len = None  # so that the user's own tests look again
 
 
 @contextmanager

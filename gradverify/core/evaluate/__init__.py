@@ -11,14 +11,14 @@ import numpy as np
 
 from gradverify.core.declare.declaration import Backward, Forward
 from gradverify.core.declare.dims import sizes_in
-from gradverify.core.declare.functions import accepted, by_function
+from gradverify.core.declare.functions import by_function, taken_by
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
-from gradverify.core.evaluate.failures import LayerFailure as LayerFailure  # noqa: PLC0414  both may be had from here as well
-from gradverify.core.evaluate.failures import guarded as guarded  # noqa: PLC0414
+from gradverify.core.evaluate.failures import LayerFailure as LayerFailure
+from gradverify.core.evaluate.failures import guarded as guarded
 from gradverify.core.evaluate.failures import unpatched
 from gradverify.core.evaluate.foreign import MOST, array, described
-from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns import Array, Case, Stream
 from gradverify.core.texts import line
 
 Gradients = dict[str, Any]  # by primal name: a plain array, None, or a LayerFailure that says why it is neither
@@ -59,17 +59,28 @@ def run(
     """
     forward, backward = pair or (layer.forward, layer.backward)
     result = guarded("forward", forward, *(primals[p.name] for p in layer.primals), **options)
-    raw, saved = result if type(result) is tuple and len(result) == 2 else guarded("forward", _two, layer, result)
-    outputs = outputs_of(layer, raw)
+    outputs, saved = forwarded(layer, result)
 
     def pull(cotangents: tuple[Array, ...]) -> Gradients:
-        arguments = (*cotangents, saved) if len(cotangents) > 1 and _spreads(backward, len(cotangents)) else None
+        arguments = (*cotangents, saved) if len(cotangents) > 1 and spreads(backward, len(cotangents)) else None
         if arguments is None:
             arguments = (cotangents if len(outputs) > 1 else cotangents[0], saved)
-        raw = guarded("backward", backward, *arguments, **{k: options[k] for k in accepted(backward, tuple(options))})
+        raw = guarded("backward", backward, *arguments, **taken_by(backward, options))
         return by_name(layer, raw)
 
     return Evaluation(outputs, saved, pull)
+
+
+def forwarded(layer: Layer, result: Any) -> tuple[tuple[Array, ...], Any]:
+    """The outputs as plain arrays, and what backward needs, from what forward returned.
+
+    Raises
+    ------
+    LayerFailure
+        If it is not (outputs, saved).
+    """
+    raw, saved = result if type(result) is tuple and len(result) == 2 else guarded("forward", _two, layer, result)
+    return outputs_of(layer, raw), saved
 
 
 def _two(layer: Layer, result: Any) -> tuple[Any, Any]:
@@ -194,7 +205,7 @@ def _primal_of(key: Any, names: tuple[str, ...]) -> Any:
     return key[1:] if key not in names and isinstance(key, str) and key[:1] == "d" and key[1:] in names else key
 
 
-def _spreads(backward: Backward, count: int) -> bool:
+def spreads(backward: Backward, count: int) -> bool:
     """Whether backward takes its cotangents one by one: backward(dh, dc, saved)."""
     return _required(backward) == count + 1
 
@@ -229,7 +240,7 @@ def draw_cotangents(case: Case, outputs: tuple[Array, ...]) -> tuple[Array, ...]
     """
     drawn = []
     for k, output in enumerate(outputs):
-        rng = case.rng(1, k)
+        rng = case.rng(Stream.COTANGENT, k)
         if output.dtype.kind not in "fc":
             drawn.append(np.zeros(output.shape))
             continue

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import dis
 import os
+import re
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from gradverify.core import texts
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import Finding
+from gradverify.core.nouns import Case, Finding
 
 COMPLETE = "complete"  # the property that a layer breaks when its code fails outright
+ELSEWHERE = "elsewhere"  # kind of a failure of code that cannot run on this device or machine
 
 _LONGEST = 4000  # characters of a message
-_HERE = os.path.dirname(os.path.abspath(__file__))
+_NO_MEMORY = re.compile(r"can't allocate memory|out ?of ?memory|RESOURCE_EXHAUSTED", re.IGNORECASE)
+_HERE = str(Path(__file__).resolve().parents[2])  # gradverify itself
 _OURS = tuple(os.path.join(_HERE, room) for room in ("layers", "mutants"))  # authors like any other
 _TOOLS = tuple(f"{os.sep}{name}{os.sep}" for name in ("numpy", "_pytest", "hypothesis", "unittest"))
 
@@ -32,7 +35,7 @@ class LayerFailure(Exception):
 
     Attributes
     ----------
-    kind : "crash", "outputs", "missing", "surplus", "shape", "dtype" or "nan"
+    kind : "crash", "outputs", "missing", "surplus", "shape", "dtype", "nan" or ELSEWHERE
     stage : "forward" or "backward"
     primal : the gradient concerned, if any
     """
@@ -66,7 +69,7 @@ def guarded(stage: str, function: Callable[..., Any], /, *arguments: Any, **keyw
         sys.setrecursionlimit(depth)  # before anything else is called
         if from_outside(error):
             raise
-        raise LayerFailure("crash", stage, f"{stage} raised {told(error)}{authors_line(error)}") from error
+        raise LayerFailure("crash", stage, f"{stage} raised {error_line(error)}{authors_line(error)}") from error
     finally:
         _began[:] = outer
         if sys.getrecursionlimit() != depth:
@@ -120,7 +123,12 @@ def stage() -> str:
 _began: list[Any] = [0.0, ""]  # of the innermost call in progress: when, by `perf_counter`, and what
 
 
-def told(error: BaseException) -> str:
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, as Python, NumPy, torch and JAX tell it, or a failure that quotes them."""
+    return isinstance(error, MemoryError) or bool(_NO_MEMORY.search(f"{named(error)} {text_of(error)[:_LONGEST]}"))
+
+
+def error_line(error: BaseException) -> str:
     """Type and message of an exception on one line; also where the exception cannot say what it is."""
     name, said = named(error), texts.first_line(text_of(error))
     return f"{name}: {said}" if said else name

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from gradverify.core import texts
-from gradverify.core.evaluate.failures import LayerFailure, from_outside, told
-from gradverify.core.nouns.case import Array
+from gradverify.core.evaluate.failures import LayerFailure, error_line, from_outside
+from gradverify.core.nouns import Array
 
 # A check holds several copies of what it compares at a time: 1 GiB for one in float64 is what a usual machine bears.
 MOST = 1 << 27
@@ -47,7 +47,7 @@ def _read(value: Any, what: str, stage: str, kind: str, primal: str | None) -> A
     except Exception as error:
         if from_outside(error):  # a time limit
             raise
-        message = f"{what} is {described(value)} that cannot be read as an array: {told(error)}"
+        message = f"{what} is {described(value)} that cannot be read as an array: {error_line(error)}"
         raise LayerFailure(kind, stage, message, primal) from error
     if masked:
         message = f"{what} is a masked array: {masked} of {found.size} entries have no value"

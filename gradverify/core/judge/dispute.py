@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gradverify.core.differentiate.bends import bends
+from gradverify.core.differentiate.kinks import has_kink
 from gradverify.core.differentiate.point import Point
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.comparison import DISAGREES, UNRESOLVED
+from gradverify.core.nouns import DISAGREES, UNRESOLVED, Array, Case
 
 
 @dataclass(slots=True)
@@ -19,18 +18,21 @@ class Dispute:
     Attributes
     ----------
     point : where the forward was differenced
-    case : of the point; None where there is none to evaluate a backward at
     entries : flat indices
     analytic, numerical, bound : of these entries
     """
 
     point: Point
-    case: Case | None
     entries: Array
     analytic: Array
     numerical: Array
     bound: Array
-    _bent: list[bool] = field(default_factory=list)
+    _has_kink: list[bool] = field(default_factory=list)
+
+    @property
+    def case(self) -> Case:
+        """The case that the point was made of."""
+        return self.point.case
 
     @property
     def kinks(self) -> str:
@@ -48,16 +50,16 @@ class Dispute:
         return distance
 
     @property
-    def bends(self) -> bool:
+    def has_kink(self) -> bool:
         """Whether the forward has a kink at the point, along any direction."""
-        if not self._bent:
-            self._bent.append(bends(self.point))
-        return self._bent[0]
+        if not self._has_kink:
+            self._has_kink.append(has_kink(self.point))
+        return self._has_kink[0]
 
     def only(self, rows: Array) -> Dispute:
         """The dispute over some of the entries; `rows` is a mask or indices."""
         entries, analytic = self.entries[rows], self.analytic[rows]
-        return Dispute(self.point, self.case, entries, analytic, self.numerical[rows], self.bound[rows], self._bent)
+        return Dispute(self.point, entries, analytic, self.numerical[rows], self.bound[rows], self._has_kink)
 
 
 @dataclass(frozen=True, slots=True)

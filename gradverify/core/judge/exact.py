@@ -16,13 +16,14 @@ import numpy as np
 from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.differentiate.jumps import largest_jump
-from gradverify.core.evaluate import LayerFailure
+from gradverify.core.evaluate import LayerFailure, once
 from gradverify.core.judge.facts import best_ratio
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.comparison import Comparison, Verdict
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns import Array, Case, Comparison, Finding, Outcome, Stream, Verdict
 
 Gradients = Mapping[str, Array]
+
+CALLS = ("second call", "first call")  # what is compared here, where both are calls of the same case
+EXPECTED = ("got", "expected")  # and where the other side is computed from one call or several
 
 _ULPS = 4096.0  # reductions in another order move the last digits; bugs move the first
 _GRAINS = 4.0  # roundings of a gradient that is read from a subtraction, on either side of a comparison
@@ -38,6 +39,12 @@ def gradients(layer: Layer, case: Case, cotangents: tuple[Array, ...] | None = N
     return usable(layer, case, raw)
 
 
+def expected(layer: Layer, case: Case) -> dict[str, Array]:
+    """The same, but evaluated once for all who ask at this case."""
+    known = once.at(layer, case)
+    return known.gradients if known.gradients is not None else known.keep(gradients(layer, known.case))
+
+
 def usable(layer: Layer, case: Case, raw: Mapping[str, Any]) -> dict[str, Array]:
     """Gradients that can be compared; raises LayerFailure where one cannot."""
     good, bad = evaluate.usable(layer, case, raw)
@@ -48,10 +55,10 @@ def usable(layer: Layer, case: Case, raw: Mapping[str, Any]) -> dict[str, Array]
 
 def ready(layer: Layer, case: Case) -> tuple[Case, str | None]:
     """The completed case, and the reason why its gradients say nothing, if there is one."""
-    case, outputs = evaluate.completed(layer, case)
-    if not all(np.isfinite(y).all() for y in outputs if y.dtype.kind in "fc"):
-        return case, "forward is not finite at the point"
-    return case, None
+    known = once.at(layer, case)
+    if not all(np.isfinite(y).all() for y in known.outputs if y.dtype.kind in "fc"):
+        return known.case, "forward is not finite at the point"
+    return known.case, None
 
 
 def outcome(
@@ -66,20 +73,23 @@ def outcome(
     same: bool = False,
     least: float = 0.0,
     loose: float = 1.0,
+    sides: tuple[str, str] = CALLS,
 ) -> Outcome:
     """An Outcome from pairs (what was done, gradients got, gradients expected).
 
     `terms` are gradients of which the expected ones are sums; their size counts for the rounding.
     `at` is where rounding is measured, if not at the case; with `same`, the very same arithmetic was done
     twice, and how much rounding there is makes no difference; differences below `least` of the largest entry
-    are none. `loose` is what gradients were multiplied with after they were rounded.
+    are none. `loose` is what gradients were multiplied with after they were rounded. `sides` names what was got and
+    what was expected.
     """
     findings: dict[str, Finding] = {}
     entries = 0
-    for what, got, expected in pairs:
-        for primal, comparison in compare(layer, at or case, got, expected, terms, same, least, loose).items():
-            entries += comparison.bound.size
-            if comparison.wrong.any() and primal not in findings:
+    for what, got, wanted in pairs:
+        entries += sum(np.size(g) for g in wanted.values())
+        other = {n: g for n, g in wanted.items() if n not in findings and not np.array_equal(got[n], g)}
+        for primal, comparison in compare(layer, at or case, got, other, terms, same, least, loose, sides).items():
+            if comparison.wrong.any():
                 findings[primal] = _finding(name, kind, what, case, comparison)
     return Outcome(name, tuple(findings.values()), entries=entries)
 
@@ -93,19 +103,26 @@ def compare(
     same: bool = False,
     least: float = 0.0,
     loose: float = 1.0,
+    sides: tuple[str, str] = CALLS,
 ) -> dict[str, Comparison]:
     """Comparison of two gradients by primal; the bound is the rounding of backward, less where that was the same."""
-    found = {}
-    grain = {n: loose * _GRAINS * g for n, g in layer.hooks.grain(case.primals).items()} if layer.hooks.grain else {}
-    measures = (rounding, rounding_saved, unfinished)
-    spreads = [] if same else [cache(partial(spread, layer, case)) for spread in measures]
+    found: dict[str, Comparison] = {}
+    if not expected:
+        return found
+    unit = _unit(layer, case)
+    grain = (
+        {n: loose * _GRAINS * g for n, g in layer.hooks.gradient_rounding(case.primals).items()}
+        if layer.hooks.gradient_rounding
+        else {}
+    )
+    spreads = [] if same else [cache(partial(spread, layer, case)) for spread in (rounding, rounding_saved, unfinished)]
     for primal in expected:
         a, b = np.asarray(got[primal]), np.asarray(expected[primal])
         with np.errstate(all="ignore"):
             error = np.abs(a - b)
             sizes = np.abs(b) if terms is None else np.maximum(np.abs(b), np.abs(terms[primal]))
             top = float(np.max(sizes[np.isfinite(sizes)], initial=0.0))
-            eps = _unit(layer, case, b)
+            eps = max(unit, _eps(b))
             bound = np.full(b.shape, max(least, _share(eps)) * top + _ULPS * _tiny(b)) + grain.get(primal, 0.0)
             far = ~(error <= bound) & ~((a == b) | (np.isnan(a) & np.isnan(b)))
             if narrow(case):
@@ -125,7 +142,7 @@ def compare(
                 far &= ~(error <= bound)
         verdicts = np.where(far, Verdict.DISAGREES, Verdict.AGREES).astype(np.int8)
         labels = layer.primal(primal).dims.labels(b.ndim)
-        found[primal] = Comparison(primal, a, b, bound, verdicts, top, labels)
+        found[primal] = Comparison(primal, a, b, bound, verdicts, top, labels, sides=sides)
     return found
 
 
@@ -170,7 +187,7 @@ def rounding(layer: Layer, case: Case) -> dict[str, Array]:
     Primals and cotangents move by one unit in the last place; and the cotangent is scaled by small odd
     numbers, which a linear pullback returns exactly but for the rounding of what it adds up.
     """
-    rng = case.rng(4)
+    rng = case.rng(Stream.EXACT_ROUNDING)
     v = case.cotangents or ()
     try:
         base = gradients(layer, case)
@@ -191,7 +208,7 @@ def rounding(layer: Layer, case: Case) -> dict[str, Array]:
 
 def rounding_saved(layer: Layer, case: Case) -> dict[str, Array]:
     """Spread of the gradients where what forward saves moves by one unit in the last place, by primal."""
-    rng = case.rng(5)
+    rng = case.rng(Stream.SAVED_ROUNDING)
     try:
         base = gradients(layer, case)
         samples = [gradients(stored(layer, rng), case) for _ in range(6)]
@@ -208,7 +225,7 @@ def unfinished(layer: Layer, case: Case) -> dict[str, Array]:
     tolerance only: a batch that is split stops earlier, and the sum of two cotangents later. What jumps by more than a
     small part of the gradient is a choice, and no unfinished iteration.
     """
-    rng, v = case.rng(26), case.cotangents or ()
+    rng, v = case.rng(Stream.UNFINISHED), case.cotangents or ()
     turns = {n: rng.uniform(-0.5, 0.5, a.shape) for n, a in case.primals.items()}
     twists = [rng.uniform(-1.0, 1.0, np.shape(a)) for a in v]
     try:
@@ -267,7 +284,7 @@ def _terms(layer: Layer, case: Case, primal: str) -> float:
 
     Primals that move by a thousandth of themselves move each term by about as much.
     """
-    part, rng = 1e-3, case.rng(6)
+    part, rng = 1e-3, case.rng(Stream.TERMS)
     moved = case.but(primals={n: nudge(a, rng, part) for n, a in case.primals.items()})
     try:
         change = np.abs(gradients(layer, moved)[primal] - gradients(layer, case)[primal])
@@ -319,10 +336,10 @@ def narrow(case: Case) -> bool:
     return any(a.dtype.kind == "f" and np.finfo(a.dtype).max < 1e6 for a in case.primals.values())
 
 
-def _unit(layer: Layer, case: Case, array: Array) -> float:
-    """Of the arithmetic behind an array: what came in with few digits, or was computed with few, may go out in more."""
-    given = [_eps(np.asarray(a)) for a in (*case.primals.values(), *(case.cotangents or ()))]
-    return max(_eps(array), *given, float(getattr(layer.hooks.reference, "eps", 0.0)), layer.declared.accuracy)
+def _unit(layer: Layer, case: Case) -> float:
+    """Of the arithmetic behind a gradient: what came in, or was computed, with few digits may go out with more."""
+    given = (_eps(np.asarray(a)) for a in (*case.primals.values(), *(case.cotangents or ())))
+    return max(float(getattr(layer.hooks.reference, "eps", 0.0)), layer.declared.accuracy, *given)
 
 
 def _eps(array: Array) -> float:

@@ -15,8 +15,7 @@ import numpy as np
 from gradverify.core.declare.registry import Registry
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge.dispute import Answer, Dispute
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.comparison import DISAGREES, KINK, UNRESOLVED
+from gradverify.core.nouns import DISAGREES, KINK, UNRESOLVED, Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +87,12 @@ def tried(dispute: Dispute) -> Outcome:
             break
         if not rule.applies(dispute):
             continue
-        told = asked(rule, dispute)
-        if told.numerical is not None and told.bound is not None:
-            dispute.numerical, dispute.bound = told.numerical, told.bound
-            found.numerical[left], found.bound[left] = told.numerical, told.bound
-        settled = told.verdicts != DISAGREES
-        found.verdicts[left[settled]] = told.verdicts[settled]
+        answer = asked(rule, dispute)
+        if answer.numerical is not None and answer.bound is not None:
+            dispute.numerical, dispute.bound = answer.numerical, answer.bound
+            found.numerical[left], found.bound[left] = answer.numerical, answer.bound
+        settled = answer.verdicts != DISAGREES
+        found.verdicts[left[settled]] = answer.verdicts[settled]
         found.reasons[left[settled]] = rule.name
         left = left[~settled]
         dispute = dispute.only(~settled)
@@ -105,10 +104,10 @@ def asked(rule: Rule, dispute: Dispute) -> Answer:
     nothing = Answer(np.full(dispute.size, DISAGREES, np.int8))
     try:
         with np.errstate(all="ignore"):
-            told = rule.asks(dispute)
-            legal = np.isin(told.verdicts, (KINK, UNRESOLVED, DISAGREES)).all()
-            if np.shape(told.verdicts) == (dispute.size,) and legal:
-                return told
+            answer = rule.asks(dispute)
+            legal = np.isin(answer.verdicts, (KINK, UNRESOLVED, DISAGREES)).all()
+            if np.shape(answer.verdicts) == (dispute.size,) and legal:
+                return answer
         why = "it may answer kink, unresolved or disagrees, one for each entry"
     except LayerFailure:
         raise

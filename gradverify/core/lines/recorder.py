@@ -14,13 +14,11 @@ from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate.limits import time_limit
 from gradverify.core.lines import places
-from gradverify.core.lines.home import Home
+from gradverify.core.lines.owner import Home
 from gradverify.core.lines.watch import Engine, Seen, engine
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.comparison import UNRESOLVED
-from gradverify.core.nouns.finding import Outcome
+from gradverify.core.nouns import UNRESOLVED, Case, Outcome
 from gradverify.core.properties import Property
-from gradverify.core.summarise.ran import Function, Ran, Side
+from gradverify.core.summarise.lines_ran import Function, Ran, Side
 from gradverify.core.verify import watcher
 
 _SECONDS = 5.0  # for one such run
@@ -33,7 +31,7 @@ class Recorder:
         self._layer, self._home = layer, Home(layer)
         self._engine: Engine | None = None if self._home.sourceless else engine(self._home.owns)
         self._ran = Seen()
-        self._first: Seen | None = None  # what a run before the case told, where not all of it is watched
+        self._first: Seen | None = None  # what a run before the case add, where not all of it is watched
         self._verified = False
 
     def begin(self, case: Case, prop: Property) -> None:
@@ -49,7 +47,7 @@ class Recorder:
             watching.before(self._layer, case, prop)  # so that it is known which case ends the process
         self._first = _run(self._engine, self._layer, case)
 
-    def told(self, outcome: Outcome) -> None:
+    def add(self, outcome: Outcome) -> None:
         """A property has answered."""
         self._verified = self._verified or decides(outcome)
 
@@ -110,7 +108,7 @@ def decides(outcome: Outcome) -> bool:
 
 
 def _run(watching: Engine, layer: Layer, case: Case) -> Seen:
-    """One forward and backward under the trace function; what they raise is told by the properties."""
+    """One forward and backward under the trace function; what they raise is add by the properties."""
     seen = Seen()
     try:
         with time_limit(_SECONDS):
@@ -135,7 +133,7 @@ def _function(code: CodeType, stage: str, ran: Seen) -> Function:
     lines = places.statements(code).union(*map(places.statements, inside))
     done = places.ran(code, ran.lines.get(code, set()))
     sides, missed = _sides(code, ran.jumps.get(code, set()), done)
-    asleep = {Side(*told, None) for told in map(places.lambda_in, inside) if told is not None and told[0] in done}
+    asleep = {Side(*add, None) for add in map(places.lambda_in, inside) if add is not None and add[0] in done}
     return Function(
         _name(code),
         code.co_filename,
@@ -152,7 +150,7 @@ def _function(code: CodeType, stage: str, ran: Seen) -> Function:
 def _sides(code: CodeType, jumps: set[tuple[int, int]], done: set[int]) -> tuple[frozenset[Side], frozenset[Side]]:
     """The sides of every condition that ran, and those that did not; what stands twice in the code counts once.
 
-    A side that leads to a line which never ran is told by that line.
+    A side that leads to a line which never ran is add by that line.
     """
     known = places.conditions(code)
     every: set[Side] = set()

@@ -67,8 +67,8 @@ class Monitoring:
         events = self._monitoring.events
         self._local = events.LINE | events.BRANCH
         self._monitoring.use_tool_id(tool, "gradverify")
-        told = {events.PY_START: self._start, events.LINE: self._line, events.BRANCH: self._jump}
-        for event, callback in told.items():
+        callbacks = {events.PY_START: self._start, events.LINE: self._line, events.BRANCH: self._jump}
+        for event, callback in callbacks.items():
             self._monitoring.register_callback(tool, event, callback)
         self._monitoring.set_events(tool, events.PY_START)
         self._monitoring.restart_events()  # what an earlier check was told is told again

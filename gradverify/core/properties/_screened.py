@@ -19,13 +19,11 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.differentiate import ladder, screen
 from gradverify.core.differentiate.point import Point
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.comparison import Comparison, Verdict
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns import Array, Case, Comparison, Finding, Outcome, Stream, Verdict
 from gradverify.core.properties._allowance import FACTOR, allowed, rounded
 
-_DIRECTIONS, _SAMPLES = 3, 4
-_SIGMAS = 5.0
+_DIRECTIONS, _SAMPLES = 3, 4  # the largest of four samples is below the median error once in 16
+_SIGMAS = 5.0  # roundings of a gradient add up like a random walk; beyond five deviations: one direction in a million
 _ALONE = 16  # entries that the localisation may point at, and as many at random
 _EACH = 64  # entries up to which all are compared
 _MODERATE = 8.0  # values above leave no digits to judge: a sample moves them by more than the result
@@ -66,7 +64,7 @@ def holds(name: str, layer: Layer, case: Case) -> Outcome:
 
 def _suspects(point: Point, elsewhere: list[Point], claimed: Array, case: Case, eps: float) -> Array:
     """Entries worth a look of their own: a few at random, and those that a screen that disagrees points at."""
-    picked = case.rng(24).choice(point.size, min(_ALONE, point.size), replace=False)
+    picked = case.rng(Stream.KERNEL_SAMPLE).choice(point.size, min(_ALONE, point.size), replace=False)
     for direction in screen.directions(point, case.seed, _DIRECTIONS):
         residual, width = screen.probe(point, direction, claimed)
         spread = max(abs(screen.probe(p, direction, claimed)[0] - residual) for p in elsewhere)
@@ -130,7 +128,7 @@ def _finding(name: str, case: Case, comparison: Comparison) -> Finding:
 
 
 def _moved(wide: Case, eps: float, k: int) -> Case:
-    rng = wide.rng(12, k)
+    rng = wide.rng(Stream.KERNEL_ROUNDING, k)
     return wide.but(primals={n: _nudged(a, eps, rng) for n, a in wide.primals.items()})
 
 
@@ -140,9 +138,9 @@ def _nudged(array: Array, eps: float, rng: np.random.Generator) -> Array:
 
 def _eps(layer: Layer, case: Case) -> float:
     """Of the kernel's type: told by the reference, else the coarsest type of the primals."""
-    told: Any = getattr(layer.hooks.reference, "eps", None)
-    if told is not None:
-        return float(told)
+    known: Any = getattr(layer.hooks.reference, "eps", None)
+    if known is not None:
+        return float(known)
     return max(float(np.finfo(a.dtype).eps) for a in case.primals.values() if a.dtype.kind in "fc")
 
 

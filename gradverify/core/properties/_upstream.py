@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns import Array, Case, Stream
 
 _MANNERS = ("tenths", "tenths", "mean", "normal", "spread", "ones")
 
@@ -15,7 +15,7 @@ def upstream(case: Case, outputs: tuple[Array, ...], drawn: tuple[Array, ...]) -
     Signed tenths (`drawn`); those of a mean over all outputs, 1/N of either sign; normal ones; rows whose scales
     spread over five decades, as losses of easy and hard samples do; and all alike, as of a sum.
     """
-    rng = case.rng(21)
+    rng = case.rng(Stream.UPSTREAM)
     manner = _MANNERS[int(rng.integers(len(_MANNERS)))]
     if manner == "tenths":
         return drawn

@@ -12,8 +12,7 @@ import numpy as np
 
 from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns import Array, Case, Finding, Outcome
 from gradverify.core.properties import Property, add
 from gradverify.core.properties.gradient import holds as compared
 
@@ -86,10 +85,10 @@ def _below(inner: Layer, within: Case, case: Case) -> Finding | None:
 def _one_factor(bound: Array, slope: Array) -> float | None:
     """The one number above 1 by which all entries are too large, if the derivatives differ among themselves."""
     top = float(np.abs(slope).max(initial=0.0))
-    told = np.abs(slope) > 1e-3 * top
-    if told.sum() < _FEW or np.unique(np.round(slope[told] / top, 3)).size < _FEW:
+    large = np.abs(slope) > 1e-3 * top
+    if large.sum() < _FEW or np.unique(np.round(slope[large] / top, 3)).size < _FEW:
         return None
-    ratio = bound[told] / slope[told]
+    ratio = bound[large] / slope[large]
     factor = float(np.median(ratio))
     rest = np.abs(bound - factor * slope).max() <= 10 * _SAME * top * factor
     return factor if factor > 1 + 1e-3 and rest else None

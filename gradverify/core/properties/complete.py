@@ -6,18 +6,20 @@ import numpy as np
 
 from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
+from gradverify.core.evaluate import once
 from gradverify.core.evaluate.failures import COMPLETE, failed
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns import Array, Case, Finding, Outcome
 from gradverify.core.properties import Property, add
 
 
 def holds(layer: Layer, case: Case) -> Outcome:
     """Forward and backward run; a key for each primal; shapes and types fit; no NaN from finite values."""
-    case, outputs = evaluate.completed(layer, case)
-    raw = evaluate.gradients(layer, case.primals, case.options, case.cotangents or ())
+    known, raw = once.evaluated(layer, case)
+    case, outputs = known.case, known.outputs
     good, bad = evaluate.usable(layer, case, raw)
+    if not bad:
+        known.keep(good)
     findings = [failed(case, failure) for failure in bad]
     finite = all(np.isfinite(y).all() for y in outputs if y.dtype.kind in "fc")
     undefined = _undefined(layer, case, good) if finite else set()

@@ -13,8 +13,7 @@ from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.evaluate.foreign import array
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns import Array, Case, Finding, Outcome, Stream
 from gradverify.core.properties import Property, add, gradient
 
 NAME = "forward_mode"
@@ -34,7 +33,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     if reason is not None or layer.hooks.jvp is None:
         return Outcome(NAME, skipped=reason)
     point = Point(layer, case)
-    rng = case.rng(9)
+    rng = case.rng(Stream.TANGENT)
     direction = point.scale * rng.choice([-1.0, 1.0], point.size) * rng.uniform(1.0, 2.0, point.size)
     forward, reverse = _pushed(layer, case, point, direction), _pulled(layer, case, point, direction)
     try:
@@ -80,7 +79,7 @@ def _rounding(layer: Layer, case: Case, point: Point, direction: Array, forward:
     bound = 1e6 * point.eps * max(abs(forward), abs(reverse), point.loudness * point.eps)
     if abs(forward - reverse) <= bound:
         return bound
-    rng, spread = case.rng(11), 0.0
+    rng, spread = case.rng(Stream.TANGENT_ROUNDING), 0.0
     for _ in range(4):
         moved = case.but(primals={n: exact.nudge(a, rng) for n, a in case.primals.items()})
         pair = _pushed(layer, moved, point, direction), _pulled(layer, moved, point, direction)

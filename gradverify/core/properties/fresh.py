@@ -15,8 +15,7 @@ import numpy as np
 from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns import Array, Case, Finding, Outcome
 from gradverify.core.properties import Fingerprint, Property, add
 
 NAME, KIND = "fresh", "uninitialised"
@@ -52,7 +51,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     case, reason = exact.ready(layer, case)
     if reason is not None:
         return Outcome(NAME, skipped=reason)
-    expected = exact.gradients(layer, case)
+    expected = exact.expected(layer, case)
     cotangents = exact.copied(case.cotangents or ())
     primals = evaluate.copies(case.primals)
     with poisoned():

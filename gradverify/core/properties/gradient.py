@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -12,21 +13,20 @@ import numpy as np
 from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.differentiate import ladder, screen
-from gradverify.core.differentiate.inside import computes_in
+from gradverify.core.differentiate.inner_precision import computes_in
 from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge import exact
 from gradverify.core.judge.facts import facts_of
-from gradverify.core.judge.plain import SCREENED, Sweep
 from gradverify.core.judge.sweep import comparisons, sweep
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.comparison import Comparison, Verdict
-from gradverify.core.nouns.finding import Finding, Outcome
-from gradverify.core.nouns.verified import weighted
+from gradverify.core.judge.verdicts import SCREENED, Sweep
+from gradverify.core.nouns import Array, Case, Comparison, Finding, Outcome, Stream, Verdict
+from gradverify.core.nouns.ledger import weighted
 from gradverify.core.properties import Property, add
 from gradverify.core.tuning import current
 
 NAME = "gradient"
+NOTHING = "forward is not finite at the point: nothing to differentiate"
 _DRAWS, _MOST_DRAWS = 5, 24  # an entry that is all rounding takes few values, and five draws may show one of them
 
 
@@ -37,29 +37,60 @@ def applies(layer: Layer) -> str | None:
     return "the code is fixed to a low precision: the property reference judges it" if fixed else None
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A gradient beside the numerical one, at one Case.
+
+    Attributes
+    ----------
+    case, point : the completed case, and the layer's forward around it
+    good, bad : gradients by primal name, as `evaluate.usable` splits them
+    analytic : all of them as one flat vector
+    sweep : verdicts, entry by entry
+    """
+
+    case: Case
+    point: Point
+    good: dict[str, Array]
+    bad: list[LayerFailure]
+    analytic: Array
+    sweep: Sweep
+
+    @property
+    def outcome(self) -> Outcome:
+        """Findings and comparisons of the primals in question."""
+        layer = self.point.layer
+        compared = comparisons(self.sweep, asked(layer))
+        findings = tuple(finding(layer, self.case, c, self.good) for c in compared if c.wrong.any())
+        entries = int(np.isfinite(self.analytic).sum())
+        return Outcome(NAME, findings, compared, entries, outputs=weighted(layer.returns, self.case.cotangents or ()))
+
+
 def holds(layer: Layer, case: Case) -> Outcome:
     """Compare every entry; see `gradverify.compare`."""
+    found = compared(layer, case)
+    return Outcome(NAME, skipped=NOTHING) if found is None else found.outcome
+
+
+def compared(layer: Layer, case: Case) -> Compared | None:
+    """The gradient that the layer gives for a case, compared; None where forward is not finite there."""
     case, evaluation = evaluate.evaluated(layer, case)
     outputs, cotangents = evaluation.outputs, case.cotangents or ()
     if not all(np.isfinite(y).all() for y in outputs if y.dtype.kind in "fc"):
-        return Outcome(NAME, skipped="forward is not finite at the point: nothing to differentiate")
+        return None
     dtype = working_dtype(case)
     if dtype is None:
         working, raw = case, evaluate.pulled(evaluation, cotangents)
     else:
         working = case.but(primals=evaluate.cast(case.primals, dtype))
         raw = evaluate.gradients(layer, working.primals, case.options, cotangents)
-    good, _ = evaluate.usable(layer, working, raw)
+    good, bad = evaluate.usable(layer, working, raw)
     point = Point(layer, case, dtype, current().memory, outputs)
     analytic = point.claimed(good)
     result = compare(point, case, analytic)
-    doubted = bool((result.verdicts == Verdict.DISAGREES).any())
-    if doubted:
+    if (result.verdicts == Verdict.DISAGREES).any():
         _as_computed(point, case, dtype, analytic, result)
-    compared = comparisons(result, asked(layer))
-    findings = tuple(finding(layer, case, c, good) for c in compared if doubted and c.wrong.any())
-    entries = int(np.isfinite(analytic).sum())
-    return Outcome(NAME, findings, compared, entries, outputs=weighted(layer.returns, cotangents))
+    return Compared(case, point, good, bad, analytic, result)
 
 
 def working_dtype(case: Case) -> Any:
@@ -76,7 +107,7 @@ def _as_computed(point: Point, case: Case, dtype: Any, analytic: Array, result: 
     wrong = np.flatnonzero(result.verdicts == Verdict.DISAGREES)
     coarse = Point(point.layer, case, dtype, point.memory, inside=inside)
     allowance = partial(backward_rounding, coarse, case, analytic)
-    result.take(sweep(coarse, analytic, allowance=allowance, entries=wrong, case=case), wrong)
+    result.take(sweep(coarse, analytic, allowance=allowance, entries=wrong), wrong)
 
 
 def compare(point: Point, case: Case, analytic: Array) -> Sweep:
@@ -90,9 +121,7 @@ def compare(point: Point, case: Case, analytic: Array) -> Sweep:
     large = point.size > tuning.sweep_limit
     chosen = screened_entries(point, case, analytic, every, tuning.sample) if large else every
     step = tuning.eps if tuning.eps is not None else case.step
-    result = sweep(
-        point, analytic, step, method=tuning.method, allowance=allowance, entries=chosen, case=case, few=tuning.few
-    )
+    result = sweep(point, analytic, step, method=tuning.method, allowance=allowance, entries=chosen, few=tuning.few)
     if large:
         result.settle(np.setdiff1d(every, chosen), Verdict.UNRESOLVED, SCREENED)
     for slot in zero:
@@ -110,7 +139,7 @@ def asked(layer: Layer) -> set[str]:
 
 def screened_entries(point: Point, case: Case, analytic: Array, chosen: Array, sample: int) -> Array:
     """Entries worth a look of their own: what group testing points at, and a random sample."""
-    rng = case.rng(2)
+    rng = case.rng(Stream.SCREENED_SAMPLE)
     picked = rng.choice(chosen, min(sample, chosen.size), replace=False)
     if not screen.screen(point, analytic, case.seed).agrees:
         picked = np.concatenate([picked, screen.localise(point, analytic, case.seed)])
@@ -125,7 +154,7 @@ def backward_rounding(point: Point, case: Case, analytic: Array, small: bool = F
     0 there moves as well: an input of 1e50 multiplies it.
     """
     spread, zeros = np.zeros(point.size), ladder.coarse(point)
-    rng = case.rng(3)
+    rng = case.rng(Stream.BACKWARD_ROUNDING)
     part = point.eps if point.grid is not None else None  # finer changes are rounded away
     nudged = (
         (

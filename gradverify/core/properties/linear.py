@@ -7,8 +7,7 @@ import numpy as np
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import copies, draw_cotangents, run
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns import Array, Case, Finding, Outcome, Stream
 from gradverify.core.properties import Property, add
 
 NAME = "linear"
@@ -22,8 +21,11 @@ def holds(layer: Layer, case: Case) -> Outcome:
         return Outcome(NAME, skipped=reason)
     v = case.cotangents or ()
     w = draw_cotangents(case.but(seed=case.seed + 1), run(layer, copies(case.primals), case.options).outputs)
-    w = tuple(np.where(case.rng(14, k).random(a.shape) < 0.5, 0, a).astype(a.dtype) for k, a in enumerate(w))
-    at_v, at_w = exact.gradients(layer, case), exact.gradients(layer, case, w)
+    w = tuple(
+        np.where(case.rng(Stream.SPARSE_COTANGENT, k).random(a.shape) < 0.5, 0, a).astype(a.dtype)
+        for k, a in enumerate(w)
+    )
+    at_v, at_w = exact.expected(layer, case), exact.gradients(layer, case, w)
     with np.errstate(all="ignore"):  # infinite slopes, and 0 times them
         summed = {n: np.where(np.isfinite(g), g + at_w[n], np.nan) for n, g in at_v.items()}
     zero = exact.gradients(layer, case, tuple(np.zeros_like(a) for a in v))
@@ -32,11 +34,19 @@ def holds(layer: Layer, case: Case) -> Outcome:
     pairs = [("for the sum of two cotangents", both, summed)]
     terms = {n: np.abs(at_v[n]) + np.abs(at_w[n]) for n in at_v}
     outcome = exact.outcome(
-        layer, case, NAME, pairs, kind="nonlinear", terms=terms, at=case.but(cotangents=total), least=_LEAST
+        layer,
+        case,
+        NAME,
+        pairs,
+        kind="nonlinear",
+        terms=terms,
+        at=case.but(cotangents=total),
+        least=_LEAST,
+        sides=exact.EXPECTED,
     )
     if not outcome.findings:
         outcome = _scaled(layer, case, at_v)
-    grain = layer.hooks.grain(case.primals) if layer.hooks.grain else {}
+    grain = layer.hooks.gradient_rounding(case.primals) if layer.hooks.gradient_rounding else {}
     constant = [_constant(n, g, case) for n, g in zero.items() if np.any(np.abs(np.nan_to_num(g)) > grain.get(n, 0.0))]
     fresh = [f for f in constant if f.primal not in {g.primal for g in outcome.findings}]
     return Outcome(NAME, (*outcome.findings, *fresh), entries=outcome.entries)
@@ -61,7 +71,9 @@ def _scaled(layer: Layer, case: Case, once: dict[str, Array]) -> Outcome:
             got, wanted, at = {n: (g / factor).astype(g.dtype) for n, g in got.items()}, once, case
         pair = f"with the cotangent {words}", got, wanted
         loose = max(factor, 1 / factor)
-        told = exact.outcome(layer, case, NAME, [pair], kind="nonlinear", at=at, least=_LEAST, loose=loose)
+        told = exact.outcome(
+            layer, case, NAME, [pair], kind="nonlinear", at=at, least=_LEAST, loose=loose, sides=exact.EXPECTED
+        )
         entries += told.entries
         for finding in told.findings:
             findings.setdefault(finding.primal, finding)

@@ -7,8 +7,7 @@ from typing import Any
 from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns import Case, Finding, Outcome
 from gradverify.core.properties import Property, add, gradient
 
 NAME = "modes"
@@ -47,7 +46,7 @@ def _interrupted(layer: Layer, case: Case, name: str, others: list[Any]) -> Outc
     case, reason = exact.ready(layer, case)
     if reason is not None or layer.declared.stateful:
         return Outcome(NAME)
-    expected = exact.gradients(layer, case)
+    expected = exact.expected(layer, case)
     tape = evaluate.run(layer, evaluate.copies(case.primals), case.options)
     for value in others:
         evaluate.run(layer, evaluate.copies(case.primals), {**case.options, name: value})

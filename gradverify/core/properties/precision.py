@@ -19,9 +19,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.regime import Regime
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.comparison import Comparison, Verdict
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns import Array, Case, Comparison, Finding, Outcome, Stream, Verdict
 from gradverify.core.properties import Property, add
 
 NAME = "precision"
@@ -61,7 +59,9 @@ def holds(layer: Layer, case: Case, name: str = NAME, more: Any = np.float64) ->
         terms = _terms(case, primal, outputs)
         comparison = _compare(layer, primal, judged[primal], truth, allowed[primal], lowest, terms)
         if comparison.wrong.any():  # a kink next to the point is crossed by some of many, maybe by none of few
-            often = unavoidable(exact.stored(layer, wide.rng(9), eps), wide, exactly, eps, _MANY)
+            often = unavoidable(
+                exact.stored(layer, wide.rng(Stream.WIDE_SAVED_ROUNDING), eps), wide, exactly, eps, _MANY
+            )
             comparison = _compare(layer, primal, judged[primal], truth, often[primal], lowest, terms)
         compared.append(comparison)
         if comparison.wrong.any():
@@ -78,7 +78,7 @@ def more_digits(layer: Layer) -> str | None:
 
 def unavoidable(layer: Layer, wide: Case, truth: dict[str, Array], eps: float, draws: int = _FEW) -> dict[str, Array]:
     """Spread of the gradient in the wide type under relative changes of `eps` in primals and cotangents, by primal."""
-    rng = wide.rng(8)
+    rng = wide.rng(Stream.WIDE_ROUNDING)
     spread = {name: np.zeros(g.shape) for name, g in truth.items()}
     for _ in range(draws):
         moved = wide.but(

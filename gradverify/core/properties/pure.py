@@ -11,8 +11,7 @@ from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate.foreign import arrays_in
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns import Array, Case, Finding, Outcome
 from gradverify.core.properties import Property, add, layout
 
 NAME = "pure"
@@ -30,7 +29,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     kept = {name: array.copy() for name, array in saved.items()}
     outputs = [y.copy() for y in evaluation.outputs]
     upstream = exact.copied(cotangents)
-    held = layer.hooks.held or _nothing_held
+    held = layer.hooks.stored_parameters or _nothing_held
     parameters = held(evaluation.saved)
     gradients = evaluation.pull(cotangents)
     now = held(evaluation.saved)

@@ -20,16 +20,17 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.regime import Regime
 from gradverify.core.differentiate import ladder
 from gradverify.core.differentiate.point import Point
+from gradverify.core.evaluate.failures import LayerFailure, out_of_memory
+from gradverify.core.evaluate.limits import SLOW
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.comparison import Comparison
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns import Array, Case, Comparison, Finding, Outcome, Stream
 from gradverify.core.properties import Property, _screened, add, gradient
 from gradverify.core.properties._allowance import FACTOR, allowed, compared
 from gradverify.core.properties._upstream import upstream
 
 NAME = "reference"
-FEW, MANY = 4, 28  # samples of what rounding does; where an entry seems wrong, three times as many, then many
+COUNTS = (2, 4, 12, 28)  # samples of what rounding does: more where an entry seems wrong
+FEW, MANY = COUNTS[0], COUNTS[-1]
 _CLEAR = 20.0  # bounds by which an entry is off that more samples would not excuse
 _LARGE = (
     1 << 20
@@ -58,25 +59,33 @@ def holds(layer: Layer, case: Case) -> Outcome:
     cotangents = upstream(case, outputs, case.cotangents or ()) if drawn else case.cotangents or ()
     case = case.but(cotangents=tuple(reference.stored(np.asarray(v, float)) for v in cotangents))
     arrays = tuple(stored[p.name] for p in layer.primals)
-    raw, tape = evaluate.guarded("reference", reference.forward, *arrays, **case.options)
-    expected = evaluate.outputs_of(layer, raw)
+    try:
+        raw, tape = evaluate.guarded("reference", reference.forward, *arrays, **case.options)
+        expected = evaluate.outputs_of(layer.derive(name=f"the reference of {layer.name}"), raw)
+    except LayerFailure as failure:
+        return _unusable(case, failure)
     if [y.shape for y in expected] != [y.shape for y in outputs]:
         shapes = [y.shape for y in outputs], [y.shape for y in expected]
         message = f"outputs have shapes {shapes[0]}, those of the reference {shapes[1]}"
-        return Outcome(NAME, (Finding(NAME, "shape", None, message, case),))
+        return Outcome(NAME, (Finding(NAME, "forward", None, message, case),))
+    if not any(np.isfinite(y).any() for y in expected):
+        return Outcome(NAME, skipped="no output of the reference is finite")
     if any(np.abs(y).max(initial=0.0, where=np.isfinite(y)) > reference.largest / 2 for y in expected):
         return Outcome(NAME, skipped=f"the outputs leave the range of {reference.type}")
     v = case.cotangents or ()
     given = v if len(expected) > 1 else v[0]
-    truths = reference.backward(given, tape)
+    try:
+        truths = evaluate.guarded("reference", reference.backward, given, tape)
+    except LayerFailure as failure:
+        return _unusable(case, failure)
     kept = reference.kept(evaluation.saved)
-    draws = _Draws(layer, case, lambda k: reference.sample(arrays, case.cotangents, case.options, k, kept))
+    draws = _Draws(layer, case, lambda k: reference.sample(arrays, case.cotangents, case.options, k, kept, tape))
     forward = _forward(layer, case, outputs, expected, draws)
     judged = exact.usable(layer, case, evaluate.pulled(evaluation, case.cotangents or ()))
     comparisons = [] if forward else _gradients(layer, judged, truths, draws)
     findings = [forward] if forward else [_finding(layer, case, c) for c in comparisons if c.wrong.any()]
     intended = layer.declared.surrogate is not None  # then the reference detaches on purpose
-    if not intended and (findings or case.rng(22).random() < _CONFIRMED):
+    if not intended and (findings or case.rng(Stream.REFERENCE_CONFIRMED).random() < _CONFIRMED):
         wrong = [f.comparison for f in findings if f.comparison is not None]
         doubt = _confirmed(layer, case, truths, wrong, draws.large)
         findings = [doubt] if doubt is not None else findings
@@ -96,28 +105,32 @@ class _Draws:
     def bound(self, truth: Array, of: Callable[[Sampled], Array], count: int) -> Array:
         """See `allowed`; `of` tells which part of a sample is meant."""
         while len(self.taken) < count:
-            outputs, gradients, work = self.draw(self.case.seed + 1 + len(self.taken))
+            at = self.case.seed + 1 + len(self.taken)
+            outputs, gradients, work = evaluate.guarded("reference", self.draw, at)
             self.large |= work > _WORK
             self.taken.append((evaluate.outputs_of(self.layer, outputs), gradients))
         smallest = float(self.layer.hooks.reference.smallest)  # type: ignore[union-attr]
         return allowed(truth, [of(s) for s in self.taken[:count]], self.unit, smallest)
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        """Numbers of samples, of which the next one is tried while entries disagree."""
-        return ((2,) if self.large else ()) + (FEW, 3 * FEW, MANY)
 
     def compared(
         self, name: str, judged: Array, truth: Array, of: Callable[[Sampled], Array], labels: tuple[str, ...]
     ) -> Comparison:
         """By few samples, and where an entry disagrees, by many."""
         largest = float(self.layer.hooks.reference.largest)  # type: ignore[union-attr]
-        comparison = compared(name, judged, truth, self.bound(truth, of, self.counts[0]), largest, labels)
-        for count in self.counts[1:]:  # a kink next to the point is crossed by some of many, maybe by none of few
+        comparison = compared(name, judged, truth, self.bound(truth, of, FEW), largest, labels)
+        for count in COUNTS[1:]:  # a kink next to the point is crossed by some of many, maybe by none of few
             if not comparison.wrong.any() or (count == MANY and comparison.ratio[comparison.wrong].max() > _CLEAR):
                 break
             comparison = compared(name, judged, truth, self.bound(truth, of, count), largest, labels)
         return comparison
+
+
+def _unusable(case: Case, failure: LayerFailure) -> Outcome:
+    """The reference's own code fails: no fault of the kernel, unless it is time or memory that lacks."""
+    if failure.kind in (SLOW, "timeout") or out_of_memory(failure):
+        raise failure
+    message = f"the reference cannot be used, and nothing can be judged by it: {failure}"
+    return Outcome(NAME, (Finding(NAME, "doubtful", None, message, case),))
 
 
 def _forward(
@@ -164,7 +177,7 @@ def _confirmed(
     reference: Any = layer.hooks.reference
     high = layer.derive(forward=reference.forward, backward=reference.backward, hooks=Hooks(batched=reference.batched))
     if large:
-        return _spot(high, case, truths)
+        return _spot(high, case, truths, _everywhere(case, truths))
     with tuning.using(replace(tuning.current(), sweep_limit=0, sample=0, only=None)):
         found = gradient.holds(high, case).findings
     if not found:
@@ -181,19 +194,35 @@ def _entry(high: Layer, case: Case, comparison: Comparison) -> Finding | None:
     truth = float(comparison.numerical[comparison.worst])
     found = ladder.entrywise(point, np.array([at]))
     value, bound = float(found.value[0]), float(found.bound[0])
+    place = f"{comparison.primal}{list(comparison.worst) if comparison.worst else ''}"
+    if not math.isfinite(bound):
+        along = np.zeros(slot.shape)
+        along[comparison.worst] = max(1.0, abs(float(case.primals[slot.name][comparison.worst])))
+        known = {comparison.primal: comparison.numerical}
+        return _spot(high, case, known, {comparison.primal: along}, comparison.primal, f"at {place}")
     if not abs(value - truth) > bound or comparison.bound[comparison.worst] > abs(value - truth):
         return None
-    place = f"{comparison.primal}{list(comparison.worst) if comparison.worst else ''}"
     return _doubted(case, comparison.primal, f"at {place} it is {truth:.6g}, numerical {value:.6g} ± {bound:.1g}")
 
 
-def _spot(high: Layer, case: Case, truths: dict[str, Array]) -> Finding | None:
-    """As the screen, in four forwards: differences at two steps along one direction over all entries."""
-    rng = case.rng(23)
+def _everywhere(case: Case, truths: dict[str, Array]) -> dict[str, Array]:
+    """A random direction over all entries, each moving in proportion to its size."""
+    rng = case.rng(Stream.REFERENCE_DIRECTION)
     names = [n for n in truths if case.primals[n].dtype.kind == "f"]
     sizes = {n: np.maximum(np.abs(case.primals[n]), 1.0) for n in names}
-    along = {n: rng.choice((-1.0, 1.0), size.shape) * size for n, size in sizes.items()}
-    claimed = sum(float(np.vdot(truths[n], along[n])) for n in names)
+    return {n: rng.choice((-1.0, 1.0), size.shape) * size for n, size in sizes.items()}
+
+
+def _spot(
+    high: Layer,
+    case: Case,
+    truths: dict[str, Array],
+    along: dict[str, Array],
+    primal: str | None = None,
+    where: str = "along a random direction",
+) -> Finding | None:
+    """As the screen, in four forwards: differences at two steps along one direction."""
+    claimed = sum(float(np.vdot(truths[n], along[n])) for n in along)
     slopes, noise = [], 0.0
     for h in (2.0**-14, 2.0**-16):
         ends = []
@@ -206,8 +235,7 @@ def _spot(high: Layer, case: Case, truths: dict[str, Array]) -> Finding | None:
     bound = 4 * abs(slopes[1] - slopes[0]) + noise + 1e-12 * abs(claimed)
     if not math.isfinite(slopes[1]) or abs(slopes[1] - claimed) <= bound:
         return None
-    how = f"along a random direction it gives {claimed:.6g}, differences {slopes[1]:.6g} ± {bound:.1g}"
-    return _doubted(case, None, how)
+    return _doubted(case, primal, f"{where} it gives {claimed:.6g}, differences {slopes[1]:.6g} ± {bound:.1g}")
 
 
 def _doubted(case: Case, primal: str | None, how: str, found: Finding | None = None) -> Finding:

@@ -9,9 +9,8 @@ import numpy as np
 from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.judge import exact
-from gradverify.core.judge.fickle import chance
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.judge.randomness import randomness
+from gradverify.core.nouns import Case, Finding, Outcome
 from gradverify.core.properties import Fingerprint, Property, add, fresh
 
 NAME = "repeatable"
@@ -50,10 +49,10 @@ def holds(layer: Layer, case: Case) -> Outcome:
     if not layer.declared.stateful:
         second = exact.pulled(layer, case, first, lambda: exact.copied(v))
         pairs.insert(0, ("when backward is called twice", second, once))
-    told = exact.outcome(layer, case, NAME, pairs, same=True)
+    outcome = exact.outcome(layer, case, NAME, pairs, same=True)
     # as many as are always compared: how many more there was time for is not the same at the next run
     entries = (_TIMES + (not layer.declared.stateful)) * sum(g.size for g in once.values())
-    return Outcome(NAME, told.findings, entries=entries)
+    return Outcome(NAME, outcome.findings, entries=entries)
 
 
 def explains(mine: Fingerprint, other: Fingerprint) -> bool:
@@ -66,7 +65,7 @@ def moot(layer: Layer, case: Case, outcome: Outcome) -> Outcome | None:
 
     Unless it is what fresh memory happens to hold: that comes out every time, once the memory is told what to hold.
     """
-    finding = chance(layer, case)
+    finding = randomness(layer, case)
     if finding is None:
         return None
     unwritten = tuple(filter(fresh.unwritten, fresh.holds(layer, case).findings))

@@ -9,8 +9,7 @@ from gradverify.core.declare.declaration import Primal
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns import Array, Case, Finding, Outcome, Stream
 from gradverify.core.properties import Property, add
 
 NAME = "reusable"
@@ -36,8 +35,8 @@ def holds(layer: Layer, case: Case) -> Outcome:
 
 def _calls(layer: Layer, case: Case, other: Case) -> Outcome:
     pair = layer.hooks.session() if layer.hooks.session else None
-    expected = {n: np.array(g) for n, g in exact.gradients(layer, case).items()}
-    expected_other = {n: np.array(g) for n, g in exact.gradients(layer, other).items()}
+    expected = exact.expected(layer, case)
+    expected_other = exact.expected(layer, other)
 
     def forward(which: Case) -> evaluate.Evaluation:
         return evaluate.run(layer, evaluate.copies(which.primals), which.options, pair)
@@ -97,7 +96,7 @@ def _other(layer: Layer, case: Case, shorten: bool = True) -> Case:
     State that is kept by shape is only seen at the same shape, state that is kept of the first size only at
     another, so both are tried.
     """
-    rng = case.rng(5)
+    rng = case.rng(Stream.OTHER_CASE)
     arrays = {p.name: np.array(case.primals[p.name]) for p in layer.primals}
     names = shortened(layer, case) if rng.random() < 0.5 and shorten else ()
     shorter = _cut(layer, arrays, names[rng.integers(len(names))]) if names else arrays
@@ -106,7 +105,7 @@ def _other(layer: Layer, case: Case, shorten: bool = True) -> Case:
         for factors in (None, *_FACTORS) if turned else _FACTORS:
             moved = {p.name: _moved(p, sizes[p.name], factors, rng) for p in layer.primals}
             other = case.but(primals=moved, cotangents=None, seed=case.seed + 7)
-            if not layer.allows(other.primals, other.options):
+            if not layer.legal(other.primals, other.options):
                 continue
             try:
                 completed, reason = exact.ready(layer, other)

@@ -20,15 +20,14 @@ from gradverify.core.differentiate import ladder
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge import exact
 from gradverify.core.judge.exact import Gradients
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns import Array, Case, Finding, Outcome, Stream
 from gradverify.core.properties import Property, add
 from gradverify.core.properties.gradient import working_dtype
 
 NAME = "second_order"
 SPECIAL = "second_special"
 _BESIDE = 1e-6  # distance of neighbours, of the primals' own size
-_NEIGHBOURS = 8
+_NEIGHBOURS = 8  # all on one side of a kink through the point: once in 128
 
 
 def applies(layer: Layer) -> str | None:
@@ -52,7 +51,7 @@ def holds(layer: Layer, case: Case, name: str = NAME) -> Outcome:
     first = exact.gradients(layer, case)
     if not all(np.isfinite(g).all() for g in first.values()):
         return Outcome(name, skipped="the gradient is not finite at the point: it has no derivative")
-    rng = case.rng(10)
+    rng = case.rng(Stream.SECOND_WEIGHTS)
     weights = {n: rng.choice([-1.0, 1.0], g.shape) * rng.uniform(0.5, 1.5, g.shape) for n, g in first.items()}
     raw = _second(layer, case, weights)
     findings = []
@@ -169,7 +168,7 @@ class _Line:
 
     def spread(self, claimed: float) -> float:
         """Measured rounding of what the second backward says."""
-        rng, found = self.case.rng(11), 0.0
+        rng, found = self.case.rng(Stream.SECOND_ROUNDING), 0.0
         for _ in range(4):
             moved = self.case.but(primals={n: exact.nudge(a, rng) for n, a in self.case.primals.items()})
             found = max(found, abs(self.claimed(_second(self.layer, moved, self.weights)) - claimed))
@@ -182,14 +181,14 @@ class _Line:
         a smooth gradient do not.
         """
         far, near = self._beside(_BESIDE), self._beside(_BESIDE / 8)
-        told = np.concatenate([far, near])
-        if not np.isfinite(claimed) or not np.isfinite(told).all() or min(np.ptp(far), np.ptp(near)) <= 0.05 * gap:
+        both = np.concatenate([far, near])
+        if not np.isfinite(claimed) or not np.isfinite(both).all() or min(np.ptp(far), np.ptp(near)) <= 0.05 * gap:
             return False
-        return bool(told.min() - 0.02 * gap <= claimed <= told.max() + 0.02 * gap)
+        return bool(both.min() - 0.02 * gap <= claimed <= both.max() + 0.02 * gap)
 
     def _beside(self, reach: float) -> Array:
         """Slopes at neighbours, by one central difference each."""
-        rng, found, h = self.case.rng(12), [], 0.01 * reach
+        rng, found, h = self.case.rng(Stream.SECOND_NEIGHBOURS), [], 0.01 * reach
         for _ in range(_NEIGHBOURS):
             moved = dict(self.case.primals)
             for primal in self.layer.differentiable:

@@ -9,62 +9,56 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.regime import Regime
 from gradverify.core.differentiate import ladder
-from gradverify.core.differentiate.inside import computes_in
+from gradverify.core.differentiate.central import NOISE_FACTOR
+from gradverify.core.differentiate.inner_precision import computes_in
 from gradverify.core.differentiate.point import Point
-from gradverify.core.judge.plain import FIRM
 from gradverify.core.judge.rules.cancelling import coincident_along
 from gradverify.core.judge.rules.plateau import in_a_row
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.judge.verdicts import FIRM
+from gradverify.core.nouns import Array, Case, Finding, Outcome
 from gradverify.core.properties import Property, add, gradient
 from gradverify.core.properties.complete import not_a_number
+from gradverify.core.properties.gradient import Compared
 from gradverify.core.tuning import current
 
 NAME = "special"
 _GROUPS = 6  # tied values tried for each case
+_STEP = 2.0**-14  # truncation is some 1e-9 of the derivative, far below what is allowed
+# Steps at which what disagrees must show as well: a gate with weights of 1e9 looks flat over all others. A kink, and a
+# formula that is wrong, are the same at any step.
+_CLOSE = 2.0**-20
 
 
 def holds(layer: Layer, case: Case) -> Outcome:
     """Every entry agrees at a special point, and so does every group of tied entries."""
-    outcome = gradient.holds(layer, case)
-    if outcome.skipped is not None:
-        return Outcome(NAME, skipped=outcome.skipped)
-    findings = {f.primal: f.but(property=NAME) for f in (*_undefined(layer, case), *outcome.findings)}
+    found = gradient.compared(layer, case)
+    if found is None:
+        return Outcome(NAME, skipped=gradient.NOTHING)
+    outcome = found.outcome
+    findings = {f.primal: f.but(property=NAME) for f in (*_undefined(found), *outcome.findings)}
     legal = not outcome.findings and layer.declared.kinks == "between" and not current().known  # entry by entry
-    for finding in _ties(layer, case) if legal else ():
+    for finding in _ties(found) if legal else ():
         findings.setdefault(finding.primal, finding)
     return Outcome(NAME, tuple(findings.values()), outcome.compared, outcome.entries, outputs=outcome.outputs)
 
 
-def _undefined(layer: Layer, case: Case) -> list[Finding]:
+def _undefined(found: Compared) -> list[Finding]:
     """Gradients that are NaN, also in float64: the comparison leaves such entries open."""
-    case, _ = evaluate.completed(layer, case)
-    wide = gradient.working_dtype(case)
-    primals = case.primals if wide is None else evaluate.cast(case.primals, wide)
-    raw = evaluate.gradients(layer, primals, case.options, case.cotangents or ())
-    good, _ = evaluate.usable(layer, case.but(primals=primals), raw)
-    found = (not_a_number(name, found, case) for name, found in good.items())
-    return [finding for finding in found if finding is not None]
+    told = (not_a_number(name, gradient, found.case) for name, gradient in found.good.items())
+    return [finding for finding in told if finding is not None]
 
 
-def _ties(layer: Layer, case: Case) -> list[Finding]:
+def _ties(found: Compared) -> list[Finding]:
     """Groups of equal entries, moved together: a smooth direction across ties that disagrees is wrong."""
-    case, _ = evaluate.completed(layer, case)
-    dtype = gradient.working_dtype(case)
-    point = Point(layer, case, dtype, current().memory)
-    if point.size == 0 or layer.declared.zero or layer.declared.factor != 1.0:
+    point, case, analytic = found.point, found.case, found.analytic
+    declared = point.layer.declared
+    if point.size == 0 or declared.zero or declared.factor != 1.0 or found.bad or not np.isfinite(analytic).all():
         return []
-    raw = evaluate.gradients(layer, point.primals, case.options, case.cotangents or ())
-    good, bad = evaluate.usable(layer, case.but(primals=point.primals), raw)
-    analytic = point.vector(good)
-    if bad or not np.isfinite(analytic).all():
-        return []
-    found = []
-    groups = [(value, members, False) for value, members in tied_groups(point.values)]
+    findings = []
+    groups = [(value, members, False) for value, members in _in_question(point, analytic, tied_groups(point.values))]
     for value, members, apart in groups:  # grows: what reaches no common output is moved apart
         residual, slack = _together(point, case, value, members, analytic)
         if abs(residual) <= slack:
@@ -73,20 +67,52 @@ def _ties(layer: Layer, case: Case) -> list[Finding]:
         if len(parts) > 1:
             groups += [(value, part, True) for part in parts if part.size > 1]
         else:
-            found.append(_finding(point, case, value, members, analytic, residual, slack))
-    return found
+            findings.append(_finding(point, case, value, members, analytic, residual, slack))
+    return findings
+
+
+Groups = list[tuple[float, Array]]
+
+
+def _in_question(point: Point, analytic: Array, groups: Groups) -> Groups:
+    """Those of the groups that one step each does not settle, in a single forward for all of them.
+
+    A tie is at the point itself, so that a small step sees the same kink as any; a ladder takes thirteen.
+    """
+    steps = np.array([_STEP * _size(value) for value, _ in groups])
+    told = point.together([members for _, members in groups], steps) if groups else None
+    if told is None:
+        return groups
+    claimed = np.array([analytic[members].sum() for _, members in groups])
+    with np.errstate(all="ignore"):
+        off = np.abs(told.change - claimed * told.gap) + NOISE_FACTOR * told.noise
+        allowed = [_slack(point, analytic, members, _size(value)) for value, members in groups]
+        settled = off <= np.array(allowed) * 2.0 * _STEP
+    return [group for group, fine in zip(groups, settled) if not fine]
+
+
+def _size(value: float) -> float:
+    return max(1.0, abs(value))
+
+
+def _slack(point: Point, analytic: Array, members: Array, size: float) -> float:
+    """By how much a derivative along tied entries may disagree, however well it is known."""
+    slack = 1e-3 * size * float(np.abs(analytic[members]).sum()) + 1e4 * point.eps * point.loudness
+    return slack + 4 * point.inner * size / float(np.min(point.scale[members]))
 
 
 def _together(point: Point, case: Case, value: float, members: Array, analytic: Array) -> tuple[float, float]:
     """By how much the derivative of tied entries that move as one disagrees, and what it may; 0 where it is legal."""
     direction = np.zeros(point.size)
-    direction[members] = max(1.0, abs(value))
+    direction[members] = _size(value)
     estimate = ladder.directional(point, direction, analytic)
     residual = float(estimate.value[0])
-    slack = FIRM * estimate.bound[0] + 1e-3 * float(np.abs(analytic[members]) @ direction[members])
-    slack += 1e4 * point.eps * point.loudness + 4 * point.inner * float(np.max(direction / point.scale))
+    slack = FIRM * estimate.bound[0] + _slack(point, analytic, members, _size(value))
     legal = 0.0, float(slack)
     if not 0 < slack < np.inf or abs(residual) <= slack or not _smooth(point, direction, analytic):
+        return legal
+    close = ladder.directional(point, _CLOSE * direction, analytic)
+    if not abs(close.value[0]) > _CLOSE * slack + FIRM * close.bound[0]:
         return legal
     spread = gradient.backward_rounding(point, case, analytic)
     # a jump is a tie that came apart, not rounding, unless no smaller change than that can be made
@@ -147,7 +173,7 @@ def _finding(
     point: Point, case: Case, value: float, members: Array, analytic: Array, residual: float, slack: float
 ) -> Finding:
     slot = next(s for s in point.slots if s.start <= members[0] < s.stop)
-    claimed = float(np.sum(analytic[members])) * max(1.0, abs(value))
+    claimed = float(np.sum(analytic[members])) * _size(value)
     message = (
         f"{members.size} tied entries (all {value:g}, the first in {slot.name}) together have the derivative "
         f"{claimed + residual:.6g} when they move as one; their analytic gradients add up to {claimed:.6g}"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gradverify.core.declare.layer import Layer
-from gradverify.core.nouns.case import Case
+from gradverify.core.nouns import Case, Stream
 from gradverify.core.shrink.search import sizes_of
 
 TIMES = 2
@@ -17,7 +17,7 @@ def refilled(layer: Layer, case: Case) -> Iterator[Case]:
     """Cases of the same sizes and options with real values in tenths, and cotangents drawn from the case's seed."""
     sizes = sizes_of(layer, case.primals, case.options) or {}
     for k in range(TIMES):
-        rng = np.random.default_rng([case.seed, 41, k])
+        rng = case.rng(Stream.REFILLED, k)
         primals = dict(case.primals)
         for primal in layer.differentiable:
             array = np.asarray(case.primals[primal.name])

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gradverify.core.judge import says
-from gradverify.core.nouns.comparison import AGREES, DISAGREES, UNRESOLVED, Comparison, Verdict
-from gradverify.core.nouns.finding import Outcome
-from gradverify.core.nouns.verified import UNTOLD, Counts
+from gradverify.core.nouns import AGREES, DISAGREES, UNRESOLVED, Comparison, Outcome, Verdict
+from gradverify.core.nouns.ledger import NO_REASON, Counts
 
 RATIOS = tuple(float(f"1e{k}") for k in range(-6, 9))  # borders of the bins of `Tally.histogram`
 _BORDERS = np.array(RATIOS)
+_NAMES = tuple(verdict.name.lower() for verdict in Verdict)
 _NOTHING = "on no case was there anything to compare"
 
 
@@ -32,7 +32,7 @@ class Tally:
     cases: int = 0
     failing: int = 0
     entries: int = 0
-    verdicts: dict[str, int] = field(default_factory=lambda: {v.name.lower(): 0 for v in Verdict})
+    verdicts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_NAMES, 0))
     primals: dict[str, int] = field(default_factory=dict)
     worst_ratio: float = 0.0
     resolutions: list[float] = field(default_factory=list)
@@ -63,20 +63,22 @@ class Tally:
         for name, count in outcome.outputs.items():
             self.outputs[name] = self.outputs.get(name, 0) + count
         for comparison in outcome.compared:
-            left = reasons(comparison)
-            self.shares.setdefault(comparison.primal, Counts()).add(comparison.wrong.size, left, comparison.resolution)
-            counts = np.bincount(comparison.verdicts.ravel().astype(int), minlength=len(Verdict))
-            for verdict in Verdict:
-                self.verdicts[verdict.name.lower()] += int(counts[verdict])
-            wrong = self.primals.get(comparison.primal, 0) + int(counts[DISAGREES])
-            self.primals[comparison.primal] = wrong
-            decided = (comparison.verdicts == AGREES) | (comparison.verdicts == DISAGREES)
-            if decided.any():
-                ratio = comparison.ratio[decided]
-                self.worst_ratio = float(np.fmax.reduce(ratio, initial=self.worst_ratio))
-                self.resolutions.append(comparison.resolution)
-                bins = np.bincount(np.searchsorted(_BORDERS, ratio, side="right"), minlength=len(self.histogram))
-                self.histogram = [count + int(more) for count, more in zip(self.histogram, bins)]
+            self._compared(comparison)
+
+    def _compared(self, comparison: Comparison) -> None:
+        name, resolution = comparison.primal, comparison.resolution
+        self.shares.setdefault(name, Counts()).add(comparison.verdicts.size, reasons(comparison), resolution)
+        counts = np.bincount(comparison.verdicts.ravel(), minlength=len(_NAMES)).tolist()
+        for verdict, count in zip(_NAMES, counts):
+            self.verdicts[verdict] += count
+        self.primals[name] = self.primals.get(name, 0) + counts[DISAGREES]
+        if counts[AGREES] + counts[DISAGREES]:
+            verdicts = comparison.verdicts
+            ratio = comparison.ratio[(verdicts == AGREES) | (verdicts == DISAGREES)]
+            self.worst_ratio = float(np.fmax.reduce(ratio, initial=self.worst_ratio))
+            self.resolutions.append(resolution)
+            bins = np.bincount(np.searchsorted(_BORDERS, ratio, side="right"), minlength=len(self.histogram))
+            self.histogram = [count + more for count, more in zip(self.histogram, bins.tolist())]
 
     @builtins.property  # a field of this class is called property
     def resolution(self) -> float:
@@ -96,6 +98,6 @@ class Tally:
 
 def reasons(comparison: Comparison) -> dict[str, int]:
     """Why entries of a comparison were left open, in words, and how many for each reason."""
-    told = {says(name): n for (verdict, name), n in comparison.because().items() if verdict == "unresolved"}
-    untold = int((comparison.verdicts == UNRESOLVED).sum()) - sum(told.values())
-    return told | ({UNTOLD: untold} if untold else {})
+    given = {says(name): n for (verdict, name), n in comparison.because().items() if verdict == "unresolved"}
+    rest = int((comparison.verdicts == UNRESOLVED).sum()) - sum(given.values())
+    return given | ({NO_REASON: rest} if rest else {})

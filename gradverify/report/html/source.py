@@ -5,7 +5,7 @@ from __future__ import annotations
 import linecache
 from collections.abc import Iterator
 
-from gradverify.core.summarise.ran import ROLES, Function, Ran
+from gradverify.core.summarise.lines_ran import ROLES, Function, Ran
 from gradverify.report.html.markup import Markup, details, el
 
 _SIGNS = {"good": "✓", "bad": "✗", "doubt": "◐", "": " "}

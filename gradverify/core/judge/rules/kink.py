@@ -8,15 +8,14 @@ from gradverify.core.differentiate import ladder
 from gradverify.core.differentiate.sides import one_sided
 from gradverify.core.judge.dispute import Answer, Dispute
 from gradverify.core.judge.table import add
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.comparison import DISAGREES, KINK, UNRESOLVED, Estimate
+from gradverify.core.nouns import DISAGREES, KINK, UNRESOLVED, Array, Estimate
 
 
 @add(
     "kink",
     "the slopes on the two sides differ, and backward gives one between them",
     cost=200,
-    applies=lambda dispute: dispute.bends,
+    applies=lambda dispute: dispute.has_kink,
 )
 def kink(dispute: Dispute) -> Answer:
     """A kink only where it is one with rounding inside counted, too; else it may be none, and nothing is told."""

@@ -12,14 +12,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gradverify.core.differentiate.bends import reach
 from gradverify.core.differentiate.central import NOISE_FACTOR, central
+from gradverify.core.differentiate.kinks import reach
 from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge.dispute import Answer, Dispute
 from gradverify.core.judge.table import add
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.comparison import DISAGREES, KINK, UNRESOLVED
+from gradverify.core.nouns import DISAGREES, KINK, UNRESOLVED, Array, Case, Stream
 
 _STEP = 0.01  # of their distance, for the slopes at neighbours
 _BESIDE = 0.02  # of that distance: an entry among its ties, and yet not on its own kink
@@ -55,14 +54,14 @@ def neighbours(
     return found, rounding
 
 
-def _scattered(case: Case, size: int, entries: Array, stream: int) -> Offset:
+def _scattered(case: Case, size: int, entries: Array, stream: Stream) -> Offset:
     """Neighbours at random, and where backwards make their choices among ties, which are rare at random.
 
     The first or the last of some tied entries wins, or one in question is the largest, the smallest or in the middle.
     """
 
     def offset(k: int) -> Array:
-        rng = np.random.default_rng([case.seed, stream, k])
+        rng = case.rng(stream, k)
         at_random: Array = rng.choice([-1.0, 1.0], size) * 10.0 ** rng.uniform(*_APART, size)
         if k % 6 == 2:
             at_random[entries] = _BESIDE * rng.choice([-1.0, 1.0], entries.size)
@@ -82,7 +81,7 @@ def _ranked(case: Case, values: Array, entry: int) -> tuple[Offset, int]:
     count = min(max(_RANKS[0], tied.size + 1), _RANKS[1])
 
     def offset(k: int) -> Array:
-        rng = np.random.default_rng([case.seed, 24, k])
+        rng = case.rng(Stream.RANKED_NEIGHBOURS, k)
         distance: Array = rng.choice([-1.0, 1.0], values.size) * 10.0 ** rng.uniform(*_APART, values.size)
         below = round(tied.size * k / (count - 1))
         order = rng.permutation(tied)
@@ -98,21 +97,17 @@ def _ranked(case: Case, values: Array, entry: int) -> tuple[Offset, int]:
     "neighbours",
     "kinks meet here, and backward gives a slope within those nearby",
     cost=1000,
-    applies=lambda d: d.case is not None and d.bends,
+    applies=lambda dispute: dispute.has_kink,
 )
 def kinks_meet(dispute: Dispute) -> Answer:
     """A kink where it lies within the slopes nearby, and unresolved where it nearly does."""
-    point, case, entries, analytic, numerical = (
-        dispute.point,
-        dispute.case,
-        dispute.entries,
-        dispute.analytic,
-        dispute.numerical,
-    )
-    assert case is not None
+    point, case, entries = dispute.point, dispute.case, dispute.entries
+    analytic, numerical = dispute.analytic, dispute.numerical
     verdicts = np.full(dispute.size, DISAGREES, np.int8)
     gap = np.abs(analytic - numerical)
-    slopes, kinked = _looked(point, case, entries, numerical, gap, _scattered(case, point.size, entries, 21), _FIRST)
+    slopes, kinked = _looked(
+        point, case, entries, numerical, gap, _scattered(case, point.size, entries, Stream.NEIGHBOURS), _FIRST
+    )
     for k in np.flatnonzero(~kinked & _crowded(point, entries)):
         one = slice(k, k + 1)
         ranked, count = _ranked(case, point.values, int(entries[k]))
@@ -124,7 +119,7 @@ def kinks_meet(dispute: Dispute) -> Answer:
     chosen = np.flatnonzero(kinked)
     if chosen.size == 0:
         return Answer(verdicts)
-    scattered = _scattered(case, point.size, entries[chosen], 22)
+    scattered = _scattered(case, point.size, entries[chosen], Stream.NEAR_NEIGHBOURS)
     more = np.concatenate([slopes[:, chosen], neighbours(point, case, entries[chosen], scattered, _MORE)[0]])
     low, high = np.nanmin(more, axis=0), np.nanmax(more, axis=0)
     width = high - low

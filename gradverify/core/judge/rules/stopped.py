@@ -17,7 +17,7 @@ from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge.dispute import Answer, Dispute, answer
 from gradverify.core.judge.table import add
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array, Stream
 
 _FAINT = 0.05  # of what a relative change of the entry would amount to; what is more is no unfinished iteration
 _NEAR = (0.5, 2.0, 0.05)  # natural steps within which a jump is looked for; and steps of 1, where these are smaller
@@ -32,7 +32,7 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
 def _applies(dispute: Dispute) -> bool:
     point = dispute.point
     faint = dispute.gap * np.minimum(point.scale[dispute.entries], 1.0) <= _FAINT * point.loudness
-    return dispute.case is not None and point.grid is None and bool(faint.all())
+    return point.grid is None and bool(faint.all())
 
 
 @add(
@@ -56,9 +56,8 @@ class _Way:
     """A straight way through the point, along which the differences of all entries in dispute add up."""
 
     def __init__(self, dispute: Dispute, step: Array) -> None:
-        assert dispute.case is not None
         self.point, self.case = dispute.point, dispute.case
-        point, rng = self.point, np.random.default_rng([dispute.case.seed, 25])
+        point, rng = self.point, np.random.default_rng([dispute.case.seed, Stream.UNFINISHED])
         size, at = _room(point, step), dispute.entries
         self.factors = rng.uniform(0.5, 1.0, point.size)
         self.direction = size * rng.choice([-1.0, 1.0], point.size) * self.factors

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-UNTOLD = "unresolved"  # where nobody gave a reason
+NO_REASON = "unresolved"  # where nobody gave a reason
 TORN = "forward jumps here, and nobody declares that it may"
 
 

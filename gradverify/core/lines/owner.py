@@ -5,12 +5,13 @@ from __future__ import annotations
 import linecache
 import os
 import sysconfig
+from pathlib import Path
 from types import CodeType
 
 from gradverify.core.declare.authored import roots
 from gradverify.core.declare.layer import Layer
 
-_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # gradverify itself
+_HERE = str(Path(__file__).absolute().parents[2])  # gradverify itself
 _PATHS = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 LIBRARIES = (*sorted(p + os.sep for p in _PATHS if p), _HERE + os.sep)
 _INSTALLED = tuple(os.sep + name for name in ("site-packages", "dist-packages"))

@@ -162,9 +162,9 @@ class Ran:
         for role in ROLES:
             some, every = self.counts(role)
             sides = len({(f.file, side) for f in self.of(role) for side in f.missed})
-            told = [f"{every - some} line{'s' * (every - some != 1)}"] if every > some else []
-            told += [f"{sides} branch{'es' * (sides != 1)}"] if sides else []
-            parts += [f"{' and '.join(told)} of {role} never ran"] if told else []
+            counts = [f"{every - some} line{'s' * (every - some != 1)}"] if every > some else []
+            counts += [f"{sides} branch{'es' * (sides != 1)}"] if sides else []
+            parts += [f"{' and '.join(counts)} of {role} never ran"] if counts else []
         return "; ".join(parts)
 
 

@@ -10,9 +10,8 @@ from gradverify.core.differentiate import ladder
 from gradverify.core.differentiate.central import NOISE_FACTOR, best_step, central
 from gradverify.core.differentiate.chain import abreast, chain
 from gradverify.core.differentiate.sides import TINY, finer_scales
-from gradverify.core.judge.plain import APART, FAINT, FIRM, JUMP, UNDECLARED, Sweep, judge
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.comparison import AGREES, DISAGREES, UNRESOLVED, Estimate
+from gradverify.core.judge.verdicts import APART, FAINT, FIRM, JUMP, UNDECLARED, Sweep, judge
+from gradverify.core.nouns import AGREES, DISAGREES, UNRESOLVED, Array, Estimate
 
 FINE = 4e-9  # a single step decides only where its bound is below this share of the largest entry
 UPWARD = ladder.RATIO ** np.arange(8.0)  # steps from the best one upward, each RATIO times the one before
@@ -50,7 +49,7 @@ def single_steps(sweep: Sweep, todo: Array, step: float | None) -> tuple[Array, 
         value, noise, decided = analytic[todo] + found.error, found.noise, found.noise <= fine
         if steps is ways[0]:
             if found.still.any():
-                _still(sweep, todo[found.still])
+                _settle_unmoved(sweep, todo[found.still])
             if found.through.any():
                 decided |= found.through & (judge(analytic[todo], value, noise, sweep.scale[todo]) == AGREES)
         sweep.store(todo[decided], value[decided], noise[decided], AGREES)
@@ -72,7 +71,7 @@ def _loud(sweep: Sweep, entries: Array) -> int:
     return sum(int(np.count_nonzero(excess <= ladder.RATIO**k) <= most) for k in range(SKIPPED))
 
 
-def _still(sweep: Sweep, entries: Array) -> None:
+def _settle_unmoved(sweep: Sweep, entries: Array) -> None:
     """Settle entries that move no output, not even by a large step: saturated, switched off, not used."""
     first = 0
     while entries.size and first < len(LARGE):

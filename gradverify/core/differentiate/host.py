@@ -1,4 +1,4 @@
-"""Differences of a layer's forward around one point, contracted with the cotangent.
+"""Differences of a layer's forward around one point, run here, contracted with the cotangent.
 
 Two primitives serve every method: `slopes` moves one entry at a time, `along` moves all primals
 together. Both difference the outputs first and contract with the cotangent after (the other order
@@ -13,19 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.core.declare.hooks import Elsewhere
 from gradverify.core.declare.layer import Layer
 from gradverify.core.differentiate import noise
-from gradverify.core.differentiate.elsewhere import COARSE, Part, arrived, directed, elsewhere
 from gradverify.core.differentiate.entries import Entries
-from gradverify.core.differentiate.flat import Differences, Slot, displaced, joined
-from gradverify.core.nouns.case import Array, Case
+from gradverify.core.differentiate.flat import Differences, Part, Slot, displaced, joined
+from gradverify.core.nouns import Array, Case
 
 MEMORY = 4 << 20  # bytes of perturbed primals and outputs in flight; fits the cache of a CPU core
+COARSE = 1e-3  # steps from which on outputs round more coarsely than at the point
 _ABREAST = 16  # times that, up to which all points that measure the noise go through one forward
 
 
-class Point(Entries):
+class HostPoint(Entries):
     """A layer's forward around the primals of one Case, and its differences.
 
     Parameters
@@ -51,8 +50,6 @@ class Point(Entries):
             self.dtype = np.dtype(inside)
             self.eps = float(np.finfo(inside).eps)
         self.memory = memory or MEMORY
-        self.settled: dict[str, str] = {}  # by name of a primal, how its copies go together elsewhere; "" for not
-        self.straight: bool | None = None  # whether what moves along a direction elsewhere comes out as here
         assert case.cotangents is not None
         self.cotangents = case.cotangents
         self.weights = self._weights(case.cotangents)
@@ -69,11 +66,6 @@ class Point(Entries):
                 parts.append((v.real if y.dtype.kind == "f" else np.zeros(y.shape)).ravel())
         wide = np.result_type(np.float64, self.dtype)
         return np.concatenate(parts).astype(wide) if parts else np.zeros(0, wide)
-
-    @cached_property
-    def there(self) -> Elsewhere | None:
-        """This point where the layer computes, if that is elsewhere."""
-        return arrived(self)
 
     @cached_property
     def sigma(self) -> Array:
@@ -97,13 +89,18 @@ class Point(Entries):
     def relative(self) -> float:
         """Typical rounding noise of an output relative to its size."""
         size = np.abs(self.base)
-        told = (size > 0) & np.isfinite(self.sigma)
-        return max(self.eps, float(np.median(self.sigma[told] / size[told]))) if told.any() else self.eps
+        found = (size > 0) & np.isfinite(self.sigma)
+        return max(self.eps, float(np.median(self.sigma[found] / size[found]))) if found.any() else self.eps
 
     @cached_property
     def magnified(self) -> bool:
-        """Whether the noise is far above the rounding of values as large as the primals and outputs."""
-        return bool(self.sigma @ np.abs(self.weights) > 100 * self.inner)
+        """Whether the noise is far above the rounding of values as large as the primals, their steps and the outputs.
+
+        Zeros have steps of 1: where all primals of a sum of kinks are 0, the noise is measured across the kinks.
+        """
+        largest = max(self._magnitude, float(np.max(self.scale, initial=0.0)))
+        weights = np.abs(self.weights)
+        return bool(self.sigma @ weights > 100 * self.eps * largest * np.sum(weights))
 
     @cached_property
     def loudness(self) -> float:
@@ -130,9 +127,25 @@ class Point(Entries):
                 at = np.flatnonzero((entries >= slot.start) & (entries < slot.stop))
             places.append(at)
         parts = [Part(slot, entries[at], a[at], None if b is None else b[at]) for slot, at in zip(self.slots, places)]
-        done = elsewhere(self, parts) if rungs == 1 else [None] * len(parts)
+        done = self.native_slopes(parts) if rungs == 1 else [None] * len(parts)
         found = [self._chunked(part, rungs) if d is None else d for part, d in zip(parts, done)]
         return joined(found, None if rising else np.concatenate(places))
+
+    def native_slopes(self, parts: list[Part]) -> list[Differences | None]:
+        """For each part what `slopes` gives, in the order of its entries; None where that has to be done here."""
+        return [None] * len(parts)
+
+    def native_along(
+        self, direction: Array, a: Array, b: Array | None, analytic: Array | None
+    ) -> tuple[Array, Array] | None:
+        """Flat outputs at steps along a direction, and <analytic, realised step>; None where that is done here.
+
+        Parameters
+        ----------
+        direction, analytic : flat real vectors, shape (P,)
+        a, b : steps, shape (r,); b = None is the point itself
+        """
+        return None
 
     def _chunked(self, part: Part, rungs: int) -> Differences:
         """Differences along entries of one primal, in chunks; an entry's rungs stay together."""
@@ -160,6 +173,23 @@ class Point(Entries):
         else:
             y = np.stack([self.flat(self.displaced_by(entries, offsets)) for offsets in (a, b)])
         return self._contract(y[:1], y[1:], np.zeros(1), a, 1)
+
+    def together(self, groups: list[Array], steps: Array) -> Differences | None:
+        """Differences between point + step and point - step where the entries of one group move at once: a row for
+        each group, all in one forward. None where so many copies of all primals would be too large.
+
+        Parameters
+        ----------
+        groups : flat indices of each of n groups
+        steps : of each group, shape (n,)
+        """
+        n = len(groups)
+        if not self._abreast(2 * n + noise.POINTS):
+            return None
+        entries, row = np.concatenate(groups), np.repeat(np.arange(n), [group.size for group in groups])
+        at = np.concatenate([row, row + n]), np.concatenate([entries, entries])
+        y, _ = self._displaced_rows(2 * n, at, np.concatenate([steps[row], -steps[row]]), self.slots)
+        return self._contract(y[:n], y[n:], 2.0 * steps, steps, 1)
 
     def _abreast(self, rows: int) -> bool:
         """Whether copies of all primals are so small that as many go through one forward."""
@@ -206,9 +236,9 @@ class Point(Entries):
     def _reached(self, direction: Array, a: Array, b: Array | None, analytic: Array | None) -> tuple[Array, Array]:
         """Flat outputs at the steps a, and then at b, along a direction; and <analytic, realised step>."""
         rows = max(1, self.memory // (16 * (self.size + self.base.size) + 1))
-        told = directed(self, direction, a, b, analytic) if rows == 1 else None
-        if told is not None:
-            return told
+        found = self.native_along(direction, a, b, analytic) if rows == 1 else None
+        if found is not None:
+            return found
         near, far, gaps = [], [], []
         for first in range(0, a.size, rows):
             n = a[first : first + rows].size

@@ -12,10 +12,10 @@ import numpy as np
 
 from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
-_UNHEARD = 2.0**-32  # relative change that float64 hears, and float32 only where a value is about to be rounded up
-_HEARD = ((2.0**-18, np.float32), (2.0**-8, np.float16))  # and the first larger one that is heard tells which it is
+_SMALL = 2.0**-32  # relative change that float64 hears, and float32 only where a value is about to be rounded up
+_LARGER = ((2.0**-18, np.float32), (2.0**-8, np.float16))  # and the first larger one that is heard tells which it is
 _ULPS = 8.0  # units in the last place of an output that the small change would make, judged by the larger one
 
 
@@ -31,35 +31,35 @@ def computes_in(point: Point) -> Any:
     found = []
     try:
         base = point.flat(tame)
-        found.append(_held(base))
+        found.append(_type_of_values(base))
         for slot in point.slots:
             changes = []
-            for part in (_UNHEARD, *(step for step, _ in _HEARD)):
+            for part in (_SMALL, *(step for step, _ in _LARGER)):
                 away = part * rng.choice([-1.0, 1.0], tame[slot.name].shape)
                 with np.errstate(all="ignore"):
                     changes.append(np.abs(point.flat({**tame, slot.name: tame[slot.name] * (1 + away)}) - base))
-            found.append(_told(base, changes))
+            found.append(_type_of_changes(base, changes))
     except LayerFailure:
         return None
-    return next((kind for _, kind in reversed(_HEARD) if kind in found), None)
+    return next((kind for _, kind in reversed(_LARGER) if kind in found), None)
 
 
-def _held(base: Array) -> Any:
+def _type_of_values(base: Array) -> Any:
     """The type that holds every output exactly, though they are no round numbers."""
     finite = base[np.isfinite(base)]
     several = np.sum(np.frexp(finite)[0] * 256 % 1 != 0) > 1
     with np.errstate(over="ignore"):
-        exact = [kind for _, kind in _HEARD if several and (finite.astype(kind) == finite).all()]
+        exact = [kind for _, kind in _LARGER if several and (finite.astype(kind) == finite).all()]
     return exact[-1] if exact else None
 
 
-def _told(base: Array, changes: list[Array]) -> Any:
+def _type_of_changes(base: Array, changes: list[Array]) -> Any:
     """The type that the changes of the outputs tell of: most are silent at the first step, and should not be."""
     if not np.isfinite(base).all():
         return None
-    for change, (step, kind) in zip(changes[1:], _HEARD):
+    for change, (step, kind) in zip(changes[1:], _LARGER):
         if change.any():
-            due = change * (_UNHEARD / step) > _ULPS * np.spacing(np.abs(base))
+            due = change * (_SMALL / step) > _ULPS * np.spacing(np.abs(base))
             return kind if due.any() and np.mean(changes[0][due] == 0) > 0.5 else None
     return None
 

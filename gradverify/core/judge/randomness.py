@@ -8,11 +8,10 @@ from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Finding
+from gradverify.core.nouns import Array, Case, Finding
 
 
-def chance(layer: Layer, case: Case) -> Finding | None:
+def randomness(layer: Layer, case: Case) -> Finding | None:
     """A finding of `repeatable` if forward or backward gives something else at the next call."""
     nearby = case.but(primals={name: exact.shifted(a) for name, a in case.primals.items()})
     if not (_same_outputs(layer, case) and _same_outputs(layer, nearby)):  # what is random may vanish at zeros

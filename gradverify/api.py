@@ -1,0 +1,115 @@
+"""What a user calls: `check` draws cases of anything that can be made a layer, `verify` takes one Case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gradverify.adapters import as_layer
+from gradverify.compose import under_loss
+from gradverify.core.check.progress import shown
+from gradverify.core.check.search import check_layer
+from gradverify.core.check.settings import EXAMPLES, Settings
+from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.registry import layers
+from gradverify.core.errors import GradientMismatch, UsageError
+from gradverify.core.nouns import Case
+from gradverify.core.summarise.report import Report
+from gradverify.core.verify import listed, no_pass, verify_layer
+from gradverify.report.terminal import raised
+
+
+def check(
+    target: Any,
+    backward: Callable[..., Any] | None = None,
+    /,
+    *,
+    loss: str | None = None,
+    examples: int | None = None,
+    seed: int | None = None,
+    eps: float | None = None,
+    dtype: str = "float64",
+    properties: Sequence[str] | str | None = None,
+    method: str = "adaptive",
+    raises: bool = True,
+    quiet: bool = False,
+    **declaration: Any,
+) -> Report:
+    """Check that a backward pass is right.
+
+    Parameters
+    ----------
+    target : a forward (with `backward`), a registered name, a Layer, or anything an adapter recognises
+    backward : the hand-written backward, when `target` is a forward
+    loss : name of a registered loss to put on top
+    examples, seed, eps, dtype, properties, method : see `Settings`
+    raises : raise when there is a finding, or nothing could be verified; False returns the Report
+    quiet : whether a check of more than a second says nothing at a terminal or in a notebook
+    **declaration : dimension strings of the primals and everything else that `Layer` takes
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    GradientMismatch
+        An AssertionError with the report as its text.
+    NothingVerified, PartlyVerified
+        An AssertionError: no entry of any case could be decided, or an object has weights without a gradient.
+    GradverifyError
+        For a target, a declaration or an argument that cannot be used.
+    """
+    __tracebackhide__ = True  # pytest shows the line of the test that called
+    layer = _resolve(target, backward, declaration)
+    if loss is not None:
+        layer = under_loss(layer, loss)
+    settings = Settings(
+        examples=EXAMPLES if examples is None else examples,
+        seed=seed,
+        eps=eps,
+        dtype=dtype,
+        properties=None if properties is None else listed(properties),
+        method=method,
+    )
+    with shown(quiet) as listen:
+        report = check_layer(layer, settings, listen)
+    if raises and report.findings:
+        raise GradientMismatch(report, raised(report))
+    if raises and not report.verified:
+        raise no_pass(report)
+    return report
+
+
+def _resolve(target: Any, backward: Callable[..., Any] | None, declaration: dict[str, Any]) -> Layer:
+    if isinstance(target, str):
+        if backward is not None or declaration:
+            raise UsageError(f"{target!r} is a registered layer; it takes no backward and no declaration")
+        return layers.get(target)
+    return as_layer(target if backward is None else (target, backward), **declaration)
+
+
+def verify(layer: Layer | str | Any, case: Case, names: Sequence[str] | str | None = None) -> Report:
+    """Verify one concrete Case; no Hypothesis, no shrinking.
+
+    Parameters
+    ----------
+    layer : a Layer, a registered name, or anything that `gradverify.register` takes
+    case : primals, options and cotangents; cotangents that are None are drawn from the Case's seed
+    names : property or properties to try, default all that apply
+
+    Returns
+    -------
+    Report
+        Nothing is raised for a finding: see `Report.ok` and `Report.findings`.
+
+    Raises
+    ------
+    DeclarationError, TargetError, UsageError
+        If there is no such layer, it cannot be used, or the case does not fit it.
+    """
+    if isinstance(layer, str):
+        layer = layers.get(layer)
+    elif not isinstance(layer, Layer):
+        layer = as_layer(layer)
+    return verify_layer(layer, case, names)

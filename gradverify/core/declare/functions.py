@@ -1,0 +1,41 @@
+"""What can be read off a function: which names it takes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def by_function(read: Callable[..., T]) -> Callable[..., T]:
+    """Remember what is read off a function; an object that is called and has no hash, as a dataclass, is read anew."""
+    remembered = lru_cache(maxsize=4096)(read)
+
+    def found(function: Callable[..., Any], *more: Any) -> T:
+        try:
+            return remembered(function, *more)
+        except TypeError:
+            return read(function, *more)
+
+    return found
+
+
+@by_function
+def accepted(function: Callable[..., Any], names: tuple[str, ...], any_other: bool = True) -> tuple[str, ...]:
+    """The names among `names` that a function takes as keywords; by ``**``, too, unless told otherwise."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return ()
+    if any_other and any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return tuple(names)
+    taken = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+    return tuple(name for name in names if name in taken)
+
+
+def taken_by(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of some values that a function takes as keywords, by name."""
+    return {name: values[name] for name in accepted(function, tuple(values))}

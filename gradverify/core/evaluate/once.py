@@ -1,0 +1,73 @@
+"""What several properties ask of the same Case, evaluated once: its outputs, and its gradients in the plain way.
+
+Whoever wants to know whether another call gives the same makes that call himself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradverify.core import evaluate
+from gradverify.core.declare.layer import Layer
+from gradverify.core.nouns import Array, Case
+
+
+@dataclass(slots=True)
+class Once:
+    """One forward on a Case, and the gradients of one forward and backward as soon as somebody has asked for them.
+
+    Attributes
+    ----------
+    given, case : the Case as it was asked about, and with its cotangents
+    outputs : copies, since a layer may write into what it returned
+    gradients : by primal name, not writeable; None before they are known
+    """
+
+    layer: Layer
+    given: Case
+    case: Case
+    outputs: tuple[Array, ...]
+    gradients: dict[str, Array] | None = None
+
+    def keep(self, gradients: Mapping[str, Array]) -> dict[str, Array]:
+        """Keep copies of usable gradients."""
+        self.gradients = {name: np.array(gradient) for name, gradient in gradients.items()}
+        for array in self.gradients.values():
+            array.flags.writeable = False
+        return self.gradients
+
+
+_MOST = 2  # the case of all properties, and the other one that some of them call in between
+_kept: ContextVar[tuple[Once, ...]] = ContextVar("gradverify_once", default=())
+
+
+def at(layer: Layer, case: Case) -> Once:
+    """The Case completed, with its outputs.
+
+    Raises
+    ------
+    LayerFailure
+        As `evaluate.completed`.
+    """
+    kept = _kept.get()
+    for known in kept:
+        if known.layer is layer and (case is known.case or case is known.given):
+            return known
+    completed, outputs = evaluate.completed(layer, case)
+    return _keep(Once(layer, case, completed, tuple(np.array(y) for y in outputs)))
+
+
+def evaluated(layer: Layer, case: Case) -> tuple[Once, evaluate.Gradients]:
+    """The same from a forward of its own, and the raw gradients of that very forward."""
+    completed, evaluation = evaluate.evaluated(layer, case)
+    known = _keep(Once(layer, case, completed, tuple(np.array(y) for y in evaluation.outputs)))
+    return known, evaluate.pulled(evaluation, completed.cotangents or ())
+
+
+def _keep(known: Once) -> Once:
+    _kept.set((known, *_kept.get()[: _MOST - 1]))
+    return known

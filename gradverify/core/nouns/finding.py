@@ -1,0 +1,99 @@
+"""What one property said of one Case: an Outcome, its Findings, and a Diagnosis of what each looks like."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from gradverify.core.nouns.case import Case
+from gradverify.core.nouns.comparison import Comparison
+from gradverify.core.nouns.forms import form
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """A signature that fits a finding, in words and with the evidence that was tried.
+
+    Attributes
+    ----------
+    name : short identifier, e.g. "factor"
+    bug_class : class of mutants it belongs to, e.g. "FACTOR"
+    text : one sentence in the author's names
+    confidence : in [0, 1]; used for ranking only
+    evidence : numbers and facts behind the sentence, plain Python values
+    """
+
+    name: str
+    bug_class: str
+    text: str
+    confidence: float
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+WORST_SEEN = "worst seen"  # name of a fact of findings
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """A property that does not hold, where and by how much.
+
+    Attributes
+    ----------
+    property, kind : what was asked, and how it failed ("wrong", "missing", "shape", "nan", "crash", ...)
+    primal : which gradient, None if it concerns no single primal
+    message : one sentence in the author's names
+    case : the Case that shows it
+    comparison : the full matrices, where two gradients were compared
+    severity : error in units of its bound (inf where there is no bound)
+    facts : plain numbers for diagnosis and reports
+    worst : the Case with the largest severity seen, when it is not `case`; that severity is among the facts
+    pictured : the gradients of a larger Case as it was drawn, where those of `case` have one entry and show no pattern
+    follows : fingerprint of another finding that looks the same, or that explains this one: one mistake, told once
+    """
+
+    property: str
+    kind: str
+    primal: str | None
+    message: str
+    case: Case
+    comparison: Comparison | None = None
+    severity: float = float("inf")
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    diagnoses: tuple[Diagnosis, ...] = ()
+    worst: Case | None = None
+    pictured: Comparison | None = None
+    follows: tuple[str, str, str] | None = None
+
+    def but(self, **changes: Any) -> Finding:
+        """A copy with some fields replaced."""
+        return replace(self, **changes)
+
+    @builtins.property  # a field of this class is called property
+    def fingerprint(self) -> tuple[str, str, str]:
+        """What makes two findings the same: property, kind and primal."""
+        return (self.property, self.kind, self.primal or "")
+
+    def _repr_html_(self) -> str:
+        return str(form("finding_html")(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one property said of one Case.
+
+    Attributes
+    ----------
+    compared : comparisons made, by primal (may be empty for exact properties)
+    entries : number of numbers compared
+    skipped : the reason, if the property was not tried on this Case
+    outputs : entries that a cotangent weighed, by output, where gradients were compared with numerical ones
+    """
+
+    property: str
+    findings: tuple[Finding, ...] = ()
+    compared: tuple[Comparison, ...] = ()
+    entries: int = 0
+    skipped: str | None = None
+    outputs: Mapping[str, int] = field(default_factory=dict)
