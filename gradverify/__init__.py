@@ -9,9 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from gradverify.core.nouns.forms import set_forms
-
 if TYPE_CHECKING:
+    from gradverify import adapt as adapt
     from gradverify.adapters import register as register
     from gradverify.api import check as check
     from gradverify.api import verify as verify
@@ -25,22 +24,22 @@ if TYPE_CHECKING:
     from gradverify.core.errors import PartlyVerified as PartlyVerified
     from gradverify.core.errors import TargetError as TargetError
     from gradverify.core.errors import UsageError as UsageError
-    from gradverify.core.nouns.case import Case as Case
-    from gradverify.core.nouns.comparison import Verdict as Verdict
-    from gradverify.core.nouns.finding import Finding as Finding
+    from gradverify.core.nouns import Case as Case
+    from gradverify.core.nouns import Finding as Finding
+    from gradverify.core.nouns import Verdict as Verdict
     from gradverify.core.summarise.report import Report as Report
     from gradverify.decorator import given as given
     from gradverify.recurrent import register_cell as register_cell
 
 __version__ = "0.1.0"
 
-set_forms(
-    save="gradverify.casefile:save",
-    load="gradverify.casefile:load",
-    report_text="gradverify.report.terminal:render",
-    report_html="gradverify.report.html:render_report",
-    finding_html="gradverify.report.html:render_finding",
-)
+FORMS = {  # how the nouns of the core are shown and kept, which they do not know themselves
+    "save": "casefile:save",
+    "load": "casefile:load",
+    "report_text": "report.terminal:render",
+    "report_html": "report.html:render_report",
+    "finding_html": "report.html:render_finding",
+}
 
 _HOMES = {
     "check": "api",
@@ -50,10 +49,10 @@ _HOMES = {
     "Loss": "core.declare.layer",
     "register": "adapters",
     "register_cell": "recurrent",
-    "Case": "core.nouns.case",
-    "Finding": "core.nouns.finding",
+    "Case": "core.nouns",
+    "Finding": "core.nouns",
     "Report": "core.summarise.report",
-    "Verdict": "core.nouns.comparison",
+    "Verdict": "core.nouns",
     "CaseFileError": "core.errors",
     "DeclarationError": "core.errors",
     "GradientMismatch": "core.errors",
@@ -63,10 +62,13 @@ _HOMES = {
     "TargetError": "core.errors",
     "UsageError": "core.errors",
 }
-__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
+_MODULES = ("adapt",)  # that are used as `gradverify.NAME` without an import of their own
+__all__ = [*_HOMES, *_MODULES, "__version__"]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"gradverify.{name}")
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'gradverify' has no attribute {name!r}")
@@ -76,4 +78,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_HOMES, *_MODULES})

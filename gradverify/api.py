@@ -13,9 +13,10 @@ from gradverify.core.check.settings import EXAMPLES, Settings
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.registry import layers
 from gradverify.core.errors import GradientMismatch, UsageError
-from gradverify.core.nouns.case import Case
+from gradverify.core.nouns import Case
 from gradverify.core.summarise.report import Report
 from gradverify.core.verify import listed, no_pass, verify_layer
+from gradverify.report.terminal import raised
 
 
 def check(
@@ -74,7 +75,7 @@ def check(
     with shown(quiet) as listen:
         report = check_layer(layer, settings, listen)
     if raises and report.findings:
-        raise GradientMismatch(report, f"{len(report.findings)} finding(s)\n{report}")
+        raise GradientMismatch(report, raised(report))
     if raises and not report.verified:
         raise no_pass(report)
     return report

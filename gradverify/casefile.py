@@ -23,7 +23,7 @@ import numpy as np
 from gradverify import files
 from gradverify.core import texts
 from gradverify.core.errors import CaseFileError
-from gradverify.core.nouns.case import Case
+from gradverify.core.nouns import Case
 from gradverify.files import Fields
 
 FORMAT, VERSION = "gradverify-case", 1

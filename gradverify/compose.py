@@ -9,7 +9,7 @@ from typing import Any
 from gradverify.core.declare import dims
 from gradverify.core.declare.declaration import Primal
 from gradverify.core.declare.domains import Domain
-from gradverify.core.declare.functions import accepted
+from gradverify.core.declare.functions import taken_by
 from gradverify.core.declare.layer import Layer, Loss
 from gradverify.core.declare.registry import loss as find_loss
 from gradverify.core.errors import DeclarationError
@@ -55,11 +55,11 @@ def under_loss(layer: Layer, name: str) -> Layer:
 
     def backward(dE: Any, saved: Any) -> Mapping[str, Any]:
         inner, kept, mine, theirs = saved
-        above = by_name(loss, loss.backward(dE, kept, **_taken(loss.backward, theirs)))
+        above = by_name(loss, loss.backward(dE, kept, **taken_by(loss.backward, theirs)))
         upstream = above.pop(prediction.name)
         if isinstance(upstream, LayerFailure):
             raise upstream
-        below = by_name(layer, layer.backward(upstream, inner, **_taken(layer.backward, mine)))
+        below = by_name(layer, layer.backward(upstream, inner, **taken_by(layer.backward, mine)))
         return {**below, **{extra[key]: value for key, value in above.items()}}
 
     added = tuple(
@@ -99,7 +99,3 @@ def _renamed(spec: dims.Dims, rename: Mapping[str, str]) -> dims.Dims:
 
 def _domain(domain: Domain, rename: Mapping[str, str]) -> Domain:
     return replace(domain, arguments=tuple(rename.get(argument, argument) for argument in domain.arguments))
-
-
-def _taken(function: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: options[key] for key in accepted(function, tuple(options))}

@@ -20,9 +20,8 @@ from pathlib import Path
 from gradverify import casefile, files
 from gradverify.core import texts
 from gradverify.core.errors import CaseFileError
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import Finding
-from gradverify.files import Fields, Told
+from gradverify.core.nouns import Case, Finding
+from gradverify.files import Fields, FindingText
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +104,7 @@ class Corpus:
         stem = "-".join(re.sub(r"[^\w.+]+", "_", part) for part in parts if part)
         digest = hashlib.sha256(f"{owner} {asked} {casefile.digest(finding.case)}".encode()).hexdigest()[:8]
         path = self.folder / f"{stem[:100]}-{digest}.npz"
-        about = Told.of(finding, asked).to_json(owner=owner, pinned=False)
+        about = FindingText.of(finding, asked).to_json(owner=owner, pinned=False)
         # the JSON file first: a Case file on its own would count as a regression case
         files.write(_beside(path), files.dumps(about))
         return casefile.save(finding.case, path)
@@ -128,12 +127,12 @@ def _entry(path: Path) -> Entry:
         return Entry(path, case)
     try:
         fields = Fields.parse(files.read(beside, files.TEXT))
-        told = Told.from_json(fields)
+        text = FindingText.from_json(fields)
         owner, pinned = fields.text("owner"), fields.flag("pinned")
     except CaseFileError as error:
         raise CaseFileError(f"{beside.name!r} beside it is damaged: {error}") from None
-    fingerprint = (told.property, told.kind, told.primal or "")
-    return Entry(path, case, owner, told.asked, fingerprint, told.message, pinned)
+    fingerprint = (text.property, text.kind, text.primal or "")
+    return Entry(path, case, owner, text.asked, fingerprint, text.message, pinned)
 
 
 def _beside(path: Path) -> Path:

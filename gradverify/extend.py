@@ -10,10 +10,10 @@ from gradverify.core.declare.registry import layers
 from gradverify.core.diagnose import Signature, diagnose, signatures
 from gradverify.core.diagnose import add as add_signature
 from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.judge.dispute import Dispute, answer
 from gradverify.core.judge.table import add as add_rule
 from gradverify.core.judge.table import rules
-from gradverify.core.nouns.comparison import Comparison, Estimate
-from gradverify.core.nouns.finding import Diagnosis, Outcome
+from gradverify.core.nouns import Comparison, Diagnosis, Estimate, Outcome
 from gradverify.core.properties import Property, properties
 from gradverify.core.properties import add as add_property
 from gradverify.core.verify import examine
@@ -22,6 +22,7 @@ __all__ = [
     "Adapter",
     "Comparison",
     "Diagnosis",
+    "Dispute",
     "Estimate",
     "Evidence",
     "Outcome",
@@ -33,6 +34,7 @@ __all__ = [
     "add_property",
     "add_rule",
     "add_signature",
+    "answer",
     "as_layer",
     "diagnose",
     "examine",

@@ -11,19 +11,26 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from gradverify.core import texts
 from gradverify.core.errors import CaseFileError
-from gradverify.core.nouns.finding import Finding
+from gradverify.core.nouns import Finding
 
 FORMAT, VERSION = "gradverify-finding", 1
 MOST = 1 << 26  # bytes of a file that is read whole; a Case of 8 million numbers
 TEXT = 1 << 20  # bytes of a JSON text: Python's objects are some twenty times as large
 _WHOLE = 1 << 63
+OWN = ".gradverify"  # folder of a project's own cases, corpus and campaigns
+_IGNORED = """\
+# Written by gradverify. The corpus is worth committing: every run of pytest replays it first.
+/*
+!/.gitignore
+!/corpus/
+"""
 
 
 def write(path: Path, content: bytes) -> None:
@@ -35,6 +42,7 @@ def write(path: Path, content: bytes) -> None:
         If it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    unversioned(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(partial, "wb") as file:
@@ -44,6 +52,16 @@ def write(path: Path, content: bytes) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def unversioned(path: Path) -> None:
+    """Where a path leads into a folder `.gradverify`: the file there that keeps what is of one machine out of git."""
+    home = next((folder for folder in path.parents if folder.name == OWN), None)
+    ignored = None if home is None else home / ".gitignore"
+    if ignored is not None and not ignored.exists():
+        with suppress(OSError):  # a folder that cannot be written is told by whoever writes into it
+            ignored.parent.mkdir(parents=True, exist_ok=True)
+            ignored.write_text(_IGNORED, encoding="utf-8")
 
 
 @contextmanager
@@ -181,12 +199,12 @@ def unpacked(data: bytes) -> tuple[Fields, bytes]:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class FindingText:
     """What a finding says, without its Case and its matrices.
 
     Attributes
     ----------
-    property, kind, primal, message, severity : as in `gradverify.core.nouns.finding.Finding`
+    property, kind, primal, message, severity : as in `Finding`
     asked : the property that was being tried
     """
 
@@ -198,10 +216,10 @@ class Told:
     asked: str
 
     @staticmethod
-    def of(finding: Finding, asked: str) -> Told:
+    def of(finding: Finding, asked: str) -> FindingText:
         """What a finding of the core says."""
         severity = float(finding.severity)
-        return Told(finding.property, finding.kind, finding.primal, finding.message, severity, asked)
+        return FindingText(finding.property, finding.kind, finding.primal, finding.message, severity, asked)
 
     def to_json(self, **more: Any) -> dict[str, Any]:
         """Plain values, and `more` that whoever keeps the finding wants to keep beside it."""
@@ -218,10 +236,10 @@ class Told:
         }
 
     @staticmethod
-    def from_json(fields: Fields) -> Told:
+    def from_json(fields: Fields) -> FindingText:
         """Read it back; raises CaseFileError."""
         fields.of(FORMAT, VERSION)
-        return Told(
+        return FindingText(
             fields.line("property", 200),
             fields.line("kind", 200),
             fields.name("primal"),

@@ -25,7 +25,7 @@ from gradverify.core.declare.registry import layers
 from gradverify.core.declare.registry import loss as find_loss
 from gradverify.core.errors import DeclarationError, TargetError
 from gradverify.core.evaluate.failures import from_outside, named, text_of
-from gradverify.core.nouns.case import Case
+from gradverify.core.nouns import Case
 
 _LONGEST = 4000  # characters of a message that are shown
 _PATTERN = re.compile(r"(?P<place>.+?)(?::(?P<object>[^:/\\]+))?")

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from gradverify.core.declare.declaration import Primal
-from gradverify.core.declare.functions import accepted
+from gradverify.core.declare.functions import taken_by
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import LayerFailure, by_name, forwarded, spreads
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 Arrays = dict[str, Array]
 
@@ -53,7 +53,7 @@ class Cell(Layer):
         """
         spread = len(cotangents) == 1 or spreads(self.backward, len(cotangents))
         arguments = cotangents if spread else (cotangents,)
-        known = {name: options[name] for name in accepted(self.backward, tuple(options))}
+        known = taken_by(self.backward, options)
         raw = self.backward(*arguments, saved, **known)  # the sequence is called inside a guard
         found = {name: value for name, value in by_name(self, raw).items() if value is not None}
         for value in found.values():

@@ -20,8 +20,7 @@ from gradverify.adapters import as_layer  # noqa: E402
 from gradverify.core.check.search import check_layer  # noqa: E402
 from gradverify.core.check.settings import Settings  # noqa: E402
 from gradverify.core.diagnose import diagnosed  # noqa: E402
-from gradverify.core.nouns.case import Case  # noqa: E402
-from gradverify.core.nouns.comparison import Verdict  # noqa: E402
+from gradverify.core.nouns import Case, Verdict  # noqa: E402
 from gradverify.core.properties import gradient  # noqa: E402
 
 pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []

@@ -83,6 +83,7 @@ def test_a_wrong_layer_gives_status_1_and_a_case_that_replays(call: Call) -> Non
 
     status, out, _ = call(*command)
     assert (status, "the gradient of b is wrong" in out) == (1, True)
+    assert "looks like: the gradient of b is the right one times 1/N" in " ".join(out.split())
 
     Path("mine.py").write_text(Path("mine.py").read_text().replace("dy.mean(0)", "dy.sum(0)"))
     status, out, _ = call(*command)
@@ -261,7 +262,7 @@ def test_an_error_of_our_own_is_not_taken_for_a_finding_and_hides_none(call: Cal
     def holds(layer, case):
         if layer.name == "right":
             raise ZeroDivisionError("a bug")
-        from gradverify.core.nouns.finding import Outcome
+        from gradverify.core.nouns import Outcome
         return Outcome("broken")
     add(Property("broken", "never", holds))
     """

@@ -10,8 +10,7 @@ import pytest
 
 from gradverify.casefile import save
 from gradverify.core.errors import CaseFileError
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import Finding
+from gradverify.core.nouns import Case, Finding
 from gradverify.corpus import Corpus, remove, replay_command
 
 

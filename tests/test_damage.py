@@ -27,10 +27,9 @@ from gradverify.campaign.store import Store, StoreError
 from gradverify.campaign.unit import Found, Record, Row
 from gradverify.core.declare.regime import Regime
 from gradverify.core.errors import CaseFileError, GradverifyError
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import Finding
+from gradverify.core.nouns import Case, Finding
 from gradverify.corpus import Corpus
-from gradverify.files import Fields, Told
+from gradverify.files import Fields, FindingText
 from gradverify.pytest_plugin import journal as plugin_journal
 
 SECONDS = 2.0
@@ -323,7 +322,7 @@ def store_read(rng, folder):
 
 
 def plugin_read(rng, folder):
-    head = Told.of(a_finding(), "gradient").to_json(owner="o")
+    head = FindingText.of(a_finding(), "gradient").to_json(owner="o")
     for name, about in (("main-x-1-0.found", head), ("main-x-1.running", {"owner": "o", "asked": "gradient"})):
         journal.Journal(folder / name).write(files.packed(about, casefile.dumps(a_case())))
     path = rng.choice(sorted(folder.iterdir()))
@@ -371,9 +370,9 @@ def ordeal(folder: Path, name: str, seed: int) -> float:
 def test_a_damaged_file_costs_itself_alone(tmp_path, name, capsys):
     for seed in range(10 if name in ("replay", "explain") else 60):
         assert ordeal(tmp_path, name, seed) < 2 * SECONDS, seed  # the making of the file included
-    told = capsys.readouterr()
-    assert "Traceback" not in told.err + told.out
-    assert "\x1b" not in told.err + told.out
+    text = capsys.readouterr()
+    assert "Traceback" not in text.err + text.out
+    assert "\x1b" not in text.err + text.out
 
 
 @pytest.mark.slow
@@ -441,12 +440,12 @@ def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
 
 
 def test_a_finding_has_one_form_wherever_it_is_kept(tmp_path):
-    told = Told.of(a_finding(), "gradient")
-    assert Told.from_json(Fields.parse(files.dumps(told.to_json(more=1)))) == told
+    text = FindingText.of(a_finding(), "gradient")
+    assert FindingText.from_json(Fields.parse(files.dumps(text.to_json(more=1)))) == text
     a_corpus(tmp_path / "corpus")
     a_store(tmp_path / "store")
     for path in [*(tmp_path / "corpus").glob("*.json"), *(tmp_path / "store" / "findings").glob("*.json")]:
-        assert Told.from_json(Fields.parse(path.read_bytes())).kind == "wrong"
+        assert FindingText.from_json(Fields.parse(path.read_bytes())).kind == "wrong"
 
 
 @pytest.mark.parametrize(

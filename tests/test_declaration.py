@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import gradverify as gv
 from gradverify import casefile
+from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.registry import layers
 from gradverify.core.errors import CaseFileError, DeclarationError, TargetError, UsageError
 from gradverify.report.terminal import undecided
@@ -189,3 +190,22 @@ def test_a_gradient_that_is_all_rounding_agrees():
     for seed in range(8):
         case = gv.Case("", {"q": q, "k": k, "v": v}, {"block": 2, "causal": True}, (dy,), seed=seed)
         assert not gv.verify("blockwise_attention", case, "gradient").findings
+
+
+@pytest.mark.parametrize(
+    ("keywords", "match"),
+    [
+        ({}, "declares no primals"),
+        ({"x": "N D)"}, "layer 'f', primal 'x'"),
+        ({"x": 3}, "expected a dimension string"),
+        ({"x": "N: labels Q"}, "'Q'"),
+        ({"x": "N", "zero": "w"}, "no primal 'w'"),
+        ({"x": "N", "batch": "B"}, "no primal has an axis 'B'"),
+        ({"x": "N", "kinks": "up"}, "'up'"),
+        ({"x": "N", "options": {"x": [1]}}, "both as a primal and as an option"),
+    ],
+)
+def test_a_declaration_that_cannot_be_used_names_the_layer_and_the_argument(keywords, match):
+    with pytest.raises(DeclarationError, match=match) as caught:
+        Layer(lambda x: (x, None), lambda dy, s: dy, name="f", **keywords)
+    assert "'f'" in str(caught.value)

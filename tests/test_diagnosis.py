@@ -17,8 +17,7 @@ from gradverify.core.diagnose import Evidence, Signature, diagnose, diagnosed, s
 from gradverify.core.diagnose.probe import Probe, close
 from gradverify.core.diagnose.steps import steps
 from gradverify.core.errors import CaseFileError
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import Finding
+from gradverify.core.nouns import Case, Finding
 from gradverify.core.properties import properties
 from gradverify.core.verify import checked, examine
 from gradverify.report import explanation, ladder

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
+from datetime import datetime, timezone
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,7 @@ from gradverify import Layer
 from gradverify.cli import run
 from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import Settings
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.comparison import Comparison, Verdict
-from gradverify.core.nouns.finding import Diagnosis, Finding, Outcome
+from gradverify.core.nouns import Case, Comparison, Diagnosis, Finding, Outcome, Verdict
 from gradverify.core.nouns.ledger import NotVerified
 from gradverify.core.summarise.coverage import DISTINCT, OTHERS, Coverage, regions
 from gradverify.core.summarise.report import Report
@@ -384,6 +383,27 @@ def test_a_notebook_shows_reports_and_findings_without_a_page_around_them(checke
         for found in selectors
         for part in re.split(r",(?![^(]*\))", found)
     )
+
+
+def test_a_larger_case_is_pictured_where_the_smallest_has_one_entry() -> None:
+    wrong = Layer(lambda x, b: (x + b, len(x)), lambda dy, n: (dy, dy.sum(0) / n), name="add", x="N H", b="H")
+    report = check_layer(wrong, Settings(examples=20, seed=0))
+    (finding,) = (f for f in report.findings if f.primal == "b" and f.property == "gradient")
+    assert finding.comparison is not None
+    assert finding.comparison.wrong.size == 1
+    assert finding.pictured is not None
+    assert finding.pictured.wrong.size > 1
+    page = render_finding(finding)
+    assert "A larger case, as it was drawn" in page
+    assert page.count(" data-at=") == 3 * finding.pictured.wrong.size
+    assert "A larger case" not in render_finding(finding.but(pictured=None))
+
+
+def test_the_page_tells_date_and_target() -> None:
+    when = datetime(2026, 11, 28, 9, 5, tzinfo=timezone.utc)
+    said = text_of(render_html([a_report(a_finding(), origin="mine.py:dense")], when=when))
+    assert "2026-11-28 09:05 UTC" in said
+    assert "mine.py:dense" in re.sub(r"\s+", "", said)
 
 
 def test_the_command_line_writes_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,8 @@ import pytest
 from gradverify.core.declare.layer import Layer
 from gradverify.core.judge import says, sweep, table
 from gradverify.core.judge.dispute import Answer, Dispute, answer
-from gradverify.core.judge.plain import PLAIN
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.comparison import AGREES, DISAGREES, KINK, UNRESOLVED
+from gradverify.core.judge.verdicts import PLAIN
+from gradverify.core.nouns import AGREES, DISAGREES, KINK, UNRESOLVED, Case
 from gradverify.core.properties import gradient
 from gradverify.core.tuning import Tuning, using
 from gradverify.report.explanation import verdicts
@@ -86,11 +85,24 @@ def gelu_backward(dy, saved):
     return dy * (0.5 * (1 + t) + 0.5 * x * (1 - t) * (1 + t) * inner)
 
 
+def mixture(x, p):
+    """No neighbour of the point is legal, as the weights must add up to 1."""
+    if abs(p.sum() - 1) > 1e-12:
+        raise ValueError("p must add up to 1")
+    return (np.maximum(x, 0) * p).sum(), (x, p)
+
+
+def mixture_backward(dy, saved):
+    x, p = saved
+    return dy * p * np.where(x == 0, 0.3, x > 0), dy * np.maximum(x, 0)
+
+
 TIED = np.concatenate([np.zeros(23), np.linspace(-2, -1, 6), [1.0, 2.0]])
 # rule: forward, its right backward, primals, cotangent, verdict
 ALONE = {
     "grain": (offset(1e5), lambda dy, x: 2 * x * dy, {"x": [0.516, 0.5607]}, [1.0, -0.5], UNRESOLVED),
     "plateau": (offset(1e6), lambda dy, x: 2 * x * dy, {"x": [0.0183, 0.019]}, [1.0, -0.5], UNRESOLVED),
+    "kink": (mixture, mixture_backward, {"x": [0.0] * 20, "p": [0.05] * 20}, 1.0, KINK),
     "outputs apart": (
         lambda x: (x[WINDOWS].max(-1), x),
         windows_backward,

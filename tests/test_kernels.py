@@ -16,8 +16,7 @@ from gradverify.core.declare.regime import Regime  # noqa: E402
 from gradverify.core.draw import cases, each  # noqa: E402
 from gradverify.core.draw.kernels import blocks  # noqa: E402
 from gradverify.core.errors import DeclarationError  # noqa: E402
-from gradverify.core.nouns.case import Case  # noqa: E402
-from gradverify.core.nouns.comparison import Verdict  # noqa: E402
+from gradverify.core.nouns import Case, Verdict  # noqa: E402
 from gradverify.core.properties._allowance import allowed, compared  # noqa: E402
 
 

@@ -16,8 +16,7 @@ import pytest
 import gradverify as gv
 from gradverify import adapt
 from gradverify.core.lines.recorder import Recorder, decides
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import Outcome
+from gradverify.core.nouns import Case, Outcome
 from gradverify.core.properties import properties
 from gradverify.core.summarise.lines_ran import Ran, restored
 

@@ -19,7 +19,7 @@ from gradverify.core.check.settings import Settings
 from gradverify.core.errors import DeclarationError, TargetError
 from gradverify.core.evaluate import foreign
 from gradverify.core.evaluate.failures import LayerFailure, error_line, guarded, unpatched
-from gradverify.core.nouns.case import Case
+from gradverify.core.nouns import Case
 
 
 def square(x):

@@ -10,7 +10,7 @@ from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import Settings
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.registry import layers
-from gradverify.core.nouns.case import Case
+from gradverify.core.nouns import Case
 from gradverify.core.properties import properties
 
 EXAMPLES = 40

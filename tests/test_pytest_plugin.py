@@ -400,9 +400,9 @@ def test_the_next_run_tells_of_one_that_was_killed(project):
     again.assert_outcomes(passed=1, failed=1)
     again.stdout.fnmatch_lines(
         [
-            "right: 1 finding*",
             "right: the process was killed (SIGKILL), as the system does when memory is",
             "*replay it: gradverify replay *right-gradient-killed-*.npz",
+            "right: 1 finding*",
             "an earlier run ended inside gradverify::right::gradient",
             "right: the process ended while it ran the layer*",
             "right *WRONG (killed)",
@@ -444,7 +444,11 @@ def test_the_fixture_checks_with_the_settings_of_the_run(pytester):
     assert "fixture.py" not in text
     assert "replay it: gradverify replay .gradverify" in text
     result.stdout.fnmatch_lines(
-        ["*GradientMismatch: 1 finding*", "dense *gradient * 9 *ok", "square *gradient *WRONG (wrong x)"]
+        [
+            "*GradientMismatch: square: the gradient of x is wrong*",
+            "dense *gradient * 9 *ok",
+            "square *gradient *WRONG (wrong x)",
+        ]
     )
     owners = {json.loads(path.with_suffix(".json").read_text())["owner"] for path in corpus(pytester)}
     assert owners == {

@@ -20,10 +20,8 @@ from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import Settings
 from gradverify.core.declare.registry import layers
 from gradverify.core.judge import says
-from gradverify.core.judge.plain import SCREENED
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.comparison import Comparison, Verdict
-from gradverify.core.nouns.finding import Diagnosis, Finding, Outcome
+from gradverify.core.judge.verdicts import SCREENED
+from gradverify.core.nouns import Case, Comparison, Diagnosis, Finding, Outcome, Verdict
 from gradverify.core.nouns.ledger import NotVerified
 from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import Tally
@@ -260,6 +258,37 @@ def test_the_table_has_one_row_for_each_layer_and_hides_empty_columns() -> None:
     assert lines[2].endswith("WRONG gradient of W")
 
 
+def test_the_table_fits_its_width_and_loses_figures_before_verdicts() -> None:
+    open_ = {"agrees": 90, "kink": 4, "unresolved": 6, "disagrees": 0}
+    reports = [a_report(a_finding(), name="a_recurrent_layer_of_a_long_name+softmax_cross_entropy"), a_report()]
+    reports += [a_report(name="kinked", tallies={"gradient": a_tally(verdicts=open_)})]
+    assert max(map(len, table.table(reports).splitlines())) > 80
+    for width in (100, 80, 60):
+        head, first, *_ = lines = table.table(reports, width=width).splitlines()
+        assert max(map(len, lines)) <= width
+        assert first.endswith("WRONG gradient of W")
+        assert head.split()[0] == "layer"
+        assert head.split()[-1] == "verdict"
+    assert "entries" not in table.table(reports, width=100)
+
+
+def test_an_exception_begins_with_the_finding_and_ends_with_the_figures() -> None:
+    first, *_, last = terminal.raised(a_report(a_finding())).splitlines()
+    assert first == "dense: the gradient of W is wrong in 1 of 6 entries"
+    assert last.startswith("dense: 1 finding (50 cases")
+
+
+def test_two_calls_are_called_so_and_both_are_in_the_code() -> None:
+    compared = replace(comparison((2,), (1,), ("D",)), sides=("second call", "first call"))
+    text = terminal.render_finding(a_finding(compared))
+    assert "analytic" not in text
+    assert "    second call  " in text
+    names: dict[str, Any] = {}
+    exec(text[text.index("import numpy") :].partition("\n\n")[0], names)
+    np.testing.assert_array_equal(names["second_call"], compared.analytic)
+    np.testing.assert_array_equal(names["first_call"], compared.numerical)
+
+
 def test_the_table_tells_kinks_and_the_unresolved_share() -> None:
     tally = a_tally(verdicts={"agrees": 90, "kink": 4, "unresolved": 6, "disagrees": 0})
     head, row = table.table([a_report(tallies={"gradient": tally})]).splitlines()
@@ -346,6 +375,7 @@ def test_json_holds_plain_values_and_says_what_wrote_it() -> None:
     assert found["entry"] == {
         "index": [1, 0],
         "labels": ["D", "H"],
+        "sides": ["analytic", "numerical"],
         "analytic": 6.0,
         "numerical": 3.0,
         "bound": 1e-9,

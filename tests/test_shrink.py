@@ -7,6 +7,8 @@ import time
 import numpy as np
 import planted
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gradverify import Case, Layer, casefile
 from gradverify.core import evaluate
@@ -329,3 +331,43 @@ def test_what_is_shrunk_can_still_be_evaluated():
         wrong, fails = planted.planted("two gates are swapped")
         small = shrink(wrong, planted.first_failure("two gates are swapped", seed), fails, seconds=20)
         assert evaluate.completed(wrong, small)[0].cotangents is small.cotangents
+
+
+# --- laws -----------------------------------------------------------------------------------------
+
+PREDICATES = {
+    "an entry above": lambda case, t: bool((case.primals["x"] > t).any()),
+    "a large sum": lambda case, t: abs(case.primals["x"].sum()) > t,
+    "a long axis": lambda case, t: case.primals["x"].shape[0] >= 1 + t,
+    "unequal entries": lambda case, t: np.unique(case.primals["x"]).size > t,
+    "an option": lambda case, t: case.options["k"] >= t and case.primals["x"].size > 0,
+}
+
+
+@settings(max_examples=30)
+@given(
+    st.sampled_from(sorted(PREDICATES)),
+    st.integers(0, 3),
+    st.lists(st.lists(st.floats(-100, 100), min_size=2, max_size=2), min_size=1, max_size=5),
+    st.integers(0, 3),
+)
+def test_shrinking_never_grows_keeps_what_fails_and_stays_legal(name, threshold, rows, k):
+    legal = layer(
+        lambda x, k: (x * k, k),
+        x="N D: between -100 100",
+        options={"k": [0, 1, 2, 3]},
+        assume=lambda x: x.shape[0] != 2,
+    )
+    case = Case("shrunk", {"x": np.array(rows)}, {"k": k})
+
+    def fails(candidate):
+        return PREDICATES[name](candidate, threshold)
+
+    if len(rows) == 2 or not fails(case):
+        return
+    small = shrink(legal, case, fails, seconds=0.3)
+    assert fails(small)
+    assert small.primals["x"].size <= case.primals["x"].size
+    assert legal.allows(small.primals, small.options)
+    assert legal.primals[0].domain.contains(small.primals["x"], {})
+    assert shrink(legal, small, fails, seconds=0.3).size <= small.size

@@ -14,7 +14,7 @@ import gradverify.layers  # noqa: F401  the catalogue, whether or not the packag
 from gradverify import targets
 from gradverify.core.declare.registry import layers
 from gradverify.core.errors import TargetError
-from gradverify.core.nouns.case import Case
+from gradverify.core.nouns import Case
 
 REGISTERED = """
     import gradverify

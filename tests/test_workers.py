@@ -19,7 +19,7 @@ from gradverify.campaign import parcel, process
 from gradverify.campaign.guard import Guard
 from gradverify.campaign.state import State
 from gradverify.campaign.unit import Unit
-from gradverify.core.nouns.case import Case
+from gradverify.core.nouns import Case
 
 HERE = Path(__file__).parent
 HOSTILE = str(HERE / "hostile.py")

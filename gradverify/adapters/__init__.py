@@ -52,7 +52,7 @@ def as_layer(target: Any, /, *, name: str | None = None, **declaration: Any) -> 
     Raises
     ------
     DeclarationError
-        If none does, with what was tried and the lines that would declare it.
+        If none does, with the line that fixes it.
     """
     known = sorted((adapters.get(n) for n in adapters.names()), key=lambda a: -a.priority)
     for adapter in known:
@@ -90,15 +90,13 @@ def _as_layer(target: Any, name: str | None, declaration: dict[str, Any]) -> Lay
 
 
 def unrecognised(target: Any, why: str = "") -> DeclarationError:
-    """The error for a target that no adapter can take: what it looks like, what was tried, how to declare each."""
-    known = sorted((adapters.get(n) for n in adapters.names()), key=lambda a: -a.priority)
-    tried = "\n".join(f"  {adapter.name + ':':<13}{adapter.hint}" for adapter in known)
+    """The error for a target that no adapter can take: what it is, and the line that fixes it."""
+    from gradverify.adapters._advice import advice
+
     return DeclarationError(
-        f"cannot tell how {_described(target)} computes its gradient{f': {why}' if why else ''}. "
-        f"Conventions tried, and how to declare each:\n{tried}\n"
-        "Any other is two functions in the normal form:\n"
-        "  def forward(x, W): return y, saved\n"
-        "  def backward(dy, saved): return dx, dW"
+        f"cannot tell how {_described(target)} computes its gradient{f': {why}' if why else ''}\n"
+        f"{advice(target)}\n"
+        "(`gradverify list adapters` shows every convention with the line that declares it)"
     )
 
 

@@ -18,7 +18,7 @@ from gradverify.adapters._undeclared import undeclared
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 FORWARDS = ("forward", "forward_pass", "fprop", "forward_propagation", "feedforward", "__call__")
 BACKWARDS = (
@@ -106,9 +106,12 @@ def _sized(inner: Stateful, layer: Layer, label: str, made: Any) -> None:
     arrays = [n for n in float_arrays(made) if n not in inner.pairs] if made is not None else []
     seen = f" It holds {', '.join(arrays)}, of which no gradient was found." if arrays else ""
     one = arrays[0] if arrays else "W"
+    others = [n for n in (*inner.maker.sizes(), "A", "B", "C", "D") if n != unknown[0]]
+    rank = np.ndim(float_arrays(made)[one]) if arrays else 2
+    dims = " ".join([*others[: max(rank - 1, 0)], unknown[0]])
     raise DeclarationError(
         f"{label} is built with the size {unknown[0]}, which no primal has.{seen} Declare the parameter that has it, "
-        f'and where its gradient stands: {one}="... {unknown[0]}", pairs={{"{one}": "d{one}"}}'
+        f'and where backward leaves its gradient: {one}="{dims}", pairs={{"{one}": "d{one}"}}'
     )
 
 

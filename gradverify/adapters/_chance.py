@@ -131,7 +131,7 @@ def mentions(function: Any, depth: int = 3) -> bool:
     return "random" in names or drawing or any(mentions(v, depth - 1) for v in values if v is not function)
 
 
-def held(instance: Any) -> dict[str, tuple[Any, Any]]:
+def generators_of(instance: Any) -> dict[str, tuple[Any, Any]]:
     """Generators that an object keeps, itself or in its parts, by path, with the states they are in."""
     return {f"self.{show(path)}": (g, _state(g)) for path, g in _kept(instance, (), set())}
 

@@ -17,7 +17,7 @@ from gradverify.adapters._normal import required
 from gradverify.adapters._pairs import Pair, attributes, fetch, is_array, own, show, store
 from gradverify.core.declare import dims
 from gradverify.core.errors import DeclarationError
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 _DEEP = 6  # attributes of attributes of ..., when an array is replaced wherever the object holds it
 _KEPT = 64  # prototypes

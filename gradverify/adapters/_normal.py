@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +19,13 @@ from gradverify.core.declare.declaration import Declared
 from gradverify.core.declare.dims import sizes_in
 from gradverify.core.declare.layer import KEYWORDS, Layer
 from gradverify.core.evaluate import LayerFailure, guarded, run
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 _SIZES = ((2, 3, 5, 7, 11, 13, 17), (3, 5, 7, 2, 13, 11, 19), (7, 5, 3, 2, 4, 6, 8), (4,), (1,))
 
 
 @dataclass(frozen=True, slots=True)
-class Told(Declared):
+class Annotated(Declared):
     """Declarations, and what an adapter inferred beside them."""
 
     inferred: tuple[str, ...] = ()
@@ -35,11 +35,11 @@ class Told(Declared):
         return (*self.inferred, *Declared.lines(self))
 
 
-def told(layer: Layer, *lines: str) -> Layer:
+def annotated(layer: Layer, *lines: str) -> Layer:
     """The layer, with lines that its reports will print."""
     known = {f.name: getattr(layer.declared, f.name) for f in dataclasses.fields(Declared)}
     before = getattr(layer.declared, "inferred", ())
-    return layer.derive(declared=Told(**known, inferred=(*before, *(line for line in lines if line))))
+    return layer.derive(declared=Annotated(**known, inferred=(*before, *(line for line in lines if line))))
 
 
 def split(declaration: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -135,7 +135,7 @@ def finished(layer: Layer, *lines: str, chance: Chance | None = None) -> Layer:
     if chance is not None and chance.drawn:
         # A stack of copies would draw other numbers for each copy than one forward does.
         layer = layer.derive(hooks=dataclasses.replace(layer.hooks, batched=_one_by_one))
-    return told(layer, *lines, *shown, chance.line() if chance is not None else "")
+    return annotated(layer, *lines, *shown, chance.line() if chance is not None else "")
 
 
 def required(function: Callable[..., Any], bound: bool = False) -> list[str] | None:
@@ -164,11 +164,6 @@ def parted(raw: Any) -> tuple[list[Any], dict[Any, Any]]:
     parts = flat(raw)
     named = {key: value for part in parts if isinstance(part, Mapping) for key, value in part.items()}
     return [part for part in parts if not isinstance(part, Mapping)], named
-
-
-def by_options(function: Callable[..., Any], options: Mapping[str, Any], accepted: Sequence[str]) -> dict[str, Any]:
-    """The options whose names a function takes."""
-    return {name: value for name, value in options.items() if name in accepted}
 
 
 def called(stage: str, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Any:

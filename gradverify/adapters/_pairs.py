@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.core.errors import DeclarationError
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 Path = tuple[tuple[str, Any], ...]  # ("attr", name) and ("item", key), outermost first
 Gradient = tuple[Path, ...] | Callable[[Any], Any]  # summed over several places, or told as a function

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradverify.adapters._chance import forget, held, moved, restore
+from gradverify.adapters._chance import forget, generators_of, moved, restore
 from gradverify.adapters._instance import Maker, accepted_by, assign, summed
 from gradverify.adapters._normal import called, parted, required
 from gradverify.adapters._pairs import Pair, declared_pair, discover, fetch
 from gradverify.core.declare import dims
 from gradverify.core.declare.declaration import Backward, Forward
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 if TYPE_CHECKING:
     from gradverify.adapters._weights import Weight
@@ -121,11 +121,11 @@ class Stateful:
             if hasattr(instance, name) and name not in self._forward_options(instance):
                 setattr(instance, name, value)
         watched = self.runs < _WATCHED
-        generators = held(instance) if watched else {}
+        generators = generators_of(instance) if watched else {}
         result = self._call(instance, [primals[n] for n in self.inputs], options)
         if watched:
             self.runs += 1
-            self.maker.chance.drawn |= moved(generators) | (held(instance).keys() - generators.keys())
+            self.maker.chance.drawn |= moved(generators) | (generators_of(instance).keys() - generators.keys())
         return result, (instance, options)
 
     def _call(self, instance: Any, given: list[Array], options: Mapping[str, Any]) -> Any:
@@ -261,7 +261,7 @@ class Stateful:
                 instance = kept.get("instance")
                 if instance is None:
                     instance, built = self.fresh(primals, options)
-                    kept["generators"] = held(instance)
+                    kept["generators"] = generators_of(instance)
                     with suppress(Exception):  # what cannot be copied keeps the generators that it makes
                         kept["before"] = copy.deepcopy(instance)
                 elif "before" in kept:

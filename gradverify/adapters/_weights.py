@@ -22,7 +22,7 @@ from gradverify.adapters._normal import flat, parted
 from gradverify.adapters._pairs import Path, fetch, own, store
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 if TYPE_CHECKING:
     from gradverify.adapters._stateful import Stateful

@@ -20,7 +20,7 @@ from gradverify.core.declare.functions import accepted
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 
 class Labels(np.ndarray[Any, Any]):

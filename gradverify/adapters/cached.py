@@ -15,11 +15,11 @@ from typing import Any
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._normal import called, finished, flat, split
-from gradverify.core.declare.functions import accepted
+from gradverify.core.declare.functions import taken_by
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Cached:
         """Gradients in the order of the arguments, or by name where `gives` names them."""
         cache, options = saved
         cotangents = cotangent if isinstance(cotangent, tuple) else (cotangent,)
-        known = {k: options[k] for k in accepted(self.backward_function, tuple(options))}
+        known = taken_by(self.backward_function, options)
         arguments = (cache, *cotangents) if self.swapped else (*cotangents, cache)
         with self.chance.anew(options):
             raw = called("backward", self.backward_function, *arguments, **known)

@@ -19,8 +19,8 @@ import numpy as np
 
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._chance import Chance, mentions
-from gradverify.adapters._normal import called, examples, finished, flat, required, told
-from gradverify.core.declare.functions import accepted
+from gradverify.adapters._normal import annotated, called, examples, finished, flat, required
+from gradverify.core.declare.functions import taken_by
 from gradverify.core.declare.layer import KEYWORDS, Layer, Loss
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure
@@ -86,12 +86,12 @@ def _without_cache(layer: Layer) -> Layer | None:
 
     def backward(dy: Any, saved: Any) -> Any:
         primals, options = saved
-        taken = {n: options[n] for n in accepted(layer.backward, tuple(options))}
+        taken = taken_by(layer.backward, options)
         given = (*primals, dy) if rest and rest[0] else (dy, *primals) if rest else primals
         found = flat(layer.backward(*given, **taken))
         return tuple(found if rest else [None if g is None else g * dy for g in found])
 
-    return told(
+    return annotated(
         layer.derive(forward=forward, backward=backward), "backward: a function of the primals" + " and dy" * len(rest)
     )
 

@@ -16,10 +16,10 @@ import numpy as np
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._instance import accepted_by
 from gradverify.adapters._normal import called, finished, required, split
-from gradverify.core.declare.functions import accepted
+from gradverify.core.declare.functions import taken_by
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 FUNCTIONS = ("fn", "function", "forward", "activate", "activation", "__call__")
 DERIVATIVES = ("grad", "gradient", "derivative", "deriv", "prime", "backward", "inverse_deriv")
@@ -35,10 +35,7 @@ class Chain:
 
     def forward(self, *arrays: Array, **options: Any) -> tuple[Any, Any]:
         """Each function but the last at its own primal."""
-        values = tuple(
-            called("forward", f, x, **{n: options[n] for n in accepted(f, tuple(options))})
-            for f, x in zip(self.functions, arrays)
-        )
+        values = tuple(called("forward", f, x, **taken_by(f, options)) for f, x in zip(self.functions, arrays))
         return values[0] if len(values) == 1 else values, (arrays, values, options)
 
     def backward(self, cotangent: Any, saved: Any) -> tuple[Any, ...]:
@@ -48,7 +45,7 @@ class Chain:
         gradients = []
         for k, (v, derivative) in enumerate(zip(cotangents, self.functions[1:])):
             at = values[0] if self.of == "output" and k == 0 else arrays[k]
-            taken = {n: options[n] for n in accepted(derivative, tuple(options))}
+            taken = taken_by(derivative, options)
             gradients.append(v * np.asarray(called("backward", derivative, np.array(at), **taken)))
         return tuple(gradients)
 

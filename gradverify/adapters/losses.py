@@ -17,11 +17,11 @@ from gradverify.adapters import Adapter, add
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._instance import accepted_by
 from gradverify.adapters._normal import called, constants, finished, flat, split
-from gradverify.core.declare.functions import accepted
+from gradverify.core.declare.functions import taken_by
 from gradverify.core.declare.layer import Layer, Loss
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 TARGETS = (
     "y",
@@ -64,7 +64,7 @@ class Valued:
         """The loss, and what backward needs: the gradients, or the arguments to get them from."""
         primals = dict(zip(self.names, arrays))
         with self.chance.fixed(options):
-            taken = {n: options[n] for n in accepted(self.value, tuple(options))}
+            taken = taken_by(self.value, options)
             result = called("forward", self.value, *(primals[n] for n in self.orders[0]), **taken)
         if self.gradient is not None:
             return result, (primals, options)
@@ -80,7 +80,7 @@ class Valued:
         raw, options = saved
         if self.gradient is not None:
             with self.chance.fixed(("backward", options)):
-                taken = {n: options[n] for n in accepted(self.gradient, tuple(options))}
+                taken = taken_by(self.gradient, options)
                 raw = called("backward", self.gradient, *(raw[n] for n in self.orders[1]), **taken)
         if not isinstance(raw, Mapping):
             values = flat(raw) if len(self.wrt) > 1 else [raw[0] if isinstance(raw, (tuple, list)) else raw]

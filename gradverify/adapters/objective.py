@@ -18,7 +18,7 @@ from gradverify.adapters._normal import called, constants, finished, split
 from gradverify.core.declare.layer import Layer, Loss
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 
 @dataclass

@@ -17,14 +17,14 @@ import numpy as np
 
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._building import build
-from gradverify.adapters._normal import attempt, told
+from gradverify.adapters._normal import annotated, attempt
 from gradverify.adapters._pairs import Pair, attributes, fetch
 from gradverify.adapters._stateful import Stateful
 from gradverify.adapters._weights import Weight
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 _DEEP = 4  # layers of a network, in a list of it
 _GRADIENT = re.compile(r"^(g|d\w?|d_\w+|.*grad.*)$", re.IGNORECASE)  # of keyword arguments
@@ -302,7 +302,7 @@ def optimiser(
     layer = layer.derive(hooks=replace(layer.hooks, gradient_rounding=inner.gradient_rounding))
     _understood(layer)
     rest = [n for n in inner.parameters if n not in inner.pairs]
-    return told(layer, "pairs: " + ", ".join(f"{n}<->{n} before minus after" for n in rest) if rest else "")
+    return annotated(layer, "pairs: " + ", ".join(f"{n}<->{n} before minus after" for n in rest) if rest else "")
 
 
 def _understood(layer: Layer) -> None:

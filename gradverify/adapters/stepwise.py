@@ -11,11 +11,11 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gradverify import recurrent  # whole: it registers cells through this package
 from gradverify.adapters import Adapter, add, as_layer
-from gradverify.adapters._normal import told
+from gradverify.adapters._normal import annotated
 from gradverify.adapters.cached import cached
 from gradverify.core.declare.layer import Layer
-from gradverify.recurrent import as_cell, unroll
 
 
 def stepwise(
@@ -52,9 +52,9 @@ def stepwise(
         declared=dataclasses.replace(layer.declared, stateful=False),
         hooks=dataclasses.replace(layer.hooks, session=None),
     )
-    steps = unroll(as_cell(free, states=states, inputs=inputs), truncate=truncate, name=name)
+    steps = recurrent.unroll(recurrent.as_cell(free, states=states, inputs=inputs), truncate=truncate, name=name)
     steps = steps.derive(unverified=layer.unverified)
-    return told(steps, *lines, "a fresh object for each step, gradients summed over the steps")
+    return annotated(steps, *lines, "a fresh object for each step, gradients summed over the steps")
 
 
 add(

@@ -20,7 +20,7 @@ from gradverify.adapters._instance import accepted_by
 from gradverify.adapters._normal import called, finished, split
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 _VALUES = ("data", "value", "array", "val")
 _GRADIENTS = ("grad", "gradient", "g")

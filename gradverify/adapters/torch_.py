@@ -55,6 +55,7 @@ def torch_layer(target: Any, /, *, name: str | None = None, **declaration: Any) 
         declared, or a module's parameters lie on several devices.
     """
     torch = import_torch()
+    target = _whole(target, torch.autograd.Function)
     own = {key: declaration.pop(key) for key in _OWN if key in declaration}
     label = name or getattr(target, "__name__", None) or type(target).__name__
     if inspect.isclass(target) and issubclass(target, torch.nn.Module):
@@ -88,14 +89,21 @@ def torch_layer(target: Any, /, *, name: str | None = None, **declaration: Any) 
     return _layer(engine, target, declared, settings, own)
 
 
+def _whole(target: Any, functions: type) -> Any:
+    """The autograd Function that a bound `apply` belongs to; any other target as it is."""
+    owner = getattr(target, "__self__", None)
+    bound = inspect.isclass(owner) and issubclass(owner, functions) and target.__name__ == "apply"
+    return owner if bound else target
+
+
 def _built(label: str, module: Any, init: Any) -> Any:
     """A module from its class and the arguments that it is built with, a tuple or a dict."""
     try:
         return module(**init) if isinstance(init, Mapping) else module(*(init if isinstance(init, tuple) else (init,)))
     except TypeError as error:
         raise DeclarationError(
-            f"layer {label!r}: the module cannot be built with init={init!r}: {error}; "
-            "write init=(3, 4), or init={'in_features': 3, 'out_features': 4}"
+            f"layer {label!r}: the module cannot be built with init={init!r}: {error}; pass an instance, "
+            f"gradverify.check({module.__name__}(...), ...), or what it is built with, init=(3, 4)"
         ) from None
 
 

@@ -9,10 +9,10 @@ from typing import Any
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._normal import called, finished, split
-from gradverify.core.declare.functions import accepted
+from gradverify.core.declare.functions import taken_by
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Makers:
         gradients = {}
         for name, maker in zip(self.names, self.makers):
             if maker is not None:
-                taken = {n: options[n] for n in accepted(maker, tuple(options))}
+                taken = taken_by(maker, options)
                 pullback = called("backward", maker, answer, *arrays, **taken)
                 gradients[name] = called("backward", pullback, cotangent)
         return gradients

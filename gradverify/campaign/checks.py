@@ -20,8 +20,7 @@ from gradverify.campaign.watch import Beat, Job
 from gradverify.core.check.progress import Progress
 from gradverify.core.errors import CaseFileError
 from gradverify.core.evaluate.failures import COMPLETE
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import Finding
+from gradverify.core.nouns import Case, Finding
 from gradverify.core.properties import explained
 from gradverify.core.summarise.report import Report
 from gradverify.core.verify import behind

@@ -25,9 +25,7 @@ from gradverify.core.draw import Pool, cases, decoding, each
 from gradverify.core.errors import CaseFileError, GradverifyError
 from gradverify.core.evaluate.failures import COMPLETE
 from gradverify.core.lines.recorder import Recorder
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.comparison import Verdict
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns import Case, Finding, Outcome, Verdict
 from gradverify.core.properties import Property, explained, properties
 from gradverify.core.verify import checked, examine, property_of, watcher
 from gradverify.report.terminal import render_finding

@@ -12,9 +12,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.comparison import Verdict
-from gradverify.core.nouns.finding import Outcome
+from gradverify.core.nouns import Array, Case, Outcome, Verdict
 
 RECORD = 1.25  # a ratio counts as a record if it is larger than the last one by this factor
 

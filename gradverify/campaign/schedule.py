@@ -10,7 +10,7 @@ import numpy as np
 
 from gradverify.campaign.unit import Fingerprint, Row
 from gradverify.core.declare.regime import Regime
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 FIRST_SLICE = 0.5  # seconds; each further slice of a layer is twice as long, up to the longest
 _ROWS = 64  # that a unit is sent to mutate; they are chosen from less than twice as many, as campaigns run for days

@@ -33,7 +33,7 @@ from gradverify.campaign import journal
 from gradverify.campaign.unit import Found, Row, digest, row_of, row_to_json
 from gradverify.core import texts
 from gradverify.core.errors import CaseFileError, UsageError
-from gradverify.files import Fields, Told
+from gradverify.files import Fields, FindingText
 
 T = TypeVar("T")
 
@@ -96,6 +96,7 @@ class Store:
         with _readable_errors(self.folder):
             for name in ("findings", "pending", "journal", "rows", "runs"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
+                files.unversioned(self.folder / name / "any")
             self._check_format()
             self.run, self._lock = self._claim()
             self._events = _appended(self.folder / "events.ndjson")
@@ -171,8 +172,8 @@ class Store:
             for key, number in run.counts.items():
                 counts[key] = counts.get(key, 0) + number
         entries = [self._tried(path, _entry) for path in sorted((self.folder / "findings").glob("*.json"))]
-        told = [replace(entry, count=max(1, counts.get(entry.found.key, 1))) for entry in entries if entry is not None]
-        return sorted(told, key=lambda entry: (-entry.found.severity, entry.found.layer, entry.found.property))
+        found = [replace(entry, count=max(1, counts.get(entry.found.key, 1))) for entry in entries if entry is not None]
+        return sorted(found, key=lambda entry: (-entry.found.severity, entry.found.layer, entry.found.property))
 
     def fix(self, key: str) -> None:
         """Forget a finding that does not fail any more."""
@@ -310,8 +311,8 @@ def _entry(path: Path) -> Entry:
 
 
 def _finding_to_json(found: Found, file: Path | None) -> dict[str, Any]:
-    told = Told(found.property, found.kind, found.primal, found.message, found.severity, found.asked)
-    return told.to_json(
+    text = FindingText(found.property, found.kind, found.primal, found.message, found.severity, found.asked)
+    return text.to_json(
         id=found.key,
         layer=found.layer,
         diagnosis=found.diagnosis,
@@ -324,21 +325,21 @@ def _finding_to_json(found: Found, file: Path | None) -> dict[str, Any]:
 
 
 def _finding_of(about: Fields, case: bytes) -> Found:
-    told = Told.from_json(about)
+    text = FindingText.from_json(about)
     raw = about.listed("raw", str)
     if len(raw) != 3:
         raise CaseFileError("'raw' is no fingerprint")
     return Found(
         about.line("layer", 200),
-        told.property,
-        told.kind,
-        told.primal,
+        text.property,
+        text.kind,
+        text.primal,
         about.name("diagnosis"),
-        told.asked,
+        text.asked,
         raw=(raw[0], raw[1], raw[2]),
-        message=told.message,
+        message=text.message,
         report=texts.block(about.text("report")),
-        severity=told.severity,
+        severity=text.severity,
         case=case,
         size=about.count("size"),
     )

@@ -13,8 +13,7 @@ from gradverify.campaign.process import GRACE, HUNG
 from gradverify.campaign.unit import Found, Record, Unit
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate.failures import COMPLETE
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import Finding
+from gradverify.core.nouns import Case, Finding
 from gradverify.core.properties import properties
 from gradverify.core.shrink import shrink
 from gradverify.core.verify import examine, watcher

@@ -16,8 +16,7 @@ from gradverify.core.check.settings import Settings
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.regime import Regime
 from gradverify.core.errors import GradverifyError
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns import Case, Finding, Outcome
 from gradverify.core.properties import Property, properties
 from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import Tally

@@ -18,6 +18,7 @@ import click
 
 from gradverify import __version__
 from gradverify.core.errors import GradverifyError
+from gradverify.core.texts import meant
 from gradverify.ending import kept_alive
 
 USAGE, INTERRUPTED, INTERNAL = 2, 130, 70
@@ -34,6 +35,16 @@ class Commands(click.Group):
             return None
         command: click.Command = import_module(f"{__name__}.{name}").command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As usual, but a name that is not known gets those that are near, or the command that takes targets."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = meant(args[0], self.list_commands(ctx), 1) or f"; to check it: gradverify check {args[0]}"
+            raise click.UsageError(f"there is no command {args[0]!r}{near}", ctx) from error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from gradverify.cli._output import note
 
 if TYPE_CHECKING:
-    from gradverify.core.nouns.finding import Finding
+    from gradverify.core.nouns import Finding
     from gradverify.core.summarise.report import Report
 
 FOLDER = Path(".gradverify") / "cases"

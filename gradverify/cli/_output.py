@@ -38,6 +38,16 @@ class Bytes(click.ParamType[int]):
 BYTES = Bytes()
 
 
+def targets_named(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    """What a shell may complete a target to: registered names, and files."""
+    from click.shell_completion import CompletionItem
+
+    from gradverify.core.declare.registry import layers
+
+    names = [CompletionItem(name) for name in layers.names() if name.startswith(incomplete)]
+    return [*names, CompletionItem(incomplete, type="file")]
+
+
 def color_option(function: F) -> F:
     """`--color/--no-color`; by default colour follows NO_COLOR, FORCE_COLOR and the terminal."""
     option = click.option("--color/--no-color", default=None, help="Colour, or none; the default asks the terminal.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TextIO
@@ -11,9 +12,7 @@ from gradverify.cli._output import colored, note, write
 
 if TYPE_CHECKING:
     from gradverify.core.declare.layer import Layer
-    from gradverify.core.nouns.case import Case
-    from gradverify.core.nouns.comparison import Comparison
-    from gradverify.core.nouns.finding import Finding
+    from gradverify.core.nouns import Case, Comparison, Finding
     from gradverify.core.summarise.report import Report
 
 OK, FOUND, NOTHING = 0, 1, 3
@@ -40,16 +39,16 @@ def show(
 
     paint = colored(stream, color)
     if reports:
-        write(table(reports, paint), stream)
+        write(table(reports, paint, _width()), stream)
     told, explained = _split_explained(reports)
     for report in told:
         for line in [f"{report.layer}: declared {said}" for said in report.declared]:
-            write(line, stream)
+            _wrapped(line, stream)
         if report.lines is not None and not report.lines.complete and not report.findings:
             for said in report.lines.said():
-                write(f"{report.layer}: {said}", stream)
+                _wrapped(f"{report.layer}: {said}", stream)
         if not report.findings and not report.verified:
-            write(f"{report.layer}: {undecided(report)}", stream)
+            _wrapped(f"{report.layer}: {undecided(report)}", stream)
         for text in render_findings(report, paint, _width(), replays):
             write(text, stream)
         for found in (finding.comparison for finding in report.findings if matrices):
@@ -59,6 +58,15 @@ def show(
         write(f"\n{report.layer} fails as well, which {part} explains", stream)
     own = [replace(r, findings=tuple(f for f in r.findings if f.case.layer == r.layer)) for r, _ in explained]
     write(f"\n{ended or summary([*told, *own], seconds)}", stream)
+
+
+def _wrapped(text: str, stream: TextIO) -> None:
+    """Lines that are broken between words where they are too long, all but the first one indented."""
+    for line in text.splitlines():
+        own = line[: len(line) - len(line.lstrip())]
+        hang = f"{own}  "
+        fill = textwrap.TextWrapper(_width(), initial_indent=own, subsequent_indent=hang, break_long_words=False).fill
+        write(fill(line.strip()), stream)
 
 
 def _split_explained(reports: Sequence[Report]) -> tuple[list[Report], list[tuple[Report, str]]]:

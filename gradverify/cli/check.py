@@ -11,8 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradverify.cli import _cases, _progress, _show, _workers
-from gradverify.cli._output import BYTES, color_option, data_stream, note, writable, write_json, write_text
+from gradverify.cli import _cases, _progress, _project, _show, _workers
+from gradverify.cli._output import (
+    BYTES,
+    color_option,
+    data_stream,
+    note,
+    targets_named,
+    writable,
+    write_json,
+    write_text,
+)
 from gradverify.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,16 +29,17 @@ if TYPE_CHECKING:
     from gradverify.campaign.watch import Watch
     from gradverify.core.check.settings import Settings
     from gradverify.core.declare.layer import Layer
-    from gradverify.core.nouns.case import Case
-    from gradverify.core.nouns.comparison import Comparison
+    from gradverify.core.nouns import Case, Comparison
     from gradverify.core.summarise.report import Report
 
 _WIDE = 200  # characters of a line that a layer has printed
 
 
 @click.command("check")
-@click.argument("targets", metavar="[TARGET]...", nargs=-1)
+@click.argument("targets", metavar="[TARGET]...", nargs=-1, shell_complete=targets_named)
 @click.option("--loss", metavar="NAME", help="Put each layer under this registered loss.")
+@click.option("--all", "everything", is_flag=True, help="All that is registered, whatever the project names.")
+@click.option("--profile", metavar="NAME", help="How much is drawn: quick (25 cases), ci (50) or thorough (400).")
 @click.option("--examples", type=int, metavar="N", help="Cases drawn for each property.")
 @click.option("--seed", type=int, metavar="S", help="Seed of the drawing; the same seed draws the same cases.")
 @click.option("--eps", type=float, metavar="E", help="Relative step of the first difference, instead of a drawn one.")
@@ -46,6 +56,8 @@ _WIDE = 200  # characters of a line that a layer has printed
 @color_option
 def command(
     targets: tuple[str, ...],
+    everything: bool,
+    profile: str | None,
     json_file: str | None,
     html_file: str | None,
     color: bool | None,
@@ -57,18 +69,26 @@ def command(
     """Check layers: the gradient of every primal, and every other property that applies.
 
     TARGET is a registered name, package.module, package.module:object or file.py[:object]; none means
-    all that is registered. Layers are checked at once, in processes of their own: one that crashes, hangs,
-    exits or exhausts memory costs no other layer anything. Prints a table, then each finding on a small
-    case of its own, with the command that replays it. Ctrl-C ends it, and shows what was found by then.
+    what [tool.gradverify] in pyproject.toml names, or else all that is registered. That table also holds
+    where no option says otherwise: profile, examples, seed, properties, jobs, fail_under_coverage.
+
+    Layers are checked at once, in processes of their own: one that crashes, hangs, exits or exhausts
+    memory costs no other layer anything. Prints a table, then each finding on a small case of its own,
+    with the command that replays it. Ctrl-C ends it, and shows what was found by then.
     """
     loss, matrices, least = given.pop("loss"), given.pop("show_matrices"), given.pop("least")
     if least is not None and not 0 <= least <= 100:
         raise UsageError(f"--fail-under-coverage takes a percentage from 0 to 100, got {least:g}")
     begun = time.monotonic()
+    project = _project.defaults(profile)
+    least, workers = project.least if least is None else least, workers or project.jobs
+    if not targets and not everything and project.targets:
+        targets = project.targets
+        _project.told(targets)
     with data_stream() as data:
         writable(json_file)
         writable(html_file)
-        settings = _settings(**given)
+        settings = _settings(project, **given)
         if _workers.supervises(in_process):
             results, total = _supervised(targets, loss, settings, matrices, case_memory, workers, color)
         else:
@@ -103,12 +123,14 @@ def command(
     return _status(results, reports, least)
 
 
-def _settings(*, examples: int | None, properties: tuple[str, ...], **given: Any) -> Settings:
-    from gradverify.core.check.settings import Settings
+def _settings(
+    project: _project.Defaults, *, examples: int | None, seed: int | None, properties: tuple[str, ...], **given: Any
+) -> Settings:
+    from gradverify.core.check.settings import EXAMPLES, Settings
 
-    if examples is not None:
-        given["examples"] = examples
-    return Settings(properties=properties or None, **given)
+    drawn = next((n for n in (examples, project.examples) if n is not None), EXAMPLES)
+    seed = project.seed if seed is None else seed
+    return Settings(examples=drawn, seed=seed, properties=properties or project.properties or None, **given)
 
 
 def _interrupted(done: int, total: int, reports: Sequence[Report]) -> str:

@@ -11,7 +11,7 @@ from gradverify.cli import _show
 from gradverify.cli._output import color_option, colored, data_stream, write
 
 if TYPE_CHECKING:
-    from gradverify.core.nouns.finding import Finding
+    from gradverify.core.nouns import Finding
 
 
 @click.command("explain")

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradverify.cli import _campaign
-from gradverify.cli._output import BYTES, color_option, data_stream, note
+from gradverify.cli import _campaign, _project
+from gradverify.cli._output import BYTES, color_option, data_stream, note, targets_named
 from gradverify.cli._signals import asked_first
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Duration(click.ParamType[float]):
 
 
 @click.command("fuzz")
-@click.argument("targets", metavar="[TARGET]...", nargs=-1)
+@click.argument("targets", metavar="[TARGET]...", nargs=-1, shell_complete=targets_named)
 @click.option("--for", "seconds", type=Duration(), metavar="TIME", help="Stop after 90s, 10m, 1h30m; else on Ctrl-C.")
 @click.option("-j", "--workers", type=click.IntRange(1), metavar="N", help="Units at once; the default is all cores.")
 @click.option("--store", "folder", metavar="DIR", help="Keep everything here; a store that exists is resumed.")
@@ -66,14 +66,19 @@ def command(
 ) -> int:
     """Check layers for hours, on all cores or a cluster, and lose nothing.
 
-    TARGET is as for `gradverify check`. Ctrl-C stops in an orderly way; with --store the next run goes on
-    where this one stopped. A layer that crashes, hangs or exhausts memory ends one worker, which is
+    TARGET and [tool.gradverify] are as for `gradverify check`. Ctrl-C stops in an orderly way; with --store the
+    next run goes on where this one stopped. A layer that crashes, hangs or exhausts memory ends one worker, which is
     replaced, and becomes a finding. Exit status as for `check`; a spent time is no error.
     """
     from gradverify.campaign import Campaign, Plan
     from gradverify.core.check.settings import Settings
     from gradverify.core.errors import UsageError
 
+    project = _project.defaults()
+    properties = properties or project.properties
+    if not targets and project.targets:
+        targets = project.targets
+        _project.told(targets)
     if folder == "":
         raise UsageError("--store needs the name of a folder")
     Settings(dtype=dtype, eps=eps, properties=properties or None)  # refuses what makes no sense

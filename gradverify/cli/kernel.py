@@ -15,8 +15,7 @@ from gradverify.core.errors import DeclarationError, UsageError
 
 if TYPE_CHECKING:
     from gradverify.core.declare.layer import Layer
-    from gradverify.core.nouns.case import Case
-    from gradverify.core.nouns.finding import Outcome
+    from gradverify.core.nouns import Case, Outcome
     from gradverify.core.properties import Property
     from gradverify.core.summarise.report import Report
 

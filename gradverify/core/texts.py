@@ -7,7 +7,9 @@ holds ``##[`` for a command, wherever a long message happens to be wrapped.
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 
 LINE = 400  # characters of a message; what is longer is not read
 BLOCK = 20_000  # characters of a report
@@ -39,6 +41,12 @@ def first_line(text: str, most: int = LINE) -> str:
     """The first line that is not empty."""
     lines = text[: 4 * most].strip().splitlines()
     return line(lines[0], most) if lines else ""
+
+
+def meant(name: object, known: Iterable[str], most: int = 3) -> str:
+    """What somebody may have meant by a name that is not known, as the end of a sentence; "" if nothing is near."""
+    close = difflib.get_close_matches(str(name), list(known), n=most)
+    return f"; did you mean {', '.join(close)}?" if close else ""
 
 
 def _shown(sign: str) -> str:

@@ -15,8 +15,7 @@ from gradverify.core.errors import DeclarationError, NothingVerified, PartlyVeri
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.evaluate.failures import COMPLETE, ELSEWHERE, failed, out_of_memory, unpatched
 from gradverify.core.evaluate.limits import SLOW, time_limit
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns import Array, Case, Finding, Outcome
 from gradverify.core.properties import Property, properties
 from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import Tally
@@ -88,7 +87,7 @@ def selected(names: Sequence[str] | None) -> list[Property]:
     """
     chosen = [properties.get(name) for name in (names if names is not None else properties.names())]
     chosen = [prop for prop in chosen if prop.default or names is not None]
-    return sorted(chosen, key=lambda prop: (prop.name != COMPLETE, prop.name != "gradient", prop.name))
+    return sorted(chosen, key=lambda prop: (prop.turn, prop.name))
 
 
 def checked(layer: Layer, case: Case) -> Case:
@@ -204,8 +203,12 @@ def _unless_moot(layer: Layer, case: Case, prop: Property, outcome: Outcome) -> 
 def no_pass(report: Report) -> AssertionError:
     """The error for a report that has no finding, and in which not all that was asked for was verified."""
     if report.decided and report.blocking:
-        return PartlyVerified(report, f"{len(report.blocking)} weight(s) not verified\n{report}")
-    return NothingVerified(report, f"nothing could be verified\n{report}")
+        return PartlyVerified(report, f"{report.layer}: no gradient was found for {_names(report)}\n{report}")
+    return NothingVerified(report, f"{report.layer}: nothing could be verified\n{report}")
+
+
+def _names(report: Report) -> str:
+    return ", ".join(item.name for item in report.blocking)
 
 
 def ranked(findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -107,9 +107,9 @@ def remembering(name: str) -> Callable[[], Layer]:
             return output, (saved, primals)
 
         def backward(cotangent: Any, saved: Any, **options: Any) -> Any:
-            from gradverify.core.declare.functions import accepted
+            from gradverify.core.declare.functions import taken_by
 
-            taken = {key: options[key] for key in accepted(right.backward, tuple(options))}
+            taken = taken_by(right.backward, options)
             return right.backward(cotangent, saved[0], **taken)
 
         return right.derive(forward=forward, backward=backward)

@@ -15,7 +15,7 @@ from gradverify.core import evaluate
 from gradverify.core.declare.dims import sizes_in
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns import Array, Case
 
 EPS, RTOL, ATOL = 1e-6, 1e-3, 1e-5
 _EXTENTS = (4, 3, 5, 6, 7, 2)  # of named axes, in the order in which they appear

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from gradverify.core.declare.declaration import Primal
-from gradverify.core.declare.functions import accepted
+from gradverify.core.declare.functions import taken_by
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import by_name, spreads
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 from gradverify.mutants import Mutant, baseline
 
 Change = Callable[[Array], Array]
@@ -170,7 +170,7 @@ def _with(layer: Layer, change: Callable[[dict[str, Any], Any, Any], dict[str, A
 def _pull(layer: Layer, cotangents: Any, saved: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """The right gradients by name; backward may take its cotangents one by one."""
     spread = isinstance(cotangents, tuple) and spreads(layer.backward, len(cotangents))
-    taken = {key: options[key] for key in accepted(layer.backward, tuple(options))}
+    taken = taken_by(layer.backward, options)
     return by_name(layer, layer.backward(*(cotangents if spread else (cotangents,)), saved, **taken))
 
 

@@ -178,8 +178,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _imported(modules: set[Any]) -> bool:
     """Whether anything of gradverify is at hand in test modules, or was used while they were imported."""
-    mine = f"{ROOT}.pytest_plugin"
-    if any(name.startswith(f"{ROOT}.") and not name.startswith(mine) for name in sys.modules):
+    mine = {f"{ROOT}.{name}" for name in ("core", "core.errors", "core.nouns", "core.nouns.forms", "project")}
+    others = (name for name in sys.modules if name.startswith(f"{ROOT}.") and name not in mine)
+    if any(not name.startswith(f"{ROOT}.pytest_plugin") for name in others):
         return True
     values = (value for module in modules if module is not None for value in vars(module).values())
     return any(getattr(value, "__name__", None) == ROOT or _home(value) == ROOT for value in values)
@@ -262,7 +263,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, obj
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     state = config.stash[STATE]
     records = _all(terminalreporter)
-    if not records and state.settings.json is None:
+    if not records and state.settings.json is None and state.settings.html is None:
         return
     from gradverify.pytest_plugin import summary
     from gradverify.pytest_plugin.lines import too_low
@@ -276,6 +277,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.line(line)
     if state.settings.json is not None:
         summary.write_json(state.settings.json, summary.as_json(state.settings, records))
+    if state.settings.html is not None and state.settings.pages is not None and not hasattr(config, "workerinput"):
+        from gradverify.pytest_plugin import pages
+
+        count = pages.write(state.settings.pages, state.settings.html)
+        other = "" if count else "; checks by gv.check are not on it, those by the fixture `gradverify` are"
+        terminalreporter.line(f"{ROOT}: {count} layer{'s' * (count != 1)} on the page {state.settings.html}{other}")
 
 
 def _all(reporter: pytest.TerminalReporter) -> list[dict[str, Any]]:

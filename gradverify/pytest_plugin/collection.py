@@ -21,7 +21,7 @@ from gradverify.pytest_plugin import settings, shared
 from gradverify.pytest_plugin.failure import Failed, representation
 from gradverify.pytest_plugin.replays import Check
 from gradverify.pytest_plugin.run import Result, Run
-from gradverify.report.terminal import render_findings
+from gradverify.report.terminal import raised
 
 ROOT = "gradverify"
 _LEAST = 25  # cases in a shard; fewer are not worth a test of their own
@@ -191,9 +191,8 @@ class CheckItem(pytest.Item):
         shared.attach(self, result.records, told.junit)
         report = result.report
         if report.findings:
-            count, first = len(report.findings), report.findings[0]
-            lines = [f"{report.layer}: {count} finding{'s' * (count != 1)} (seed {report.seed})", *report.notes]
-            raise Failed("\n".join([*lines, *render_findings(report, replays=result.replays)]), first.message)
+            text = "\n".join([raised(report, result.replays), *report.notes])
+            raise Failed(text, report.findings[0].message)
         if result.records[0]["verdict"] == "skipped":
             pytest.skip(str(result.records[0]["reason"]))
         if not report.verified:

@@ -17,7 +17,7 @@ from gradverify.core.verify import no_pass
 from gradverify.pytest_plugin import shared
 from gradverify.pytest_plugin.replays import Check
 from gradverify.pytest_plugin.run import Run
-from gradverify.report.terminal import render
+from gradverify.report.terminal import raised
 
 
 class Checker:
@@ -68,8 +68,7 @@ class Checker:
         result = self._run.check(Check(layer, item.nodeid, settings))
         shared.attach(item, result.records, told.junit)
         if raises and result.report.findings:
-            text = f"{len(result.report.findings)} finding(s)\n{render(result.report, replays=result.replays)}"
-            raise GradientMismatch(result.report, text)
+            raise GradientMismatch(result.report, raised(result.report, result.replays))
         if raises and not result.report.verified:
             raise no_pass(result.report)
         return result.report

@@ -18,11 +18,10 @@ from gradverify import casefile
 from gradverify.campaign import journal
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import CaseFileError
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns import Case, Finding, Outcome
 from gradverify.core.properties import Property
 from gradverify.core.verify import watcher
-from gradverify.files import Fields, Told, packed, unpacked
+from gradverify.files import Fields, FindingText, packed, unpacked
 
 KILLED = "killed"  # kind of the finding that a dead process leaves behind
 _UNWRITABLE = (OSError, CaseFileError)  # a journal that cannot be written must not stop the check
@@ -82,7 +81,7 @@ class Journal:
                 path = self._path(f"-{len(self.found)}{_FOUND}")
                 self.found[finding.fingerprint] = path
                 with suppress(*_UNWRITABLE):
-                    record = packed(Told.of(finding, outcome.property).to_json(), casefile.dumps(finding.case))
+                    record = packed(FindingText.of(finding, outcome.property).to_json(), casefile.dumps(finding.case))
                     with closing(journal.Journal(path)) as kept:
                         kept.write(record)
 
@@ -139,14 +138,14 @@ def _left(running: Path) -> Left | None:
     paths = [*sorted(running.parent.glob(f"{stem}-*{_FOUND}")), running]
     try:
         *found, (about, case) = (_read(path) for path in paths)
-        told = [(Told.from_json(fields), its) for fields, its in found]
+        texts = [(FindingText.from_json(fields), its) for fields, its in found]
         owner, asked = about.text("owner"), about.line("asked")
     except CaseFileError:
         return None
     finally:
         for path in paths:
             path.unlink(missing_ok=True)
-    findings = [Finding(t.property, t.kind, t.primal, t.message, its, severity=t.severity) for t, its in told]
+    findings = [Finding(t.property, t.kind, t.primal, t.message, its, severity=t.severity) for t, its in texts]
     message = "the process ended while it ran the layer on this case"
     return Left(owner, asked, (*findings, Finding(asked, KILLED, None, message, case)))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gradverify.pytest_plugin.shared import ATTRIBUTE, Record, told
+from gradverify.pytest_plugin.shared import ATTRIBUTE, Record, junit_values
 
 
 class Output:
@@ -21,7 +21,7 @@ class Output:
         records: list[Record] = getattr(report, ATTRIBUTE, [])
         if not records:
             return
-        lines = [f"{name}: {value}" for record in records for name, value in told(record)]
+        lines = [f"{name}: {value}" for record in records for name, value in junit_values(record)]
         element = ET.Element("system-out")
         element.text = "".join(c if c.isprintable() or c == "\n" else "?" for c in "\n".join(lines))
         for plugin in self.config.pluginmanager.get_plugins():

@@ -15,8 +15,7 @@ from gradverify.core import tuning
 from gradverify.core.check.settings import Settings
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import UsageError
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import Finding
+from gradverify.core.nouns import Case, Finding
 from gradverify.core.properties import Property
 from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import Tally

@@ -14,13 +14,13 @@ import pytest
 from gradverify.core.check.search import check_layer
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import CaseFileError
-from gradverify.core.nouns.finding import Finding
+from gradverify.core.nouns import Finding
 from gradverify.core.nouns.ledger import ledger
 from gradverify.core.summarise.report import DIFFERENTIATING, Report
 from gradverify.core.verify import selected
 from gradverify.corpus import Corpus, Damaged, Entry, remove, replay_command
 from gradverify.ending import kept_alive
-from gradverify.pytest_plugin import journal, settings, supervisor
+from gradverify.pytest_plugin import journal, pages, settings, supervisor
 from gradverify.pytest_plugin.replays import Check, Examined, examined, shown
 from gradverify.pytest_plugin.shared import Record
 from gradverify.pytest_plugin.workers import Workers, workers_of
@@ -96,6 +96,8 @@ class Run:
         if self.settings.prune:
             for path in done.fixed:
                 remove(kept[path])
+        if self.settings.pages is not None:
+            pages.keep(self.settings.pages, check.owner, report, paths)
         commands = {f: replay_command(path, f.case) for f, path in paths.items() if path is not None}
         records = [_record(check, report, name, props, commands) for name in props]
         records[0]["corpus"] = self._replay_record(done) | {"unkept": sum(path is None for path in paths.values())}

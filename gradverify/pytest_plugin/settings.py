@@ -10,54 +10,19 @@ import hashlib
 import os
 import random
 import sys
+import tempfile
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple  # a dataclass takes a millisecond of every run to build
+from typing import Any, NamedTuple, NoReturn  # a dataclass takes a millisecond of every run to build
 
 import pytest
 
-PREFIX = "gradverify"
-LISTS = {
-    "modules": "modules whose layers become tests: package.module, package.module:object or file.py",
-    "layers": "registered layers that become tests: names, or patterns such as conv*",
-    "properties": "properties to try; the default is all of them",
-    "shards": "a number of shards for every layer, or lines 'PATTERN = NUMBER'",
-}
-WORDS = {
-    "profile": "quick, thorough or ci; the default is quick, and ci where the variable CI is set",
-    "examples": "cases drawn for each property, instead of the profile's number",
-    "seed": "a whole number, or 'random'",
-    "corpus": "folder of failing cases, relative to the root folder (default .gradverify/corpus)",
-    "prune": "whether a case that fails no more is removed from the corpus (default: not in the profile ci)",
-    "fail_under_coverage": "percent of the lines and branches of each layer's code that must run (default: any share)",
-    "jobs": "layers at once, each in a process of its own (default: one for each core); 0 runs them in that of pytest",
-    "junit": "true: results are properties in JUnit XML; false: they are not in it (default: as its schema allows)",
-}
+from gradverify import project
+from gradverify.core.errors import UsageError
+from gradverify.project import LISTS, WORDS, Profile
 
-
-class Profile(NamedTuple):
-    """How much a run does, before flags and ini keys.
-
-    Attributes
-    ----------
-    examples : cases for each property
-    shards : parts into which a property with many cases is split
-    seed : None draws a new one for each run
-    prune : whether fixed cases are removed from the corpus
-    """
-
-    examples: int
-    shards: int = 1
-    seed: int | None = None
-    prune: bool = True
-
-
-PROFILES = {
-    "quick": Profile(examples=25),
-    "thorough": Profile(examples=400, shards=4),
-    "ci": Profile(examples=50, seed=0, prune=False),
-}
+PREFIX = project.NAME
 
 
 class Settings(NamedTuple):
@@ -79,6 +44,8 @@ class Settings(NamedTuple):
     jobs: int | None
     junit: str
     json: Path | None
+    html: Path | None
+    pages: Path | None  # where the processes of a run leave their reports for the page
     least: float
     where: Mapping[str, str]  # key -> where it was set, for error messages
 
@@ -114,6 +81,7 @@ def add_options(parser: pytest.Parser) -> None:
         f"--{PREFIX}-property", dest=f"{PREFIX}_properties", metavar="P", action="append", help="try this property only"
     )
     group.addoption(f"--{PREFIX}-json", dest=f"{PREFIX}_json", metavar="FILE", help="write the results as JSON")
+    group.addoption(f"--{PREFIX}-html", dest=f"{PREFIX}_html", metavar="FILE", help="write the reports as one page")
     for key, text in LISTS.items():
         parser.addini(f"{PREFIX}_{key}", text, type="linelist", default=None)
     for key, text in WORDS.items():
@@ -144,9 +112,7 @@ def resolve(config: pytest.Config) -> Settings:
     given = _Given(config)
     chosen = given.get("profile")
     name = str(chosen or ("ci" if os.environ.get("CI") else "quick"))
-    if name not in PROFILES:
-        given.refuse("profile", f"there is no profile {name!r}; there are {', '.join(PROFILES)}")
-    profile = PROFILES[name] if chosen else _as_hypothesis(config, PROFILES[name])
+    profile = given.profile(name) if chosen else _as_hypothesis(config, given.profile(name))
     examples = given.whole("examples", profile.examples, 1)
     return Settings(
         profile=name,
@@ -160,7 +126,9 @@ def resolve(config: pytest.Config) -> Settings:
         prune=given.truth("prune", profile.prune),
         jobs=None if given.get("jobs") is None else given.whole("jobs", 0, 0),
         junit=_junit(given, config),
-        json=_writable(given, config),
+        json=_writable(given, config, "json"),
+        html=(page := _writable(given, config, "html")),
+        pages=None if page is None else _pages(config),
         least=given.share("fail_under_coverage"),
         where=given.where,
     )
@@ -218,29 +186,29 @@ def _shards(given: _Given) -> list[tuple[str, int]]:
     return [(pattern, int(count)) for pattern, count in pairs]
 
 
-def _writable(given: _Given, config: pytest.Config) -> Path | None:
-    value = given.get("json")
+def _pages(config: pytest.Config) -> Path:
+    told = getattr(config, "workerinput", {}).get("gradverify_pages")
+    return Path(told or tempfile.mkdtemp(prefix=f"{PREFIX}-pages-"))
+
+
+def _writable(given: _Given, config: pytest.Config, key: str) -> Path | None:
+    value = given.get(key)
     if value is None:
         return None
     path = config.invocation_params.dir / str(value)
     if path.is_dir():
-        given.refuse("json", f"{str(value)!r} is a folder")
+        given.refuse(key, f"{str(value)!r} is a folder")
     if not path.parent.is_dir():
-        given.refuse("json", f"cannot write {str(value)!r}: there is no folder {str(path.parent)!r}")
+        given.refuse(key, f"cannot write {str(value)!r}: there is no folder {str(path.parent)!r}")
     return path
 
 
-class _Given:
-    """Values as they were written, and where."""
+class _Given(project.Given):
+    """Values as they were written in flags, in pytest's own configuration or in the table, in this order."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.where: dict[str, str] = {}
-        self.table = _table(config)
-        for key in self.table:
-            if key not in LISTS and key not in WORDS:
-                known = ", ".join([*LISTS, *WORDS])
-                raise pytest.UsageError(f"[tool.{PREFIX}] {key}: there is no such key; there are {known}")
+        super().__init__(_table(config))
 
     def get(self, key: str) -> Any:
         flag = self.config.getoption(f"{PREFIX}_{key}", None)
@@ -251,53 +219,18 @@ class _Given:
         if ini is not None and ini != []:
             self.where[key] = f"{PREFIX}_{key}"
             return ini
-        if key in self.table:
-            self.where[key] = f"[tool.{PREFIX}] {key}"
-            return self.table[key]
-        return None
+        return super().get(key) if key in self.table else None
 
     def _ini(self, name: str) -> Any:
         try:
             return self.config.getini(name)
         except (TypeError, pytest.UsageError):  # `[tool.pytest]` and pytest.toml have types, and these keys several
             path = self.config.inipath
-            data = _toml(path) if path is not None else {}
+            data = project.toml(path) if path is not None else {}
             return (data.get("tool", {}).get("pytest") or data.get("pytest") or {}).get(name)
 
-    def refuse(self, key: str, text: str) -> None:
+    def refuse(self, key: str, text: str) -> NoReturn:
         raise pytest.UsageError(f"{self.where.get(key, f'{PREFIX}_{key}')}: {text}")
-
-    def words(self, key: str) -> tuple[str, ...]:
-        value = self.get(key)
-        values = value if isinstance(value, list) else [] if value is None else [value]
-        return tuple(word for line in values for word in str(line).replace(",", " ").split())
-
-    def whole(self, key: str, default: int, least: int) -> int:
-        value = self.get(key)
-        if value is None:
-            return default
-        if isinstance(value, bool) or not str(value).isdecimal() or int(value) < least:
-            self.refuse(key, f"{value!r} is not a whole number of at least {least}")
-        return int(value)
-
-    def share(self, key: str) -> float:
-        """Percent; 0 where none is given."""
-        value = self.get(key)
-        try:
-            share = float(0 if value is None else value)
-        except (TypeError, ValueError):
-            share = -1.0
-        if not 0 <= share <= 100:
-            self.refuse(key, f"{value!r} is not a number from 0 to 100")
-        return share
-
-    def truth(self, key: str, default: bool) -> bool:
-        value = self.get(key)
-        if value is None or isinstance(value, bool):
-            return default if value is None else value
-        if str(value).lower() not in ("true", "false", "1", "0", "yes", "no"):
-            self.refuse(key, f"{value!r} is neither true nor false")
-        return str(value).lower() in ("true", "1", "yes")
 
 
 def _table(config: pytest.Config) -> dict[str, Any]:
@@ -305,23 +238,6 @@ def _table(config: pytest.Config) -> dict[str, Any]:
     ini = config.inipath
     path = ini if ini is not None and ini.name == "pyproject.toml" else config.rootpath / "pyproject.toml"
     try:
-        if PREFIX.encode() not in path.read_bytes():
-            return {}
-    except OSError:
-        return {}
-    found = _toml(path).get("tool", {}).get(PREFIX, {})
-    if not isinstance(found, dict):
-        raise pytest.UsageError(f"{path}: tool.{PREFIX} is not a table")
-    return found
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        import tomllib
-    except ImportError:  # Python 3.10; pytest needs this package there as well
-        import tomli as tomllib  # type: ignore[import-not-found, no-redef]
-
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise pytest.UsageError(f"{path}: {error}") from None
+        return project.table(path)
+    except UsageError as error:
+        raise pytest.UsageError(str(error)) from None

@@ -86,8 +86,8 @@ def _shares(parts: Sequence[Record]) -> list[Record]:
         known = found.setdefault(share["name"], {**share, "entries": 0, "decided": None, "unresolved": {}})
         known["entries"] += share["entries"]
         for key, combined in (("decided", sum), ("resolution", max)):
-            told = [value for value in (known[key], share[key]) if value is not None]
-            known[key] = combined(told) if told else None
+            numbers = [value for value in (known[key], share[key]) if value is not None]
+            known[key] = combined(numbers) if numbers else None
         for why, count in share["unresolved"].items():
             known["unresolved"][why] = known["unresolved"].get(why, 0) + count
     return list(found.values())
@@ -110,11 +110,11 @@ def attach(item: pytest.Item, records: Sequence[Record], junit: str) -> None:
     """Put records onto an item, and into its properties; a test that checks in a loop has one of each kind."""
     known = item.stash[RECORDS] = merged([*item.stash.get(RECORDS, []), *records])
     if junit == "properties":
-        own = [pair for record in known for pair in told(record)]
+        own = [pair for record in known for pair in junit_values(record)]
         item.user_properties[:] = [p for p in item.user_properties if not p[0].startswith("gradverify.")] + own
 
 
-def told(record: Record) -> list[tuple[str, object]]:
+def junit_values(record: Record) -> list[tuple[str, object]]:
     """A record as names and values, for JUnit XML."""
     label = f"gradverify.{record['layer']}.{record['property']}"
     said = [(label, record["verdict"])]

@@ -22,6 +22,8 @@ class Controller:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         node.workerinput["gradverify_seed"] = self.state.settings.seed
+        if self.state.settings.pages is not None:
+            node.workerinput["gradverify_pages"] = str(self.state.settings.pages)
 
     @pytest.hookimpl(optionalhook=True, wrapper=True)
     def pytest_xdist_make_scheduler(self) -> Generator[None, Any, Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import keyword
 import math
+import re
 import textwrap
 from typing import Any
 
 import numpy as np
 
-from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns import Array, Case, Comparison
 
 _TAKEN = {"np", "ml_dtypes", "options", "cotangents", "primals"}
 _WIDTH = 76  # of a line of code; arrays wrap, nothing else does
@@ -36,6 +37,14 @@ def python(case: Case) -> str:
         several = "".join(textwrap.indent(f"{_assign('', v)},\n", "    ") for v in case.cotangents)
         lines.append(one if len(one) <= _WIDTH else f"cotangents = (\n{several})")
     return "\n".join(lines)
+
+
+def calls(comparison: Comparison | None) -> list[str]:
+    """Statements that hold what two calls gave, by which is which; none where a numerical derivative is compared."""
+    if comparison is None or not comparison.two_calls:
+        return []
+    sides = zip(comparison.sides, (comparison.analytic, comparison.numerical))
+    return [_assign(f"{re.sub(r'[^a-z]+', '_', side)} = ", value) for side, value in sides]
 
 
 def array(value: Array) -> str:

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.core.judge import says
-from gradverify.core.nouns.comparison import Comparison, Verdict
-from gradverify.core.nouns.finding import Diagnosis, Finding
+from gradverify.core.nouns import Comparison, Diagnosis, Finding, Verdict
 from gradverify.report.numbers import entry, short
 from gradverify.report.terminal import painter
 

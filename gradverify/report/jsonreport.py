@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 
 import gradverify
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.comparison import Comparison
-from gradverify.core.nouns.finding import Finding
+from gradverify.core.nouns import Case, Comparison, Finding
 from gradverify.core.nouns.ledger import Ledger
 from gradverify.core.summarise.coverage import Coverage, regions
 from gradverify.core.summarise.report import Report
@@ -149,6 +147,7 @@ def _entry(comparison: Comparison) -> dict[str, Any] | None:
     return {
         "index": list(where),
         "labels": list(comparison.labels),
+        "sides": list(comparison.sides),
         "analytic": plain(comparison.analytic[where]),
         "numerical": plain(comparison.numerical[where]),
         "bound": plain(comparison.bound[where]),

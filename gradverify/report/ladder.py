@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gradverify.core.nouns.finding import Finding
+from gradverify.core.nouns import Finding
 from gradverify.report.numbers import entry, short
 from gradverify.report.terminal import columns
 

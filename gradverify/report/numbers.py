@@ -13,8 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.comparison import Comparison, Verdict
+from gradverify.core.nouns import Array, Comparison, Verdict
 
 T = TypeVar("T")
 Paint = Callable[[str], str]
@@ -94,14 +93,10 @@ def _around(index: int, size: int, most: int) -> range:
 
 
 def parts(comparison: Comparison, *names: str) -> dict[str, Array]:
-    """Arrays of a comparison by title: "analytic", "numerical", "difference", "bound"."""
-    known = {
-        "analytic": comparison.analytic,
-        "numerical": comparison.numerical,
-        "difference": comparison.analytic - comparison.numerical,
-        "bound": comparison.bound,
-    }
-    return {name: known[name] for name in names}
+    """The two sides of a comparison by what they are called, and "difference" and "bound" where they are named."""
+    sides = dict(zip(comparison.sides, (comparison.analytic, comparison.numerical)))
+    known = {"difference": comparison.analytic - comparison.numerical, "bound": comparison.bound}
+    return sides | {name: known[name] for name in names}
 
 
 def blocks(comparison: Comparison, arrays: dict[str, Array], view: Window, paint: Paint | None = None) -> list[str]:
@@ -110,8 +105,8 @@ def blocks(comparison: Comparison, arrays: dict[str, Array], view: Window, paint
     rendered = []
     for title, array in arrays.items():
         # entries that nobody looked at have no numerical value, which is not the layer's NaN
-        unknown = unresolved & ~np.isfinite(array) & (title != "analytic")
-        star = comparison.wrong & (title == "analytic")
+        unknown = unresolved & ~np.isfinite(array) & (title != comparison.sides[0])
+        star = comparison.wrong & (title == comparison.sides[0])
         rendered.append(_block(title, view.cells(array, star, unknown, _digits(title))))
     title, *rows = [GAP.join(pieces).rstrip() for pieces in zip(*rendered)]
     return [title, *(_painted(row, paint) for row in rows)]
@@ -162,7 +157,7 @@ def matrices(comparison: Comparison, arrays: dict[str, Array], width: int, paint
 def _listing(comparison: Comparison, arrays: dict[str, Array], paint: Paint | None) -> list[str]:
     rows = [["", *(f"{title} " for title in arrays)]]
     for index in np.ndindex(*np.shape(comparison.analytic)):
-        stars = {"analytic": "*"} if comparison.wrong[index] else {}
+        stars = {comparison.sides[0]: "*"} if comparison.wrong[index] else {}
         cells = [short(array[index], _digits(title)) + stars.get(title, " ") for title, array in arrays.items()]
         rows.append([f"[{', '.join(map(str, index))}]", *cells])
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import count
 
+from gradverify.core import texts
 from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import Tally
 from gradverify.report.numbers import short
@@ -14,13 +15,36 @@ from gradverify.report.terminal import columns, painter, unfounded
 HEADER = ("layer", "cases", "entries", "worst/bound", "resolution", "time", "unresolved", "kinks", "verdict")
 
 
-def table(reports: Sequence[Report], color: bool = False) -> str:
+DROPPED = ("entries", "kinks", "time", "cases", "unresolved", "resolution")  # where there is no room, from the first on
+_NAME = 24  # characters of a layer's name that are kept where there is no room
+
+
+def table(reports: Sequence[Report], color: bool = False, width: int | None = None) -> str:
     """Layer, cases, entries compared, worst disagreement in units of its bound, resolution, time, verdict.
 
-    Columns in which no row has anything to say (unresolved, kinks) are left out.
+    Columns in which no row has anything to say (unresolved, kinks) are left out; so are others where a row would be
+    longer than `width`. Then long names, and at last verdicts, are cut.
     """
-    head, *rows = columns([HEADER, *(_row(*pair) for pair in zip(labels(reports), reports))])
+    head, *rows = _fitting([HEADER, *(_row(*pair) for pair in zip(labels(reports), reports))], width)
     return "\n".join([painter("bold", color)(head), *(_colored(*pair, color) for pair in zip(rows, reports))])
+
+
+def _fitting(rows: list[tuple[str, ...]], width: int | None) -> list[str]:
+    """Rows as aligned text of at most so many columns."""
+    lines = columns(rows)
+    for name in DROPPED:
+        if width is None or max(map(len, lines)) <= width:
+            return lines
+        k = rows[0].index(name)
+        rows = [row[:k] + row[k + 1 :] for row in rows]
+        lines = columns(rows)
+    if width is not None and max(map(len, lines)) > width:
+        lines = columns([(texts.line(row[0], _NAME), *row[1:]) for row in rows])
+    return [_cut(line, width or len(line)) for line in lines]
+
+
+def _cut(line: str, width: int) -> str:
+    return line if len(line) <= width else f"{line[: width - 1].rstrip()}…"
 
 
 def verdict(report: Report) -> str:
@@ -92,7 +116,7 @@ def _unresolved(compared: list[Tally]) -> str:
 def _colored(row: str, report: Report, color: bool) -> str:
     style = "red" if report.findings else "green" if report.verified else "yellow"
     said = verdict(report)
-    return row.removesuffix(said) + painter(style, color)(said)
+    return row.removesuffix(said) + painter(style, color)(said) if row.endswith(said) else painter(style, color)(row)
 
 
 def _many(count: int, noun: str) -> str:

@@ -8,9 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.comparison import Comparison
-from gradverify.core.nouns.finding import WORST_SEEN, Finding
+from gradverify.core.nouns import WORST_SEEN, Case, Comparison, Finding
 from gradverify.core.nouns.ledger import NO_REASON, NotVerified, Share, declaration
 from gradverify.core.properties import properties
 from gradverify.core.summarise.report import Report
@@ -45,6 +43,11 @@ def render(report: Report, color: bool = False, width: int = 80, replays: Mappin
     lines += _wrapped([f"declared: {line}" for line in report.declared], 2, width)
     lines += _wrapped([f"note: {line}" for line in report.notes], 2, width)
     return "\n".join([*lines, *render_findings(report, color, width, replays)])
+
+
+def raised(report: Report, replays: Mapping[Finding, str] | None = None) -> str:
+    """A Report as the text of an exception: the first line is the first finding, and the headline comes last."""
+    return "\n".join([*render_findings(report, replays=replays), "", _headline(report)]).lstrip("\n")
 
 
 def render_findings(
@@ -147,7 +150,7 @@ def render_finding(finding: Finding, color: bool = False, width: int = 80, repla
         [*_opening(finding, color, width), *_diagnosed(finding, color, width)],
         _compared(finding, color, width),
         ladder.brief(finding, width),
-        _smallest(finding.case, replay),
+        _smallest(finding, replay),
         [*_worst_seen(finding, width), *_replayed(replay)],
     ]
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
@@ -169,7 +172,7 @@ def undecided(report: Report) -> str:
 
 def side_by_side(comparison: Comparison, color: bool = False, width: int = 80) -> str:
     """Every entry of the analytic and numerical gradients, their difference and its bound."""
-    arrays = parts(comparison, "analytic", "numerical", "difference", "bound")
+    arrays = parts(comparison, "difference", "bound")
     title = f"{comparison.primal} {_shape(np.shape(comparison.analytic))}"
     marked = "" if not comparison.wrong.any() else "   (* disagrees)"
     lines = matrices(comparison, arrays, width - 2, painter("red", color) if color else None)
@@ -264,15 +267,16 @@ def _compared(finding: Finding, color: bool, width: int) -> list[str]:
         return []
     where, wrong = comparison.worst, comparison.wrong
     a, n = apart(comparison.analytic[where], comparison.numerical[where])
+    (one, other), most = comparison.sides, max(map(len, comparison.sides))
     lines = [
         f"  at {entry(comparison.primal, where, comparison.labels)}",
-        f"    analytic   {a}",
-        f"    numerical  {n} ± {short(comparison.bound[where], 2)}",
+        f"    {one:<{most}}  {a}",
+        f"    {other:<{most}}  {n} ± {short(comparison.bound[where], 2)}",
     ]
     if wrong.size == 1:
         return lines
     paint = painter("red", color) if color else None
-    shown = fitting(comparison, parts(comparison, "analytic", "numerical", "bound"), width - 4, paint)
+    shown = fitting(comparison, parts(comparison, "bound"), width - 4, paint)
     said = f"  {int(wrong.sum())} of {wrong.size} disagree (*), {_bounds(comparison)}:"
     return [*lines, said, *(f"    {line}" for line in shown)]
 
@@ -289,11 +293,12 @@ def _diagnosed(finding: Finding, color: bool, width: int) -> list[str]:
     return [painter("yellow", color)(line) for line in _wrapped(said, 2, width)]
 
 
-def _smallest(case: Case, replay: str | None) -> list[str]:
+def _smallest(finding: Finding, replay: str | None) -> list[str]:
     """The arrays as code at the left edge, so that it can be pasted as it stands."""
+    case = finding.case
     if case.size > PASTED:
         return [f"  on {_shapes(case)}{'; the arrays are in the case file' if replay else ''}"]
-    return ["  on this case:", code.python(case)]
+    return ["  on this case:", code.python(case), *code.calls(finding.comparison)]
 
 
 def _worst_seen(finding: Finding, width: int) -> list[str]:

@@ -23,7 +23,7 @@ from gradverify.core.differentiate import ladder
 from gradverify.core.differentiate.point import Point
 from gradverify.core.draw import cases, each
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns import Array, Case
 from tests.bench.machine import heading, table
 
 SMOOTH = [

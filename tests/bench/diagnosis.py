@@ -19,7 +19,7 @@ import numpy as np
 from gradverify.core.check.search import Search
 from gradverify.core.check.settings import Settings
 from gradverify.core.diagnose import Evidence, signatures, variants
-from gradverify.core.nouns.finding import Diagnosis, Finding
+from gradverify.core.nouns import Diagnosis, Finding
 from gradverify.core.summarise.report import Report
 from gradverify.mutants import Mutant, shelf
 

@@ -19,8 +19,7 @@ from gradverify.core.declare.regime import Regime
 from gradverify.core.declare.registry import layers
 from gradverify.core.draw import cases, each
 from gradverify.core.evaluate.limits import time_limit
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import Outcome
+from gradverify.core.nouns import Case, Outcome
 from gradverify.core.properties import gradient, properties, special
 from gradverify.mutants import shelf
 

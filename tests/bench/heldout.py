@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from gradverify.core.check.search import Search
 from gradverify.core.check.settings import Settings
 from gradverify.core.diagnose import diagnose
-from gradverify.core.nouns.finding import Finding
+from gradverify.core.nouns import Finding
 from tests.heldout import Wrong, shelf
 
 SHOWN = 3

@@ -24,7 +24,7 @@ import torch
 from gradverify import verify
 from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import Settings
-from gradverify.core.nouns.case import Case
+from gradverify.core.nouns import Case
 from tests.bench.machine import heading, table
 from tests.kernels import Kernel, catalogue
 

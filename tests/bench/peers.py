@@ -17,8 +17,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.differentiate import screen
 from gradverify.core.differentiate.point import Point
 from gradverify.core.judge.sweep import sweep
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.comparison import Verdict
+from gradverify.core.nouns import Array, Case, Verdict
 from gradverify.core.properties import gradient
 
 Forward = Callable[[Array], Array]  # one array to one array
@@ -46,7 +45,7 @@ def gradverify_screen(forward: Forward, backward: Backward, x: Array, seed: int)
     if screen.screen(point, analytic, seed).agrees:
         return True
     places = screen.localise(point, analytic, seed)
-    result = sweep(point, analytic, entries=places, case=case)
+    result = sweep(point, analytic, entries=places)
     return not (result.verdicts[places] == Verdict.DISAGREES).any()
 
 

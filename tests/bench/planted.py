@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 from tests.bench.machine import heading, table
 from tests.bench.peers import PEERS, Accepts, Backward, Forward
 

@@ -25,8 +25,7 @@ from gradverify.core.evaluate import LayerFailure
 from gradverify.core.evaluate.limits import time_limit
 from gradverify.core.judge import sweep, table
 from gradverify.core.judge.dispute import Dispute
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.comparison import DISAGREES
+from gradverify.core.nouns import DISAGREES, Case
 from gradverify.core.properties import Property, properties
 from gradverify.mutants import shelf
 from tests.bench.false_alarms import shelf as awkward

@@ -10,7 +10,7 @@ import numpy as np
 from gradverify.core.declare.layer import Layer
 from gradverify.core.differentiate import screen
 from gradverify.core.differentiate.point import Point
-from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns import Array, Case
 from tests.bench.machine import heading, table
 
 

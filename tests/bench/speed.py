@@ -16,9 +16,7 @@ import numpy as np
 from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.registry import layers
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.comparison import Verdict
-from gradverify.core.nouns.finding import Outcome
+from gradverify.core.nouns import Array, Case, Outcome, Verdict
 from gradverify.core.properties import gradient
 from tests.bench.machine import heading, table
 

@@ -21,7 +21,7 @@ import torch
 from gradverify import Case
 from gradverify.adapters import as_layer
 from gradverify.core import evaluate, tuning
-from gradverify.core.nouns.comparison import Verdict
+from gradverify.core.nouns import Verdict
 from gradverify.core.properties import gradient
 
 ROWS = 8

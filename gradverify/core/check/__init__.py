@@ -1,1 +1,4 @@
-"""One check of one layer: draw Cases, verify them, shrink and diagnose what fails."""
+"""One check of one layer: `search` draws Cases, verifies them, shrinks and diagnoses what fails.
+
+`settings` is what a user may set for it, and `progress` the line that says how it stands.
+"""

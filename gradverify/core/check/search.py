@@ -8,6 +8,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from gradverify.core import tuning
 from gradverify.core.check.progress import DIAGNOSING, DRAWING, SMALLER, Listener, Progress
@@ -17,12 +18,10 @@ from gradverify.core.declare.regime import Regime
 from gradverify.core.declare.registry import layers
 from gradverify.core.declare.validation import refusal
 from gradverify.core.diagnose import diagnosed
-from gradverify.core.evaluate.failures import COMPLETE
 from gradverify.core.evaluate.limits import TOO_SLOW
 from gradverify.core.lines.recorder import Recorder
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import WORST_SEEN, Finding
-from gradverify.core.properties import Property, explained
+from gradverify.core.nouns import WORST_SEEN, Case, Comparison, Finding
+from gradverify.core.properties import LATER, Property, explained, properties
 from gradverify.core.shrink import shrink
 from gradverify.core.summarise.coverage import Coverage
 from gradverify.core.summarise.report import Report
@@ -34,12 +33,23 @@ _ENOUGH = 25  # cases drawn after the first finding, to see whether there are ot
 _CERTAIN = 20.0  # bounds that a gradient is wrong by, beyond which no other case is asked about it
 _CONFIRM = 5  # runs of the minimal case that tell a wrong layer from a flaky one, once two of them differ
 _FOLLOW_SECONDS = 0.25  # for a finding of the same kind as one that was shrunk: most show on its case as well
+_PICTURED = 400  # elements of a drawn case up to which its gradients are compared again for a picture
 _SLOW = 3  # cases that were given up as too slow, after which a property is no longer tried
 
 
 def check_layer(layer: Layer, settings: Settings, listen: Listener | None = None) -> Report:
     """Check one layer with given settings; `listen` hears of progress after each case."""
     return Search(layer, settings, listen or (lambda event: None)).run()
+
+
+def told(layer: Layer, report: Report) -> Report:
+    """The report of one Case with what its findings look like: one mistake in full, what follows from it behind it."""
+    known = [finding.fingerprint for finding in report.findings]
+    found: list[Finding] = []
+    for finding in sorted(report.findings, key=_first):
+        if not explained(finding.fingerprint, known):
+            found.append(diagnosed(layer, finding, _lead(finding, found)))
+    return replace(report, findings=behind(found))
 
 
 class _Enough(Exception):
@@ -56,6 +66,7 @@ class Search:
     tallies: dict[str, Tally] = field(default_factory=dict)
     found: dict[tuple[str, str, str], tuple[Finding, Property, Regime]] = field(default_factory=dict)
     coverage: Coverage = field(default_factory=Coverage)
+    tables: dict[str, Any] = field(default_factory=dict)  # of the sizes that `assume` allows
     small: list[Case] = field(default_factory=list)  # minimal cases, on which other findings may show as well
     known: dict[tuple[int, str], dict[tuple[str, str, str], Finding]] = field(default_factory=dict)
     cases: int = 0
@@ -138,7 +149,9 @@ class Search:
         from gradverify.core.draw import drawing_of, explored
 
         target = self.layer.origin or (self.layer.name if self.layer.name in layers else None)
-        drawing = drawing_of(self.layer, regime, dtype=self.settings.dtype, eps=self.settings.eps, target=target)
+        drawing = drawing_of(
+            self.layer, regime, dtype=self.settings.dtype, eps=self.settings.eps, target=target, tables=self.tables
+        )
         drawn, most = 0, max(prop.share for prop in props)  # the share that decides how many cases are drawn
 
         def body(case: Case) -> bool:
@@ -231,15 +244,26 @@ class Search:
             again += [_same(self.layer, case, prop, finding) for _ in range(_CONFIRM - len(again))]
         told = [f for f in again if f is not None]
         if steady and len(told) == len(again):
+            pictured = self._pictured(told[0], (worst, finding.case), prop)
             if told[0].severity >= most:
                 worst, most = case, told[0].severity
-            return self._diagnosed(_beside(told[0], worst, most), lead)
+            return self._diagnosed(_beside(told[0], worst, most).but(pictured=pictured), lead)
         fickle = (told[0] if told else finding).but(
             kind="nondeterministic" if steady else finding.kind,
             worst=worst,
             message=f"nondeterministic ({len(told)} of {len(again)} runs of one case): {finding.message}",
         )
         return self._diagnosed(fickle)
+
+    def _pictured(self, small: Finding, drawn: Sequence[Case], prop: Property) -> Comparison | None:
+        """Both gradients on a case as it was drawn, where the smallest one has a single entry to show."""
+        if small.comparison is None or small.comparison.wrong.size > 1:
+            return None
+        with tuning.using(replace(tuning.current(), only=small.primal)):
+            tried = [examine(self.layer, case, prop) for case in drawn if case.size <= _PICTURED]
+        found = (f for outcome in tried for f in outcome.findings if f.fingerprint == small.fingerprint)
+        shown = (finding.comparison for finding in found if finding.comparison is not None)
+        return next((comparison for comparison in shown if comparison.wrong.size > 1), None)
 
     def _at(self, case: Case, prop: Property) -> dict[tuple[str, str, str], Finding]:
         """All that a property finds at a minimal case, for every primal and entry by entry; asked once."""
@@ -260,10 +284,10 @@ class Search:
         self.listen(Progress(self.layer.name, self.cases, self.total, len(self.found), stage))
 
 
-def _first(finding: Finding) -> tuple[bool, bool, int]:
+def _first(finding: Finding) -> tuple[int, int]:
     """What is told first: code that fails, then gradients that are wrong at large, then small cases."""
-    fails = finding.property == COMPLETE and finding.kind != "nan"
-    return not fails, finding.property != "gradient", finding.case.size
+    known = finding.property in properties and finding.kind != "nan"
+    return properties.get(finding.property).turn if known else LATER, finding.case.size
 
 
 def _lead(finding: Finding, earlier: Sequence[Finding]) -> Finding | None:

@@ -8,10 +8,12 @@ from numbers import Integral, Real
 
 from gradverify.core import tuning
 from gradverify.core.errors import UsageError
+from gradverify.core.texts import meant
 from gradverify.core.verify import selected
 
 EXAMPLES = 100  # cases for each property, unless told otherwise
 DTYPES = ("float64", "float32", "float16")
+METHODS = ("adaptive", "central", "complex")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +49,11 @@ class Settings:
         if self.eps is not None and not (isinstance(self.eps, Real) and 0 < self.eps < 1):
             raise UsageError(f"eps must be a finite step between 0 and 1 (relative to the entry), got {self.eps!r}")
         if self.dtype not in DTYPES:
-            raise UsageError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
-        if self.method not in ("adaptive", "central", "complex"):
-            raise UsageError(f"method must be adaptive, central or complex, got {self.method!r}")
+            near = meant(self.dtype, DTYPES, 1)
+            raise UsageError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}{near}")
+        if self.method not in METHODS:
+            near = meant(self.method, METHODS, 1)
+            raise UsageError(f"method must be one of {', '.join(METHODS)}, got {self.method!r}{near}")
         if self.seed is not None and not _whole(self.seed):
             raise UsageError(f"seed must be a whole number, got {self.seed!r}")
         if self.memory is not None and (not _whole(self.memory) or self.memory < 1):

@@ -129,6 +129,13 @@ class Declaration:
         except Exception as error:
             raise DeclarationError(f"layer {self.name!r}: assume raised {type(error).__name__}: {error}") from error
 
+    def legal(self, primals: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
+        """The same of values that were made from others; a predicate that cannot be asked allows nothing."""
+        try:
+            return self.allows(primals, options)
+        except DeclarationError:
+            return False
+
     @property
     def size_names(self) -> tuple[str, ...]:
         """Every name in a dimension string that is neither a primal nor an option; without the star of a group."""

@@ -201,17 +201,27 @@ def numbers_in(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _solved(axis: Axis, sizes: Sizes, extent: int) -> dict[str, int]:
     """The size of the only unknown name in an arithmetic axis, e.g. H from 4*H = 12; empty unless it is unique."""
-    unknown = [name for name in axis.names if name not in sizes]
-    if axis.kind != "sum" or len(unknown) != 1:
+    if axis.kind != "sum":
         return {}
+    unknown = [name for name in axis.names if name not in sizes]
+    if len(unknown) != 1:
+        return {}
+    known = tuple((name, sizes[name]) for name in axis.names if name in sizes)
+    size = _solution(axis, unknown[0], known, extent)
+    return {} if size is None else {unknown[0]: size}
+
+
+@lru_cache(maxsize=4096)  # every case of a layer asks this of few sizes
+def _solution(axis: Axis, unknown: str, known: tuple[tuple[str, Any], ...], extent: int) -> int | None:
+    """The only size of the unknown name with which the axis has this extent."""
     fitting = []
     for size in range(extent + 65):
         try:
-            if axis.size({**sizes, unknown[0]: size}) == extent:
+            if axis.size({**dict(known), unknown: size}) == extent:
                 fitting.append(size)
         except (DeclarationError, ZeroDivisionError):
             continue
-    return {unknown[0]: fitting[0]} if len(fitting) == 1 else {}
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def _evaluate(node: ast.expr, sizes: Sizes) -> int:

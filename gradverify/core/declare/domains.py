@@ -15,6 +15,7 @@ import numpy as np
 
 from gradverify.core.declare.dims import Sizes
 from gradverify.core.errors import DeclarationError
+from gradverify.core.texts import meant
 
 Array = Any  # numpy.ndarray of any dtype; the shape is in the docstrings
 Project = Callable[..., Array]
@@ -96,7 +97,8 @@ def _nonzero(raw: Array) -> Array:
 
 def _above(raw: Array, low: float) -> Array:
     """Reals above a bound, which is left out: values at and below it are reflected."""
-    return np.where(raw > low, raw, np.where(raw < low, 2 * low - raw, low + 1))
+    reflected = np.where(raw > low, raw, np.where(raw < low, 2 * low - raw, low + 1))
+    return np.maximum(reflected, np.nextafter(low, np.inf))  # where the next number is far, these round to the bound
 
 
 def _below(raw: Array, high: float) -> Array:
@@ -105,7 +107,8 @@ def _below(raw: Array, high: float) -> Array:
 
 def _probabilities(raw: Array) -> Array:
     weights = _positive(raw)
-    return weights / weights.sum(-1, keepdims=True) if weights.size else weights
+    shares = weights / weights.sum(-1, keepdims=True) if weights.size else weights
+    return np.maximum(shares, np.finfo(shares.dtype).tiny)  # one far below the others is rounded to 0
 
 
 def _distinct(raw: Array) -> Array:
@@ -182,7 +185,9 @@ def parse(text: str) -> Domain:
     name, *arguments = _SYNONYMS.get(text.strip(), text.strip() or "real").split()
     word = _TABLE.get(name)
     if word is None:
-        raise DeclarationError(f"unknown domain {text.strip()!r}; known words: {', '.join(_TABLE)}")
+        close = meant(name, (*_TABLE, *_SYNONYMS), 1)
+        known = close or f"; known words: {', '.join(_TABLE)}"
+        raise DeclarationError(f"unknown domain {text.strip()!r}{known}")
     if len(arguments) not in word.arity:
         raise DeclarationError(f"domain {name!r} takes {word.arity[0]} argument(s), got {len(arguments)}: {text!r}")
     return Domain(name, word.kind, tuple(arguments))

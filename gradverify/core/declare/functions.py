@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -34,3 +34,8 @@ def accepted(function: Callable[..., Any], names: tuple[str, ...], any_other: bo
         return tuple(names)
     taken = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
     return tuple(name for name in names if name in taken)
+
+
+def taken_by(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of some values that a function takes as keywords, by name."""
+    return {name: values[name] for name in accepted(function, tuple(values))}

@@ -17,8 +17,9 @@ from typing import Any
 from gradverify.core.declare import dims, domains
 from gradverify.core.declare.declaration import Backward, Declaration, Declared, Forward, Primal
 from gradverify.core.declare.hooks import Hooks
-from gradverify.core.declare.validation import called, mapping, named, validate
+from gradverify.core.declare.validation import ARGUMENTS, called, mapping, named, validate
 from gradverify.core.errors import DeclarationError
+from gradverify.core.texts import meant
 
 
 @dataclass(frozen=True, init=False)
@@ -159,7 +160,8 @@ def _primal(label: str, name: str, spec: Any, constants: tuple[str, ...]) -> Pri
         text, domain = _split(spec)
         return Primal(name, dims.parse(text), domain, domain.differentiable and name not in constants)
     except DeclarationError as error:
-        raise DeclarationError(f"layer {label!r}, primal {name!r}: {error}") from None
+        near = "" if isinstance(spec, str) else meant(name, (*KEYWORDS, *ARGUMENTS), 1)
+        raise DeclarationError(f"layer {label!r}, primal {name!r}: {error}{near}") from None
 
 
 def _split(spec: Any) -> tuple[str, domains.Domain]:

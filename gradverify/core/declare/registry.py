@@ -7,7 +7,7 @@ names a module, and importing it registers what the module holds.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module, metadata
 from pkgutil import iter_modules
@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 
 from gradverify.core.declare.layer import Layer, Loss
 from gradverify.core.errors import DeclarationError, TargetError
+from gradverify.core.texts import meant
 
 T = TypeVar("T")
 
@@ -109,10 +110,7 @@ class Registry(Generic[T]):
 
 
 def _suggest(name: str, items: Iterable[str]) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(str(name), items, n=3)
-    return f"; did you mean {', '.join(close)}?" if close else "; `gradverify list` shows what is registered"
+    return meant(name, items) or "; `gradverify list` shows what is registered"
 
 
 layers: Registry[Layer] = Registry("layer", "gradverify.layers")
@@ -133,6 +131,3 @@ def import_submodules(package: str, path: list[str]) -> None:
     for module in sorted(iter_modules(path), key=lambda m: m.name):
         if not module.name.startswith("_"):
             import_module(f"{package}.{module.name}")
-
-
-Decorator = Callable[[T], T]

@@ -14,6 +14,10 @@ from gradverify.core.declare.declaration import Declaration, Primal
 from gradverify.core.errors import DeclarationError
 
 KINK_CONVENTIONS = ("between", "left", "right", "middle")
+ARGUMENTS = (  # of `check` and of adapters, for which a misspelt keyword may have been meant
+    *("examples", "seed", "eps", "dtype", "properties", "method", "loss", "raises", "quiet"),
+    *("init", "pairs", "methods", "gives", "extra", "prepare", "flush", "accumulates", "rate", "setup", "wrt"),
+)
 
 
 def validate(layer: Declaration, constants: tuple[str, ...], settings: Iterable[str]) -> None:
@@ -32,7 +36,7 @@ def validate(layer: Declaration, constants: tuple[str, ...], settings: Iterable[
     if not layer.primals:
         raise DeclarationError(
             f"layer {layer.name!r} declares no primals: name each array argument of forward with its "
-            'dimensions, e.g. x="N D", W="D H"'
+            f"dimensions, e.g. {example(layer.forward)}"
         )
     for name in (*layer.primal_names, *layer.options):
         if name != texts.line(name, 200):
@@ -53,6 +57,16 @@ def validate(layer: Declaration, constants: tuple[str, ...], settings: Iterable[
         _option(layer, name, spec)
     _signature(layer, settings)
     _predicate(layer)
+
+
+def example(forward: Callable[..., Any]) -> str:
+    """Dimension strings for a forward's own arguments, to be filled in."""
+    signature = _parameters(forward)
+    taken = [] if signature is None else [p for p in signature.parameters.values() if p.default is p.empty]
+    given = [p.name for p in taken if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    names = [name for name in given if name not in ("self", "cls", "ctx")] or ["x", "W"]
+    shapes = ("N D", "D H", "H")  # as of a dense layer; which sizes are the same is the author's to say
+    return ", ".join(f'{name}="{shapes[min(k, 2)]}"' for k, name in enumerate(names))
 
 
 def _size(layer: Declaration, name: str, given: object, names: set[str]) -> None:
@@ -141,6 +155,7 @@ def _mentioned(layer: Declaration, constants: tuple[str, ...]) -> None:
     if declared.kinks not in KINK_CONVENTIONS:
         raise DeclarationError(
             f"layer {layer.name!r}, kinks: {declared.kinks!r} is not one of {', '.join(KINK_CONVENTIONS)}"
+            f"{texts.meant(declared.kinks, KINK_CONVENTIONS, 1)}"
         )
 
 
@@ -196,7 +211,7 @@ def _signature(layer: Declaration, settings: Iterable[str]) -> None:
         taken = [p.name for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         declared = (*layer.primal_names, *layer.options)
         surplus = [name for name in declared if name not in taken]
-        close = [c for name in surplus for c in difflib.get_close_matches(name, settings, n=1)]
+        close = [c for name in surplus for c in difflib.get_close_matches(name, (*settings, *ARGUMENTS), n=1)]
         hint = f"; did you mean the setting {close[0]}?" if close else ""
         raise DeclarationError(
             f"layer {layer.name!r}: forward takes {_listed(taken)}, declared are {_listed(declared)} ({error}){hint}"

@@ -22,8 +22,7 @@ from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.steps import steps
 from gradverify.core.evaluate.failures import LayerFailure, unpatched
 from gradverify.core.evaluate.limits import time_limit
-from gradverify.core.nouns.comparison import Comparison
-from gradverify.core.nouns.finding import Diagnosis, Finding
+from gradverify.core.nouns import Comparison, Diagnosis, Finding
 
 __all__ = ["Evidence", "Signature", "add", "diagnose", "diagnosed", "signatures"]
 

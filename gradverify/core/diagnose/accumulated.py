@@ -12,9 +12,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Diagnosis
-from gradverify.core.nouns.streams import Stream
+from gradverify.core.nouns import Array, Case, Diagnosis, Stream
 
 _TERMS = (256, 1024, 4096)  # N, 4N, 16N: fewer say little, and more take long
 _ELEMENTS = 1 << 21  # of a case

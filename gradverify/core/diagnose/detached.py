@@ -8,8 +8,7 @@ from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.streams import Stream
+from gradverify.core.nouns import Array, Case, Stream
 
 _STEP = 1e-5  # of the primal's size, for a central difference of the gradient
 _GONE, _THERE = 1e-9, 1e-4  # shares of the gradient's change that are none, and that are one for certain

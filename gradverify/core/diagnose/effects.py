@@ -13,9 +13,7 @@ from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.detached import lost_flows
 from gradverify.core.diagnose.evidence import ABOUT_GRADIENTS, Evidence
 from gradverify.core.diagnose.untouched import explains
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import Diagnosis, Finding
-from gradverify.core.nouns.streams import Stream
+from gradverify.core.nouns import Case, Diagnosis, Finding, Stream
 from gradverify.core.properties import fresh, properties
 from gradverify.core.verify import examine
 

@@ -21,8 +21,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.diagnose import variants
 from gradverify.core.diagnose.probe import Probe
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Finding
+from gradverify.core.nouns import Array, Case, Finding
 from gradverify.core.properties import properties
 from gradverify.core.verify import examine
 

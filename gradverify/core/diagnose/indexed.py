@@ -12,8 +12,7 @@ from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import Probe, close
 from gradverify.core.judge.facts import best_ratio
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.nouns import Array, Diagnosis
 
 _MOST = 40  # changed primals that are tried
 Move = Callable[[Array], Array]

@@ -15,9 +15,7 @@ from gradverify.core import evaluate
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import Probe, close
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Diagnosis
-from gradverify.core.nouns.streams import Stream
+from gradverify.core.nouns import Array, Case, Diagnosis, Stream
 
 _SAME = 1e-9  # relative change of outputs that counts as none
 

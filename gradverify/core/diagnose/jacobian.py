@@ -17,8 +17,7 @@ from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.outputs import labels_of
 from gradverify.core.diagnose.probe import Probe, close
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.nouns import Array, Diagnosis
 
 _MOST = 250  # outputs, each of which costs one backward
 _THERE, _GONE = 1e-6, 1e-9  # shares of the largest element that are a dependency, and none; between them is open

@@ -10,8 +10,7 @@ import numpy as np
 from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import CLOSE, Probe, close
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.nouns import Array, Diagnosis
 
 _SATURATED = 1e-3  # relative error of a difference that was divided by the slope of a saturated unit, at the most
 Function = Callable[[Array], Array]

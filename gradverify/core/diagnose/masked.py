@@ -11,9 +11,7 @@ from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.gates import drops
 from gradverify.core.diagnose.overwritten import by_entry
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Diagnosis
-from gradverify.core.nouns.streams import Stream
+from gradverify.core.nouns import Array, Case, Diagnosis, Stream
 from gradverify.core.shrink.search import sizes_of
 
 

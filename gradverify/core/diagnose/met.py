@@ -6,8 +6,7 @@ from itertools import product
 
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.nouns import Case, Diagnosis
 
 _APART = 9  # places, among which two seldom choose the same
 _CROWD = 6  # that must meet where there is one place

@@ -12,8 +12,7 @@ from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.gates import time_axis
 from gradverify.core.diagnose.probe import Probe
 from gradverify.core.diagnose.slope import tends
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.nouns import Array, Case, Diagnosis
 
 _FEW = 10  # length of the shared axis, more than there are rows
 _WIDTHS = (2, 3, 3)  # of all others: at 2, all but the first is the last

@@ -8,8 +8,7 @@ from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import Probe, close
 from gradverify.core.diagnose.terms import matters
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.nouns import Case, Diagnosis
 
 _MODES = ("mode", "train", "training", "is_training", "eval")
 _MASKS = ("ignore", "mask", "padding_idx", "pad_id", "pad_token")

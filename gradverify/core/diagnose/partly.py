@@ -12,8 +12,7 @@ from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.outputs import labels_of
 from gradverify.core.diagnose.probe import Probe, close
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.nouns import Array, Diagnosis
 
 _NAMED = {2.0: "twice", 0.5: "half", -1.0: "minus"}
 

@@ -10,8 +10,7 @@ from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.indexed import as_if
 from gradverify.core.diagnose.probe import Probe, close
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.nouns import Array, Diagnosis
 
 _TYPES = (("float16", np.float16, 2e-2), ("float32", np.float32, 1e-5))
 

@@ -17,8 +17,7 @@ from gradverify.core.differentiate.central import best_step
 from gradverify.core.differentiate.flat import Slot
 from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.comparison import Comparison
+from gradverify.core.nouns import Array, Case, Comparison
 
 CLOSE = 1e-6  # relative to the largest entry: one central difference is good for about 1e-9
 

@@ -9,8 +9,7 @@ import numpy as np
 from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import Probe, close
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.nouns import Array, Diagnosis
 
 
 @add("redrawn", "RNG")

@@ -13,8 +13,7 @@ from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import Probe, close
 from gradverify.core.judge.facts import best_ratio
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.nouns import Array, Diagnosis
 from gradverify.core.shrink.search import sizes_of
 
 _NUMBERS = (2.0, 0.5, 3.0, 1 / 3, 4.0, 0.25, 10.0, 0.1, 2**0.5, 0.5**0.5, np.pi, 1 / np.pi)

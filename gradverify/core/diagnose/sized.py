@@ -8,8 +8,7 @@ import numpy as np
 
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.nouns import Case, Diagnosis
 from gradverify.core.shrink.search import sizes_of
 
 _LENGTHS = range(1, 9)

@@ -9,8 +9,7 @@ from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import Probe
 from gradverify.core.diagnose.valued import changed
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.nouns import Array, Diagnosis
 
 # Of all values; the slope of tanh, and of a sigmoid, differs from that at 0 by the square of them.
 _SCALES = (0.1, 0.03)

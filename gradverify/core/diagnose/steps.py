@@ -15,8 +15,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.differentiate import ladder
 from gradverify.core.differentiate.central import NOISE_FACTOR
 from gradverify.core.differentiate.point import Point
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.comparison import Comparison
+from gradverify.core.nouns import Array, Case, Comparison
 from gradverify.core.properties.gradient import working_dtype
 
 

@@ -12,8 +12,7 @@ from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import Probe
 from gradverify.core.diagnose.scaled import ratios
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.nouns import Array, Case, Diagnosis
 
 _SEVERAL = 5  # entries on either side of a bound
 _LEFT = 1e-5  # share of the error that a span may leave

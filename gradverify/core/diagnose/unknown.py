@@ -7,7 +7,7 @@ import numpy as np
 from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.judge.facts import best_ratio
-from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.nouns import Diagnosis
 
 
 @add("facts", "UNKNOWN")

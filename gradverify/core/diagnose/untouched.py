@@ -9,7 +9,7 @@ import numpy as np
 from gradverify.core import evaluate
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import Probe, close
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 
 class Untouched(np.ndarray[Any, Any]):

@@ -12,8 +12,7 @@ from gradverify.core.diagnose.effects import explained
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.outputs import labels_of
 from gradverify.core.diagnose.probe import Probe, close
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.nouns import Array, Diagnosis
 
 # What backward may have made of a cotangent, as functions of the flat weights of all outputs.
 _USES: dict[str, Callable[[Array], Array]] = {
@@ -51,7 +50,7 @@ def upstream(evidence: Evidence) -> Diagnosis | None:
     if len(set(answers)) == 1 and answers[0] in _SAID and answers[0] != "nan":
         text = f"{d}{evidence.given} {_SAID[answers[0]][1]}"
         return Diagnosis("upstream", _SAID[answers[0]][0], text, 0.95, {"cases": len(answers)})
-    if evidence.everywhere(partial(_has_kink, evidence)) and not explained(evidence):
+    if evidence.everywhere(partial(_nonlinear, evidence)) and not explained(evidence):
         text = f"{d} is not linear in the upstream gradient{evidence.given}: twice that does not give twice this"
         return Diagnosis("upstream", "UPSTREAM", text, 0.7, {"cases": len(evidence.probes)})
     return None
@@ -81,7 +80,7 @@ def _is_reduced(evidence: Evidence, axis: int, reduce: Callable[..., Array], pro
     return close(a, probe.under(evidence.primal, taken.ravel())) and not close(a, n)
 
 
-def _has_kink(evidence: Evidence, probe: Probe) -> bool:
+def _nonlinear(evidence: Evidence, probe: Probe) -> bool:
     a, _ = evidence.pair(probe)
     once, twice = (evidence.with_cotangents(probe, partial(np.multiply, c)).get(evidence.primal) for c in (1, 2))
     same = once is not None and np.array_equal(once, a)  # else two calls differ, which is another matter

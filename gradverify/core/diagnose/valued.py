@@ -8,9 +8,7 @@ import numpy as np
 
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Diagnosis
-from gradverify.core.nouns.streams import Stream
+from gradverify.core.nouns import Array, Case, Diagnosis, Stream
 from gradverify.core.properties import properties
 from gradverify.core.verify import examine
 

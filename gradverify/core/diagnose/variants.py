@@ -16,8 +16,7 @@ from gradverify.core.declare.declaration import Primal
 from gradverify.core.declare.dims import numbers_in
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.streams import Stream
+from gradverify.core.nouns import Array, Case, Stream
 from gradverify.core.shrink.search import sizes_of
 
 _LARGE = 600  # elements of all primals together; above that, sizes are taken from the small pools
@@ -55,10 +54,7 @@ def legal(layer: Layer, case: Case) -> bool:
         domain = primal.domain
         if domain.strategy is None and not domain.contains(case.primals[primal.name], sizes):
             return False
-    try:
-        return layer.allows(case.primals, case.options)
-    except DeclarationError:  # a predicate that cannot be asked allows nothing
-        return False
+    return layer.legal(case.primals, case.options)
 
 
 def shapes(layer: Layer, sizes: Sizes) -> dict[str, tuple[int, ...]] | None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gradverify.core.differentiate.point import Point
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.comparison import Estimate
+from gradverify.core.nouns import Array, Estimate
 
 NOISE_FACTOR = 4.0  # standard deviations of the noise of a difference that count as its bound
 

@@ -16,7 +16,7 @@ import numpy as np
 from gradverify.core.differentiate.central import central
 from gradverify.core.differentiate.ladder import extrapolations
 from gradverify.core.differentiate.point import Point
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 _AHEAD = 256 << 10  # bytes of perturbed copies that are cheaper than another call
 

@@ -13,10 +13,9 @@ import numpy as np
 from gradverify.core.differentiate import ladder
 from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.comparison import Estimate
+from gradverify.core.nouns import Array, Estimate
 
-STEP = 1e-100
+STEP = 1e-100  # nothing is subtracted, so no step is too small: its square, the truncation, is below any float64
 
 
 def complex_step(point: Point, entries: Array) -> Estimate:

@@ -12,7 +12,7 @@ import numpy as np
 from gradverify.core import evaluate
 from gradverify.core.differentiate.flat import Slot, displaced, real_parts
 from gradverify.core.differentiate.forward import Forward
-from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns import Array, Case
 
 
 class Entries(Forward):

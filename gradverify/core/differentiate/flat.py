@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import numpy as np
 from gradverify.core.declare.functions import accepted
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import LayerFailure, cast, guarded, outputs_of, run
-from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns import Array, Case
 
 _TRIAL = 3  # rows on which stacking is tried
 
@@ -39,7 +39,7 @@ class Forward:
     """
 
     def __init__(self, layer: Layer, case: Case, dtype: Any = None, outputs: tuple[Array, ...] | None = None) -> None:
-        self.layer = layer
+        self.layer, self.case = layer, case
         self.options = case.options
         self.primals = cast(case.primals, dtype) if dtype is not None else dict(case.primals)
         self.forwards = 1  # evaluations, however many of them go through one call

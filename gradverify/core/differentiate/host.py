@@ -17,7 +17,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.differentiate import noise
 from gradverify.core.differentiate.entries import Entries
 from gradverify.core.differentiate.flat import Differences, Part, Slot, displaced, joined
-from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns import Array, Case
 
 MEMORY = 4 << 20  # bytes of perturbed primals and outputs in flight; fits the cache of a CPU core
 COARSE = 1e-3  # steps from which on outputs round more coarsely than at the point
@@ -85,8 +85,13 @@ class HostPoint(Entries):
 
     @cached_property
     def magnified(self) -> bool:
-        """Whether the noise is far above the rounding of values as large as the primals and outputs."""
-        return bool(self.sigma @ np.abs(self.weights) > 100 * self.inner)
+        """Whether the noise is far above the rounding of values as large as the primals, their steps and the outputs.
+
+        Zeros have steps of 1: where all primals of a sum of kinks are 0, the noise is measured across the kinks.
+        """
+        largest = max(self._magnitude, float(np.max(self.scale, initial=0.0)))
+        weights = np.abs(self.weights)
+        return bool(self.sigma @ weights > 100 * self.eps * largest * np.sum(weights))
 
     @cached_property
     def loudness(self) -> float:

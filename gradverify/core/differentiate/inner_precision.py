@@ -12,7 +12,7 @@ import numpy as np
 
 from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 _SMALL = 2.0**-32  # relative change that float64 hears, and float32 only where a value is about to be rounded up
 _LARGER = ((2.0**-18, np.float32), (2.0**-8, np.float16))  # and the first larger one that is heard tells which it is

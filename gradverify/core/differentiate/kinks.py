@@ -13,7 +13,7 @@ import numpy as np
 from gradverify.core.differentiate.point import Point
 
 STEP = 1e-6  # in natural units, of code in float64; others take the square root of their precision more
-RATIO = 4.0
+RATIO = 4.0  # of the two steps: a power of two, so that the nearer one is exact
 SMOOTH = 8.0  # between RATIO, by which a kink's second difference shrinks, and its square, by which a curve's does
 LOUD = 64.0  # typical roundings of an output, above which a second difference is heard
 

@@ -18,10 +18,9 @@ import numpy as np
 from gradverify.core.differentiate.central import NOISE_FACTOR
 from gradverify.core.differentiate.flat import Differences
 from gradverify.core.differentiate.point import Point
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.comparison import Estimate
+from gradverify.core.nouns import Array, Estimate
 
-RATIO = 4.0
+RATIO = 4.0  # of a step to the next; powers of it are exact in binary, and one divides h^2 by 16
 # What a consistent larger step may hide: the truth lies in the intersection of the smaller steps, at most RATIO
 # times as wide, and the larger step's interval meets that; so it is at most 1 + 2 RATIO of its half-widths away.
 SAFETY = 1.0 + 2.0 * RATIO
@@ -30,7 +29,7 @@ COARSEST = 1e-5  # a last place above this is no small step for a function that 
 CLEAR = 1e6  # ... and its changes must be this many times as loud as the noise
 SUPPORT = 3  # plain rungs that must agree before any of them is believed; twice as many where only extrapolations do
 _CENTRAL = (2, 4, 6)  # powers of h in the error of a central difference
-_ONE_SIDED = (1, 2, 3)
+_ONE_SIDED = (1, 2, 3)  # and of a one-sided one, which no symmetry rids of odd powers
 
 
 def rungs(eps: float, reach: float = 1.0, depth: float = 0.6) -> Array:

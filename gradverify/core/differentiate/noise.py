@@ -14,12 +14,12 @@ import numpy as np
 
 from gradverify.core.differentiate.entries import Entries
 from gradverify.core.differentiate.flat import displaced
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
-POINTS = 7
+POINTS = 7  # More and Wild, "Estimating computational noise" (2011), take 6 to 8; odd, so that the point is one
 _SPACING = 64.0  # units in the last place: values inside must move by several of their own, or they hide
 _PLACES = np.arange(POINTS) - POINTS // 2
-_ORDERS = (3, 4)
+_ORDERS = (3, 4)  # of the difference table: a smooth function over a few hundred ulps has nothing left in them
 _SMALL = 1 << 16  # entries up to which the random line is kept
 
 
@@ -66,6 +66,7 @@ def levels(point: Entries, table: Array) -> Array:
         magnitude = np.abs(point.base)
         relative = np.minimum(measured / np.where(magnitude > 0, magnitude, np.inf), 1.0)
         pooled = float(relative @ relative / relative.size) ** 0.5
+        # at most 1,000 roundings, so that one output that cancels does not speak for all others
         typical = max(0.5 * point.eps, min(pooled, 1e3 * point.eps))
         return np.asarray(np.maximum(1.5 * measured, typical * magnitude))
 

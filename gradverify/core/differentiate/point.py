@@ -15,7 +15,7 @@ from gradverify.core.declare.hooks import Contraction, Moves, NativePoint
 from gradverify.core.differentiate.flat import Differences, Part
 from gradverify.core.differentiate.host import COARSE, HostPoint
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 _WORTH = 32  # entries from which on it pays
 

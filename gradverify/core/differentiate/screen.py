@@ -18,8 +18,7 @@ import numpy as np
 from gradverify.core.differentiate import ladder
 from gradverify.core.differentiate.central import NOISE_FACTOR, best_step
 from gradverify.core.differentiate.point import Point
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.streams import Stream
+from gradverify.core.nouns import Array, Stream
 
 _SLACK = 1.0 / 64  # share of a residual by which a weighed one may be off: truncation is not in its bound
 

@@ -6,8 +6,7 @@ import numpy as np
 
 from gradverify.core.differentiate import ladder
 from gradverify.core.differentiate.point import Point
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.comparison import Estimate
+from gradverify.core.nouns import Array, Estimate
 
 TINY = 1e-2  # natural steps below this may be far below the length scale of the function: 1 is tried, too
 

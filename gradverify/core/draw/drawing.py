@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from gradverify.core.declare.declaration import Primal
 from gradverify.core.declare.dims import numbers_in, sizes_in
+from gradverify.core.declare.functions import accepted
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.regime import Regime
 from gradverify.core.draw import allowed, shapes, values
 from gradverify.core.draw.constants import constants as constants_of
 from gradverify.core.draw.knobs import Knobs
 from gradverify.core.errors import DeclarationError
-from gradverify.core.nouns.case import Case
+from gradverify.core.nouns import Case
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
@@ -27,6 +28,8 @@ _VALUE_BYTES = 27  # of a case: manner, seed, step, planted entries
 _PRIMAL_BYTES = 6
 _FEW = 8
 _TABLES = 8  # assignments of options for which allowed sizes are searched
+
+Tables = dict[str, "allowed.Table | None"]  # of allowed sizes, for each assignment of options
 
 
 def _drawn(spec: Any) -> bool:
@@ -45,7 +48,13 @@ class Drawing:
     """Everything about a layer that can be known before the first case."""
 
     def __init__(
-        self, layer: Layer, regime: Regime, dtype: np.dtype[Any], eps: float | None, target: str | None
+        self,
+        layer: Layer,
+        regime: Regime,
+        dtype: np.dtype[Any],
+        eps: float | None,
+        target: str | None,
+        tables: Tables | None = None,
     ) -> None:
         self.layer, self.regime, self.dtype, self.eps, self.target = layer, regime, dtype, eps, target
         most = max(values.LARGEST, float(np.finfo(dtype).max) ** 0.5)
@@ -54,7 +63,8 @@ class Drawing:
         self.row = b""  # of the case that was drawn last
         self.beyond: set[str] = set()  # sizes that were asked for and are too large, in words
         self.tried = self.refused = 0  # rows with sizes and values in their domains, and those that `assume` refused
-        self.tables: dict[str, allowed.Table | None] = {}  # of allowed sizes, for each assignment of options
+        self.tables: Tables = {} if tables is None else tables
+        self._judged = () if layer.assume is None else accepted(layer.assume, layer.primal_names)
         self.lengths = (8 * len(layer.options), self.names.knobs, _VALUE_BYTES + _PRIMAL_BYTES * len(layer.primals))
 
     def strategy(self) -> st.SearchStrategy[Case]:
@@ -136,15 +146,16 @@ class Drawing:
         try:
             found = {p.name: shapes.draw_shape(Knobs(b""), p.dims, sizes) for p in self.layer.primals}
             known = {**numbers_in(options), **sizes}
-            primals = self.arrays(Knobs(b""), 0, found, known, _first)
-            return primals is not None and self.layer.allows(primals, options)
+            primals = self.arrays(Knobs(b""), 0, {n: found[n] for n in self._judged}, known, _first)
+            others = {name: np.broadcast_to(0.0, shape) for name, shape in found.items()}  # for their shapes alone
+            return primals is not None and self.layer.legal({**others, **primals}, options)
         except DeclarationError:
             return False
 
     def arrays(
         self, knobs: Knobs, seed: int, found: Mapping[str, shapes.Shape], sizes: Mapping[str, Any], draw: Draw
     ) -> dict[str, Any] | None:
-        """The primals by name, or None if a domain has no elements at these sizes."""
+        """The primals that have a shape by name, or None if a domain has no elements at these sizes."""
         special = self.regime.special
         # with two real primals one multiplies the other, and then no float64 can tell what the gradient is
         alone = sum(not p.domain.discrete for p in self.layer.primals) == 1
@@ -152,7 +163,7 @@ class Drawing:
         manner = values.draw_manner(knobs, self.constants)
         borders = (0.0, 1.0, -1.0, *(s * c for c in (*self.constants, *_lasts(sizes)) for s in (1.0, -1.0)))
         raw: dict[str, Any] = {}
-        for k, primal in enumerate(self.layer.primals):
+        for k, primal in self._primals(found):
             shape, domain = found[primal.name], primal.domain
             if domain.strategy is not None:
                 raw[primal.name] = _elements(draw, domain.strategy, seed, k, shape)
@@ -162,9 +173,13 @@ class Drawing:
                 raw[primal.name] = values.special_reals(knobs, seed, k, shape, borders, raw.values(), far)
             else:
                 raw[primal.name] = values.reals(knobs, seed, k, shape, manner)
-        open_to_reals = [p.name for p in self.layer.primals if not p.domain.discrete and p.domain.strategy is None]
+        open_to_reals = [p.name for _, p in self._primals(found) if not p.domain.discrete and p.domain.strategy is None]
         values.plant(knobs, {name: raw[name] for name in open_to_reals}, self.constants, special)
         return self._identified(knobs, self._projected(raw, seed, sizes), sizes)
+
+    def _primals(self, wanted: Mapping[str, Any]) -> list[tuple[int, Primal]]:
+        """Those of the primals that are wanted, each with its place among all."""
+        return [(k, primal) for k, primal in enumerate(self.layer.primals) if primal.name in wanted]
 
     def _identified(
         self, knobs: Knobs, primals: dict[str, Any] | None, sizes: Mapping[str, Any]
@@ -172,7 +187,7 @@ class Drawing:
         """In one case of three, an entry of an integer primal becomes a whole number that the layer mentions."""
         wanted, which, choice, place = knobs.chance(35), knobs.byte(), knobs.byte(), knobs.word()
         whole = [int(c) for c in (1.0, *self.constants) if c == int(c) and c < 2**31]
-        open_to = [p for p in self.layer.primals if p.domain.discrete and primals is not None]
+        open_to = [p for _, p in self._primals(primals or {}) if p.domain.discrete]
         if primals is None or not wanted or not open_to:
             return primals
         primal = open_to[which % len(open_to)]
@@ -185,7 +200,7 @@ class Drawing:
 
     def _projected(self, raw: Mapping[str, Any], seed: int, sizes: Mapping[str, Any]) -> dict[str, Any] | None:
         primals: dict[str, Any] = {}
-        for k, primal in enumerate(self.layer.primals):
+        for k, primal in self._primals(raw):
             array = _project(primal, raw[primal.name], seed, k, sizes)
             array = values.stored(primal, array, self.dtype)
             if not values.fits(primal, array, sizes):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from gradverify.core.draw.drawing import Drawing
 from gradverify.core.draw.rows import Pool
 from gradverify.core.draw.running import each
-from gradverify.core.nouns.case import Case
+from gradverify.core.nouns import Case
 
 _GUIDED = 0.25  # of the cases are mutants, where anything was reached by some cases and not by others
 _SETTLED = 4  # first cases, whose news is only that they were the first

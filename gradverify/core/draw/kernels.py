@@ -24,7 +24,7 @@ from gradverify.core.draw import drawing, shapes, streams
 from gradverify.core.draw.constants import constants
 from gradverify.core.draw.knobs import Knobs
 from gradverify.core.errors import DeclarationError
-from gradverify.core.nouns.case import Case
+from gradverify.core.nouns import Case
 
 _BYTES = 36
 _KINDS = ("small",) * 6 + ("block",) * 8 + ("long",) * 2 + ("declared",) * 4  # as long ones where no sizes are declared
@@ -46,8 +46,16 @@ _STEP = 2.0**-7  # by which one value of a nearly constant row differs: bfloat16
 class Production(drawing.Drawing):
     """What `drawing` knows of a layer, and the blocks that its kernels work in."""
 
-    def __init__(self, layer: Layer, regime: Regime, dtype: Any, eps: float | None, target: str | None) -> None:
-        super().__init__(layer, regime, dtype, eps, target)
+    def __init__(
+        self,
+        layer: Layer,
+        regime: Regime,
+        dtype: Any,
+        eps: float | None,
+        target: str | None,
+        tables: drawing.Tables | None = None,
+    ) -> None:
+        super().__init__(layer, regime, dtype, eps, target, tables)
         self.blocks = _weighted(blocks(layer))
         self.repeats = any(p.domain.name in ("labels", "indices") for p in layer.primals)
         first, second, third = self.lengths

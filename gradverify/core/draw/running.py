@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, configuration, currently_i
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky, Unsatisfiable
 
-from gradverify.core.nouns.case import Case
+from gradverify.core.nouns import Case
 
 
 class _Stop(KeyboardInterrupt):

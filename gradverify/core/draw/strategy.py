@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.regime import Regime
-from gradverify.core.draw.drawing import Drawing
+from gradverify.core.draw.drawing import Drawing, Tables
 from gradverify.core.draw.kernels import Production
-from gradverify.core.nouns.case import Case
+from gradverify.core.nouns import Case
 
 
 def cases(
@@ -42,11 +42,22 @@ def cases(
 
 
 def drawing_of(
-    layer: Layer, regime: Regime, *, dtype: str = "float64", eps: float | None = None, target: str | None = None
+    layer: Layer,
+    regime: Regime,
+    *,
+    dtype: str = "float64",
+    eps: float | None = None,
+    target: str | None = None,
+    tables: Tables | None = None,
 ) -> Drawing:
-    """How cases of a layer are drawn; see `cases` for the arguments."""
+    """How cases of a layer are drawn; see `cases` for the arguments.
+
+    Parameters
+    ----------
+    tables : of the sizes that `assume` allows, which are the same in each regime: found once for all who share them
+    """
     kind = Production if regime.production else Drawing
-    return kind(layer, regime, _lower(regime.dtype, dtype), eps, target)
+    return kind(layer, regime, _lower(regime.dtype, dtype), eps, target, tables)
 
 
 def decoding(

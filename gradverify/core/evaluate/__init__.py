@@ -11,15 +11,14 @@ import numpy as np
 
 from gradverify.core.declare.declaration import Backward, Forward
 from gradverify.core.declare.dims import sizes_in
-from gradverify.core.declare.functions import accepted, by_function
+from gradverify.core.declare.functions import by_function, taken_by
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate.failures import LayerFailure as LayerFailure
 from gradverify.core.evaluate.failures import guarded as guarded
 from gradverify.core.evaluate.failures import unpatched
 from gradverify.core.evaluate.foreign import MOST, array, described
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.streams import Stream
+from gradverify.core.nouns import Array, Case, Stream
 from gradverify.core.texts import line
 
 Gradients = dict[str, Any]  # by primal name: a plain array, None, or a LayerFailure that says why it is neither
@@ -66,7 +65,7 @@ def run(
         arguments = (*cotangents, saved) if len(cotangents) > 1 and spreads(backward, len(cotangents)) else None
         if arguments is None:
             arguments = (cotangents if len(outputs) > 1 else cotangents[0], saved)
-        raw = guarded("backward", backward, *arguments, **{k: options[k] for k in accepted(backward, tuple(options))})
+        raw = guarded("backward", backward, *arguments, **taken_by(backward, options))
         return by_name(layer, raw)
 
     return Evaluation(outputs, saved, pull)

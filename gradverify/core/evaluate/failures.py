@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.core import texts
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import Finding
+from gradverify.core.nouns import Case, Finding
 
 COMPLETE = "complete"  # the property that a layer breaks when its code fails outright
 ELSEWHERE = "elsewhere"  # kind of a failure of code that cannot run on this device or machine

@@ -14,7 +14,7 @@ import numpy as np
 
 from gradverify.core import texts
 from gradverify.core.evaluate.failures import LayerFailure, error_line, from_outside
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 # A check holds several copies of what it compares at a time: 1 GiB for one in float64 is what a usual machine bears.
 MOST = 1 << 27

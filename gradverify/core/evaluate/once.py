@@ -13,7 +13,7 @@ import numpy as np
 
 from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
-from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns import Array, Case
 
 
 @dataclass(slots=True)

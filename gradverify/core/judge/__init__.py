@@ -1,6 +1,6 @@
 """Is this entry wrong? Measurements decide most; what is in dispute goes before the rules.
 
-`sweep` compares a gradient entry by entry, `measuring` climbs from single steps to the ladder, `plain` gives the
+`sweep` compares a gradient entry by entry, `measure` climbs from single steps to the ladder, `verdicts` gives the
 verdict of one measurement, `dispute` holds what disagrees, `table` asks the `rules` about it, one file each.
 """
 
@@ -10,7 +10,7 @@ from gradverify.core.judge import (
     rules,  # noqa: F401  so that they are registered
     table,
 )
-from gradverify.core.judge.plain import PLAIN
+from gradverify.core.judge.verdicts import PLAIN
 
 
 def says(reason: str) -> str:

@@ -8,8 +8,7 @@ import numpy as np
 
 from gradverify.core.differentiate.kinks import has_kink
 from gradverify.core.differentiate.point import Point
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.comparison import DISAGREES, UNRESOLVED
+from gradverify.core.nouns import DISAGREES, UNRESOLVED, Array, Case
 
 
 @dataclass(slots=True)
@@ -19,18 +18,21 @@ class Dispute:
     Attributes
     ----------
     point : where the forward was differenced
-    case : of the point; None where there is none to evaluate a backward at
     entries : flat indices
     analytic, numerical, bound : of these entries
     """
 
     point: Point
-    case: Case | None
     entries: Array
     analytic: Array
     numerical: Array
     bound: Array
     _has_kink: list[bool] = field(default_factory=list)
+
+    @property
+    def case(self) -> Case:
+        """The case that the point was made of."""
+        return self.point.case
 
     @property
     def kinks(self) -> str:
@@ -57,7 +59,7 @@ class Dispute:
     def only(self, rows: Array) -> Dispute:
         """The dispute over some of the entries; `rows` is a mask or indices."""
         entries, analytic = self.entries[rows], self.analytic[rows]
-        return Dispute(self.point, self.case, entries, analytic, self.numerical[rows], self.bound[rows], self._has_kink)
+        return Dispute(self.point, entries, analytic, self.numerical[rows], self.bound[rows], self._has_kink)
 
 
 @dataclass(frozen=True, slots=True)

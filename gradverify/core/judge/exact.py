@@ -17,12 +17,12 @@ from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import LayerFailure, once
 from gradverify.core.judge.facts import best_ratio
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.comparison import Comparison, Verdict
-from gradverify.core.nouns.finding import Finding, Outcome
-from gradverify.core.nouns.streams import Stream
+from gradverify.core.nouns import Array, Case, Comparison, Finding, Outcome, Stream, Verdict
 
 Gradients = Mapping[str, Array]
+
+CALLS = ("second call", "first call")  # what is compared here, where both are calls of the same case
+EXPECTED = ("got", "expected")  # and where the other side is computed from one call or several
 
 _ULPS = 4096.0  # reductions in another order move the last digits; bugs move the first
 _GRAINS = 4.0  # roundings of a gradient that is read from a subtraction, on either side of a comparison
@@ -70,20 +70,22 @@ def outcome(
     same: bool = False,
     least: float = 0.0,
     loose: float = 1.0,
+    sides: tuple[str, str] = CALLS,
 ) -> Outcome:
     """An Outcome from pairs (what was done, gradients got, gradients expected).
 
     `terms` are gradients of which the expected ones are sums; their size counts for the rounding.
     `at` is where rounding is measured, if not at the case; with `same`, the very same arithmetic was done
     twice, and how much rounding there is makes no difference; differences below `least` of the largest entry
-    are none. `loose` is what gradients were multiplied with after they were rounded.
+    are none. `loose` is what gradients were multiplied with after they were rounded. `sides` names what was got and
+    what was expected.
     """
     findings: dict[str, Finding] = {}
     entries = 0
     for what, got, wanted in pairs:
         entries += sum(np.size(g) for g in wanted.values())
         other = {n: g for n, g in wanted.items() if n not in findings and not np.array_equal(got[n], g)}
-        for primal, comparison in compare(layer, at or case, got, other, terms, same, least, loose).items():
+        for primal, comparison in compare(layer, at or case, got, other, terms, same, least, loose, sides).items():
             if comparison.wrong.any():
                 findings[primal] = _finding(name, kind, what, case, comparison)
     return Outcome(name, tuple(findings.values()), entries=entries)
@@ -98,6 +100,7 @@ def compare(
     same: bool = False,
     least: float = 0.0,
     loose: float = 1.0,
+    sides: tuple[str, str] = CALLS,
 ) -> dict[str, Comparison]:
     """Comparison of two gradients by primal; the bound is the rounding of backward, less where that was the same."""
     found: dict[str, Comparison] = {}
@@ -136,7 +139,7 @@ def compare(
                 far &= ~(error <= bound)
         verdicts = np.where(far, Verdict.DISAGREES, Verdict.AGREES).astype(np.int8)
         labels = layer.primal(primal).dims.labels(b.ndim)
-        found[primal] = Comparison(primal, a, b, bound, verdicts, top, labels)
+        found[primal] = Comparison(primal, a, b, bound, verdicts, top, labels, sides=sides)
     return found
 
 
@@ -291,7 +294,7 @@ def narrow(case: Case) -> bool:
 
 
 def _unit(layer: Layer, case: Case) -> float:
-    """Of the arithmetic behind a gradient: what came in with few digits, or was computed with few, may go out in more."""
+    """Of the arithmetic behind a gradient: what came in, or was computed, with few digits may go out with more."""
     given = (_eps(np.asarray(a)) for a in (*case.primals.values(), *(case.cotangents or ())))
     return max(float(getattr(layer.hooks.reference, "eps", 0.0)), *given)
 

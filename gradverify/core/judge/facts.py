@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.comparison import Comparison
+from gradverify.core.nouns import Array, Comparison
 
 
 def facts_of(comparison: Comparison) -> dict[str, Any]:

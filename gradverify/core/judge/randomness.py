@@ -8,8 +8,7 @@ from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Finding
+from gradverify.core.nouns import Array, Case, Finding
 
 
 def randomness(layer: Layer, case: Case) -> Finding | None:

@@ -17,12 +17,11 @@ from gradverify.core.differentiate.complexstep import complex_step
 from gradverify.core.differentiate.point import Point
 from gradverify.core.differentiate.sides import one_sided
 from gradverify.core.judge.dispute import Dispute
-from gradverify.core.judge.measuring import allow, climb, measured, single_steps
-from gradverify.core.judge.plain import CONVENTION, ENOUGH, Sweep
+from gradverify.core.judge.measure import allow, climb, measured, single_steps
 from gradverify.core.judge.rules.kink import between
 from gradverify.core.judge.table import tried
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.comparison import DISAGREES, KINK, UNRESOLVED, Comparison
+from gradverify.core.judge.verdicts import CONVENTION, ENOUGH, Sweep
+from gradverify.core.nouns import DISAGREES, KINK, UNRESOLVED, Array, Comparison
 
 FEW = 4  # entries that stand for a primal that looks wrong
 CLEAR = 100.0  # times its noise that an entry disagrees by at every single step, for its primal to look wrong
@@ -39,7 +38,6 @@ def sweep(
     method: str = "adaptive",
     allowance: Allowance | None = None,
     entries: Array | None = None,
-    case: Case | None = None,
     few: bool = False,
 ) -> Sweep:
     """Compare a gradient element by element.
@@ -52,7 +50,6 @@ def sweep(
     allowance : ``(small) -> rounding error of the analytic gradient itself``, shape (P,), asked for only on
         disagreement; `small` tells that one is so small that rounding may be all of it
     entries : flat indices to compare, default all
-    case : of the point; with it, disagreements where several kinks meet are looked at from nearby
     few : whether one entry that is wrong for certain is enough for its primal, and others are then not tried
     """
     result = Sweep.blank(point, analytic)
@@ -61,17 +58,17 @@ def sweep(
     court = None if allowance is None else cache(allowance)
     if method == "complex":
         measured(result, todo, complex_step(point, todo))
-        _decide(result, todo, court, case)
+        _decide(result, todo, court)
     elif method == "central":
         measured(result, todo, paired(point, todo, step or best_step(point.eps), analytic)[0])
-        _decide(result, todo, court, case)
+        _decide(result, todo, court)
     else:
         todo, doubt = single_steps(result, todo, step)
         clearest = _clearest(point, todo, doubt) if few else np.zeros(todo.size, bool)
         for some in (todo[clearest], todo[~clearest]):
             some = _untold(result, some)
             climb(result, some)
-            _decide(result, some, court, case)
+            _decide(result, some, court)
     if point.layer.declared.kinks != "between":
         _conventions(result)
     result.explain(chosen)
@@ -97,7 +94,7 @@ def _untold(result: Sweep, entries: Array) -> Array:
     return entries[~enough]
 
 
-def _decide(result: Sweep, entries: Array, allowance: Allowance | None, case: Case | None) -> None:
+def _decide(result: Sweep, entries: Array, allowance: Allowance | None) -> None:
     """What disagrees by more than backward may be rounded goes before the rules."""
     wrong = result.among(entries, DISAGREES)
     if allowance is not None:
@@ -105,7 +102,7 @@ def _decide(result: Sweep, entries: Array, allowance: Allowance | None, case: Ca
     if wrong.size == 0:
         return
     known = result.analytic[wrong]
-    outcome = tried(Dispute(result.point, case, wrong, known, result.numerical[wrong], result.bound[wrong]))
+    outcome = tried(Dispute(result.point, wrong, known, result.numerical[wrong], result.bound[wrong]))
     result.numerical[wrong], result.bound[wrong] = outcome.numerical, outcome.bound
     for name in dict.fromkeys(outcome.reasons):
         by = outcome.reasons == name

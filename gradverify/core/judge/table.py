@@ -15,8 +15,7 @@ import numpy as np
 from gradverify.core.declare.registry import Registry
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge.dispute import Answer, Dispute
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.comparison import DISAGREES, KINK, UNRESOLVED
+from gradverify.core.nouns import DISAGREES, KINK, UNRESOLVED, Array
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
 """Which lines and branches of the author's own code ran in a case that was verified, and which never did.
 
-A pass says nothing about a line that never ran. `recorder` watches a check, case by case; `watch` is how
-Python tells what runs; `home` says whose code it is, `places` what of it can run, and `ran` is the result.
+A pass says nothing about a line that never ran. `recorder` watches a check, case by case; `watch` is how Python tells
+what runs; `owner` says whose code it is, and `places` what of it can run. The result is `summarise.lines_ran`.
 """

@@ -14,11 +14,9 @@ from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate.limits import time_limit
 from gradverify.core.lines import places
-from gradverify.core.lines.home import Home
+from gradverify.core.lines.owner import Home
 from gradverify.core.lines.watch import Engine, Seen, engine
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.comparison import UNRESOLVED
-from gradverify.core.nouns.finding import Outcome
+from gradverify.core.nouns import UNRESOLVED, Case, Outcome
 from gradverify.core.properties import Property
 from gradverify.core.summarise.lines_ran import Function, Ran, Side
 from gradverify.core.verify import watcher

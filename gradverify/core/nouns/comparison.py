@@ -43,6 +43,9 @@ class Estimate:
         return self.truncation + self.rounding
 
 
+SIDES = ("analytic", "numerical")  # of a comparison with a numerical derivative
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """Analytic against numerical gradient of one primal; every array has the primal's shape.
@@ -57,6 +60,7 @@ class Comparison:
     labels : a readable name for each axis
     reasons : for each entry, the place in `rules` of what its verdict rests on (int8); None where nobody says
     rules : names; the first is "", for a verdict that a measurement gives by itself
+    sides : what `analytic` and `numerical` are called, where two calls are compared and neither is a difference
     """
 
     primal: str
@@ -68,6 +72,12 @@ class Comparison:
     labels: tuple[str, ...] = ()
     reasons: Array | None = None
     rules: tuple[str, ...] = ("",)
+    sides: tuple[str, str] = SIDES
+
+    @property
+    def two_calls(self) -> bool:
+        """Whether two calls of the backward are compared, and no numerical derivative."""
+        return self.sides != SIDES
 
     def reason(self, place: tuple[int, ...]) -> str:
         """Name of what the verdict of an entry rests on, "" where it is plain; see `gradverify.core.judge.says`."""

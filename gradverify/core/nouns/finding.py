@@ -49,6 +49,7 @@ class Finding:
     severity : error in units of its bound (inf where there is no bound)
     facts : plain numbers for diagnosis and reports
     worst : the Case with the largest severity seen, when it is not `case`; that severity is among the facts
+    pictured : the gradients of a larger Case as it was drawn, where those of `case` have one entry and show no pattern
     follows : fingerprint of another finding that looks the same, or that explains this one: one mistake, told once
     """
 
@@ -62,6 +63,7 @@ class Finding:
     facts: Mapping[str, Any] = field(default_factory=dict)
     diagnoses: tuple[Diagnosis, ...] = ()
     worst: Case | None = None
+    pictured: Comparison | None = None
     follows: tuple[str, str, str] | None = None
 
     def but(self, **changes: Any) -> Finding:

@@ -6,16 +6,11 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-_PLACES: dict[str, str] = {}  # what is asked for -> "module:function"
-
-
-def set_forms(**places: str) -> None:
-    """Say by which functions nouns are shown and kept; their modules are imported on first use."""
-    _PLACES.update(places)
+import gradverify
 
 
 def form(name: str) -> Callable[..., Any]:
-    """The function that was named for a form."""
-    module, _, function = _PLACES[name].partition(":")
-    found: Callable[..., Any] = getattr(import_module(module), function)
+    """The function that the package names for a form; its module is imported on first use."""
+    module, _, function = gradverify.FORMS[name].partition(":")
+    found: Callable[..., Any] = getattr(import_module(f"gradverify.{module}"), function)
     return found

@@ -24,11 +24,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.comparison import AGREES, DISAGREES, UNRESOLVED, Comparison
+from gradverify.core.nouns import AGREES, DISAGREES, UNRESOLVED, Array, Comparison
 
 FACTOR = 3.0
-_BLOCK = 1 << 14
+_BLOCK = 1 << 14  # entries at a time, so that temporary arrays stay in the cache
 _WIDE = 0.5  # of the largest entry: an entry that agrees within so wide a bound is not decided
 
 

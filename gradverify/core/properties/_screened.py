@@ -19,14 +19,11 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.differentiate import ladder, screen
 from gradverify.core.differentiate.point import Point
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.comparison import Comparison, Verdict
-from gradverify.core.nouns.finding import Finding, Outcome
-from gradverify.core.nouns.streams import Stream
+from gradverify.core.nouns import Array, Case, Comparison, Finding, Outcome, Stream, Verdict
 from gradverify.core.properties._allowance import FACTOR, allowed, rounded
 
-_DIRECTIONS, _SAMPLES = 3, 4
-_SIGMAS = 5.0
+_DIRECTIONS, _SAMPLES = 3, 4  # the largest of four samples is below the median error once in 16
+_SIGMAS = 5.0  # roundings of a gradient add up like a random walk; beyond five deviations: one direction in a million
 _ALONE = 16  # entries that the localisation may point at, and as many at random
 _EACH = 64  # entries up to which all are compared
 _MODERATE = 8.0  # values above leave no digits to judge: a sample moves them by more than the result

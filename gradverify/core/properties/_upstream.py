@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.streams import Stream
+from gradverify.core.nouns import Array, Case, Stream
 
 _MANNERS = ("tenths", "tenths", "mean", "normal", "spread", "ones")
 

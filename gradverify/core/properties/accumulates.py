@@ -14,11 +14,11 @@ import numpy as np
 from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Outcome
+from gradverify.core.nouns import Array, Case, Outcome
 from gradverify.core.properties import Property, add
 
 NAME = "accumulates"
+SIDES = ("left in the buffer", "meant")
 
 
 def applies(layer: Layer) -> str | None:
@@ -41,7 +41,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
         cotangents = exact.copied(case.cotangents or ())
         evaluate.guarded("backward", layer.hooks.accumulate, cotangents, evaluation.saved, filled)
     wanted = {n: 1.5 + 2 * g for n, g in expected.items()}
-    return exact.outcome(layer, case, NAME, [("added twice into a buffer that held 1.5", filled, wanted)])
+    return exact.outcome(layer, case, NAME, [("added twice into a buffer that held 1.5", filled, wanted)], sides=SIDES)
 
 
 def _on_an_object(layer: Layer, case: Case, expected: dict[str, Array]) -> Outcome:
@@ -72,7 +72,7 @@ def _alike(layer: Layer, case: Case, once: dict[str, Array], left: dict[str, Arr
             )
             for k, got in rounds.items()
         ]
-        return exact.outcome(layer, case, NAME, pairs)
+        return exact.outcome(layer, case, NAME, pairs, sides=SIDES)
 
     outcomes = held_to("added up", lambda k: k), held_to("replaced", lambda k: 1)
     return min(outcomes, key=lambda outcome: len(outcome.findings))
@@ -85,12 +85,11 @@ def _in_every_order(layer: Layer, case: Case, once: dict[str, Array]) -> Outcome
     pairs = []
     for order in ("aa", "ab", "ba", "aba", "bab", "aab"):
         left = _left(layer, [case if which == "a" else other for which in order])
-        terms = [once if which == "a" else at_other for which in order]
+        parts = [once if which == "a" else at_other for which in order]
         what = f"after {len(order)} backward passes without zeroing (batches {', '.join(order)}; meant is the sum)"
-        pairs.append((what, {n: left[n] for n in once}, {n: sum(t[n] for t in terms) for n in once}))
-    return exact.outcome(
-        layer, case, NAME, pairs, terms={n: 3 * (np.abs(g) + np.abs(at_other[n])) for n, g in once.items()}
-    )
+        pairs.append((what, {n: left[n] for n in once}, {n: sum(part[n] for part in parts) for n in once}))
+    terms = {n: 3 * (np.abs(g) + np.abs(at_other[n])) for n, g in once.items()}
+    return exact.outcome(layer, case, NAME, pairs, terms=terms, sides=SIDES)
 
 
 def _left(layer: Layer, cases: list[Case]) -> dict[str, Array]:

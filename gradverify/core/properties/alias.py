@@ -11,8 +11,7 @@ import numpy as np
 from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns import Case, Finding, Outcome
 from gradverify.core.properties import Property, add
 
 NAME = "alias"

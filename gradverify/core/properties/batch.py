@@ -6,9 +6,7 @@ import numpy as np
 
 from gradverify.core.declare.layer import Layer
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Outcome
-from gradverify.core.nouns.streams import Stream
+from gradverify.core.nouns import Array, Case, Outcome, Stream
 from gradverify.core.properties import Property, add
 
 NAME = "batch"
@@ -38,11 +36,11 @@ def holds(layer: Layer, case: Case) -> Outcome:
     halves = [exact.gradients(layer, _take(layer, case, rows)) for rows in (np.arange(cut), np.arange(cut, size))]
     joined = {n: _join(layer, n, [half[n] for half in halves]) for n in whole}
     pairs = [(f"with the batch {layer.batch} split in two", joined, whole)]
-    outcome = exact.outcome(layer, case, NAME, pairs)
+    outcome = exact.outcome(layer, case, NAME, pairs, sides=exact.EXPECTED)
     permuted = exact.compare(layer, case, shuffled, expected)
     if not outcome.findings and any(c.wrong.any() for c in permuted.values()):
         pairs = [(f"with the batch {layer.batch} in another order", shuffled, expected)]
-        outcome = exact.outcome(layer, case, NAME, pairs)
+        outcome = exact.outcome(layer, case, NAME, pairs, sides=exact.EXPECTED)
     return Outcome(NAME, outcome.findings, entries=2 * outcome.entries)
 
 

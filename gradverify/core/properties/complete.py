@@ -9,9 +9,8 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import once
 from gradverify.core.evaluate.failures import COMPLETE, failed
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Finding, Outcome
-from gradverify.core.properties import Property, add
+from gradverify.core.nouns import Array, Case, Finding, Outcome
+from gradverify.core.properties import FIRST, Property, add
 
 
 def holds(layer: Layer, case: Case) -> Outcome:
@@ -75,4 +74,5 @@ def _low(name: str, gradient: Array, case: Case, outputs: tuple[Array, ...]) -> 
     return None
 
 
-add(Property(COMPLETE, "the code runs and gives a finite gradient of the right shape for every primal", holds))
+SAYS = "the code runs and gives a finite gradient of the right shape for every primal"
+add(Property(COMPLETE, SAYS, holds, turn=FIRST))

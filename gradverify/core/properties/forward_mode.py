@@ -13,9 +13,7 @@ from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.evaluate.foreign import array
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Finding, Outcome
-from gradverify.core.nouns.streams import Stream
+from gradverify.core.nouns import Array, Case, Finding, Outcome, Stream
 from gradverify.core.properties import Property, add, gradient
 
 NAME = "forward_mode"

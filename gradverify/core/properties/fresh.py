@@ -15,8 +15,7 @@ import numpy as np
 from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns import Array, Case, Finding, Outcome
 from gradverify.core.properties import Fingerprint, Property, add
 
 NAME, KIND = "fresh", "uninitialised"

@@ -18,14 +18,11 @@ from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge import exact
 from gradverify.core.judge.facts import facts_of
-from gradverify.core.judge.plain import SCREENED, Sweep
 from gradverify.core.judge.sweep import comparisons, sweep
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.comparison import Comparison, Verdict
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.judge.verdicts import SCREENED, Sweep
+from gradverify.core.nouns import Array, Case, Comparison, Finding, Outcome, Stream, Verdict
 from gradverify.core.nouns.ledger import weighted
-from gradverify.core.nouns.streams import Stream
-from gradverify.core.properties import Property, add
+from gradverify.core.properties import SECOND, Property, add
 from gradverify.core.tuning import current
 
 NAME = "gradient"
@@ -110,7 +107,7 @@ def _as_computed(point: Point, case: Case, dtype: Any, analytic: Array, result: 
     wrong = np.flatnonzero(result.verdicts == Verdict.DISAGREES)
     coarse = Point(point.layer, case, dtype, point.memory, inside=inside)
     allowance = partial(backward_rounding, coarse, case, analytic)
-    result.take(sweep(coarse, analytic, allowance=allowance, entries=wrong, case=case), wrong)
+    result.take(sweep(coarse, analytic, allowance=allowance, entries=wrong), wrong)
 
 
 def compare(point: Point, case: Case, analytic: Array) -> Sweep:
@@ -124,9 +121,7 @@ def compare(point: Point, case: Case, analytic: Array) -> Sweep:
     large = point.size > tuning.sweep_limit
     chosen = screened_entries(point, case, analytic, every, tuning.sample) if large else every
     step = tuning.eps if tuning.eps is not None else case.step
-    result = sweep(
-        point, analytic, step, method=tuning.method, allowance=allowance, entries=chosen, case=case, few=tuning.few
-    )
+    result = sweep(point, analytic, step, method=tuning.method, allowance=allowance, entries=chosen, few=tuning.few)
     if large:
         result.settle(np.setdiff1d(every, chosen), Verdict.UNRESOLVED, SCREENED)
     for slot in zero:
@@ -194,4 +189,5 @@ def finding(layer: Layer, case: Case, comparison: Comparison, good: Mapping[str,
     return Finding(NAME, "wrong", comparison.primal, message, case, comparison, severity, facts_of(comparison))
 
 
-add(Property(NAME, "analytic and numerical gradients agree in every entry of every primal", holds, applies))
+SAYS = "analytic and numerical gradients agree in every entry of every primal"
+add(Property(NAME, SAYS, holds, applies, turn=SECOND))

@@ -7,9 +7,7 @@ import numpy as np
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import copies, draw_cotangents, run
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Finding, Outcome
-from gradverify.core.nouns.streams import Stream
+from gradverify.core.nouns import Array, Case, Finding, Outcome, Stream
 from gradverify.core.properties import Property, add
 
 NAME = "linear"
@@ -36,7 +34,15 @@ def holds(layer: Layer, case: Case) -> Outcome:
     pairs = [("for the sum of two cotangents", both, summed)]
     terms = {n: np.abs(at_v[n]) + np.abs(at_w[n]) for n in at_v}
     outcome = exact.outcome(
-        layer, case, NAME, pairs, kind="nonlinear", terms=terms, at=case.but(cotangents=total), least=_LEAST
+        layer,
+        case,
+        NAME,
+        pairs,
+        kind="nonlinear",
+        terms=terms,
+        at=case.but(cotangents=total),
+        least=_LEAST,
+        sides=exact.EXPECTED,
     )
     if not outcome.findings:
         outcome = _scaled(layer, case, at_v)
@@ -65,7 +71,9 @@ def _scaled(layer: Layer, case: Case, once: dict[str, Array]) -> Outcome:
             got, wanted, at = {n: (g / factor).astype(g.dtype) for n, g in got.items()}, once, case
         pair = f"with the cotangent {words}", got, wanted
         loose = max(factor, 1 / factor)
-        told = exact.outcome(layer, case, NAME, [pair], kind="nonlinear", at=at, least=_LEAST, loose=loose)
+        told = exact.outcome(
+            layer, case, NAME, [pair], kind="nonlinear", at=at, least=_LEAST, loose=loose, sides=exact.EXPECTED
+        )
         entries += told.entries
         for finding in told.findings:
             findings.setdefault(finding.primal, finding)

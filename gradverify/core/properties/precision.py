@@ -19,10 +19,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.regime import Regime
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.comparison import Comparison, Verdict
-from gradverify.core.nouns.finding import Finding, Outcome
-from gradverify.core.nouns.streams import Stream
+from gradverify.core.nouns import Array, Case, Comparison, Finding, Outcome, Stream, Verdict
 from gradverify.core.properties import Property, add
 
 NAME = "precision"

@@ -11,8 +11,7 @@ from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate.foreign import arrays_in
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns import Array, Case, Finding, Outcome
 from gradverify.core.properties import Property, add, layout
 
 NAME = "pure"

@@ -23,10 +23,7 @@ from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate.failures import LayerFailure, out_of_memory
 from gradverify.core.evaluate.limits import SLOW
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.comparison import Comparison
-from gradverify.core.nouns.finding import Finding, Outcome
-from gradverify.core.nouns.streams import Stream
+from gradverify.core.nouns import Array, Case, Comparison, Finding, Outcome, Stream
 from gradverify.core.properties import Property, _screened, add, gradient
 from gradverify.core.properties._allowance import FACTOR, allowed, compared
 from gradverify.core.properties._upstream import upstream

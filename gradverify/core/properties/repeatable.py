@@ -10,8 +10,7 @@ from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.judge import exact
 from gradverify.core.judge.randomness import randomness
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.nouns import Case, Finding, Outcome
 from gradverify.core.properties import Fingerprint, Property, add, fresh
 
 NAME = "repeatable"

@@ -9,9 +9,7 @@ from gradverify.core.declare.declaration import Primal
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Finding, Outcome
-from gradverify.core.nouns.streams import Stream
+from gradverify.core.nouns import Array, Case, Finding, Outcome, Stream
 from gradverify.core.properties import Property, add
 
 NAME = "reusable"
@@ -107,7 +105,7 @@ def _other(layer: Layer, case: Case, shorten: bool = True) -> Case:
         for factors in (None, *_FACTORS) if turned else _FACTORS:
             moved = {p.name: _moved(p, sizes[p.name], factors, rng) for p in layer.primals}
             other = case.but(primals=moved, cotangents=None, seed=case.seed + 7)
-            if not layer.allows(other.primals, other.options):
+            if not layer.legal(other.primals, other.options):
                 continue
             try:
                 completed, reason = exact.ready(layer, other)

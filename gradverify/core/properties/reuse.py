@@ -7,8 +7,7 @@ import numpy as np
 from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Outcome
+from gradverify.core.nouns import Array, Case, Outcome
 from gradverify.core.properties import Property, add
 
 NAME = "reuse"
@@ -32,7 +31,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     joined = _on_one_tape(layer, case)
     if joined is not None:
         pairs.append(("when it is used twice in one graph", joined, {n: 2 * g for n, g in expected.items()}))
-    outcome = exact.outcome(layer, case, NAME, pairs)
+    outcome = exact.outcome(layer, case, NAME, pairs, sides=exact.EXPECTED)
     tied = _tied(layer, case)
     return Outcome(NAME, outcome.findings or tied.findings, entries=outcome.entries + tied.entries)
 

@@ -20,16 +20,14 @@ from gradverify.core.differentiate import ladder
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge import exact
 from gradverify.core.judge.exact import Gradients
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Finding, Outcome
-from gradverify.core.nouns.streams import Stream
+from gradverify.core.nouns import Array, Case, Finding, Outcome, Stream
 from gradverify.core.properties import Property, add
 from gradverify.core.properties.gradient import working_dtype
 
 NAME = "second_order"
 SPECIAL = "second_special"
 _BESIDE = 1e-6  # distance of neighbours, of the primals' own size
-_NEIGHBOURS = 8
+_NEIGHBOURS = 8  # all on one side of a kink through the point: once in 128
 
 
 def applies(layer: Layer) -> str | None:

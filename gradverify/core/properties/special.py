@@ -15,11 +15,10 @@ from gradverify.core.differentiate import ladder
 from gradverify.core.differentiate.central import NOISE_FACTOR
 from gradverify.core.differentiate.inner_precision import computes_in
 from gradverify.core.differentiate.point import Point
-from gradverify.core.judge.plain import FIRM
 from gradverify.core.judge.rules.cancelling import coincident_along
 from gradverify.core.judge.rules.plateau import in_a_row
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Finding, Outcome
+from gradverify.core.judge.verdicts import FIRM
+from gradverify.core.nouns import Array, Case, Finding, Outcome
 from gradverify.core.properties import Property, add, gradient
 from gradverify.core.properties.complete import not_a_number
 from gradverify.core.properties.gradient import Compared

@@ -6,11 +6,10 @@ from itertools import combinations
 from typing import Any
 
 from gradverify.core import evaluate
-from gradverify.core.declare.functions import accepted
+from gradverify.core.declare.functions import accepted, taken_by
 from gradverify.core.declare.layer import Layer
 from gradverify.core.judge import exact
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Outcome
+from gradverify.core.nouns import Array, Case, Outcome
 from gradverify.core.properties import Property, add
 from gradverify.core.properties.fresh import poisoned
 
@@ -36,7 +35,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     for wanted in (subset for size in sizes for subset in combinations(names, size)):
         got = _pull(layer, case, wanted)
         pairs.append((f"when only {', '.join(wanted)} want gradients", got, {n: expected[n] for n in got}))
-    return exact.outcome(layer, case, NAME, pairs)
+    return exact.outcome(layer, case, NAME, pairs, sides=("asked for some", "asked for all"))
 
 
 def _pull(layer: Layer, case: Case, wanted: tuple[str, ...]) -> dict[str, Array]:
@@ -48,7 +47,7 @@ def _pull(layer: Layer, case: Case, wanted: tuple[str, ...]) -> dict[str, Array]
             raw = evaluate.guarded("backward", layer.hooks.wants, cotangents, evaluation.saved, wanted)
         else:
             single = cotangents if len(evaluation.outputs) > 1 else cotangents[0]
-            options = {k: case.options[k] for k in accepted(layer.backward, tuple(case.options))}
+            options = taken_by(layer.backward, case.options)
             raw = evaluate.guarded("backward", layer.backward, single, evaluation.saved, **options, wants=wanted)
     named = evaluate.by_name(layer, raw)
     good, _ = evaluate.usable(layer, case, named)

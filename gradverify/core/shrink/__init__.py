@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from gradverify.core.declare.layer import Layer
-from gradverify.core.nouns.case import Case
+from gradverify.core.nouns import Case
 from gradverify.core.shrink import axes, entries, options
 from gradverify.core.shrink.refill import refilled
 from gradverify.core.shrink.search import Search, TimeUp

@@ -17,7 +17,7 @@ import numpy as np
 from gradverify.core import evaluate
 from gradverify.core.declare.dims import Axis, Dims
 from gradverify.core.errors import DeclarationError
-from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns import Array, Case
 from gradverify.core.shrink.search import Search, sizes_of
 
 Key = Union[str, tuple[str, int]]  # a name, or one axis of a group: ("*batch", 0)

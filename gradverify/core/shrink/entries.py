@@ -8,7 +8,7 @@ from typing import Any, Union
 import numpy as np
 
 from gradverify.core.declare.domains import Domain
-from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns import Array, Case
 from gradverify.core.shrink.search import Search
 
 Slot = Union[str, int]  # a primal by name, or a cotangent by position

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gradverify.core.declare.layer import Layer
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.streams import Stream
+from gradverify.core.nouns import Case, Stream
 from gradverify.core.shrink.search import sizes_of
 
 TIMES = 2

@@ -12,7 +12,7 @@ from gradverify.core import evaluate
 from gradverify.core.declare.dims import Dims, numbers_in
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
-from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns import Array, Case
 
 _PATIENCE = 4  # seconds that may pass for each second of work: a machine that is busy does not change the result
 
@@ -49,7 +49,7 @@ class Search:
         if time.thread_time() > self._worked or time.perf_counter() > self._deadline:
             raise TimeUp
         try:
-            failed = self.layer.allows(candidate.primals, candidate.options) and bool(self._fails(candidate))
+            failed = self.layer.legal(candidate.primals, candidate.options) and bool(self._fails(candidate))
         except Exception:  # noqa: BLE001  a candidate that cannot be judged is not a failing one
             failed = False
         if failed:

@@ -15,7 +15,7 @@ import numpy as np
 
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
-from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns import Array, Case
 
 DECADES = tuple(float(f"1e{k}") for k in range(-4, 5))
 # borders of the value regions, from large negative through exactly 0 to large positive

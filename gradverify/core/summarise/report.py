@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from gradverify.core.nouns.finding import Finding
+from gradverify.core.nouns import Finding
 from gradverify.core.nouns.forms import form
 from gradverify.core.nouns.ledger import Ledger, NotVerified, ledger
 from gradverify.core.summarise.coverage import Coverage

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from gradverify.core.judge import says
-from gradverify.core.nouns.comparison import AGREES, DISAGREES, UNRESOLVED, Comparison, Verdict
-from gradverify.core.nouns.finding import Outcome
+from gradverify.core.nouns import AGREES, DISAGREES, UNRESOLVED, Comparison, Outcome, Verdict
 from gradverify.core.nouns.ledger import NO_REASON, Counts
 
 RATIOS = tuple(float(f"1e{k}") for k in range(-6, 9))  # borders of the bins of `Tally.histogram`

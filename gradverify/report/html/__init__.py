@@ -10,12 +10,13 @@ import base64
 import hashlib
 import platform
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from importlib.resources import files as resources
 
 import numpy as np
 
 import gradverify
-from gradverify.core.nouns.finding import Finding
+from gradverify.core.nouns import Finding
 from gradverify.core.summarise.report import Report
 from gradverify.report.html.finding import article
 from gradverify.report.html.layer import section
@@ -24,13 +25,17 @@ from gradverify.report.html.overview import overview
 from gradverify.report.table import summary
 
 
-def render_html(reports: Sequence[Report], files: Mapping[Finding, str] | None = None) -> str:
+def render_html(
+    reports: Sequence[Report], files: Mapping[Finding, str] | None = None, when: datetime | None = None
+) -> str:
     """A whole page: overview, then every layer with its findings.
 
     Parameters
     ----------
     files : for a finding, the path of its Case file, where one was written
+    when : date and time on the page; None takes those of now
     """
+    date = (when or datetime.now().astimezone()).strftime("%Y-%m-%d %H:%M %Z").strip()
     script, title = _asset("page.js"), summary(reports) if reports else "no layer was checked"
     head = el(
         "head",
@@ -44,7 +49,7 @@ def render_html(reports: Sequence[Report], files: Mapping[Finding, str] | None =
     main = el(
         "main",
         el("h1", "Gradient report"),
-        el("p", title, cls="lead"),
+        el("p", f"{title}, {date}", cls="lead"),
         overview(reports, "gv-"),
         *(section(report, files or {}, f"gv-{k}") for k, report in enumerate(reports)),
         id="gv-main",

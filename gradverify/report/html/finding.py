@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.core.nouns.case import Case
-from gradverify.core.nouns.comparison import Comparison
-from gradverify.core.nouns.finding import Diagnosis, Finding
+from gradverify.core.nouns import Case, Comparison, Diagnosis, Finding
 from gradverify.report import code
 from gradverify.report.html.heatmap import heatmaps
 from gradverify.report.html.ladder import ladder_plot
-from gradverify.report.html.markup import Markup, details, el, pairs
+from gradverify.report.html.markup import Markup, details, el, join, pairs
 from gradverify.report.jsonreport import plain
 from gradverify.report.numbers import apart, entry, short
 from gradverify.report.terminal import PASTED
@@ -41,8 +39,7 @@ def article(finding: Finding, file: str | None, prefix: str, level: int = 3) -> 
         el("p", _kind(finding), cls="dim"),
         _diagnoses(finding),
         None if compared is None else _worst(compared),
-        None if compared is None else heatmaps(compared),
-        _ladder(finding),
+        _pictures(finding, level + 1),
         _facts(finding.facts),
         _case(finding, file, level + 1),
         id=prefix,
@@ -78,11 +75,21 @@ def _worst(comparison: Comparison) -> Markup | None:
     analytic, numerical = apart(comparison.analytic[where], comparison.numerical[where])
     items: list[tuple[Any, Any]] = [
         ("worst entry", entry(comparison.primal, where, comparison.labels)),
-        ("analytic", analytic),
-        ("numerical", f"{numerical} ± {short(comparison.bound[where], 2)}"),
+        (comparison.sides[0], analytic),
+        (comparison.sides[1], f"{numerical} ± {short(comparison.bound[where], 2)}"),
         ("disagree", f"{int(comparison.wrong.sum())} of {comparison.wrong.size}"),
     ]
     return pairs(items)
+
+
+def _pictures(finding: Finding, level: int) -> Markup | None:
+    """Both gradients, of a larger case where the smallest has a single entry, and the error against the step."""
+    drawn = finding.pictured or finding.comparison
+    maps = None if drawn is None else heatmaps(drawn)
+    if maps is not None and finding.pictured is not None:
+        maps = join(el(f"h{level}", "A larger case, as it was drawn"), maps)
+    shown = [part for part in (maps, _ladder(finding)) if part is not None]
+    return el("div", *(el("div", part) for part in shown), cls="pictures") if shown else None
 
 
 def _ladder(finding: Finding) -> Markup | None:
@@ -120,12 +127,13 @@ def _case(finding: Finding, file: str | None, level: int) -> Markup:
     items = [(name, f"{_shape(a)} {np.asarray(a).dtype.name}") for name, a in case.primals.items()]
     items += [(f"option {name}", repr(value)) for name, value in case.options.items()]
     items += [("seed", str(case.seed)), *([("step", short(case.step))] if case.step is not None else [])]
+    pasted = [code.python(case), *code.calls(finding.comparison)]
     worst = None if finding.worst is None else _shapes(finding.worst)
     return el(
         "div",
         el(f"h{level}", "The smallest case found"),
         pairs(items),
-        _code(code.python(case), "the case as code") if case.size <= PASTED else _too_large(file),
+        _code("\n".join(pasted), "the case as code") if case.size <= PASTED else _too_large(file),
         el("p", f"Worst seen on {worst}.") if worst and worst != _shapes(case) else None,
         None if file is None else el("p", "Replay it:"),
         None if file is None else _code(_replay(file, case), "the replay command"),

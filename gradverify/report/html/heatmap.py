@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gradverify.core.judge import says
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.comparison import Comparison, Verdict
+from gradverify.core.nouns import Array, Comparison, Verdict
 from gradverify.report.html.markup import Markup, details, el, join, table
 from gradverify.report.numbers import Window, entry, parts, short, window
 
@@ -24,9 +23,9 @@ def heatmaps(comparison: Comparison) -> Markup | None:
     if comparison.wrong.size == 0:
         return None
     view = window(np.shape(comparison.analytic), comparison.worst, MOST, MOST)
-    arrays = parts(comparison, "analytic", "numerical", "difference")
-    own = np.maximum(_largest(arrays["analytic"], view), _largest(arrays["numerical"], view))
-    scales = {"analytic": own, "numerical": own, "difference": _largest(arrays["difference"], view)}
+    arrays = parts(comparison, "difference")
+    own = max(_largest(arrays[side], view) for side in comparison.sides)
+    scales = {**dict.fromkeys(comparison.sides, own), "difference": _largest(arrays["difference"], view)}
     maps = [_map(comparison, title, array, scales[title], view) for title, array in arrays.items()]
     return el(
         "div",
@@ -174,13 +173,13 @@ def described(comparison: Comparison, index: tuple[int, ...]) -> str:
     a, n, bound = (np.asarray(part)[index] for part in (comparison.analytic, comparison.numerical, comparison.bound))
     verdict, why = _verdict(comparison, index), says(comparison.reason(index))
     verdict += f": {why}" if why else ""
-    name = entry(comparison.primal, index, comparison.labels)
+    name, (one, other) = entry(comparison.primal, index, comparison.labels), comparison.sides
     if _unknown(comparison, index) and not np.isfinite(n):
-        return f"{name}: analytic {short(a)}, {verdict if why else 'not compared'}"
+        return f"{name}: {one} {short(a)}, {verdict if why else 'not compared'}"
     with np.errstate(invalid="ignore"):
         difference = short(a - n)
     numerical = f"{short(n, 6)} ± {short(bound, 2)}"
-    return f"{name}: analytic {short(a, 6)}, numerical {numerical}, difference {difference}, {verdict}"
+    return f"{name}: {one} {short(a, 6)}, {other} {numerical}, difference {difference}, {verdict}"
 
 
 def _verdict(comparison: Comparison, index: tuple[int, ...]) -> str:
@@ -196,5 +195,5 @@ def _listing(comparison: Comparison, view: Window) -> Markup:
         why = comparison.reason(index)
         verdict = _verdict(comparison, index) + (f" ({why})" if why else "")
         rows.append((entry(comparison.primal, index, comparison.labels), *numbers, verdict))
-    head = ("entry", "analytic", "numerical", "difference", "bound", "error/bound", "verdict")
+    head = ("entry", *comparison.sides, "difference", "bound", "error/bound", "verdict")
     return join(table(head, rows, f"Gradient of {comparison.primal}"))

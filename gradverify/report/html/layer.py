@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping
 from itertools import pairwise
 
-from gradverify.core.nouns.finding import Finding
+from gradverify.core.nouns import Finding
 from gradverify.core.summarise.coverage import Coverage, regions
 from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import RATIOS, Tally
 from gradverify.report.html.bars import Bar, named, ordered
 from gradverify.report.html.finding import article
-from gradverify.report.html.markup import Markup, details, el, frame, join
+from gradverify.report.html.markup import Markup, breakable, details, el, frame, join
 from gradverify.report.html.overview import SAID, SIGNS, figures, reason, row_id
 from gradverify.report.html.source import marked
 from gradverify.report.numbers import short
@@ -38,6 +38,7 @@ def section(report: Report, files: Mapping[Finding, str], prefix: str, level: in
         "details",
         el("summary", title),
         el("p", f"{drawn}{seed}, {report.seconds:.3g}\N{NO-BREAK SPACE}s", cls="dim"),
+        None if report.origin is None else el("p", "Target: ", el("code", breakable(report.origin)), cls="dim"),
         _lines("Declared by the author", report.declared),
         _lines("Notes", tuple(report.notes)),
         _lines("Not verified", tuple(line.strip().removeprefix("not verified: ") for line in not_verified(report))),

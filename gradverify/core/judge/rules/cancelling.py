@@ -19,36 +19,28 @@ from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge.dispute import Answer, Dispute, answer
 from gradverify.core.judge.table import add
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.comparison import Estimate
-from gradverify.core.nouns.streams import Stream
+from gradverify.core.nouns import Array, Case, Estimate, Stream
 
 _TIMES, _FIRST = 40, 12  # variations; those after which entries without any kink are given up
-_LIMIT = 64
+_LIMIT = 64  # entries; more that are wrong at once are no accident of round numbers
 _LOOKS = 3  # variations of all primals at once, besides one of each alone, in which a kink must show at all
 
 
-@add(
-    "cancelling",
-    "kinks cancel here by accident; with other values backward is between the slopes",
-    cost=4000,
-    applies=lambda d: d.case is not None,
-)
+@add("cancelling", "kinks cancel here by accident; with other values backward is between the slopes", cost=4000)
 def cancelling(dispute: Dispute) -> Answer:
-    assert dispute.case is not None
-    return answer(coincident(dispute.point, dispute.case, dispute.entries))
+    """The first entry before the others: where it is wrong there is a finding, whatever they say."""
+    point, case, entries = dispute.point, dispute.case, dispute.entries
+    found = np.zeros(entries.size, bool)
+    if entries.size <= _LIMIT and _round(point.values) and _anywhere(point, case):
+        found[:1] = coincident(point, case, entries[:1])
+        if found[0] and entries.size > 1:
+            found[1:] = coincident(point, case, entries[1:])
+    return answer(found)
 
 
 def coincident(point: Point, case: Case, entries: Array) -> Array:
     """Which entries are at a kink, with the gradient between its slopes, where the other values differ, shape (n,)."""
-    found = np.zeros(entries.size, bool)
-    if entries.size == 0 or entries.size > _LIMIT or not _round(point.values):
-        return found
-    if entries.size > 1 and not coincident(point, case, entries[:1]).all():
-        return found  # there is a finding whatever the others say
-    if not _anywhere(point, case):
-        return found
-    kinks = np.zeros(entries.size, bool)
+    found, kinks = (np.zeros(entries.size, bool) for _ in range(2))
 
     def asked(there: Point, analytic: Array) -> tuple[Array, Estimate, Estimate]:
         left, right = (ladder.entrywise(there, entries, side=side) for side in (-1, +1))

@@ -13,7 +13,7 @@ import numpy as np
 from gradverify.core.differentiate.point import Point
 from gradverify.core.judge.dispute import Answer, Dispute, answer
 from gradverify.core.judge.table import add
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 _LARGEST, _STEPS = 2.0**-4, 48  # steps in natural units at which an entry may move nothing, each half the one before
 _WIDE, _BEYOND = 2.0**-10, 16.0  # natural steps, and grains, over which the second derivative is taken

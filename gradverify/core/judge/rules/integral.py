@@ -15,7 +15,7 @@ from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge.dispute import Answer, Dispute, answer
 from gradverify.core.judge.table import add
-from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns import Array, Case
 
 _NEAR = 1e-7  # of the entry: no distance at which a continuous gradient changes much
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
@@ -29,12 +29,10 @@ _LIMIT = 8  # entries; more than a few that are wrong by rounding alone are not 
     "integral",
     "backward, integrated around the point, is what the outputs change by",
     cost=1001,
-    applies=lambda d: d.case is not None,
 )
 def integral(dispute: Dispute) -> Answer:
     """Which entries have a continuous gradient with the right integral."""
     found = np.zeros(dispute.size, bool)
-    assert dispute.case is not None
     disputed = zip(dispute.entries[:_LIMIT], dispute.analytic, dispute.numerical)
     for k, (entry, analytic, numerical) in enumerate(disputed):
         found[k] = _holds(dispute.point, dispute.case, int(entry), float(analytic), float(numerical))

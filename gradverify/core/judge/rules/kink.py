@@ -8,8 +8,7 @@ from gradverify.core.differentiate import ladder
 from gradverify.core.differentiate.sides import one_sided
 from gradverify.core.judge.dispute import Answer, Dispute
 from gradverify.core.judge.table import add
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.comparison import DISAGREES, KINK, UNRESOLVED, Estimate
+from gradverify.core.nouns import DISAGREES, KINK, UNRESOLVED, Array, Estimate
 
 
 @add(

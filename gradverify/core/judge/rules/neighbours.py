@@ -18,9 +18,7 @@ from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge.dispute import Answer, Dispute
 from gradverify.core.judge.table import add
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.comparison import DISAGREES, KINK, UNRESOLVED
-from gradverify.core.nouns.streams import Stream
+from gradverify.core.nouns import DISAGREES, KINK, UNRESOLVED, Array, Case, Stream
 
 _STEP = 0.01  # of their distance, for the slopes at neighbours
 _BESIDE = 0.02  # of that distance: an entry among its ties, and yet not on its own kink
@@ -99,18 +97,12 @@ def _ranked(case: Case, values: Array, entry: int) -> tuple[Offset, int]:
     "neighbours",
     "kinks meet here, and backward gives a slope within those nearby",
     cost=1000,
-    applies=lambda d: d.case is not None and d.has_kink,
+    applies=lambda dispute: dispute.has_kink,
 )
 def kinks_meet(dispute: Dispute) -> Answer:
     """A kink where it lies within the slopes nearby, and unresolved where it nearly does."""
-    point, case, entries, analytic, numerical = (
-        dispute.point,
-        dispute.case,
-        dispute.entries,
-        dispute.analytic,
-        dispute.numerical,
-    )
-    assert case is not None
+    point, case, entries = dispute.point, dispute.case, dispute.entries
+    analytic, numerical = dispute.analytic, dispute.numerical
     verdicts = np.full(dispute.size, DISAGREES, np.int8)
     gap = np.abs(analytic - numerical)
     slopes, kinked = _looked(

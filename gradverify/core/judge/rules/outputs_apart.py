@@ -15,8 +15,7 @@ from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge.dispute import Answer, Dispute, answer
 from gradverify.core.judge.table import add
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.comparison import KINK
+from gradverify.core.nouns import KINK, Array
 
 _MOST, _LIMIT = 256, 16  # outputs that are taken apart, entries that are looked at
 _STEP = 1e-7  # in natural units, for the slopes of the two sides
@@ -26,7 +25,7 @@ _CLOSE = 1e-6  # of the slopes: what a step of that size bends
 def _asked(dispute: Dispute) -> bool:
     real = all(y.dtype.kind == "f" for y in dispute.point.at_point)
     few = dispute.size <= _LIMIT
-    return dispute.case is not None and dispute.kinks == "between" and real and dispute.point.grid is None and few
+    return dispute.kinks == "between" and real and dispute.point.grid is None and few
 
 
 @add(
@@ -38,7 +37,6 @@ def _asked(dispute: Dispute) -> bool:
 def outputs_apart(dispute: Dispute) -> Answer:
     """Which entries are at a kink of some outputs, and between the slopes of the two sides in every one."""
     point, case, entries = dispute.point, dispute.case, dispute.entries
-    assert case is not None
     nothing = answer(np.zeros(dispute.size, bool))
     left, right, noise = _sides(point, entries)
     slack = noise + _CLOSE * np.maximum(np.abs(left), np.abs(right))

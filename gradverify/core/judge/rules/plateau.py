@@ -12,7 +12,7 @@ from gradverify.core.differentiate import ladder
 from gradverify.core.differentiate.sides import TINY
 from gradverify.core.judge.dispute import Answer, Dispute, answer
 from gradverify.core.judge.table import add
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 LENGTH = 4  # larger steps in a row that agree cast doubt on smaller ones that do not
 CLOSE = 0.02  # of the disagreement: steps that are this near agree with the analytic value

@@ -15,7 +15,7 @@ _ROUNDINGS = 4.0  # of the weight before and after, of the difference, and of th
 
 
 def _applies(dispute: Dispute) -> bool:
-    return dispute.point.layer.hooks.gradient_rounding is not None and dispute.case is not None
+    return dispute.point.layer.hooks.gradient_rounding is not None
 
 
 @add(
@@ -26,12 +26,9 @@ def _applies(dispute: Dispute) -> bool:
 )
 def updated(dispute: Dispute) -> Answer:
     """Which gaps are no larger than eps |w| / rate."""
-    point, case, found = dispute.point, dispute.case, np.zeros(dispute.size, bool)
-    grains = (
-        point.layer.hooks.gradient_rounding(case.primals)
-        if case is not None and point.layer.hooks.gradient_rounding is not None
-        else {}
-    )
+    point, found = dispute.point, np.zeros(dispute.size, bool)
+    measure = point.layer.hooks.gradient_rounding
+    grains = {} if measure is None else measure(dispute.case.primals)
     for slot in (s for s in point.slots if s.name in grains):
         inside = (dispute.entries >= slot.start) & (dispute.entries < slot.stop)
         found |= inside & (dispute.gap <= dispute.bound + _ROUNDINGS * grains[slot.name])

@@ -10,9 +10,8 @@ from gradverify.core.differentiate import ladder
 from gradverify.core.differentiate.central import NOISE_FACTOR, best_step, central
 from gradverify.core.differentiate.chain import abreast, chain
 from gradverify.core.differentiate.sides import TINY, finer_scales
-from gradverify.core.judge.plain import APART, FAINT, FIRM, JUMP, Sweep, judge
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.comparison import AGREES, DISAGREES, UNRESOLVED, Estimate
+from gradverify.core.judge.verdicts import APART, FAINT, FIRM, JUMP, Sweep, judge
+from gradverify.core.nouns import AGREES, DISAGREES, UNRESOLVED, Array, Estimate
 
 FINE = 4e-9  # a single step decides only where its bound is below this share of the largest entry
 UPWARD = ladder.RATIO ** np.arange(8.0)  # steps from the best one upward, each RATIO times the one before

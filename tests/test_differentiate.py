@@ -20,9 +20,9 @@ from gradverify.core.differentiate.central import best_step, central
 from gradverify.core.differentiate.complexstep import complex_step
 from gradverify.core.differentiate.inner_precision import computes_in
 from gradverify.core.differentiate.point import Point
-from gradverify.core.judge.plain import judge
 from gradverify.core.judge.rules import cancelling
 from gradverify.core.judge.sweep import sweep
+from gradverify.core.judge.verdicts import judge
 from gradverify.core.properties import gradient, special
 
 

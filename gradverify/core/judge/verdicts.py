@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradverify.core.differentiate.point import Point
-from gradverify.core.nouns.case import Array
-from gradverify.core.nouns.comparison import AGREES, DISAGREES, UNRESOLVED
+from gradverify.core.nouns import AGREES, DISAGREES, UNRESOLVED, Array
 
 FIRM = 8.0  # errors up to this many bounds are in doubt, not wrong
 WIDE = 1e-3  # a bound above this share of the entry ...
