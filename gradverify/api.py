@@ -41,11 +41,16 @@ def check(
     ----------
     target : a forward (with `backward`), a registered name, a Layer, or anything an adapter recognises
     backward : the hand-written backward, when `target` is a forward
-    loss : name of a registered loss to put on top
-    examples, seed, eps, dtype, properties, method : see `Settings`
+    loss : name of a registered loss to put on top, e.g. "mse"
+    examples : cases drawn for each property, at least 1; None draws 100
+    seed : of the drawing, a whole number; the same seed draws the same cases; None takes 0
+    eps : step of the first central difference, relative to the entry, between 0 and 1; None draws one with each case
+    dtype : floating type of the primals: "float64", "float32" or "float16"
+    properties : name or names of the properties to try; None tries all that apply
+    method : "adaptive", "central" (the tutorial's procedure at `eps` alone) or "complex" (a complex step)
     raises : raise when there is a finding, or nothing could be verified; False returns the Report
     quiet : whether a check of more than a second says nothing at a terminal or in a notebook
-    **declaration : dimension strings of the primals and everything else that `Layer` takes
+    **declaration : dimension strings of the primals, e.g. ``x="N D"``, and everything else that `Layer` takes
 
     Returns
     -------

@@ -10,7 +10,7 @@ from gradverify.core.declare.registry import layers
 from gradverify.core.diagnose import Signature, diagnose, signatures
 from gradverify.core.diagnose import add as add_signature
 from gradverify.core.diagnose.evidence import Evidence
-from gradverify.core.judge.dispute import Dispute, answer
+from gradverify.core.judge.dispute import Answer, Dispute, answer
 from gradverify.core.judge.table import add as add_rule
 from gradverify.core.judge.table import rules
 from gradverify.core.nouns import Comparison, Diagnosis, Estimate, Outcome
@@ -20,6 +20,7 @@ from gradverify.core.verify import examine
 
 __all__ = [
     "Adapter",
+    "Answer",
     "Comparison",
     "Diagnosis",
     "Dispute",

@@ -170,7 +170,7 @@ def _doubled(state: Primal) -> str:
 def _spec(primal: Primal, timed: bool) -> tuple[str, Any]:
     domain = primal.domain
     text = f"{TIME} {primal.dims.text}" if timed else primal.dims.text
-    return text, " ".join([domain.name, *domain.arguments]) if domain.strategy is None else domain.strategy
+    return text, domain.text if domain.strategy is None else domain.strategy
 
 
 def _inherited(cell: Cell, renamed: Callable[[str], str]) -> dict[str, Any]:
@@ -181,6 +181,8 @@ def _inherited(cell: Cell, renamed: Callable[[str], str]) -> dict[str, Any]:
         "empty": cell.empty,
         "kinks": cell.declared.kinks,
         "conjugate": cell.declared.conjugate,
+        "jumps": cell.declared.jumps,
+        "accuracy": cell.declared.accuracy,
         "zero": tuple(renamed(name) for name in cell.declared.zero),
         "constants": tuple(renamed(p.name) for p in cell.primals if not p.differentiable),
         "doc": f"T steps of {cell.name}. {cell.doc}".strip(),

@@ -6,15 +6,16 @@ import contextlib
 import io
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from gradverify.core.declare.registry import layers
+from gradverify.extend import adapters, layers, properties, rules, signatures
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OUTPUT = 'text title="output"'
 NOT_RUN = {"text", "console"}
 FENCE = re.compile(r"^(?P<indent> *)```(?P<info>[^\n`]*)\n(?P<body>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
@@ -38,11 +39,15 @@ def relative(page: Path) -> str:
 
 @pytest.fixture
 def registry_as_before() -> Iterator[None]:
-    """Forget the layers that a page registers."""
-    with layers.source("documentation"):
+    """Forget what a page registers."""
+    registries = (layers, properties, signatures, rules, adapters)
+    with ExitStack() as stack:
+        for registry in registries:
+            stack.enter_context(registry.source("documentation"))
         yield
-    with layers.source("documentation"):
-        pass
+    for registry in registries:
+        with registry.source("documentation"):
+            pass
 
 
 HEAVY = ("conventions.md", "torch.md", "jax.md", "mutants.md", "fuzz.md")  # run with -m slow
@@ -101,3 +106,23 @@ def test_links_to_other_pages_lead_somewhere(page):
 def test_the_readme_and_the_architecture_stay_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
     assert len((ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+def test_every_property_has_a_page_of_three_parts_and_there_is_no_other():
+    pages = {page.stem: page for page in (ROOT / "docs" / "properties").glob("*.md") if page.stem != "index"}
+    assert set(pages) == {name for name in properties.names() if properties.origin(name) is None}
+    for name, page in pages.items():
+        text = page.read_text(encoding="utf-8")
+        assert text.startswith(f"# {name}\n\n<!-- facts -->\n")
+        assert re.findall("^## (.*)$", text, re.MULTILINE)[::2] == ["What it asks", "The bug behind it"]
+        assert text.count("```python") == 1
+        assert f"```{OUTPUT}\n{name}\n```" in text, "this property, and no other one, finds the layer"
+
+
+def test_every_page_is_in_the_navigation_once():
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2].partition("\nmarkdown_ext")[0]
+    named = re.findall(r"[\w/-]+\.md", text)
+    assert len(named) == len(set(named))
+    pages = {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
+    assert set(named) == {page for page in pages if not page.startswith("properties/")}
+    assert "[properties/]" in text

@@ -354,3 +354,21 @@ def test_a_kernel_takes_the_sum_of_a_softmaxs_gradient_from_its_output():
     for seed in range(8):
         assert verify(given, at.but(seed=seed), "reference").ok
     assert not verify(heads("scale missing in dk")[0], at, "reference").ok
+
+
+def test_samples_leave_no_memory_behind(monkeypatch):
+    """What a graph saves goes through a hook, which must not hold what holds the graph: nothing frees that."""
+    import gc
+    import weakref
+
+    from gradverify.adapters import _torch_noise
+
+    given, at = heads()
+    arrays = tuple(at.primals[p.name] for p in given.primals)
+    _, tape = given.hooks.reference.forward(*arrays)
+    kind, made = type(_torch_noise.noise(torch.float32, None, 0)), []
+    begin = kind.__enter__
+    monkeypatch.setattr(kind, "__enter__", lambda self: (made.append(weakref.ref(self)), begin(self))[1])
+    given.hooks.reference.sample(arrays, at.cotangents, {}, 1, 1, tape)
+    gc.collect()
+    assert made and all(there() is None for there in made)

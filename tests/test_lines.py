@@ -91,6 +91,15 @@ def test_a_layer_of_which_all_ran_says_so_and_its_headline_says_nothing():
     assert ran.said() == ("forward: 1 of 1 line ran", "backward: 1 of 1 line ran")
 
 
+@pytest.mark.parametrize(("name", "loss"), [("sigmoid_mlp", "mse"), ("lstm", None)])
+def test_python_and_gradverify_are_nobodys_layer(name, loss):
+    """A layer under a loss leads to properties of gradverify's own, and through them to functools."""
+    lines = gv.check(name, loss=loss, examples=3, properties="gradient").lines
+    assert not [said for said in lines.said() if ".py" in said]
+    files = {part.file for part in lines.functions if part.file}
+    assert {os.path.basename(os.path.dirname(file)) for file in files} <= {"layers"}
+
+
 def test_both_sides_of_a_condition_on_one_line_are_told_apart():
     def one_sided(dy, x):
         big = x.size > 10_000

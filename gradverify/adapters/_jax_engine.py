@@ -18,7 +18,8 @@ from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure
 
 Array = Any  # numpy.ndarray or jax.Array
-_NO_RULE = "custom_vjp|do not support JVP|not support reverse-mode|Linearization failed"  # in what JAX raises
+# in what JAX raises
+_NO_RULE = "custom_vjp|do not support JVP|not support reverse-mode|Linearization failed|does not work for lax"
 _FEW = 512  # copies that are not worth a compilation of their own
 
 

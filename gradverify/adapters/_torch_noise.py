@@ -24,6 +24,7 @@ it. The bounds, u = 2^-24 being the unit roundoff of float32:
 from __future__ import annotations
 
 import functools
+import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -44,6 +45,7 @@ _FUSED = {
     "silu", "silu_backward", "gelu", "gelu_backward", "sigmoid_backward", "_fused_rms_norm",
     "_fused_rms_norm_backward", "log_sigmoid_forward", "log_sigmoid_backward",
 }  # fmt: skip
+_EXPONENTIALS = {"exp", "exp2", "_softmax", "_log_softmax", "logsumexp"}
 _PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot", "convolution", "convolution_backward"}
 _SCATTERS = {"index_add", "scatter_add", "index_put", "_index_put_impl", "embedding_dense_backward"}
 _SUMS = {"sum", "mean", "cumsum", "nansum", *_PRODUCTS, *_SCATTERS}
@@ -141,6 +143,11 @@ def _mode(guarded: bool) -> type:
                 result.add_(p * off.mul_(self.signs(off)))
             return result
 
+        def forget(self) -> None:
+            """Let tensors go: the graph holds the hook that saves, which holds this, and would never be freed."""
+            self.sizes.clear()
+            self.doubts.clear()
+
         def handed(self, value: Tensor, moved: Tensor, off: Tensor) -> None:
             """Backward gets `moved` for what forward made, `off` being how much it was off."""
             if value.data_ptr() in self.doubts:
@@ -200,6 +207,28 @@ def noise(dtype: Any, products: Any, seed: int, elementwise: bool = True, kept: 
     kept : whether the kernel saves outputs or intermediate tensors in its type
     """
     return _mode("torch._dynamo" in sys.modules)(dtype, products, seed, elementwise, kept)
+
+
+@functools.lru_cache(maxsize=1)
+def _listening() -> type:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Peaks(TorchDispatchMode):  # type: ignore[misc, unused-ignore]
+        """Hears how large the arguments of exponentials are, `largest` of them."""
+
+        largest = -math.inf
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func._schema.name.removeprefix("aten::").rstrip("_") in _EXPONENTIALS and args[0].numel():
+                self.largest = max(self.largest, float(args[0].max()))
+            return func(*args, **(kwargs or {}))
+
+    return Peaks
+
+
+def peaks() -> Any:
+    """A dispatch mode: see `Peaks`."""
+    return _listening()()
 
 
 @functools.lru_cache(maxsize=16)

@@ -13,10 +13,33 @@ import numpy as np
 
 from gradverify.adapters._torch_arrays import Array, import_torch, tensor, tensors_in
 from gradverify.adapters._torch_engine import Engine, Tape
-from gradverify.adapters._torch_noise import noise
+from gradverify.adapters._torch_noise import noise, peaks
 from gradverify.core.errors import DeclarationError
 
+_EXACT_ENOUGH = 1e-5  # eps of types in which statistics may be kept
 _LARGE = 1 << 18  # elements above which samples run in float32, where elementwise operations round by themselves
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A tensor that the kernel's forward kept for backward in its low type.
+
+    Attributes
+    ----------
+    output : which output it is; None for another tensor
+    """
+
+    tensor: Any
+    output: int | None
+
+    @property
+    def values(self) -> Array:
+        """In float64."""
+        return np.asarray(self.tensor.detach().double().cpu().numpy())
+
+    def put(self, values: Array) -> None:
+        """Let backward meet other values."""
+        self.tensor.data.copy_(import_torch().from_numpy(np.array(values)))
 
 
 @dataclass(frozen=True)
@@ -68,8 +91,8 @@ class Reference:
         saved: list[Any] = []
 
         def keep(value: Any) -> Any:
-            saved.append(value)
-            return value
+            saved.append(value.detach())  # an output that its own node holds would never be freed
+            return saved[-1]
 
         with _packing(keep):
             outputs, tape = self.high.forward(*arrays, **options)
@@ -118,6 +141,7 @@ class Reference:
             outputs, tape = engine.forward(*arrays, **options)
         with disturbed:
             gradients = engine.backward(cotangents, tape)
+        disturbed.forget()
         return outputs, _given(gradients), disturbed.work
 
     def kept(self, saved: Any) -> int | None:
@@ -139,6 +163,25 @@ class Reference:
             if t.dtype == self.dtype and t.data_ptr() not in own and t.numel() >= least
         ]
         return least if found else None
+
+    def peak(self, *arrays: Array, **options: Any) -> float:
+        """The largest argument of an exponential, a softmax or a log-sum-exp; minus infinity where there is none."""
+        with peaks() as heard:
+            self.high.forward(*arrays, **options)
+        return float(heard.largest)
+
+    def low(self, saved: Any) -> list[Kept]:
+        """What the kernel was seen to keep in its type beside its primals, each once; nothing in float32."""
+        if not isinstance(saved, Tape) or self.eps < _EXACT_ENOUGH:
+            return []
+        taken = {t.data_ptr() for t in saved.leaves.values()}
+        outputs = {y.data_ptr(): k for k, y in enumerate(saved.outputs)}
+        found = []
+        for t in (t for y in saved.outputs for t in _saved_by(y)):
+            if t.dtype == self.dtype and t.data_ptr() not in taken:
+                taken.add(t.data_ptr())
+                found.append(Kept(t, outputs.get(t.data_ptr())))
+        return found
 
 
 def _given(gradients: Mapping[str, Array | None]) -> dict[str, Array]:
@@ -171,9 +214,10 @@ class _Moved:
 
         exact = self.exact[self.at] if self.at < len(self.exact) else None
         self.at += 1
-        if not value.is_floating_point() or (value.is_leaf and value.requires_grad):
-            return value
         with import_torch().no_grad(), unwatched():
+            if not value.is_floating_point() or (value.is_leaf and value.requires_grad):
+                return value.detach()
+            value = value.detach()
             moved, off = value, None
             if exact is not None and exact.shape == value.shape:
                 off = (value - exact).nan_to_num_(0.0, 0.0, 0.0).to(value.dtype)

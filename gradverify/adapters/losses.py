@@ -17,6 +17,8 @@ from gradverify.adapters import Adapter, add
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._instance import accepted_by
 from gradverify.adapters._normal import called, constants, finished, flat, split
+from gradverify.core.declare.declaration import Primal
+from gradverify.core.declare.dims import numbers_in
 from gradverify.core.declare.functions import taken_by
 from gradverify.core.declare.layer import Layer, Loss
 from gradverify.core.errors import DeclarationError
@@ -145,12 +147,44 @@ def loss(
     first = _order(value, tuple(primals))
     second = tuple(order) if order is not None else _order(gradient, first) if gradient is not None else first
     inner = Valued(value, gradient, tuple(primals), (first, second), of, Chance(value, gradient))
+    _fitting(str(label), shape, inner)
     doc = settings.pop("doc", None) or inspect.getdoc(value)
     layer = Loss(inner.forward, inner.backward, name=label, primals=primals, doc=doc, **settings)
     lines = [f"gradient with respect to {', '.join(of)}" if targets and chosen is None else ""]
     if second != first:
         lines.append(f"order: {label}({', '.join(first)}), gradient({', '.join(second)})")
     return finished(layer, *lines, chance=inner.chance)
+
+
+def _fitting(label: str, shape: Loss, inner: Valued) -> None:
+    """Refuse a loss of several values that are not one for each row or element of what it is differentiated by.
+
+    Tried once, where all sizes differ; code that does not run on what is tried here is told of by the check.
+
+    Raises
+    ------
+    DeclarationError
+        With the two shapes.
+    """
+    names = [n for p in shape.primals for n in p.dims.names]
+    sizes: dict[str, Any] = {n: (2 + k,) if n.startswith("*") else 2 + k for k, n in enumerate(dict.fromkeys(names))}
+    try:
+        arrays = [_sample(p, sizes | numbers_in(shape.default_options)) for p in shape.primals]
+        several = np.shape(inner.forward(*arrays, **shape.default_options)[0])
+    except Exception:  # noqa: BLE001  whatever the author's code raises on values that nobody drew
+        return
+    for primal, array in zip(shape.primals, arrays):
+        if several and primal.name in inner.wrt and np.shape(array)[: len(several)] != several:
+            raise DeclarationError(
+                f"{label}: for {primal.name} of shape {np.shape(array)} the loss returns values of shape {several}; "
+                "without an upstream gradient there is one value, or one for each row or element: return their sum, "
+                "or declare forward and a backward that takes dy"
+            )
+
+
+def _sample(primal: Primal, sizes: dict[str, Any]) -> Array:
+    shape = primal.dims.shape(sizes)
+    return primal.domain.project(np.linspace(0.1, 0.9, int(np.prod(shape))).reshape(shape), sizes)
 
 
 def _order(function: Callable[..., Any] | None, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -25,7 +25,13 @@ FOLDER = Path(".gradverify") / "fuzz"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-class Duration(click.ParamType[float]):
+if TYPE_CHECKING:
+    _Type = click.ParamType[float]
+else:  # of click 8.1 and 8.2 it has no parameter
+    _Type = click.ParamType
+
+
+class Duration(_Type):
     """Seconds, as 90, 90s, 10m, 1h30m or 2d."""
 
     name = "duration"

@@ -38,7 +38,8 @@ class GradientMismatch(AssertionError):
 
 
 class PartlyVerified(AssertionError):
-    """Raised by `gradverify.check` when weights that the output depends on were left out; carries the Report.
+    """Raised by `gradverify.check` when weights that the output depends on were left out, or forward jumps
+    though nobody declares that it may; carries the Report.
 
     The text says how to declare each of them.
     """

@@ -31,16 +31,17 @@ from tests.kernels import Kernel, catalogue
 BY_NAME = {kernel.name: kernel for kernel in catalogue()}
 PIECE = 100  # cases
 SIZES = {"H": 2, "T": 64, "N": 64, "D": 32, "E": 32, "V": 64, "G": 4}  # one shape, of whole blocks, as benchmarks take
+FEW = {"H": 1, "T": 32, "N": 32, "D": 8, "E": 8, "V": 32, "G": 4}  # for gradcheck, which takes a minute on the other
 
 
-def inputs(kernel: Kernel, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Normal values and uniform ids at the one shape."""
+def inputs(kernel: Kernel, dtype: torch.dtype, sizes: dict[str, int] = SIZES) -> dict[str, torch.Tensor]:
+    """Normal values and uniform ids at one shape."""
     rng, layer = np.random.default_rng(0), kernel.layer()
     made = {}
     for primal in layer.primals:
-        shape = primal.dims.shape(SIZES)
+        shape = primal.dims.shape(sizes)
         raw = rng.random(shape) if primal.domain.discrete else rng.standard_normal(shape)
-        value = torch.from_numpy(np.asarray(primal.domain.project(raw, SIZES)))
+        value = torch.from_numpy(np.asarray(primal.domain.project(raw, sizes)))
         made[primal.name] = value.to(dtype) if value.is_floating_point() else value
     return made
 
@@ -64,7 +65,7 @@ def allclose(kernel: Kernel, fault: str, dtype: torch.dtype, tolerance: float) -
 
 def gradchecked(kernel: Kernel, fault: str) -> bool | None:
     """What `torch.autograd.gradcheck` says in float64; None if it refuses. Kernels that compute in float32 it fails."""
-    given = inputs(kernel, torch.float64)
+    given = inputs(kernel, torch.float64, FEW)
     try:
         return bool(
             torch.autograd.gradcheck(

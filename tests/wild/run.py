@@ -85,22 +85,42 @@ def check(env: Path, package: Package) -> list[dict]:
     return rows
 
 
-def table(results: dict[str, list[dict]]) -> str:
-    """The page: a table for each package."""
+Cells = tuple[str, str, str, str]  # layer, verdict, what was found, judgement
+
+
+def cells(row: dict) -> Cells:
+    """A row as the page shows it."""
+    return row["name"], row["verdict"], told(row), judged(row)
+
+
+def table(results: dict[str, list[Cells]]) -> str:
+    """The page: what was found first, then a folded table for each package."""
+    total = sum(verdict != "not run" for rows in results.values() for _, verdict, *_ in rows)
+    found = [(name, *row) for name, rows in results.items() for row in rows if row[1] == "found"]
+    bugs = [row for row in found if row[4].startswith("bug")]
     lines = [
         "# Field test",
         "",
-        "Layers of public packages, which nobody here wrote, checked by `python tests/wild/run.py`. The command",
-        "builds its environment from PyPI names; the rows below are what it measured. *Judgement* is ours, from",
-        "reading the code: right, bug, convention (on purpose, could be declared) or precision; an empty one means",
-        "that nobody has read it.",
+        f"{total} layers of public packages, which nobody here wrote, were checked by `python tests/wild/run.py`.",
+        f"{len(found)} have findings, of which {len(bugs)} are bugs. *Judgement* is ours, from the code: right,",
+        "bug, convention (on purpose, could be declared) or precision; an empty one means that nobody has read it.",
+        "",
+        "| package | checked | with findings | bugs |",
+        "|---|--:|--:|--:|",
     ]
-    for requirement, rows in results.items():
-        found = sum(r["verdict"] == "found" for r in rows)
-        ran = sum(r["verdict"] != "not run" for r in rows)
-        lines += ["", f"## {requirement}", "", f"{ran} checked, {found} with findings.", ""]
+    for name, rows in results.items():
+        ran = sum(verdict != "not run" for _, verdict, *_ in rows)
+        ours = [row for row in found if row[0] == name]
+        lines.append(f"| {name} | {ran} | {len(ours)} | {sum(row in bugs for row in ours)} |")
+    for title, shown in (("Bugs", bugs), ("Other findings", [row for row in found if row not in bugs])):
+        lines += ["", f"## {title}", "", "| package | layer | judgement |", "|---|---|---|"]
+        lines += [f"| {name} | {layer} | {said.removeprefix('bug: ')} |" for name, layer, _, _, said in shown]
+    lines += ["", "## Every layer", "", "One table for each package, with what was said."]
+    for name, rows in results.items():
+        lines += ["", '<details markdown="1">', f"<summary>{name}</summary>", ""]
         lines += ["| layer | verdict | what was found | judgement |", "|---|---|---|---|"]
-        lines += [f"| {r['name']} | {r['verdict']} | {told(r)} | {judged(r)} |" for r in rows]
+        lines += [f"| {' | '.join(row)} |" for row in rows]
+        lines += ["", "</details>"]
     return "\n".join(lines) + "\n"
 
 
@@ -137,7 +157,7 @@ def main() -> int:
         )
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
-    page = table(results)
+    page = table({name: [cells(row) for row in rows] for name, rows in results.items()})
     if options.only:
         print(page)
     else:

@@ -18,11 +18,10 @@ from gradverify.core.declare.regime import Regime
 from gradverify.core.declare.registry import layers
 from gradverify.core.declare.validation import refusal
 from gradverify.core.diagnose import diagnosed
-from gradverify.core.evaluate.failures import COMPLETE
 from gradverify.core.evaluate.limits import TOO_SLOW
 from gradverify.core.lines.recorder import Recorder
 from gradverify.core.nouns import WORST_SEEN, Case, Comparison, Finding
-from gradverify.core.properties import Property, unexplained
+from gradverify.core.properties import LATER, Property, properties, unexplained
 from gradverify.core.shrink import shrink
 from gradverify.core.summarise.coverage import Coverage
 from gradverify.core.summarise.report import Report
@@ -279,10 +278,10 @@ class Search:
         self.listen(Progress(self.layer.name, self.cases, self.total, len(self.found), stage))
 
 
-def _first(finding: Finding) -> tuple[bool, bool, int]:
+def _first(finding: Finding) -> tuple[int, int]:
     """What is told first: code that fails, then gradients that are wrong at large, then small cases."""
-    fails = finding.property == COMPLETE and finding.kind != "nan"
-    return not fails, finding.property != "gradient", finding.case.size
+    known = finding.property in properties and finding.kind != "nan"
+    return properties.get(finding.property).turn if known else LATER, finding.case.size
 
 
 def _lead(finding: Finding, earlier: Sequence[Finding]) -> Finding | None:

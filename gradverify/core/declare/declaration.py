@@ -48,6 +48,10 @@ class Declared:
     stateful : the layer keeps state on itself from forward to backward
     built_with : names of sizes that a stateful layer is built with, so that one object knows no others
     constants : primals that need no gradient though their values are real
+    jumps : forward is not continuous on purpose: what an entry is worth at a jump is left open, and is no reason not to
+        pass
+    accuracy : how far outputs may be from what backward is the derivative of, relative to the largest of them or to
+        1, whichever is more: about the tolerance at which a forward stops that iterates; 0 for rounding alone
     """
 
     kinks: str = "between"
@@ -58,6 +62,8 @@ class Declared:
     stateful: bool = False
     built_with: tuple[str, ...] = ()
     constants: tuple[str, ...] = ()
+    jumps: bool = False
+    accuracy: float = 0.0
 
     def factor_of(self, primal: str) -> float:
         if isinstance(self.factor, Mapping):
@@ -79,6 +85,10 @@ class Declared:
             said.append("complex gradients: dL/dRe - i dL/dIm")
         if self.stateful:
             said.append("stateful")
+        if self.jumps:
+            said.append("jumps: forward is not continuous")
+        if self.accuracy:
+            said.append(f"accuracy: forward stops short of its limit by up to {self.accuracy:g}")
         if self.constants:
             said.append(f"no gradient wanted: {', '.join(self.constants)}")
         return tuple(said)

@@ -195,8 +195,8 @@ def sizes_in(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def numbers_in(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that a domain may name as a bound, or arithmetic use: real numbers, by name."""
-    return {n: v for n, v in options.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+    """The options that a domain may name as a bound or a condition, or arithmetic use: numbers and flags, by name."""
+    return {n: v for n, v in options.items() if isinstance(v, (int, float))}
 
 
 def _solved(axis: Axis, sizes: Sizes, extent: int) -> dict[str, int]:

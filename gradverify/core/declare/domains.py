@@ -32,12 +32,26 @@ class Domain:
     kind : "real", "complex", "int" or "bool"
     arguments : bounds or sizes after the word; names of dimensions are looked up in a case's sizes
     strategy : a Hypothesis strategy of single elements, when the author gave one
+    option, holds : name of an option, and whether its being on is what makes the domain hold, or its being off; any
+        real number is legal otherwise. None where the domain always holds
     """
 
     name: str
     kind: str
     arguments: tuple[str, ...] = ()
     strategy: Any = None
+    option: str | None = None
+    holds: bool = True
+
+    @property
+    def text(self) -> str:
+        """The words that `parse` reads."""
+        told = [] if self.option is None else ["if" if self.holds else "unless", self.option]
+        return " ".join([self.name, *self.arguments, *told])
+
+    def _free(self, sizes: Sizes) -> bool:
+        """Whether the option that the domain hangs on leaves it out."""
+        return self.option is not None and self.option in sizes and bool(sizes[self.option]) != self.holds
 
     @property
     def differentiable(self) -> bool:
@@ -49,12 +63,14 @@ class Domain:
 
     def project(self, raw: Array, sizes: Sizes) -> Array:
         """Map raw draws (reals, or uniforms in [0, 1) for discrete domains) into the domain."""
-        return _TABLE[self.name].project(raw, *self._numbers(sizes))
+        return raw if self._free(sizes) else _TABLE[self.name].project(raw, *self._numbers(sizes))
 
     def contains(self, array: Array, sizes: Sizes) -> bool:
         """Whether every element (every row, for domains of rows) is legal."""
         if self.strategy is not None:
             return False  # unknown: edits of single values are refused, dropping whole indices is not
+        if self._free(sizes):
+            return True
         return bool(array.size == 0 or _TABLE[self.name].contains(array, *self._numbers(sizes)))
 
     def _numbers(self, sizes: Sizes) -> tuple[float, ...]:
@@ -175,13 +191,14 @@ def words() -> tuple[str, ...]:
 
 
 def parse(text: str) -> Domain:
-    """Read a domain: a word and its arguments, e.g. ``"labels K"`` or ``"between -3 3"``.
+    """Read a domain: a word and its arguments, e.g. ``"labels K"`` or ``"positive unless log_target"``.
 
     Raises
     ------
     DeclarationError
         If the word is unknown or has the wrong number of arguments.
     """
+    text, option, holds = _conditional(text)
     name, *arguments = _SYNONYMS.get(text.strip(), text.strip() or "real").split()
     word = _TABLE.get(name)
     if word is None:
@@ -190,4 +207,14 @@ def parse(text: str) -> Domain:
         raise DeclarationError(f"unknown domain {text.strip()!r}{known}")
     if len(arguments) not in word.arity:
         raise DeclarationError(f"domain {name!r} takes {word.arity[0]} argument(s), got {len(arguments)}: {text!r}")
-    return Domain(name, word.kind, tuple(arguments))
+    if option is not None and word.kind != "real":
+        raise DeclarationError(f"domain {name!r}: only one of real numbers may hang on an option ({option!r})")
+    return Domain(name, word.kind, tuple(arguments), option=option, holds=holds)
+
+
+def _conditional(text: str) -> tuple[str, str | None, bool]:
+    """A domain without its last words "if option" or "unless option"; the option; whether it must be on."""
+    parts = text.split()
+    if len(parts) > 2 and parts[-2] in ("if", "unless"):
+        return " ".join(parts[:-2]), parts[-1], parts[-2] == "if"
+    return text, None, True

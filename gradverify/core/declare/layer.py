@@ -137,7 +137,7 @@ class Loss(Layer):
 
 
 _SETTINGS = {"options", "returns", "batch", "assume", "sizes", "empty", "constants", "doc", "origin"}
-_DECLARED = {"kinks", "surrogate", "zero", "factor", "conjugate", "stateful", "built_with"}
+_DECLARED = {"kinks", "surrogate", "zero", "factor", "conjugate", "stateful", "built_with", "jumps", "accuracy"}
 _HOOKS = {field.name for field in fields(Hooks)}
 KEYWORDS = frozenset(_SETTINGS | _DECLARED | _HOOKS | {"name", "primals"})
 

@@ -152,6 +152,12 @@ def _mentioned(layer: Declaration, constants: tuple[str, ...]) -> None:
     for factor in tuple(factors.values()) if factors else (declared.factor,):
         if not isinstance(factor, Real) or not math.isfinite(factor) or float(factor) == 0:
             raise DeclarationError(f"layer {layer.name!r}, factor: expected a number that is not zero, got {factor!r}")
+    rough = declared.accuracy
+    if not isinstance(rough, Real) or not 0 <= float(rough) <= 0.1:
+        raise DeclarationError(
+            f"layer {layer.name!r}, accuracy: expected the tolerance at which forward stops, such as 1e-8 "
+            f"(at most 0.1), got {rough!r}"
+        )
     if declared.kinks not in KINK_CONVENTIONS:
         raise DeclarationError(
             f"layer {layer.name!r}, kinks: {declared.kinks!r} is not one of {', '.join(KINK_CONVENTIONS)}"
@@ -169,6 +175,11 @@ def _functions(layer: Declaration) -> None:
 
 def _domain(layer: Declaration, primal: Primal, names: set[str]) -> None:
     domain = primal.domain
+    if domain.option is not None and domain.option not in layer.options:
+        raise DeclarationError(
+            f"layer {layer.name!r}, primal {primal.name!r}: the domain {domain.text!r} hangs on {domain.option!r}, "
+            f"which is no option (has {_listed(layer.options)})"
+        )
     for argument in domain.arguments:
         if argument not in names and argument not in layer.options and _number(argument) is None:
             raise DeclarationError(

@@ -60,7 +60,7 @@ def measured(layer: Layer, finding: Any, axis: str) -> dict[str, Any] | None:
         grown = _grown(layer, case, axis, count)
         if grown is None or grown.size > _ELEMENTS:
             break
-        found = [_errors(layer, grown.but(seed=case.seed + k), finding.primal, k) for k in range(_DRAWS)]
+        found = [errors_of(layer, grown.but(seed=case.seed + k), finding.primal, k) for k in range(_DRAWS)]
         error, must, size = (float(np.mean(part)) for part in zip(*found))
         if not all(map(math.isfinite, (error, must, size))) or min(error, must, size) <= 0:
             return None
@@ -93,7 +93,7 @@ def _grown(layer: Layer, case: Case, axis: str, count: int) -> Case | None:
     return case.but(primals=made, cotangents=None)
 
 
-def _errors(layer: Layer, case: Case, primal: str, k: int) -> tuple[float, float, float]:
+def errors_of(layer: Layer, case: Case, primal: str, k: int) -> tuple[float, float, float]:
     """Root mean squares of the error, of what must be lost (a rounding and float32's own), and of the gradient."""
     reference: Any = layer.hooks.reference
     case = case.but(primals={n: reference.stored(a) for n, a in case.primals.items()})

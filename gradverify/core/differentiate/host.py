@@ -69,7 +69,16 @@ class HostPoint(Entries):
 
     @cached_property
     def sigma(self) -> Array:
-        """Rounding noise of each flat output, about one standard deviation."""
+        """Rounding noise of each flat output, about one standard deviation; at least what `accuracy` says."""
+        return np.maximum(self._heard(), self._unfinished)
+
+    @cached_property
+    def _unfinished(self) -> float:
+        """How far outputs may be from their limit, as declared."""
+        accuracy = self.layer.declared.accuracy
+        return accuracy * max(1.0, float(np.max(np.abs(self.base[np.isfinite(self.base)]), initial=0.0)))
+
+    def _heard(self) -> Array:
         if self.base.size == 0 or self.size == 0:
             return 0.5 * self.eps * np.abs(self.base)
         if self._abreast(noise.POINTS):
@@ -205,7 +214,7 @@ class HostPoint(Entries):
         reached = flat[at]
         y = self.outputs(stack, len(flat))
         if unheard:
-            self.sigma = noise.levels(self, y[count:])
+            self.sigma = np.maximum(noise.levels(self, y[count:]), self._unfinished)
         return y[:count], reached
 
     def along(self, direction: Array, a: Array, b: Array | None, analytic: Array | None = None) -> Differences:

@@ -15,6 +15,7 @@ import numpy as np
 
 from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
+from gradverify.core.differentiate.jumps import largest_jump
 from gradverify.core.evaluate import LayerFailure, once
 from gradverify.core.judge.facts import best_ratio
 from gradverify.core.nouns import Array, Case, Comparison, Finding, Outcome, Stream, Verdict
@@ -27,6 +28,8 @@ EXPECTED = ("got", "expected")  # and where the other side is computed from one 
 _ULPS = 4096.0  # reductions in another order move the last digits; bugs move the first
 _GRAINS = 4.0  # roundings of a gradient that is read from a subtraction, on either side of a comparison
 _SPREADS = 16.0
+_REACHES = (1.0, 0.1)  # relative changes over which a jump of the gradients is looked for
+_UNFINISHED = 1e-3  # of the largest entry: what an iteration that stops leaves undone is small beside it
 
 
 def gradients(layer: Layer, case: Case, cotangents: tuple[Array, ...] | None = None) -> dict[str, Array]:
@@ -112,7 +115,7 @@ def compare(
         if layer.hooks.gradient_rounding
         else {}
     )
-    spreads = [] if same else [cache(partial(spread, layer, case)) for spread in (rounding, rounding_saved)]
+    spreads = [] if same else [cache(partial(spread, layer, case)) for spread in (rounding, rounding_saved, unfinished)]
     for primal in expected:
         a, b = np.asarray(got[primal]), np.asarray(expected[primal])
         with np.errstate(all="ignore"):
@@ -215,6 +218,46 @@ def rounding_saved(layer: Layer, case: Case) -> dict[str, Array]:
         return {name: np.max([np.abs(s[name] - g) for s in samples], axis=0) for name, g in base.items()}
 
 
+def unfinished(layer: Layer, case: Case) -> dict[str, Array]:
+    """Jumps of the gradients between neighbours, by primal, as of a backward that iterates to a tolerance.
+
+    Where it does, or gets what a forward found that does, gradients of the same case are equal to about that
+    tolerance only: a batch that is split stops earlier, and the sum of two cotangents later. What jumps by more than a
+    small part of the gradient is a choice, and no unfinished iteration.
+    """
+    rng, v = case.rng(Stream.UNFINISHED), case.cotangents or ()
+    turns = {n: rng.uniform(-0.5, 0.5, a.shape) for n, a in case.primals.items()}
+    twists = [rng.uniform(-1.0, 1.0, np.shape(a)) for a in v]
+    try:
+        base = {n: g for n, g in gradients(layer, case).items() if g.dtype.kind == "f"}
+    except LayerFailure:
+        return {}
+    tops = {n: float(np.max(np.abs(g[np.isfinite(g)]), initial=0.0)) for n, g in base.items()}
+    noise = np.concatenate([np.full(g.size, 64 * _eps(g) * (tops[n] or 1.0)) for n, g in base.items()] or [np.ones(0)])
+
+    def along(step: float) -> Array:
+        primals = {n: (a * (1 + step * turns[n])).astype(a.dtype) for n, a in case.primals.items() if _floating(a)}
+        moved = tuple((a * (1 + step * w)).astype(a.dtype) if _floating(a) else a for a, w in zip(v, twists))
+        try:
+            there = gradients(layer, case.but(primals={**case.primals, **primals}, cotangents=moved))
+        except LayerFailure:
+            return np.full(noise.size, np.nan)
+        return np.concatenate([np.asarray(there[n], float).ravel() for n in base])
+
+    found = (
+        next((j for j in (largest_jump(along, reach, noise) for reach in _REACHES) if j), None) if noise.size else None
+    )
+    if found is None:
+        return {}
+    parts = np.split(np.abs(found.change), np.cumsum([g.size for g in base.values()])[:-1])
+    sizes = {n: float(part.max(initial=0.0)) for n, part in zip(base, parts)}
+    return {n: np.full(g.shape, sizes[n]) for n, g in base.items() if sizes[n] <= _UNFINISHED * tops[n]}
+
+
+def _floating(array: Array) -> bool:
+    return bool(np.asarray(array).dtype.kind in "fc")
+
+
 def stored(layer: Layer, rng: np.random.Generator, part: float | None = None) -> Layer:
     """The layer with what forward saves moved by a unit in the last place, or that part of itself, as if rounded so.
 
@@ -296,7 +339,7 @@ def narrow(case: Case) -> bool:
 def _unit(layer: Layer, case: Case) -> float:
     """Of the arithmetic behind a gradient: what came in, or was computed, with few digits may go out with more."""
     given = (_eps(np.asarray(a)) for a in (*case.primals.values(), *(case.cotangents or ())))
-    return max(float(getattr(layer.hooks.reference, "eps", 0.0)), *given)
+    return max(float(getattr(layer.hooks.reference, "eps", 0.0)), layer.declared.accuracy, *given)
 
 
 def _eps(array: Array) -> float:

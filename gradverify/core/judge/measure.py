@@ -10,7 +10,7 @@ from gradverify.core.differentiate import ladder
 from gradverify.core.differentiate.central import NOISE_FACTOR, best_step, central
 from gradverify.core.differentiate.chain import abreast, chain
 from gradverify.core.differentiate.sides import TINY, finer_scales
-from gradverify.core.judge.verdicts import APART, FAINT, FIRM, JUMP, Sweep, judge
+from gradverify.core.judge.verdicts import APART, FAINT, FIRM, JUMP, UNDECLARED, Sweep, judge
 from gradverify.core.nouns import AGREES, DISAGREES, UNRESOLVED, Array, Estimate
 
 FINE = 4e-9  # a single step decides only where its bound is below this share of the largest entry
@@ -19,6 +19,9 @@ SKIPPED = 2  # at the most, of the first ones
 DOWNWARD = ladder.RATIO ** -np.arange(1.0, 5.0)  # and from there downward
 TINIEST = 2.0 ** -np.array([12.0, 18.0, 24.0, 30.0])  # natural steps over which the outputs change by the same ...
 STEADY, JUMPS = 0.9, 16  # ... to this share, where forward jumps; entries that are looked at
+SHEER = 2.0**-44  # natural steps, some units in the last place, over which nothing but a jump changes by as much ...
+MODEST = 1e3  # ... unless values are larger than this: a transition between scores of 1e10 is steeper
+TALL = 1e-3  # of the outputs: a forward that iterates to a tolerance jumps by less
 SMALL = 1e-3  # of the natural step: an entry below may be far from what its primal's scale tells
 LARGE = (1.0, 2.0**-4, 2.0**-8)  # relative steps at which to ask whether anything moves at all
 
@@ -129,7 +132,29 @@ def _jumped(sweep: Sweep, entries: Array) -> bool:
     change = np.abs(moved.change).reshape(steps.shape)
     jumps = (change.min(axis=1) > STEADY * change.max(axis=1)) & (change.max(axis=1) > 0)
     sweep.settle(entries[jumps], UNRESOLVED, JUMP)
+    if jumps.any() and not sweep.point.layer.declared.jumps:
+        torn = _torn(sweep, entries[jumps], change[jumps].max(axis=1))
+        sweep.settle(entries[jumps][torn], UNRESOLVED, UNDECLARED)
     return bool(jumps.any())
+
+
+def _torn(sweep: Sweep, entries: Array, change: Array) -> Array:
+    """Which jumps are no steep slope, and no step between two levels, whose slope is 0 by everybody's convention.
+
+    Parameters
+    ----------
+    change : over steps at which it no longer shrinks, shape (n,)
+    """
+    point = sweep.point
+    sizes = [float(np.max(np.abs(a), initial=0.0)) for a in point.primals.values() if a.dtype.kind in "fc"]
+    if point.grid is not None or max(sizes, default=0.0) > MODEST:
+        return np.zeros(entries.size, bool)
+    least, beside = SHEER * point.scale[entries], TINIEST[0] * point.scale[entries]
+    sheer = np.abs(point.slopes(entries, least, -least).change) > STEADY * change
+    flat = sweep.analytic[entries] == 0
+    for side in (1.0, -1.0):
+        flat &= ~point.slopes(entries, side * 2 * beside, side * beside).moved
+    return np.asarray(sheer & ~flat & (change > TALL * point.loudness))
 
 
 def _closer(sweep: Sweep, entries: Array) -> None:

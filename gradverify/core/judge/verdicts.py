@@ -8,19 +8,21 @@ import numpy as np
 
 from gradverify.core.differentiate.point import Point
 from gradverify.core.nouns import AGREES, DISAGREES, UNRESOLVED, Array
+from gradverify.core.nouns.ledger import TORN
 
 FIRM = 8.0  # errors up to this many bounds are in doubt, not wrong
 WIDE = 1e-3  # a bound above this share of the entry ...
 ROUNDINGS = 1e-14  # of the analytic value itself: some tens of operations in float64
 COARSE = 1e-4  # ... and this share of the primal's scale is too wide to tell
 
-NOT_FINITE, NO_SLOPE, JUMP = "not finite", "no slope", "jump"
+NOT_FINITE, NO_SLOPE, JUMP, UNDECLARED = "not finite", "no slope", "jump", "undeclared"
 TOO_WIDE, TOO_CLOSE, FAINT, APART = "wide", "close", "faint", "apart"
 SCREENED, ENOUGH, CONVENTION = "screened", "enough", "convention"
 PLAIN = {
     NOT_FINITE: "backward's value is not finite",
     NO_SLOPE: "no few steps agree on one derivative",
     JUMP: "forward jumps, or as good as that: it changes as much over the smallest steps as over larger ones",
+    UNDECLARED: TORN,
     TOO_WIDE: "rounding in the forward leaves a bound too wide to tell",
     TOO_CLOSE: f"the difference is more than its bound and less than {FIRM:g} bounds",
     APART: "values are so large that backward differs by as much one unit in their last place away",

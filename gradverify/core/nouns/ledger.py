@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 NO_REASON = "unresolved"  # where nobody gave a reason
+TORN = "forward jumps here, and nobody declares that it may"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,11 @@ def ledger(tallies: Iterable[Any], missing: Iterable[NotVerified]) -> Ledger:
         NotVerified(share.name, f"no entry could be decided: {', '.join(share.unresolved)}")
         for share in shares
         if share.entries and not share.decided
+    ]
+    left += [
+        NotVerified(share.name, "forward jumps at drawn values: jumps=True declares that it may", blocks=True)
+        for share in shares
+        if share.unresolved.get(TORN)
     ]
     silent = [NotVerified(name, "no cotangent has weight on it") for name, count in outputs.items() if not count]
     shares += [Share(name, "output", count) for name, count in outputs.items() if count]

@@ -44,6 +44,7 @@ class Stream(enum.IntEnum):
     UNTIED = 34
     REPEATED = 35
     SIZES_OF_NO_OTHER = 36
+    UNFINISHED = 37
     REFILLED = 41
     DETACHED = 42
     LIFTED = 43

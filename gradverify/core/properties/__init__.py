@@ -15,6 +15,8 @@ from gradverify.core.declare.regime import Regime
 from gradverify.core.declare.registry import Registry, import_submodules
 from gradverify.core.nouns import Case, Outcome
 
+FIRST, SECOND, LATER = range(3)  # turns of properties
+
 
 @dataclass(frozen=True, slots=True)
 class Property:
@@ -27,6 +29,7 @@ class Property:
     holds : ``(layer, case) -> Outcome``; pure: the same Case gives the same Outcome
     applies : ``(layer) -> reason it does not apply, or None``
     regime : what it asks of the drawn cases
+    turn : when it is tried, and its findings are told: what it needs of a layer's code first, then what explains most
     share : fraction of the examples of a check that it wants (costly properties ask for less)
     default : whether it is tried unless others are named
     seconds : that a case of it may take, where that is more than the usual limit
@@ -43,6 +46,7 @@ class Property:
     holds: Callable[[Layer, Case], Outcome]
     applies: Callable[[Layer], str | None] = lambda layer: None
     regime: Regime = field(default_factory=Regime)
+    turn: int = LATER
     share: float = 1.0
     implied_by: tuple[str, ...] = ()
     joint: tuple[str, ...] = ()

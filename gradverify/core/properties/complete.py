@@ -10,7 +10,7 @@ from gradverify.core.evaluate import once
 from gradverify.core.evaluate.failures import COMPLETE, failed
 from gradverify.core.judge import exact
 from gradverify.core.nouns import Array, Case, Finding, Outcome
-from gradverify.core.properties import Property, add
+from gradverify.core.properties import FIRST, Property, add
 
 
 def holds(layer: Layer, case: Case) -> Outcome:
@@ -74,4 +74,5 @@ def _low(name: str, gradient: Array, case: Case, outputs: tuple[Array, ...]) -> 
     return None
 
 
-add(Property(COMPLETE, "the code runs and gives a finite gradient of the right shape for every primal", holds))
+SAYS = "the code runs and gives a finite gradient of the right shape for every primal"
+add(Property(COMPLETE, SAYS, holds, turn=FIRST))

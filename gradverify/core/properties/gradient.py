@@ -22,7 +22,7 @@ from gradverify.core.judge.sweep import comparisons, sweep
 from gradverify.core.judge.verdicts import SCREENED, Sweep
 from gradverify.core.nouns import Array, Case, Comparison, Finding, Outcome, Stream, Verdict
 from gradverify.core.nouns.ledger import weighted
-from gradverify.core.properties import Property, add
+from gradverify.core.properties import SECOND, Property, add
 from gradverify.core.tuning import current
 
 NAME = "gradient"
@@ -189,4 +189,5 @@ def finding(layer: Layer, case: Case, comparison: Comparison, good: Mapping[str,
     return Finding(NAME, "wrong", comparison.primal, message, case, comparison, severity, facts_of(comparison))
 
 
-add(Property(NAME, "analytic and numerical gradients agree in every entry of every primal", holds, applies))
+SAYS = "analytic and numerical gradients agree in every entry of every primal"
+add(Property(NAME, SAYS, holds, applies, turn=SECOND))

@@ -41,7 +41,7 @@ def holds(layer: Layer, case: Case, name: str = NAME, more: Any = np.float64) ->
     largest = max(float(np.max(np.abs(a), initial=0.0)) for a in case.primals.values() if a.dtype.kind in "fc")
     if largest > _MODERATE[lowest.itemsize]:
         return Outcome(name, skipped=f"values up to {largest:.2g}: products of them leave no digits to judge")
-    eps = float(np.finfo(lowest).eps)
+    eps = max(float(np.finfo(lowest).eps), layer.declared.accuracy)
     case, outputs = evaluate.completed(layer, case)
     if not all(np.isfinite(y).all() for y in outputs if y.dtype.kind in "fc"):
         return Outcome(name, skipped="forward overflows in this precision")
@@ -124,7 +124,7 @@ def _compare(
     judged = judged.astype(truth.dtype)
     top = float(np.max(np.abs(truth[np.isfinite(truth)]), initial=0.0))
     typical = float(np.median(spread)) if spread.size else 0.0
-    eps, tiny = float(np.finfo(lowest).eps), float(np.finfo(lowest).tiny)
+    eps, tiny = max(float(np.finfo(lowest).eps), layer.declared.accuracy), float(np.finfo(lowest).tiny)
     with np.errstate(all="ignore"):
         bound = _FACTOR * (np.maximum(spread, typical) + eps * np.abs(truth) + eps * terms + tiny)
         bound = np.maximum(bound, LOST * eps**0.5 * np.maximum(np.abs(truth), 1e-3 * top))

@@ -144,7 +144,7 @@ class _Line:
         right, left = ends[:, 0, 0], ends[:, 1, 0]
         sizes = np.append(ends[..., 1], size)
         top = sizes[np.isfinite(sizes)].max(initial=0.0)
-        noise = (16 * np.finfo(float).eps * top + 4 * rounding) / (2 * steps)
+        noise = ((16 * np.finfo(float).eps + self.layer.declared.accuracy) * top + 4 * rounding) / (2 * steps)
         both = ladder.select(((right - left) / (2 * steps))[None], noise[None], (2, 4, 6))
         value, bound = float(both.value[0]), float(both.bound[0])
         sides = [

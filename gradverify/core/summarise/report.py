@@ -71,9 +71,11 @@ class Report:
 
     @property
     def blocking(self) -> tuple[NotVerified, ...]:
-        """Weights that no gradient was found for: with them, no check of the gradients passes."""
+        """Weights that no gradient was found for, and primals at whose values forward jumps though nobody declares that
+        it may: with them, no check of the gradients passes.
+        """
         asked = any(name in self.tallies for name in DIFFERENTIATING)
-        return tuple(item for item in self.unverified if item.blocks and asked)
+        return self.verified_by.blocking if asked else ()
 
     @property
     def cases(self) -> int:

@@ -68,15 +68,16 @@ def render_html(
 
 def render_report(report: Report) -> str:
     """A fragment for notebooks: one layer, its findings and what was drawn."""
-    return _fragment(section(report, {}, _prefix(report), level=3), el("p", _versions([report]), cls="dim"))
+    return fragment(section(report, {}, _prefix(report), level=3), el("p", _versions([report]), cls="dim"))
 
 
 def render_finding(finding: Finding) -> str:
     """A fragment for notebooks: one finding."""
-    return _fragment(article(finding, None, _prefix(finding), level=3))
+    return fragment(article(finding, None, _prefix(finding), level=3))
 
 
-def _fragment(*parts: Markup) -> str:
+def fragment(*parts: Markup) -> str:
+    """Parts of a page with its style and script, to stand inside another page."""
     style, script = el("style", Markup(_asset("page.css"))), el("script", Markup(_asset("page.js")))
     return str(el("div", style, *parts, script, cls="gradverify"))
 

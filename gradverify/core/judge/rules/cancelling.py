@@ -32,10 +32,9 @@ def cancelling(dispute: Dispute) -> Answer:
     point, case, entries = dispute.point, dispute.case, dispute.entries
     found = np.zeros(entries.size, bool)
     if entries.size <= _LIMIT and _round(point.values) and _anywhere(point, case):
-        for some in (slice(0, 1), slice(1, None)):
-            found[some] = coincident(point, case, entries[some])
-            if not found[0]:
-                break
+        found[:1] = coincident(point, case, entries[:1])
+        if found[0] and entries.size > 1:
+            found[1:] = coincident(point, case, entries[1:])
     return answer(found)
 
 

@@ -1,0 +1,147 @@
+"""Signatures of arithmetic that a kernel should not do: the law by which it fails is measured on cases made for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from gradverify.core import evaluate
+from gradverify.core.declare.layer import Layer
+from gradverify.core.diagnose import add
+from gradverify.core.diagnose.accumulated import errors_of
+from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.evaluate import LayerFailure
+from gradverify.core.nouns.case import Array, Case
+from gradverify.core.nouns.finding import Diagnosis
+
+_COLUMNS, _OTHERS = 4096, 4  # the squares of short numbers add up exactly in short rows
+_LEVEL, _STEP = 47.0, 2.0**-7  # nearly constant rows: one part in 128 is a number in every type
+_SHARES = tuple(2.0**-k for k in range(2, 12))  # of the entries of a row that are a step higher
+_ROUGH = 1.0  # relative errors from which on all digits are gone
+_SQUARED = 1.5  # exponent from which on it is that of a difference of squares, and not of the mean itself
+_SEEN = 4.0  # roundings of the result below which an error shows no law
+_LIMITS = (math.log(3.4e38), math.log(65504.0))  # arguments at which exp overflows in float32 and in float16
+_NEAR = 0.07
+_STEPS = 10  # of a bisection, and doublings before it
+
+
+@add("moments", "PRECISION")
+def moments(evidence: Evidence) -> Diagnosis | None:
+    """A variance as the mean of squares less the square of the mean: the error grows with the square of mean/spread."""
+    finding, layer = evidence.finding, evidence.layer
+    if not _of_kernel(evidence):
+        return None
+    for primal in _wide(layer):
+        judged = finding.primal or primal
+        ratios: list[float] = []
+        sizes: list[float] = []
+        for share in _SHARES:
+            case = _made(layer, finding.case, primal, lambda shape, rng, share=share: _nearly(shape, rng, share))
+            error, must, size = (math.nan,) * 3 if case is None else errors_of(layer, case, judged, 0)
+            if not error <= _ROUGH * size:  # or no number
+                break
+            if error > _SEEN * must > 0:
+                ratios.append(1 / (_STEP * math.sqrt(share * (1 - share))))
+                sizes.append(error / size)
+        if len(ratios) < 3:
+            continue
+        exponent = float(np.polyfit(np.log(ratios), np.log(sizes), 1)[0])
+        if exponent >= _SQUARED:
+            text = (
+                f"the error of the gradient of {judged} grows like (mean / spread)^{exponent:.1f} of rows of {primal}: "
+                "a spread is taken as the difference of two moments; deviations from the mean lose no such digits"
+            )
+            return Diagnosis("moments", "PRECISION", text, 0.96, {"exponent": exponent, "primal": primal})
+    return None
+
+
+@add("overflow", "PRECISION")
+def overflow(evidence: Evidence) -> Diagnosis | None:
+    """A softmax without its maximum: all is well until the largest score passes the logarithm of the largest number."""
+    if not _of_kernel(evidence) or not hasattr(evidence.layer.hooks.reference, "peak"):
+        return None
+    layer, reference = evidence.layer, evidence.layer.hooks.reference
+    for primal in _wide(layer):
+        case = _made(layer, evidence.finding.case, primal, lambda shape, rng: rng.standard_normal(shape))
+        edge = None if case is None else _edge(layer, case, primal)
+        if case is None or edge is None:
+            continue
+        peak = reference.peak(*(_scaled(case, primal, edge)[p.name] for p in layer.primals), **case.options)  # type: ignore[union-attr]
+        for limit in _LIMITS:
+            if abs(peak - limit) < _NEAR * limit:
+                text = (
+                    f"all is finite until the largest argument of exp passes {peak:.1f}, the logarithm of the largest "
+                    f"number: a softmax over {primal} without its maximum taken out"
+                )
+                return Diagnosis("overflow", "PRECISION", text, 0.97, {"peak": peak})
+    return None
+
+
+def _of_kernel(evidence: Evidence) -> bool:
+    known = hasattr(evidence.layer.hooks.reference, "sample")
+    return known and evidence.finding.property in ("reference", "complete") and evidence.finding.kind != "doubtful"
+
+
+def _wide(layer: Layer) -> Iterator[str]:
+    """Primals with rows."""
+    yield from (p.name for p in layer.differentiable if len(p.dims.names) > 1 and p.domain.strategy is None)
+
+
+def _made(layer: Layer, case: Case, name: str, values: Callable[..., Array]) -> Case | None:
+    """A case in which one primal has long rows of these values, and the others are normal."""
+    rng = np.random.default_rng([case.seed, 41])
+    sizes: dict[str, Any] = {}
+    for primal in layer.primals:
+        sizes = {**primal.dims.bind(np.shape(case.primals[primal.name]), sizes)}
+    last = layer.primal(name).dims.names[-1]
+    for n in sizes:
+        if n not in layer.options:
+            length = _COLUMNS if n == last else _OTHERS
+            sizes[n] = length if isinstance(sizes[n], int) else (length,)
+    found: dict[str, Array] = {}
+    for primal in layer.primals:
+        shape = primal.dims.shape(sizes)
+        if primal.domain.strategy is not None:
+            return None
+        raw = rng.random(shape) if primal.domain.discrete else rng.standard_normal(shape)
+        found[primal.name] = primal.domain.project(values(shape, rng) if primal.name == name else raw, sizes)
+    return case.but(primals=found, cotangents=None)
+
+
+def _nearly(shape: tuple[int, ...], rng: np.random.Generator, share: float) -> Array:
+    higher = np.zeros(shape)
+    higher[..., : max(1, round(share * shape[-1]))] = _STEP
+    levels = _LEVEL + rng.integers(0, 16, (*shape[:-1], 1))
+    return levels * (1 + rng.permuted(higher, axis=-1))
+
+
+def _edge(layer: Layer, case: Case, name: str) -> float | None:
+    """The factor of a primal up to which the kernel's outputs and gradients are finite; None if none is too large."""
+    if not _finite(layer, case, name, 1.0):
+        return None
+    low = next((2.0**k for k in range(_STEPS) if not _finite(layer, case, name, 2.0 ** (k + 1))), None)
+    if low is None:
+        return None
+    high = 2 * low
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _finite(layer, case, name, middle) else (low, middle)
+    return low
+
+
+def _finite(layer: Layer, case: Case, name: str, factor: float) -> bool:
+    case, outputs = evaluate.completed(layer, case.but(primals=_scaled(case, name, factor)))
+    if not all(np.isfinite(y).all() for y in outputs):
+        return False
+    try:
+        found = evaluate.gradients(layer, case.primals, case.options, case.cotangents or ())
+    except LayerFailure:
+        return False
+    return all(np.isfinite(np.asarray(g, float)).all() for g in found.values() if g is not None)
+
+
+def _scaled(case: Case, name: str, factor: float) -> dict[str, Array]:
+    return {**case.primals, name: case.primals[name] * factor}

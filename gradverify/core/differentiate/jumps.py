@@ -1,0 +1,112 @@
+"""Jumps of a function of one number: where code that repeats a step until little changes does so once more.
+
+Such code is smooth between its jumps, and each jump is about as large as what it leaves undone. On an even grid high
+differences of the smooth part vanish and those of a jump do not, also where it is many times smaller than all else.
+The largest one is then followed to ever smaller steps, where the change over a kink or a curve vanishes as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from gradverify.core.nouns.case import Array
+
+_ORDER = 8  # of the differences: over steps of 1/64, those of a curve that turns over 1 are below 1e-10
+_NODES, _FINER = 65, 33  # over the whole reach, and over the steps that one high difference spans
+_KEPT = 0.5  # share of a high difference that a jump keeps at a quarter of the step; a kink keeps a quarter
+_SIDE = 7  # nodes before and after the jump, from which the function is continued up to it
+_HALVINGS = 30  # of the steps that hold the jump
+_PLACES = 3  # where it is roughest, that are followed
+_LOUD = 64.0  # times the noise, above which a change is heard
+
+
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """A jump of a function with K values.
+
+    Attributes
+    ----------
+    at : where
+    change : across it, shape (K,)
+    """
+
+    at: float
+    change: Array
+
+
+def largest_jump(function: Callable[[float], Array], reach: float, noise: Array) -> Jump | None:
+    """The jump that stands out most between -reach and reach; None where none is found, or there is no value at a node.
+
+    Parameters
+    ----------
+    function : of one number, values of shape (K,)
+    noise : rounding of each value, shape (K,), above 0
+    """
+
+    def table(low: float, high: float, count: int) -> tuple[Array, Array]:
+        nodes = np.linspace(low, high, count)
+        return nodes, np.array([function(float(t)) for t in nodes]) / noise
+
+    nodes, values = table(-reach, reach, _NODES)
+    if not np.isfinite(values).all():
+        return None
+    rough = _roughness(values)
+    for _ in range(_PLACES):
+        k = int(np.argmax(rough))
+        if not rough[k] > 0:
+            break
+        found = _followed(function, *table(nodes[k], nodes[k + _ORDER], _FINER), rough[k], noise)
+        if found is not None:
+            return found
+        rough[max(0, k - _ORDER) : k + _ORDER + 1] = 0.0
+    return None
+
+
+def _followed(
+    function: Callable[[float], Array], nodes: Array, values: Array, wide: float, noise: Array
+) -> Jump | None:
+    """The jump in a table, if there is one: what makes it rough is as large as over wider steps, and stays."""
+    if not np.isfinite(values).all():
+        return None
+    rough = _roughness(values)
+    k = int(np.argmax(rough))
+    if not rough[k] > _KEPT * wide:
+        return None
+    last = min(max(k + _ORDER // 2 - 1, _SIDE - 1), _FINER - _SIDE - 2)  # before the jump
+    left = _continued(nodes[last + 1 - _SIDE : last + 1], values[last + 1 - _SIDE : last + 1])
+    right = _continued(nodes[last + 2 : last + 2 + _SIDE], values[last + 2 : last + 2 + _SIDE])
+    low, high, below, above = float(nodes[last]), float(nodes[last + 2]), values[last], values[last + 2]
+    expected = _size(right(low) - below)
+    for _ in range(_HALVINGS):
+        middle = 0.5 * (low + high)
+        there = function(middle) / noise
+        if _size(there - left(middle)) < _size(there - right(middle)):
+            low, below = middle, there
+        else:
+            high, above = middle, there
+    slope = (values[last] - values[last - 1]) / (nodes[last] - nodes[last - 1])
+    change = above - below - slope * (high - low)
+    heard = _size(change)
+    return Jump(low, change * noise) if heard > max(_LOUD * noise.size**0.5, _KEPT * expected) else None
+
+
+def _roughness(values: Array) -> Array:
+    """Size of the high differences of rows; shape (n - _ORDER,), from shape (n, K)."""
+    return np.asarray(np.sqrt(np.sum(np.diff(values, _ORDER, axis=0) ** 2, axis=1)))
+
+
+def _continued(nodes: Array, values: Array) -> Callable[[float], Array]:
+    """The polynomial through some nodes."""
+    matrix = np.linalg.inv(np.vander((nodes - nodes[0]) / (nodes[-1] - nodes[0])))
+
+    def at(t: float) -> Array:
+        return np.asarray(np.vander([(t - nodes[0]) / (nodes[-1] - nodes[0])], nodes.size)[0] @ matrix @ values)
+
+    return at
+
+
+def _size(vector: Array) -> float:
+    return float(np.sqrt(np.sum(vector**2)))

@@ -1,0 +1,132 @@
+"""A forward that iterates to a tolerance: backward gives the derivative of the limit, and forward stops short of it.
+
+What is left undone is smooth in the primals as long as the number of iterations is the same, so its own derivative is
+part of every difference over small steps. But it stays as small as the tolerance: where the number changes forward
+jumps, and takes back what the difference has added up. So a right backward, integrated over a way that crosses such
+jumps, is what the outputs change by but for about one of them; a wrong one is off by its error times the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from gradverify.core.differentiate.jumps import Jump, largest_jump
+from gradverify.core.differentiate.point import Point
+from gradverify.core.evaluate import LayerFailure
+from gradverify.core.judge.dispute import Answer, Dispute, answer
+from gradverify.core.judge.table import add
+from gradverify.core.nouns import Array, Stream
+
+_FAINT = 0.05  # of what a relative change of the entry would amount to; what is more is no unfinished iteration
+_NEAR = (0.5, 2.0, 0.05)  # natural steps within which a jump is looked for; and steps of 1, where these are smaller
+_FAR = (1.0, 3.0)  # logarithms of factors by which all entries grow or shrink, to look for one further away
+_SMALL = 1e-2  # of the largest output: forward's jumps are small beside it where it converges
+_JUMPS = 8.0  # how many of its jumps forward may be off by; at a rate of 0.9 it stops ten of them short of the limit
+_WINDOWS = 4.0 ** np.arange(3.0)  # ways that are wider than the nearest that crosses the jump
+_PANELS = 4
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
+
+
+def _applies(dispute: Dispute) -> bool:
+    point = dispute.point
+    faint = dispute.gap * np.minimum(point.scale[dispute.entries], 1.0) <= _FAINT * point.loudness
+    return point.grid is None and bool(faint.all())
+
+
+@add(
+    "stopped",
+    "forward stops short of its limit: it jumps, and beyond its jumps backward is right",
+    cost=500,
+    applies=_applies,
+)
+def stopped(dispute: Dispute) -> Answer:
+    """All entries, where the sum of their differences does not outgrow forward's jumps; none else."""
+    natural = dispute.point.scale
+    ways = [_Way(dispute, np.minimum(natural, 1.0))]
+    if natural.max() > 1.0:
+        ways.append(_Way(dispute, natural))
+    found = any(way.explains(reach) for way in ways for reach in _NEAR)
+    found = found or any(ways[0].explains_afar(factor) for factor in _FAR)
+    return answer(np.full(dispute.size, found))
+
+
+class _Way:
+    """A straight way through the point, along which the differences of all entries in dispute add up."""
+
+    def __init__(self, dispute: Dispute, step: Array) -> None:
+        self.point, self.case = dispute.point, dispute.case
+        point, rng = self.point, np.random.default_rng([dispute.case.seed, Stream.UNFINISHED])
+        size, at = _room(point, step), dispute.entries
+        self.factors = rng.uniform(0.5, 1.0, point.size)
+        self.direction = size * rng.choice([-1.0, 1.0], point.size) * self.factors
+        self.direction[at] = size[at] * np.sign(dispute.numerical - dispute.analytic)
+        self.gap = float(dispute.gap @ size[at])
+        self.gap_afar = float(dispute.gap @ np.abs(point.values[at]))
+        weight = np.abs(point.weights)
+        self.loud = np.flatnonzero(weight > 0)
+        self.noise = np.maximum(point.sigma[self.loud], np.finfo(float).tiny) * weight[self.loud]
+
+    def explains(self, reach: float) -> bool:
+        """Whether a jump within reach takes the gap back."""
+        jump = self._jump(lambda step: self._outputs(self.point.values + step * self.direction), reach)
+        if jump is None or self.gap == 0:
+            return False
+        nearest, most = 1.1 * abs(jump.at), _JUMPS * float(np.sum(np.abs(jump.change)))
+        wider = [h for h in nearest * _WINDOWS if h <= max(reach, nearest)]
+        return all(self._missing(h) <= most for h in wider)
+
+    def explains_afar(self, reach: float) -> bool:
+        """Whether the gap, all the way to a jump that is further off, would come to no more than the jump."""
+        jump = self._jump(lambda step: self._outputs(self.point.values * np.exp(step * self.factors)), reach)
+        if jump is None or self.gap_afar == 0:
+            return False
+        return bool(self.gap_afar * abs(np.expm1(jump.at)) <= _JUMPS * np.sum(np.abs(jump.change)))
+
+    def _jump(self, outputs: Callable[[float], Array], reach: float) -> Jump | None:
+        """One that is small beside the outputs, as where forward converges."""
+        jump = largest_jump(outputs, reach, self.noise) if self.loud.size else None
+        if jump is None:
+            return None
+        loudest = np.max(np.abs(self.point.base[self.loud] * self.point.weights[self.loud]), initial=0.0)
+        return jump if np.max(np.abs(jump.change)) <= _SMALL * loudest else None
+
+    def _moved(self, values: Array) -> dict[str, Array]:
+        return {n: a[0] for n, a in self.point.unpacked(np.array(values)[None], self.point.slots).items()}
+
+    def _outputs(self, values: Array) -> Array:
+        """Weighted outputs at other values, shape (K,); NaN beyond the edge of a domain."""
+        try:
+            row = self.point.flat(self._moved(values))
+        except LayerFailure:
+            return np.full(self.loud.size, np.nan)
+        return np.asarray(row[self.loud] * self.point.weights[self.loud])
+
+    def _missing(self, half: float) -> float:
+        """What the outputs change by between -half and half, and the integral of backward does not tell."""
+        above, below = (self._outputs(self.point.values + s * half * self.direction) for s in (1.0, -1.0))
+        centres, width = half * (np.arange(_PANELS) * 2 + 1 - _PANELS) / _PANELS, half / _PANELS
+        slopes = [self._slope(c + width * t) * w for c in centres for t, w in zip(_NODES, _WEIGHTS)]
+        missing = abs(float(np.sum(above - below)) - width * sum(slopes))
+        return missing if np.isfinite(missing) else np.inf
+
+    def _slope(self, step: float) -> float:
+        moved = self._moved(self.point.values + step * self.direction)
+        try:
+            gradient = self.point.gradient(self.case.but(primals={**self.point.primals, **moved}))
+        except LayerFailure:
+            return np.inf
+        return float(np.nan_to_num(gradient) @ self.direction)
+
+
+def _room(point: Point, step: Array) -> Array:
+    """How far entries may move, shape (P,): a step, or as much as they are large where that leaves the domain."""
+    room, sizes = np.abs(point.values).astype(float), point.layer.sizes_of(point.primals, point.options)
+    for slot in point.slots:
+        part = slice(slot.start, slot.stop)
+        domain, values = point.layer.primal(slot.name).domain, point.values[part].reshape(slot.shape)
+        away = _NEAR[0] * step[part].reshape(slot.shape)
+        if domain.name in ("real", "complex") or all(domain.contains(values + s * away, sizes) for s in (-1, 1)):
+            room[part] = step[part]
+    return room

@@ -1,0 +1,57 @@
+"""Declarations that take one line: domains that hang on an option, and losses of several values that fit nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import gradverify as gv
+from gradverify.core.declare import domains
+
+
+def kl(p, t, log_target=False):
+    return np.sum(np.exp(t) * (t - p) if log_target else t * (np.log(t) - p)), (p, t, log_target)
+
+
+def kl_backward(dE, saved):
+    p, t, log_target = saved
+    weight = np.exp(t) if log_target else t
+    slope = weight * (t - p + 1) if log_target else np.log(t) - p + 1
+    return -dE * weight, dE * slope
+
+
+def test_a_domain_hangs_on_an_option():
+    told = {"p": "N K", "t": "N K: positive unless log_target", "options": {"log_target": [False, True]}}
+    assert gv.check(kl, kl_backward, examples=30, **told).ok
+    with pytest.raises(gv.GradientMismatch):
+        gv.check(kl, lambda dE, s: (kl_backward(dE, s)[0], dE * np.exp(s[1])), examples=30, **told)
+
+
+def test_both_sides_of_the_option_are_drawn():
+    domain = domains.parse("above 1 if strict")
+    raw = np.array([-2.0, 0.5])
+    assert (domain.project(raw, {"strict": True}) > 1).all()
+    assert (domain.project(raw, {"strict": False}) == raw).all()
+    assert domain.contains(raw, {"strict": False})
+    assert not domain.contains(raw, {"strict": True})
+    assert domains.parse(domain.text) == domain
+
+
+def test_a_domain_that_hangs_on_no_option_is_refused():
+    with pytest.raises(gv.DeclarationError, match="log_target"):
+        gv.Layer(kl, kl_backward, p="N K", t="N K: positive unless log_targets", options={"log_target": [False, True]})
+    with pytest.raises(gv.DeclarationError, match="real numbers"):
+        domains.parse("labels K if ordered")
+
+
+def test_a_loss_of_one_value_for_each_column_is_told_with_its_shape():
+    def columns(p, y):
+        return ((p - y) ** 2).mean(0)
+
+    with pytest.raises(gv.DeclarationError, match=r"shape \(2, 3\).*shape \(3,\)"):
+        gv.adapt.loss(columns, lambda p, y: 2 * (p - y) / len(p), p="N D", y="N D")
+
+
+def test_a_loss_of_one_value_for_each_element_is_none_of_these():
+    layer = gv.adapt.loss(lambda p, y: (p - y) ** 2, lambda p, y: 2 * (p - y), name="square", p="N D", y="N D")
+    assert gv.check(layer, examples=20).ok

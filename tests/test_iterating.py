@@ -1,0 +1,166 @@
+"""A forward that iterates to a tolerance: its implicit derivative is never called wrong, and a wrong one is found."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import gradverify as gv
+from gradverify.core.declare.regime import Regime
+from gradverify.core.differentiate.jumps import largest_jump
+from gradverify.core.draw import cases, each
+from gradverify.core.judge import says
+from tests.iterating import SOLVERS, until
+
+QUICK = ("jacobi", "lambert", "secant")
+WRONG = [(name, slip) for name, (_, _, wrong, _) in SOLVERS.items() for slip in wrong]
+
+
+def drawn(layer, count, special=False):
+    found = []
+    each(cases(layer, Regime(special=special)), count, 0, found.append)
+    return found
+
+
+def built(name, slip=None, **more):
+    forward, right, wrong, declaration = SOLVERS[name]
+    return gv.Layer(forward, right if slip is None else wrong[slip], name=name, **declaration, **more)
+
+
+def marked(names):
+    return [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
+@pytest.mark.parametrize("name", marked(SOLVERS))
+@pytest.mark.parametrize("accuracy", [0.0, 1e-5])
+def test_an_implicit_derivative_is_not_called_wrong(name, accuracy):
+    layer = built(name, accuracy=accuracy)
+    told = [f.message for case in drawn(layer, 6) for f in gv.verify(layer, case).findings]
+    assert told == []
+
+
+@pytest.mark.parametrize(
+    ("name", "slip"), [pytest.param(*p, marks=[] if p[0] in QUICK else pytest.mark.slow) for p in WRONG]
+)
+@pytest.mark.parametrize("accuracy", [0.0, 1e-5])
+def test_a_wrong_one_is_found(name, slip, accuracy):
+    layer = built(name, slip, accuracy=accuracy)
+    assert any(gv.verify(layer, case, ["gradient"]).findings for case in drawn(layer, 20))
+
+
+def test_what_is_left_open_says_why():
+    layer = built("jacobi")
+    reasons = {
+        reason
+        for case in drawn(layer, 8)
+        for share in gv.verify(layer, case, ["gradient"]).verified_by.verified
+        for reason in share.unresolved
+    }
+    assert says("stopped") in reasons
+
+
+def test_a_layer_that_jumps_once_and_is_wrong_everywhere_is_found():
+    def forward(x):
+        return x + 1e-5 * (x > 0.5), x
+
+    layer = gv.Layer(forward, lambda dy, x: 1.01 * dy, x="N")
+    case = gv.Case(layer.name, {"x": np.array([0.49, 3.0])}, {}, seed=1)
+    assert gv.verify(layer, case, ["gradient"]).findings
+
+
+@pytest.mark.parametrize(
+    ("function", "jumps"),
+    [
+        (lambda t: np.array([np.sin(3 * t) + 1e-9 * (t > 0.1234)]), 0.1234),
+        (lambda t: np.array([np.sin(3 * t)]), None),
+        (lambda t: np.array([np.abs(t - 0.1234)]), None),
+        (lambda t: np.array([np.exp(t), np.cos(t) - 1e-8 * (t > -0.3)]), -0.3),
+    ],
+)
+def test_a_jump_is_found_beside_a_curve_and_no_kink_is_one(function, jumps):
+    found = largest_jump(function, 0.5, np.full(2 if function(0.0).size == 2 else 1, 1e-16))
+    assert (found is None) == (jumps is None)
+    if found is not None:
+        assert found.at == pytest.approx(jumps, abs=1e-9)
+        assert 1e-10 < np.abs(found.change).max() < 1e-7
+
+
+def test_a_surrogate_of_more_steps_stands_in_for_a_loose_forward():
+    def loose(x):
+        y = until(lambda y: x + 0.4 * np.sin(y), x, 1e-4)
+        return y, y
+
+    def backward(dy, y):
+        return dy / (1 - 0.4 * np.cos(y))
+
+    def tight(x):
+        return until(lambda y: x + 0.4 * np.sin(y), x, 1e-14)
+
+    def check(slope):
+        layer = gv.Layer(loose, slope, x="N", surrogate=tight, accuracy=1e-4)
+        return [f for case in drawn(layer, 8) for f in gv.verify(layer, case, ["gradient"]).findings]
+
+    assert not check(backward)
+    assert check(lambda dy, y: dy * (1 + 0.4 * np.cos(y)))
+
+
+@pytest.mark.parametrize("accuracy", [-1e-8, 0.5, "small", float("nan")])
+def test_an_accuracy_that_is_none_is_refused(accuracy):
+    with pytest.raises(gv.DeclarationError, match="accuracy"):
+        built("jacobi", accuracy=accuracy)
+
+
+def test_the_report_tells_the_accuracy():
+    assert any("1e-08" in line for line in built("jacobi", accuracy=1e-8).declared.lines())
+
+
+def test_torch_solver():
+    torch = pytest.importorskip("torch")
+
+    def solver(factor):
+        class Solve(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x):
+                y = x.clone()
+                for _ in range(200):
+                    after = x + 0.4 * torch.sin(y)
+                    done = bool((after - y).abs().max() < 1e-7) if y.numel() else True
+                    y = after
+                    if done:
+                        break
+                ctx.save_for_backward(y)
+                return y
+
+            @staticmethod
+            def backward(ctx, dy):
+                (y,) = ctx.saved_tensors
+                return dy / (1 - factor * torch.cos(y))
+
+        return Solve
+
+    assert gv.check(solver(0.4), x="N", accuracy=1e-6, examples=15).ok
+    with pytest.raises(AssertionError):
+        gv.check(solver(0.3), x="N", accuracy=1e-6, examples=15)
+
+
+def test_jax_solver():
+    jax = pytest.importorskip("jax")
+    jnp = jax.numpy
+
+    def solver(factor):
+        def limit(x):
+            def going(state):
+                return jnp.max(jnp.abs(state[1] - state[0]), initial=0.0) > 1e-7
+
+            def step(state):
+                return state[1], x + 0.4 * jnp.sin(state[1])
+
+            return jax.lax.while_loop(going, step, (x, x + 0.4 * jnp.sin(x)))[1]
+
+        solve = jax.custom_vjp(limit)
+        solve.defvjp(lambda x: (limit(x), limit(x)), lambda y, dy: (dy / (1 - factor * jnp.cos(y)),))
+        return solve
+
+    assert gv.check(solver(0.4), x="N", accuracy=1e-6, examples=10).ok
+    with pytest.raises(AssertionError):
+        gv.check(solver(0.3), x="N", accuracy=1e-6, examples=10)
