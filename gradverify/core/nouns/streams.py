@@ -45,6 +45,7 @@ class Stream(enum.IntEnum):
     REPEATED = 35
     SIZES_OF_NO_OTHER = 36
     UNFINISHED = 37
+    STOPPED = 38
     REFILLED = 41
     DETACHED = 42
     LIFTED = 43
