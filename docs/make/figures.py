@@ -14,7 +14,7 @@ import numpy as np
 
 import gradverify as gv
 from gradverify.core.diagnose.steps import steps
-from gradverify.core.nouns.comparison import Comparison
+from gradverify.core.nouns import Comparison
 from gradverify.core.properties import properties
 from gradverify.core.verify import examine
 from gradverify.report.html import fragment

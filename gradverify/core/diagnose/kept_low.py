@@ -16,8 +16,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.evaluate import Evaluation
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.nouns import Array, Case, Diagnosis
 
 _TIMES = 16.0  # by which the rounding of an output is enlarged: what is put in its place is itself rounded
 _SHARE = 0.8  # of the squared error that a cause must explain

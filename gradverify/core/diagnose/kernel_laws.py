@@ -14,8 +14,7 @@ from gradverify.core.diagnose import add
 from gradverify.core.diagnose.accumulated import errors_of
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.nouns.case import Array, Case
-from gradverify.core.nouns.finding import Diagnosis
+from gradverify.core.nouns import Array, Case, Diagnosis
 
 _COLUMNS, _OTHERS = 4096, 4  # the squares of short numbers add up exactly in short rows
 _LEVEL, _STEP = 47.0, 2.0**-7  # nearly constant rows: one part in 128 is a number in every type

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gradverify.core.nouns.case import Array
+from gradverify.core.nouns import Array
 
 _ORDER = 8  # of the differences: over steps of 1/64, those of a curve that turns over 1 are below 1e-10
 _NODES, _FINER = 65, 33  # over the whole reach, and over the steps that one high difference spans

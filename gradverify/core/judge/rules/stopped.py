@@ -57,7 +57,7 @@ class _Way:
 
     def __init__(self, dispute: Dispute, step: Array) -> None:
         self.point, self.case = dispute.point, dispute.case
-        point, rng = self.point, np.random.default_rng([dispute.case.seed, Stream.STOPPED])
+        point, rng = self.point, dispute.case.rng(Stream.STOPPED)
         size, at = _room(point, step), dispute.entries
         self.factors = rng.uniform(0.5, 1.0, point.size)
         self.direction = size * rng.choice([-1.0, 1.0], point.size) * self.factors
