@@ -238,7 +238,7 @@ class Search:
             again += [_same(self.layer, case, prop, finding) for _ in range(_CONFIRM - len(again))]
         told = [f for f in again if f is not None]
         if steady and len(told) == len(again):
-            pictured = self._pictured(told[0], (worst, finding.case), prop)
+            pictured = self._pictured(told[0], (worst, finding.case), prop) if lead is None else None
             if told[0].severity >= most:
                 worst, most = case, told[0].severity
             return self._diagnosed(_beside(told[0], worst, most).but(pictured=pictured), lead)
@@ -253,11 +253,13 @@ class Search:
         """Both gradients on a case as it was drawn, where the smallest one has a single entry to show."""
         if small.comparison is None or small.comparison.wrong.size > 1:
             return None
-        with tuning.using(replace(tuning.current(), only=small.primal)):
-            tried = [examine(self.layer, case, prop) for case in drawn if case.size <= _PICTURED]
-        found = (f for outcome in tried for f in outcome.findings if f.fingerprint == small.fingerprint)
-        shown = (finding.comparison for finding in found if finding.comparison is not None)
-        return next((comparison for comparison in shown if comparison.wrong.size > 1), None)
+        for case in (case for case in drawn if case.size <= _PICTURED):
+            with tuning.using(replace(tuning.current(), only=small.primal)):
+                found = examine(self.layer, case, prop).findings
+            shown = next((f.comparison for f in found if f.fingerprint == small.fingerprint), None)
+            if shown is not None and shown.wrong.size > 1:
+                return shown
+        return None
 
     def _at(self, case: Case, prop: Property) -> dict[tuple[str, str, str], Finding]:
         """All that a property finds at a minimal case, for every primal and entry by entry; asked once."""
