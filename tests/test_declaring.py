@@ -34,7 +34,7 @@ def test_a_predicate_may_ask_for_sizes():
 
 
 def test_a_predicate_that_asks_for_what_is_not_there_is_told():
-    with pytest.raises(gv.errors.DeclarationError, match="takes 'Q'"):
+    with pytest.raises(gv.DeclarationError, match="takes 'Q'"):
         gv.Layer(halves, halves_back, x="N D", assume=lambda Q: True)
 
 
@@ -95,7 +95,7 @@ def test_a_module_class_with_what_it_is_built_with():
 
     assert check(Affine, init=(3, 2), x="N 3").ok
     assert check(Affine, init={"inputs": 3, "outputs": 2}, x="N 3").ok
-    with pytest.raises(gv.errors.DeclarationError, match=r"init=\(3, 4\)"):
+    with pytest.raises(gv.DeclarationError, match=r"init=\(3, 4\)"):
         check(Affine, x="N 3")
 
 
