@@ -38,7 +38,7 @@ matvec | A.T @ dy | (A if len(A) == A.shape[1] else A.T) @ dy | INDEX | A is not
 residual | dy + dz @ W1.T | dz @ W1.T | TERM | the way round the block is missing: dy
 residual | , dz.sum(0), | , (dy @ W2.T).sum(0), | TERM | b1's gradient lacks the slope of the activation
 rnn_cell | h.T @ da | h.T @ dh | TERM | U's gradient lacks tanh'
-lstm_cell | dc * logistic(f), x.T | dc, x.T | GATE TERM | c's gradient lacks the forget gate
+lstm_cell | dc * f, x.T | dc, x.T | GATE TERM | c's gradient lacks the forget gate
 lstm_cell | tanh_slope(g) | sigmoid_slope(g) | GATE TERM | the candidate's slope is a sigmoid's
 lstm_cell | [di, df, dg, do] | [di, df, do, dg] | GATE | candidate and output gate are exchanged
 lstm_cell | * tanh_slope(c_next) | * 1 | GATE TERM | the way through h to c lacks tanh'

@@ -75,8 +75,8 @@ def explained(finding: Fingerprint, found: Iterable[Fingerprint]) -> bool:
 
 
 def unexplained(found: Mapping[Fingerprint, T]) -> list[T]:
-    """What is known of the findings that no other one explains."""
-    return [item for key, item in found.items() if not explained(key, found)]
+    """What is known of the findings that no other one explains; all of them where they explain one another."""
+    return [item for key, item in found.items() if not explained(key, found)] or list(found.values())
 
 
 def add(prop: Property) -> Property:

@@ -68,8 +68,8 @@ def unwritten(finding: Finding) -> bool:
 
 
 def explains(mine: Fingerprint, other: Fingerprint) -> bool:
-    """Memory that was never written explains all of the gradient that it is read into, but for code that fails."""
-    return mine[1] == KIND and mine[2] == other[2] and other[0] != NAME and other[1] != "crash"
+    """Memory that was never written explains all of the gradient that it is read into, but for code that fails or is random."""
+    return mine[1] == KIND and mine[2] == other[2] and other[0] != NAME and other[1] not in ("crash", "random")
 
 
 add(Property(NAME, "backward reads no memory that it did not write", holds, share=0.3, explains=explains))

@@ -26,13 +26,19 @@ _SMALL = 1e-2  # of the largest output: forward's jumps are small beside it wher
 _JUMPS = 8.0  # how many of its jumps forward may be off by; at a rate of 0.9 it stops ten of them short of the limit
 _WINDOWS = 4.0 ** np.arange(3.0)  # ways that are wider than the nearest that crosses the jump
 _PANELS = 4
+_BESIDE, _SAME = 1e-7, 0.1  # a step at which no continuous gradient changes by this share of the gap ...
+_LOST = 1e-4  # ... above this share of what a relative change amounts to: a backward that iterates stops short as well
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
 
 
 def _applies(dispute: Dispute) -> bool:
-    point = dispute.point
-    faint = dispute.gap * np.minimum(point.scale[dispute.entries], 1.0) <= _FAINT * point.loudness
-    return point.grid is None and bool(faint.all())
+    return dispute.point.grid is None and _below(dispute, _FAINT)
+
+
+def _below(dispute: Dispute, share: float) -> bool:
+    """Whether every gap is below a share of what a relative change of the entry would amount to."""
+    size = dispute.gap * np.minimum(dispute.point.scale[dispute.entries], 1.0)
+    return bool((size <= share * dispute.point.loudness).all())
 
 
 @add(
@@ -47,6 +53,8 @@ def stopped(dispute: Dispute) -> Answer:
     ways = [_Way(dispute, np.minimum(natural, 1.0))]
     if natural.max() > 1.0:
         ways.append(_Way(dispute, natural))
+    if not _below(dispute, _LOST) and not ways[0].continuous():
+        return answer(np.zeros(dispute.size, bool))
     found = any(way.explains(reach) for way in ways for reach in _NEAR)
     found = found or any(ways[0].explains_afar(factor) for factor in _FAR)
     return answer(np.full(dispute.size, found))
@@ -67,6 +75,11 @@ class _Way:
         weight = np.abs(point.weights)
         self.loud = np.flatnonzero(weight > 0)
         self.noise = np.maximum(point.sigma[self.loud], np.finfo(float).tiny) * weight[self.loud]
+
+    def continuous(self) -> bool:
+        """Whether backward gives next to the point what it gives there; one that is wrong at one value alone does not."""
+        here = self._slope(0.0)
+        return all(abs(self._slope(step) - here) <= _SAME * self.gap for step in (-_BESIDE, _BESIDE))
 
     def explains(self, reach: float) -> bool:
         """Whether a jump within reach takes the gap back."""
