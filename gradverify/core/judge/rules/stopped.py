@@ -77,7 +77,7 @@ class _Way:
         self.noise = np.maximum(point.sigma[self.loud], np.finfo(float).tiny) * weight[self.loud]
 
     def continuous(self) -> bool:
-        """Whether backward gives next to the point what it gives there; one that is wrong at one value alone does not."""
+        """Whether backward gives next to the point what it gives there; what is wrong at one value alone does not."""
         here = self._slope(0.0)
         return all(abs(self._slope(step) - here) <= _SAME * self.gap for step in (-_BESIDE, _BESIDE))
 
