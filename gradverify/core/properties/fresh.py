@@ -68,7 +68,7 @@ def unwritten(finding: Finding) -> bool:
 
 
 def explains(mine: Fingerprint, other: Fingerprint) -> bool:
-    """Memory that was never written explains the gradient that it is read into, but not code that fails or is random."""
+    """Memory that was never written explains the gradient that it is read into, not code that fails or is random."""
     return mine[1] == KIND and mine[2] == other[2] and other[0] != NAME and other[1] not in ("crash", "random")
 
 
