@@ -8,6 +8,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,32 +38,16 @@ def each(strategy: st.SearchStrategy[Case], examples: int, seed: int, body: Call
             raised.append(error)
             raise _Stop from None
 
-    _run(strategy, examples, seed, visit)
+    work = partial(_run, strategy, examples, seed, visit)
+    if currently_in_test_context():
+        _in_thread(work)
+    else:
+        work()
     if raised:
         raise raised[0]
 
 
-def _run(
-    strategy: st.SearchStrategy[Case],
-    examples: int,
-    run_seed: int,
-    visit: Callable[[Case], None],
-) -> None:
-    if currently_in_test_context():
-        _in_thread(lambda: _run_here(strategy, examples, run_seed, visit))
-    else:
-        _run_here(strategy, examples, run_seed, visit)
-
-
-def _run_here(
-    strategy: st.SearchStrategy[Case],
-    examples: int,
-    run_seed: int,
-    visit: Callable[[Case], None],
-) -> None:
-    def test(case: Case) -> None:
-        visit(case)
-
+def _run(strategy: st.SearchStrategy[Case], examples: int, run_seed: int, visit: Callable[[Case], None]) -> None:
     quiet = settings(
         max_examples=examples,
         phases=(Phase.generate,),
@@ -76,7 +61,7 @@ def _run_here(
         backend="hypothesis",
     )
     with _storage_elsewhere(), _constants_unread(), suppress(_Stop, Flaky, Unsatisfiable):
-        quiet(seed(run_seed)(given(strategy)(test)))()
+        quiet(seed(run_seed)(given(strategy)(visit)))()
 
 
 def _in_thread(work: Callable[[], None]) -> None:
