@@ -21,6 +21,9 @@ _SIDE = 7  # nodes before and after the jump, from which the function is continu
 _HALVINGS = 30  # of the steps that hold the jump
 _PLACES = 3  # where it is roughest, that are followed
 _LOUD = 64.0  # times the noise, above which a change is heard
+# Half of what a jump makes of a high difference: the largest binomial of _ORDER - 1. Noise makes 113 of it, and three
+# times that at most; a jump that is heard is _LOUD times as large as the noise.
+_ROUGH = 0.5 * 35
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ def largest_jump(function: Callable[[float], Array], reach: float, noise: Array)
     rough = _roughness(values)
     for _ in range(_PLACES):
         k = int(np.argmax(rough))
-        if not rough[k] > 0:
+        if not rough[k] > _ROUGH * _LOUD * noise.size**0.5:
             break
         found = _followed(function, *table(nodes[k], nodes[k + _ORDER], _FINER), rough[k], noise)
         if found is not None:

@@ -44,7 +44,7 @@ def _below(dispute: Dispute, share: float) -> bool:
 @add(
     "stopped",
     "forward stops short of its limit: it jumps, and beyond its jumps backward is right",
-    cost=500,
+    cost=900,  # of all entries together
     applies=_applies,
 )
 def stopped(dispute: Dispute) -> Answer:
@@ -109,7 +109,10 @@ class _Way:
         return {n: a[0] for n, a in self.point.unpacked(np.array(values)[None], self.point.slots).items()}
 
     def _outputs(self, values: Array) -> Array:
-        """Weighted outputs at other values, shape (K,); NaN beyond the edge of a domain."""
+        """Weighted outputs at other values, shape (K,); NaN beyond the edge of a domain.
+
+        One by one: stacked copies iterate together, as often as the slowest, and jump nowhere.
+        """
         try:
             row = self.point.flat(self._moved(values))
         except LayerFailure:
