@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import nullcontext
 
@@ -98,3 +99,36 @@ def test_the_time_limit_counts_computing_where_others_use_the_processor_too(monk
     with pytest.raises(LayerFailure, match=r"not return within 0.2 s") if ends else nullcontext(), time_limit(0.2):
         guarded("forward", busy)
     assert ends == (time.perf_counter() < finish)
+
+
+def test_a_time_limit_that_ends_in_a_destructor_ends_what_follows():
+    class Slow:
+        def __del__(self):
+            _compute(0.3)
+
+    def body():
+        Slow()
+        _compute(0.04)  # ends before the limit would come again by itself
+
+    with pytest.raises(LayerFailure), time_limit(0.2):
+        body()
+
+
+def test_what_else_a_destructor_raises_is_told_as_before(monkeypatch):
+    class Wrong:
+        def __del__(self):
+            raise LayerFailure("crash", "forward", "in a destructor")
+
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(str(unraisable.exc_value)))
+    before = sys.unraisablehook
+    with time_limit(1.0):
+        Wrong()
+    assert told == ["in a destructor"]
+    assert sys.unraisablehook is before
+
+
+def _compute(seconds):
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        pass

@@ -262,8 +262,13 @@ def test_ctrl_c_is_no_finding():
         for _ in range(1000):
             pass
 
-    with pytest.raises(KeyboardInterrupt):
-        guarded("forward", pressed)
+    # A shell that runs a command behind its back has it ignore Ctrl-C; this test is about a process that does not.
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            guarded("forward", pressed)
+    finally:
+        signal.signal(signal.SIGINT, previous)
     with pytest.raises(LayerFailure, match="raised KeyboardInterrupt"):
         guarded("forward", _raise, KeyboardInterrupt())
 

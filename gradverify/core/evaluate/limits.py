@@ -8,6 +8,7 @@ that computes has the limit in processor time, and a body that waits has it on t
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,6 +23,11 @@ TOO_SLOW = "the layer is slow"
 _WAITS = 0.02  # share of the processor below which a body waits; one that competes for it gets more
 _AGAIN = 0.25  # of the limit, after which a body that goes on in spite of it is ended again
 _MOST = 20  # limits on the clock after which it ends in any case
+_SOON = 1e-3  # seconds, after which what a destructor has swallowed is raised once more
+
+
+class _Expired(LayerFailure):
+    """The limit's own failure, told from any other that a destructor may swallow."""
 
 
 @contextmanager
@@ -57,9 +63,17 @@ def time_limit(seconds: float | None) -> Iterator[None]:
             return
         signal.setitimer(signal.ITIMER_REAL, _AGAIN * limit)  # whoever catches this must not run on without a limit
         if running() >= 0.5 * limit:
-            raise LayerFailure("timeout", "forward", f"the layer did not return within {limit:g} s")
-        raise LayerFailure(SLOW, "forward", f"{TOO_SLOW}: a case took more than {limit:g} s")
+            raise _Expired("timeout", "forward", f"the layer did not return within {limit:g} s")
+        raise _Expired(SLOW, "forward", f"{TOO_SLOW}: a case took more than {limit:g} s")
 
+    def swallowed(unraisable: sys.UnraisableHookArgs) -> None:
+        """Python drops what is raised in a destructor or in the callback of a weak reference."""
+        if isinstance(unraisable.exc_value, _Expired):
+            signal.setitimer(signal.ITIMER_REAL, _SOON)
+        else:
+            told(unraisable)
+
+    told, sys.unraisablehook = sys.unraisablehook, swallowed
     previous = signal.signal(signal.SIGALRM, expire)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
@@ -67,3 +81,5 @@ def time_limit(seconds: float | None) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, previous)
+        if sys.unraisablehook is swallowed:  # unless the layer put its own in place
+            sys.unraisablehook = told
