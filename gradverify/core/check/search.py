@@ -8,6 +8,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from gradverify.core import tuning
@@ -220,8 +221,8 @@ class Search:
         times = 1 if steady else _CONFIRM  # on a smaller case two random calls may agree by chance
         threshold = min(10.0, finding.severity)
 
-        def fails(case: Case) -> bool:
-            tries = (_same(self.layer, case, prop, finding) for _ in range(times))
+        def fails(case: Case, again: bool) -> bool:
+            tries = (_same(self.layer, case, prop, finding, again) for _ in range(times))
             return all(same is not None and same.severity >= threshold for same in tries)
 
         if lead is not None and self.settings.shrink:
@@ -232,7 +233,11 @@ class Search:
         case = finding.case
         if self.settings.shrink:
             seconds, like = (prop.shrinking, None) if lead is None else (_FOLLOW_SECONDS, lead.case)
-            case = shrink(self.layer, case, fails, seconds=seconds, first=self.small, like=like)
+            for excused in (True, False):  # few are excused on a smaller case only; then all that excuses is asked
+                known = partial(fails, again=excused)
+                case = shrink(self.layer, finding.case, known, seconds=seconds, first=self.small, like=like)
+                if not steady or finding.fingerprint in self._at(case, prop):
+                    break
         again = [self._at(case, prop).get(finding.fingerprint), _same(self.layer, case, prop, finding)]
         if not steady or any(found is None for found in again):
             again += [_same(self.layer, case, prop, finding) for _ in range(_CONFIRM - len(again))]
@@ -294,8 +299,9 @@ def _lead(finding: Finding, earlier: Sequence[Finding]) -> Finding | None:
     return next(iter(alike + same), None)
 
 
-def _same(layer: Layer, case: Case, prop: Property, finding: Finding) -> Finding | None:
-    with tuning.using(replace(tuning.current(), only=finding.primal, few=True)):
+def _same(layer: Layer, case: Case, prop: Property, finding: Finding, again: bool = True) -> Finding | None:
+    """The finding as it is on a case, if it is there."""
+    with tuning.using(replace(tuning.current(), only=finding.primal, few=True, again=again)):
         outcome = examine(layer, case, prop)
     return next((f for f in outcome.findings if f.fingerprint == finding.fingerprint), None)
 

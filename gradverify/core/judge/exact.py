@@ -255,9 +255,9 @@ def unfinished(layer: Layer, case: Case) -> dict[str, Array]:
             return np.full(noise.size, np.nan)
         return np.concatenate([np.asarray(there[n], float).ravel() for n in base])
 
-    found = (
-        next((j for j in (largest_jump(along, reach, noise) for reach in _REACHES) if j), None) if noise.size else None
-    )
+    most = np.concatenate([np.full(g.size, _UNFINISHED * tops[n]) for n, g in base.items()] or [np.ones(0)])
+    jumps = (largest_jump(along, reach, noise, most) for reach in _REACHES) if noise.size else ()
+    found = next((jump for jump in jumps if jump is not None), None)
     if found is None:
         return {}
     parts = np.split(np.abs(found.change), np.cumsum([g.size for g in base.values()])[:-1])
