@@ -202,9 +202,9 @@ class Search:
         """Primals that are wrong for certain, by this property or by one that would explain it: other findings are
         looked for from then on.
         """
-        names = (prop.name, *prop.implied_by)
-        clear = (finding for finding, _, _ in self.found.values() if _most(finding) >= _CERTAIN)
-        return frozenset(f.primal for f in clear if f.primal and f.property in names and f.kind == "wrong")
+        clear = [finding for finding, _, _ in self.found.values() if finding.primal and _most(finding) >= _CERTAIN]
+        own = {f.primal for f in clear if f.property == prop.name}
+        return frozenset(own | {f.primal for f in clear if f.property in prop.implied_by and f.kind == "wrong"})
 
     def minimal(self, finding: Finding, prop: Property, regime: Regime, lead: Finding | None = None) -> Finding:
         """The same finding on a small case; worst and minimal are both kept.

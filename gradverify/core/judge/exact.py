@@ -19,6 +19,7 @@ from gradverify.core.differentiate.jumps import largest_jump
 from gradverify.core.evaluate import LayerFailure, once
 from gradverify.core.judge.facts import best_ratio
 from gradverify.core.nouns import Array, Case, Comparison, Finding, Outcome, Stream, Verdict
+from gradverify.core.tuning import current
 
 Gradients = Mapping[str, Array]
 
@@ -84,8 +85,9 @@ def outcome(
     what was expected.
     """
     findings: dict[str, Finding] = {}
-    entries = 0
-    for what, got, wanted in pairs:
+    entries, known = 0, current().known
+    for what, got, every in pairs:
+        wanted = {n: g for n, g in every.items() if n not in known}
         entries += sum(np.size(g) for g in wanted.values())
         other = {n: g for n, g in wanted.items() if n not in findings and not np.array_equal(got[n], g)}
         for primal, comparison in compare(layer, at or case, got, other, terms, same, least, loose, sides).items():
