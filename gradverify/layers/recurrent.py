@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from gradverify.adapters import register
-from gradverify.layers.mlp import logistic
+from gradverify.layers.mlp import decay, logistic
 from gradverify.recurrent import bidirectional, register_cell
 
 
 def sigmoid_slope(z):
-    """Derivative of the sigmoid; s(z) s(-z) keeps its digits where s (1 - s) cancels."""
-    return logistic(z) * logistic(-z)
+    """Derivative of the sigmoid, s(z) s(-z) = e / (1 + e)^2; it keeps its digits where s (1 - s) cancels."""
+    e = decay(z)
+    return e / (1.0 + e) ** 2
 
 
 def tanh_slope(z):

@@ -202,9 +202,9 @@ class Search:
         """Primals that are wrong for certain, by this property or by one that would explain it: other findings are
         looked for from then on.
         """
-        clear = [finding for finding, _, _ in self.found.values() if finding.primal and _most(finding) >= _CERTAIN]
-        own = {f.primal for f in clear if f.property == prop.name}
-        return frozenset(own | {f.primal for f in clear if f.property in prop.implied_by and f.kind == "wrong"})
+        clear = (finding for finding, _, _ in self.found.values() if _most(finding) >= _CERTAIN)
+        same = (f for f in clear if f.property == prop.name or (f.property in prop.implied_by and f.kind == "wrong"))
+        return frozenset(f.primal for f in same if f.primal is not None)
 
     def minimal(self, finding: Finding, prop: Property, regime: Regime, lead: Finding | None = None) -> Finding:
         """The same finding on a small case; worst and minimal are both kept.
