@@ -19,9 +19,10 @@ from gradverify.core.declare.regime import Regime
 from gradverify.core.declare.registry import layers
 from gradverify.core.declare.validation import refusal
 from gradverify.core.diagnose import diagnosed
+from gradverify.core.diagnose.telling import telling, tells
 from gradverify.core.evaluate.limits import TOO_SLOW
 from gradverify.core.lines.recorder import Recorder
-from gradverify.core.nouns import WORST_SEEN, Case, Comparison, Finding
+from gradverify.core.nouns import WORST_SEEN, Case, Finding
 from gradverify.core.properties import LATER, Property, properties, unexplained
 from gradverify.core.shrink import shrink
 from gradverify.core.summarise.coverage import Coverage
@@ -34,7 +35,7 @@ _ENOUGH = 25  # cases drawn after the first finding, to see whether there are ot
 _CERTAIN = 20.0  # bounds that a gradient is wrong by, beyond which no other case is asked about it
 _CONFIRM = 5  # runs of the minimal case that tell a wrong layer from a flaky one, once two of them differ
 _FOLLOW_SECONDS = 0.25  # for a finding of the same kind as one that was shrunk: most show on its case as well
-_PICTURED = 400  # elements of a drawn case up to which its gradients are compared again for a picture
+_PICTURED = 400  # elements of a drawn case up to which it is shown, as a picture
 _SLOW = 3  # cases that were given up as too slow, after which a property is no longer tried
 
 
@@ -243,10 +244,10 @@ class Search:
             again += [_same(self.layer, case, prop, finding) for _ in range(_CONFIRM - len(again))]
         told = [f for f in again if f is not None]
         if steady and len(told) == len(again):
-            pictured = self._pictured(told[0], (worst, finding.case), prop) if lead is None else None
+            telling = self._telling(told[0], (worst, finding.case), prop) if lead is None else None
             if told[0].severity >= most:
                 worst, most = case, told[0].severity
-            return self._diagnosed(_beside(told[0], worst, most).but(pictured=pictured), lead)
+            return self._diagnosed(_beside(told[0], worst, most).but(telling=telling), lead)
         fickle = (told[0] if told else finding).but(
             kind="nondeterministic" if steady else finding.kind,
             worst=worst,
@@ -254,16 +255,17 @@ class Search:
         )
         return self._diagnosed(fickle)
 
-    def _pictured(self, small: Finding, drawn: Sequence[Case], prop: Property) -> Comparison | None:
-        """Both gradients on a case as it was drawn, where the smallest one has a single entry to show."""
-        if small.comparison is None or small.comparison.wrong.size > 1:
+    def _telling(self, small: Finding, drawn: Sequence[Case], prop: Property) -> Finding | None:
+        """The finding on a case that shows it, where the smallest one does not: a round one, or one as it was drawn."""
+        compared = small.comparison
+        if compared is None or not self.settings.shrink or tells(small.case, int(compared.wrong.sum())):
             return None
-        for case in (case for case in drawn if case.size <= _PICTURED):
-            with tuning.using(replace(tuning.current(), only=small.primal)):
+        for case in (*telling(self.layer, small.case), *(case for case in drawn if case.size <= _PICTURED)):
+            with tuning.using(replace(tuning.current(), only=small.primal, again=True)):
                 found = examine(self.layer, case, prop).findings
-            shown = next((f.comparison for f in found if f.fingerprint == small.fingerprint), None)
-            if shown is not None and shown.wrong.size > 1:
-                return shown
+            same = next((f for f in found if f.fingerprint == small.fingerprint and f.comparison is not None), None)
+            if same is not None and same.comparison is not None and tells(same.case, int(same.comparison.wrong.sum())):
+                return same
         return None
 
     def _at(self, case: Case, prop: Property) -> dict[tuple[str, str, str], Finding]:

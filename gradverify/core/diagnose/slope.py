@@ -9,7 +9,7 @@ from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import Probe
 from gradverify.core.diagnose.valued import changed
-from gradverify.core.nouns import Array, Diagnosis
+from gradverify.core.nouns import Array, Diagnosis, Fit
 
 # Of all values; the slope of tanh, and of a sigmoid, differs from that at 0 by the square of them.
 _SCALES = (0.1, 0.03)
@@ -40,7 +40,7 @@ def slope(evidence: Evidence) -> Diagnosis | None:
         f"the gradient of {evidence.primal} is {size} in the limit of small values{evidence.given}, and what is left "
         f"of the error goes with their square, as where {_LIMITS[limit]} inside"
     )
-    return Diagnosis("slope", "TERM", text, 0.79, {"tends to": limit[0]})
+    return Diagnosis("slope", "TERM", text, Fit.FORM, {"tends to": limit[0]})
 
 
 def tends(evidence: Evidence) -> tuple[float, int] | None:
