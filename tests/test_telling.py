@@ -58,7 +58,8 @@ def test_what_fails_at_one_size_only_is_shown_at_that_size():
 @pytest.mark.parametrize("domain", ["real", "positive"])
 def test_every_case_that_is_offered_is_legal_and_small(domain):
     layer = Layer(
-        lambda x, k: (x.reshape(-1, k).sum(1) ** 2, x), lambda dy, x: x, name="groups", x=("N", domain), options={"k": [2, 3]},
+        lambda x, k: (x.reshape(-1, k).sum(1) ** 2, x), lambda dy, x: x, name="groups", x=("N", domain),
+        options={"k": [2, 3]},
         assume=lambda x, k: len(x) % k == 0,
     )  # fmt: skip
     finding = check_layer(layer, Settings(examples=40)).findings[0]

@@ -71,6 +71,8 @@ def _repair(probe: Probe, name: str) -> tuple[str, str] | None:
         total = got.sum((*range(extra), *stretched)).reshape(n.shape) if _fits(got, n, stretched) else None
         if total is not None and close(total, n):
             return "UNBROADCAST", "it is not summed over the axes along which it was broadcast"
+    if got.ndim == 0 < n.ndim and close(got, n.sum()):
+        return "UNBROADCAST", "backward gives a scalar, the right one summed over all its axes"
     if got.ndim <= n.ndim and _is_sum(got, n):
         return "UNBROADCAST", "it is summed over an axis that it should keep"
     return None
@@ -94,6 +96,10 @@ def _other_axes(evidence: Evidence) -> Diagnosis | None:
     """What its axes look like, if each of them has the size of one dimension on every case."""
     shapes = [np.asarray(p.raw.get(evidence.primal)).shape for p in evidence.situation.failing]
     named = [variants.lone_sizes(evidence.layer, p.case) for p in evidence.situation.failing]
+    wanted = ", ".join(evidence.situation.failing[0].labels(evidence.primal)) or "none"
+    if set(shapes) == {()} and wanted != "none":
+        text = f"backward gives a scalar for {evidence.primal}, which has the axes {wanted}{evidence.given}"
+        return Diagnosis("shape", "SHAPE", text, Fit.FORM, {"cases": len(shapes)})
     if len({len(s) for s in shapes}) != 1 or len(set(shapes)) < 2:
         return None
     axes = [
@@ -101,8 +107,7 @@ def _other_axes(evidence: Evidence) -> Diagnosis | None:
     ]
     if not all(len(names) == 1 for names in axes):
         return None
-    has = ", ".join(names[0].lstrip("*") for names in axes) or "none"
-    wanted = ", ".join(evidence.situation.failing[0].labels(evidence.primal)) or "none"
+    has = ", ".join(names[0].lstrip("*") for names in axes)
     text = f"the gradient of {evidence.primal} has the axes {has}, and {evidence.primal} has {wanted}{evidence.given}"
     return Diagnosis("shape", "INDEX", text, Fit.FORM, {"cases": len(shapes)})
 
