@@ -18,8 +18,10 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters import Adapter, add
+from gradverify.adapters._arrays import arrays_of
+from gradverify.adapters._captured import captured, known_as
 from gradverify.adapters._chance import Chance, mentions
-from gradverify.adapters._normal import annotated, called, examples, finished, flat, required
+from gradverify.adapters._normal import annotated, called, constants, examples, finished, flat, required, split
 from gradverify.core.declare.functions import taken_by
 from gradverify.core.declare.layer import KEYWORDS, Layer, Loss
 from gradverify.core.errors import DeclarationError
@@ -54,11 +56,31 @@ _UPSTREAM = ("dy", "dout", "g", "grad", "grad_output", "upstream", "cotangent", 
 
 
 def _from_pair(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
-    layer = Layer(*target, **declaration)
-    plain = _without_cache(layer)
-    if plain is not None:
-        return plain
-    return _seeded(layer) if mentions(layer.forward) else layer
+    owner = _owner(*target)
+    if owner is not None:
+        return _of_object(owner, *target, **declaration)
+    primals, settings = split(declaration)
+    fixed = constants(settings)
+    outside = tuple(n for n in fixed if n not in primals and n in known_as(*target))
+    layer = Layer(*target, **{**declaration, "constants": tuple(n for n in fixed if n not in outside)})
+    made = _without_cache(layer) or (_seeded(layer) if mentions(layer.forward) else layer)
+    missing = captured(made, *target, constants=outside)
+    return made.derive(unverified=(*made.unverified, *missing)) if missing else made
+
+
+def _owner(forward: Any, backward: Any) -> Any:
+    """The object with arrays of its own that both functions are methods of; None if there is none."""
+    owner = getattr(forward, "__self__", None)
+    if owner is None or owner is not getattr(backward, "__self__", None) or not inspect.ismethod(forward):
+        return None
+    return owner if any(map(np.ndim, arrays_of(owner).values())) and not inspect.isclass(owner) else None
+
+
+def _of_object(owner: Any, forward: Any, backward: Any, **declaration: Any) -> Layer:
+    """Two methods of an object that return and take a cache, or keep on the object what backward needs."""
+    from gradverify.adapters.stateful import stateful
+
+    return stateful(owner, methods=(forward.__name__, backward.__name__), **declaration)
 
 
 def _without_cache(layer: Layer) -> Layer | None:
