@@ -271,7 +271,7 @@ def _spelled(text: str) -> str:
 
 
 def _conditional(text: str) -> tuple[str, str | None, bool]:
-    """A domain without "if option", "if not option" or "unless option" at its end; the option; whether it must be on."""
+    """A domain without "if option", "if not option" or "unless option" behind it; the option; whether it must be on."""
     parts = text.split()
     if len(parts) > 3 and parts[-3:-1] == ["if", "not"]:
         return " ".join(parts[:-3]), parts[-1], False
