@@ -320,3 +320,27 @@ def test_gradients_that_a_loss_returns_beyond_its_primals_are_not_dropped():
     for form in (lambda dx, dW: (dx, dW), lambda dx, dW: ({"x": dx, "W": dW},)):
         assert verdict(loss(-7, form), x="N 3", y="N 2") == {None}
     assert verdict(loss(1, lambda dx, dW: (dx,)), x="N 3", y="N 2").ok
+
+
+def test_an_object_that_applies_updates_is_told_with_the_line_that_declares_it():
+    class Online(Dense):
+        lr = 0.1
+
+        def backward(self, dy):
+            dx = dy @ self.W.T
+            self.W -= self.lr * self.x.T @ dy
+            return dx
+
+    class Given(Online):
+        def backward(self, dy, learning_rate):
+            self.lr = learning_rate
+            return super().backward(dy)
+
+    for target, sizes, match in (
+        (Online(3, 4), "N 3", r"changes W and keeps no gradient"),
+        (Online, "N D", r"changes W and keeps no gradient"),
+        (Given(3, 4), "N 3", r'extra=\{"learning_rate": \.\.\.\}'),
+    ):
+        with pytest.raises(gv.DeclarationError, match=rf"{match}|adapt.optimiser\(.*{match}"):
+            gv.check(target, x=sizes)
+        assert verdict(adapt.optimiser(target, x=sizes)).ok

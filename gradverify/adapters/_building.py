@@ -15,7 +15,7 @@ from gradverify.adapters._instance import Maker, accepted_by, builds, float_arra
 from gradverify.adapters._normal import TARGETS, attempt, constants, examples, finished, flat, parted, required, split
 from gradverify.adapters._pairs import Pair, attributes, declared_pair, discover, fetch
 from gradverify.adapters._stateful import Stateful
-from gradverify.adapters._undeclared import undeclared
+from gradverify.adapters._undeclared import CHANGED, undeclared
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure
@@ -36,6 +36,8 @@ SLOPES = (
     *("compute_gradients", "compute_gradient", "compute_grads", "calculate_gradients", "calc_gradients"),
     *("get_gradients", "gradients", "gradient", "grads", "grad", *BACKWARDS),
 )
+OPTIMISERS = ("optimizer", "optimiser", "opt", "optim")
+RATES = frozenset({"learning_rate", "lr", "alpha", "eta", "rate", "step_size"})
 _LOOKS = 3  # sets of sizes at which an object is looked at: 4*N and D+H are the same at two of them
 
 
@@ -73,6 +75,8 @@ def build(
         raise DeclarationError(_no_inputs(label, cls, inner.methods[0]))
     if first is not None and inner.implicit(first):
         settings["constants"] = (*settings["constants"], *_data(inner, _layer(inner, primals, settings, label)))
+    if first is not None:
+        _told(inner, label, first)
     lines = _complete(inner, primals, settings, label, first) if first is not None else ()
     settings["constants"] = (*settings["constants"], *(n for n in fixed if n in primals))
     layer = _layer(inner, primals, settings, label)
@@ -90,6 +94,7 @@ def build(
             lines = (*lines, f"parameters and gradients are {inner.dtype}: everything is run in that precision")
     if first is None and isinstance(failure, DeclarationError):
         raise failure
+    _updated(inner, layer, label)
     _sized(inner, layer, label, first)
     paired = ", ".join(str(inner.pairs[n]) for n in inner.parameters if n in inner.pairs)
     return finished(layer, f"pairs: {paired}" if paired else "", *lines, chance=maker.chance)
@@ -137,25 +142,51 @@ def _data(inner: Stateful, layer: Layer) -> tuple[str, ...]:
     return ()
 
 
+def _told(inner: Stateful, label: str, made: Any) -> None:
+    """Refuse a backward that needs a learning rate or an optimiser, where nobody gives it one.
+
+    Raises
+    ------
+    DeclarationError
+        With the line that declares the convention.
+    """
+    needs = [n for n in inner.upstream(made) if n in RATES or n.lower() in OPTIMISERS]
+    if needs and type(inner) is Stateful:
+        given = ", ".join(f'"{n}": ...' for n in needs)
+        raise DeclarationError(
+            f"{label}: backward needs {', '.join(needs)}: if it applies updates, gradverify.adapt.optimiser({label}, "
+            f"...) reads gradients from them, with the same declaration; else say what to give it: extra={{{given}}}"
+        )
+
+
 def _constants(settings: Mapping[str, Any], primals: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What is declared constant: primals, and attributes of the object."""
     given = constants(settings)
     return tuple(n for n in given if n in primals), tuple(n for n in given if n not in primals)
 
 
+def _updated(inner: Stateful, layer: Layer, label: str) -> None:
+    """Refuse an object whose backward changes weights and keeps none of their gradients: it applies updates.
+
+    Raises
+    ------
+    DeclarationError
+        With the line that declares the convention.
+    """
+    changed = [item.name for item in layer.unverified if item.reason == CHANGED]
+    if changed and type(inner) is Stateful:
+        raise DeclarationError(
+            f"backward of {label} changes {', '.join(changed)} and keeps no gradient. "
+            f"gradverify.adapt.optimiser({label}, ...) reads gradients from such updates, with the same declaration"
+        )
+
+
 def _sized(inner: Stateful, layer: Layer, label: str, made: Any) -> None:
     """Each size that the object is built with must be one of a primal, or no case could tell it."""
     known = {n for p in layer.primals for n in p.dims.names} | set(layer.primal_names) | set(layer.options)
-    changed = [item.name for item in layer.unverified if item.blocks and item.pair is None]
     unknown = [] if inner.maker.is_object else [n for n in inner.maker.sizes() if n not in known]
     if not unknown:
         return
-    if changed:
-        raise DeclarationError(
-            f"{label} is built with the size {unknown[0]}, which no primal has; its backward changes "
-            f"{', '.join(changed)} and keeps no gradient. gradverify.adapt.optimiser({label}, ...) reads gradients "
-            "from such updates, with the same declaration"
-        )
     arrays = [n for n in float_arrays(made) if n not in inner.pairs] if made is not None else []
     seen = f" It holds {', '.join(arrays)}, of which no gradient was found." if arrays else ""
     one = arrays[0] if arrays else "W"

@@ -257,6 +257,13 @@ class Stateful:
         given = [parts.pop(0) if role == "" else kept[k] for k, role in enumerate(roles)]
         return called("backward", method, *given, **extra)
 
+    def upstream(self, instance: Any) -> list[str]:
+        """Arguments that backward needs besides inputs and a cache: the cotangents, and what nobody has told of."""
+        if not self.methods[1]:
+            return []
+        needs = self._signature(instance, self.methods[1])[1]
+        return [n for n in needs if n not in (*self.inputs, *self.extra, *self.options)][1:]
+
     def _roles(self, instance: Any) -> tuple[str, ...]:
         """What each argument is that backward needs: an input or a cache, by its name, or "" for a cotangent."""
         known = {*self.extra, *self.options}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from gradverify.adapters import Adapter, add, unrecognised
-from gradverify.adapters._instance import accepted_by
-from gradverify.adapters._normal import examples, required, split
+from gradverify.adapters._instance import made_by
+from gradverify.adapters._normal import examples, split
 from gradverify.adapters.losses import loss
 from gradverify.adapters.stateful import stateful
 from gradverify.core.declare.layer import Layer
@@ -29,7 +28,7 @@ def function(target: Any, /, *, name: str | None = None, **declaration: Any) -> 
         raise unrecognised(target, "its arrays are not named")
     sketch = Layer(lambda *a, **o: (0.0, None), lambda dy, saved: (), primals=primals, **settings)
     seen = "no call of it succeeded"
-    if _builds(target, primals, {n for p in sketch.primals for n in p.dims.names}):
+    if made_by(target, primals, {n for p in sketch.primals for n in p.dims.names}):
         return stateful(target, name=name, **declaration)
     for arrays, _ in examples(sketch):
         try:
@@ -42,12 +41,6 @@ def function(target: Any, /, *, name: str | None = None, **declaration: Any) -> 
         seen = f"it returned {_described(result)}, not a number and its gradient"
         break
     raise unrecognised(target, seen)
-
-
-def _builds(target: Any, primals: Mapping[str, Any], sizes: set[str]) -> bool:
-    """Whether a function is one that builds an object: it takes sizes, or nothing."""
-    takes = accepted_by(target)
-    return not set(takes) & set(primals) and (not takes or any(n in sizes for n in required(target) or []))
 
 
 def _described(result: Any) -> str:
