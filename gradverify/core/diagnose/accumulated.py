@@ -12,7 +12,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.judge import exact
-from gradverify.core.nouns import Array, Case, Diagnosis, Stream
+from gradverify.core.nouns import Array, Case, Diagnosis, Fit, Stream
 
 _TERMS = (256, 1024, 4096)  # N, 4N, 16N: fewer say little, and more take long
 _ELEMENTS = 1 << 21  # of a case
@@ -39,7 +39,7 @@ def accumulated(evidence: Evidence) -> Diagnosis | None:
         f"like {axis}^{law['unavoidable']:.1f}: its sum over {axis} is kept in {kind}; float32 would lose "
         f"{law['lost']:.1f} digits less at {axis} = {law['terms'][-1]}"
     )
-    return Diagnosis("accumulated", "PRECISION", text, 0.97, law)
+    return Diagnosis("accumulated", "PRECISION", text, Fit.EXACT, law)
 
 
 def _summed(layer: Layer, primal: str) -> list[str]:
