@@ -232,3 +232,24 @@ def test_wrong_options_are_told_in_a_line_with_status_2(tmp_path, monkeypatch, c
     assert command(["fuzz", "--for", "1s", *arguments]) == 2
     assert told in capsys.readouterr().err
     assert not list(tmp_path.glob(".gradverify/fuzz/*"))
+
+
+def test_a_layer_that_is_still_in_a_case_at_the_end_is_no_pass(tmp_path, monkeypatch):
+    """Its limit of 20 s outlasts the campaign, which would end with the status of the other layer."""
+    monkeypatch.setattr("gradverify.campaign.engine._PATIENCE", 1.0)
+    stuck = """
+import signal
+calls = []
+def forward(x):
+    calls.append(1)
+    while len(calls) > 200:  # once it has been verified
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    return 2.0 * x, None
+register(Layer(forward, lambda dy, saved: 2.0 * dy, name="stuck", x="N"))
+"""
+    summary = run(tmp_path, f"{module(tmp_path, stuck)}:stuck", "relu", seconds=8.0, workers=2, plan=Plan(memory=1 << 30))
+    mine, relu = summary.layers
+    assert mine.error is not None
+    assert "did not come back from a case" in mine.error
+    assert relu.error is None
+    assert status(summary) == 2

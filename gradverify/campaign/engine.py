@@ -24,6 +24,7 @@ SLICE = 5.0  # seconds of the longest unit
 _TICK = 0.1
 _SHOWN = 0.5  # seconds between two calls of the listener
 _SAVED = 5.0  # seconds between two counts in the store
+_STUCK = "it did not come back from a case when the campaign ended; a longer campaign tells whether it hangs"
 _PATIENCE = 15.0  # seconds that units in flight get to come home after the end
 
 
@@ -263,6 +264,8 @@ class _Run:
             self._absorb(_TICK)
             self._tell()
         self._absorb(0.0)
+        for unit in self.flight.units.values():
+            self.ledger.giving_up(self.layers[unit.layer], _STUCK, unit.number)
 
     def _tell(self) -> None:
         now = time.monotonic()
