@@ -247,7 +247,8 @@ def forward(x):
     return 2.0 * x, None
 register(Layer(forward, lambda dy, saved: 2.0 * dy, name="stuck", x="N"))
 """
-    summary = run(tmp_path, f"{module(tmp_path, stuck)}:stuck", "relu", seconds=8.0, workers=2, plan=Plan(memory=1 << 30))
+    plan = Plan(memory=1 << 30)
+    summary = run(tmp_path, f"{module(tmp_path, stuck)}:stuck", "relu", seconds=8.0, workers=2, plan=plan)
     mine, relu = summary.layers
     assert mine.error is not None
     assert "did not come back from a case" in mine.error
