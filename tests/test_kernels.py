@@ -82,13 +82,30 @@ def test_the_law_of_a_sum_in_bfloat16_is_told():
     assert told.evidence["exponent"] > told.evidence["unavoidable"] + 0.2
 
 
-def test_another_fault_has_no_such_law():
-    class Unscaled(scale()):
-        @staticmethod
-        def backward(ctx, g):
-            x, w = ctx.saved_tensors
-            return g, (g.float() * x.float()).sum(0).to(w.dtype)
+class Unscaled(scale()):
+    @staticmethod
+    def backward(ctx, g):
+        x, w = ctx.saved_tensors
+        return g, (g.float() * x.float()).sum(0).to(w.dtype)
 
+
+class TailLost(scale()):
+    @staticmethod
+    def backward(ctx, g):
+        x, w = ctx.saved_tensors
+        return (g.float() * w.float()).to(x.dtype), (g.float() * x.float())[:500].sum(0).to(w.dtype)
+
+
+@pytest.mark.parametrize(("target", "told"), [(scale(torch.bfloat16), True), (Unscaled, False), (TailLost, False)])
+def test_the_law_is_told_where_no_axis_can_be_made_longer(target, told):
+    given = as_layer(target, x="512 8", w="8", kernel="bfloat16", reference=product)
+    findings = check_layer(given, Settings(examples=20, properties=("reference",))).findings
+    texts = [d.text for f in findings for d in f.diagnoses if d.name == "accumulated"]
+    assert findings and bool(texts) is told
+    assert all("its sum over the axis of 512 is kept in bfloat16" in text for text in texts)
+
+
+def test_another_fault_has_no_such_law():
     findings = check_layer(layer(Unscaled), Settings(examples=20, properties=("reference",))).findings
     assert findings and "accumulated" not in {d.name for f in findings for d in f.diagnoses}
 
