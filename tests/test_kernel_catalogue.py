@@ -12,7 +12,7 @@ from tests.kernels import catalogue
 
 KERNELS = {kernel.name: kernel for kernel in catalogue()}
 TWINS = [(kernel.name, fault) for kernel in KERNELS.values() for fault in kernel.faults]
-QUICK = ("swiglu", "rotary")
+QUICK = ("swiglu", "rotary", "pooling", "packed")
 # a known miss: after 30 cases no finding; in bfloat16 the lost digits of the variance hardly reach the result
 MISSED = {("layer_norm", "two moments")}
 
@@ -31,7 +31,15 @@ def test_a_right_kernel_gets_no_finding(name):
     assert not found(name)
 
 
-@pytest.mark.parametrize(("name", "fault"), [("swiglu", "gate and value swapped"), ("rotary", "turned the same way")])
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("swiglu", "gate and value swapped"),
+        ("rotary", "turned the same way"),
+        ("pooling", "tail of a short sequence not masked"),
+        ("packed", "offset of the next sequence"),
+    ],
+)
 def test_a_wrong_twin_is_found(name, fault):
     assert found(name, fault)
 

@@ -203,6 +203,26 @@ def test_ids_repeat_hundreds_of_times():
     assert most > 400
 
 
+@pytest.mark.parametrize(("x", "lengths"), [("B T D", "B: lengths T"), ("T D", "B+1: offsets T")])
+def test_sequences_are_of_very_unequal_lengths(x, lengths):
+    """One, all there is, about a block; of packed ones, about all."""
+    given = as_layer(lambda x, n: x * torch.ones(()) * BLOCK, x=x, n=lengths)
+    whole = [(c.primals["x"].shape[-2], c.primals["n"]) for c in drawn(given, 120)]
+    found = [(t, k) for t, n in whole for k in (np.diff(n) if "offsets" in lengths else n)]
+    assert {1, BLOCK - 1, BLOCK, BLOCK + 1} <= {int(k) for _, k in found}
+    assert any(k >= t - 3 for t, k in found if t > BLOCK) and min(k for _, k in found) >= 0
+
+
+def test_packed_sequences_shrink_with_what_they_divide():
+    from tests.kernels import catalogue
+
+    kernel = next(k for k in catalogue() if k.name == "packed")
+    settings = Settings(examples=30, properties=("reference",))
+    (finding,) = check_layer(kernel.layer("last sequence lost"), settings).findings
+    starts = finding.case.primals["starts"]
+    assert starts[0] == 0 and starts[-1] == len(finding.case.primals["x"]) <= 4
+
+
 def test_activations_have_outliers_and_constant_rows():
     found = [c.primals["x"] for c in drawn(layer(scale()), 150) if c.primals["x"].shape[0] > 200]
     spread = [np.abs(x).max(0) for x in found]

@@ -48,6 +48,6 @@ class Kernel:
 
 def catalogue() -> list[Kernel]:
     """Every kernel that runs on a CPU without Triton."""
-    from tests.kernels import attention, losses, norms, pointwise, sums
+    from tests.kernels import attention, losses, norms, pointwise, sequences, sums
 
-    return [k for module in (losses, norms, attention, pointwise, sums) for k in module.KERNELS]
+    return [k for module in (losses, norms, attention, pointwise, sums, sequences) for k in module.KERNELS]
