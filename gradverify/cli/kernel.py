@@ -157,7 +157,7 @@ def _score(layer: Layer, report: Report, heard: Heard, remote: Any, reference: s
         "verdict": verdict,
         "exit": status,
         "reason": _reason(report) if verdict == "undecided" else None,
-        "notes": list(report.notes),
+        "notes": list(report.remarks),
         "cases": report.cases,
         "seed": report.seed,
         "tampering": cheats,
