@@ -13,7 +13,7 @@ from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.judge.dispute import Answer, Dispute, answer
 from gradverify.core.judge.table import add as add_rule
 from gradverify.core.judge.table import rules
-from gradverify.core.nouns import Comparison, Diagnosis, Estimate, Outcome
+from gradverify.core.nouns import Comparison, Diagnosis, Estimate, Fit, Outcome
 from gradverify.core.properties import Property, properties
 from gradverify.core.properties import add as add_property
 from gradverify.core.verify import examine
@@ -26,6 +26,7 @@ __all__ = [
     "Dispute",
     "Estimate",
     "Evidence",
+    "Fit",
     "Outcome",
     "Property",
     "Regime",

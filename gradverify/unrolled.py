@@ -159,8 +159,10 @@ class Unrolled:
             states = dict(zip(self.cell.states, after))
             steps.append(saved)
             out.append(states[emitted.name])
-        axis = time_axis(emitted)
-        stacked = np.stack(np.broadcast_arrays(*(out or [first])), axis=axis)
+        axis, every = time_axis(emitted), out or [first]
+        if any(h.shape != every[0].shape for h in every):  # the first ones, where only later inputs are stacked copies
+            every = list(np.broadcast_arrays(*every))
+        stacked = np.stack(every, axis=axis)
         last = tuple(np.array(states[name]) for name in self.cell.states)
         return (stacked if out else np.delete(stacked, 0, axis), *last), tuple(steps), entered
 

@@ -104,7 +104,7 @@ def test_links_to_other_pages_lead_somewhere(page):
 
 
 def test_the_readme_and_the_architecture_stay_short():
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 125
     assert len((ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").splitlines()) <= 120
 
 

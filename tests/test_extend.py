@@ -41,7 +41,7 @@ def test_a_property_of_another_package_is_checked(registered):
 def test_a_signature_of_another_package_names_its_mistake(registered):
     @extend.add_signature("negated_half", "SIGN")
     def negated_half(evidence: extend.Evidence) -> extend.Diagnosis | None:
-        return extend.Diagnosis("negated_half", "SIGN", "a half with the wrong sign", 0.99)
+        return extend.Diagnosis("negated_half", "SIGN", "a half with the wrong sign", extend.Fit.EXACT)
 
     finding = gv.check(halves(-0.5), properties="gradient", examples=5, raises=False).findings[0]
     assert "negated_half" in {d.name for d in extend.diagnose(halves(-0.5), finding)}

@@ -20,7 +20,7 @@ from gradverify import Layer
 from gradverify.cli import run
 from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import Settings
-from gradverify.core.nouns import Case, Comparison, Diagnosis, Finding, Outcome, Verdict
+from gradverify.core.nouns import Case, Comparison, Diagnosis, Finding, Fit, Outcome, Verdict
 from gradverify.core.nouns.ledger import NotVerified
 from gradverify.core.summarise.coverage import DISTINCT, OTHERS, Coverage, regions
 from gradverify.core.summarise.report import Report
@@ -78,8 +78,8 @@ def a_finding(compared: Comparison | None = None, **changes: Any) -> Finding:
     message = "the gradient of W is wrong in 1 of 6 entries: at W[1, 0] analytic 6, numerical 3"
     facts = {"ratio": 2.0, "axes": {}, "ladder": [(1.0, 9.0, 1e-15), (0.1, 9.0, 1e-14), (0.01, 9.0, 1e-13)]}
     diagnoses = (
-        Diagnosis("sign", "SIGN", "the sign is flipped", 0.2),
-        Diagnosis("factor", "FACTOR", "dW is twice the true gradient", 0.9, {"tried_on": "3 fresh cases"}),
+        Diagnosis("factor", "FACTOR", "dW is twice the true gradient", Fit.LAW, {"tried_on": "3 fresh cases"}),
+        Diagnosis("sign", "SIGN", "the sign is flipped", Fit.VAGUE),
     )
     found = Finding("gradient", "wrong", "W", message, case, compared, 3e9, facts, diagnoses)
     return found.but(**changes)
@@ -159,7 +159,7 @@ def test_strings_of_authors_are_escaped_everywhere() -> None:
         layer=HOSTILE, primals={HOSTILE: np.ones(2)}, options={HOSTILE: HOSTILE}, target=HOSTILE
     )
     compared = Comparison(HOSTILE, *np.ones((2, 2)), np.zeros(2), np.array([3, 0]), 1.0, (HOSTILE,))
-    diagnosis = Diagnosis(HOSTILE, HOSTILE, HOSTILE, 0.5, {HOSTILE: HOSTILE})
+    diagnosis = Diagnosis(HOSTILE, HOSTILE, HOSTILE, Fit.FORM, {HOSTILE: HOSTILE})
     finding = a_finding(compared, message=HOSTILE, case=case, diagnoses=(diagnosis,), facts={HOSTILE: HOSTILE})
     tallies = {HOSTILE: Tally(HOSTILE, skipped=1, reason=HOSTILE)}
     coverage = Coverage()
@@ -280,7 +280,7 @@ def test_a_checked_layer_has_its_ladder_histogram_and_coverage(checked: Report) 
     (finding,) = checked.findings
     steps = finding.facts["ladder"]
     assert len(steps) >= 5
-    compared = finding.comparison
+    compared = finding.shown.comparison
     assert compared is not None
     gap = float(compared.numerical[compared.worst] - compared.analytic[compared.worst])
     assert all(abs(error - gap) < 1e-6 for h, error, _ in steps if h > 1e-4)  # dense is linear: no truncation
@@ -391,12 +391,12 @@ def test_a_larger_case_is_pictured_where_the_smallest_has_one_entry() -> None:
     (finding,) = (f for f in report.findings if f.primal == "b" and f.property == "gradient")
     assert finding.comparison is not None
     assert finding.comparison.wrong.size == 1
-    assert finding.pictured is not None
-    assert finding.pictured.wrong.size > 1
+    assert finding.telling is not None
+    assert finding.telling.comparison.wrong.size > 1
     page = render_finding(finding)
-    assert "A larger case, as it was drawn" in page
-    assert page.count(" data-at=") == 3 * finding.pictured.wrong.size
-    assert "A larger case" not in render_finding(finding.but(pictured=None))
+    assert "A larger case, which shows more" in page
+    assert page.count(" data-at=") == 3 * finding.telling.comparison.wrong.size
+    assert "A larger case" not in render_finding(finding.but(telling=None))
 
 
 def test_the_page_tells_date_and_target() -> None:

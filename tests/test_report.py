@@ -21,7 +21,7 @@ from gradverify.core.check.settings import Settings
 from gradverify.core.declare.registry import layers
 from gradverify.core.judge import says
 from gradverify.core.judge.verdicts import SCREENED
-from gradverify.core.nouns import Case, Comparison, Diagnosis, Finding, Outcome, Verdict
+from gradverify.core.nouns import Case, Comparison, Diagnosis, Finding, Fit, Outcome, Verdict
 from gradverify.core.nouns.ledger import NotVerified
 from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import Tally
@@ -55,8 +55,8 @@ def a_finding(compared: Comparison | None = None, **changes: Any) -> Finding:
         3e9,
         {"ratio": 2.0, "wrong": np.int64(1), "remainder": float("nan")},
         (
-            Diagnosis("unlikely", "SIGN", "the sign is flipped", 0.1),
-            Diagnosis("factor", "FACTOR", "dW is twice the true gradient", 0.9, {"factor": np.float64(2.0)}),
+            Diagnosis("factor", "FACTOR", "dW is twice the true gradient", Fit.LAW, {"factor": np.float64(2.0)}),
+            Diagnosis("unlikely", "SIGN", "the sign is flipped", Fit.VAGUE),
         ),
     )
     return found.but(**changes)
@@ -97,7 +97,7 @@ def test_a_finding_says_where_by_how_much_and_how_to_see_it_again() -> None:
     assert lines[-1] == "  replay it: gradverify replay case.npz"
 
 
-def test_the_likeliest_diagnosis_comes_first() -> None:
+def test_diagnoses_come_in_the_order_in_which_they_were_ranked() -> None:
     text = terminal.render_finding(a_finding())
     assert 0 < text.index("dW is twice the true gradient") < text.index("the sign is flipped")
 
@@ -217,10 +217,11 @@ def test_the_code_in_a_report_runs_as_it_is_printed(checked: Report) -> None:
     lines = str(checked).splitlines()
     begin = lines.index("  on this case:") + 1
     made = run("\n".join(lines[begin : lines.index("", begin)]))
-    for name, array in finding.case.primals.items():
+    case = finding.shown.case
+    for name, array in case.primals.items():
         assert np.array_equal(made[name], array)
-    assert finding.case.cotangents is not None
-    assert all(map(np.array_equal, made["cotangents"], finding.case.cotangents))
+    assert case.cotangents is not None
+    assert all(map(np.array_equal, made["cotangents"], case.cotangents))
 
 
 def test_a_report_shows_the_error_against_the_step(checked: Report) -> None:
@@ -383,7 +384,7 @@ def test_json_holds_plain_values_and_says_what_wrote_it() -> None:
         "wrong": 1,
         "total": 6,
     }
-    assert found["diagnoses"][1]["evidence"] == {"factor": 2.0}
+    assert found["diagnoses"][0]["evidence"] == {"factor": 2.0}
 
 
 def test_json_inlines_small_arrays_only() -> None:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from gradverify.core import tuning
 from gradverify.core.declare.dims import sizes_in
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError, NothingVerified, PartlyVerified, UsageError
@@ -224,10 +225,11 @@ def property_of(outcome: Outcome, prop: Property) -> Property:
 
 def _unless_moot(layer: Layer, case: Case, prop: Property, outcome: Outcome) -> Outcome:
     """The outcome, or what another property puts in its place."""
-    for other in map(properties.get, properties.names()):
-        instead = other.moot(layer, case, outcome) if other.moot is not None and other is not prop else None
-        if instead is not None:
-            return instead
+    with tuning.using(replace(tuning.current(), known=frozenset())):  # what one property knows tells nothing of others
+        for other in map(properties.get, properties.names()):
+            instead = other.moot(layer, case, outcome) if other.moot is not None and other is not prop else None
+            if instead is not None:
+                return instead
     return outcome
 
 

@@ -26,9 +26,18 @@ def overlap_add(parts, shape, stride, dilation):
     return x
 
 
+def frame(x, margins, outside=0.0):
+    """One value around the last axes, (before, after) for each; `np.pad` takes ten times as long on a small image."""
+    rank = len(margins)
+    sizes = [before + n + after for n, (before, after) in zip(x.shape[-rank:], margins)]
+    framed = np.full((*x.shape[:-rank], *sizes), outside, x.dtype)
+    framed[(..., *(slice(before, size - after) for size, (before, after) in zip(sizes, margins)))] = x
+    return framed
+
+
 def pad(x, padding):
     """Zeros on both sides of the last axes."""
-    return np.pad(x, [(0, 0)] * (x.ndim - len(padding)) + [(p, p) for p in padding])
+    return frame(x, [(p, p) for p in padding])
 
 
 def crop(x, padding):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from gradverify.adapters import register
-from gradverify.layers.conv import overlap_add, windows
+from gradverify.layers.conv import frame, overlap_add, windows
 from gradverify.layers.indexing import add_at
 
 
@@ -17,12 +17,11 @@ def _count(size, kernel, stride, padding, ceil_mode):
 
 def _cut(x, outside, kernel, stride, padding, ceil_mode):
     """Windows (..., P, Q, kh, kw) of the image with the value `outside` around it."""
-    margins, counts = [(0, 0)] * (x.ndim - 2), []
+    margins, counts = [], []
     for size, k, s, p in zip(x.shape[-2:], kernel, stride, padding):
         counts.append(_count(size, k, s, p, ceil_mode))
         margins.append((p, max(p, (counts[-1] - 1) * s + k - size - p)))
-    framed = np.pad(x, margins, constant_values=outside)
-    return windows(framed, kernel, stride, (1, 1))[..., : counts[0], : counts[1], :, :]
+    return windows(frame(x, margins, outside), kernel, stride, (1, 1))[..., : counts[0], : counts[1], :, :]
 
 
 def _paste(parts, sizes, stride, padding):

@@ -5,18 +5,25 @@ from __future__ import annotations
 import numpy as np
 
 from gradverify.adapters import register
-from gradverify.layers.mlp import logistic
+from gradverify.layers.mlp import decay, logistic
 from gradverify.recurrent import bidirectional, register_cell
 
 
 def sigmoid_slope(z):
-    """Derivative of the sigmoid; s(z) s(-z) keeps its digits where s (1 - s) cancels."""
-    return logistic(z) * logistic(-z)
+    """Derivative of the sigmoid, s(z) s(-z) = e / (1 + e)^2; it keeps its digits where s (1 - s) cancels."""
+    e = decay(z)
+    return e / (1.0 + e) ** 2
 
 
 def tanh_slope(z):
     """Derivative of tanh, as that of 2 s(2z) - 1, for the same reason."""
     return 4.0 * sigmoid_slope(2.0 * z)
+
+
+def gates(a, count):
+    """The last axis in equal parts, as views; `np.split` does it in ten times the time, and cells are small."""
+    size = a.shape[-1] // count
+    return [a[..., k * size : (k + 1) * size] for k in range(count)]
 
 
 @register_cell
@@ -56,7 +63,7 @@ class lstm_cell:
     @staticmethod
     def forward(x, h, c, W, U, b):
         a = x @ W + h @ U + b
-        (i, f, _, o), g = np.split(logistic(a), 4, axis=-1), np.tanh(np.split(a, 4, axis=-1)[2])
+        (i, f, _, o), g = gates(logistic(a), 4), np.tanh(gates(a, 4)[2])
         c_next = f * c + i * g
         return (o * np.tanh(c_next), c_next), (x, h, c, W, U, a, c_next)
 
@@ -64,8 +71,8 @@ class lstm_cell:
     def backward(cotangents, saved):
         dh, dc = cotangents
         x, h, c, W, U, a, c_next = saved
-        (i, f, _, o), g = np.split(logistic(a), 4, axis=-1), np.split(a, 4, axis=-1)[2]
-        slope_i, slope_f, _, slope_o = np.split(sigmoid_slope(a), 4, axis=-1)
+        (i, f, _, o), g = gates(logistic(a), 4), gates(a, 4)[2]
+        slope_i, slope_f, _, slope_o = gates(sigmoid_slope(a), 4)
         dc = dc + dh * o * tanh_slope(c_next)
         di = dc * np.tanh(g) * slope_i
         df = dc * c * slope_f
@@ -92,7 +99,7 @@ class gru_cell:
     @staticmethod
     def forward(x, h, W, U, b, d):
         u, v = x @ W + b, h @ U + d
-        (ur, uz, ug), (vr, vz, vg) = np.split(u, 3, axis=-1), np.split(v, 3, axis=-1)
+        (ur, uz, ug), (vr, vz, vg) = gates(u, 3), gates(v, 3)
         z = uz + vz
         g = np.tanh(ug + logistic(ur + vr) * vg)
         return logistic(-z) * g + logistic(z) * h, (x, h, W, U, u, v)
@@ -100,7 +107,7 @@ class gru_cell:
     @staticmethod
     def backward(dh, saved):
         x, h, W, U, u, v = saved
-        (ur, uz, ug), (vr, vz, vg) = np.split(u, 3, axis=-1), np.split(v, 3, axis=-1)
+        (ur, uz, ug), (vr, vz, vg) = gates(u, 3), gates(v, 3)
         r, z = logistic(ur + vr), logistic(uz + vz)
         a = ug + r * vg
         dg = dh * logistic(-(uz + vz)) * tanh_slope(a)
@@ -126,8 +133,8 @@ class peephole_lstm_cell:
 
     @staticmethod
     def forward(x, h, c, W, U, P, b):
-        i, f, g, o = np.split(x @ W + h @ U + b, 4, axis=-1)
-        Pi, Pf, Po = np.split(P, 3, axis=-1)
+        i, f, g, o = gates(x @ W + h @ U + b, 4)
+        Pi, Pf, Po = gates(P, 3)
         i, f = i + Pi * c, f + Pf * c
         c_next = logistic(f) * c + logistic(i) * np.tanh(g)
         o = o + Po * c_next
@@ -137,7 +144,7 @@ class peephole_lstm_cell:
     def backward(cotangents, saved):
         dh, dc = cotangents
         x, h, c, W, U, P, i, f, g, o, c_next = saved
-        Pi, Pf, Po = np.split(P, 3, axis=-1)
+        Pi, Pf, Po = gates(P, 3)
         do = dh * np.tanh(c_next) * sigmoid_slope(o)
         dc = dc + dh * logistic(o) * tanh_slope(c_next) + do * Po
         di = dc * np.tanh(g) * sigmoid_slope(i)
@@ -175,7 +182,7 @@ class recurrent_dropout_lstm:
         a = []
         for t in range(x.shape[-3]):
             a.append(z[..., t : t + 1, :, :] + (kept[..., t : t + 1, :, :] * h[t]) @ U)
-            i, f, g, o = np.split(a[t], 4, axis=-1)
+            i, f, g, o = gates(a[t], 4)
             c.append(logistic(f) * c[t] + logistic(i) * np.tanh(g))
             h.append(logistic(o) * np.tanh(c[t + 1]))
         outputs = (np.concatenate(h[1:], axis=-3), h[-1][..., 0, :, :].copy(), c[-1][..., 0, :, :].copy())
@@ -189,7 +196,7 @@ class recurrent_dropout_lstm:
         da = [None] * steps
         for t in reversed(range(steps)):
             dh = dh + dhs[t]
-            i, f, g, o = np.split(a[t][0], 4, axis=-1)
+            i, f, g, o = gates(a[t][0], 4)
             dc = dc + dh * logistic(o) * tanh_slope(c[t + 1][0])
             di = dc * np.tanh(g) * sigmoid_slope(i)
             df = dc * c[t][0] * sigmoid_slope(f)

@@ -23,7 +23,7 @@ def diagnoses(finding: Finding, color: bool = False, width: int = 80) -> str:
         return "  looks like: nothing that is known here"
     lines = []
     for number, diagnosis in enumerate(finding.diagnoses, start=1):
-        head = f"{number}. {diagnosis.bug_class} ({diagnosis.name}, {diagnosis.confidence:.2f}): {diagnosis.text}"
+        head = f"{number}. {diagnosis.bug_class} ({diagnosis.name}, {diagnosis.fit.name.lower()}): {diagnosis.text}"
         wrapped = textwrap.wrap(head, width, initial_indent="  ", subsequent_indent="     ")
         lines += [painter("yellow", color)(line) for line in wrapped]
         said = _evidence(diagnosis)

@@ -129,7 +129,7 @@ def _finding(finding: Finding, file: str | None) -> dict[str, Any]:
                 "name": diagnosis.name,
                 "bug_class": diagnosis.bug_class,
                 "text": diagnosis.text,
-                "confidence": plain(diagnosis.confidence),
+                "fit": diagnosis.fit.name.lower(),
                 "evidence": plain(diagnosis.evidence),
             }
             for diagnosis in finding.diagnoses

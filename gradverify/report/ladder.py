@@ -36,7 +36,7 @@ def brief(finding: Finding, width: int = 80) -> list[str]:
 def full(finding: Finding, width: int = 80) -> list[str]:
     """Every step with its difference quotient; empty where there are none."""
     rungs: Rungs = finding.facts.get("ladder") or ()
-    compared = finding.comparison
+    compared = finding.shown.comparison
     if not rungs or compared is None:
         return []
     analytic = float(np.real(compared.analytic[compared.worst]))

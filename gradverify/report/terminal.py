@@ -148,10 +148,10 @@ def render_finding(finding: Finding, color: bool = False, width: int = 80, repla
 
     sections = [
         [*_opening(finding, color, width), *_diagnosed(finding, color, width)],
-        _compared(finding, color, width),
+        _compared(finding.shown, color, width),
         ladder.brief(finding, width),
-        _smallest(finding, replay),
-        [*_worst_seen(finding, width), *_replayed(replay)],
+        _pasted(finding.shown, replay),
+        [*_smallest(finding, width), *_worst_seen(finding, width), *_replayed(replay)],
     ]
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
 
@@ -250,7 +250,7 @@ def _skipped(report: Report) -> list[tuple[str, str]]:
 
 
 def _opening(finding: Finding, color: bool, width: int) -> list[str]:
-    said = f"{finding.case.layer}: {_message(finding)}"
+    said = f"{finding.case.layer}: {_message(finding.shown)}"
     sentence = textwrap.wrap(said, width, subsequent_indent="  ", break_long_words=False)
     title = [painter("bold", color)(painter("red", color)(line)) for line in sentence]
     return [*title, f"  property {finding.property}, {finding.kind}"]
@@ -288,17 +288,22 @@ def _bounds(comparison: Comparison) -> str:
 
 
 def _diagnosed(finding: Finding, color: bool, width: int) -> list[str]:
-    best = sorted(finding.diagnoses, key=lambda d: -d.confidence)[:3]
+    best = finding.diagnoses[:3]
     said = [d.text if d.name == "facts" else f"looks like: {d.text}" for d in best]
     return [painter("yellow", color)(line) for line in _wrapped(said, 2, width)]
 
 
-def _smallest(finding: Finding, replay: str | None) -> list[str]:
+def _pasted(finding: Finding, replay: str | None) -> list[str]:
     """The arrays as code at the left edge, so that it can be pasted as it stands."""
     case = finding.case
     if case.size > PASTED:
         return [f"  on {_shapes(case)}{'; the arrays are in the case file' if replay else ''}"]
     return ["  on this case:", code.python(case), *code.calls(finding.comparison)]
+
+
+def _smallest(finding: Finding, width: int) -> list[str]:
+    """The case that is saved, where another one shows more of the fault."""
+    return _wrapped([f"smallest case that fails: {_shapes(finding.case)}"], 2, width) if finding.telling else []
 
 
 def _worst_seen(finding: Finding, width: int) -> list[str]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from gradverify.core.check.search import Search
 from gradverify.core.check.settings import Settings
+from gradverify.core.declare.layer import Layer
 from gradverify.core.diagnose import Evidence, signatures, variants
 from gradverify.core.nouns import Diagnosis, Finding
 from gradverify.core.summarise.report import Report
@@ -56,10 +57,10 @@ class Result:
 class Timed(Search):
     """A search that notes how long each finding takes to become small and diagnosed."""
 
-    def minimal(self, *arguments: object) -> Finding:
+    def minimal(self, *arguments: object, **keywords: object) -> Finding:
         begun = time.perf_counter()
         try:
-            return super().minimal(*arguments)  # type: ignore[arg-type]
+            return super().minimal(*arguments, **keywords)  # type: ignore[arg-type]
         finally:
             self.spent = [*getattr(self, "spent", []), time.perf_counter() - begun]
 
@@ -74,16 +75,17 @@ def checked(mutant: Mutant, examples: int, seed: int) -> Result:
     finding = report.findings[0]
     false = tuple(d.text for d in finding.diagnoses[:SHOWN] if not holds(layer, finding, d))
     rest = tuple((f"{f.property}/{f.kind}/{f.primal}", _class_of(f)) for f in report.findings[1:])
-    return Result(mutant, finding, finding.diagnoses, false, max(search.spent), rest)  # type: ignore[attr-defined]
+    return Result(mutant, finding, finding.diagnoses, false, max(getattr(search, "spent", [0.0])), rest)
 
 
-def holds(layer: object, finding: Finding, diagnosis: Diagnosis) -> bool:
+def holds(layer: Layer, finding: Finding, diagnosis: Diagnosis) -> bool:
     """Whether the same sentence is found again where sizes, values and cotangents are others; numbers may differ."""
     if diagnosis.name == "facts":
         return True  # which are of the cases that they were measured on, and claim nothing beyond
     fresh = finding.but(case=finding.case.but(seed=finding.case.seed + 7919))
+    within = next(part for part in (layer, *layer.parts) if set(part.primal_names) == set(finding.case.primals))
     with _fresh_sizes():
-        again = signatures.get(diagnosis.name).fits(Evidence(layer, fresh))  # type: ignore[arg-type]
+        again = signatures.get(diagnosis.name).fits(Evidence(within, fresh))
     return again is not None and _sentence(again) == _sentence(diagnosis)
 
 
@@ -159,7 +161,7 @@ def _row(r: Result) -> list[str]:
 def _print_texts(r: Result) -> None:
     print(r.mutant.number, r.mutant.bug_class, r.mutant.text, flush=True)
     for d in r.said:
-        print(f"     {'? ' if d.text in r.false else ''}{d.confidence:.2f} {d.bug_class}: {d.text}", flush=True)
+        print(f"     {'? ' if d.text in r.false else ''}{d.fit.name:6} {d.bug_class}: {d.text}", flush=True)
     print("    ", r.others, flush=True)
 
 

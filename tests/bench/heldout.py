@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if given.texts and reading.finding is not None:
             print(f"      right: {wrong.sentence}")
             for d in reading.finding.diagnoses[:SHOWN]:
-                print(f"      {d.confidence:.2f} {d.name}: {d.text}")
+                print(f"      {d.fit.name:6} {d.name}: {d.text}")
             print(f"      others: {', '.join(reading.others)}", flush=True)
     print("\n".join(figures(readings)))
 

@@ -8,6 +8,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from gradverify.core import tuning
@@ -18,9 +19,10 @@ from gradverify.core.declare.regime import Regime
 from gradverify.core.declare.registry import layers
 from gradverify.core.declare.validation import refusal
 from gradverify.core.diagnose import diagnosed
+from gradverify.core.diagnose.telling import telling, tells
 from gradverify.core.evaluate.limits import TOO_SLOW
 from gradverify.core.lines.recorder import Recorder
-from gradverify.core.nouns import WORST_SEEN, Case, Comparison, Finding
+from gradverify.core.nouns import WORST_SEEN, Case, Finding
 from gradverify.core.properties import LATER, Property, properties, unexplained
 from gradverify.core.shrink import shrink
 from gradverify.core.summarise.coverage import Coverage
@@ -33,7 +35,7 @@ _ENOUGH = 25  # cases drawn after the first finding, to see whether there are ot
 _CERTAIN = 20.0  # bounds that a gradient is wrong by, beyond which no other case is asked about it
 _CONFIRM = 5  # runs of the minimal case that tell a wrong layer from a flaky one, once two of them differ
 _FOLLOW_SECONDS = 0.25  # for a finding of the same kind as one that was shrunk: most show on its case as well
-_PICTURED = 400  # elements of a drawn case up to which its gradients are compared again for a picture
+_PICTURED = 400  # elements of a drawn case up to which it is shown, as a picture
 _SLOW = 3  # cases that were given up as too slow, after which a property is no longer tried
 
 
@@ -201,9 +203,9 @@ class Search:
         """Primals that are wrong for certain, by this property or by one that would explain it: other findings are
         looked for from then on.
         """
-        names = (prop.name, *prop.implied_by)
         clear = (finding for finding, _, _ in self.found.values() if _most(finding) >= _CERTAIN)
-        return frozenset(f.primal for f in clear if f.primal and f.property in names and f.kind == "wrong")
+        same = (f for f in clear if f.property == prop.name or (f.property in prop.implied_by and f.kind == "wrong"))
+        return frozenset(f.primal for f in same if f.primal is not None)
 
     def minimal(self, finding: Finding, prop: Property, regime: Regime, lead: Finding | None = None) -> Finding:
         """The same finding on a small case; worst and minimal are both kept.
@@ -220,8 +222,8 @@ class Search:
         times = 1 if steady else _CONFIRM  # on a smaller case two random calls may agree by chance
         threshold = min(10.0, finding.severity)
 
-        def fails(case: Case) -> bool:
-            tries = (_same(self.layer, case, prop, finding) for _ in range(times))
+        def fails(case: Case, again: bool) -> bool:
+            tries = (_same(self.layer, case, prop, finding, again) for _ in range(times))
             return all(same is not None and same.severity >= threshold for same in tries)
 
         if lead is not None and self.settings.shrink:
@@ -232,16 +234,20 @@ class Search:
         case = finding.case
         if self.settings.shrink:
             seconds, like = (prop.shrinking, None) if lead is None else (_FOLLOW_SECONDS, lead.case)
-            case = shrink(self.layer, case, fails, seconds=seconds, first=self.small, like=like)
+            for excused in (True, False):  # few are excused on a smaller case only; then all that excuses is asked
+                known = partial(fails, again=excused)
+                case = shrink(self.layer, finding.case, known, seconds=seconds, first=self.small, like=like)
+                if not steady or finding.fingerprint in self._at(case, prop):
+                    break
         again = [self._at(case, prop).get(finding.fingerprint), _same(self.layer, case, prop, finding)]
         if not steady or any(found is None for found in again):
             again += [_same(self.layer, case, prop, finding) for _ in range(_CONFIRM - len(again))]
         told = [f for f in again if f is not None]
         if steady and len(told) == len(again):
-            pictured = self._pictured(told[0], (worst, finding.case), prop) if lead is None else None
+            telling = self._telling(told[0], (worst, finding.case), prop) if lead is None else None
             if told[0].severity >= most:
                 worst, most = case, told[0].severity
-            return self._diagnosed(_beside(told[0], worst, most).but(pictured=pictured), lead)
+            return self._diagnosed(_beside(told[0], worst, most).but(telling=telling), lead)
         fickle = (told[0] if told else finding).but(
             kind="nondeterministic" if steady else finding.kind,
             worst=worst,
@@ -249,16 +255,17 @@ class Search:
         )
         return self._diagnosed(fickle)
 
-    def _pictured(self, small: Finding, drawn: Sequence[Case], prop: Property) -> Comparison | None:
-        """Both gradients on a case as it was drawn, where the smallest one has a single entry to show."""
-        if small.comparison is None or small.comparison.wrong.size > 1:
+    def _telling(self, small: Finding, drawn: Sequence[Case], prop: Property) -> Finding | None:
+        """The finding on a case that shows it, where the smallest one does not: a round one, or one as it was drawn."""
+        compared = small.comparison
+        if compared is None or not self.settings.shrink or tells(small.case, int(compared.wrong.sum())):
             return None
-        for case in (case for case in drawn if case.size <= _PICTURED):
-            with tuning.using(replace(tuning.current(), only=small.primal)):
+        for case in (*telling(self.layer, small.case), *(case for case in drawn if case.size <= _PICTURED)):
+            with tuning.using(replace(tuning.current(), only=small.primal, again=True)):
                 found = examine(self.layer, case, prop).findings
-            shown = next((f.comparison for f in found if f.fingerprint == small.fingerprint), None)
-            if shown is not None and shown.wrong.size > 1:
-                return shown
+            same = next((f for f in found if f.fingerprint == small.fingerprint and f.comparison is not None), None)
+            if same is not None and same.comparison is not None and tells(same.case, int(same.comparison.wrong.sum())):
+                return same
         return None
 
     def _at(self, case: Case, prop: Property) -> dict[tuple[str, str, str], Finding]:
@@ -294,8 +301,9 @@ def _lead(finding: Finding, earlier: Sequence[Finding]) -> Finding | None:
     return next(iter(alike + same), None)
 
 
-def _same(layer: Layer, case: Case, prop: Property, finding: Finding) -> Finding | None:
-    with tuning.using(replace(tuning.current(), only=finding.primal, few=True)):
+def _same(layer: Layer, case: Case, prop: Property, finding: Finding, again: bool = True) -> Finding | None:
+    """The finding as it is on a case, if it is there."""
+    with tuning.using(replace(tuning.current(), only=finding.primal, few=True, again=again)):
         outcome = examine(layer, case, prop)
     return next((f for f in outcome.findings if f.fingerprint == finding.fingerprint), None)
 

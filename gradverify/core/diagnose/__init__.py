@@ -22,7 +22,7 @@ from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.steps import steps
 from gradverify.core.evaluate.failures import LayerFailure, unpatched
 from gradverify.core.evaluate.limits import time_limit
-from gradverify.core.nouns import Comparison, Diagnosis, Finding
+from gradverify.core.nouns import Comparison, Diagnosis, Finding, Fit
 
 __all__ = ["Evidence", "Signature", "add", "diagnose", "diagnosed", "signatures"]
 
@@ -40,9 +40,6 @@ DEAR = (
     "jacobian",
     "first_call",
 )
-SURE = 0.95  # what the dear ones say, they say with no more
-LONE = 0.65
-VAGUE = 0.5
 TOLD_BY_VALUES = ("tie", "singular", "tail", "mask", "repeats", "mutation", "uninitialised", "race", "upstream")
 FICKLE = ("first_call", "race", "uninitialised")  # then one case gives now this and now that
 FACTS = "facts"  # the signature of what has none
@@ -86,16 +83,16 @@ def diagnose(layer: Layer, finding: Finding, seconds: float = SECONDS) -> tuple[
     deadline = time.thread_time() + seconds
     with time_limit(2 * seconds):
         for name in sorted(signatures.names(), key=_turn):
-            if name in DEAR and any(d.confidence >= SURE for d in found):
+            if name in DEAR and any(d.fit >= Fit.LAW for d in found):  # the dear ones know nothing better
                 break
             diagnosis = _asked(signatures.get(name), evidence)
             if diagnosis is not None:
                 found.append(_weighed(evidence, diagnosis))
             if time.thread_time() > deadline:
                 break
-    ranked = sorted(found, key=lambda d: (-d.confidence, d.name))
+    ranked = sorted(found, key=lambda d: (-d.fit, d.name))
     if len(ranked) > 1:  # bare facts are for where nothing fits, and what fits nearly all for where nothing better does
-        ranked = [d for d in ranked if d.name != FACTS and not d.confidence <= VAGUE < ranked[0].confidence - 0.15]
+        ranked = [d for d in ranked if d.name != FACTS and (d.fit > Fit.VAGUE or ranked[0].fit <= Fit.PART)]
     if ranked and ranked[0].name in FICKLE:  # what the other calls showed is not to be relied upon
         ranked = ranked[:1]
     return tuple(ranked[:MOST])
@@ -134,12 +131,15 @@ def diagnosed(layer: Layer, finding: Finding, lead: Finding | None = None) -> Fi
         again = lead.diagnoses[:1] if alike else diagnose(layer, finding, BRIEFLY if known else 0.0)
         return finding.but(diagnoses=again, follows=lead.fingerprint)
     facts = dict(finding.facts)
-    compared = finding.comparison
+    compared = finding.shown.comparison
     if compared is not None and finding.property in ("gradient", "special") and _finite(compared):
         with suppress(LayerFailure), unpatched(), np.errstate(all="ignore"):
-            found = steps(layer, finding.case, compared)
+            found = steps(layer, finding.shown.case, compared)
             facts |= {"ladder": found.rungs, "ladder_shows": found.says}
-    return finding.but(diagnoses=diagnose(layer, finding), facts=facts)
+    diagnoses = diagnose(layer, finding)
+    if finding.telling is not None and all(d.name == FACTS for d in diagnoses):  # the smallest case may hide the cause
+        diagnoses = diagnose(layer, finding.telling) or diagnoses
+    return finding.but(diagnoses=diagnoses, facts=facts)
 
 
 def _alike(layer: Layer, finding: Finding, lead: Finding) -> bool:
@@ -167,7 +167,7 @@ def _weighed(evidence: Evidence, diagnosis: Diagnosis) -> Diagnosis:
     """What was seen at special values only, on one case under several cotangents, counts for less."""
     if not evidence.about_gradient or diagnosis.name in TOLD_BY_VALUES or evidence.situation.needs != "values":
         return diagnosis
-    return replace(diagnosis, confidence=LONE * diagnosis.confidence)
+    return replace(diagnosis, fit=min(diagnosis.fit, Fit.PART))
 
 
 import_submodules(__name__, __path__)

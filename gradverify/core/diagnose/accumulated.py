@@ -13,7 +13,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.judge import exact
-from gradverify.core.nouns import Array, Case, Diagnosis, Stream
+from gradverify.core.nouns import Array, Case, Diagnosis, Fit, Stream
 
 _TERMS = (256, 1024, 4096)  # N, 4N, 16N: fewer say little, and more take long
 _SHORTEST = 128  # of an axis of fixed size: eight terms, 32 and all
@@ -49,7 +49,7 @@ def accumulated(evidence: Evidence) -> Diagnosis | None:
         f"lost like {n}^{law['unavoidable']:.1f}: its sum over {law['axis']} is kept in {kind}; float32 would lose "
         f"{law['lost']:.1f} digits less at {n} = {law['terms'][-1]}"
     )
-    sure = 0.97 if finding.kind == "wrong" else 0.995  # where runs differ, it is why: told before that they do
+    sure = Fit.EXACT if finding.kind == "wrong" else Fit.SEEN  # where runs differ, it is why: told before that they do
     return Diagnosis("accumulated", "PRECISION", text, sure, law)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import Probe
-from gradverify.core.nouns import Array, Diagnosis
+from gradverify.core.nouns import Array, Diagnosis, Fit
 
 
 @add("dropped", "DROPPED")
@@ -18,21 +18,21 @@ def dropped(evidence: Evidence) -> Diagnosis | None:
     d = f"the gradient of {evidence.primal}"
     if evidence.finding.kind == "missing":
         hint = "if it is zero on purpose, declare it: zero=..."
-        return Diagnosis("dropped", "DROPPED", f"backward gives no gradient for {evidence.primal}; {hint}", 0.97)
+        return Diagnosis("dropped", "DROPPED", f"backward gives no gradient for {evidence.primal}; {hint}", Fit.EXACT)
     if not evidence.about_gradient or not evidence.probes:
         return None
     cases = {"cases": len(evidence.probes)}
     if evidence.everywhere(lambda p: _all_zero(*evidence.pair(p))):
         text = f"{d} is exactly zero{evidence.given}, the right one is not: the dependency is dropped"
-        return Diagnosis("dropped", "DROPPED", text, 0.97, cases)
+        return Diagnosis("dropped", "DROPPED", text, Fit.EXACT, cases)
     if not evidence.everywhere(partial(_wrong_are_zero, evidence)):
         return None
     place = _place(evidence)
     if place is None:
         text = f"{d} is exactly zero in every entry that is wrong{evidence.given}, and right in the others"
-        return Diagnosis("dropped", "DROPPED", text, 0.6, cases)
+        return Diagnosis("dropped", "DROPPED", text, Fit.PART, cases)
     text = f"{d} is exactly zero at {place}{evidence.given}, and right elsewhere"
-    return Diagnosis("dropped", "DROPPED", text, 0.87, {**cases, "place": place})
+    return Diagnosis("dropped", "DROPPED", text, Fit.SOME, {**cases, "place": place})
 
 
 def _all_zero(a: Array, n: Array) -> bool:
@@ -53,12 +53,12 @@ def end_lost(evidence: Evidence) -> Diagnosis | None:
     d = f"the gradient of {evidence.primal}"
     if evidence.everywhere(partial(_last_entry, evidence)) and evidence.probes[0].wrong(evidence.primal).ndim > 1:
         text = f"{d} is exactly zero in its very last entry only{evidence.given}, as when an index ends one too early"
-        return Diagnosis("end_lost", "INDEX", text, 0.9)
+        return Diagnosis("end_lost", "INDEX", text, Fit.SOME)
     place = _place(evidence)
     if place is None or not place.startswith("the last"):
         return None
     text = f"{d} is exactly zero at {place} only{evidence.given}, as when a loop or a block ends one too early"
-    return Diagnosis("end_lost", "SHAPE", text, 0.8)
+    return Diagnosis("end_lost", "SHAPE", text, Fit.FORM)
 
 
 def _last_entry(evidence: Evidence, probe: Probe) -> bool:

@@ -13,7 +13,7 @@ from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.detached import lost_flows
 from gradverify.core.diagnose.evidence import ABOUT_GRADIENTS, Evidence
 from gradverify.core.diagnose.untouched import explains
-from gradverify.core.nouns import Case, Diagnosis, Finding, Stream
+from gradverify.core.nouns import Case, Diagnosis, Finding, Fit, Stream
 from gradverify.core.properties import fresh, properties
 from gradverify.core.verify import examine
 
@@ -59,24 +59,24 @@ def mutation(evidence: Evidence) -> Diagnosis | None:
     """An array of the caller's is changed in place, or a gradient is an alias of one."""
     finding = evidence.finding
     if finding.property == "pure":
-        return Diagnosis("mutation", "MUTATE", finding.message, 0.98, dict(finding.facts))
+        return Diagnosis("mutation", "MUTATE", finding.message, Fit.SEEN, dict(finding.facts))
     crash = finding.property == "layout" and finding.kind == "crash"
     changes = mutations(evidence)
     if not changes:
         own = kept(evidence)
         text = f"backward changes {own} as the layer keeps it; what reads it after that gets wrong values"
-        return Diagnosis("mutation", "MUTATE", text, 0.97, {"what": own}) if own else None
+        return Diagnosis("mutation", "MUTATE", text, Fit.EXACT, {"what": own}) if own else None
     stage, what = changes[0].facts["stage"], changes[0].facts["what"]
     if crash:
         text = f"{stage} changes {what} in place, and fails where that array cannot be written"
-        return Diagnosis("mutation", "MUTATE", text, 0.98, dict(changes[0].facts))
+        return Diagnosis("mutation", "MUTATE", text, Fit.SEEN, dict(changes[0].facts))
     if evidence.about_gradient and stage == "backward" and not explains(evidence):
         text = (
             f"{stage} changes {what} in place besides: what is read of it after that alone does not explain the error"
         )
-        return Diagnosis("mutation", "MUTATE", text, 0.6, dict(changes[0].facts))
+        return Diagnosis("mutation", "MUTATE", text, Fit.PART, dict(changes[0].facts))
     text = f"{stage} changes {what} in place; what reads it after that gets wrong values"
-    return Diagnosis("mutation", "MUTATE", text, 0.975, dict(changes[0].facts))
+    return Diagnosis("mutation", "MUTATE", text, Fit.EXACT, dict(changes[0].facts))
 
 
 def kept(evidence: Evidence) -> str | None:
@@ -112,7 +112,7 @@ def uninitialised(evidence: Evidence) -> Diagnosis | None:
         f"the gradient of {evidence.primal} depends on what fresh memory holds: a buffer from numpy.empty is read, or "
         "added to, before all of it is written"
     )
-    return Diagnosis("uninitialised", "OVERWRITE", text, 0.985)
+    return Diagnosis("uninitialised", "OVERWRITE", text, Fit.SEEN)
 
 
 @add("layout", "LAYOUT")
@@ -125,7 +125,7 @@ def layout(evidence: Evidence) -> Diagnosis | None:
     text = f"{what}, backward gives another gradient of {evidence.primal}: it counts on memory that is contiguous"
     if finding.kind == "crash":
         text = f"{what}, the code fails: it counts on memory that is contiguous or writeable"
-    return Diagnosis("layout", "LAYOUT", text, 0.96, {"what": what})
+    return Diagnosis("layout", "LAYOUT", text, Fit.LAW, {"what": what})
 
 
 @add("state", "STALE")
@@ -137,14 +137,14 @@ def state(evidence: Evidence) -> Diagnosis | None:
     what = str(finding.facts.get("what", ""))
     if finding.kind == "overwrites":
         text = "forward returns an array that it keeps and writes into again: the caller needs a copy, or a new array"
-        return Diagnosis("state", "OVERWRITE", text, 0.98, {"what": what})
+        return Diagnosis("state", "OVERWRITE", text, Fit.SEEN, {"what": what})
     d = f"the gradient of {evidence.primal} changes {what}"
     if finding.property == "accumulates":
-        return Diagnosis("state", "OVERWRITE", f"{d}: buffers are overwritten, not added to", 0.95)
+        return Diagnosis("state", "OVERWRITE", f"{d}: buffers are overwritten, not added to", Fit.LAW)
     if finding.kind == "nondeterministic" or explained(evidence) or _varies(evidence):
         return None
     if finding.property == "reuse" and "passed for both" in what:
-        return Diagnosis("state", "OVERWRITE", f"{d}: arrays are told apart by identity", 0.8)
+        return Diagnosis("state", "OVERWRITE", f"{d}: arrays are told apart by identity", Fit.FORM)
     comparison = finding.comparison
     times = finding.facts.get("ratio")
     if (
@@ -157,9 +157,9 @@ def state(evidence: Evidence) -> Diagnosis | None:
         clean = np.allclose(comparison.analytic, round(times) * comparison.numerical)
         if clean and "twice" in what:
             text = f"{d}: it is {round(times)} times itself, so gradients of earlier calls are still in its buffer"
-            return Diagnosis("state", "STALE", text, 0.95)
+            return Diagnosis("state", "STALE", text, Fit.LAW)
     text = f"{d}: state of another call reaches it (a cache, or statistics, that later calls overwrite)"
-    return Diagnosis("state", "STALE", text, 0.94, {"what": what})
+    return Diagnosis("state", "STALE", text, Fit.PLACES, {"what": what})
 
 
 @add("first_call", "STALE")
@@ -183,7 +183,7 @@ def first_call(evidence: Evidence) -> Diagnosis | None:
         f"the gradient of {evidence.primal} is right in the first call with arrays of a shape, and wrong in later ones "
         "with other values: something of the first call is kept, and not told from theirs"
     )
-    return Diagnosis("first_call", "STALE", text, 0.98, {"cases": len(cases)})
+    return Diagnosis("first_call", "STALE", text, Fit.SEEN, {"cases": len(cases)})
 
 
 def _costs(evidence: Evidence, case: Case | None) -> float:
@@ -214,13 +214,13 @@ def race(evidence: Evidence) -> Diagnosis | None:
     finding = evidence.finding
     if finding.kind == "random" and finding.primal is None:
         text = "forward is random: it draws numbers of its own; pass them in as a primal, or fix the seed"
-        return Diagnosis("race", "RNG", text, 0.9)
+        return Diagnosis("race", "RNG", text, Fit.SOME)
     if unfilled(evidence):
         return None
     if finding.kind in ("nondeterministic", "random") or _varies(evidence):
         d = f"the gradient of {evidence.primal}"
         text = f"{d} differs from run to run on one case: a race, or random numbers in backward"
-        return Diagnosis("race", "RACE", text, 0.99)
+        return Diagnosis("race", "RACE", text, Fit.SEEN)
     return None
 
 
@@ -231,7 +231,7 @@ def wants(evidence: Evidence) -> Diagnosis | None:
         return None
     what = evidence.finding.facts.get("what", "")
     text = f"{what}, the gradient of {evidence.primal} is another one: it is computed along with one not wanted then"
-    return Diagnosis("wants", "MODE", text, 0.97)
+    return Diagnosis("wants", "MODE", text, Fit.EXACT)
 
 
 @add("modes", "MODE")
@@ -241,7 +241,7 @@ def modes(evidence: Evidence) -> Diagnosis | None:
     if finding.property != "modes" or finding.kind != "differs":
         return None
     text = f"{finding.facts.get('what', '')}, the gradient of {evidence.primal} changes: the mode is read too late"
-    return Diagnosis("modes", "MODE", text, 0.95)
+    return Diagnosis("modes", "MODE", text, Fit.LAW)
 
 
 @add("batch", "INDEX")
@@ -251,7 +251,7 @@ def batch(evidence: Evidence) -> Diagnosis | None:
         return None
     what = evidence.finding.facts.get("what", "")
     text = f"{what}, the gradient of {evidence.primal} changes: what one row gets depends on the other rows"
-    return Diagnosis("batch", "INDEX", text, 0.8)
+    return Diagnosis("batch", "INDEX", text, Fit.FORM)
 
 
 @add("second_order", "ORDER2")
@@ -277,7 +277,7 @@ def second_order(evidence: Evidence) -> Diagnosis | None:
         names = " and ".join(lost)
         why = f"what flows through {evidence.primal} into the gradient of {names} is lost, as where it is detached"
     text = f"{first}the second along {evidence.primal} is {how}: {why}"
-    return Diagnosis("second_order", "ORDER2", text, 0.97)
+    return Diagnosis("second_order", "ORDER2", text, Fit.EXACT)
 
 
 @add("forward_mode", "TERM")
@@ -289,4 +289,6 @@ def forward_mode(evidence: Evidence) -> Diagnosis | None:
     ratio = finding.facts.get("ratio")
     signed = ratio is not None and abs(ratio + 1) < 1e-6
     text = "the forward-mode rule has the wrong sign" if signed else "the forward-mode rule misses or mistakes a term"
-    return Diagnosis("forward_mode", "SIGN" if signed else "TERM", text, 0.8 if signed else 0.4, {"ratio": ratio})
+    return Diagnosis(
+        "forward_mode", "SIGN" if signed else "TERM", text, Fit.FORM if signed else Fit.VAGUE, {"ratio": ratio}
+    )

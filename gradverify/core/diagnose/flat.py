@@ -9,10 +9,9 @@ import numpy as np
 from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import Probe, close
-from gradverify.core.nouns import Array, Diagnosis
+from gradverify.core.nouns import Array, Diagnosis, Fit
 
 _FLAT = 1e-12  # share of the largest derivative: differences of what does not change are exactly zero
-_LESS = 0.95  # weight of what is seen with some options only, which then say more
 _FEW = 3  # values that a clamp leaves
 
 
@@ -22,7 +21,7 @@ def flat(evidence: Evidence) -> Diagnosis | None:
     if not evidence.about_gradient or not evidence.probes or evidence.finding.kind != "wrong":
         return None
     facts = {"cases": len(evidence.probes)}
-    weight = _LESS if evidence.situation.needs == "options" else 1.0
+    less = int(evidence.situation.needs == "options")  # which then say more
     d = f"the gradient of {evidence.primal}"
     if evidence.everywhere(partial(_from_flat_outputs, evidence)):
         text = (
@@ -30,13 +29,13 @@ def flat(evidence: Evidence) -> Diagnosis | None:
             f"do not change with {evidence.primal}{_values(evidence)}, as where a clamp or a saturated unit is not "
             "masked in backward, and is right without that"
         )
-        return Diagnosis("flat", "TERM", text, 0.94 * weight, facts)
+        return Diagnosis("flat", "TERM", text, Fit(Fit.PLACES - less), facts)
     if evidence.everywhere(partial(_to_flat_entries, evidence)) and _others_are_right(evidence):
         text = (
             f"{d} passes where forward is flat{evidence.given}: it is wrong in just those entries that change no "
             "output (a clamp, a margin that is kept, a saturated unit), and right in the others"
         )
-        return Diagnosis("flat", "TERM", text, 0.88 * weight, facts)
+        return Diagnosis("flat", "TERM", text, Fit(Fit.SOME - less), facts)
     return None
 
 

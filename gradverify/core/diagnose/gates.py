@@ -9,7 +9,7 @@ import numpy as np
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import Probe, close
-from gradverify.core.nouns import Array, Diagnosis
+from gradverify.core.nouns import Array, Diagnosis, Fit
 
 _PACKED = re.compile(r"(\d+)\*\(?(\w+)\)?\Z")
 
@@ -46,7 +46,7 @@ def gates(evidence: Evidence) -> Diagnosis | None:
         blocks = found and _in_blocks(evidence, probes, name, *found)
         if blocks:
             text = f"the gradient of {evidence.primal} is wrong together with that of {name}: {blocks.text}"
-            return Diagnosis("gates", blocks.bug_class, text, blocks.confidence - 0.02, blocks.evidence)
+            return Diagnosis("gates", blocks.bug_class, text, blocks.fit, blocks.evidence)
     return None
 
 
@@ -66,7 +66,7 @@ def _in_blocks(evidence: Evidence, probes: tuple[Probe, ...], name: str, axis: i
         said = ", ".join(f"gate {k} holds that of gate {j}" for k, j in copies[0])
         swapped = len(copies[0]) == 2 and copies[0][0] == copies[0][1][::-1]
         text = f"in {d} gates {copies[0][0][0]} and {copies[0][0][1]} are swapped" if swapped else f"in {d} {said}"
-        return Diagnosis("gates", "GATE", text, 0.95, facts)
+        return Diagnosis("gates", "GATE", text, Fit.LAW, facts)
     wrong = [_wrong_blocks(p, name, axis, count) for p in probes]
     if any(w != wrong[0] for w in wrong) or not 0 < len(wrong[0]) < count:
         return None
@@ -76,14 +76,14 @@ def _in_blocks(evidence: Evidence, probes: tuple[Probe, ...], name: str, axis: i
     only = f"only {said} {'are' if len(wrong[0]) > 1 else 'is'} wrong in {d}"
     if all(not blocks(p.analytic[name], axis, count)[wrong[0]].any() for p in probes):
         text = f"{d} is exactly zero in {said}, and right in the others: that path is dropped"
-        return Diagnosis("gates", "DROPPED", text, 0.93, facts)
+        return Diagnosis("gates", "DROPPED", text, Fit.PLACES, facts)
     others = [n for n in evidence.differentiable if n != name and packed(evidence, n)]
     same = [n for n in others if all(_wrong_blocks(p, n, *(packed(evidence, n) or (0, 1))) == wrong[0] for p in probes)]
     if same:
         text = f"{only}, and in {', '.join(same)} as well, as when the derivative of the gate itself is wrong"
-        return Diagnosis("gates", "GATE", text, 0.88, facts)
+        return Diagnosis("gates", "GATE", text, Fit.SOME, facts)
     text = f"{only}, and not the same in {', '.join(others) or 'others'}: a factor or a term there is wrong"
-    return Diagnosis("gates", "TERM", text, 0.84, facts)
+    return Diagnosis("gates", "TERM", text, Fit.SOME, facts)
 
 
 def _copies(probe: Probe, name: str, axis: int, count: int) -> list[tuple[int, int]]:
@@ -129,9 +129,9 @@ def steps(evidence: Evidence) -> Diagnosis | None:
     d = f"the gradient of {evidence.primal} is right for {time} = 1 and wrong for {time} = 2"
     if timed or any(re.fullmatch(r"\w+0(_reverse)?", n) for n in wrong):
         text = f"{d}, as are those of {', '.join(wrong)}: the gradient of a state is not passed back as it should be"
-        return Diagnosis("steps", "GATE", text, 0.82, {"wrong": wrong})
+        return Diagnosis("steps", "GATE", text, Fit.FORM, {"wrong": wrong})
     text = f"{d}, while all inputs and states have right gradients: what the steps contribute is not added up"
-    return Diagnosis("steps", "OVERWRITE", text, 0.82, {"wrong": wrong})
+    return Diagnosis("steps", "OVERWRITE", text, Fit.FORM, {"wrong": wrong})
 
 
 @add("step_mask", "RNG")
@@ -150,8 +150,8 @@ def step_mask(evidence: Evidence) -> Diagnosis | None:
         constant = [variants.but(evidence.layer, p.case, primal.name, _first_of_all) for p in evidence.probes]
         if all(map(evidence.holds, constant)) and np.ndim(evidence.case.primals[primal.name]) > 1:
             text = f"{d}, unless it drops the same at every {labels[0]}: backward takes the mask of one place for all"
-            return Diagnosis("step_mask", "RNG", text, 0.95)
-        return Diagnosis("step_mask", "RNG", f"{d}: forward and backward do not drop the same", 0.75)
+            return Diagnosis("step_mask", "RNG", text, Fit.LAW)
+        return Diagnosis("step_mask", "RNG", f"{d}: forward and backward do not drop the same", Fit.FORM)
     return None
 
 

@@ -12,7 +12,7 @@ from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import Probe, close
 from gradverify.core.judge.facts import best_ratio
-from gradverify.core.nouns import Array, Diagnosis
+from gradverify.core.nouns import Array, Diagnosis, Fit
 
 _MOST = 40  # changed primals that are tried
 Move = Callable[[Array], Array]
@@ -60,11 +60,11 @@ def moved(evidence: Evidence) -> Diagnosis | None:
                 square = "" if probes is evidence.probes else " where all sizes are equal"
                 minus = ", and negated" if negated else ""
                 text = f"the gradient of {evidence.primal} is the right one {words}{minus}{square or evidence.given}"
-                return Diagnosis("moved", "INDEX", text, 0.96, {"cases": len(probes)})
+                return Diagnosis("moved", "INDEX", text, Fit.LAW, {"cases": len(probes)})
     found = _permuted(evidence)
     if found is not None:
         text = f"the gradient of {evidence.primal} is the right one with its places along {found} in another order"
-        return Diagnosis("moved", "INDEX", text, 0.8, {"cases": len(evidence.probes)})
+        return Diagnosis("moved", "INDEX", text, Fit.FORM, {"cases": len(evidence.probes)})
     return None
 
 
@@ -112,7 +112,7 @@ def swapped(evidence: Evidence) -> Diagnosis | None:
             square = "" if probes is evidence.probes else " where all sizes are equal"
             text = f"{d} is that of {other}" if theirs is None else f"{d} and that of {other} are swapped"
             text += (square or evidence.given) + _besides(evidence.primal, mine, other, theirs)
-            return Diagnosis("swapped", "INDEX", text, 0.96 if most else 0.8, {"cases": len(probes)})
+            return Diagnosis("swapped", "INDEX", text, Fit.LAW if most else Fit.FORM, {"cases": len(probes)})
     return None
 
 
@@ -168,7 +168,7 @@ def another_value(evidence: Evidence) -> Diagnosis | None:
                     f"the gradient of {evidence.primal} is the one that would be right if {name} were "
                     f"{words}{square or evidence.given}"
                 )
-                return Diagnosis("another_value", "INDEX", text, 0.95, {"cases": len(probes)})
+                return Diagnosis("another_value", "INDEX", text, Fit.LAW, {"cases": len(probes)})
     return None
 
 
@@ -204,9 +204,9 @@ def equal_sizes(evidence: Evidence) -> Diagnosis | None:
     d = f"the gradient of {evidence.primal} is wrong{evidence.given}, and {other} where they differ"
     if evidence.everywhere(partial(_one_number, evidence)):
         text = f"{d}: it is one number everywhere, as when two arrays of one axis are multiplied into a number"
-        return Diagnosis("equal_sizes", "SHAPE", text, 0.93, {"axes": names})
+        return Diagnosis("equal_sizes", "SHAPE", text, Fit.PLACES, {"axes": names})
     text = f"{d}: a transpose, or an array taken for another, that only equal sizes let pass"
-    return Diagnosis("equal_sizes", "INDEX", text, 0.9, {"axes": names})
+    return Diagnosis("equal_sizes", "INDEX", text, Fit.SOME, {"axes": names})
 
 
 def _one_number(evidence: Evidence, probe: Probe) -> bool:

@@ -15,7 +15,7 @@ from gradverify.core import evaluate
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import Probe, close
-from gradverify.core.nouns import Array, Case, Diagnosis, Stream
+from gradverify.core.nouns import Array, Case, Diagnosis, Fit, Stream
 
 _SAME = 1e-9  # relative change of outputs that counts as none
 
@@ -35,7 +35,7 @@ def invariant(evidence: Evidence) -> Diagnosis | None:
                 f"adding one number to {name} at all places along {label} changes no output, so the right gradient "
                 f"{right}; that of backward does not: a term is missing or wrong{evidence.given}"
             )
-            return Diagnosis("invariant", "TERM", text, 0.45, {"of": name, "along": label})
+            return Diagnosis("invariant", "TERM", text, Fit.VAGUE, {"of": name, "along": label})
     return None
 
 

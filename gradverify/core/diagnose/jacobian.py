@@ -17,11 +17,10 @@ from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.outputs import labels_of
 from gradverify.core.diagnose.probe import Probe, close
-from gradverify.core.nouns import Array, Diagnosis
+from gradverify.core.nouns import Array, Diagnosis, Fit
 
 _MOST = 250  # outputs, each of which costs one backward
 _THERE, _GONE = 1e-6, 1e-9  # shares of the largest element that are a dependency, and none; between them is open
-_LESS = 0.9  # weight of what is seen at some options or sizes only
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +79,14 @@ def jacobian(evidence: Evidence) -> Diagnosis | None:
     description = description or _weights(evidence, pairs)
     if description is None:
         return None
-    bug_class, confidence, text = description
-    weight = 1.0 if evidence.situation.needs == "nothing" else _LESS
-    return Diagnosis("jacobian", bug_class, text + evidence.given, weight * confidence, {"cases": len(pairs)})
+    bug_class, fit, text = description
+    less = int(evidence.situation.needs != "nothing")  # options and sizes then say more
+    return Diagnosis(
+        "jacobian", bug_class, text + evidence.given, Fit(max(fit - less, Fit.VAGUE)), {"cases": len(pairs)}
+    )
 
 
-Description = tuple[str, float, str]
+Description = tuple[str, Fit, str]
 
 
 def _transposed(evidence: Evidence, pairs: Sequence[Jacobians]) -> Description | None:
@@ -96,7 +97,7 @@ def _transposed(evidence: Evidence, pairs: Sequence[Jacobians]) -> Description |
         f"the gradient of {evidence.primal} is J dy where it must be J^T dy, with J the derivative of forward: "
         "something is not transposed, or not reversed"
     )
-    return "INDEX", 0.94, text
+    return "INDEX", Fit.PLACES, text
 
 
 def _reordered(evidence: Evidence, pairs: Sequence[Jacobians]) -> Description | None:
@@ -107,7 +108,7 @@ def _reordered(evidence: Evidence, pairs: Sequence[Jacobians]) -> Description | 
         f"the gradient of {evidence.primal} is the right one for an upstream gradient with its entries in another "
         "order: places are mixed up"
     )
-    return "INDEX", 0.9, text
+    return "INDEX", Fit.SOME, text
 
 
 def _same_rows(a: Array, n: Array) -> bool:
@@ -129,16 +130,16 @@ def _joined(evidence: Evidence, pairs: Sequence[Jacobians]) -> Description | Non
     if surplus and lacking:
         return (
             "INDEX",
-            0.92,
+            Fit.PLACES,
             f"{d} joins places along {more}, the right one places along {less}: "
             "a sum, a mean or a product runs over the wrong axis",
         )
     if surplus:
-        return "INDEX", 0.85, f"{d} joins places along {more} that have nothing to do with one another in forward"
+        return "INDEX", Fit.SOME, f"{d} joins places along {more} that have nothing to do with one another in forward"
     if lacking:
         return (
             "TERM",
-            0.8,
+            Fit.FORM,
             f"{d} lacks what an entry does to other places along {less}: each place gets its own share alone, so terms "
             "are missing",
         )
@@ -182,8 +183,12 @@ def _weights(evidence: Evidence, pairs: Sequence[Jacobians]) -> Description | No
     spread = f"from {ratios.min():.3g} to {ratios.max():.3g} times the right one"
     d = f"the gradient of {evidence.primal}"
     if alone:
-        return "TERM", 0.5, f"{d} comes from the right places, and the derivative there is wrong: {spread}"
-    return "TERM", 0.45, f"{d} joins the right places with wrong weights, {spread}: a term or a factor in it is wrong"
+        return "TERM", Fit.VAGUE, f"{d} comes from the right places, and the derivative there is wrong: {spread}"
+    return (
+        "TERM",
+        Fit.VAGUE,
+        f"{d} joins the right places with wrong weights, {spread}: a term or a factor in it is wrong",
+    )
 
 
 def _same_places(j: Jacobians) -> bool:

@@ -16,7 +16,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.evaluate import Evaluation
-from gradverify.core.nouns import Array, Case, Diagnosis
+from gradverify.core.nouns import Array, Case, Diagnosis, Fit
 
 _TIMES = 16.0  # by which the rounding of an output is enlarged: what is put in its place is itself rounded
 _SHARE = 0.8  # of the squared error that a cause must explain
@@ -72,7 +72,7 @@ def _recomputed(evidence: Evidence, scene: _Scene) -> Diagnosis | None:
                 f"the gradient of {scene.primal} is computed again from {which}, which is rounded to "
                 f"{_type(evidence)}: what rounding took from it explains {share:.0%} of the squared error"
             )
-            return Diagnosis("recomputed", "PRECISION", text, 0.97, {"share": share, "output": number})
+            return Diagnosis("recomputed", "PRECISION", text, Fit.EXACT, {"share": share, "output": number})
     return None
 
 
@@ -109,7 +109,7 @@ def _statistics(evidence: Evidence, scene: _Scene) -> Diagnosis | None:
         f"the error of the gradient of {scene.primal} is that of statistics of rows which forward keeps in "
         f"{_type(evidence)}: roundings of them explain {explained / total:.0%} of its square; keep them in float32"
     )
-    return Diagnosis("statistics", "PRECISION", text, 0.96, {"share": explained / total})
+    return Diagnosis("statistics", "PRECISION", text, Fit.LAW, {"share": explained / total})
 
 
 def _scenes(evidence: Evidence, primals: list[str]) -> Iterator[_Scene]:

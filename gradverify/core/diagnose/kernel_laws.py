@@ -14,7 +14,7 @@ from gradverify.core.diagnose import add
 from gradverify.core.diagnose.accumulated import errors_of
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.nouns import Array, Case, Diagnosis
+from gradverify.core.nouns import Array, Case, Diagnosis, Fit
 
 _COLUMNS, _OTHERS = 4096, 4  # the squares of short numbers add up exactly in short rows
 _LEVEL, _STEP = 47.0, 2.0**-7  # nearly constant rows: one part in 128 is a number in every type
@@ -53,7 +53,7 @@ def moments(evidence: Evidence) -> Diagnosis | None:
                 f"the error of the gradient of {judged} grows like (mean / spread)^{exponent:.1f} of rows of {primal}: "
                 "a spread is taken as the difference of two moments; deviations from the mean lose no such digits"
             )
-            return Diagnosis("moments", "PRECISION", text, 0.96, {"exponent": exponent, "primal": primal})
+            return Diagnosis("moments", "PRECISION", text, Fit.LAW, {"exponent": exponent, "primal": primal})
     return None
 
 
@@ -75,7 +75,7 @@ def overflow(evidence: Evidence) -> Diagnosis | None:
                     f"all is finite until the largest argument of exp passes {peak:.1f}, the logarithm of the largest "
                     f"number: a softmax over {primal} without its maximum taken out"
                 )
-                return Diagnosis("overflow", "PRECISION", text, 0.97, {"peak": peak})
+                return Diagnosis("overflow", "PRECISION", text, Fit.EXACT, {"peak": peak})
     return None
 
 

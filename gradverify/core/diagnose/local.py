@@ -10,7 +10,7 @@ import numpy as np
 from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import CLOSE, Probe, close
-from gradverify.core.nouns import Array, Diagnosis
+from gradverify.core.nouns import Array, Diagnosis, Fit
 
 _SATURATED = 1e-3  # relative error of a difference that was divided by the slope of a saturated unit, at the most
 Function = Callable[[Array], Array]
@@ -65,7 +65,7 @@ def local(evidence: Evidence) -> Diagnosis | None:
                     continue
                 minus = ", and the wrong sign" if sign < 0 else ""
                 text = f"the gradient of {evidence.primal} has {what}{minus}{evidence.given}"
-                return Diagnosis("local", "TERM", text, 0.94, {"cases": len(evidence.probes)})
+                return Diagnosis("local", "TERM", text, Fit.PLACES, {"cases": len(evidence.probes)})
     return _mistaken(evidence) or _last_step(evidence) or _by_place(evidence)
 
 
@@ -76,7 +76,7 @@ def _mistaken(evidence: Evidence) -> Diagnosis | None:
         if evidence.everywhere(partial(_at_input, evidence, function)):
             right, wrong = words.format(y), words.format(x)
             text = f"the gradient of {x} has {wrong} where {right} belongs: the input in place of the output {y}"
-            return Diagnosis("local", "TERM", text + evidence.given, 0.94, {"cases": len(evidence.probes)})
+            return Diagnosis("local", "TERM", text + evidence.given, Fit.PLACES, {"cases": len(evidence.probes)})
     return None
 
 
@@ -92,7 +92,7 @@ def _last_step(evidence: Evidence) -> Diagnosis | None:
                     f"the gradient of {evidence.primal} is the right one for {use}: the factor {factor} of the last "
                     f"step is {what}{evidence.given}"
                 )
-                return Diagnosis("local", "TERM", text, 0.93, {"cases": len(evidence.probes)})
+                return Diagnosis("local", "TERM", text, Fit.PLACES, {"cases": len(evidence.probes)})
     return None
 
 
@@ -115,7 +115,7 @@ def _by_place(evidence: Evidence) -> Diagnosis | None:
                 f"{evidence.given} (from {ratios.min():.3g} to {ratios.max():.3g}): a factor that goes with {label} "
                 "is missing, surplus or wrong"
             )
-            return Diagnosis("local", "TERM", text, 0.8, {"cases": len(evidence.probes)})
+            return Diagnosis("local", "TERM", text, Fit.FORM, {"cases": len(evidence.probes)})
     return None
 
 

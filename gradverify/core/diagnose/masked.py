@@ -11,7 +11,7 @@ from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.gates import drops
 from gradverify.core.diagnose.overwritten import by_entry
-from gradverify.core.nouns import Array, Case, Diagnosis, Stream
+from gradverify.core.nouns import Array, Case, Diagnosis, Fit, Stream
 from gradverify.core.shrink.search import sizes_of
 
 
@@ -36,7 +36,11 @@ def mask(evidence: Evidence) -> Diagnosis | None:
             else f"{d}, and wrong where it does not"
         )
         return Diagnosis(
-            "mask", "MASK", text + evidence.with_options, 0.7 if drops(evidence) else 0.95, {"cases": len(cases)}
+            "mask",
+            "MASK",
+            text + evidence.with_options,
+            Fit.PART if drops(evidence) else Fit.LAW,
+            {"cases": len(cases)},
         )
     return None
 
@@ -68,8 +72,8 @@ def repeats(evidence: Evidence) -> Diagnosis | None:
                     f"the gradient of {evidence.primal} is right where in {primal.name} {words}, and wrong where a "
                     f"value {tail}{last}{evidence.with_options}: what repeated indices contribute must be added up"
                 )
-                confidence = 0.97 if primal.domain.name == "indices" else 0.75
-                return Diagnosis("repeats", "REPEAT-IDX", text, confidence, {"cases": len(cases)})
+                fit = Fit.EXACT if primal.domain.name == "indices" else Fit.FORM
+                return Diagnosis("repeats", "REPEAT-IDX", text, fit, {"cases": len(cases)})
     return None
 
 

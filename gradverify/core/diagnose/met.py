@@ -6,7 +6,7 @@ from itertools import product
 
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
-from gradverify.core.nouns import Case, Diagnosis
+from gradverify.core.nouns import Case, Diagnosis, Fit
 
 _APART = 9  # places, among which two seldom choose the same
 _CROWD = 6  # that must meet where there is one place
@@ -42,7 +42,7 @@ def met(evidence: Evidence) -> Diagnosis | None:
                 f"wrong where all must meet in one; the place is computed in forward (a minimum, a nearest "
                 "neighbour, a bin), and what meets there must be added up"
             )
-            return Diagnosis("met", "OVERWRITE", text, 0.955, {"chooser": chooser, "place": place})
+            return Diagnosis("met", "OVERWRITE", text, Fit.LAW, {"chooser": chooser, "place": place})
     return None
 
 

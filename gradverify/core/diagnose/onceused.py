@@ -12,7 +12,7 @@ from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.gates import time_axis
 from gradverify.core.diagnose.probe import Probe
 from gradverify.core.diagnose.slope import tends
-from gradverify.core.nouns import Array, Case, Diagnosis
+from gradverify.core.nouns import Array, Case, Diagnosis, Fit
 
 _FEW = 10  # length of the shared axis, more than there are rows
 _WIDTHS = (2, 3, 3)  # of all others: at 2, all but the first is the last
@@ -38,7 +38,7 @@ def one_use(evidence: Evidence) -> Diagnosis | None:
             )
             token = evidence.layer.primal(name).dims.axes[take[0]].text if take is not None else None
             first = take is not None and take[1] == 0 and token != time_axis(evidence)  # steps are walked backwards
-            return Diagnosis("one_use", "UNBROADCAST" if first else "OVERWRITE", text, 0.9, {"cases": len(probes)})
+            return Diagnosis("one_use", "UNBROADCAST" if first else "OVERWRITE", text, Fit.SOME, {"cases": len(probes)})
     return None
 
 

@@ -8,7 +8,7 @@ from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import Probe, close
 from gradverify.core.diagnose.terms import matters
-from gradverify.core.nouns import Case, Diagnosis
+from gradverify.core.nouns import Case, Diagnosis, Fit
 
 _MODES = ("mode", "train", "training", "is_training", "eval")
 _MASKS = ("ignore", "mask", "padding_idx", "pad_id", "pad_token")
@@ -28,9 +28,11 @@ def options(evidence: Evidence) -> Diagnosis | None:
     facts = {"options": dict(needed), "cases": tried}
     if any(name in _MODES for name in needed):
         text = f"{d} with {defaults}: backward does not follow the mode of forward"
-        return Diagnosis("options", "MODE", text, 0.975, facts)
+        return Diagnosis("options", "MODE", text, Fit.EXACT, facts)
     if any(word in name for name in needed for word in _MASKS):
-        return Diagnosis("options", "MASK", f"{d} with {defaults}: places that do not count are counted", 0.91, facts)
+        return Diagnosis(
+            "options", "MASK", f"{d} with {defaults}: places that do not count are counted", Fit.PLACES, facts
+        )
     for name in needed:
         other = _mixed_groups(evidence, name) if isinstance(needed[name], int) else None
         if other is not None:
@@ -38,13 +40,13 @@ def options(evidence: Evidence) -> Diagnosis | None:
                 f"{d} where {other} = 1: along {name}*{other}, places are taken for other {name} than they belong to, "
                 f"place % {name} for place // {other}"
             )
-            return Diagnosis("options", "INDEX", text, 0.92, facts)
+            return Diagnosis("options", "INDEX", text, Fit.PLACES, facts)
     unequal = [n for n, v in needed.items() if isinstance(v, tuple) and len(set(v)) > 1]
     same = ""
     if unequal and evidence.situation.needs == "options" and all(_right_when_equal(evidence, n) for n in unequal):
         same = f"; with equal parts of {', '.join(unequal)} it is right: one part is taken for all"
     text = f"{d} with the default {defaults}{same}: backward does not follow forward there"
-    return Diagnosis("options", "OPTION", text, 0.9 if evidence.situation.needs == "options" else 0.8, facts)
+    return Diagnosis("options", "OPTION", text, Fit.SOME if evidence.situation.needs == "options" else Fit.FORM, facts)
 
 
 def _right_when_equal(evidence: Evidence, name: str) -> bool:
@@ -80,13 +82,13 @@ def constant_left_out(evidence: Evidence) -> Diagnosis | None:
         )
         if all(_as_if_ones(evidence, *pair) for pair in zip(evidence.probes, ones)):
             text = f"{d} the same where it is not{evidence.with_options}: backward leaves {primal.name} out"
-            bug_class, confidence = ("TERM", 0.9) if primal.differentiable else ("OPTION", 0.95)
-            return Diagnosis("constant_left_out", bug_class, text, confidence, facts)
+            bug_class, fit = ("TERM", Fit.SOME) if primal.differentiable else ("OPTION", Fit.LAW)
+            return Diagnosis("constant_left_out", bug_class, text, fit, facts)
         if not primal.differentiable:
             text = (
                 f"{d} wrong otherwise{evidence.with_options}: backward takes {primal.name} into account in another way"
             )
-            return Diagnosis("constant_left_out", "OPTION", text, 0.95, facts)
+            return Diagnosis("constant_left_out", "OPTION", text, Fit.LAW, facts)
     return None
 
 

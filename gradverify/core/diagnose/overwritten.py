@@ -12,7 +12,7 @@ from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.gates import time_axis
 from gradverify.core.diagnose.outputs import labels_of
 from gradverify.core.diagnose.probe import Probe, close
-from gradverify.core.nouns import Array, Diagnosis
+from gradverify.core.nouns import Array, Diagnosis, Fit
 
 
 @add("overwritten", "OVERWRITE")
@@ -33,15 +33,16 @@ def overwritten(evidence: Evidence) -> Diagnosis | None:
             )
             plain = evidence.situation.needs == "nothing"
             alone = plain and name != time_axis(evidence)  # what a step gets from later ones is carried by the state
-            bug_class, confidence = ("OVERWRITE", 0.96) if which == "last" else ("UNBROADCAST", 0.96 if alone else 0.8)
-            return Diagnosis("overwritten", bug_class, text, confidence, {"axis": name, **facts})
+            bug_class = "OVERWRITE" if which == "last" else "UNBROADCAST"
+            fit = Fit.LAW if which == "last" or alone else Fit.FORM
+            return Diagnosis("overwritten", bug_class, text, fit, {"axis": name, **facts})
     for which, place in (("last", -1), ("first", 0)):
         if evidence.everywhere(partial(by_entry, evidence, place)):
             text = (
                 f"entries of {evidence.primal} that reach several outputs hold the contribution of the {which} of them "
                 f"alone{evidence.given}: it is assigned where it must be added"
             )
-            return Diagnosis("overwritten", "OVERWRITE", text, 0.94, facts)
+            return Diagnosis("overwritten", "OVERWRITE", text, Fit.PLACES, facts)
     return _windows(evidence) or _lost(evidence)
 
 
@@ -59,7 +60,7 @@ def _windows(evidence: Evidence) -> Diagnosis | None:
                     f"the {which} of them alone (summed over {names}){evidence.given}: what overlapping windows "
                     "contribute is assigned where it must be added"
                 )
-                return Diagnosis("overwritten", "OVERWRITE", text, 0.93, {"cases": len(evidence.probes)})
+                return Diagnosis("overwritten", "OVERWRITE", text, Fit.PLACES, {"cases": len(evidence.probes)})
     return None
 
 
@@ -110,7 +111,7 @@ def _lost(evidence: Evidence) -> Diagnosis | None:
                 bug_class = "UPSTREAM" if every else "OVERWRITE"  # what none gets is not asked for
                 reach = evidence.everywhere(partial(_all_reach, evidence, places))
                 facts = {"axis": name, "cases": len(evidence.probes)}
-                return Diagnosis("overwritten", bug_class, text, 0.94 if reach else 0.8, facts)
+                return Diagnosis("overwritten", bug_class, text, Fit.PLACES if reach else Fit.FORM, facts)
     return None
 
 

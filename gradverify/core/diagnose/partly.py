@@ -12,7 +12,7 @@ from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.outputs import labels_of
 from gradverify.core.diagnose.probe import Probe, close
-from gradverify.core.nouns import Array, Diagnosis
+from gradverify.core.nouns import Array, Diagnosis, Fit
 
 _NAMED = {2.0: "twice", 0.5: "half", -1.0: "minus"}
 
@@ -59,7 +59,7 @@ def _diagnosis(evidence: Evidence, factor: float, words: str, what: str = "") ->
     facts = {"factor": factor, "cases": len(evidence.probes)}
     bug_class = "SIGN" if abs(factor + 1) < 1e-6 else "FACTOR"
     known = bool(said) and "times" not in said
-    return Diagnosis("partly", bug_class, text, 0.95 if known else 0.82, facts)
+    return Diagnosis("partly", bug_class, text, Fit.LAW if known else Fit.FORM, facts)
 
 
 def _common(factors: list[float | None]) -> float | None:

@@ -10,7 +10,7 @@ from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.indexed import as_if
 from gradverify.core.diagnose.probe import Probe, close
-from gradverify.core.nouns import Array, Diagnosis
+from gradverify.core.nouns import Array, Diagnosis, Fit
 
 _TYPES = (("float16", np.float16, 2e-2), ("float32", np.float32, 1e-5))
 
@@ -20,9 +20,9 @@ def precision(evidence: Evidence) -> Diagnosis | None:
     """Values that a narrower type can hold, near the right ones; or digits lost in low precision."""
     finding = evidence.finding
     if finding.kind == "precision":
-        return Diagnosis("precision", "PRECISION", finding.message, 0.96, dict(finding.facts))
+        return Diagnosis("precision", "PRECISION", finding.message, Fit.LAW, dict(finding.facts))
     if finding.property == "complete" and finding.kind == "dtype":
-        return Diagnosis("precision", "PRECISION", finding.message, 0.96)
+        return Diagnosis("precision", "PRECISION", finding.message, Fit.LAW)
     if not evidence.about_gradient or not evidence.probes:
         return None
     for name, kind, tolerance in _TYPES:
@@ -31,7 +31,7 @@ def precision(evidence: Evidence) -> Diagnosis | None:
                 f"every entry of the gradient of {evidence.primal} is a {name} number near the right one: it is summed "
                 f"or kept in {name}"
             )
-            return Diagnosis("precision", "PRECISION", text, 0.96, {"dtype": name})
+            return Diagnosis("precision", "PRECISION", text, Fit.LAW, {"dtype": name})
     return None
 
 
@@ -51,11 +51,11 @@ def conjugate(evidence: Evidence) -> Diagnosis | None:
     if evidence.everywhere(lambda p: _conjugated(*evidence.pair(p))):
         hint = "if that is the convention, declare conjugate=False"
         text = f"the gradient of {evidence.primal} is the conjugate of the right one; {hint}"
-        return Diagnosis("conjugate", "COMPLEX", text, 0.98)
+        return Diagnosis("conjugate", "COMPLEX", text, Fit.SEEN)
     for other in evidence.layer.primals:
         if other.domain.kind == "complex" and evidence.everywhere(partial(as_if, evidence, other.name, np.conj)):
             text = f"the gradient of {evidence.primal} is the one that would be right if {other.name} were conjugated"
-            return Diagnosis("conjugate", "COMPLEX", text + evidence.given, 0.96)
+            return Diagnosis("conjugate", "COMPLEX", text + evidence.given, Fit.LAW)
     return None
 
 

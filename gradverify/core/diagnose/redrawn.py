@@ -9,7 +9,7 @@ import numpy as np
 from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import Probe, close
-from gradverify.core.nouns import Array, Diagnosis
+from gradverify.core.nouns import Array, Diagnosis, Fit
 
 
 @add("redrawn", "RNG")
@@ -27,7 +27,7 @@ def redrawn(evidence: Evidence) -> Diagnosis | None:
         f"forward keeps some places of {evidence.primal}, whatever their values, and backward others, by the same "
         "factor: the mask is drawn again in backward, where that of forward must be kept"
     )
-    return Diagnosis("redrawn", "RNG", text, 0.95, {"cases": len(evidence.probes)})
+    return Diagnosis("redrawn", "RNG", text, Fit.LAW, {"cases": len(evidence.probes)})
 
 
 def _factors(evidence: Evidence, probe: Probe) -> tuple[Array, Array] | None:

@@ -13,7 +13,7 @@ from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import Probe, close
 from gradverify.core.judge.facts import best_ratio
-from gradverify.core.nouns import Array, Diagnosis
+from gradverify.core.nouns import Array, Diagnosis, Fit
 from gradverify.core.shrink.search import sizes_of
 
 _NUMBERS = (2.0, 0.5, 3.0, 1 / 3, 4.0, 0.25, 10.0, 0.1, 2**0.5, 0.5**0.5, np.pi, 1 / np.pi)
@@ -61,9 +61,9 @@ def sign(evidence: Evidence) -> Diagnosis | None:
     found = ratios(evidence)
     if found and all(abs(r + 1) < 1e-6 for _, r in found):
         hint = "; if it is meant to be (a descent direction, a maximised objective), declare factor=-1"
-        return Diagnosis("sign", "SIGN", f"{d} has the wrong sign{evidence.given}{hint}", 0.97, _tried(found))
+        return Diagnosis("sign", "SIGN", f"{d} has the wrong sign{evidence.given}{hint}", Fit.EXACT, _tried(found))
     if evidence.everywhere(lambda p: _some_signs(*evidence.pair(p))):
-        return Diagnosis("sign", "SIGN", f"{d} has the right size, but the wrong sign in some entries", 0.8)
+        return Diagnosis("sign", "SIGN", f"{d} has the right size, but the wrong sign in some entries", Fit.FORM)
     return None
 
 
@@ -88,22 +88,22 @@ def factor(evidence: Evidence) -> Diagnosis | None:
             where += ", and the sign is wrong" if negated else ""
             words = f"-{words}" if negated else words
             text = f"{d} is the right one times {words}{where}{evidence.given}, in all of {len(found)} cases tried"
-            return Diagnosis("factor", "FACTOR", _hint(text, words), _confidence(evidence, of_options), tried)
+            return Diagnosis("factor", "FACTOR", _hint(text, words), _fit(evidence, of_options), tried)
     low, high = min(r for _, r in found), max(r for _, r in found)
     if high - low < 1e-4 and abs(high - 1) < 1e-4:
         return None  # a small error of any kind is nearly a factor
     same = high - low <= 1e-6 * abs(high)
     value = f"{found[0][1]:.6g}" if same else f"a number from {low:.4g} to {high:.4g}, one for each case"
     text = f"{d} is the right one times {value}{evidence.given}"
-    return Diagnosis("factor", "FACTOR", text, 0.72 if same else 0.5, tried)
+    return Diagnosis("factor", "FACTOR", text, Fit.PART if same else Fit.VAGUE, tried)
 
 
-def _confidence(evidence: Evidence, of_options: bool) -> float:
+def _fit(evidence: Evidence, of_options: bool) -> Fit:
     """A factor that is there at some options or sizes only is less of a cause than those are."""
     situation = evidence.situation
     if situation.needs == "options" and not of_options:
-        return 0.6 if any(not isinstance(v, float) for v in situation.options.values()) else 0.96
-    return 0.6 if situation.needs == "sizes" else 0.96
+        return Fit.PART if any(not isinstance(v, float) for v in situation.options.values()) else Fit.LAW
+    return Fit.PART if situation.needs == "sizes" else Fit.LAW
 
 
 def _hint(text: str, words: str) -> str:

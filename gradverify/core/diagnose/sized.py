@@ -8,7 +8,7 @@ import numpy as np
 
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
-from gradverify.core.nouns import Case, Diagnosis
+from gradverify.core.nouns import Case, Diagnosis, Fit
 from gradverify.core.shrink.search import sizes_of
 
 _LENGTHS = range(1, 9)
@@ -28,13 +28,13 @@ def sizes(evidence: Evidence) -> Diagnosis | None:
         pattern = _pattern(wrong, right)
         if pattern is None or any(_scan(evidence, name, draw) != (wrong, right) for draw in (1, 2)):
             continue  # nothing in common, or it was the values
-        words, bug_class, confidence = pattern
+        words, bug_class, fit = pattern
         block = _option_of(evidence, wrong, right)
         text = (
             f"the gradient of {evidence.primal} is wrong where {name} is {block or words}{evidence.with_options} "
             f"({name} = {_list(wrong)}), and right for {name} = {_list(right)}"
         )
-        return Diagnosis("sizes", bug_class, text, confidence, {"wrong": wrong, "right": right})
+        return Diagnosis("sizes", bug_class, text, fit, {"wrong": wrong, "right": right})
     return None
 
 
@@ -55,20 +55,20 @@ def _has(evidence: Evidence, case: Case, name: str, n: int) -> bool:
     return bool(sizes.get(name) == n)
 
 
-def _pattern(wrong: Sequence[int], right: Sequence[int]) -> tuple[str, str, float] | None:
+def _pattern(wrong: Sequence[int], right: Sequence[int]) -> tuple[str, str, Fit] | None:
     """What the wrong lengths have in common and the right ones have not; wrong from 2 on is nothing special."""
     if not wrong or not right or len(wrong) + len(right) < 4:
         return None
     right_beyond_one = [n for n in right if n > 1]  # one place is right in many wrong ways
     for block in (2, 3, 4, 5):
         if all(n % block for n in wrong) and all(n % block == 0 for n in right_beyond_one) and len(right) > 1:
-            return f"not a multiple of {block}", "SHAPE", 0.93
+            return f"not a multiple of {block}", "SHAPE", Fit.PLACES
         if all(n % block == 0 for n in wrong) and all(n % block for n in right) and len(wrong) > 1:
-            return f"a multiple of {block}", "SHAPE", 0.9
+            return f"a multiple of {block}", "SHAPE", Fit.SOME
     if max(right) < min(wrong) and min(wrong) > 2:
-        return f"{min(wrong)} or more", "SHAPE", 0.85
+        return f"{min(wrong)} or more", "SHAPE", Fit.SOME
     if max(wrong) < min(right):
-        return ("1" if max(wrong) == 1 else f"{max(wrong)} or less"), "SHAPE", 0.85
+        return ("1" if max(wrong) == 1 else f"{max(wrong)} or less"), "SHAPE", Fit.SOME
     return None
 
 
@@ -105,7 +105,7 @@ def rank(evidence: Evidence) -> Diagnosis | None:
         f"the gradient of {evidence.primal} is wrong with {_list(wrong)} leading axes ({groups[0]}), and right with "
         f"{_list(right)}: backward counts on a number of axes"
     )
-    return Diagnosis("rank", "SHAPE", text, 0.95, {"wrong": wrong, "right": right})
+    return Diagnosis("rank", "SHAPE", text, Fit.LAW, {"wrong": wrong, "right": right})
 
 
 @add("only_these_sizes", "SHAPE")
@@ -123,4 +123,4 @@ def only_these_sizes(evidence: Evidence) -> Diagnosis | None:
         f"the gradient of {evidence.primal} is right on plain shapes, and wrong on these, whatever the values: "
         f"{shapes}{evidence.with_options}"
     )
-    return Diagnosis("only_these_sizes", "SHAPE", text, 0.7, {"cases": len(evidence.situation.failing)})
+    return Diagnosis("only_these_sizes", "SHAPE", text, Fit.PART, {"cases": len(evidence.situation.failing)})

@@ -9,9 +9,10 @@ from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import Probe
 from gradverify.core.diagnose.valued import changed
-from gradverify.core.nouns import Array, Diagnosis
+from gradverify.core.nouns import Array, Diagnosis, Fit
 
-# Of all values; the slope of tanh, and of a sigmoid, differs from that at 0 by the square of them.
+# Of all values; the slope of tanh, and of a sigmoid, differs from that at 0 by the square of what goes in: of a value
+# such as a bias, or of a product of two, as in x W.
 _SCALES = (0.1, 0.03)
 _FALLS = (_SCALES[1] / _SCALES[0]) ** 2
 _LIMITS = {
@@ -38,9 +39,9 @@ def slope(evidence: Evidence) -> Diagnosis | None:
     size = {1.0: "right", 4.0: "4 times the right one", 0.25: "a quarter of the right one"}[limit[0]]
     text = (
         f"the gradient of {evidence.primal} is {size} in the limit of small values{evidence.given}, and what is left "
-        f"of the error goes with their square, as where {_LIMITS[limit]} inside"
+        f"of the error falls with the square of what goes in, as where {_LIMITS[limit]} inside"
     )
-    return Diagnosis("slope", "TERM", text, 0.79, {"tends to": limit[0]})
+    return Diagnosis("slope", "TERM", text, Fit.FORM, {"tends to": limit[0]})
 
 
 def tends(evidence: Evidence) -> tuple[float, int] | None:
@@ -64,7 +65,7 @@ def _tends(evidence: Evidence, probe: Probe) -> tuple[float, int] | None:
         return None
     far, near = first / limit - 1, second / limit - 1
     top = float(np.abs(far).max())
-    if top < 1e-5 or not 0.5 * _FALLS < float(np.abs(near).max()) / top < 2 * _FALLS:
+    if top < 1e-5 or not 0.5 * _FALLS**2 < float(np.abs(near).max()) / top < 2 * _FALLS:
         return None
     side = 1 if far.min() > -1e-2 * top else -1 if far.max() < 1e-2 * top else 0
     return limit, side

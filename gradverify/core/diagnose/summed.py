@@ -12,7 +12,7 @@ from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.outputs import labels_of
 from gradverify.core.diagnose.probe import Probe, close
-from gradverify.core.nouns import Array, Diagnosis
+from gradverify.core.nouns import Array, Diagnosis, Fit
 
 _REDUCTIONS: dict[str, Callable[..., Array]] = {"sum": np.sum, "mean": np.mean}
 
@@ -32,7 +32,7 @@ def summed(evidence: Evidence) -> Diagnosis | None:
                         f"the gradient of {evidence.primal} is its {how} over {names}, the same in every place: "
                         f"a {how} over an axis that {evidence.primal} has itself"
                     )
-                    return Diagnosis("summed", "UNBROADCAST", text, 0.975, {"axes": names, "how": how})
+                    return Diagnosis("summed", "UNBROADCAST", text, Fit.EXACT, {"axes": names, "how": how})
     return None
 
 
@@ -56,7 +56,7 @@ def shape(evidence: Evidence) -> Diagnosis | None:
             return _other_axes(evidence)
     bug_class, words = found[0]
     text = f"the gradient of {evidence.primal} has another shape: {words}{evidence.given}"
-    return Diagnosis("shape", bug_class, text, 0.95, {"cases": len(found)})
+    return Diagnosis("shape", bug_class, text, Fit.LAW, {"cases": len(found)})
 
 
 def _repair(probe: Probe, name: str) -> tuple[str, str] | None:
@@ -71,6 +71,8 @@ def _repair(probe: Probe, name: str) -> tuple[str, str] | None:
         total = got.sum((*range(extra), *stretched)).reshape(n.shape) if _fits(got, n, stretched) else None
         if total is not None and close(total, n):
             return "UNBROADCAST", "it is not summed over the axes along which it was broadcast"
+    if got.ndim == 0 < n.ndim and close(got, n.sum()):
+        return "UNBROADCAST", "backward gives a scalar, the right one summed over all its axes"
     if got.ndim <= n.ndim and _is_sum(got, n):
         return "UNBROADCAST", "it is summed over an axis that it should keep"
     return None
@@ -94,6 +96,10 @@ def _other_axes(evidence: Evidence) -> Diagnosis | None:
     """What its axes look like, if each of them has the size of one dimension on every case."""
     shapes = [np.asarray(p.raw.get(evidence.primal)).shape for p in evidence.situation.failing]
     named = [variants.lone_sizes(evidence.layer, p.case) for p in evidence.situation.failing]
+    wanted = ", ".join(evidence.situation.failing[0].labels(evidence.primal)) or "none"
+    if set(shapes) == {()} and wanted != "none":
+        text = f"backward gives a scalar for {evidence.primal}, which has the axes {wanted}{evidence.given}"
+        return Diagnosis("shape", "SHAPE", text, Fit.FORM, {"cases": len(shapes)})
     if len({len(s) for s in shapes}) != 1 or len(set(shapes)) < 2:
         return None
     axes = [
@@ -101,10 +107,9 @@ def _other_axes(evidence: Evidence) -> Diagnosis | None:
     ]
     if not all(len(names) == 1 for names in axes):
         return None
-    has = ", ".join(names[0].lstrip("*") for names in axes) or "none"
-    wanted = ", ".join(evidence.situation.failing[0].labels(evidence.primal)) or "none"
+    has = ", ".join(names[0].lstrip("*") for names in axes)
     text = f"the gradient of {evidence.primal} has the axes {has}, and {evidence.primal} has {wanted}{evidence.given}"
-    return Diagnosis("shape", "INDEX", text, 0.8, {"cases": len(shapes)})
+    return Diagnosis("shape", "INDEX", text, Fit.FORM, {"cases": len(shapes)})
 
 
 def _fits(got: Array, n: Array, stretched: list[int]) -> bool:
@@ -134,7 +139,7 @@ def stretched(evidence: Evidence) -> Diagnosis | None:
         f"the gradient of {evidence.primal} is right where no axis is broadcast, and wrong where {evidence.primal} is "
         f"stretched: it is not summed over the axes along which it was broadcast{words}"
     )
-    return Diagnosis("stretched", "UNBROADCAST", text, 0.93, {"cases": len(evidence.probes)})
+    return Diagnosis("stretched", "UNBROADCAST", text, Fit.PLACES, {"cases": len(evidence.probes)})
 
 
 def _stretched_places(evidence: Evidence) -> str:

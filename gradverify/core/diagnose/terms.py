@@ -12,7 +12,7 @@ from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import Probe
 from gradverify.core.diagnose.scaled import ratios
-from gradverify.core.nouns import Array, Case, Diagnosis
+from gradverify.core.nouns import Array, Case, Diagnosis, Fit
 
 _SEVERAL = 5  # entries on either side of a bound
 _LEFT = 1e-5  # share of the error that a span may leave
@@ -62,9 +62,9 @@ def _diagnosis(evidence: Evidence, names: str, words: str, kinds: tuple[str, ...
             f"{d} is along {names} a multiple of {words}, and vanishes where {normaliser} = 1: the mean in backward "
             f"does not count {normaliser}, so its divisor is wrong{evidence.given}"
         )
-        return Diagnosis("span", "FACTOR", text, 0.9, {"axes": names, "span": words, "divisor": normaliser})
+        return Diagnosis("span", "FACTOR", text, Fit.SOME, {"axes": names, "span": words, "divisor": normaliser})
     text = f"{d} is along {names} a multiple of {words}: {meaning}{evidence.given}"
-    return Diagnosis("span", "TERM", text, 0.86, {"axes": names, "span": words})
+    return Diagnosis("span", "TERM", text, Fit.SOME, {"axes": names, "span": words})
 
 
 def _in_span(evidence: Evidence, axes: tuple[int, ...], kinds: tuple[str, ...], probe: Probe) -> bool:
@@ -122,7 +122,7 @@ def small_error(evidence: Evidence) -> Diagnosis | None:
         f"the gradient of {evidence.primal} is nearly right, to {max(sizes):.1g} of its largest entry, and the error "
         f"is the same when asked again: the derivative of an approximation, or a small term that is missing"
     )
-    return Diagnosis("small_error", "TERM", text, 0.6, {"largest": max(sizes)})
+    return Diagnosis("small_error", "TERM", text, Fit.PART, {"largest": max(sizes)})
 
 
 def _relative(evidence: Evidence, probe: Probe) -> float:
@@ -154,7 +154,7 @@ def region(evidence: Evidence) -> Diagnosis | None:
                     f"{high:.3g}, and right elsewhere ({wrong.size} entries and {right.size}): a branch of the "
                     "derivative is wrong"
                 )
-                return Diagnosis("region", "TERM", text, 0.7)
+                return Diagnosis("region", "TERM", text, Fit.PART)
     return None
 
 

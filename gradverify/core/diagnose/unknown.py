@@ -7,7 +7,7 @@ import numpy as np
 from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.judge.facts import best_ratio
-from gradverify.core.nouns import Diagnosis
+from gradverify.core.nouns import Diagnosis, Fit
 
 
 @add("facts", "UNKNOWN")
@@ -19,7 +19,7 @@ def facts(evidence: Evidence) -> Diagnosis | None:
         return None  # the message says it all, and no case can be told from another by its gradient
     if evidence.finding.kind == "crash":
         text = f"backward breaks down{evidence.given or ' on plain cases as well'}"
-        return Diagnosis("facts", "SHAPE", text, 0.3)
+        return Diagnosis("facts", "SHAPE", text, Fit.FACTS)
     if evidence.finding.kind == "shape" and evidence.situation.failing:
         shapes = {
             (np.asarray(p.raw.get(evidence.primal)).shape, p.shape(evidence.primal)) for p in evidence.situation.failing
@@ -27,9 +27,9 @@ def facts(evidence: Evidence) -> Diagnosis | None:
         if all(got == () for got, _ in shapes):
             axes = ", ".join(evidence.situation.failing[0].labels(evidence.primal))
             text = f"backward returns one number for the gradient of {evidence.primal}, which has the axes {axes}"
-            return Diagnosis("facts", "SHAPE", text, 0.3)
+            return Diagnosis("facts", "SHAPE", text, Fit.FACTS)
         said = ", ".join(f"{got} for {wanted}" for got, wanted in sorted(shapes))
-        return Diagnosis("facts", "SHAPE", f"the gradient of {evidence.primal} has the shape {said}", 0.3)
+        return Diagnosis("facts", "SHAPE", f"the gradient of {evidence.primal} has the shape {said}", Fit.FACTS)
     if not evidence.probes:
         return None
     probe = evidence.probes[0]
@@ -40,7 +40,7 @@ def facts(evidence: Evidence) -> Diagnosis | None:
     if not np.isfinite(a).all():
         count = int((~np.isfinite(a)).sum())
         text = f"the gradient of {evidence.primal} is NaN or infinite{evidence.given} in {count} of {a.size} entries"
-        return Diagnosis("facts", "UNKNOWN", text, 0.35, {"wrong": int(wrong.sum())})
+        return Diagnosis("facts", "UNKNOWN", text, Fit.FACTS, {"wrong": int(wrong.sum())})
     known = np.isfinite(a) & np.isfinite(n)
     ratio, rest = best_ratio(a[known], n[known])
     with np.errstate(all="ignore"):
@@ -51,4 +51,6 @@ def facts(evidence: Evidence) -> Diagnosis | None:
         f"{int(wrong.sum())} of {wrong.size} entries; {ranges}, and {rest:.2g} of it is left after the best factor "
         f"{ratio:.4g}"
     )
-    return Diagnosis("facts", "UNKNOWN", text, 0.35, {"ratio": ratio, "remainder": rest, "wrong": int(wrong.sum())})
+    return Diagnosis(
+        "facts", "UNKNOWN", text, Fit.FACTS, {"ratio": ratio, "remainder": rest, "wrong": int(wrong.sum())}
+    )

@@ -12,7 +12,7 @@ from gradverify.core.diagnose.effects import explained
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.outputs import labels_of
 from gradverify.core.diagnose.probe import Probe, close
-from gradverify.core.nouns import Array, Diagnosis
+from gradverify.core.nouns import Array, Diagnosis, Fit
 
 # What backward may have made of a cotangent, as functions of the flat weights of all outputs.
 _USES: dict[str, Callable[[Array], Array]] = {
@@ -40,19 +40,19 @@ def upstream(evidence: Evidence) -> Diagnosis | None:
             said = "ignores the upstream gradient" if ignored else f"takes {words} for the upstream gradient"
             text = f"{d} {said}: it is the right one for dy = {words}" if ignored else f"{d} {said}"
             zero = not any(np.any(p.analytic[evidence.primal]) for p in evidence.probes)
-            confidence = 0.85 if zero else 0.97  # zero may be right for such a cotangent, and is simpler
-            return Diagnosis("upstream", "UPSTREAM", text + evidence.given, confidence, {"cases": len(evidence.probes)})
+            fit = Fit.SOME if zero else Fit.EXACT  # zero may be right for such a cotangent, and is simpler
+            return Diagnosis("upstream", "UPSTREAM", text + evidence.given, fit, {"cases": len(evidence.probes)})
     along = _along_an_axis(evidence)
     if along:
         text = f"{d} takes the {along} for the upstream gradient of each{evidence.given}"
-        return Diagnosis("upstream", "UPSTREAM", text, 0.96, {"cases": len(evidence.probes)})
+        return Diagnosis("upstream", "UPSTREAM", text, Fit.LAW, {"cases": len(evidence.probes)})
     answers = [answer(probe, evidence.primal) for probe in evidence.probes]
     if len(set(answers)) == 1 and answers[0] in _SAID and answers[0] != "nan":
         text = f"{d}{evidence.given} {_SAID[answers[0]][1]}"
-        return Diagnosis("upstream", _SAID[answers[0]][0], text, 0.95, {"cases": len(answers)})
+        return Diagnosis("upstream", _SAID[answers[0]][0], text, Fit.LAW, {"cases": len(answers)})
     if evidence.everywhere(partial(_nonlinear, evidence)) and not explained(evidence):
         text = f"{d} is not linear in the upstream gradient{evidence.given}: twice that does not give twice this"
-        return Diagnosis("upstream", "UPSTREAM", text, 0.7, {"cases": len(evidence.probes)})
+        return Diagnosis("upstream", "UPSTREAM", text, Fit.PART, {"cases": len(evidence.probes)})
     return None
 
 
@@ -160,7 +160,7 @@ def output_ignored(evidence: Evidence) -> Diagnosis | None:
     text = f"backward ignores the upstream gradient of {said}: changing it changes no gradient of {evidence.primal}"
     fits = evidence.everywhere(partial(_explains, evidence, ignored))
     return Diagnosis(
-        "output_ignored", "UPSTREAM", text, 0.98 if fits else 0.6, {"outputs": [names[k] for k in ignored]}
+        "output_ignored", "UPSTREAM", text, Fit.SEEN if fits else Fit.PART, {"outputs": [names[k] for k in ignored]}
     )
 
 
@@ -199,7 +199,7 @@ def nonlinear(evidence: Evidence) -> Diagnosis | None:
     answers = [answer(p, evidence.primal) for p in (evidence.own, *plain) if p is not None]
     for said in ("nan", "clipped", "added", "signed"):
         if said in answers:
-            return Diagnosis("nonlinear", _SAID[said][0], f"{d} {_SAID[said][1]}", 0.93, {"cases": len(answers)})
+            return Diagnosis("nonlinear", _SAID[said][0], f"{d} {_SAID[said][1]}", Fit.PLACES, {"cases": len(answers)})
     if set(answers) == {"ignored"}:
-        return Diagnosis("nonlinear", "UPSTREAM", f"{d} {_SAID['ignored'][1]}", 0.95, {"cases": len(answers)})
-    return Diagnosis("nonlinear", "UPSTREAM", f"{d} is not linear in the upstream gradient", 0.8)
+        return Diagnosis("nonlinear", "UPSTREAM", f"{d} {_SAID['ignored'][1]}", Fit.LAW, {"cases": len(answers)})
+    return Diagnosis("nonlinear", "UPSTREAM", f"{d} is not linear in the upstream gradient", Fit.FORM)

@@ -8,7 +8,7 @@ import numpy as np
 
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
-from gradverify.core.nouns import Array, Case, Diagnosis, Stream
+from gradverify.core.nouns import Array, Case, Diagnosis, Fit, Stream
 from gradverify.core.properties import properties
 from gradverify.core.verify import examine
 
@@ -82,7 +82,7 @@ def tie(evidence: Evidence) -> Diagnosis | None:
     if evidence.finding.kind == "tie":
         value = evidence.finding.facts.get("value")
         text = f"{d} is wrong at a tie: entries that all are {value:g} together claim another slope than they have"
-        return Diagnosis("tie", "TIE", text, 0.96)
+        return Diagnosis("tie", "TIE", text, Fit.LAW)
     own = evidence.own
     if not evidence.about_gradient or own is None or own.failure is not None or not exact(evidence):
         return None
@@ -94,9 +94,9 @@ def tie(evidence: Evidence) -> Diagnosis | None:
     where = f"{evidence.primal} = {', '.join(f'{v:g}' for v in values[:3])}"
     if apart is not None and evidence.holds(apart):
         text = f"{d} is right as soon as equal values are moved apart by a thousandth: it is wrong at ties ({where})"
-        return Diagnosis("tie", "TIE", text, 0.9)
+        return Diagnosis("tie", "TIE", text, Fit.SOME)
     text = f"{d} is wrong at exactly {where}, and right a thousandth beside: a border or a kink"
-    return Diagnosis("tie", "TIE", text, 0.72)
+    return Diagnosis("tie", "TIE", text, Fit.PART)
 
 
 @add("singular", "SINGULAR")
@@ -115,7 +115,7 @@ def singular(evidence: Evidence) -> Diagnosis | None:
         return None
     where = point or "exactly these values"
     text = f"the gradient of {evidence.primal} is {what} at {where}, and right a thousandth beside it"
-    return Diagnosis("singular", "SINGULAR", text, 0.93 if infinite else 0.7, {"at": where})
+    return Diagnosis("singular", "SINGULAR", text, Fit.PLACES if infinite else Fit.PART, {"at": where})
 
 
 def _zeros(evidence: Evidence) -> str | None:
@@ -162,7 +162,7 @@ def tail(evidence: Evidence) -> Diagnosis | None:
         f"the gradient of {evidence.primal} is {what} for large values only: from about {bound:.3g} on"
         f"{evidence.with_options}, found by scaling the case down; a formula that overflows, cancels or saturates"
     )
-    return Diagnosis("tail", "TAIL", text, 0.92, {"bound": bound})
+    return Diagnosis("tail", "TAIL", text, Fit.PLACES, {"bound": bound})
 
 
 def _right_at(evidence: Evidence, scale: float) -> bool:

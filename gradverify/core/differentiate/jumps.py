@@ -15,6 +15,7 @@ import numpy as np
 from gradverify.core.nouns import Array
 
 _ORDER = 8  # of the differences: over steps of 1/64, those of a curve that turns over 1 are below 1e-10
+_BINOMIAL = 70.0  # times a jump is the largest of these; what a curve adds to it is left room for
 _NODES, _FINER = 65, 33  # over the whole reach, and over the steps that one high difference spans
 _KEPT = 0.5  # share of a high difference that a jump keeps at a quarter of the step; a kink keeps a quarter
 _SIDE = 7  # nodes before and after the jump, from which the function is continued up to it
@@ -24,6 +25,9 @@ _LOUD = 64.0  # times the noise, above which a change is heard
 # Half of what a jump makes of a high difference: the largest binomial of _ORDER - 1. Noise makes 113 of it, and three
 # times that at most; a jump that is heard is _LOUD times as large as the noise.
 _ROUGH = 0.5 * 35
+# Of the high difference over steps twice as wide: a jump makes the same of both, a curve 2**-_ORDER of it. A jump that
+# is to stand out against a curve at a quarter of the step has more than twice what the curve alone has.
+_CURVED = 2.5 * 2.0**-_ORDER
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,28 +44,35 @@ class Jump:
     change: Array
 
 
-def largest_jump(function: Callable[[float], Array], reach: float, noise: Array) -> Jump | None:
+def largest_jump(
+    function: Callable[[float], Array], reach: float, noise: Array, most: Array | float = np.inf
+) -> Jump | None:
     """The jump that stands out most between -reach and reach; None where none is found, or there is no value at a node.
 
     Parameters
     ----------
     function : of one number, values of shape (K,)
     noise : rounding of each value, shape (K,), above 0
+    most : changes that are larger are of no interest, shape (K,) or one for all; where values are rougher than such
+        a change makes them, they are not looked at
     """
 
     def table(low: float, high: float, count: int) -> tuple[Array, Array]:
         nodes = np.linspace(low, high, count)
-        return nodes, np.array([function(float(t)) for t in nodes]) / noise
+        return nodes, np.array([function(float(t)) for t in nodes])
 
     nodes, values = table(-reach, reach, _NODES)
     if not np.isfinite(values).all():
         return None
-    rough = _roughness(values)
+    noise = np.maximum(noise, np.finfo(float).eps * np.max(np.abs(values), axis=0))  # where they are larger than here
+    values /= noise
+    rough = _uncurved(values, _BINOMIAL * most / noise)
     for _ in range(_PLACES):
         k = int(np.argmax(rough))
         if not rough[k] > _ROUGH * _LOUD * noise.size**0.5:
             break
-        found = _followed(function, *table(nodes[k], nodes[k + _ORDER], _FINER), rough[k], noise)
+        finer, there = table(nodes[k], nodes[k + _ORDER], _FINER)
+        found = _followed(function, finer, there / noise, rough[k], noise)
         if found is not None:
             return found
         rough[max(0, k - _ORDER) : k + _ORDER + 1] = 0.0
@@ -96,9 +107,21 @@ def _followed(
     return Jump(low, change * noise) if heard > max(_LOUD * noise.size**0.5, _KEPT * expected) else None
 
 
-def _roughness(values: Array) -> Array:
-    """Size of the high differences of rows; shape (n - _ORDER,), from shape (n, K)."""
-    return np.asarray(np.sqrt(np.sum(np.diff(values, _ORDER, axis=0) ** 2, axis=1)))
+def _uncurved(values: Array, most: Array) -> Array:
+    """Size of the high differences, 0 where they fall with the step, as those of a curve do; shape (n - _ORDER,)."""
+    rough = _roughness(values, most)
+    wide = np.zeros(len(values))
+    for start in (0, 1):
+        twice = _roughness(values[start::2], most)
+        wide[start : start + 2 * twice.size : 2] = twice
+    spanned = np.lib.stride_tricks.sliding_window_view(np.pad(wide, (_ORDER, 0)), _ORDER + 1)[: rough.size]
+    return np.where(rough > _CURVED * spanned.max(axis=1), rough, 0.0)
+
+
+def _roughness(values: Array, most: Array | float = np.inf) -> Array:
+    """Size of the high differences of rows, but for single ones above `most`; shape (n - _ORDER,), from (n, K)."""
+    high = np.diff(values, _ORDER, axis=0)
+    return np.asarray(np.sqrt(np.sum(np.where(np.abs(high) <= most, high, 0.0) ** 2, axis=1)))
 
 
 def _continued(nodes: Array, values: Array) -> Callable[[float], Array]:

@@ -19,6 +19,7 @@ from gradverify.core.differentiate.jumps import largest_jump
 from gradverify.core.evaluate import LayerFailure, once
 from gradverify.core.judge.facts import best_ratio
 from gradverify.core.nouns import Array, Case, Comparison, Finding, Outcome, Stream, Verdict
+from gradverify.core.tuning import current
 
 Gradients = Mapping[str, Array]
 
@@ -84,8 +85,9 @@ def outcome(
     what was expected.
     """
     findings: dict[str, Finding] = {}
-    entries = 0
-    for what, got, wanted in pairs:
+    entries, known = 0, current().known
+    for what, got, every in pairs:
+        wanted = {n: g for n, g in every.items() if n not in known}
         entries += sum(np.size(g) for g in wanted.values())
         other = {n: g for n, g in wanted.items() if n not in findings and not np.array_equal(got[n], g)}
         for primal, comparison in compare(layer, at or case, got, other, terms, same, least, loose, sides).items():
@@ -255,9 +257,9 @@ def unfinished(layer: Layer, case: Case) -> dict[str, Array]:
             return np.full(noise.size, np.nan)
         return np.concatenate([np.asarray(there[n], float).ravel() for n in base])
 
-    found = (
-        next((j for j in (largest_jump(along, reach, noise) for reach in _REACHES) if j), None) if noise.size else None
-    )
+    most = np.concatenate([np.full(g.size, _UNFINISHED * tops[n]) for n, g in base.items()] or [np.ones(0)])
+    jumps = (largest_jump(along, reach, noise, most) for reach in _REACHES) if noise.size else ()
+    found = next((jump for jump in jumps if jump is not None), None)
     if found is None:
         return {}
     parts = np.split(np.abs(found.change), np.cumsum([g.size for g in base.values()])[:-1])

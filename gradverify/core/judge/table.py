@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gradverify.core import tuning
 from gradverify.core.declare.registry import Registry
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge.dispute import Answer, Dispute
@@ -29,6 +30,8 @@ class Rule:
     asks : ``(dispute) -> Answer``
     cost : forwards for each entry, about; dear rules are asked last
     applies : whether it may be asked at all
+    of_layer : whether it tells how the layer is made, at whatever point: then a finding that it did not excuse is
+        made small without it
     """
 
     name: str
@@ -36,18 +39,24 @@ class Rule:
     asks: Callable[[Dispute], Answer]
     cost: int
     applies: Callable[[Dispute], bool] = lambda dispute: True
+    of_layer: bool = False
 
 
 rules: Registry[Rule] = Registry("rule", "gradverify.rules")
 
 
 def add(
-    name: str, says: str, *, cost: int, applies: Callable[[Dispute], bool] = lambda dispute: True
+    name: str,
+    says: str,
+    *,
+    cost: int,
+    applies: Callable[[Dispute], bool] = lambda dispute: True,
+    of_layer: bool = False,
 ) -> Callable[[Callable[[Dispute], Answer]], Callable[[Dispute], Answer]]:
     """Register a function as a rule: a decorator."""
 
     def decorate(asks: Callable[[Dispute], Answer]) -> Callable[[Dispute], Answer]:
-        rules.add(name, Rule(name, says, asks, cost, applies))
+        rules.add(name, Rule(name, says, asks, cost, applies, of_layer))
         return asks
 
     return decorate
@@ -85,7 +94,7 @@ def tried(dispute: Dispute) -> Outcome:
     for rule in ordered():
         if not dispute.size:
             break
-        if not rule.applies(dispute):
+        if (rule.of_layer and tuning.current().again) or not rule.applies(dispute):
             continue
         answer = asked(rule, dispute)
         if answer.numerical is not None and answer.bound is not None:

@@ -2,7 +2,7 @@
 
 from gradverify.core.nouns.case import Array, Case
 from gradverify.core.nouns.comparison import AGREES, DISAGREES, KINK, UNRESOLVED, Comparison, Estimate, Verdict
-from gradverify.core.nouns.finding import WORST_SEEN, Diagnosis, Finding, Outcome
+from gradverify.core.nouns.finding import WORST_SEEN, Diagnosis, Finding, Fit, Outcome
 from gradverify.core.nouns.streams import Stream
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Diagnosis",
     "Estimate",
     "Finding",
+    "Fit",
     "Outcome",
     "Stream",
     "Verdict",

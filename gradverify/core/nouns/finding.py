@@ -5,11 +5,29 @@ from __future__ import annotations
 import builtins
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
 from typing import Any
 
 from gradverify.core.nouns.case import Case
 from gradverify.core.nouns.comparison import Comparison
 from gradverify.core.nouns.forms import form
+
+
+class Fit(IntEnum):
+    """What a sentence about a wrong gradient rests on, the weakest first: of several that fit, the strongest is told.
+
+    Each level claims what those below do not, so that a guess is never told before what was tried.
+    """
+
+    FACTS = 0  # nothing fits: ratios and places, as measured
+    VAGUE = 1  # it holds of most wrong gradients
+    PART = 2  # it holds on part of the cases, at special values, or for a number that was fitted
+    FORM = 3  # the form is told, and no law that gives the entries
+    SOME = 4  # a law gives what is wrong in some entries, or one of two causes that look alike
+    PLACES = 5  # a law gives every entry, once places or values are chosen that it depends on
+    LAW = 6  # a law gives every entry on every case; it is one of many that were tried
+    EXACT = 7  # it gives every entry on every case, and nothing in it was chosen
+    SEEN = 8  # the cause was seen at work: a write, a race, memory that was never written
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +39,14 @@ class Diagnosis:
     name : short identifier, e.g. "factor"
     bug_class : class of mutants it belongs to, e.g. "FACTOR"
     text : one sentence in the author's names
-    confidence : in [0, 1]; used for ranking only
+    fit : what it rests on; of several the strongest is told first
     evidence : numbers and facts behind the sentence, plain Python values
     """
 
     name: str
     bug_class: str
     text: str
-    confidence: float
+    fit: Fit
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -49,7 +67,7 @@ class Finding:
     severity : error in units of its bound (inf where there is no bound)
     facts : plain numbers for diagnosis and reports
     worst : the Case with the largest severity seen, when it is not `case`; that severity is among the facts
-    pictured : the gradients of a larger Case as it was drawn, where those of `case` have one entry and show no pattern
+    telling : the same finding on a Case that shows it, where `case` is too small to show more than that it is wrong
     follows : fingerprint of another finding that looks the same, or that explains this one: one mistake, told once
     """
 
@@ -63,7 +81,7 @@ class Finding:
     facts: Mapping[str, Any] = field(default_factory=dict)
     diagnoses: tuple[Diagnosis, ...] = ()
     worst: Case | None = None
-    pictured: Comparison | None = None
+    telling: Finding | None = None
     follows: tuple[str, str, str] | None = None
 
     def but(self, **changes: Any) -> Finding:
@@ -71,6 +89,11 @@ class Finding:
         return replace(self, **changes)
 
     @builtins.property  # a field of this class is called property
+    def shown(self) -> Finding:
+        """The finding as a reader is shown it."""
+        return self.telling or self
+
+    @builtins.property
     def fingerprint(self) -> tuple[str, str, str]:
         """What makes two findings the same: property, kind and primal."""
         return (self.property, self.kind, self.primal or "")

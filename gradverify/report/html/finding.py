@@ -31,8 +31,8 @@ def article(finding: Finding, file: str | None, prefix: str, level: int = 3) -> 
     prefix : id of the article
     level : of its heading
     """
-    compared = finding.comparison
-    message = finding.message.partition(": at ")[0] if compared is not None else finding.message
+    compared = finding.shown.comparison
+    message = finding.shown.message.partition(": at ")[0] if compared is not None else finding.message
     return el(
         "article",
         el(f"h{level}", message, id=f"{prefix}-h"),
@@ -54,7 +54,7 @@ def _kind(finding: Finding) -> str:
 
 
 def _diagnoses(finding: Finding) -> Markup | None:
-    best = sorted(finding.diagnoses, key=lambda d: -d.confidence)[:LIKELY]
+    best = finding.diagnoses[:LIKELY]
     if not best:
         return None
     return el("ul", *(el("li", *_diagnosis(d)) for d in best), cls="diagnoses", aria_label="Diagnosis")
@@ -83,17 +83,17 @@ def _worst(comparison: Comparison) -> Markup | None:
 
 
 def _pictures(finding: Finding, level: int) -> Markup | None:
-    """Both gradients, of a larger case where the smallest has a single entry, and the error against the step."""
-    drawn = finding.pictured or finding.comparison
+    """Both gradients, of a larger case where the smallest shows too little, and the error against the step."""
+    drawn = finding.shown.comparison
     maps = None if drawn is None else heatmaps(drawn)
-    if maps is not None and finding.pictured is not None:
-        maps = join(el(f"h{level}", "A larger case, as it was drawn"), maps)
+    if maps is not None and finding.telling is not None:
+        maps = join(el(f"h{level}", "A larger case, which shows more"), maps)
     shown = [part for part in (maps, _ladder(finding)) if part is not None]
     return el("div", *(el("div", part) for part in shown), cls="pictures") if shown else None
 
 
 def _ladder(finding: Finding) -> Markup | None:
-    rungs, compared = finding.facts.get("ladder"), finding.comparison
+    rungs, compared = finding.facts.get("ladder"), finding.shown.comparison
     if not rungs or compared is None or compared.wrong.size == 0:
         return None
     gap = compared.numerical[compared.worst] - compared.analytic[compared.worst]
@@ -123,18 +123,19 @@ def _fact(value: Any) -> str:
 
 
 def _case(finding: Finding, file: str | None, level: int) -> Markup:
-    case = finding.case
+    case, least = finding.shown.case, _shapes(finding.case)
     items = [(name, f"{_shape(a)} {np.asarray(a).dtype.name}") for name, a in case.primals.items()]
     items += [(f"option {name}", repr(value)) for name, value in case.options.items()]
     items += [("seed", str(case.seed)), *([("step", short(case.step))] if case.step is not None else [])]
-    pasted = [code.python(case), *code.calls(finding.comparison)]
+    pasted = [code.python(case), *code.calls(finding.shown.comparison)]
     worst = None if finding.worst is None else _shapes(finding.worst)
     return el(
         "div",
-        el(f"h{level}", "The smallest case found"),
+        el(f"h{level}", "The smallest case found" if finding.telling is None else "A small case that shows it"),
         pairs(items),
         _code("\n".join(pasted), "the case as code") if case.size <= PASTED else _too_large(file),
-        el("p", f"Worst seen on {worst}.") if worst and worst != _shapes(case) else None,
+        None if finding.telling is None else el("p", f"The smallest case that fails: {least}."),
+        el("p", f"Worst seen on {worst}.") if worst and worst != least else None,
         None if file is None else el("p", "Replay it:"),
         None if file is None else _code(_replay(file, case), "the replay command"),
     )

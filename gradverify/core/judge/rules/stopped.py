@@ -46,6 +46,7 @@ def _below(dispute: Dispute, share: float) -> bool:
     "forward stops short of its limit: it jumps, and beyond its jumps backward is right",
     cost=900,  # of all entries together
     applies=_applies,
+    of_layer=True,
 )
 def stopped(dispute: Dispute) -> Answer:
     """All entries, where the sum of their differences does not outgrow forward's jumps; none else."""
@@ -99,11 +100,11 @@ class _Way:
 
     def _jump(self, outputs: Callable[[float], Array], reach: float) -> Jump | None:
         """One that is small beside the outputs, as where forward converges."""
-        jump = largest_jump(outputs, reach, self.noise) if self.loud.size else None
-        if jump is None:
+        if not self.loud.size:
             return None
-        loudest = np.max(np.abs(self.point.base[self.loud] * self.point.weights[self.loud]), initial=0.0)
-        return jump if np.max(np.abs(jump.change)) <= _SMALL * loudest else None
+        most = _SMALL * np.max(np.abs(self.point.base[self.loud] * self.point.weights[self.loud]))
+        jump = largest_jump(outputs, reach, self.noise, most)
+        return jump if jump is not None and np.max(np.abs(jump.change)) <= most else None
 
     def _moved(self, values: Array) -> dict[str, Array]:
         return {n: a[0] for n, a in self.point.unpacked(np.array(values)[None], self.point.slots).items()}

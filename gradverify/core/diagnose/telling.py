@@ -1,0 +1,73 @@
+"""Cases that show a fault: small ones whose sizes differ and whose values are whole numbers, and none of them 0.
+
+The smallest case that fails is often a single entry among zeros. It proves the fault, and a reader sees neither a
+factor nor an axis in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import product
+
+import numpy as np
+
+from gradverify.core import evaluate
+from gradverify.core.declare.layer import Layer
+from gradverify.core.diagnose import variants
+from gradverify.core.evaluate import LayerFailure
+from gradverify.core.nouns import Array, Case
+
+_SHOWN = 40  # elements of all primals that are read at a glance; a larger case is a picture
+_DRAWS = 3  # sums of whole numbers may be 0 by chance
+
+
+def tells(case: Case, wrong: int) -> bool:
+    """Whether a case shows the fault itself: two entries are wrong, and some primal is not all zeros."""
+    return wrong > 1 and any(np.asarray(a).any() for a in case.primals.values())
+
+
+def telling(layer: Layer, case: Case) -> Iterator[Case]:
+    """Cases to try in place of the smallest: at sizes of 2 and 3 first, then at its own; the roundest values first.
+
+    All are legal, and have the options of the smallest.
+    """
+    names = variants.axis_names(layer)
+    lengths = {n: 2 + (k + 1) % 2 for k, n in enumerate(names)}  # 3, 2, 3: neighbours differ
+    apart = partial(variants.plain, layer, case, case.options, sizes=variants.grouped(lengths))
+    own = partial(variants.plain, layer, case, case.options, like=case)
+    for made, whole, draw in product((apart, own) if names else (own,), (_whole, _tenths), range(_DRAWS)):
+        plain = made(draw)
+        if plain is not None and plain.size <= _SHOWN:
+            rounded = _with_values(layer, plain, whole)
+            if rounded is not None:
+                yield rounded
+
+
+def _with_values(layer: Layer, case: Case, whole: Callable[[Array], Array]) -> Case | None:
+    """The case with rounded values and cotangents; None if it is then not legal."""
+    given = {p: np.asarray(case.primals[p.name]) for p in layer.primals}
+    free = {p for p in layer.primals if p.domain.strategy is None and not p.domain.discrete}
+    rounded = case.but(primals={p.name: whole(a) if p in free else a for p, a in given.items()})
+    if not variants.legal(layer, rounded):
+        return None
+    try:
+        full, _ = evaluate.completed(layer, rounded)
+    except LayerFailure:
+        return None
+    return full.but(cotangents=tuple(map(_whole, full.cotangents or ())))
+
+
+def _whole(array: Array) -> Array:
+    """Whole numbers of either sign, none 0: entries of normal size become 1 to 5, and few are equal."""
+    return _rounded(array, lambda x: np.sign(x) * np.ceil(2 * np.abs(x)))
+
+
+def _tenths(array: Array) -> Array:
+    return _rounded(array, lambda x: np.sign(x) * np.ceil(10 * np.abs(x)) / 10)
+
+
+def _rounded(array: Array, how: Callable[[Array], Array]) -> Array:
+    if array.dtype.kind == "c":
+        return np.asarray(how(array.real) + 1j * how(array.imag)).astype(array.dtype)
+    return how(array).astype(array.dtype) if array.dtype.kind == "f" else array
