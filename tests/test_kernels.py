@@ -44,6 +44,10 @@ def product(x, w):
     return torch.mul(x, w)
 
 
+def times(x, s):
+    return torch.mul(x, s)
+
+
 def detaching(x, w):
     return torch.mul(x, w) + (x * x).detach() - (x * x).detach() + 0 * x + w * x.detach() - w.detach() * x.detach()
 
@@ -228,6 +232,21 @@ def test_activations_have_outliers_and_constant_rows():
     spread = [np.abs(x).max(0) for x in found]
     assert any(s.max() > 50 * np.median(s) > 0 for s in spread if len(s) > 3)
     assert any((np.ptp(x, axis=1) == 0).any() for x in found if x.shape[1] > 1)
+
+
+@pytest.mark.parametrize("kernel", ["float8_e4m3fn", "float8_e5m2"])
+def test_primals_of_eight_bits_have_such_values_and_scales_have_not(kernel):
+    eight, met = getattr(torch, kernel), []
+
+    def seen(x, s):
+        met.append((x.detach().clone(), s.detach().clone()))
+        return torch.mul(x.float(), s.float()).to(x.dtype)
+
+    given = as_layer(seen, x="N D", s="1: between 0.5 2", constants="s", kernel=kernel, reference=times)
+    assert check_layer(given, Settings(examples=10)).ok
+    assert met and all(x.dtype == s.dtype == torch.bfloat16 for x, s in met)
+    assert all((x.to(eight).to(x.dtype) == x).all() for x, _ in met)
+    assert any((s.to(eight).to(s.dtype) != s).any() for _, s in met)
 
 
 # -- JAX -------------------------------------------------------------------------------------

@@ -171,7 +171,7 @@ def errors_of(
     change : what is done to upstream gradients
     """
     reference: Any = layer.hooks.reference
-    case = case.but(primals={n: reference.stored(a) for n, a in case.primals.items()})
+    case = case.but(primals=reference.at(case.primals))
     case, outputs = evaluate.completed(layer, case)
     rng = case.rng(Stream.LAW_OF_A_SUM, k)
     v = tuple(reference.stored(rng.standard_normal(y.shape)) if y.dtype.kind == "f" else y * 0.0 for y in outputs)

@@ -51,7 +51,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     reference: Any = layer.hooks.reference
     if not hasattr(reference, "sample"):
         return _screened.holds(NAME, layer, case)
-    stored = {n: reference.stored(a) for n, a in case.primals.items()}
+    stored = reference.at(case.primals)
     if not all(np.isfinite(a).all() for a in stored.values() if a.dtype.kind == "f"):
         return Outcome(NAME, skipped=f"the primals leave the range of {reference.type}")
     drawn = case.cotangents is None
