@@ -6,10 +6,14 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
+_WAITS = 0.02  # share of the processor below which a process waits; one that competes for it gets more
+_MOST = 20  # limits on the clock after which it counts as silent in any case
 _ENDS = ("_exit", "abort", "execv", "execve")  # functions of `os` that end a process; the other ones call these
 
 
@@ -45,3 +49,39 @@ def die_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
         if os.getppid() != parent:  # it has ended before we asked
             os._exit(1)
+
+
+class Silence:
+    """Since when a process has said nothing.
+
+    A machine that is busy with other things is no fault of the process: one that computes has its limit in
+    processor time, one that waits has it on the clock.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.heard()
+
+    def heard(self) -> None:
+        """It has said something."""
+        self._since, self._used = time.monotonic(), processor_time(self.pid)
+
+    def longer_than(self, seconds: float, waits: bool = True) -> bool:
+        """Whether it has been silent for `seconds` of its own; `waits` where one that waits counts as well."""
+        clock = time.monotonic() - self._since
+        if clock < seconds:
+            return False
+        now = processor_time(self.pid)
+        if now is None or self._used is None or clock > _MOST * seconds:
+            return waits
+        used = now - self._used
+        return used >= seconds or (waits and used < _WAITS * clock)
+
+
+def processor_time(pid: int) -> float | None:
+    """Seconds of the processor that a process has used; None where the system does not say."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / float(os.sysconf("SC_CLK_TCK"))
+    except (OSError, ValueError, IndexError):
+        return None

@@ -635,3 +635,25 @@ def test_a_backward_that_runs_the_module_again_sees_the_drawn_parameters():
 def test_what_torch_refuses_is_said_as_such():
     report = check(Checkpointed(reentrant=True), "gradient", x="N 3")
     assert any("use_reentrant=False" in f.message for f in report)
+
+
+class Scaled(nn.Module):
+    def __init__(self, width, function=Dense):
+        super().__init__()
+        self.W, self.b = nn.Parameter(torch.randn(width, 2)), nn.Parameter(torch.zeros(2))
+        self.function = function
+
+    def forward(self, x):
+        return self.function.apply(x, self.W, self.b)
+
+
+@pytest.mark.parametrize("init", [("D",), {"width": "D"}])
+def test_a_module_class_is_built_with_numbers_for_its_sizes(init):
+    few = dict(examples=4, properties="gradient", x="N D", quiet=True)
+    report = gv.check(Scaled, init=init, **few)
+    assert report.ok and "the module is built with D=4" in report.declared
+    assert gv.check(lambda D: Scaled(D, Dense), **few).ok
+    with pytest.raises(gv.GradientMismatch, match="gradient of W"):
+        gv.check(lambda D: Scaled(D, wrong_sign), **few)
+    with pytest.raises(gv.DeclarationError, match=r'it needs width.*init=\{"width": "D"\}'):
+        gv.check(Scaled, **few)

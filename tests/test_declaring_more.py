@@ -55,3 +55,52 @@ def test_a_loss_of_one_value_for_each_column_is_told_with_its_shape():
 def test_a_loss_of_one_value_for_each_element_is_none_of_these():
     layer = gv.adapt.loss(lambda p, y: (p - y) ** 2, lambda p, y: 2 * (p - y), name="square", p="N D", y="N D")
     assert gv.check(layer, examples=20).ok
+
+
+# -- pairs without a cache, and the hook for wanted gradients ---------------------------------------------
+
+FEW = dict(examples=4, properties=("complete", "gradient", "wants"), quiet=True)
+
+
+@pytest.mark.parametrize(
+    "backward",
+    [
+        np.cos,
+        lambda x, dy: np.cos(x) * dy,
+        lambda dy, x: np.cos(x) * dy,
+        lambda x, delta: np.cos(x) * delta,
+    ],
+)
+def test_a_function_and_its_gradient_are_a_pair_whatever_the_upstream_is_called(backward):
+    assert gv.check(np.sin, backward, x="N", **FEW).ok
+    with pytest.raises(gv.GradientMismatch, match="gradient of x"):
+        gv.check(lambda x: np.sin(x) ** 2, backward, x="N", **FEW)
+
+
+@pytest.mark.parametrize("backward", [lambda y: 1 - y * y, lambda a, b: 1 - a * a])
+def test_a_gradient_whose_arguments_tell_nothing_is_refused_with_the_names_to_use(backward):
+    with pytest.raises(gv.DeclarationError, match=r"name its arguments as those of forward, \(x\) or \(x, dy\)"):
+        gv.check(np.tanh, backward, x="N")
+
+
+def test_wanted_gradients_that_cannot_be_used_are_a_finding():
+    def forward(x, W):
+        return x @ W, (x, W)
+
+    def backward(dy, saved):
+        x, W = saved
+        return {"x": dy @ W.T, "W": x.T @ dy}
+
+    def wants(cotangents, saved, names, scale=1):
+        found = backward(*cotangents, saved)
+        return {name: scale * found[name] for name in names}
+
+    def of_one(cotangents, saved, names):  # as if it were the one cotangent
+        return {name: gradient for name, gradient in backward(cotangents, saved).items() if name in names}
+
+    sizes = dict(x="N D", W="D H", **FEW)
+    assert gv.check(forward, backward, wants=wants, **sizes).ok
+    with pytest.raises(gv.GradientMismatch, match="asked for"):
+        gv.check(forward, backward, wants=lambda c, s, n: wants(c, s, n, 2), **sizes)
+    with pytest.raises(gv.GradientMismatch, match=r"gets a tuple of\s+cotangents"):
+        gv.check(forward, backward, wants=of_one, **sizes)

@@ -14,6 +14,9 @@ ARGUMENTS = {
     "between": " -1 2",
     "above": " 1",
     "below": " -1",
+    "at-least": " 1",
+    "at-most": " -1",
+    "inside": " -1 2",
     "integers": " -1 2",
     "labels": " 3",
     "indices": " 3",
@@ -31,7 +34,7 @@ def test_a_domain_contains_what_it_projects(word):
 
 
 @pytest.mark.parametrize(
-    ("word", "match"), [("posit", "unknown domain"), ("labels", "takes 1 argument"), ("between 1", "takes 2")]
+    ("word", "match"), [("posit", "unknown domain"), ("labels", "takes 1 or 2 argument"), ("between 1", "takes 2")]
 )
 def test_a_domain_that_cannot_be_read_says_what_is_known(word, match):
     with pytest.raises(DeclarationError, match=match):
@@ -78,3 +81,41 @@ def test_a_number_right_beside_an_open_border_is_inside(word):
     low = float(word.split()[1])
     for raw in (low, np.nextafter(low, -np.inf), np.nextafter(low, np.inf)):
         assert domain.contains(domain.project(np.array([raw]), {}), {}), raw
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("> 1", "above 1"),
+        (">1", "above 1"),
+        ("greater than low", "above low"),
+        (">= -1e-3", "at-least -1e-3"),
+        ("at least 1", "at-least 1"),
+        ("< 2.5", "below 2.5"),
+        ("at most N", "at-most N"),
+        ("in (0, 1)", "inside 0 1"),
+        ("[-1, 1]", "between -1 1"),
+        ("between 0 and 3", "between 0 3"),
+        ("open unit", "inside 0 1"),
+        ("positive if not log_target", "positive unless log_target"),
+        ("> 1 if strict", "above 1 if strict"),
+        ("labels K or -100", "labels K -100"),
+        ("labels K, ignore ignore_index", "labels K ignore_index"),
+    ],
+)
+def test_other_ways_to_write_a_domain(written, words):
+    assert domains.parse(written).text == domains.parse(words).text == words
+
+
+def test_borders_are_inside_where_they_are_closed_and_outside_where_they_are_open():
+    for word, inside, outside in (("at least 1", 1.0, 0.9), ("at most 1", 1.0, 1.1), ("in (0, 1)", 0.5, 1.0)):
+        domain = domains.parse(word)
+        assert domain.contains(np.array([inside]), {}) and not domain.contains(np.array([outside]), {})
+    assert domains.parse("in (0, 1)").project(np.array([0.0, 1.0, 0.25]), {}).tolist() == [0.5, 0.5, 0.25]
+
+
+def test_labels_may_have_one_that_is_ignored():
+    domain = domains.parse("labels K or skip")
+    labels = domain.project(np.linspace(0, 0.999, 200), {"K": 3, "skip": -100})
+    assert set(labels.tolist()) == {0, 1, 2, -100} and domain.contains(labels, {"K": 3, "skip": -100})
+    assert not domain.contains(labels, {"K": 3, "skip": -1})

@@ -159,3 +159,44 @@ def test_a_layer_that_no_other_process_can_load_runs_in_that_of_pytest(project):
     result = pytester.runpytest_subprocess()
     result.assert_outcomes(failed=1)
     result.stdout.re_match_lines([r"of_conftest +gradient .*WRONG \(wrong x\)"])
+
+
+FOREVER = {
+    "compiled code": "10 ** (10**9)",
+    "no alarm": "import signal; signal.signal(signal.SIGALRM, signal.SIG_IGN)\n            while True: pass",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", FOREVER)
+def test_a_layer_that_no_time_limit_can_end_is_ended_by_the_parent(project, how):
+    result = project(FOREVER[how]).runpytest_subprocess("test_own.py", timeout=90)
+    assert result.ret == 70
+    result.stderr.fnmatch_lines(["*as a layer did not return, inside test_own.py::test_own*", "*could not be stopped*"])
+
+
+@pytest.mark.slow
+def test_threads_that_a_layer_leaves_behind_do_not_keep_the_run_from_its_end(project):
+    how = "import threading, time; threading.Thread(target=time.sleep, args=(300,)).start()"
+    result = project(how).runpytest_subprocess("test_own.py", timeout=90)
+    assert result.ret == 1
+    result.assert_outcomes(passed=2, failed=1)
+
+
+def test_a_page_tells_the_parent_what_the_child_is_at(monkeypatch):
+    import mmap
+
+    from gradverify.pytest_plugin import supervisor
+
+    page, times = mmap.mmap(-1, 64), {"silent": True}
+    monkeypatch.setattr(supervisor, "_page", [page])
+    monkeypatch.setattr(sys, "gettrace", lambda: None)
+    patience = supervisor._Patience(os.getpid(), page)
+    monkeypatch.setattr(patience.silence, "longer_than", lambda seconds, waits=True: times["silent"])
+    for at, over in ((supervisor.free, False), (lambda: supervisor.busy(10.0), True), (supervisor.leaving, True)):
+        at()
+        patience.over()  # what is new has just begun
+        assert patience.over() is over
+    supervisor.busy(10.0)
+    times["silent"] = False
+    assert not patience.over() and not patience.over()

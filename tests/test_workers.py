@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from campaigns import QUICK, run
 
-from gradverify.campaign import parcel, process
+from gradverify import ending
+from gradverify.campaign import parcel
 from gradverify.campaign.guard import Guard
 from gradverify.campaign.state import State
 from gradverify.campaign.unit import Unit
@@ -221,9 +222,9 @@ def test_one_that_computes_has_its_limit_in_processor_time_and_one_that_waits_on
     monkeypatch, clock, used, silent
 ):
     times = {"clock": 0.0, "used": 0.0}
-    monkeypatch.setattr(process.time, "monotonic", lambda: times["clock"])
-    monkeypatch.setattr(process, "processor_time", lambda pid: times["used"])
-    silence = process.Silence(1)
+    monkeypatch.setattr(ending.time, "monotonic", lambda: times["clock"])
+    monkeypatch.setattr(ending, "processor_time", lambda pid: times["used"])
+    silence = ending.Silence(1)
     times.update(clock=clock, used=used)
     assert silence.longer_than(5.0) is silent
     silence.heard()

@@ -29,6 +29,8 @@ class Adapter:
     adapt : ``(target, **declaration) -> Layer``
     hint : the lines of user code that would declare a target in this convention
     priority : tried from high to low
+    keywords : that no other convention takes; one of them tells it, where the target is recognised by nothing but a
+        convention of negative priority
     """
 
     name: str
@@ -36,6 +38,7 @@ class Adapter:
     adapt: Callable[..., Layer]
     hint: str
     priority: int = 0
+    keywords: frozenset[str] = frozenset()
 
 
 adapters: Registry[Adapter] = Registry("adapter", "gradverify.adapters")
@@ -55,10 +58,12 @@ def as_layer(target: Any, /, *, name: str | None = None, **declaration: Any) -> 
         If none does, with the line that fixes it.
     """
     known = sorted((adapters.get(n) for n in adapters.names()), key=lambda a: -a.priority)
-    for adapter in known:
-        if adapter.recognises(target):
-            return adapter.adapt(target, **({"name": name} if name else {}), **declaration)
-    raise unrecognised(target)
+    seen = next((adapter for adapter in known if adapter.recognises(target)), None)
+    if seen is None or seen.priority < 0:
+        seen = next((a for a in known if a.keywords & declaration.keys()), seen)
+    if seen is None:
+        raise unrecognised(target)
+    return seen.adapt(target, **({"name": name} if name else {}), **declaration)
 
 
 def register(target: Any = None, /, *, name: str | None = None, **declaration: Any) -> Any:

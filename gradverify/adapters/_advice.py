@@ -16,6 +16,9 @@ _DERIVATIVES = ("{}_grad", "grad_{}", "d{}", "d_{}", "{}_prime", "{}_derivative"
 def advice(target: Any) -> str:
     """The line that names the fix, as far as the target shows which one it is."""
     owner = getattr(target, "__self__", None)
+    if inspect.ismethod(target) and not inspect.isclass(owner):
+        method, dims = target.__name__, example(target)
+        return f'pass the object that {method} belongs to: gradverify.check(OBJECT, methods="{method}", {dims})'
     if inspect.isclass(owner) and getattr(target, "__name__", "") == "apply":
         return f"pass the class, not its apply: gradverify.check({owner.__name__}, {example(_forward(owner))})"
     if inspect.isclass(target):

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from gradverify.adapters._captured import captured, known_as
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._instance import Maker, accepted_by, builds, float_arrays
-from gradverify.adapters._normal import attempt, constants, examples, finished, flat, required, split
+from gradverify.adapters._normal import TARGETS, attempt, constants, examples, finished, flat, parted, required, split
 from gradverify.adapters._pairs import Pair, attributes, declared_pair, discover, fetch
 from gradverify.adapters._stateful import Stateful
-from gradverify.adapters._undeclared import undeclared
+from gradverify.adapters._undeclared import CHANGED, undeclared
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure
@@ -30,8 +31,13 @@ BACKWARDS = (
     "backward_propagation",
     "backpropagate",
 )
-
-
+VALUES = ("loss", "compute_loss", "cost", "compute_cost", "loss_function", "cost_function", "objective")
+SLOPES = (
+    *("compute_gradients", "compute_gradient", "compute_grads", "calculate_gradients", "calc_gradients"),
+    *("get_gradients", "gradients", "gradient", "grads", "grad", *BACKWARDS),
+)
+OPTIMISERS = ("optimizer", "optimiser", "opt", "optim")
+RATES = frozenset({"learning_rate", "lr", "alpha", "eta", "rate", "step_size"})
 _LOOKS = 3  # sets of sizes at which an object is looked at: 4*N and D+H are the same at two of them
 
 
@@ -41,7 +47,7 @@ def build(
     *,
     init: Any,
     pairs: Mapping[str, Any] | None,
-    methods: tuple[str, str] | None,
+    methods: str | tuple[str, ...] | None,
     name: str | None,
     declaration: Mapping[str, Any],
     **fields: Any,
@@ -53,6 +59,7 @@ def build(
     cls = target if inspect.isclass(target) else None if builds(target) else type(target)
     told = {n: declared_pair(n, spec) for n, spec in (pairs or {}).items()}
     maker = Maker(target, init, Chance(cls, getattr(cls, "forward", None), target))
+    methods = _named_methods(label, methods)
     inner = kind(maker, ("", ""), (), (), {}, dict(told), **fields)
     first, failure = _first(inner, primals, settings, label, methods, target)
     if first is None and cls is None:
@@ -66,22 +73,90 @@ def build(
         inner.inputs = _inputs(cls, inner.methods[0], primals, told)
     if not inner.inputs:
         raise DeclarationError(_no_inputs(label, cls, inner.methods[0]))
+    if first is not None and inner.implicit(first):
+        settings["constants"] = (*settings["constants"], *_data(inner, _layer(inner, primals, settings, label)))
+    if first is not None:
+        _told(inner, label, first)
     lines = _complete(inner, primals, settings, label, first) if first is not None else ()
     settings["constants"] = (*settings["constants"], *(n for n in fixed if n in primals))
     layer = _layer(inner, primals, settings, label)
-    fixed = tuple(n for n in fixed if n not in primals)
+    forward, backward = (getattr(cls, n, None) for n in inner.methods)
+    around = known_as(forward, backward)
+    outside = tuple(n for n in fixed if n in around)
+    fixed = tuple(n for n in fixed if n not in primals and n not in around)
     more, missing = undeclared(inner, layer, primals, fixed, _dimensions, first)
     lines = (*lines, *more)
-    layer = _layer(inner, primals, settings, label).derive(unverified=missing)
+    layer = _layer(inner, primals, settings, label)
+    layer = layer.derive(unverified=(*missing, *captured(layer, forward, backward, outside)))
     if inner.dtype is None and first is not None:
         inner.dtype = _low_precision(inner, layer)
         if inner.dtype is not None:
             lines = (*lines, f"parameters and gradients are {inner.dtype}: everything is run in that precision")
     if first is None and isinstance(failure, DeclarationError):
         raise failure
+    _updated(inner, layer, label)
     _sized(inner, layer, label, first)
     paired = ", ".join(str(inner.pairs[n]) for n in inner.parameters if n in inner.pairs)
     return finished(layer, f"pairs: {paired}" if paired else "", *lines, chance=maker.chance)
+
+
+def _named_methods(label: str, given: Any) -> tuple[str, str] | None:
+    """Forward and backward as the author names them; "" for the second where one method gives both.
+
+    Raises
+    ------
+    DeclarationError
+        If they are no names.
+    """
+    named = (given,) if isinstance(given, str) else given
+    if named is None:
+        return None
+    if isinstance(named, (tuple, list)) and len(named) in (1, 2) and all(isinstance(n, str) for n in named):
+        return named[0], named[1] if len(named) == 2 else ""
+    raise DeclarationError(
+        f'{label}, methods: expected the names of forward and backward, methods=("transform", "pull_back"), or of one '
+        f'method that returns (value, gradients), methods="loss"; got {given!r}'
+    )
+
+
+def _data(inner: Stateful, layer: Layer) -> tuple[str, ...]:
+    """Inputs of an object with the loss inside that get no gradient, as what it returns for its weights shows."""
+    wanted = [p.name for p in layer.differentiable if p.name in inner.inputs]
+    free = [n for n in wanted if n.lower() not in TARGETS]
+    for arrays, sizes in examples(layer, inner.maker.sizes()):
+        inner.assumed = sizes
+        try:
+            with inner.maker.chance.fixed("data", note=False):
+                instance, built = inner.fresh(arrays, layer.default_options)
+                _, ran = inner.run(instance, arrays, layer.default_options, built)
+                values, named = parted(inner.pull(ran, np.ones(())))
+        except (LayerFailure, DeclarationError):
+            continue
+        finally:
+            inner.assumed = {}
+        if named:
+            return tuple(n for n in wanted if n not in named)
+        shapes = [np.shape(v) for v in values if v is not None]
+        some = next((o for o in (wanted, free) if o and shapes[: len(o)] == [np.shape(arrays[n]) for n in o]), [])
+        return tuple(n for n in wanted if n not in some)
+    return ()
+
+
+def _told(inner: Stateful, label: str, made: Any) -> None:
+    """Refuse a backward that needs a learning rate or an optimiser, where nobody gives it one.
+
+    Raises
+    ------
+    DeclarationError
+        With the line that declares the convention.
+    """
+    needs = [n for n in inner.upstream(made) if n in RATES or n.lower() in OPTIMISERS]
+    if needs and type(inner) is Stateful:
+        given = ", ".join(f'"{n}": ...' for n in needs)
+        raise DeclarationError(
+            f"{label}: backward needs {', '.join(needs)}: if it applies updates, gradverify.adapt.optimiser({label}, "
+            f"...) reads gradients from them, with the same declaration; else say what to give it: extra={{{given}}}"
+        )
 
 
 def _constants(settings: Mapping[str, Any], primals: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -90,19 +165,28 @@ def _constants(settings: Mapping[str, Any], primals: Mapping[str, Any]) -> tuple
     return tuple(n for n in given if n in primals), tuple(n for n in given if n not in primals)
 
 
+def _updated(inner: Stateful, layer: Layer, label: str) -> None:
+    """Refuse an object whose backward changes weights and keeps none of their gradients: it applies updates.
+
+    Raises
+    ------
+    DeclarationError
+        With the line that declares the convention.
+    """
+    changed = [item.name for item in layer.unverified if item.reason == CHANGED]
+    if changed and type(inner) is Stateful:
+        raise DeclarationError(
+            f"backward of {label} changes {', '.join(changed)} and keeps no gradient. "
+            f"gradverify.adapt.optimiser({label}, ...) reads gradients from such updates, with the same declaration"
+        )
+
+
 def _sized(inner: Stateful, layer: Layer, label: str, made: Any) -> None:
     """Each size that the object is built with must be one of a primal, or no case could tell it."""
     known = {n for p in layer.primals for n in p.dims.names} | set(layer.primal_names) | set(layer.options)
-    changed = [item.name for item in layer.unverified if item.blocks and item.pair is None]
     unknown = [] if inner.maker.is_object else [n for n in inner.maker.sizes() if n not in known]
     if not unknown:
         return
-    if changed:
-        raise DeclarationError(
-            f"{label} is built with the size {unknown[0]}, which no primal has; its backward changes "
-            f"{', '.join(changed)} and keeps no gradient. gradverify.adapt.optimiser({label}, ...) reads gradients "
-            "from such updates, with the same declaration"
-        )
     arrays = [n for n in float_arrays(made) if n not in inner.pairs] if made is not None else []
     seen = f" It holds {', '.join(arrays)}, of which no gradient was found." if arrays else ""
     one = arrays[0] if arrays else "W"
@@ -158,10 +242,19 @@ def _declared(primals: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[s
 
 
 def methods_of(cls: type) -> tuple[str, str] | None:
-    """Names of the forward and the backward method of a class, if it has both."""
-    forward = next((n for n in FORWARDS if inspect.isroutine(getattr(cls, n, None))), None)
-    backward = next((n for n in BACKWARDS if inspect.isroutine(getattr(cls, n, None))), None)
-    return None if forward is None or backward is None else (forward, backward)
+    """Names of the forward and the backward method of a class, or of those for a loss and its gradients.
+
+    The second name is empty where a loss alone is there, which may return both.
+    """
+
+    def first(names: tuple[str, ...]) -> str | None:
+        own = {n for base in cls.__mro__ for n in vars(base)}  # every class can be called itself
+        return next((n for n in names if n in own and inspect.isroutine(getattr(cls, n, None))), None)
+
+    forward, backward, value = first(FORWARDS), first(BACKWARDS), first(VALUES)
+    if forward is not None and backward is not None:
+        return forward, backward
+    return None if value is None else (value, first(SLOPES) or "")
 
 
 def _inputs(
@@ -236,13 +329,13 @@ def _look(
             made, built = inner.fresh({n: np.array(a) for n, a in arrays.items()}, options)
             start = _arrays_of(made, built)
         with inner.maker.chance.fixed(options):
-            output = inner._call(made, given, options)
+            output, ran = inner.call(made, given, options)
             cotangent = (
                 tuple(np.ones(np.shape(y)) for y in output) if isinstance(output, tuple) else np.ones(np.shape(output))
             )
             before = _arrays_of(made, built)
             with suppress(LayerFailure):  # what forward shows is shown; the check will report the crash
-                inner._pull(made, cotangent, options)
+                inner.pull(ran, cotangent)
     except (LayerFailure, DeclarationError):
         return None
     found = discover(made, built)
@@ -342,7 +435,7 @@ def _layer(
             **settings,
         },
     )
-    inner.names = layer.primal_names
+    inner.names, inner.options = layer.primal_names, tuple(layer.options)
     inner.dims = {p.name: p.dims for p in layer.primals}
     inner.wanted = tuple(p.name for p in layer.differentiable if p.name in inner.inputs)
     return layer

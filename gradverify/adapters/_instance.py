@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from gradverify.core.nouns import Array
 
 _DEEP = 6  # attributes of attributes of ..., when an array is replaced wherever the object holds it
 _KEPT = 64  # prototypes
-_SIZE = re.compile(r"[A-Z]\d?")
+SIZE = re.compile(r"[A-Z]\d?")
 
 
 @dataclass
@@ -50,12 +50,12 @@ class Maker:
 
     def sizes(self) -> tuple[str, ...]:
         """Names in `init`, or of the arguments, that look like sizes: one capital letter."""
-        names = self._needs if self.init is None else _leaves(self.init)
-        return tuple(v for v in names if _SIZE.fullmatch(v))
+        names = self._needs if self.init is None else leaves(self.init)
+        return tuple(v for v in names if SIZE.fullmatch(v))
 
     def built_with(self) -> tuple[str, ...]:
         """Every name that may be a size the object is built with."""
-        return tuple(self._takes) if self.init is None else tuple(_leaves(self.init))
+        return tuple(self._takes) if self.init is None else tuple(leaves(self.init))
 
     def make(
         self,
@@ -99,9 +99,9 @@ class Maker:
     ) -> tuple[list[Any], dict[str, Any]]:
         known = {**sizes, **options, **arrays}
         if isinstance(self.init, Mapping):
-            return [], {name: _resolved(value, known) for name, value in self.init.items()}
+            return [], {name: resolved(value, known) for name, value in self.init.items()}
         if self.init is not None:
-            return [_resolved(value, known) for value in self.init], {}
+            return [resolved(value, known) for value in self.init], {}
         missing = [n for n in self._needs if n not in known]
         if missing:
             called = getattr(self.target, "__name__", "the class")
@@ -117,14 +117,21 @@ def builds(target: Any) -> bool:
     return inspect.isclass(target) or inspect.isroutine(target) or isinstance(target, partial)
 
 
-def _leaves(value: Any) -> Iterator[str]:
+def made_by(target: Any, primals: Iterable[str], sizes: set[str]) -> bool:
+    """Whether a function is one that builds an object: it takes sizes, or nothing."""
+    takes = accepted_by(target)
+    return not set(takes) & set(primals) and (not takes or any(n in sizes for n in required(target) or []))
+
+
+def leaves(value: Any) -> Iterator[str]:
+    """Every name in what something is built with."""
     if isinstance(value, str):
         yield from re.split(r"[*+\-/]", value)
     elif isinstance(value, Mapping):
-        yield from _leaves(tuple(value.values()))
+        yield from leaves(tuple(value.values()))
     elif isinstance(value, (tuple, list)):
         for part in value:
-            yield from _leaves(part)
+            yield from leaves(part)
 
 
 def accepted_by(target: Any) -> list[str]:
@@ -135,12 +142,12 @@ def accepted_by(target: Any) -> list[str]:
         return []
 
 
-def _resolved(value: Any, known: Mapping[str, Any]) -> Any:
+def resolved(value: Any, known: Mapping[str, Any]) -> Any:
     """A name or arithmetic on names becomes its size, array or value; what is no name stays."""
     if isinstance(value, Mapping):
-        return {key: _resolved(part, known) for key, part in value.items()}
+        return {key: resolved(part, known) for key, part in value.items()}
     if isinstance(value, (tuple, list)):
-        return type(value)(_resolved(part, known) for part in value)
+        return type(value)(resolved(part, known) for part in value)
     if not isinstance(value, str):
         return value
     if value in known:

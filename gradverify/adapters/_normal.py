@@ -21,6 +21,9 @@ from gradverify.core.declare.layer import KEYWORDS, Layer
 from gradverify.core.evaluate import LayerFailure, guarded, run
 from gradverify.core.nouns import Array
 
+TARGETS = (  # names of arguments of a loss that get no gradient unless told
+    *("y", "t", "target", "targets", "y_true", "ytrue", "label", "labels", "truth", "actual", "y_actual", "expected"),
+)
 _SIZES = ((2, 3, 5, 7, 11, 13, 17), (3, 5, 7, 2, 13, 11, 19), (7, 5, 3, 2, 4, 6, 8), (4,), (1,))
 
 

@@ -83,7 +83,8 @@ def store(holder: Any, path: Path, value: Any) -> None:
     *front, (kind, key) = path
     inner = fetch(holder, tuple(front))
     if isinstance(inner, tuple):
-        store(holder, tuple(front), (*inner[:key], value, *inner[key + 1 :]))
+        parts = (*inner[:key], value, *inner[key + 1 :])
+        store(holder, tuple(front), type(inner)(*parts) if hasattr(inner, "_fields") else parts)
         return
     holder = inner
     if kind == "attr":

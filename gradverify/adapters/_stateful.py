@@ -22,16 +22,34 @@ from gradverify.core.nouns import Array
 if TYPE_CHECKING:
     from gradverify.adapters._weights import Weight
 
+CACHES = ("cache", "caches", "saved", "ctx", "context", "mem", "memory", "residual", "residuals", "stash", "tape")
 _WATCHED = 16  # forwards in which generators are looked for; later ones would show nothing new
 FLUSHES = ("flush_gradients", "zero_grad", "zero_grads", "zero_gradients", "clear_gradients", "reset_gradients")
 
 
-@dataclass
-class Stateful:
-    """A stateful layer in the normal form; `saved` is the object that ran the forward, and its options.
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A forward that an object has run: what backward may be given besides the cotangents.
 
     Attributes
     ----------
+    given : the inputs by name
+    cache : what forward returned behind its outputs
+    """
+
+    instance: Any
+    options: Mapping[str, Any]
+    given: Mapping[str, Array]
+    cache: Any = None
+
+
+@dataclass
+class Stateful:
+    """A stateful layer in the normal form; `saved` is the forward that an object has run.
+
+    Attributes
+    ----------
+    methods : names of forward and backward; no second one where forward returns (value, gradients)
     inputs, parameters : primal names given to forward, and set on the object
     gives : names of what backward returns, in its order; None reads it from the number of values
     extra : further arguments of backward, by name
@@ -51,6 +69,7 @@ class Stateful:
     flush: str | None = None
     accumulates: bool = False
     names: tuple[str, ...] = ()  # of all primals, in order
+    options: tuple[str, ...] = ()  # their names
     seen: set[Any] = field(default_factory=set)  # types of the parameters as the object was built
     signatures: dict[Any, tuple[tuple[str, ...], tuple[str, ...]]] = field(default_factory=dict)
     dtype: Any = None  # of the object's own arrays, where it is lower than that of the primals
@@ -104,7 +123,7 @@ class Stateful:
         if self.prepare is not None:
             self.prepare(instance, *given)
         elif any(fetch(instance, self._pair(instance, n, {}).values[0]) is None for n in self.parameters):
-            self._call(instance, given, options)
+            self.call(instance, given, options)
             self._flush(instance)
 
     def run(
@@ -122,17 +141,29 @@ class Stateful:
                 setattr(instance, name, value)
         watched = self.runs < _WATCHED
         generators = generators_of(instance) if watched else {}
-        result = self._call(instance, [primals[n] for n in self.inputs], options)
+        output, ran = self.call(instance, [primals[n] for n in self.inputs], options)
         if watched:
             self.runs += 1
             self.maker.chance.drawn |= moved(generators) | (generators_of(instance).keys() - generators.keys())
-        return result, (instance, options)
+        return output, ran
 
-    def _call(self, instance: Any, given: list[Array], options: Mapping[str, Any]) -> Any:
+    def call(self, instance: Any, given: list[Array], options: Mapping[str, Any]) -> tuple[Any, Ran]:
+        """Forward on some inputs: its outputs, and what backward needs."""
         method = getattr(instance, self.methods[0])
         taken = {n: options[n] for n in self._forward_options(instance) if n in options}
         raw = called("forward", method, *given, **taken)
-        return tuple(raw) if isinstance(raw, list) else raw
+        raw = tuple(raw) if isinstance(raw, list) else raw
+        known = dict(zip(self.inputs, given))
+        if not self.methods[1]:
+            if not isinstance(raw, tuple) or len(raw) < 2:
+                raise LayerFailure("outputs", "forward", f"{self.methods[0]} must return (value, gradients)")
+            return raw[0], Ran(instance, options, known, raw[1] if len(raw) == 2 else raw[1:])
+        roles = self._roles(instance)
+        upstream = roles.count("")
+        if isinstance(raw, tuple) and upstream and len(roles) > upstream and len(raw) == upstream + 1:
+            *outputs, cache = raw
+            return (outputs[0] if upstream == 1 else tuple(outputs)), Ran(instance, options, known, cache)
+        return raw, Ran(instance, options, known)
 
     def _forward_options(self, instance: Any) -> tuple[str, ...]:
         return self._signature(instance, self.methods[0])[0]
@@ -163,22 +194,22 @@ class Stateful:
 
     def backward(self, cotangent: Any, saved: Any) -> dict[str, Any]:
         """Gradients by primal name, from what backward returned and what it left on the object."""
-        instance, options = saved
+        instance = saved.instance
         pairs = {n: self._pair(instance, n, {}) for n in self.parameters}
         before = self.remember(instance, pairs)
-        with self.maker.chance.anew(options):
-            raw = self._pull(instance, cotangent, options)
+        with self.maker.chance.anew(saved.options):
+            raw = self.pull(saved, cotangent)
         gradients = self._returned(raw)
         for name in self.parameters:
             if name not in gradients:
                 gradients[name] = self.read(instance, self._pair(instance, name, {}), before)
-        if self._implicit(instance):
+        if self.implicit(instance):
             gradients = {n: None if g is None else g * cotangent for n, g in gradients.items()}
         return gradients
 
     def stored_parameters(self, saved: Any) -> dict[str, Array]:
         """Copies of the parameters as they stand on the object; backward has to leave them alone."""
-        instance = saved[0]
+        instance = saved.instance
         found = {n: fetch(instance, self._pair(instance, n, {}).values[0]) for n in self.parameters}
         return {n: np.array(a) for n, a in found.items() if a is not None}
 
@@ -191,11 +222,11 @@ class Stateful:
         before = self.remember(instance, {n: self._pair(instance, n, {}) for n in self.parameters})
         for primals, cotangents in rounds:
             with self.maker.chance.fixed(options):
-                self.run(instance, self.cast(dict(primals)), options, built)
+                _, ran = self.run(instance, self.cast(dict(primals)), options, built)
             with self.maker.chance.anew(options):
-                self._pull(instance, cotangents if len(cotangents) > 1 else cotangents[0], options)
+                self.pull(ran, cotangents if len(cotangents) > 1 else cotangents[0])
         left = {n: self.read(instance, self._pair(instance, n, {}), before) for n in self.parameters}
-        return {} if self._implicit(instance) else {n: np.array(g) for n, g in left.items() if g is not None}
+        return {} if self.implicit(instance) else {n: np.array(g) for n, g in left.items() if g is not None}
 
     def remember(self, instance: Any, pairs: Mapping[str, Pair]) -> dict[str, Any]:
         """What has to be known from before backward."""
@@ -207,18 +238,46 @@ class Stateful:
         held = before.get(pair.name)
         return gradient - held if held is not None and gradient is not None else gradient
 
-    def _pull(self, instance: Any, cotangent: Any, options: Mapping[str, Any]) -> Any:
-        method, (takes, needs) = getattr(instance, self.methods[1]), self._signature(instance, self.methods[1])
+    def pull(self, ran: Ran, cotangent: Any) -> Any:
+        """Backward of a forward: what it returns."""
+        instance, options = ran.instance, ran.options
+        if not self.methods[1]:
+            return ran.cache
+        method, takes = getattr(instance, self.methods[1]), self._signature(instance, self.methods[1])[0]
         extra = {**{n: options[n] for n in takes if n in options}, **self.extra}
-        if self._implicit(instance):
-            return called("backward", method, **extra)
-        spread = isinstance(cotangent, tuple) and len(set(needs) - set(extra)) == len(cotangent)
-        return called("backward", method, *(cotangent if spread else (cotangent,)), **extra)
+        roles = self._roles(instance)
+        upstream = roles.count("")
+        spread = isinstance(cotangent, tuple) and upstream == len(cotangent)
+        parts = list(cotangent) if spread else [cotangent]
+        if self.implicit(instance):
+            return called("backward", method, *(ran.given[role] for role in roles), **extra)
+        if upstream != len(parts) or len(roles) == upstream:  # in the usual order, whatever backward makes of it
+            return called("backward", method, *parts, *([ran.cache] if len(roles) > upstream else []), **extra)
+        kept = [ran.cache if ran.cache is not None or role not in ran.given else ran.given[role] for role in roles]
+        given = [parts.pop(0) if role == "" else kept[k] for k, role in enumerate(roles)]
+        return called("backward", method, *given, **extra)
 
-    def _implicit(self, instance: Any) -> bool:
+    def upstream(self, instance: Any) -> list[str]:
+        """Arguments that backward needs besides inputs and a cache: the cotangents, and what nobody has told of."""
+        if not self.methods[1]:
+            return []
+        needs = self._signature(instance, self.methods[1])[1]
+        return [n for n in needs if n not in (*self.inputs, *self.extra, *self.options)][1:]
+
+    def _roles(self, instance: Any) -> tuple[str, ...]:
+        """What each argument is that backward needs: an input or a cache, by its name, or "" for a cotangent."""
+        known = {*self.extra, *self.options}
+        needs = [n for n in self._signature(instance, self.methods[1])[1] if n not in known]
+        if len(needs) == 1:
+            return ("",)  # one value is the upstream gradient, whatever its name is
+        return tuple(n if n in self.inputs or n.strip("_").lower() in CACHES else "" for n in needs)
+
+    def implicit(self, instance: Any) -> bool:
         """Whether backward takes no cotangent, as those of losses do."""
+        if not self.methods[1]:
+            return True
         takes = self._signature(instance, self.methods[1])[0]
-        return not set(takes) - set(self.extra)
+        return not set(takes) - set(self.extra) - set(self._roles(instance)) - {""}
 
     def _returned(self, raw: Any) -> dict[str, Any]:
         """Names for what backward returned: inputs, or inputs and parameters, in forward's order."""
@@ -228,18 +287,25 @@ class Stateful:
             return {**(self._in_order(values) if values else {}), **found}
         return self._in_order(values)
 
+    @property
+    def orders(self) -> tuple[tuple[str, ...], ...]:
+        """What backward may return, in the order in which that is tried."""
+        if self.gives is not None:
+            return (self.gives,)
+        return (self.wanted, self.inputs, self.names) if self.wanted else ((), self.parameters)
+
     def _in_order(self, values: list[Any]) -> dict[str, Any]:
-        orders = (self.gives,) if self.gives is not None else (self.wanted, self.inputs, self.names)
-        for order in orders:
-            if order is not None and len(values) == len(order):
+        for order in self.orders:
+            if len(values) == len(order):
                 return dict(zip(order, values))
         if values == [None]:
             return dict.fromkeys(self.wanted)
-        wanted = orders[0] or ()
+        wanted = self.orders[0] or self.orders[-1]
+        kind = "input" if self.wanted else "parameter"
         raise LayerFailure(
             "missing" if len(values) < len(wanted) else "surplus",
             "backward",
-            f"backward returned {len(values)} value(s) for {len(wanted)} input(s) ({', '.join(wanted)}); "
+            f"backward returned {len(values)} value(s) for {len(wanted)} {kind}(s) ({', '.join(wanted)}); "
             'where it returns others, name them in its order: gives=("x", "W")',
         )
 

@@ -26,7 +26,7 @@ _CHOICES = 8  # of an option, at which something else may be reached
 _STATE = "state of the object that follows its inputs from call to call, and has no gradient"
 _SETTING = "single numbers of the object, taken as settings"
 _NO_GRADIENT = "the output depends on this, and no gradient was found"
-_CHANGED = "backward changes them and keeps no gradient: gradverify.adapt.optimiser(...) checks such updates"
+CHANGED = "backward changes them and keeps no gradient: gradverify.adapt.optimiser(...) checks such updates"
 _UNTRIED = "float arrays that could not be tried, as forward took none of a few examples: pairs= or constants= say more"
 _HOLDERS = ("data", "value", "val", "array")
 _NAMELESS = re.compile(r"(?:param|parameter|weight)s?", re.IGNORECASE)
@@ -181,7 +181,7 @@ def _among(path: Path, constants: tuple[str, ...]) -> bool:
 
 def _missing(name: str, weight: Weight) -> NotVerified:
     if weight.changed:
-        return NotVerified(name, _CHANGED, blocks=True)
+        return NotVerified(name, CHANGED, blocks=True)
     gradient = show(weight.likely) if weight.likely is not None else f"d{name}"
     place = show(weight.path)
     spec = f'"{gradient}"' if place == name else f'("{place}", "{gradient}")'

@@ -146,15 +146,15 @@ class Trial:
     def pulled(self) -> tuple[list[Array], Any, dict[Path, Array], dict[Path, Array]]:
         """Cotangents, what backward returned for them, and the arrays of the object before and after it."""
         instance, forward = self.made()
-        output, _ = forward()
+        output, ran = forward()
         rng = np.random.default_rng(1)
         cotangents = [rng.normal(size=np.shape(y)).astype(np.result_type(y, np.float32)) for y in flat(output)]
         before = {p: np.array(a) for p, a in arrays_of(instance).items()}
         with self.inner.maker.chance.anew(self.options):
             given = tuple(np.array(v) for v in cotangents)
-            raw = self.inner._pull(instance, given if isinstance(output, tuple) else given[0], self.options)
+            raw = self.inner.pull(ran, given if isinstance(output, tuple) else given[0])
         after = {p: np.array(a) for p, a in arrays_of(instance).items()}
-        if self.inner._implicit(instance):
+        if self.inner.implicit(instance):
             cotangents = [np.ones_like(v) for v in cotangents]
         return cotangents, raw, before, after
 
@@ -349,8 +349,7 @@ def _order(
     if inner.gives is not None:
         told = {".".join(str(key) for _, key in path): path for path in weights}
         return tuple(told.get(name, name) for name in inner.gives) if len(values) == len(inner.gives) else None
-    usual = len(inner.wanted), len(inner.inputs), len(inner.names)
-    if not weights or len(values) in usual:
+    if not weights or len(values) in map(len, inner.orders):
         return None
     targets: dict[str | Path, tuple[int, ...]] = {n: np.shape(trial.primals[n]) for n in known}
     targets |= {p: w.shape for p, w in weights.items()}

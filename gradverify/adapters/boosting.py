@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters import Adapter, add
-from gradverify.adapters._normal import called, constants, finished, flat, required, split
-from gradverify.adapters.losses import TARGETS
+from gradverify.adapters._normal import TARGETS, called, constants, finished, flat, required, split
 from gradverify.core.declare.functions import accepted
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError

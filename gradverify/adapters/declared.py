@@ -12,14 +12,17 @@ A class names its primals as attributes, forward directly above backward:
 from __future__ import annotations
 
 import inspect
+import re
 from functools import wraps
 from typing import Any
 
 import numpy as np
 
 from gradverify.adapters import Adapter, add
+from gradverify.adapters._arrays import arrays_of
+from gradverify.adapters._captured import captured, known_as
 from gradverify.adapters._chance import Chance, mentions
-from gradverify.adapters._normal import annotated, called, examples, finished, flat, required
+from gradverify.adapters._normal import annotated, called, constants, examples, finished, flat, required, split
 from gradverify.core.declare.functions import taken_by
 from gradverify.core.declare.layer import KEYWORDS, Layer, Loss
 from gradverify.core.errors import DeclarationError
@@ -50,26 +53,54 @@ def _dimension_strings(cls: type) -> dict[str, Any]:
     return {n: getattr(cls, n) for n in parameters if isinstance(getattr(cls, n, None), (str, tuple))}
 
 
+_UPSTREAM_AND_SAVED = re.compile(r"\w+ (saved|cache|ctx|res|residuals?|_)|")
 _UPSTREAM = ("dy", "dout", "g", "grad", "grad_output", "upstream", "cotangent", "ct", "v")
 
 
 def _from_pair(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
-    layer = Layer(*target, **declaration)
-    plain = _without_cache(layer)
-    if plain is not None:
-        return plain
-    return _seeded(layer) if mentions(layer.forward) else layer
+    owner = _owner(*target)
+    if owner is not None:
+        return _of_object(owner, *target, **declaration)
+    primals, settings = split(declaration)
+    fixed = constants(settings)
+    outside = tuple(n for n in fixed if n not in primals and n in known_as(*target))
+    layer = Layer(*target, **{**declaration, "constants": tuple(n for n in fixed if n not in outside)})
+    made = _without_cache(layer) or (_seeded(layer) if mentions(layer.forward) else layer)
+    missing = captured(made, *target, constants=outside)
+    return made.derive(unverified=(*made.unverified, *missing)) if missing else made
+
+
+def _owner(forward: Any, backward: Any) -> Any:
+    """The object with arrays of its own that both functions are methods of; None if there is none."""
+    owner = getattr(forward, "__self__", None)
+    if owner is None or owner is not getattr(backward, "__self__", None) or not inspect.ismethod(forward):
+        return None
+    return owner if any(map(np.ndim, arrays_of(owner).values())) and not inspect.isclass(owner) else None
+
+
+def _of_object(owner: Any, forward: Any, backward: Any, **declaration: Any) -> Layer:
+    """Two methods of an object that return and take a cache, or keep on the object what backward needs."""
+    from gradverify.adapters.stateful import stateful
+
+    return stateful(owner, methods=(forward.__name__, backward.__name__), **declaration)
 
 
 def _without_cache(layer: Layer) -> Layer | None:
     """The layer of a function and its gradient, f(x) and f_grad(x) or f_grad(x, dy); None if it is another pair.
 
-    Told by the arguments of the gradient: those of the function, and an upstream gradient before or behind them.
+    Told by the arguments of the gradient: those of the function, and an upstream gradient before or behind them,
+    which may have any name where forward returns an array and no cache.
+
+    Raises
+    ------
+    DeclarationError
+        If forward returns an array alone, and the arguments of backward do not tell what they are.
     """
     names = required(layer.backward) or []
     own = [n for n in names if n not in _UPSTREAM]
     rest = [k for k, n in enumerate(names) if n in _UPSTREAM]
-    if own != list(layer.primal_names) or len(rest) > 1 or (rest and rest[0] not in (0, len(own))):
+    usual = own == list(layer.primal_names) and len(rest) <= 1
+    if not usual and _UPSTREAM_AND_SAVED.fullmatch(" ".join(names)):
         return None
     arrays = next((arrays for arrays, _ in examples(layer)), None)
     if arrays is None:
@@ -79,6 +110,13 @@ def _without_cache(layer: Layer) -> Layer | None:
     except LayerFailure:
         return None
     if not isinstance(value, (np.ndarray, np.number, float)):
+        return None
+    if not usual:
+        others = [k for k, n in enumerate(names) if n not in layer.primal_names]
+        rest = others if [n for n in names if n in layer.primal_names] == list(layer.primal_names) else []
+        if len(rest) != 1:
+            raise DeclarationError(_unclear(layer, names))
+    if rest and rest[0] not in (0, len(layer.primal_names)):
         return None
 
     def forward(*primals: Any, **options: Any) -> Any:
@@ -93,6 +131,17 @@ def _without_cache(layer: Layer) -> Layer | None:
 
     return annotated(
         layer.derive(forward=forward, backward=backward), "backward: a function of the primals" + " and dy" * len(rest)
+    )
+
+
+def _unclear(layer: Layer, names: list[str]) -> str:
+    primals = ", ".join(layer.primal_names)
+    one = len(names) == 1 and len(layer.primal_names) == 1
+    chain = " Of the output instead of the input: gradverify.adapt.elementwise(f, g, of='output')." if one else ""
+    return (
+        f"{layer.name!r} returns an array and no cache, and backward takes ({', '.join(names)}): name its arguments as "
+        f"those of forward, ({primals}) or ({primals}, dy).{chain} Or let forward return (output, saved), and backward "
+        "take (dy, saved)"
     )
 
 

@@ -1,4 +1,4 @@
-"""A function alone that returns (value, gradient): seen by calling it once, when nothing else fits."""
+"""A function alone that returns (value, gradient), or an object: seen by calling it, when nothing else fits."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters import Adapter, add, unrecognised
+from gradverify.adapters._instance import made_by
 from gradverify.adapters._normal import examples, split
 from gradverify.adapters.losses import loss
+from gradverify.adapters.stateful import stateful
 from gradverify.core.declare.layer import Layer
 
 
 def function(target: Any, /, *, name: str | None = None, **declaration: Any) -> Layer:
-    """A Loss from a function that returns a number and gradients.
+    """A Loss from a function that returns a number and gradients, or a Layer from one that builds an object.
 
     Raises
     ------
@@ -26,6 +28,8 @@ def function(target: Any, /, *, name: str | None = None, **declaration: Any) -> 
         raise unrecognised(target, "its arrays are not named")
     sketch = Layer(lambda *a, **o: (0.0, None), lambda dy, saved: (), primals=primals, **settings)
     seen = "no call of it succeeded"
+    if made_by(target, primals, {n for p in sketch.primals for n in p.dims.names}):
+        return stateful(target, name=name, **declaration)
     for arrays, _ in examples(sketch):
         try:
             result = target(*arrays.values(), **sketch.default_options)

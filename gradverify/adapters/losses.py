@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters import Adapter, add
+from gradverify.adapters._arrays import arrays_of
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._instance import accepted_by
-from gradverify.adapters._normal import called, constants, finished, flat, split
+from gradverify.adapters._normal import TARGETS, called, constants, finished, flat, required, split
 from gradverify.core.declare.declaration import Primal
 from gradverify.core.declare.dims import numbers_in
 from gradverify.core.declare.functions import taken_by
@@ -25,20 +26,6 @@ from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.nouns import Array
 
-TARGETS = (
-    "y",
-    "t",
-    "target",
-    "targets",
-    "y_true",
-    "ytrue",
-    "label",
-    "labels",
-    "truth",
-    "actual",
-    "y_actual",
-    "expected",
-)
 VALUES = ("loss", "value", "compute", "fn", "forward", "__call__")
 GRADIENTS = ("grad", "gradient", "loss_gradient", "derivative", "loss_derivative", "prime", "backward")
 
@@ -85,17 +72,35 @@ class Valued:
                 taken = taken_by(self.gradient, options)
                 raw = called("backward", self.gradient, *(raw[n] for n in self.orders[1]), **taken)
         if not isinstance(raw, Mapping):
-            values = flat(raw) if len(self.wrt) > 1 else [raw[0] if isinstance(raw, (tuple, list)) else raw]
+            values = _parts(raw)
             if len(values) != len(self.wrt):
                 raise LayerFailure(
                     "missing" if len(values) < len(self.wrt) else "surplus",
                     "backward",
                     f"{len(values)} gradient(s) were returned for {', '.join(self.wrt)}; say which they are of: "
-                    'wrt=("W", "b")',
+                    'wrt=("W", "b"), and declare each with its dimensions: W="D H"',
                 )
             raw = dict(zip(self.wrt, values))
-        scaled = {n: None if g is None else np.multiply(g, _broadcast(cotangent, g)) for n, g in raw.items()}
-        return {n: g for n, g in scaled.items() if n in self.names or (n[:1] == "d" and n[1:] in self.names)}
+        own = {n: self._primal(n) for n in raw}
+        surplus = [str(n) for n, known in own.items() if known is None and isinstance(raw[n], (np.ndarray, float))]
+        if surplus:
+            raise LayerFailure(
+                "surplus",
+                "backward",
+                f"a gradient of {', '.join(surplus)} was returned, and there is no such primal: where the loss takes "
+                f'it, declare it with its dimensions, {surplus[0]}="D H"; where an object keeps it, pass the object',
+            )
+        return {n: None if g is None else np.multiply(g, _broadcast(cotangent, g)) for n, g in raw.items() if own[n]}
+
+    def _primal(self, name: Any) -> str | None:
+        """The primal that a key of a dict of gradients stands for."""
+        return next((n for n in (name, str(name)[1:] if str(name)[:1] == "d" else name) if n in self.names), None)
+
+
+def _parts(raw: Any) -> list[Any]:
+    """The gradients in what was returned; a list of plain numbers is one."""
+    values = flat(raw)
+    return [raw] if len(values) > 1 and all(np.ndim(v) == 0 and v is not None for v in values) else values
 
 
 def _broadcast(cotangent: Any, gradient: Any) -> Any:
@@ -134,6 +139,11 @@ def loss(
     label = name or getattr(value, "__name__", type(value).__name__)
     if gradient is None and not inspect.isroutine(value) and find(value) is not None:
         value, gradient = find(value) or (value, None)
+    if not callable(value):
+        raise DeclarationError(
+            f"{label} has no pair of methods that are a loss and its gradient; name them: "
+            'gradverify.check(OBJECT, methods=("LOSS", "GRADIENT"), ...), or methods="LOSS" where one gives both'
+        )
     primals, settings = split(declaration)
     if not primals:
         names = accepted_by(value) or ["x"]
@@ -222,8 +232,10 @@ def _recognises(target: Any) -> bool:
     if isinstance(target, Layer) or inspect.isroutine(target) or inspect.ismodule(target):
         return False
     cls = target if inspect.isclass(target) else type(target)
-    value = any(callable(getattr(cls, n, None)) for n in ("loss",))
-    return value and any(callable(getattr(cls, n, None)) for n in GRADIENTS[:-1])
+    if not callable(getattr(cls, "loss", None)) or not any(callable(getattr(cls, n, None)) for n in GRADIENTS[:-1]):
+        return False
+    # what has weights of its own is a network with the loss inside
+    return required(target) == [] if inspect.isclass(target) else not any(map(np.ndim, arrays_of(target).values()))
 
 
 add(

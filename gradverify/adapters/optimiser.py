@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters import Adapter, add
-from gradverify.adapters._building import build
+from gradverify.adapters._building import OPTIMISERS, RATES, build
 from gradverify.adapters._normal import annotated, attempt
 from gradverify.adapters._pairs import Pair, attributes, fetch
 from gradverify.adapters._stateful import Stateful
@@ -28,8 +28,6 @@ from gradverify.core.nouns import Array
 
 _DEEP = 4  # layers of a network, in a list of it
 _GRADIENT = re.compile(r"^(g|d\w?|d_\w+|.*grad.*)$", re.IGNORECASE)  # of keyword arguments
-_HELD = ("optimizer", "optimiser", "opt", "optim")
-_RATES = {"learning_rate", "lr", "alpha", "eta", "rate", "step_size"}
 _RATE = 2.0**80  # a power of two, so large that the subtraction from the parameter costs no digits of the gradient
 _KEY = "_gradverify_recorder"
 
@@ -67,7 +65,7 @@ class Recorder:
         """The parameter after one step, or the step."""
         parts = [a for a in given if _numbers(a)]
         gradients = [v for k, v in named.items() if _numbers(v) and _GRADIENT.search(k)]
-        parameters = [v for k, v in named.items() if _numbers(v) and not _GRADIENT.search(k) and k not in _RATES]
+        parameters = [v for k, v in named.items() if _numbers(v) and not _GRADIENT.search(k) and k not in RATES]
         parts = [*(parameters or parts[:0]), *parts, *gradients] if gradients else [*parts, *parameters]
         if len(parts) == 1 and isinstance(parts[0], (list, tuple)) and all(_paired(p) for p in parts[0]):
             return [self._step(parameter, gradient) for parameter, gradient in parts[0]]
@@ -97,7 +95,7 @@ class Recorder:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        if name in _RATES:
+        if name in RATES:
             self.rated = True
             return _RATE
         return self.update
@@ -158,18 +156,18 @@ class Applied(Stateful):
 
     def ready(self, instance: Any, given: list[Array], options: Mapping[str, Any]) -> None:
         """A recording optimiser in place of the object's own, and a rate of ours where it keeps one."""
-        rates = {n: _RATE for n in self._signature(instance, self.methods[1])[0] if n in _RATES}
+        rates = {n: _RATE for n in self._signature(instance, self.methods[1])[0] if n in RATES}
         self.extra = {**rates, **self.extra}
         recorder = Recorder()
         if self.setup is not None:
             self.setup(instance, recorder)
         Stateful.ready(self, instance, given, options)
         for holder in _holders(instance, _DEEP):
-            for name in attributes(holder):
-                if name.lower() in _HELD or name.lower().endswith(("_opt", "_optimizer", "_optimiser")):
+            for name in (*attributes(holder), *(n for n in RATES if isinstance(getattr(type(holder), n, None), float))):
+                if name.lower() in OPTIMISERS or name.lower().endswith(("_opt", "_optimizer", "_optimiser")):
                     if self.setup is None:
                         setattr(holder, name, recorder)
-                elif name in _RATES and self.rate is None:
+                elif name in RATES and self.rate is None:
                     setattr(holder, name, _RATE)
         instance.__dict__[_KEY] = recorder
 
@@ -224,7 +222,7 @@ class Applied(Stateful):
         }
 
     def _rate(self, instance: Any) -> float:
-        ours = not _RATES.isdisjoint(self.extra) or not _RATES.isdisjoint(attributes(instance))
+        ours = not RATES.isdisjoint(self.extra) or not RATES.isdisjoint(attributes(instance))
         ours = ours or instance.__dict__[_KEY].rated
         return self.rate if self.rate is not None else _RATE if ours else 1.0
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters import Adapter, add
+from gradverify.adapters._arrays import arrays_of
 from gradverify.adapters._building import build, methods_of
 from gradverify.adapters._instance import accepted_by
 from gradverify.adapters._stateful import Stateful
@@ -29,7 +30,7 @@ def stateful(
     *,
     init: tuple[Any, ...] | Mapping[str, Any] | None = None,
     pairs: Mapping[str, Any] | None = None,
-    methods: tuple[str, str] | None = None,
+    methods: str | tuple[str, ...] | None = None,
     gives: tuple[str, ...] | None = None,
     extra: Mapping[str, Any] | None = None,
     prepare: Callable[..., Any] | None = None,
@@ -48,7 +49,7 @@ def stateful(
         by default its own argument names are matched
     pairs : where parameters and gradients stand: {"W": "dW"}, {"W": ("layer.weights", "grads[0]")}, or a
         function of the object for the gradient. What is not named is found by naming rules
-    methods : names of forward and backward
+    methods : names of forward and backward, or of one method that returns (value, gradients)
     gives : primal names of what backward returns, in its order
     extra : further arguments of backward by name
     prepare : called as prepare(object, *inputs) on each new object; by default an object that has no
@@ -90,6 +91,8 @@ def _recognises(target: Any) -> bool:
     found = methods_of(cls)
     if found is None or (found[0] == "__call__" and inspect.isclass(target) and "__call__" not in vars(cls)):
         return False
+    if found[1] == "" and not inspect.isclass(target) and not any(map(np.ndim, arrays_of(target).values())):
+        return False  # a loss without weights, whose gradient nobody has seen
     return accepted_by(getattr(cls, found[0]))[:1] != ["ctx"]
 
 
@@ -100,5 +103,6 @@ add(
         stateful,
         'gradverify.check(Dense, init=("D", "H"), x="N D", pairs={"W": "dW"})',
         priority=40,
+        keywords=frozenset({"init", "pairs", "methods", "gives", "extra", "prepare", "flush", "accumulates"}),
     )
 )

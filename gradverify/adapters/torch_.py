@@ -16,12 +16,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gradverify.adapters import Adapter, add
+from gradverify.adapters._instance import made_by
+from gradverify.adapters._normal import annotated, split
 from gradverify.adapters._references import refers_to
 from gradverify.adapters._torch_arrays import import_torch, tensor
 from gradverify.adapters._torch_device import OnDevice
 from gradverify.adapters._torch_engine import Engine
 from gradverify.adapters._torch_module import module_parts
 from gradverify.adapters._torch_reference import reference_of
+from gradverify.adapters._torch_sizes import built, names_in
 from gradverify.core.declare.layer import KEYWORDS, Layer, Loss
 from gradverify.core.errors import DeclarationError
 
@@ -48,7 +51,8 @@ def torch_layer(target: Any, /, *, name: str | None = None, **declaration: Any) 
         reference : the same function in plain torch operations, of tensors in any type; it is run and
             differentiated in float64
         second : False where no second backward is meant to exist
-        init : what a module is built with, where its class is given: a tuple or a dict
+        init : what a module is built with, where its class is given: a tuple or a dict of numbers, values, or names
+            of sizes, which get numbers
         keep : parameters and buffers of a module that stay as they are, by name
 
     Raises
@@ -61,8 +65,11 @@ def torch_layer(target: Any, /, *, name: str | None = None, **declaration: Any) 
     target = _whole(target, torch.autograd.Function)
     own = {key: declaration.pop(key) for key in _OWN if key in declaration}
     label = name or getattr(target, "__name__", None) or type(target).__name__
-    if inspect.isclass(target) and issubclass(target, torch.nn.Module):
-        target = _built(label, target, declaration.pop("init", ()))
+    line, primals = "", {n: spec for n, spec in split(declaration)[0].items() if n != "init"}
+    is_module = inspect.isclass(target) and issubclass(target, torch.nn.Module)
+    if is_module or (inspect.isfunction(target) and made_by(target, primals, names_in(primals))):
+        target, primals, line = built(label, target, declaration.get("init"), primals)
+        declaration = {k: v for k, v in declaration.items() if k in KEYWORDS and k != "primals"} | {"primals": primals}
     is_function = inspect.isclass(target) and issubclass(target, torch.autograd.Function)
     declared = _primals(target if is_function else None, declaration)
     settings = {k: v for k, v in declaration.items() if k in KEYWORDS and k != "primals"}
@@ -90,7 +97,7 @@ def torch_layer(target: Any, /, *, name: str | None = None, **declaration: Any) 
         updated,
         strict=is_function,
     )
-    return _layer(engine, target, declared, settings, own)
+    return annotated(_layer(engine, target, declared, settings, own), line)
 
 
 def _whole(target: Any, functions: type) -> Any:
@@ -98,17 +105,6 @@ def _whole(target: Any, functions: type) -> Any:
     owner = getattr(target, "__self__", None)
     bound = inspect.isclass(owner) and issubclass(owner, functions) and target.__name__ == "apply"
     return owner if bound else target
-
-
-def _built(label: str, module: Any, init: Any) -> Any:
-    """A module from its class and the arguments that it is built with, a tuple or a dict."""
-    try:
-        return module(**init) if isinstance(init, Mapping) else module(*(init if isinstance(init, tuple) else (init,)))
-    except TypeError as error:
-        raise DeclarationError(
-            f"layer {label!r}: the module cannot be built with init={init!r}: {error}; pass an instance, "
-            f"gradverify.check({module.__name__}(...), ...), or what it is built with, init=(3, 4)"
-        ) from None
 
 
 def _device(label: str, told: Any) -> Any:

@@ -246,7 +246,7 @@ class Explorer:
             return
         self.settled += 1
         self.record = None
-        small = found_of(self.layer, self.search.minimal(finding, prop, regime), prop, regime, raw)
+        small = found_of(self.layer, self.search.minimal(finding, prop), prop, regime, raw)
         self.known[raw] = small.size
         self.delta.found.append(small)
         self.delta.dropped.append(digest(record_of(first, self.unit.target)))

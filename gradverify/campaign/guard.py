@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from gradverify.campaign import journal, last_words, parcel
-from gradverify.campaign.process import GRACE, HUNG, Silence, ended, has_ended
+from gradverify.campaign.process import GRACE, HUNG, ended, has_ended
 from gradverify.campaign.unit import Delta, Found, Plan, Unit, digest
 from gradverify.core.errors import GradverifyError, TargetError
+from gradverify.ending import Silence
 
 Listener = Callable[[Delta], None]
 Listed = tuple[list[tuple[str, str]], list[str]]

@@ -86,7 +86,7 @@ class Watch:
         """Findings made small and diagnosed, one by one told as it is done."""
         search = _Reported(layer, settings, self)
         with tuning.using(settings.tuning):
-            return [search.minimal(finding, properties.get(name), Regime()) for finding, name in found]
+            return [search.minimal(finding, properties.get(name)) for finding, name in found]
 
     @property
     def so_far(self) -> str:
@@ -136,10 +136,10 @@ class _Reported(Search):
         else:
             self.watch.beat = beat
 
-    def minimal(self, finding: Finding, prop: Property, regime: Regime, lead: Finding | None = None) -> Finding:
+    def minimal(self, finding: Finding, prop: Property, lead: Finding | None = None) -> Finding:
         if self.watch.worker.stopped():
             return finding
-        return finding.but(kind="memory") if _exhausts(finding) else super().minimal(finding, prop, regime, lead)
+        return finding.but(kind="memory") if _exhausts(finding) else super().minimal(finding, prop, lead)
 
 
 def _exhausts(finding: Finding) -> bool:

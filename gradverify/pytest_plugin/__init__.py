@@ -58,6 +58,10 @@ class State:
                 self._mourn(self._run)
         return self._run
 
+    def left_threads(self) -> bool:
+        """Whether layers have left threads behind that keep the process from its end."""
+        return self._run is not None and self._run.journal.threads
+
     def close(self) -> None:
         """End the processes of the run."""
         if self._run is not None and "workers" in vars(self._run) and self._run.workers is not None:
@@ -239,6 +243,9 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure(config: pytest.Config) -> None:
     supervisor.done()
+    state = config.stash.get(STATE, None)
+    if state is not None and state.left_threads():
+        supervisor.leaving()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

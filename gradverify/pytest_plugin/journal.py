@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -20,8 +21,9 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import CaseFileError
 from gradverify.core.nouns import Case, Finding, Outcome
 from gradverify.core.properties import Property
-from gradverify.core.verify import watcher
+from gradverify.core.verify import SECONDS, watcher
 from gradverify.files import Fields, FindingText, packed, unpacked
+from gradverify.pytest_plugin import supervisor
 
 KILLED = "killed"  # kind of the finding that a dead process leaves behind
 _UNWRITABLE = (OSError, CaseFileError)  # a journal that cannot be written must not stop the check
@@ -52,6 +54,7 @@ class Journal:
         self.stem = f"{worker}-{platform.node()}-{os.getpid()}"
         self.owner = ""
         self.found: dict[tuple[str, str, str], Path] = {}
+        self.threads = False  # whether a check has left threads behind that keep the process alive
         self._running: journal.Journal | None = None
         self._case: Case | None = None
         self._content = b""
@@ -60,11 +63,13 @@ class Journal:
     def watching(self, owner: str) -> Iterator[None]:
         """Write down every case that is examined inside; leaves no file behind."""
         self.owner = owner
-        token = watcher.set(self)
+        token, running = watcher.set(self), set(threading.enumerate())
         try:
             yield
         finally:
             watcher.reset(token)
+            supervisor.free()
+            self.threads |= any(not thread.daemon for thread in {*threading.enumerate()} - running)
             self.forget()
 
     def before(self, layer: Layer, case: Case, prop: Property) -> None:
@@ -74,8 +79,10 @@ class Journal:
             record = packed({"owner": self.owner, "asked": prop.name, "layer": layer.name}, self._content)
             self._running = self._running or journal.Journal(self._path(_RUNNING))
             self._running.write(record)
+        supervisor.busy(max(SECONDS, prop.seconds))
 
     def after(self, layer: Layer, outcome: Outcome) -> None:
+        supervisor.free()
         for finding in outcome.findings:
             if finding.fingerprint not in self.found:
                 path = self._path(f"-{len(self.found)}{_FOUND}")

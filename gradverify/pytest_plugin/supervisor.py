@@ -2,13 +2,16 @@
 
 What a test of the project's own checks runs in the process of pytest, where compiled code can end it with status 0
 and nobody notices. So the first process forks before anything of the project is imported: pytest goes on in the
-child, and the parent, whose status it is that counts, waits for it. Imports the standard library only.
+child, and the parent, whose status it is that counts, waits for it. It ends a child in which a layer never returns,
+and that no time limit inside can end: compiled code that goes on for ever. Imports the standard library only.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
+import struct
 import sys
 import threading
 from contextlib import suppress
@@ -20,6 +23,12 @@ ENDED = 70  # the status of a run that was ended with status 0 before its end
 _FORKS_BADLY = ("torch", "jax", "tensorflow", "cupy")  # their threads and devices do not survive it
 _runs: list[int] = []
 _line: list[int] = []  # to the parent, in the child
+_page: list[mmap.mmap] = []  # shared with the parent, in the child: what it is at
+_BEAT = struct.Struct("<QdB")  # cases so far, the limit of this one in seconds, and what it is at
+_FREE, _BUSY, _LEAVING = range(3)
+_GRACE = 3.0  # seconds beyond the limit that is kept inside, after which the parent ends it
+_PATIENCE = 10.0  # seconds for a process to leave in which a layer has left threads behind
+_TICK = 1.0
 
 
 def begin() -> None:
@@ -36,6 +45,24 @@ def begin_late(config: Any) -> None:
 def where(journal: Path, corpus: Path) -> None:
     """Tell the parent where the case at hand is written down, and where failing cases are kept."""
     _say(f"journal\0{journal}\0{corpus}")
+
+
+def busy(seconds: float) -> None:
+    """A layer's code is about to run, within a time limit; not where a debugger may stop it."""
+    if _page and sys.gettrace() is None:
+        _BEAT.pack_into(_page[0], 0, _BEAT.unpack_from(_page[0])[0] + 1, seconds, _BUSY)
+
+
+def free() -> None:
+    """It has returned."""
+    if _page:
+        _page[0][_BEAT.size - 1] = _FREE
+
+
+def leaving() -> None:
+    """Layers have left threads behind, which may keep the process from its end."""
+    if _page:
+        _page[0][_BEAT.size - 1] = _LEAVING
 
 
 def tell(status: int) -> None:
@@ -87,6 +114,7 @@ def _fork(config: Any) -> None:
         with suppress(AttributeError, OSError, ValueError):
             stream.flush()
     heard, said = os.pipe()
+    page = mmap.mmap(-1, _BEAT.size)
     parent = os.getpid()
     watched = _watched()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
@@ -98,13 +126,14 @@ def _fork(config: Any) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         die_with_parent(parent)
         _line.append(said)
+        _page.append(page)
         return
     os.close(said)
     try:
         captures = None if config is None else config.pluginmanager.getplugin("capturemanager")
         if captures is not None:
             captures.suspend_global_capture(in_=True)
-        status = _status(_wait(child), child, heard)
+        status = _status(*_wait(child, page), child, heard)
     except BaseException:  # noqa: BLE001  nothing of this process may run on into pytest
         status = ENDED
     os._exit(status)
@@ -115,38 +144,71 @@ def _watched() -> set[signal.Signals]:
     return {getattr(signal, name) for name in names if hasattr(signal, name)}
 
 
-def _wait(child: int) -> int:
-    """The status of the child, as `Popen.returncode`; signals that are sent to this process alone are handed on."""
+def _wait(child: int, page: mmap.mmap) -> tuple[int, bool]:
+    """The status of the child, as `Popen.returncode`, and whether it had to be ended.
+
+    Signals that are sent to this process alone are handed on.
+    """
+    patient, hung = _Patience(child, page), False
     while True:
-        if hasattr(signal, "sigwaitinfo"):
-            came = signal.sigwaitinfo(_watched())
-            number, sender = came.si_signo, came.si_pid
-        else:  # macOS
-            number, sender = signal.sigwait(_watched()), 0
+        came = signal.sigtimedwait(_watched(), _TICK) if hasattr(signal, "sigtimedwait") else None
+        if came is None and hasattr(signal, "sigtimedwait"):
+            if not hung and patient.over():
+                hung = True
+                os.kill(child, signal.SIGKILL)
+            continue
+        number, sender = (signal.sigwait(_watched()), 0) if came is None else (came.si_signo, came.si_pid)  # macOS
         if number == signal.SIGCHLD:
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
-                return os.waitstatus_to_exitcode(status)
+                return os.waitstatus_to_exitcode(status), hung
         elif sender or number == signal.SIGTERM:  # a terminal sends to the child as well
             with suppress(ProcessLookupError):
                 os.kill(child, number)
 
 
-def _status(code: int, child: int, line: int) -> int:
+class _Patience:
+    """How long the child is waited for: a layer that never returns, and threads that it has left, are ended."""
+
+    def __init__(self, child: int, page: mmap.mmap) -> None:
+        from gradverify.ending import Silence
+
+        self.page, self.silence = page, Silence(child)
+        self.beat: tuple[Any, ...] = (0, 0.0, _FREE)
+
+    def over(self) -> bool:
+        """Whether there is nothing to wait for any more."""
+        before, self.beat = self.beat, _BEAT.unpack(self.page[: _BEAT.size])
+        if self.beat != before or self.beat[2] == _FREE:
+            self.silence.heard()
+            return False
+        if self.beat[2] == _LEAVING:
+            return self.silence.longer_than(_PATIENCE)
+        # one that waits may be debugged at a terminal
+        return self.silence.longer_than(self.beat[1] + _GRACE, waits=not sys.stdin.isatty())
+
+
+def _status(code: int, hung: bool, child: int, line: int) -> int:
     """The status that stands for how the child ended, which is told where it is not by itself."""
     said = [text.split("\0") for text in _read(line).decode(errors="replace").splitlines()]
     about = {words[0]: words[1:] for words in said if words}
+    if hung and "status" in about:
+        return int(about["status"][0])
     if "status" in about or "done" in about:  # what comes after that is no layer's fault
         return code if code > 0 else 128 - code if code < 0 else int(about.get("status", ["0"])[0])
     if code > 0 and "journal" not in about:  # an error before the session, which told itself
         return code
     ended = f"with status {code}" if code >= 0 else f"by signal {-code}"
     text = f"gradverify: pytest was ended {ended} in the middle of its run"
+    why = ""
+    if hung:
+        why = "the layer did not return in time, and could not be stopped"
+        text = "gradverify: pytest was ended in the middle of its run, as a layer did not return"
     with suppress(Exception):
-        text = f"{text}{_left(child, *map(Path, about['journal']))}"
+        text = f"{text}{_left(child, why, *map(Path, about['journal']))}"
     sys.stderr.write(f"\n{text}\n")
     sys.stderr.flush()
-    return ENDED if code == 0 else code if code > 0 else 128 - code
+    return ENDED if code == 0 or hung else code if code > 0 else 128 - code
 
 
 def _read(line: int) -> bytes:
@@ -159,7 +221,7 @@ def _read(line: int) -> bytes:
     return b"".join(parts)
 
 
-def _left(child: int, journal: Path, corpus: Path) -> str:
+def _left(child: int, why: str, journal: Path, corpus: Path) -> str:
     """What the child was at, in words; what it had found is kept in the corpus."""
     from gradverify.corpus import Corpus, replay_command
     from gradverify.pytest_plugin.journal import left_by
@@ -169,7 +231,8 @@ def _left(child: int, journal: Path, corpus: Path) -> str:
     if left is None:
         return ""
     texts = [f", inside {left.owner}"]
-    for finding in (left.findings[-1], *left.findings[:-1]):
+    last = left.findings[-1]
+    for finding in (last.but(message=why, kind="timeout") if why else last, *left.findings[:-1]):
         path = os.path.relpath(Corpus(corpus).keep(finding, left.owner, left.asked))
         texts.append(render_finding(finding, replay=replay_command(path, finding.case)))
     return "\n\n".join(texts)

@@ -204,7 +204,7 @@ def measure(dtype: str, count: Count, aware: Count, agreed: list[float], layer: 
     norm = float(np.linalg.norm(right.astype(float)))
     for tally, known in ((count, None), (aware, analytic)):
         tally.points += 1
-        found = ladder.entrywise(point, entries, known)
+        found = ladder.entrywise(point, entries, None if known is None else known[entries])
         _tell(tally, found.value.astype(np.longdouble) - right[entries], found.bound, case, entries, norm)
         joint = ladder.directional(point, direction, known)
         along = (right - (0 if known is None else known)) @ direction.astype(np.longdouble)

@@ -8,23 +8,21 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 from gradverify.core import tuning
-from gradverify.core.check.progress import DIAGNOSING, DRAWING, SMALLER, Listener, Progress
+from gradverify.core.check.progress import DRAWING, Listener, Progress
 from gradverify.core.check.settings import Settings
+from gradverify.core.check.smaller import Smaller, most, smaller
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.regime import Regime
 from gradverify.core.declare.registry import layers
 from gradverify.core.declare.validation import refusal
 from gradverify.core.diagnose import diagnosed
-from gradverify.core.diagnose.telling import telling, tells
 from gradverify.core.evaluate.limits import TOO_SLOW
 from gradverify.core.lines.recorder import Recorder
-from gradverify.core.nouns import WORST_SEEN, Case, Finding
+from gradverify.core.nouns import Case, Finding
 from gradverify.core.properties import LATER, Property, properties, unexplained
-from gradverify.core.shrink import shrink
 from gradverify.core.summarise.coverage import Coverage
 from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import Tally
@@ -33,9 +31,6 @@ from gradverify.core.verify import NO_MEMORY, behind, examine, property_of, sele
 _TOLD = 3  # cases that are too large to be judged
 _ENOUGH = 25  # cases drawn after the first finding, to see whether there are others
 _CERTAIN = 20.0  # bounds that a gradient is wrong by, beyond which no other case is asked about it
-_CONFIRM = 5  # runs of the minimal case that tell a wrong layer from a flaky one, once two of them differ
-_FOLLOW_SECONDS = 0.25  # for a finding of the same kind as one that was shrunk: most show on its case as well
-_PICTURED = 400  # elements of a drawn case up to which it is shown, as a picture
 _SLOW = 3  # cases that were given up as too slow, after which a property is no longer tried
 
 
@@ -67,8 +62,6 @@ class Search:
     found: dict[tuple[str, str, str], tuple[Finding, Property, Regime]] = field(default_factory=dict)
     coverage: Coverage = field(default_factory=Coverage)
     tables: dict[str, Any] = field(default_factory=dict)  # of the sizes that `assume` allows
-    small: list[Case] = field(default_factory=list)  # minimal cases, on which other findings may show as well
-    known: dict[tuple[int, str], dict[tuple[str, str, str], Finding]] = field(default_factory=dict)
     cases: int = 0
     total: int = 0
     first: int | None = None
@@ -76,6 +69,10 @@ class Search:
     refused: bool = False
     beyond: set[str] = field(default_factory=set)  # what is too large to be judged, in words
     recorder: Recorder = field(init=False)
+    smaller: Smaller = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.smaller = Smaller(self.layer, self.settings, self._report_progress)
 
     def run(self) -> Report:
         """Draw, verify, shrink; one pass for each group of properties that draw alike."""
@@ -114,8 +111,8 @@ class Search:
         if within:
             return [*within, *(finding.but(follows=within[0].fingerprint) for finding, _, _ in found)]
         findings: list[Finding] = []
-        for item in found:
-            findings.append(self.minimal(*item, lead=_lead(item[0], findings)))
+        for finding, prop, _ in found:
+            findings.append(self.minimal(finding, prop, _lead(finding, findings)))
         return findings
 
     def _within(self) -> list[Finding]:
@@ -197,91 +194,19 @@ class Search:
                 self.first = self.cases if self.first is None else self.first
                 self.found[finding.fingerprint] = (finding, prop, regime)
             else:
-                self.found[finding.fingerprint] = (_smaller(known[0], finding), known[1], known[2])
+                self.found[finding.fingerprint] = (smaller(known[0], finding), known[1], known[2])
 
     def _known(self, prop: Property) -> frozenset[str]:
         """Primals that are wrong for certain, by this property or by one that would explain it: other findings are
         looked for from then on.
         """
-        clear = (finding for finding, _, _ in self.found.values() if _most(finding) >= _CERTAIN)
+        clear = (finding for finding, _, _ in self.found.values() if most(finding) >= _CERTAIN)
         same = (f for f in clear if f.property == prop.name or (f.property in prop.implied_by and f.kind == "wrong"))
         return frozenset(f.primal for f in same if f.primal is not None)
 
-    def minimal(self, finding: Finding, prop: Property, regime: Regime, lead: Finding | None = None) -> Finding:
-        """The same finding on a small case; worst and minimal are both kept.
-
-        Parameters
-        ----------
-        lead : a finding of the same kind that is told already; where this one shows on its case, that will do
-        """
-        if finding.kind == "timeout":
-            return finding
-        self._report_progress(SMALLER)
-        worst, most = finding.worst or finding.case, _most(finding)
-        steady = finding.kind != "random"
-        times = 1 if steady else _CONFIRM  # on a smaller case two random calls may agree by chance
-        threshold = min(10.0, finding.severity)
-
-        def fails(case: Case, again: bool) -> bool:
-            tries = (_same(self.layer, case, prop, finding, again) for _ in range(times))
-            return all(same is not None and same.severity >= threshold for same in tries)
-
-        if lead is not None and self.settings.shrink:
-            seen = (self._at(case, prop).get(finding.fingerprint) for case in (lead.case, *self.small))
-            same = next((other for other in seen if other is not None and other.severity >= threshold), None)
-            if same is not None:
-                return self._diagnosed(_beside(same, worst, most), lead)
-        case = finding.case
-        if self.settings.shrink:
-            seconds, like = (prop.shrinking, None) if lead is None else (_FOLLOW_SECONDS, lead.case)
-            for excused in (True, False):  # few are excused on a smaller case only; then all that excuses is asked
-                known = partial(fails, again=excused)
-                case = shrink(self.layer, finding.case, known, seconds=seconds, first=self.small, like=like)
-                if not steady or finding.fingerprint in self._at(case, prop):
-                    break
-        again = [self._at(case, prop).get(finding.fingerprint), _same(self.layer, case, prop, finding)]
-        if not steady or any(found is None for found in again):
-            again += [_same(self.layer, case, prop, finding) for _ in range(_CONFIRM - len(again))]
-        told = [f for f in again if f is not None]
-        if steady and len(told) == len(again):
-            telling = self._telling(told[0], (worst, finding.case), prop) if lead is None else None
-            if told[0].severity >= most:
-                worst, most = case, told[0].severity
-            return self._diagnosed(_beside(told[0], worst, most).but(telling=telling), lead)
-        fickle = (told[0] if told else finding).but(
-            kind="nondeterministic" if steady else finding.kind,
-            worst=worst,
-            message=f"nondeterministic ({len(told)} of {len(again)} runs of one case): {finding.message}",
-        )
-        return self._diagnosed(fickle)
-
-    def _telling(self, small: Finding, drawn: Sequence[Case], prop: Property) -> Finding | None:
-        """The finding on a case that shows it, where the smallest one does not: a round one, or one as it was drawn."""
-        compared = small.comparison
-        if compared is None or not self.settings.shrink or tells(small.case, int(compared.wrong.sum())):
-            return None
-        for case in (*telling(self.layer, small.case), *(case for case in drawn if case.size <= _PICTURED)):
-            with tuning.using(replace(tuning.current(), only=small.primal, again=True)):
-                found = examine(self.layer, case, prop).findings
-            same = next((f for f in found if f.fingerprint == small.fingerprint and f.comparison is not None), None)
-            if same is not None and same.comparison is not None and tells(same.case, int(same.comparison.wrong.sum())):
-                return same
-        return None
-
-    def _at(self, case: Case, prop: Property) -> dict[tuple[str, str, str], Finding]:
-        """All that a property finds at a minimal case, for every primal and entry by entry; asked once."""
-        key = id(case), prop.name
-        if key not in self.known:
-            outcome = examine(self.layer, case, prop)
-            self.known[key] = {finding.fingerprint: finding for finding in outcome.findings}
-            if not any(case is other for other in self.small):
-                self.small.append(case)
-        return self.known[key]
-
-    def _diagnosed(self, finding: Finding, lead: Finding | None = None) -> Finding:
-        """The finding with what it looks like, unless cases are to be left as they were drawn."""
-        self._report_progress(DIAGNOSING)
-        return diagnosed(self.layer, finding, lead) if self.settings.shrink else finding
+    def minimal(self, finding: Finding, prop: Property, lead: Finding | None = None) -> Finding:
+        """The same finding on a small case, diagnosed; behind a lead that is told already, in brief."""
+        return self.smaller(finding, prop, lead)
 
     def _report_progress(self, stage: str = DRAWING) -> None:
         self.listen(Progress(self.layer.name, self.cases, self.total, len(self.found), stage))
@@ -299,29 +224,6 @@ def _lead(finding: Finding, earlier: Sequence[Finding]) -> Finding | None:
     alike = [f for f in leads.values() if f.fingerprint[:2] == finding.fingerprint[:2]]
     same = [leads[f.follows or f.fingerprint] for f in earlier if f.primal == finding.primal and f.primal is not None]
     return next(iter(alike + same), None)
-
-
-def _same(layer: Layer, case: Case, prop: Property, finding: Finding, again: bool = True) -> Finding | None:
-    """The finding as it is on a case, if it is there."""
-    with tuning.using(replace(tuning.current(), only=finding.primal, few=True, again=again)):
-        outcome = examine(layer, case, prop)
-    return next((f for f in outcome.findings if f.fingerprint == finding.fingerprint), None)
-
-
-def _smaller(known: Finding, new: Finding) -> Finding:
-    """Keep the finding on the smaller case, and remember the case where it was worst."""
-    worst = max((known, new), key=_most)
-    best = min((known, new), key=lambda f: f.case.size)
-    return _beside(best, worst.worst or worst.case, _most(worst))
-
-
-def _beside(finding: Finding, worst: Case, most: float) -> Finding:
-    """The finding, and how wrong it was where it was worst."""
-    return finding.but(worst=worst, facts={**finding.facts, WORST_SEEN: most})
-
-
-def _most(finding: Finding) -> float:
-    return float(finding.facts.get(WORST_SEEN, finding.severity))
 
 
 def alike(props: Iterable[Property]) -> Iterable[tuple[Regime, list[Property]]]:

@@ -7,6 +7,7 @@ whether an array that was edited while shrinking is still legal.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -85,6 +86,9 @@ class _Word:
     contains: Contains
 
 
+_LABELLED = 0.8  # share of the labels that are not the ignored one
+
+
 def _number(argument: str, sizes: Sizes) -> float:
     if argument in sizes:
         return float(np.prod(sizes[argument]))
@@ -121,6 +125,21 @@ def _below(raw: Array, high: float) -> Array:
     return -_above(-raw, -high) + 0.0  # no negative zero
 
 
+def _at_least(raw: Array, low: float) -> Array:
+    """Reals from a bound on, which is one of them: values below it are reflected."""
+    return np.where(raw >= low, raw, np.maximum(2 * low - raw, low))
+
+
+def _at_most(raw: Array, high: float) -> Array:
+    return -_at_least(-raw, -high) + 0.0
+
+
+def _inside(raw: Array, low: float, high: float) -> Array:
+    """Reals between two bounds, which are left out: what would fall on one falls on the middle."""
+    folded = _fold(raw, low, high)
+    return np.where((folded > low) & (folded < high), folded, low + (high - low) / 2)
+
+
 def _probabilities(raw: Array) -> Array:
     weights = _positive(raw)
     shares = weights / weights.sum(-1, keepdims=True) if weights.size else weights
@@ -139,6 +158,18 @@ def _distinct(raw: Array) -> Array:
 
 def _integers(raw: Array, low: float, high: float) -> Array:
     return np.floor(low + raw * (high - low + 1)).astype(np.int64)
+
+
+def _labels(raw: Array, count: float, ignored: float | None = None) -> Array:
+    """Whole numbers in [0, count); about one in five is the ignored one, where there is one."""
+    if ignored is None:
+        return _integers(raw, 0, count - 1)
+    return np.where(raw < _LABELLED, _integers(raw / _LABELLED, 0, count - 1), int(ignored))
+
+
+def _is_label(array: Array, count: float, ignored: float | None = None) -> bool:
+    legal = (array >= 0) & (array < count)
+    return array.dtype.kind in "iu" and bool((legal if ignored is None else legal | (array == ignored)).all())
 
 
 def _is_integer(array: Array, low: float, high: float) -> bool:
@@ -175,6 +206,9 @@ _TABLE: Mapping[str, _Word] = {
     "complex-nonzero": _Word("complex", (0,), _nonzero, lambda a: bool((a != 0).all())),
     "above": _Word("real", (1,), _above, lambda a, low: a.min() > low),
     "below": _Word("real", (1,), _below, lambda a, high: a.max() < high),
+    "at-least": _Word("real", (1,), _at_least, lambda a, low: a.min() >= low),
+    "at-most": _Word("real", (1,), _at_most, lambda a, high: a.max() <= high),
+    "inside": _Word("real", (2,), _inside, lambda a, low, high: a.min() > low and a.max() < high),
     "positive": _Word("real", (0,), _positive, lambda a: a.min() > 0),
     "nonnegative": _Word("real", (0,), np.abs, lambda a: a.min() >= 0),
     "nonzero": _Word("real", (0,), _nonzero, lambda a: bool((a != 0).all())),
@@ -187,9 +221,7 @@ _TABLE: Mapping[str, _Word] = {
     "mask": _Word("real", (0,), lambda raw: (raw < 0.6) * 1.0, lambda a: bool(np.isin(a, (0, 1)).all())),
     "signs": _Word("real", (0,), lambda raw: np.where(raw < 0.5, -1.0, 1.0), lambda a: bool(np.isin(a, (-1, 1)).all())),
     "bool": _Word("bool", (0,), lambda raw: raw < 0.6, lambda a: a.dtype.kind == "b"),
-    "labels": _Word(
-        "int", (1,), lambda raw, count: _integers(raw, 0, count - 1), lambda a, count: _is_integer(a, 0, count - 1)
-    ),
+    "labels": _Word("int", (1, 2), _labels, _is_label),
     "indices": _Word(
         "int", (1,), lambda raw, count: _integers(raw, 0, count - 1), lambda a, count: _is_integer(a, 0, count - 1)
     ),
@@ -204,7 +236,22 @@ _SYNONYMS = {
     "probability": "probabilities",
     "boolean": "bool",
     "any": "real",
+    "open unit": "inside 0 1",
 }
+_BOUND = r"(-?[\w.+]+(?:e-?\d+)?)"
+_PHRASES = tuple(  # other ways to write a domain, and the words that it has here
+    (re.compile(pattern), words)
+    for pattern, words in (
+        (rf"(?:>=|at least|from) ?{_BOUND}", r"at-least \1"),
+        (rf"(?:<=|at most|up to) ?{_BOUND}", r"at-most \1"),
+        (rf"(?:>|greater than|more than|larger than) ?{_BOUND}", r"above \1"),
+        (rf"(?:<|less than|smaller than) ?{_BOUND}", r"below \1"),
+        (rf"(?:in ?)?\[{_BOUND}, ?{_BOUND}\]", r"between \1 \2"),
+        (rf"(?:in ?)?\({_BOUND}, ?{_BOUND}\)", r"inside \1 \2"),
+        (rf"between {_BOUND} and {_BOUND}", r"between \1 \2"),
+        (rf"labels {_BOUND},? (?:or|ignore|ignoring) {_BOUND}", r"labels \1 \2"),
+    )
+)
 
 
 def words() -> tuple[str, ...]:
@@ -221,22 +268,35 @@ def parse(text: str) -> Domain:
         If the word is unknown or has the wrong number of arguments.
     """
     text, option, holds = _conditional(text)
-    name, *arguments = _SYNONYMS.get(text.strip(), text.strip() or "real").split()
+    name, *arguments = _spelled(text).split()
     word = _TABLE.get(name)
     if word is None:
         close = meant(name, (*_TABLE, *_SYNONYMS), 1)
         known = close or f"; known words: {', '.join(_TABLE)}"
         raise DeclarationError(f"unknown domain {text.strip()!r}{known}")
     if len(arguments) not in word.arity:
-        raise DeclarationError(f"domain {name!r} takes {word.arity[0]} argument(s), got {len(arguments)}: {text!r}")
+        takes = " or ".join(map(str, word.arity))
+        raise DeclarationError(f"domain {name!r} takes {takes} argument(s), got {len(arguments)}: {text.strip()!r}")
     if option is not None and word.kind != "real":
         raise DeclarationError(f"domain {name!r}: only one of real numbers may hang on an option ({option!r})")
     return Domain(name, word.kind, tuple(arguments), option=option, holds=holds)
 
 
+def _spelled(text: str) -> str:
+    """A domain in the words of the table: ``"> 1"`` is ``"above 1"``."""
+    text = " ".join(text.split())
+    for pattern, words in _PHRASES:
+        match = pattern.fullmatch(text)
+        if match is not None:
+            return match.expand(words)
+    return _SYNONYMS.get(text, text or "real")
+
+
 def _conditional(text: str) -> tuple[str, str | None, bool]:
-    """A domain without its last words "if option" or "unless option"; the option; whether it must be on."""
+    """A domain without "if option", "if not option" or "unless option" behind it; the option; whether it must be on."""
     parts = text.split()
+    if len(parts) > 3 and parts[-3:-1] == ["if", "not"]:
+        return " ".join(parts[:-3]), parts[-1], False
     if len(parts) > 2 and parts[-2] in ("if", "unless"):
         return " ".join(parts[:-2]), parts[-1], parts[-2] == "if"
     return text, None, True

@@ -189,7 +189,7 @@ def _domain(layer: Declaration, primal: Primal, names: set[str]) -> None:
     bounds = [_number(argument) for argument in domain.arguments]
     if None in bounds:
         return
-    if (domain.name == "between" and not bounds[0] < bounds[1]) or (  # type: ignore[operator]
+    if (domain.name in ("between", "inside") and not bounds[0] < bounds[1]) or (  # type: ignore[operator]
         domain.name == "integers" and not bounds[0] <= bounds[1]  # type: ignore[operator]
     ):
         raise DeclarationError(

@@ -32,7 +32,7 @@ def dropped(evidence: Evidence) -> Diagnosis | None:
         text = f"{d} is exactly zero in every entry that is wrong{evidence.given}, and right in the others"
         return Diagnosis("dropped", "DROPPED", text, Fit.PART, cases)
     text = f"{d} is exactly zero at {place}{evidence.given}, and right elsewhere"
-    return Diagnosis("dropped", "DROPPED", text, Fit.SOME, {**cases, "place": place})
+    return Diagnosis("dropped", "DROPPED", text, Fit.FORM, {**cases, "place": place})
 
 
 def _all_zero(a: Array, n: Array) -> bool:

@@ -6,9 +6,10 @@ factor nor an axis in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import product
+from itertools import cycle, product
+from typing import Any
 
 import numpy as np
 
@@ -17,14 +18,16 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.diagnose import variants
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.nouns import Array, Case
+from gradverify.core.shrink.search import sizes_of
 
 _SHOWN = 40  # elements of all primals that are read at a glance; a larger case is a picture
 _DRAWS = 3  # sums of whole numbers may be 0 by chance
 
 
 def tells(case: Case, wrong: int) -> bool:
-    """Whether a case shows the fault itself: two entries are wrong, and some primal is not all zeros."""
-    return wrong > 1 and any(np.asarray(a).any() for a in case.primals.values())
+    """Whether a case shows the fault itself: two entries are wrong, and no primal is all zeros."""
+    floating = (a for a in map(np.asarray, case.primals.values()) if a.dtype.kind in "fc" and a.size)
+    return wrong > 1 and all(a.any() for a in floating)
 
 
 def telling(layer: Layer, case: Case) -> Iterator[Case]:
@@ -33,8 +36,7 @@ def telling(layer: Layer, case: Case) -> Iterator[Case]:
     All are legal, and have the options of the smallest.
     """
     names = variants.axis_names(layer)
-    lengths = {n: 2 + (k + 1) % 2 for k, n in enumerate(names)}  # 3, 2, 3: neighbours differ
-    apart = partial(variants.plain, layer, case, case.options, sizes=variants.grouped(lengths))
+    apart = partial(variants.plain, layer, case, case.options, sizes=_lengths(layer, case, names))
     own = partial(variants.plain, layer, case, case.options, like=case)
     for made, whole, draw in product((apart, own) if names else (own,), (_whole, _tenths), range(_DRAWS)):
         plain = made(draw)
@@ -42,6 +44,13 @@ def telling(layer: Layer, case: Case) -> Iterator[Case]:
             rounded = _with_values(layer, plain, whole)
             if rounded is not None:
                 yield rounded
+
+
+def _lengths(layer: Layer, case: Case, names: Sequence[str]) -> dict[str, Any]:
+    """3, 2, 3, ... for the axes in turn, so that neighbours differ; groups of axes keep their number."""
+    own = sizes_of(layer, case.primals, case.options) or {}
+    length = cycle((3, 2))
+    return {n: tuple(next(length) for _ in own.get(n, (1,))) if n.startswith("*") else next(length) for n in names}
 
 
 def _with_values(layer: Layer, case: Case, whole: Callable[[Array], Array]) -> Case | None:

@@ -29,6 +29,8 @@ EXPECTED = ("got", "expected")  # and where the other side is computed from one 
 _ULPS = 4096.0  # reductions in another order move the last digits; bugs move the first
 _GRAINS = 4.0  # roundings of a gradient that is read from a subtraction, on either side of a comparison
 _SPREADS = 16.0
+_HIDES = 1e-3  # of the largest term: what is rounded by more is a jump, and a mistake of a thousandth would pass for it
+_MOVED = 1e-3  # part of themselves by which primals move to hear their terms: far above rounding, far below a change
 _REACHES = (1.0, 0.1)  # relative changes over which a jump of the gradients is looked for
 _UNFINISHED = 1e-3  # of the largest entry: what an iteration that stops leaves undone is small beside it
 
@@ -175,9 +177,9 @@ def _allowed(
     far : entries that are in question
     sizes : of the largest entry, and of the terms that it is a sum of
     """
-    cap = max(1e-3, eps**0.5) * max(sizes) or np.inf
+    cap = max(_HIDES, eps**0.5) * max(sizes) or np.inf
     if (extra[far] > cap).any():
-        cap = max(cap, 1e-3 * _terms(layer, case, primal))
+        cap = max(cap, _HIDES * _terms(layer, case, primal))
     extra = np.where(np.isfinite(extra) & (extra <= cap), extra, 0.0)
     # a few samples may leave one entry as it is by chance: what others are rounded by counts for it
     pooled = min(float(np.max(extra, initial=0.0)), eps**0.5 * sizes[1])
@@ -297,13 +299,13 @@ def _terms(layer: Layer, case: Case, primal: str) -> float:
 
     Primals that move by a thousandth of themselves move each term by about as much.
     """
-    part, rng = 1e-3, case.rng(Stream.TERMS)
-    moved = case.but(primals={n: nudge(a, rng, part) for n, a in case.primals.items()})
+    rng = case.rng(Stream.TERMS)
+    moved = case.but(primals={n: nudge(a, rng, _MOVED) for n, a in case.primals.items()})
     try:
         change = np.abs(gradients(layer, moved)[primal] - gradients(layer, case)[primal])
     except LayerFailure:
         return 0.0
-    return float(np.max(change[np.isfinite(change)], initial=0.0)) / part
+    return float(np.max(change[np.isfinite(change)], initial=0.0)) / _MOVED
 
 
 def nudge(array: Array, rng: np.random.Generator, part: float | None = None, zeros: bool = False) -> Array:

@@ -13,6 +13,7 @@ from gradverify.core.differentiate.sides import TINY, finer_scales
 from gradverify.core.judge.verdicts import APART, FAINT, FIRM, JUMP, UNDECLARED, Sweep, judge
 from gradverify.core.nouns import AGREES, DISAGREES, UNRESOLVED, Array, Estimate
 
+_HIDES = 1e-4  # of a gradient: what backward is rounded by hides no more, whatever its rounding is measured to be
 FINE = 4e-9  # a single step decides only where its bound is below this share of the largest entry
 UPWARD = ladder.RATIO ** np.arange(8.0)  # steps from the best one upward, each RATIO times the one before
 SKIPPED = 2  # at the most, of the first ones
@@ -198,7 +199,7 @@ def allow(sweep: Sweep, wrong: Array, allowance: Callable[[bool], Array]) -> Arr
     if wrong.size == 0:
         return wrong
     point = sweep.point
-    cap = 1e-4 * np.maximum(sweep.scale[wrong], point.loudness / point.scale[wrong])
+    cap = _HIDES * np.maximum(sweep.scale[wrong], point.loudness / point.scale[wrong])
     error = np.abs(sweep.numerical[wrong] - sweep.analytic[wrong])
     extra = allowance(bool((error <= cap).any()))[wrong]
     apart = (error <= extra) & np.isfinite(extra) & ladder.coarse(point)

@@ -10,6 +10,8 @@ from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge import exact
 from gradverify.core.nouns import Array, Case, Finding
 
+_STEADY = 1e-6  # by which two steps of a gradient that grows from call to call may differ: rounding, and no draw
+
 
 def randomness(layer: Layer, case: Case) -> Finding | None:
     """A finding of `repeatable` if forward or backward gives something else at the next call."""
@@ -57,7 +59,7 @@ def _grows(first: Array, second: Array, third: Array) -> bool:
     if not np.shape(first) == np.shape(second) == np.shape(third):
         return False
     with np.errstate(all="ignore"):
-        return np.allclose(np.subtract(third, second), np.subtract(second, first), rtol=1e-6, atol=0.0)
+        return np.allclose(np.subtract(third, second), np.subtract(second, first), rtol=_STEADY, atol=0.0)
 
 
 def _equal(a: Array, b: Array) -> bool:

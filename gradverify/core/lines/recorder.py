@@ -21,7 +21,7 @@ from gradverify.core.properties import Property
 from gradverify.core.summarise.lines_ran import Function, Ran, Side
 from gradverify.core.verify import watcher
 
-_SECONDS = 5.0  # for one such run
+_SECONDS = 2.0  # for one such run; a layer that hangs is found by the properties, and costs this much besides
 
 
 class Recorder:

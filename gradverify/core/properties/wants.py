@@ -9,7 +9,7 @@ from gradverify.core import evaluate
 from gradverify.core.declare.functions import accepted, taken_by
 from gradverify.core.declare.layer import Layer
 from gradverify.core.judge import exact
-from gradverify.core.nouns import Array, Case, Outcome
+from gradverify.core.nouns import Array, Case, Finding, Outcome
 from gradverify.core.properties import Property, add
 from gradverify.core.properties.fresh import poisoned
 
@@ -33,12 +33,21 @@ def holds(layer: Layer, case: Case) -> Outcome:
     sizes = sorted({1, len(names) - 1, (len(names) + 1) // 2})
     pairs = []
     for wanted in (subset for size in sizes for subset in combinations(names, size)):
-        got = _pull(layer, case, wanted)
+        got, lacking = _pull(layer, case, wanted)
+        if lacking is not None:
+            told = f"when only {', '.join(wanted)} want gradients: {lacking}{_several(layer)}"
+            return Outcome(NAME, findings=(Finding(NAME, lacking.kind, lacking.primal, told, case),))
         pairs.append((f"when only {', '.join(wanted)} want gradients", got, {n: expected[n] for n in got}))
     return exact.outcome(layer, case, NAME, pairs, sides=("asked for some", "asked for all"))
 
 
-def _pull(layer: Layer, case: Case, wanted: tuple[str, ...]) -> dict[str, Array]:
+def _several(layer: Layer) -> str:
+    """What an author of the hook may have missed."""
+    return "; wants= gets a tuple of cotangents, also where there is one" if layer.hooks.wants is not None else ""
+
+
+def _pull(layer: Layer, case: Case, wanted: tuple[str, ...]) -> tuple[dict[str, Array], evaluate.LayerFailure | None]:
+    """The wanted gradients, and what is wrong with the first that cannot be used."""
     evaluation = evaluate.run(layer, evaluate.copies(case.primals), case.options)
     cotangents = exact.copied(case.cotangents or ())
     with poisoned():
@@ -50,8 +59,9 @@ def _pull(layer: Layer, case: Case, wanted: tuple[str, ...]) -> dict[str, Array]
             options = taken_by(layer.backward, case.options)
             raw = evaluate.guarded("backward", layer.backward, single, evaluation.saved, **options, wants=wanted)
     named = evaluate.by_name(layer, raw)
-    good, _ = evaluate.usable(layer, case, named)
-    return {n: good[n] for n in wanted if n in good}
+    good, bad = evaluate.usable(layer, case, named)
+    lacking = next((failure for failure in bad if failure.primal in wanted), None)
+    return {n: good[n] for n in wanted if n in good}, lacking
 
 
 add(Property(NAME, "a gradient does not depend on which others are wanted", holds, applies, share=0.3))

@@ -22,6 +22,8 @@ from gradverify.core.judge.table import add
 from gradverify.core.nouns import Array, Case, Estimate, Stream
 
 _TIMES, _FIRST = 40, 12  # variations; those after which entries without any kink are given up
+_HUGE = 1e300  # four times a larger number is none
+_MANY = 0.3  # share of whole quarters: shrinking leaves nearly all round, drawing few, and then sums cancel by accident
 _LIMIT = 64  # entries; more that are wrong at once are no accident of round numbers
 _LOOKS = 3  # variations of all primals at once, besides one of each alone, in which a kink must show at all
 
@@ -56,8 +58,8 @@ def coincident(point: Point, case: Case, entries: Array) -> Array:
 
 def _round(values: Array) -> bool:
     """Whether there are zeros, or enough round numbers that sums of them cancel."""
-    quarters = 4 * values[np.abs(values) < 1e300]
-    return bool((values == 0).any() or np.sum(quarters == np.rint(quarters)) > 0.3 * values.size)
+    quarters = 4 * values[np.abs(values) < _HUGE]
+    return bool((values == 0).any() or np.sum(quarters == np.rint(quarters)) > _MANY * values.size)
 
 
 def coincident_along(point: Point, case: Case, direction: Array) -> bool:

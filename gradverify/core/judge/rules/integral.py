@@ -20,6 +20,7 @@ from gradverify.core.nouns import Array, Case
 _NEAR = 1e-7  # of the entry: no distance at which a continuous gradient changes much
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
 _HALVES = 4.0 ** -np.arange(1.0, 7.0)
+_TINY = 1e-2  # natural steps below which ways of the length of 1 are tried too: noise is less over longer ones
 _SHARE = 0.1  # of the disagreement that the integral may be off by
 _FAINT = 1e-6  # a disagreement above this share of the natural gradient is not due to rounding
 _LIMIT = 8  # entries; more than a few that are wrong by rounding alone are not met
@@ -50,7 +51,7 @@ def _holds(point: Point, case: Case, entry: int, analytic: float, numerical: flo
         return False
     if _blurred(point, case, entry, numerical, gap):
         return True
-    reaches = [scale * _HALVES, _HALVES] if scale < 1e-2 else [scale * _HALVES]
+    reaches = [scale * _HALVES, _HALVES] if scale < _TINY else [scale * _HALVES]
     return any(_agrees_twice(point, case, entry, widths, gap) for widths in reaches)
 
 

@@ -25,6 +25,11 @@ _BESIDE = 0.02  # of that distance: an entry among its ties, and yet not on its 
 _APART = (-0.9, 0.2)  # powers of 10 of that distance: others are out of reach of a step from beside, _NEARER too
 _NEARER = 8.0  # how much nearer other neighbours are, that tell a kink from curvature
 _FIRST, _MORE = 12, 24  # neighbours that tell whether there is a kink; those that span its slopes
+_EDGE, _CLOSE = (
+    0.02,
+    1e-6,
+)  # of the gap, and of the derivative, by which a slope at the edge of those seen is one of them
+_SAME = 0.05  # of the width of all slopes: those that are nearer are one slope; a kink of two has no more than two
 _RANKS = 48, 200  # places among its ties that an entry is put in, where it has many: at least, at most
 
 Offset = Callable[[int], Array]  # the k-th neighbour, shape (P,), in natural steps
@@ -123,10 +128,10 @@ def kinks_meet(dispute: Dispute) -> Answer:
     more = np.concatenate([slopes[:, chosen], neighbours(point, case, entries[chosen], scattered, _MORE)[0]])
     low, high = np.nanmin(more, axis=0), np.nanmax(more, axis=0)
     width = high - low
-    near = 0.02 * gap[chosen] + 1e-6 * np.abs(numerical[chosen])
+    near = _EDGE * gap[chosen] + _CLOSE * np.abs(numerical[chosen])
     values = analytic[chosen]
     inside = (values >= low - near) & (values <= high + near)
-    several = np.array([_distinct(column, 0.05 * w) > 2 for column, w in zip(more.T, width)])
+    several = np.array([_distinct(column, _SAME * w) > 2 for column, w in zip(more.T, width)])
     outside = ~inside & several & (values >= low - width) & (values <= high + width)
     # slopes of steps this small may be the rounding of what is inside, and no output tells
     hidden = NOISE_FACTOR * point.unseen / (_STEP * reach(point) * point.scale[entries[chosen]])

@@ -20,6 +20,7 @@ from gradverify.core.nouns import KINK, Array
 _MOST, _LIMIT = 256, 16  # outputs that are taken apart, entries that are looked at
 _STEP = 1e-7  # in natural units, for the slopes of the two sides
 _CLOSE = 1e-6  # of the slopes: what a step of that size bends
+_LINEAR = 1e-9  # of its terms: backward is linear in the cotangent up to rounding, or outputs say nothing of their sum
 
 
 def _asked(dispute: Dispute) -> bool:
@@ -52,7 +53,7 @@ def outputs_apart(dispute: Dispute) -> Answer:
     low, high = (np.minimum(left, right) - slack)[:, touched], (np.maximum(left, right) + slack)[:, touched]
     between = np.all((low <= slopes) & (slopes <= high), axis=1)
     weights = point.weights[touched]
-    whole = np.abs(slopes @ weights - dispute.analytic) <= 1e-9 * (np.abs(slopes) @ np.abs(weights))
+    whole = np.abs(slopes @ weights - dispute.analytic) <= _LINEAR * (np.abs(slopes) @ np.abs(weights))
     return answer(kinked.any(axis=1) & between & whole, KINK)
 
 
