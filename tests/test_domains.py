@@ -20,6 +20,8 @@ ARGUMENTS = {
     "integers": " -1 2",
     "labels": " 3",
     "indices": " 3",
+    "lengths": " 3",
+    "offsets": " 7",
 }
 WORDS = sorted(domains.words())
 

@@ -44,6 +44,10 @@ def product(x, w):
     return torch.mul(x, w)
 
 
+def times(x, s):
+    return torch.mul(x, s)
+
+
 def detaching(x, w):
     return torch.mul(x, w) + (x * x).detach() - (x * x).detach() + 0 * x + w * x.detach() - w.detach() * x.detach()
 
@@ -82,13 +86,30 @@ def test_the_law_of_a_sum_in_bfloat16_is_told():
     assert told.evidence["exponent"] > told.evidence["unavoidable"] + 0.2
 
 
-def test_another_fault_has_no_such_law():
-    class Unscaled(scale()):
-        @staticmethod
-        def backward(ctx, g):
-            x, w = ctx.saved_tensors
-            return g, (g.float() * x.float()).sum(0).to(w.dtype)
+class Unscaled(scale()):
+    @staticmethod
+    def backward(ctx, g):
+        x, w = ctx.saved_tensors
+        return g, (g.float() * x.float()).sum(0).to(w.dtype)
 
+
+class TailLost(scale()):
+    @staticmethod
+    def backward(ctx, g):
+        x, w = ctx.saved_tensors
+        return (g.float() * w.float()).to(x.dtype), (g.float() * x.float())[:500].sum(0).to(w.dtype)
+
+
+@pytest.mark.parametrize(("target", "told"), [(scale(torch.bfloat16), True), (Unscaled, False), (TailLost, False)])
+def test_the_law_is_told_where_no_axis_can_be_made_longer(target, told):
+    given = as_layer(target, x="512 8", w="8", kernel="bfloat16", reference=product)
+    findings = check_layer(given, Settings(examples=20, properties=("reference",))).findings
+    texts = [d.text for f in findings for d in f.diagnoses if d.name == "accumulated"]
+    assert findings and bool(texts) is told
+    assert all("its sum over the axis of 512 is kept in bfloat16" in text for text in texts)
+
+
+def test_another_fault_has_no_such_law():
     findings = check_layer(layer(Unscaled), Settings(examples=20, properties=("reference",))).findings
     assert findings and "accumulated" not in {d.name for f in findings for d in f.diagnoses}
 
@@ -186,11 +207,46 @@ def test_ids_repeat_hundreds_of_times():
     assert most > 400
 
 
+@pytest.mark.parametrize(("x", "lengths"), [("B T D", "B: lengths T"), ("T D", "B+1: offsets T")])
+def test_sequences_are_of_very_unequal_lengths(x, lengths):
+    """One, all there is, about a block; of packed ones, about all."""
+    given = as_layer(lambda x, n: x * torch.ones(()) * BLOCK, x=x, n=lengths)
+    whole = [(c.primals["x"].shape[-2], c.primals["n"]) for c in drawn(given, 120)]
+    found = [(t, k) for t, n in whole for k in (np.diff(n) if "offsets" in lengths else n)]
+    assert {1, BLOCK - 1, BLOCK, BLOCK + 1} <= {int(k) for _, k in found}
+    assert any(k >= t - 3 for t, k in found if t > BLOCK) and min(k for _, k in found) >= 0
+
+
+def test_packed_sequences_shrink_with_what_they_divide():
+    from tests.kernels import catalogue
+
+    kernel = next(k for k in catalogue() if k.name == "packed")
+    settings = Settings(examples=30, properties=("reference",))
+    (finding,) = check_layer(kernel.layer("last sequence lost"), settings).findings
+    starts = finding.case.primals["starts"]
+    assert starts[0] == 0 and starts[-1] == len(finding.case.primals["x"]) <= 4
+
+
 def test_activations_have_outliers_and_constant_rows():
     found = [c.primals["x"] for c in drawn(layer(scale()), 150) if c.primals["x"].shape[0] > 200]
     spread = [np.abs(x).max(0) for x in found]
     assert any(s.max() > 50 * np.median(s) > 0 for s in spread if len(s) > 3)
     assert any((np.ptp(x, axis=1) == 0).any() for x in found if x.shape[1] > 1)
+
+
+@pytest.mark.parametrize("kernel", ["float8_e4m3fn", "float8_e5m2"])
+def test_primals_of_eight_bits_have_such_values_and_scales_have_not(kernel):
+    eight, met = getattr(torch, kernel), []
+
+    def seen(x, s):
+        met.append((x.detach().clone(), s.detach().clone()))
+        return torch.mul(x.float(), s.float()).to(x.dtype)
+
+    given = as_layer(seen, x="N D", s="1: between 0.5 2", constants="s", kernel=kernel, reference=times)
+    assert check_layer(given, Settings(examples=10)).ok
+    assert met and all(x.dtype == s.dtype == torch.bfloat16 for x, s in met)
+    assert all((x.to(eight).to(x.dtype) == x).all() for x, _ in met)
+    assert any((s.to(eight).to(s.dtype) != s).any() for _, s in met)
 
 
 # -- JAX -------------------------------------------------------------------------------------

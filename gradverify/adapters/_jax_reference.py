@@ -66,6 +66,10 @@ class Reference:
         """See `Hooks.batched`."""
         return self.high.batched(stack, options)
 
+    def at(self, primals: Mapping[str, Array]) -> dict[str, Array]:
+        """The point at which the kernel is: every primal as it is stored."""
+        return {n: self.stored(a) for n, a in primals.items()}
+
     def stored(self, array: Array) -> Array:
         """As the kernel's type holds it, in float64."""
         return array if array.dtype.kind != "f" else np.asarray(array).astype(self.dtype).astype(np.float64)

@@ -50,10 +50,10 @@ def tensor(array: Array, device: Any = None, dtype: Any = None) -> Tensor:
         compact = np.array(compact, dtype=compact.dtype.newbyteorder("="), order="K")
     made = torch.from_numpy(compact)
     made = made.expand(array.shape) if repeated else made
-    return _moved(made, device, dtype if made.is_floating_point() else None)
+    return moved(made, device, dtype if made.is_floating_point() else None)
 
 
-def _moved(source: Tensor, device: Any, dtype: Any) -> Tensor:
+def moved(source: Tensor, device: Any, dtype: Any) -> Tensor:
     """On another device or in another type, with the same strides: `to` alone would make slices contiguous."""
     device, dtype = device or source.device, dtype or source.dtype
     if (source.device.type, source.dtype) == (getattr(device, "type", device), dtype):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters._elsewhere import elsewhere
-from gradverify.adapters._torch_arrays import Array, Tensor, array, import_torch, place, tensor, tensors_in
+from gradverify.adapters._torch_arrays import Array, Tensor, array, import_torch, moved, place, tensor, tensors_in
 from gradverify.adapters._torch_direct import (
     fixed,
     laid_out_alike,
@@ -50,6 +50,7 @@ class Engine:
     device : where tensors go
     kernel : the one floating type that the code takes, or None where it takes any
     updated : primals that the code updates in place (running statistics), so that each copy needs its own
+    grid : the 8-bit floating type that differentiable primals are stored in; None where `kernel` is
     strict : None from backward stays None (a Function's own answer), else it is zero, as autograd means it
     """
 
@@ -59,6 +60,7 @@ class Engine:
     differentiable: tuple[str, ...]
     device: Any
     kernel: Any = None
+    grid: Any = None
     updated: tuple[str, ...] = ()
     strict: bool = False
 
@@ -247,8 +249,14 @@ class Engine:
     # -- within -----------------------------------------------------------------------------
 
     def _leaves(self, arrays: Mapping[str, Array], wanted: tuple[str, ...]) -> dict[str, Tensor]:
-        leaves = {name: tensor(a, self.device, self.kernel) for name, a in arrays.items()}
+        leaves = {name: self._leaf(name, a) for name, a in arrays.items()}
         return {name: t.requires_grad_(name in wanted) for name, t in leaves.items()}
+
+    def _leaf(self, name: str, array: Array) -> Tensor:
+        """In the kernel's type; of values that its 8-bit type has, where there is one."""
+        coarse = self.grid is not None and name in self.differentiable
+        stored = tensor(array, self.device, self.grid if coarse else self.kernel)
+        return moved(stored, self.device, self.kernel) if coarse else stored
 
     def _run(self, leaves: dict[str, Tensor], options: Mapping[str, Any]) -> tuple[Tensor, ...]:
         with self._explained("forward"), fixed(self.device), one_thread(_elements(leaves)):

@@ -58,12 +58,14 @@ class Reference:
     ----------
     type : name of the kernel's type
     eps : of that type
+    grid : see `Engine`
     """
 
     high: Engine
     dtype: Any
     products: Any
     function: Any
+    grid: Any = None
 
     @property
     def type(self) -> str:
@@ -111,6 +113,15 @@ class Reference:
         if array.dtype.kind != "f":
             return array
         found = tensor(array, dtype=self.dtype).double().numpy()
+        return np.asarray(found)
+
+    def at(self, primals: Mapping[str, Array]) -> dict[str, Array]:
+        """The point at which the kernel is: every primal as it is stored, in float64."""
+        coarse = self.high.differentiable if self.grid is not None else ()
+        return {n: self.stored(a) if n not in coarse else self._coarse(a) for n, a in primals.items()}
+
+    def _coarse(self, array: Array) -> Array:
+        found = tensor(array, dtype=self.grid).double().numpy()
         return np.asarray(found)
 
     def sample(
@@ -249,5 +260,5 @@ def reference_of(engine: Engine, target: Any, declared: dict[str, Any], products
             "arguments of the kernel"
         )
     call, _ = caller(target, declared)
-    high = engine.but(name=f"the reference of {engine.name}", call=call, kernel=None, strict=False)
-    return Reference(high, engine.kernel, products or engine.kernel, target)
+    high = engine.but(name=f"the reference of {engine.name}", call=call, kernel=None, grid=None, strict=False)
+    return Reference(high, engine.kernel, products or engine.kernel, target, engine.grid)

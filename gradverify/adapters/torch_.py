@@ -29,7 +29,8 @@ from gradverify.core.declare.layer import KEYWORDS, Layer, Loss
 from gradverify.core.errors import DeclarationError
 
 _OWN = ("device", "kernel", "second", "keep", "reference", "loss")
-_KERNELS = ("bfloat16", "float16", "float32", "tf32")
+_EIGHT = ("float8_e4m3fn", "float8_e5m2")  # of stored primals; the rest is in bfloat16
+_KERNELS = ("bfloat16", "float16", "float32", "tf32", *_EIGHT)
 _ROUGH = {"tf32": "float32"}  # types of products alone, by the type that tensors have
 
 
@@ -44,7 +45,9 @@ def torch_layer(target: Any, /, *, name: str | None = None, **declaration: Any) 
 
         device : where the tensors live; default the CPU, or where the module's parameters are
         kernel : "bfloat16", "float16" or "float32", for code that is written for that type, or "tf32" for float32
-            whose matrix products round their operands to TF32; needs `reference`
+            whose matrix products round their operands to TF32; "float8_e4m3fn" or "float8_e5m2" for primals of
+            values that such a type has, in tensors of bfloat16, as are constants (scales) and outputs. It needs
+            `reference`
         reference : the same function in plain torch operations, of tensors in any type; it is run and
             differentiated in float64
         second : False where no second backward is meant to exist
@@ -90,6 +93,7 @@ def torch_layer(target: Any, /, *, name: str | None = None, **declaration: Any) 
         tuple(p.name for p in probe.differentiable),
         device or torch.device("cpu"),
         _kernel(label, own),
+        _grid(own),
         updated,
         strict=is_function,
     )
@@ -181,7 +185,12 @@ def _kernel(label: str, own: Mapping[str, Any]) -> Any:
             f"layer {label!r}: code fixed to {kernel} needs reference=..., the same function in plain torch "
             "operations; differences in that type alone resolve nothing"
         )
-    return getattr(import_torch(), _ROUGH.get(kernel, kernel))
+    return getattr(import_torch(), "bfloat16" if kernel in _EIGHT else _ROUGH.get(kernel, kernel))
+
+
+def _grid(own: Mapping[str, Any]) -> Any:
+    """The 8-bit type that primals are stored in, or None."""
+    return getattr(import_torch(), own["kernel"]) if own.get("kernel") in _EIGHT else None
 
 
 def _has_jvp(function: Any) -> bool:

@@ -29,7 +29,13 @@ _FEW = 64  # elements of a minimal case up to which its numbers are written out
 @click.option("--primal", "primals", metavar="NAME=DIMS", multiple=True, help='For example x="N D"; once for each.')
 @click.option("--option", "options", metavar="NAME=VALUES", multiple=True, help="Choices as JSON: causal=[false,true]")
 @click.option("--size", "sizes", metavar="AXIS=N[,N]", multiple=True, help="Sizes in production: T=4096,8192")
-@click.option("--type", "kernel", default="bfloat16", show_default=True, help="bfloat16, float16, float32 or tf32.")
+@click.option(
+    "--type",
+    "kernel",
+    default="bfloat16",
+    show_default=True,
+    help="bfloat16, float16, float32, tf32, float8_e4m3fn or float8_e5m2.",
+)
 @click.option("--device", default=None, help="Where the kernel's tensors live; the default is the CPU.")
 @click.option("--examples", type=int, default=100, show_default=True, metavar="N", help="Cases for each property.")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="S", help="The same seed draws the same cases.")
@@ -157,7 +163,7 @@ def _score(layer: Layer, report: Report, heard: Heard, remote: Any, reference: s
         "verdict": verdict,
         "exit": status,
         "reason": _reason(report) if verdict == "undecided" else None,
-        "notes": list(report.notes),
+        "notes": list(report.remarks),
         "cases": report.cases,
         "seed": report.seed,
         "tampering": cheats,

@@ -71,7 +71,7 @@ def _layer(report: Report, label: str, files: Mapping[Finding, str]) -> dict[str
         "cases": report.cases,
         "seconds": plain(report.seconds),
         "declared": list(report.declared),
-        "notes": list(report.notes),
+        "notes": list(report.remarks),
         "verified_by": _ledger(report.verified_by),
         "properties": {name: _tally(tally) for name, tally in report.tallies.items()},
         "coverage": None if report.coverage is None else _coverage(report.coverage),

@@ -41,7 +41,7 @@ def render(report: Report, color: bool = False, width: int = 80, replays: Mappin
         lines += _wrapped(list(report.lines.said()) if report.lines is not None else [], 2, width)
     lines += not_verified(report, width)
     lines += _wrapped([f"declared: {line}" for line in report.declared], 2, width)
-    lines += _wrapped([f"note: {line}" for line in report.notes], 2, width)
+    lines += _wrapped([f"note: {line}" for line in report.remarks], 2, width)
     return "\n".join([*lines, *render_findings(report, color, width, replays)])
 
 

@@ -42,7 +42,9 @@ def inputs(kernel: Kernel, dtype: torch.dtype, sizes: dict[str, int] = SIZES) ->
         shape = primal.dims.shape(sizes)
         raw = rng.random(shape) if primal.domain.discrete else rng.standard_normal(shape)
         value = torch.from_numpy(np.asarray(primal.domain.project(raw, sizes)))
-        made[primal.name] = value.to(dtype) if value.is_floating_point() else value
+        if primal.differentiable and kernel.types[0].startswith("float8"):
+            value = value.to(getattr(torch, kernel.types[0]))
+        made[primal.name] = value.to(dtype) if value.is_floating_point() or value.itemsize == 1 else value
     return made
 
 

@@ -39,8 +39,9 @@ class Kernel:
     types: tuple[str, ...] = ("bfloat16", "float16", "float32")
     more: Mapping[str, Any] = field(default_factory=dict)
 
-    def layer(self, fault: str = "", kernel: str = "bfloat16", **more: Any) -> Layer:
-        """The layer of the right kernel or of a twin."""
+    def layer(self, fault: str = "", kernel: str | None = None, **more: Any) -> Layer:
+        """The layer of the right kernel or of a twin, in the first of its types or in another."""
+        kernel = kernel or self.types[0]
         name = f"{self.name} ({fault})" if fault else self.name
         given = {**self.declared, **more}
         return as_layer(self.make(fault), name=name, kernel=kernel, reference=self.reference, **given)
@@ -48,6 +49,6 @@ class Kernel:
 
 def catalogue() -> list[Kernel]:
     """Every kernel that runs on a CPU without Triton."""
-    from tests.kernels import attention, losses, norms, pointwise, sums
+    from tests.kernels import attention, eight, losses, norms, pointwise, sequences, sums
 
-    return [k for module in (losses, norms, attention, pointwise, sums) for k in module.KERNELS]
+    return [k for module in (losses, norms, attention, pointwise, sums, sequences, eight) for k in module.KERNELS]

@@ -176,6 +176,26 @@ def _is_integer(array: Array, low: float, high: float) -> bool:
     return array.dtype.kind in "iu" and bool(array.min() >= low and array.max() <= high)
 
 
+def _lengths(raw: Array, longest: float) -> Array:
+    return _integers(raw, 1, longest)
+
+
+def _offsets(raw: Array, total: float) -> Array:
+    """0, increasing starts, and the total, along the last axis; sequences are empty only where there are too many."""
+    count, found = raw.shape[-1] - 1, np.zeros(raw.shape, dtype=np.int64)
+    if count > 0:
+        room = max(0.0, total - count)
+        inner = np.floor(np.sort(raw[..., 1:count], axis=-1) * (room + 1)).astype(np.int64) + np.arange(1, count)
+        found[..., 1:count] = np.minimum(inner, int(total))
+        found[..., -1] = int(total)
+    return found
+
+
+def _are_offsets(array: Array, total: float) -> bool:
+    rising = bool((np.diff(array, axis=-1) >= 0).all())
+    return array.dtype.kind in "iu" and rising and bool((array[..., 0] == 0).all() and (array[..., -1] == total).all())
+
+
 def _yes(array: Array, *_: float) -> bool:
     return bool(np.isfinite(array).all())
 
@@ -206,6 +226,8 @@ _TABLE: Mapping[str, _Word] = {
         "int", (1,), lambda raw, count: _integers(raw, 0, count - 1), lambda a, count: _is_integer(a, 0, count - 1)
     ),
     "integers": _Word("int", (2,), _integers, _is_integer),
+    "lengths": _Word("int", (1,), _lengths, lambda a, longest: _is_integer(a, 1, longest)),
+    "offsets": _Word("int", (1,), _offsets, _are_offsets),
 }
 _SYNONYMS = {
     "complex nonzero": "complex-nonzero",

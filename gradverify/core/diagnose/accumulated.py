@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,31 +16,41 @@ from gradverify.core.judge import exact
 from gradverify.core.nouns import Array, Case, Diagnosis, Fit, Stream
 
 _TERMS = (256, 1024, 4096)  # N, 4N, 16N: fewer say little, and more take long
-_ELEMENTS = 1 << 21  # of a case
+_SHORTEST = 128  # of an axis of fixed size: eight terms, 32 and all
+_ELEMENTS = 1 << 23  # of a case
 _STEEPER = 0.2  # exponent by which the error outgrows what must be lost, where a sum is kept in the low type
+_BENT = 0.6  # by which it may grow faster at last than at first: terms that are lost at an end show there alone
 _ROUGH = 0.3  # relative errors at N terms above this are no rounding
-_DRAWS = 3
+_OTHERS = 8  # length of other axes
+_DRAWS, _PLENTY = 3, 1 << 20  # cases at each N, and elements from which on one is enough
+
+Errors = tuple[float, float, float]
 
 
 @add("accumulated", "PRECISION")
 def accumulated(evidence: Evidence) -> Diagnosis | None:
     """The error of a sum outgrows the one rounding that is left where the sum is kept in float32."""
     finding, layer = evidence.finding, evidence.layer
-    if finding.property != "reference" or finding.kind != "wrong" or finding.primal is None:
+    if finding.property != "reference" or finding.kind not in ("wrong", "random") or finding.primal is None:
         return None
     if not hasattr(layer.hooks.reference, "sample"):
         return None
-    fits = [law for axis in _summed(layer, finding.primal) if (law := measured(layer, finding, axis)) is not None]
-    if not fits:
+    told = [_over_named(evidence, axis) for axis in _summed(layer, finding.primal)]
+    if not any(told):
+        told = [_over_fixed(evidence, axis, size) for axis, size in _fixed(evidence)]
+    laws = [law for law in told if law is not None]
+    if not laws:
         return None
-    law = max(fits, key=lambda law: law["lost"])
-    kind, axis = layer.hooks.reference.type, law["axis"]  # type: ignore[union-attr]
+    law = max(laws, key=lambda law: law["lost"])
+    kind, n = layer.hooks.reference.type, law["symbol"]  # type: ignore[union-attr]
+    where = f" in the number {n} of rows of the upstream gradient that are not zero" if law["fixed"] else ""
     text = (
-        f"the error of the gradient of {finding.primal} grows like {axis}^{law['exponent']:.1f}, and what must be lost "
-        f"like {axis}^{law['unavoidable']:.1f}: its sum over {axis} is kept in {kind}; float32 would lose "
-        f"{law['lost']:.1f} digits less at {axis} = {law['terms'][-1]}"
+        f"the error of the gradient of {finding.primal} grows like {n}^{law['exponent']:.1f}{where}, and what must be "
+        f"lost like {n}^{law['unavoidable']:.1f}: its sum over {law['axis']} is kept in {kind}; float32 would lose "
+        f"{law['lost']:.1f} digits less at {n} = {law['terms'][-1]}"
     )
-    return Diagnosis("accumulated", "PRECISION", text, Fit.EXACT, law)
+    sure = Fit.EXACT if finding.kind == "wrong" else Fit.SEEN  # where runs differ, it is why: told before that they do
+    return Diagnosis("accumulated", "PRECISION", text, sure, law)
 
 
 def _summed(layer: Layer, primal: str) -> list[str]:
@@ -49,39 +60,96 @@ def _summed(layer: Layer, primal: str) -> list[str]:
     return [n for n in names if n not in own and not n.startswith("*") and n not in layer.options]
 
 
-def measured(layer: Layer, finding: Any, axis: str) -> dict[str, Any] | None:
-    """Exponents of the error and of what must be lost, over N, 4N and 16N terms; None where they tell no sum."""
+def _over_named(evidence: Evidence, axis: str) -> dict[str, Any] | None:
+    """The law over an axis that can be made longer."""
+    finding, layer = evidence.finding, evidence.layer
     case = finding.worst or finding.case
-    errors: list[float] = []
-    musts: list[float] = []
-    relative: list[float] = []
-    terms: list[int] = []
-    for count in _TERMS:
-        grown = _grown(layer, case, axis, count)
+
+    def errors(count: int, k: int) -> Errors | None:
+        grown = _grown(layer, case, {axis: count})
         if grown is None or grown.size > _ELEMENTS:
-            break
-        found = [errors_of(layer, grown.but(seed=case.seed + k), finding.primal, k) for k in range(_DRAWS)]
-        error, must, size = (float(np.mean(part)) for part in zip(*found))
-        if not all(map(math.isfinite, (error, must, size))) or min(error, must, size) <= 0:
             return None
-        errors, musts, relative, terms = [*errors, error], [*musts, must], [*relative, error / size], [*terms, count]
-    if len(terms) < 2 or relative[0] > _ROUGH:
-        return None
-    exponent, unavoidable = (float(np.polyfit(np.log(terms), np.log(part), 1)[0]) for part in (errors, musts))
-    lost = math.log10(errors[-1] / musts[-1])
-    if exponent - unavoidable < _STEEPER or lost < _STEEPER:
-        return None
-    return {"axis": axis, "exponent": exponent, "unavoidable": unavoidable, "lost": lost, "terms": terms}
+        return errors_of(layer, grown.but(seed=case.seed + k), str(finding.primal), k)
+
+    law = measured(errors, _TERMS, _DRAWS)
+    return None if law is None else {"axis": axis, "symbol": axis, "fixed": False, **law}
 
 
-def _grown(layer: Layer, case: Case, axis: str, count: int) -> Case | None:
-    """The case with an axis of this length: normal values and ids that repeat, and the other axes at most 8."""
-    rng = case.rng(Stream.GROWN, count)
+def _fixed(evidence: Evidence) -> list[tuple[int, int]]:
+    """Long axes of outputs, and their sizes; nobody can make them longer, but an upstream gradient may stop early."""
+    layer, case = evidence.layer, _grown(evidence.layer, evidence.finding.worst or evidence.finding.case, {})
+    if case is None or case.size > _ELEMENTS:
+        return []
+    _, outputs = evaluate.completed(layer, case)
+    found = ((axis, size) for y in outputs for axis, size in enumerate(y.shape) if size >= _SHORTEST)
+    return list(dict.fromkeys(found))
+
+
+def _over_fixed(evidence: Evidence, axis: int, size: int) -> dict[str, Any] | None:
+    """The law over the rows of the upstream gradient that are not zero: the first N of them."""
+    finding, layer = evidence.finding, evidence.layer
+    case = _grown(layer, finding.worst or finding.case, {})
+    if case is None:
+        return None
+
+    def first(values: Array, count: int) -> Array:
+        if values.ndim <= axis or values.shape[axis] != size:
+            return values * 0.0
+        kept = np.arange(size) < count
+        return values * kept.reshape([-1 if k == axis else 1 for k in range(values.ndim)])
+
+    def errors(count: int, k: int) -> Errors:
+        made = case.but(seed=case.seed + k)
+        return errors_of(layer, made, str(finding.primal), k, lambda values: first(values, count))
+
+    law = measured(errors, (size // 16, size // 4, size), 1 if case.size > _PLENTY else _DRAWS)
+    return None if law is None else {"axis": f"the axis of {size}", "symbol": "N", "fixed": True, **law}
+
+
+def measured(errors: Callable[[int, int], Errors | None], counts: tuple[int, ...], draws: int) -> dict[str, Any] | None:
+    """Exponents of the error and of what must be lost, over N, 4N and 16N terms; None where they tell no sum.
+
+    Parameters
+    ----------
+    errors : (number of terms, which draw) -> see `errors_of`; None where that case cannot be made
+    """
+    rows: list[Errors] = []
+    for count in counts:
+        found = [part for k in range(draws) if (part := errors(count, k)) is not None]
+        if len(found) < draws:
+            break
+        row = tuple(float(np.mean(part)) for part in zip(*found))
+        if not all(map(math.isfinite, row)) or min(row) <= 0:
+            return None
+        rows.append((row[0], row[1], row[2]))
+    if len(rows) < 2 or rows[0][0] > _ROUGH * rows[0][2]:
+        return None
+    terms = counts[: len(rows)]
+    error, must = (np.log([row[at] for row in rows]) for at in (0, 1))
+    exponent, unavoidable = (float(np.polyfit(np.log(terms), part, 1)[0]) for part in (error, must))
+    excess = np.diff(error - must) / np.diff(np.log(terms))
+    lost = math.log10(rows[-1][0] / rows[-1][1])
+    if exponent - unavoidable < _STEEPER or lost < _STEEPER or np.diff(excess).max(initial=0.0) > _BENT:
+        return None
+    return {"exponent": exponent, "unavoidable": unavoidable, "lost": lost, "terms": list(terms)}
+
+
+def _grown(layer: Layer, case: Case, longer: Mapping[str, int]) -> Case | None:
+    """The case with axes of these lengths: normal values and ids that repeat, and the other axes of 8, or at most 8."""
     sizes: dict[str, Any] = {}
     for primal in layer.primals:
         sizes = {**primal.dims.bind(np.shape(case.primals[primal.name]), sizes)}
-    sizes = {n: min(s, 8) if isinstance(s, int) else tuple(min(k, 8) for k in s) for n, s in sizes.items()}
-    sizes[axis] = count
+    free = {n: s for n, s in sizes.items() if n not in layer.options}
+    most = {n: min(s, _OTHERS) if isinstance(s, int) else tuple(min(k, _OTHERS) for k in s) for n, s in free.items()}
+    wide = {n: _OTHERS if isinstance(s, int) else s for n, s in most.items()}  # few entries tell no law
+    for others in (wide, most):
+        made = _filled(layer, case, {**sizes, **others, **longer}, case.rng(Stream.GROWN, *longer.values()))
+        if made is not None and layer.allows(made.primals, made.options):
+            return made
+    return None
+
+
+def _filled(layer: Layer, case: Case, sizes: Mapping[str, Any], rng: np.random.Generator) -> Case | None:
     made: dict[str, Array] = {}
     for primal in layer.primals:
         shape = primal.dims.shape(sizes)
@@ -93,13 +161,21 @@ def _grown(layer: Layer, case: Case, axis: str, count: int) -> Case | None:
     return case.but(primals=made, cotangents=None)
 
 
-def errors_of(layer: Layer, case: Case, primal: str, k: int) -> tuple[float, float, float]:
-    """Root mean squares of the error, of what must be lost (a rounding and float32's own), and of the gradient."""
+def errors_of(
+    layer: Layer, case: Case, primal: str, k: int, change: Callable[[Array], Array] = lambda values: values
+) -> Errors:
+    """Root mean squares of the error, of what must be lost (a rounding and float32's own), and of the gradient.
+
+    Parameters
+    ----------
+    change : what is done to upstream gradients
+    """
     reference: Any = layer.hooks.reference
-    case = case.but(primals={n: reference.stored(a) for n, a in case.primals.items()})
+    case = case.but(primals=reference.at(case.primals))
     case, outputs = evaluate.completed(layer, case)
     rng = case.rng(Stream.LAW_OF_A_SUM, k)
     v = tuple(reference.stored(rng.standard_normal(y.shape)) if y.dtype.kind == "f" else y * 0.0 for y in outputs)
+    v = tuple(change(part) for part in v)
     case = case.but(cotangents=v)
     arrays = tuple(case.primals[p.name] for p in layer.primals)
     _, tape = reference.forward(*arrays, **case.options)

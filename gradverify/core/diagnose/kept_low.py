@@ -145,7 +145,7 @@ def _scene(evidence: Evidence, case: Case, primal: str) -> _Scene | None:
     """What the kernel and its reference say there; None where that is not finite."""
     layer = evidence.layer
     reference: Any = layer.hooks.reference
-    case = case.but(primals={n: reference.stored(a) for n, a in case.primals.items()})
+    case = case.but(primals=reference.at(case.primals))
     case, _ = evaluate.completed(layer, case)
     case = case.but(cotangents=tuple(reference.stored(v) for v in case.cotangents or ()))
     raw, tape = reference.forward(*(case.primals[p.name] for p in layer.primals), **case.options)

@@ -58,6 +58,8 @@ class Production(drawing.Drawing):
         super().__init__(layer, regime, dtype, eps, target, tables)
         self.blocks = _weighted(blocks(layer))
         self.repeats = any(p.domain.name in ("labels", "indices") for p in layer.primals)
+        parts = (p.domain for p in layer.primals if p.domain.name in _UNEQUAL)
+        self.sequences = [d.arguments[0] for d in parts if d.arguments[0] in self.names.single]  # that lengths divide
         first, second, third = self.lengths
         self.lengths = (first, second, third + _BYTES)
 
@@ -87,7 +89,7 @@ class Production(drawing.Drawing):
         manner = knobs.pick(_MANNERS)
         primals = self.arrays(valuing, seed, found, known, draw) if manner == "drawn" else None
         if primals is None:
-            primals = self._projected(self.raw(knobs, seed, found, manner, draw), seed, known)
+            primals = self._projected(self.raw(knobs, seed, found, manner, known, draw), seed, known)
         if primals is None or not self.layer.allows(primals, options):
             return None
         return Case(self.layer.name, primals, options, None, self.eps, seed, self.target)
@@ -106,11 +108,14 @@ class Production(drawing.Drawing):
             return None
         chosen = knobs.pick(among)
         if kind == "block":
+            chosen = self.sequences[0] if self.sequences and knobs.chance(50) else chosen
             length = self._about(knobs)
             for other in among[:_AXES]:
                 beside, most = min(self._about(knobs), _SHORT), length * math.prod(_numbers(sizes))
                 if knobs.chance(_BESIDE) and other != chosen and beside * most <= _MOST:
                     sizes = self._set(sizes, other, beside)
+        elif self.sequences and knobs.chance(70):
+            chosen, length = self.sequences[0], self._about(knobs)
         elif self.repeats and knobs.chance(70):
             ids = [n for p in self.layer.primals if p.domain.kind == "int" for n in p.dims.names if n in among]
             chosen, length = (ids or [chosen])[0], knobs.pick(_REPEATED)
@@ -128,7 +133,13 @@ class Production(drawing.Drawing):
         return {**sizes, name: (length,) if name.startswith("*") else length}
 
     def raw(
-        self, knobs: Knobs, seed: int, found: Mapping[str, shapes.Shape], manner: str, draw: drawing.Draw
+        self,
+        knobs: Knobs,
+        seed: int,
+        found: Mapping[str, shapes.Shape],
+        manner: str,
+        known: Mapping[str, Any],
+        draw: drawing.Draw,
     ) -> dict[str, Any]:
         """Raw values of every primal, before they are projected into their domains."""
         made: dict[str, Any] = {}
@@ -137,6 +148,11 @@ class Production(drawing.Drawing):
             if primal.domain.strategy is not None:
                 made[primal.name] = drawing._elements(draw, primal.domain.strategy, seed, k, shape)
             elif primal.domain.discrete:
+                extent = int(primal.domain._numbers(known)[0]) if primal.domain.name in ("lengths", "offsets") else 0
+                if extent:
+                    around = knobs.pick(self.blocks)
+                    made[primal.name] = _UNEQUAL[primal.domain.name](seed, k, shape, extent, around)
+                    continue
                 made[primal.name] = _identities(knobs.pick(_IDS), primal.domain.name, seed, k, shape)
             else:
                 made[primal.name] = _activations(manner, seed, k, shape)
@@ -199,6 +215,34 @@ def _identities(manner: str, domain: str, seed: int, stream: int, shape: shapes.
     if manner == "zipf":
         return (4096.0**uniform - 1) / 4096.0
     return np.full(shape, float(streams.uniform(seed, stream + 64, (1,))[0])) if manner == "equal" else uniform
+
+
+def _unequal(seed: int, stream: int, shape: shapes.Shape, longest: int, block: int) -> Any:
+    """Lengths as they come in production: one, all there is, a block, one less, one more, and any."""
+    chance, any_length = streams.uniform(seed, stream, shape), streams.uniform(seed, stream + 64, shape)
+    pool = np.array([1, longest, block, block - 1, block + 1])
+    drawn = np.append(pool, 0)[np.minimum((chance * 6).astype(int), 5)]
+    lengths = np.where(drawn == 0, np.floor(1 + any_length * longest), drawn)
+    return np.clip(lengths, 1, max(1, longest))
+
+
+def _lengths(seed: int, stream: int, shape: shapes.Shape, longest: int, block: int) -> Any:
+    """Uniforms that become lengths."""
+    return (_unequal(seed, stream, shape, longest, block) - 0.5) / longest
+
+
+def _offsets(seed: int, stream: int, shape: shapes.Shape, total: int, block: int) -> Any:
+    """Uniforms that become starts of packed sequences, in rows of the last axis."""
+    raw, count = streams.uniform(seed, stream, shape), shape[-1] - 1
+    room = total - count
+    if room < 0 or count < 2:
+        return raw
+    beyond = np.cumsum(_unequal(seed, stream, (*shape[:-1], count), total, block) - 1, axis=-1)[..., :-1]
+    raw[..., 1:count] = (np.minimum(beyond, room) + 0.5) / (room + 1)
+    return raw
+
+
+_UNEQUAL = {"lengths": _lengths, "offsets": _offsets}
 
 
 def blocks(layer: Layer) -> tuple[int, ...]:

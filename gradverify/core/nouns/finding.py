@@ -112,6 +112,7 @@ class Outcome:
     entries : number of numbers compared
     skipped : the reason, if the property was not tried on this Case
     outputs : entries that a cotangent weighed, by output, where gradients were compared with numerical ones
+    notes : what a reader of the report is told, though nothing is wrong
     """
 
     property: str
@@ -120,3 +121,4 @@ class Outcome:
     entries: int = 0
     skipped: str | None = None
     outputs: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

@@ -24,7 +24,7 @@ from gradverify.core.evaluate.failures import LayerFailure, out_of_memory
 from gradverify.core.evaluate.limits import SLOW
 from gradverify.core.judge import exact
 from gradverify.core.nouns import Array, Case, Comparison, Finding, Outcome, Stream
-from gradverify.core.properties import Property, _screened, add, gradient
+from gradverify.core.properties import Property, _runs, _screened, add, gradient
 from gradverify.core.properties._allowance import FACTOR, allowed, compared
 from gradverify.core.properties._upstream import upstream
 
@@ -36,6 +36,7 @@ _LARGE = (
     1 << 20
 )  # elements of a case above which fewer samples are taken at first, and the reference confirmed in few steps
 _WORK = 1 << 22  # the same of all that a reference computes on the way
+_AGAIN = 0.25  # of the cases without a finding on which the kernel is run again
 _CONFIRMED = 0.25  # of the cases without a finding on which the reference's own derivative is confirmed
 
 Sampled = tuple[tuple[Array, ...], dict[str, Array]]
@@ -50,7 +51,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     reference: Any = layer.hooks.reference
     if not hasattr(reference, "sample"):
         return _screened.holds(NAME, layer, case)
-    stored = {n: reference.stored(a) for n, a in case.primals.items()}
+    stored = reference.at(case.primals)
     if not all(np.isfinite(a).all() for a in stored.values() if a.dtype.kind == "f"):
         return Outcome(NAME, skipped=f"the primals leave the range of {reference.type}")
     drawn = case.cotangents is None
@@ -84,13 +85,32 @@ def holds(layer: Layer, case: Case) -> Outcome:
     judged = exact.usable(layer, case, evaluate.pulled(evaluation, case.cotangents or ()))
     comparisons = [] if forward else _gradients(layer, judged, truths, draws)
     findings = [forward] if forward else [_finding(layer, case, c) for c in comparisons if c.wrong.any()]
+    confirmed, again = case.rng(Stream.REFERENCE_CONFIRMED).random(2)
+    notes: tuple[str, ...] = ()
+    if comparisons and (findings or again < _AGAIN):
+        first = {name: np.array(gradient) for name, gradient in judged.items()}
+        runs = _runs.repeated(layer, case, first, lambda run: _gradients(layer, run, truths, draws))
+        findings, notes = _of_all(runs, case, comparisons, findings), runs.notes
     intended = layer.declared.surrogate is not None  # then the reference detaches on purpose
-    if not intended and (findings or case.rng(Stream.REFERENCE_CONFIRMED).random() < _CONFIRMED):
+    if not intended and (findings or confirmed < _CONFIRMED):
         wrong = [f.comparison for f in findings if f.comparison is not None]
         doubt = _confirmed(layer, case, truths, wrong, draws.large)
         findings = [doubt] if doubt is not None else findings
     entries = sum(y.size for y in expected) + sum(c.bound.size for c in comparisons)
-    return Outcome(NAME, tuple(findings), tuple(comparisons), entries)
+    return Outcome(NAME, tuple(findings), tuple(comparisons), entries, notes=notes)
+
+
+def _of_all(runs: _runs.Runs, case: Case, comparisons: list[Comparison], findings: list[Finding]) -> list[Finding]:
+    """The findings, where they hold of all runs; of primals that are wrong in some runs, that."""
+    known = {f.primal: f for f in findings}
+    of_all = []
+    for name in (c.primal for c in comparisons):
+        erratic, finding = runs.erratic(NAME, case, name), known.get(name)
+        if erratic is not None:
+            of_all.append(erratic)
+        elif finding is not None:
+            of_all.append(finding.but(facts={**finding.facts, _runs.RUNS: len(runs.compared)}))
+    return of_all
 
 
 class _Draws:

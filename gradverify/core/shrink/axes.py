@@ -109,6 +109,8 @@ def cut(search: Search, kept: Kept, options: Mapping[str, Any] | None = None) ->
         array, domain = primals[primal.name], primal.domain
         if domain.name in ("labels", "indices"):
             array = _renumbered(array, kept.get(domain.arguments[0]), after.get(domain.arguments[0]))
+        elif domain.name in ("lengths", "offsets") and domain.arguments[0] in kept:
+            array = np.searchsorted(np.asarray(kept[domain.arguments[0]]), array).astype(array.dtype)  # places before
         if domain.strategy is None and not domain.contains(array, after):
             if domain.discrete or array.dtype.kind == "c":
                 return None

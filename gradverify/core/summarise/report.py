@@ -51,6 +51,12 @@ class Report:
         return not self.findings and self.verified
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """The notes, and where nothing is wrong, what properties have to say all the same."""
+        more = () if self.findings else tuple(note for tally in self.tallies.values() for note in tally.notes)
+        return (*self.notes, *more)
+
+    @property
     def verified(self) -> bool:
         """Whether anything was decided, as below, and no weight left out of the gradients that were asked for."""
         return self.decided and not self.blocking

@@ -43,6 +43,7 @@ class Tally:
     stopped: int = 0
     shares: dict[str, Counts] = field(default_factory=dict)
     outputs: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def add(self, outcome: Outcome, seconds: float = 0.0) -> None:
         """Count one more outcome."""
@@ -60,6 +61,7 @@ class Tally:
         self.failing += own
         self.stopped += bool(outcome.findings) and not (own or outcome.compared or outcome.entries)
         self.entries += outcome.entries
+        self.notes += [note for note in outcome.notes if note not in self.notes]
         for name, count in outcome.outputs.items():
             self.outputs[name] = self.outputs.get(name, 0) + count
         for comparison in outcome.compared:

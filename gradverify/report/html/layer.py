@@ -40,7 +40,7 @@ def section(report: Report, files: Mapping[Finding, str], prefix: str, level: in
         el("p", f"{drawn}{seed}, {report.seconds:.3g}\N{NO-BREAK SPACE}s", cls="dim"),
         None if report.origin is None else el("p", "Target: ", el("code", breakable(report.origin)), cls="dim"),
         _lines("Declared by the author", report.declared),
-        _lines("Notes", tuple(report.notes)),
+        _lines("Notes", report.remarks),
         _lines("Not verified", tuple(line.strip().removeprefix("not verified: ") for line in not_verified(report))),
         *(article(f, files.get(f), f"{prefix}-f{k}", level + 1) for k, f in enumerate(report.findings)),
         details("Properties in figures", _properties(report, prefix), open=not report.findings),
