@@ -15,6 +15,7 @@ import numpy as np
 from gradverify.core.nouns import Array
 
 _ORDER = 8  # of the differences: over steps of 1/64, those of a curve that turns over 1 are below 1e-10
+_NOISY = 12870.0**0.5  # times independent errors are these differences in the mean: the root of the sum of squares
 _BINOMIAL = 70.0  # times a jump is the largest of these; what a curve adds to it is left room for
 _NODES, _FINER = 65, 33  # over the whole reach, and over the steps that one high difference spans
 _KEPT = 0.5  # share of a high difference that a jump keeps at a quarter of the step; a kink keeps a quarter
@@ -36,7 +37,7 @@ class Jump:
 
     Attributes
     ----------
-    at : where
+    at : where; the end of the reach for steps that lie too close to be told apart
     change : across it, shape (K,)
     """
 
@@ -72,6 +73,9 @@ def largest_jump(
         if not rough[k] > _ROUGH * _LOUD * noise.size**0.5:
             break
         finer, there = table(nodes[k], nodes[k + _ORDER], _FINER)
+        stairs = _stairs(there / noise, float(np.median(rough)))
+        if stairs is not None:
+            return Jump(reach, stairs * noise)
         found = _followed(function, finer, there / noise, rough[k], noise)
         if found is not None:
             return found
@@ -105,6 +109,20 @@ def _followed(
     change = above - below - slope * (high - low)
     heard = _size(change)
     return Jump(low, change * noise) if heard > max(_LOUD * noise.size**0.5, _KEPT * expected) else None
+
+
+def _stairs(values: Array, wide: float) -> Array | None:
+    """Steps that lie closer than the nodes, shape (K,), as of a bisection whose grid stands still; None for others.
+
+    They are as rough in the middle of a row over any steps. Errors that are evenly spread over a step have a standard
+    deviation of 1 / sqrt(12) of it.
+    """
+    if not np.isfinite(values).all() or not wide > _ROUGH * _LOUD * values.shape[1] ** 0.5:
+        return None
+    if not float(np.median(_roughness(values))) > _KEPT * wide:
+        return None
+    spread = np.sqrt(np.mean(np.diff(values, _ORDER, axis=0) ** 2, axis=0)) / _NOISY
+    return np.asarray(12.0**0.5 * spread)
 
 
 def _uncurved(values: Array, most: Array) -> Array:

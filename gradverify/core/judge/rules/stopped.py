@@ -36,9 +36,13 @@ def _applies(dispute: Dispute) -> bool:
 
 
 def _below(dispute: Dispute, share: float) -> bool:
-    """Whether every gap is below a share of what a relative change of the entry would amount to."""
-    size = dispute.gap * np.minimum(dispute.point.scale[dispute.entries], 1.0)
-    return bool((size <= share * dispute.point.loudness).all())
+    """Whether every gap is below a share of what a relative change of the entry would amount to.
+
+    That is what the outputs are; where they are 0 at the point, what the slope makes of it.
+    """
+    move = np.minimum(dispute.point.scale[dispute.entries], 1.0)
+    effect = np.maximum(dispute.point.loudness, np.abs(dispute.numerical) * move)
+    return bool((dispute.gap * move <= share * effect).all())
 
 
 @add(
@@ -102,7 +106,9 @@ class _Way:
         """One that is small beside the outputs, as where forward converges."""
         if not self.loud.size:
             return None
-        most = _SMALL * np.max(np.abs(self.point.base[self.loud] * self.point.weights[self.loud]))
+        here = self.point.base[self.loud] * self.point.weights[self.loud]
+        seen = (here, outputs(reach), outputs(-reach))  # at a point of zeros outputs may be 0 themselves
+        most = _SMALL * float(np.nanmax(np.abs(np.concatenate(seen)), initial=0.0))
         jump = largest_jump(outputs, reach, self.noise, most)
         return jump if jump is not None and np.max(np.abs(jump.change)) <= most else None
 
