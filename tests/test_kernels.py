@@ -428,3 +428,20 @@ def test_samples_leave_no_memory_behind(monkeypatch):
     given.hooks.reference.sample(arrays, at.cotangents, {}, 1, 1, tape)
     gc.collect()
     assert made and all(there() is None for there in made)
+
+
+def test_rounded_operands_are_heard_where_two_terms_cancel():
+    """In every sample of which the two signs are the same the operands alone tell of no rounding."""
+    from gradverify.adapters._torch_noise import noise
+
+    def off(p, seed):
+        v = torch.tensor([[-0.515625], [0.734375]], dtype=torch.float64)
+        with noise(torch.float16, torch.float16, seed):
+            moved = p @ v
+        return abs(float(moved - p @ v))
+
+    drawn = torch.tensor([[0.58682, 0.41318]], dtype=torch.float64)
+    good = max(abs(float((drawn.half().double() - drawn) @ torch.tensor([[s], [0.734375]]).double())) for s in (-1, 1))
+    assert min(off(drawn, seed) for seed in range(40)) > good / 10
+    stored = torch.tensor([[0.5, 0.25]], dtype=torch.float64)  # what the type holds exactly is not rounded
+    assert max(off(stored, seed) for seed in range(40)) < 1e-6

@@ -34,6 +34,7 @@ from gradverify.adapters._torch_arrays import Tensor, import_torch
 UNIT = 2.0**-24
 TF32 = "tf32"  # in which a GPU multiplies float32: eleven bits of significand
 _TINY = 2.0**-126  # the smallest normal number of float32, below which vectorised code and GPUs give zero
+_FLOOR = 0.5  # of the root mean square: three times that is as much as two equal terms can be off by
 _FEW = 4.0  # roundings of an elementwise operation: special functions of a GPU are good to two units
 _MANY = 4096  # terms up to which the order of a sum may be the worst one
 _POOL = (1 << 17) + 29  # a prime
@@ -98,8 +99,10 @@ def _mode(guarded: bool) -> type:
                         return self.softmax(name, args, apart(*args, **kwargs))
             if func.is_view or name in _EXACT:
                 return self.carried(func(*args, **kwargs), args, lambda size: func(size, *args[1:], **kwargs))
+            spread: Any = None
             if name in _PRODUCTS and self.products is not None:
-                args = tuple(self.low(a, self.products) if _floats(a) else a for a in args)
+                exact, args = args, tuple(self.low(a, self.products) if _floats(a) else a for a in args)
+                spread = self.spread(func, exact, args, kwargs)
             bound: Any = None
             if name in _SUMS:
                 bound = self.summed(func, name, args, kwargs)
@@ -109,11 +112,31 @@ def _mode(guarded: bool) -> type:
                 self.sizes[id(result)] = result, bound / (UNIT * count), count
             if name in ("mul", "div") and self.sizes:
                 self.carried(result, args, lambda size: abs(size * args[1] if name == "mul" else size / args[1]))
+            if spread is not None:
+                result.add_(spread.mul_(self.signs(spread)).nan_to_num_(0.0, 0.0, 0.0))
             self.work += result.numel() if _floats(result) else 0
             for k, part in enumerate(result if isinstance(result, (tuple, list)) else (result,)):
                 if _floats(part) and part.numel():
                     self.displace(part, name, args, bound[k] if isinstance(bound, (tuple, list)) else bound)
             return result
+
+        def spread(self, func: Any, exact: Any, args: Any, kwargs: Any) -> Tensor | None:
+            """Half of what the displaced operands move a product by in the mean; None where they stay.
+
+            The signs of a few terms may cancel in every sample, as where two of them sum to nearly 0, and the samples
+            then tell nothing of how the operands are rounded.
+            """
+            if func._schema.is_mutable:
+                return None
+            found: Tensor | None = None
+            for k, (a, moved) in enumerate(zip(exact, args)):
+                if not _floats(a) or import_torch().equal(a, moved):
+                    continue
+                squares = [x * x if _floats(x) else x for x in exact]
+                squares[k] = (moved - a).square_()
+                one = func(*squares, **kwargs)
+                found = one if found is None else found.add_(one)
+            return None if found is None else found.abs_().sqrt_().mul_(_FLOOR)
 
         def carried(self, result: Any, args: Any, how: Callable[[Tensor], Tensor]) -> Any:
             """The result; the sizes of its terms are those of its first argument, moved or scaled alike."""
