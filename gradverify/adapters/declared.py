@@ -27,6 +27,9 @@ from gradverify.core.declare.functions import taken_by
 from gradverify.core.declare.layer import KEYWORDS, Layer, Loss
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure
+from gradverify.core.evaluate.limits import time_limit
+
+_TRIAL = 3.0  # seconds of computing in which a pair is looked at; one that takes longer is taken as it is declared
 
 
 def _is_pair(target: Any) -> bool:
@@ -65,8 +68,12 @@ def _from_pair(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
     fixed = constants(settings)
     outside = tuple(n for n in fixed if n not in primals and n in known_as(*target))
     layer = Layer(*target, **{**declaration, "constants": tuple(n for n in fixed if n not in outside)})
-    made = _without_cache(layer) or (_seeded(layer) if mentions(layer.forward) else layer)
-    missing = captured(made, *target, constants=outside)
+    try:
+        with time_limit(_TRIAL):
+            made = _without_cache(layer) or (_seeded(layer) if mentions(layer.forward) else layer)
+            missing = captured(made, *target, constants=outside)
+    except LayerFailure:  # it does not return: the check itself finds that
+        return layer
     return made.derive(unverified=(*made.unverified, *missing)) if missing else made
 
 
