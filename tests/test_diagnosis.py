@@ -824,15 +824,6 @@ WRONG |= {
         "b",
         property="complete",
     ),
-    "a scalar of another kind": Wrong(
-        layer(dense, changed("b", lambda g, dy, x, W: float(x.mean())), **DENSE),
-        SMALL,
-        "shape",
-        "SHAPE",
-        "gives a scalar for b, which has the axes H",
-        "b",
-        property="complete",
-    ),
     "another shape": Wrong(
         layer(dense, changed("b", lambda g, dy, x, W: x[0]), **DENSE),
         SMALL,

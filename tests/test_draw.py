@@ -239,7 +239,17 @@ def test_assumptions_that_nothing_meets_give_no_case():
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
 @pytest.mark.parametrize("word", domains.words())
 def test_values_are_in_their_domain(word, dtype, special):
-    told = {"between": "-1.5 2", "above": "-1.5", "below": "2", "integers": "-1 4", "labels": "K", "indices": "K"}
+    told = {
+        "between": "-1.5 2",
+        "above": "-1.5",
+        "below": "2",
+        "at-least": "-1.5",
+        "at-most": "2",
+        "inside": "-1.5 2",
+        "integers": "-1 4",
+        "labels": "K",
+        "indices": "K",
+    }
     told |= {"lengths": "K", "offsets": "K"}
     arguments = told.get(word, "")
     one = layer(lambda x, W: (x, None), x=f"*batch K: {word} {arguments}", W="K")

@@ -11,6 +11,7 @@ import numpy as np
 
 from gradverify.adapters._captured import captured, known_as
 from gradverify.adapters._chance import Chance
+from gradverify.adapters._guesses import dimensions, methods_of
 from gradverify.adapters._instance import Maker, accepted_by, builds, float_arrays
 from gradverify.adapters._normal import TARGETS, attempt, constants, examples, finished, flat, parted, required, split
 from gradverify.adapters._pairs import Pair, attributes, declared_pair, discover, fetch
@@ -21,21 +22,6 @@ from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.nouns import Array
 
-FORWARDS = ("forward", "forward_pass", "fprop", "forward_propagation", "feedforward", "__call__")
-BACKWARDS = (
-    "backward",
-    "backward_pass",
-    "bprop",
-    "backprop",
-    "back_propagation",
-    "backward_propagation",
-    "backpropagate",
-)
-VALUES = ("loss", "compute_loss", "cost", "compute_cost", "loss_function", "cost_function", "objective")
-SLOPES = (
-    *("compute_gradients", "compute_gradient", "compute_grads", "calculate_gradients", "calc_gradients"),
-    *("get_gradients", "gradients", "gradient", "grads", "grad", *BACKWARDS),
-)
 OPTIMISERS = ("optimizer", "optimiser", "opt", "optim")
 RATES = frozenset({"learning_rate", "lr", "alpha", "eta", "rate", "step_size"})
 _LOOKS = 3  # sets of sizes at which an object is looked at: 4*N and D+H are the same at two of them
@@ -84,7 +70,7 @@ def build(
     around = known_as(forward, backward)
     outside = tuple(n for n in fixed if n in around)
     fixed = tuple(n for n in fixed if n not in primals and n not in around)
-    more, missing = undeclared(inner, layer, primals, fixed, _dimensions, first)
+    more, missing = undeclared(inner, layer, primals, fixed, dimensions, first)
     lines = (*lines, *more)
     layer = _layer(inner, primals, settings, label)
     layer = layer.derive(unverified=(*missing, *captured(layer, forward, backward, outside)))
@@ -241,22 +227,6 @@ def _declared(primals: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[s
     return {"primals": dict(primals), **settings}
 
 
-def methods_of(cls: type) -> tuple[str, str] | None:
-    """Names of the forward and the backward method of a class, or of those for a loss and its gradients.
-
-    The second name is empty where a loss alone is there, which may return both.
-    """
-
-    def first(names: tuple[str, ...]) -> str | None:
-        own = {n for base in cls.__mro__ for n in vars(base)}  # every class can be called itself
-        return next((n for n in names if n in own and inspect.isroutine(getattr(cls, n, None))), None)
-
-    forward, backward, value = first(FORWARDS), first(BACKWARDS), first(VALUES)
-    if forward is not None and backward is not None:
-        return forward, backward
-    return None if value is None else (value, first(SLOPES) or "")
-
-
 def _inputs(
     cls: type,
     forward: str,
@@ -308,7 +278,7 @@ def _complete(
     inferred = []
     for name, pair in inner.pairs.items():
         if name not in primals and shapes and not any(pair.name == n for n in primals):
-            text = _dimensions(name, shapes)
+            text = dimensions(name, shapes)
             if text is not None:
                 primals[name] = text
                 inferred.append(f'{name} "{text}"')
@@ -387,29 +357,6 @@ def _same(value: Any, other: Any) -> bool:
     return value is other or (
         isinstance(value, np.ndarray) and np.shape(value) == np.shape(other) and np.array_equal(value, other)
     )
-
-
-def _dimensions(name: str, shapes: list[tuple[dict[str, Any], dict[str, tuple[int, ...]]]]) -> str | None:
-    """The dimension string of a parameter, from the shapes it had at a few sets of sizes."""
-    seen = [(sizes, found[name]) for sizes, found in shapes if name in found]
-    if not seen or any(len(shape) != len(seen[0][1]) for _, shape in seen):
-        return None
-    tokens = []
-    for axis in range(len(seen[0][1])):
-        fits = [_tokens(sizes, shape[axis]) for sizes, shape in seen]
-        common = sorted(set.intersection(*fits), key=lambda t: (t.isdigit(), len(t), t))
-        if not common:
-            return None
-        tokens.append(common[0])
-    return " ".join(tokens)
-
-
-def _tokens(sizes: Mapping[str, Any], extent: int) -> set[str]:
-    named = {n: s for n, s in sizes.items() if isinstance(s, int) and s > 1}
-    found = {n for n, s in named.items() if s == extent}
-    found |= {f"{k}*{n}" for n, s in named.items() for k in (2, 3, 4) if k * s == extent}
-    found |= {f"{n}+{m}" for n in named for m in named if n < m and named[n] + named[m] == extent}
-    return found | {str(extent)}
 
 
 def _layer(

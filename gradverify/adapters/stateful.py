@@ -16,7 +16,8 @@ import numpy as np
 
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._arrays import arrays_of
-from gradverify.adapters._building import build, methods_of
+from gradverify.adapters._building import build
+from gradverify.adapters._guesses import methods_of
 from gradverify.adapters._instance import accepted_by
 from gradverify.adapters._stateful import Stateful
 from gradverify.core.declare.layer import Layer

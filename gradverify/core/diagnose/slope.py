@@ -65,9 +65,10 @@ def _tends(evidence: Evidence, probe: Probe) -> tuple[float, int] | None:
         return None
     far, near = first / limit - 1, second / limit - 1
     top = float(np.abs(far).max())
-    if top < 1e-5 or not 0.5 * _FALLS**2 < float(np.abs(near).max()) / top < 2 * _FALLS:
-        return None
     side = 1 if far.min() > -1e-2 * top else -1 if far.max() < 1e-2 * top else 0
+    least = 0.5 * (_FALLS**2 if side > 0 else _FALLS)  # where too little is left, it is another function of values
+    if top < 1e-5 or not least < float(np.abs(near).max()) / top < 2 * _FALLS:
+        return None
     return limit, side
 
 

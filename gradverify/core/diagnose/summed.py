@@ -96,10 +96,6 @@ def _other_axes(evidence: Evidence) -> Diagnosis | None:
     """What its axes look like, if each of them has the size of one dimension on every case."""
     shapes = [np.asarray(p.raw.get(evidence.primal)).shape for p in evidence.situation.failing]
     named = [variants.lone_sizes(evidence.layer, p.case) for p in evidence.situation.failing]
-    wanted = ", ".join(evidence.situation.failing[0].labels(evidence.primal)) or "none"
-    if set(shapes) == {()} and wanted != "none":
-        text = f"backward gives a scalar for {evidence.primal}, which has the axes {wanted}{evidence.given}"
-        return Diagnosis("shape", "SHAPE", text, Fit.FORM, {"cases": len(shapes)})
     if len({len(s) for s in shapes}) != 1 or len(set(shapes)) < 2:
         return None
     axes = [
@@ -107,7 +103,8 @@ def _other_axes(evidence: Evidence) -> Diagnosis | None:
     ]
     if not all(len(names) == 1 for names in axes):
         return None
-    has = ", ".join(names[0].lstrip("*") for names in axes)
+    has = ", ".join(names[0].lstrip("*") for names in axes) or "none"
+    wanted = ", ".join(evidence.situation.failing[0].labels(evidence.primal)) or "none"
     text = f"the gradient of {evidence.primal} has the axes {has}, and {evidence.primal} has {wanted}{evidence.given}"
     return Diagnosis("shape", "INDEX", text, Fit.FORM, {"cases": len(shapes)})
 
