@@ -123,13 +123,13 @@ class _Reported(Search):
 
     @property
     def over(self) -> bool:
-        heavy = any(_exhausts(finding) for finding, _, _ in self.found.values())  # each case takes long to fail
+        heavy = any(_exhausts(finding) for finding, _ in self.found.values())  # each case takes long to fail
         return self.watch.worker.stopped() or heavy or super().over
 
     def _heard(self, event: Progress) -> None:
         new = [(key, item) for key, item in self.found.items() if key not in self._sent]
         self._sent.update(key for key, _ in new)
-        found = tuple((finding, prop.name) for _, (finding, prop, _) in new)
+        found = tuple((finding, prop.name) for _, (finding, prop) in new)
         beat = Beat(replace(event, layer=self.watch.job.layer), found, self.tallies)
         if new or event.stage != self.watch.beat.progress.stage or time.monotonic() > self.watch._last + BEAT:
             self.watch.tell(beat)

@@ -59,7 +59,7 @@ class Search:
     settings: Settings
     listen: Listener
     tallies: dict[str, Tally] = field(default_factory=dict)
-    found: dict[tuple[str, str, str], tuple[Finding, Property, Regime]] = field(default_factory=dict)
+    found: dict[tuple[str, str, str], tuple[Finding, Property]] = field(default_factory=dict)
     coverage: Coverage = field(default_factory=Coverage)
     tables: dict[str, Any] = field(default_factory=dict)  # of the sizes that `assume` allows
     cases: int = 0
@@ -109,9 +109,9 @@ class Search:
         found = sorted(unexplained(self.found), key=lambda item: _first(item[0]))
         within = self._within() if found and self.settings.shrink else []
         if within:
-            return [*within, *(finding.but(follows=within[0].fingerprint) for finding, _, _ in found)]
+            return [*within, *(finding.but(follows=within[0].fingerprint) for finding, _ in found)]
         findings: list[Finding] = []
-        for finding, prop, _ in found:
+        for finding, prop in found:
             findings.append(self.minimal(finding, prop, _lead(finding, findings)))
         return findings
 
@@ -163,7 +163,7 @@ class Search:
                 if self.slow[prop.name] >= _SLOW:
                     continue
                 if _due(drawn, prop.share / most):
-                    self._try(case, prop, regime)
+                    self._try(case, prop)
             reached = bool(self.recorder.end())
             self._report_progress()
             if self.over or (self.first is not None and self.cases >= self.first + _ENOUGH):
@@ -178,7 +178,7 @@ class Search:
         self.coverage.asked(drawing.tried, drawing.refused, drawing.possible)
         self.refused = self.cases == 0  # many attempts, and as many for each other group
 
-    def _try(self, case: Case, prop: Property, regime: Regime) -> None:
+    def _try(self, case: Case, prop: Property) -> None:
         begun = time.perf_counter()
         with tuning.using(replace(tuning.current(), known=self._known(prop), few=True)):
             outcome = examine(self.layer, case, prop)
@@ -192,15 +192,15 @@ class Search:
             known = self.found.get(finding.fingerprint)
             if known is None:
                 self.first = self.cases if self.first is None else self.first
-                self.found[finding.fingerprint] = (finding, prop, regime)
+                self.found[finding.fingerprint] = (finding, prop)
             else:
-                self.found[finding.fingerprint] = (smaller(known[0], finding), known[1], known[2])
+                self.found[finding.fingerprint] = (smaller(known[0], finding), known[1])
 
     def _known(self, prop: Property) -> frozenset[str]:
         """Primals that are wrong for certain, by this property or by one that would explain it: other findings are
         looked for from then on.
         """
-        clear = (finding for finding, _, _ in self.found.values() if most(finding) >= _CERTAIN)
+        clear = (finding for finding, _ in self.found.values() if most(finding) >= _CERTAIN)
         same = (f for f in clear if f.property == prop.name or (f.property in prop.implied_by and f.kind == "wrong"))
         return frozenset(f.primal for f in same if f.primal is not None)
 

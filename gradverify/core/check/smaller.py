@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -122,7 +122,7 @@ class Smaller:
         """The finding as it is on a case, if it is there."""
         with tuning.using(replace(tuning.current(), only=finding.primal, few=few, again=again)):
             outcome = examine(self.layer, case, prop)
-        return next(_alike(outcome.findings, finding), None)
+        return next((found for found in outcome.findings if found.fingerprint == finding.fingerprint), None)
 
     def _diagnosed(self, finding: Finding, lead: Finding | None = None) -> Finding:
         """The finding with what it looks like, unless cases are to be left as they were drawn."""
@@ -140,10 +140,6 @@ def _as_clear(same: Finding, finding: Finding) -> bool:
 
 def _tells(finding: Finding) -> bool:
     return finding.comparison is not None and tells(finding.case, int(finding.comparison.wrong.sum()))
-
-
-def _alike(found: Sequence[Finding], finding: Finding) -> Iterator[Finding]:
-    return (other for other in found if other.fingerprint == finding.fingerprint)
 
 
 def smaller(known: Finding, new: Finding) -> Finding:
