@@ -73,7 +73,9 @@ class Smaller:
     def _confirmed(self, finding: Finding, case: Case, prop: Property, lead: Finding | None) -> Finding:
         """The finding as the case shows it, if it does so every time; one that comes and goes is told as such."""
         worst, severity = finding.worst or finding.case, most(finding)
-        again = [self._at(case, prop).get(finding.fingerprint), self._same(case, prop, finding)]
+        again = [self._at(case, prop).get(finding.fingerprint)]
+        if lead is None:
+            again.append(self._same(case, prop, finding))
         if not _steady(finding) or any(found is None for found in again):
             again += [self._same(case, prop, finding) for _ in range(_CONFIRM - len(again))]
         told = [found for found in again if found is not None]
