@@ -46,7 +46,9 @@ class Forward:
         self._probed: set[int] = set()  # stacks that gave the same as a loop did
         self._writes: bool | None = None  # whether forward writes into its inputs, as far as one call has told
         self._through = False  # whether any perturbed copy has come through one by one
-        self.one_by_one = not _carried.get(layer.forward) and bool(_refused.get(layer.forward))  # the last stack, if known
+        self.one_by_one = not _carried.get(layer.forward) and bool(
+            _refused.get(layer.forward)
+        )  # the last stack, if known
         self._at = {name: np.array(a) for name, a in self.primals.items()} if layer.declared.surrogate else {}
         known = outputs if dtype is None and layer.declared.surrogate is None else None
         self.at_point = self.call(self.primals) if known is None else known
