@@ -143,7 +143,7 @@ def diagnosed(layer: Layer, finding: Finding, lead: Finding | None = None) -> Fi
 
 
 def _again(layer: Layer, finding: Finding, lead: Finding) -> tuple[Diagnosis, ...]:
-    """What the signature that fits another finding best says of this one, if it fits as well; in its words, if alike."""
+    """What the signature that fits another finding best says of this one, if it fits as well; its words, if alike."""
     best, evidence = lead.diagnoses[0], Evidence(layer, finding)
     with time_limit(2 * SECONDS):
         again = _asked(signatures.get(best.name), evidence)
