@@ -11,7 +11,7 @@ import numpy as np
 
 from gradverify.core.declare.declaration import Backward, Forward
 from gradverify.core.declare.dims import sizes_in
-from gradverify.core.declare.functions import by_function, taken_by
+from gradverify.core.declare.functions import by_function, own, taken_by
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate.failures import LayerFailure as LayerFailure
@@ -58,6 +58,7 @@ def run(
         If the layer raises, or does not return (outputs, saved).
     """
     forward, backward = pair or (layer.forward, layer.backward)
+    options = own(options)
     result = guarded("forward", forward, *(primals[p.name] for p in layer.primals), **options)
     outputs, saved = forwarded(layer, result)
 
