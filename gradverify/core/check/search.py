@@ -68,6 +68,7 @@ class Search:
     slow: Counter[str] = field(default_factory=Counter)
     refused: bool = False
     beyond: set[str] = field(default_factory=set)  # what is too large to be judged, in words
+    few: list[str] = field(default_factory=list)  # what drawing lacked, in words
     tuned: tuning.Tuning = field(init=False)
     recorder: Recorder = field(init=False)
     smaller: Smaller = field(init=False)
@@ -104,7 +105,7 @@ class Search:
     def notes(self) -> tuple[str, ...]:
         """What the reader of a report is told besides: what was refused, and what was too large to be judged."""
         lacks = (refusal(self.layer),) if self.refused else self.coverage.lacks()
-        return (*lacks, *(f"not judged: {told}" for told in sorted(self.beyond)[:_TOLD]))
+        return (*lacks, *self.few, *(f"not judged: {told}" for told in sorted(self.beyond)[:_TOLD]))
 
     def _final(self) -> list[Finding]:
         """Every finding that no other explains, small and diagnosed; behind those of a part that is wrong by itself."""
@@ -152,6 +153,7 @@ class Search:
             self.layer, regime, dtype=self.settings.dtype, eps=self.settings.eps, target=target, tables=self.tables
         )
         drawn, most = 0, max(prop.share for prop in props)  # the share that decides how many cases are drawn
+        wanted = _count(self.settings.examples, props)
 
         def body(case: Case) -> bool:
             nonlocal drawn
@@ -173,9 +175,12 @@ class Search:
             return reached
 
         try:
-            explored(drawing, _count(self.settings.examples, props), self._stream(regime), body)
+            explored(drawing, wanted, self._stream(regime), body)
         except _Enough:
             self.first = self.cases  # the next group of properties gets its own chance
+        else:
+            if 0 < drawn < wanted // 2:
+                self.few.append(f"no more than {drawn} of {wanted} cases could be drawn")
         self.beyond |= drawing.beyond
         self.coverage.asked(drawing.tried, drawing.refused, drawing.possible)
         self.refused = self.cases == 0  # many attempts, and as many for each other group
