@@ -1,8 +1,14 @@
-"""Settings of the test run: one thread for each worker, fixed examples in CI."""
+"""Settings of the test run: bytecode is kept, one thread for each worker, fixed examples in CI."""
 
 from __future__ import annotations
 
 import os
+import sys
+
+# The suite starts hundreds of interpreters. Where no bytecode may be written, each of them compiles this package, and
+# pytest rewrites Hypothesis for its assertions, anew: a second and a half for each.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Set before NumPy is imported: workers that each start a thread per core slow one another down.
