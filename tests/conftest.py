@@ -8,7 +8,6 @@ import sys
 # The suite starts hundreds of interpreters. Where no bytecode may be written, each of them compiles this package, and
 # pytest rewrites Hypothesis for its assertions, anew: a second and a half for each.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-sys.dont_write_bytecode = False
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Set before NumPy is imported: workers that each start a thread per core slow one another down.
@@ -16,6 +15,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.setdefault(variable, "1")
 
 from hypothesis import HealthCheck, settings
+
+sys.dont_write_bytecode = False
 
 # No deadline: how long an example takes says nothing about a gradient, and differs between machines.
 settings.register_profile("gradverify", deadline=None, suppress_health_check=[HealthCheck.too_slow])
