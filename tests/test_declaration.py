@@ -201,6 +201,8 @@ def test_a_gradient_that_is_all_rounding_agrees():
         ({}, "declares no primals"),
         ({"x": "N D)"}, "layer 'f', primal 'x'"),
         ({"x": 3}, "expected a dimension string"),
+        ({"x": "N", "stride": [1, 2]}, r"an option is declared as options=\{'stride': \[1, 2\]\}"),
+        ({"x": "N", "training": True}, r"with its choices, as options=\{'training': \[True\]\}"),
         ({"x": "N: labels Q"}, "'Q'"),
         ({"x": "N", "zero": "w"}, "no primal 'w'"),
         ({"x": "N", "batch": "B"}, "no primal has an axis 'B'"),

@@ -532,6 +532,21 @@ def test_at_the_edge_of_a_domain_one_side_decides(x):
     assert verdicts(wrong, [x])[0] == Verdict.DISAGREES
 
 
+def test_a_forward_that_takes_no_stack_is_called_for_no_step_in_vain():
+    calls = []
+
+    def forward(x):
+        calls.append(np.shape(x))
+        (rows, columns) = np.shape(x)  # code of loops, as it refuses a leading axis
+        return np.array([[np.sin(x[i, j]) for j in range(columns)] for i in range(rows)]), x
+
+    layer = Layer(forward, lambda dy, x: dy * np.cos(x), name="loops", x="N D")
+    for seed in range(2):  # the first case tells that it takes none
+        calls.clear()
+        gradient.holds(layer, Case("loops", {"x": np.random.default_rng(seed).standard_normal((6, 5))}))
+    assert len(calls) <= 3 * 30, "two for each entry, and the noise"
+
+
 def test_an_integer_primal_needs_no_gradient():
     layer = Layer(
         lambda w, idx: (w[idx], (w.shape, idx)),

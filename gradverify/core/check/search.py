@@ -68,16 +68,18 @@ class Search:
     slow: Counter[str] = field(default_factory=Counter)
     refused: bool = False
     beyond: set[str] = field(default_factory=set)  # what is too large to be judged, in words
+    tuned: tuning.Tuning = field(init=False)
     recorder: Recorder = field(init=False)
     smaller: Smaller = field(init=False)
 
     def __post_init__(self) -> None:
+        self.tuned = replace(self.settings.tuning, vain=set())
         self.smaller = Smaller(self.layer, self.settings, self._report_progress)
 
     def run(self) -> Report:
         """Draw, verify, shrink; one pass for each group of properties that draw alike."""
         start = time.perf_counter()
-        with tuning.using(self.settings.tuning), Recorder(self.layer) as self.recorder:
+        with tuning.using(self.tuned), Recorder(self.layer) as self.recorder:
             groups = list(alike(self.applicable()))
             self.total = sum(_count(self.settings.examples, props) for _, props in groups)
             for regime, props in groups:
@@ -206,7 +208,8 @@ class Search:
 
     def minimal(self, finding: Finding, prop: Property, lead: Finding | None = None) -> Finding:
         """The same finding on a small case, diagnosed; behind a lead that is told already, in brief."""
-        return self.smaller(finding, prop, lead)
+        with tuning.using(self.tuned):
+            return self.smaller(finding, prop, lead)
 
     def _report_progress(self, stage: str = DRAWING) -> None:
         self.listen(Progress(self.layer.name, self.cases, self.total, len(self.found), stage))
