@@ -166,6 +166,26 @@ def test_a_kink_is_told_by_the_slopes_on_its_two_sides():
     ]
 
 
+def faint(slope=0.0):
+    """A sum in which one unit is 1e-8 short of its kink and weighs 1e-8 beside what the other entry does."""
+
+    def forward(x, w):
+        return np.sum(np.exp(x)) + 1e-8 * np.sum(np.sin(w) + np.maximum(w - 3.00000001, 0)), (x, w)
+
+    def backward(dy, saved):
+        x, w = saved
+        return dy * np.exp(x), dy * 1e-8 * (np.cos(w) + np.where(w > 3.00000001, 1.0, slope))
+
+    layer = Layer(forward, backward, name="faint", x="N", w="M")
+    case = Case("faint", {"x": np.array([0.3, 0.7]), "w": np.array([3.0])}, cotangents=(np.array(1.0),), seed=5)
+    return gradient.holds(layer, case).compared[1]
+
+
+def test_a_faint_kink_beside_the_point_is_one():
+    assert ("kink", "kink") in faint().because()
+    assert faint(slope=-2.0).wrong.all()
+
+
 def test_a_jump_of_the_forward_is_named():
     def forward(x):
         return np.where(x > 0, x, 1.8 * np.exp(x) - 1), x

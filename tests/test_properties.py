@@ -362,6 +362,25 @@ def test_what_a_settled_softmax_leaves_is_no_loss_of_digits():
     assert verify(attention.derive(backward=halves), case, ["precision"]).findings
 
 
+def test_a_gradient_that_loses_what_its_loss_loses_is_no_finding():
+    def loss(x, low=False):
+        p = np.exp(x - x.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        d = p.astype(np.float16).astype(np.float32) if low and p.dtype == np.float32 else p.copy()
+        d[:, 0] -= 1  # where p is nearly 1, log p and p - 1 have the digits that p has
+        return -np.log(p[:, 0]).sum(), d
+
+    def layer(low=False):
+        return Layer(lambda x: loss(x, low), lambda dy, d: dy * d, name="loss", x="N C")
+
+    rng = np.random.default_rng(3)
+    for seed in range(20):
+        x = np.append(rng.uniform(6.5, 7.5), rng.uniform(-1, 0, 2))[None].astype(np.float32)
+        case = Case("loss", {"x": x}, cotangents=(np.float32(1.1),), seed=seed)
+        assert not verify(layer(), case, ["precision"]).findings
+        assert verify(layer(low=True), case, ["precision"]).findings
+
+
 def test_what_fresh_memory_happens_to_hold_is_told_as_that_and_not_as_chance():
     junk = np.random.default_rng(0)
 

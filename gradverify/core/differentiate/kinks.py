@@ -11,10 +11,12 @@ from __future__ import annotations
 import numpy as np
 
 from gradverify.core.differentiate.point import Point
+from gradverify.core.nouns import Array
 
 STEP = 1e-6  # in natural units, of code in float64; others take the square root of their precision more
 RATIO = 4.0  # of the two steps: a power of two, so that the nearer one is exact
 SMOOTH = 8.0  # between RATIO, by which a kink's second difference shrinks, and its square, by which a curve's does
+WIDER = 4.0 ** np.arange(6.0, -1.0, -1.0)  # times the usual step, where few entries move
 LOUD = 64.0  # typical roundings of an output, above which a second difference is heard
 
 
@@ -34,8 +36,7 @@ def has_kink(point: Point, rounding: float | None = None) -> bool:
     """
     if point.size == 0 or point.base.size == 0:
         return False
-    rng = np.random.default_rng(point.size)
-    direction = point.scale * rng.choice([-1.0, 1.0], point.size) * rng.uniform(0.5, 1.0, point.size)
+    direction = _direction(point)
     far, near = reach(point), reach(point) / RATIO
     steps = np.array([far, -far, near, -near])
     y = point.outputs(point.displaced_along(direction, steps, 4, None)[0], 4)
@@ -45,3 +46,32 @@ def has_kink(point: Point, rounding: float | None = None) -> bool:
     size = np.abs(y).max(axis=0)
     heard = wide > LOUD * (point.relative if rounding is None else rounding) * (size + np.abs(point.base))
     return bool((heard & (narrow * SMOOTH > wide)).any())
+
+
+def has_faint_kink(point: Point, entries: Array) -> bool:
+    """Whether some output has a kink along a direction of some entries, over wider steps than the usual one.
+
+    A kink that is faint beside all else is drowned by what the other entries curve, and over the smallest steps by
+    rounding; entries of little effect curve little, and may take wider steps. What is rounded inside is no larger over
+    wide steps than over narrow ones; a kink is, in proportion. Costs fourteen forwards.
+
+    Parameters
+    ----------
+    entries : flat indices of those that move
+    """
+    direction = np.zeros(point.size)
+    direction[entries] = _direction(point)[entries]
+    steps = reach(point) * np.concatenate([WIDER, -WIDER])
+    y = point.outputs(point.displaced_along(direction, steps, steps.size, None)[0], steps.size)
+    bends = np.abs(y[: WIDER.size] + y[WIDER.size :] - 2 * point.base)
+    heard = bends > LOUD * point.relative * (np.abs(y).max(axis=0) + np.abs(point.base))
+    with np.errstate(all="ignore"):
+        falls = bends[:-1] / bends[1:]
+    kinked = heard[:-1] & (falls > RATIO / 2) & (falls < SMOOTH)
+    return bool((kinked[1:] & kinked[:-1]).any())
+
+
+def _direction(point: Point) -> Array:
+    """All entries move at once, by different shares of their natural steps."""
+    rng = np.random.default_rng(point.size)
+    return np.asarray(point.scale * rng.choice([-1.0, 1.0], point.size) * rng.uniform(0.5, 1.0, point.size))

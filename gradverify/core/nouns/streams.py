@@ -50,4 +50,5 @@ class Stream(enum.IntEnum):
     DETACHED = 42
     LIFTED = 43
     GROWN = 44
+    FORWARD_ROUNDING = 45
     SCREEN = 0x5C

@@ -29,6 +29,9 @@ _MODERATE = {2: 8.0, 4: 8.0, 8: 1e5}
 LOST = 0.3  # a finding needs about half of the digits to be lost
 _FEW, _MANY = 6, 60  # neighbours at which the float64 gradient is looked at
 _FACTOR = 32.0  # multiples of the unavoidable error that a right backward stays below
+# Times as many digits as its forward loses: log p and p - 1 where p is nearly 1, both out of a p that is rounded. A
+# digit more is left room for, since one output may be right by luck.
+_AS_FORWARD = 10.0
 
 
 def holds(layer: Layer, case: Case, name: str = NAME, more: Any = np.float64) -> Outcome:
@@ -62,7 +65,8 @@ def holds(layer: Layer, case: Case, name: str = NAME, more: Any = np.float64) ->
             often = unavoidable(
                 exact.stored(layer, wide.rng(Stream.WIDE_SAVED_ROUNDING), eps), wide, exactly, eps, _MANY
             )
-            comparison = _compare(layer, primal, judged[primal], truth, often[primal], lowest, terms)
+            spread = often[primal] + _AS_FORWARD / _FACTOR * _forward_loses(layer, case, more, eps) * np.abs(truth)
+            comparison = _compare(layer, primal, judged[primal], truth, spread, lowest, terms)
         compared.append(comparison)
         if comparison.wrong.any():
             findings.append(_finding(case, name, comparison, lowest, called))
@@ -92,6 +96,20 @@ def unavoidable(layer: Layer, wide: Case, truth: dict[str, Array], eps: float, d
             with np.errstate(all="ignore"):
                 spread[name] = np.fmax(spread[name], np.abs(gradient - truth[name]))
     return spread
+
+
+def _forward_loses(layer: Layer, case: Case, more: Any, eps: float) -> float:
+    """Relative error of the outputs in the precision of the case, the largest of a few neighbours."""
+    rng, worst = case.rng(Stream.FORWARD_ROUNDING), 0.0
+    for _ in range(_FEW):
+        moved = case.but(primals={n: _moved(a, eps, rng).astype(a.dtype) for n, a in case.primals.items()})
+        low, high = (
+            np.concatenate([np.ravel(y).astype(np.longdouble) for y in evaluate.run(layer, p, case.options).outputs])
+            for p in (evaluate.copies(moved.primals), evaluate.cast(moved.primals, more))
+        )
+        with np.errstate(all="ignore"):
+            worst = np.fmax(worst, np.linalg.norm((low - high).astype(float)) / np.linalg.norm(high.astype(float)))
+    return float(worst)
 
 
 def _moved(array: Array, eps: float, rng: np.random.Generator) -> Array:
