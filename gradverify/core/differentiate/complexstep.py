@@ -17,7 +17,7 @@ from gradverify.core.nouns import Array, Estimate
 
 STEP = 1e-100  # nothing is subtracted, so no step is too small: its square, the truncation, is below any float64
 _ROUNDINGS = 64  # of a forward and its imaginary part; the error of a sum of K roundings grows as the root of K
-_SAME = 1e-10  # relative; an analytic forward shares these digits with the ladder, one with abs or a maximum does not
+_SAME = 1e-10  # by hand: an analytic forward shares these digits with the ladder, one with abs or a maximum does not
 
 
 def complex_step(point: Point, entries: Array) -> Estimate:

@@ -167,8 +167,8 @@ def _rates(change: Array, gap: Array, noise: Array) -> tuple[Array, Array]:
     return np.where(usable, rate, np.nan).astype(float), np.where(usable, width, np.nan).astype(float)
 
 
-_UNITS = 256  # units of the point's own rounding; float32 inside float64 leaves many more
-_SHARE = 1e-3  # of the outputs: a plateau as high as they are is the function's own
+_UNITS = 256  # by hand: of the point's own rounding; float32 inside float64 leaves many more
+_SHARE = 1e-3  # by hand: of the outputs; a plateau as high as they are is the function's own
 
 
 def quantum(point: Point) -> float:

@@ -18,7 +18,7 @@ from gradverify.core.nouns import Array
 
 POINTS = 7  # More and Wild, "Estimating computational noise" (2011), take 6 to 8; odd, so that the point is one
 _LOUDEST = 1e3  # roundings that the outputs together speak for: one that cancels does not speak for all others
-_UNSURE = 1.5  # times a noise measured on few points: their estimate is this far too small at times
+_UNSURE = 1.5  # by hand: a noise measured on seven points is often this far too small
 _SPACING = 64.0  # units in the last place: values inside must move by several of their own, or they hide
 _PLACES = np.arange(POINTS) - POINTS // 2
 _ORDERS = (3, 4)  # of the difference table: a smooth function over a few hundred ulps has nothing left in them

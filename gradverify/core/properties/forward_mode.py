@@ -17,8 +17,8 @@ from gradverify.core.nouns import Array, Case, Finding, Outcome, Stream
 from gradverify.core.properties import Property, add, gradient
 
 NAME = "forward_mode"
-_DIGITS = 1e6  # roundings, within which both agree without more ado: ten digits of float64
-_CAP = 1e-6  # of the terms: what is measured as rounding, and is more, is none
+_DIGITS = 1e6  # roundings, by hand, within which both agree without more ado: ten digits of float64
+_CAP = 1e-6  # of the terms, by hand: what is measured as rounding, and is more, is none
 _ROUNDINGS = 64  # of the outputs along a direction; sums of a few thousand terms stay below
 _DRAWS, _UNSEEN = 4, 8  # the largest of four normal numbers is below an eighth once in ten thousand
 

@@ -27,9 +27,9 @@ from gradverify.core.properties.gradient import working_dtype
 NAME = "second_order"
 SPECIAL = "second_special"
 _BESIDE = 1e-6  # distance of neighbours, of the primals' own size
-_SAME = 1e-6  # relative: a second backward computes with its first one's rounding, and keeps this many digits
+_SAME = 1e-6  # by hand: digits that a right second backward keeps, in tails and beside kinks of common modules
 _BEND = 0.05  # of the disagreement: neighbours of a smooth gradient differ by less, those beside a kink by all of it
-_MARGIN = 0.02  # of the disagreement: how far beyond its neighbours' slopes a kink's may lie by rounding
+_MARGIN = 0.02  # of it, by hand: how far beyond its neighbours' slopes a kink's may lie by rounding
 _DRAWS, _UNSEEN = 4, 8  # the largest of four normal numbers is below an eighth once in ten thousand
 _FORWARD = 16  # roundings of a gradient's terms, as of a chain of so many operations
 _NEIGHBOURS = 8  # all on one side of a kink through the point: once in 128
