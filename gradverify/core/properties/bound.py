@@ -19,9 +19,7 @@ from gradverify.core.properties.gradient import holds as compared
 NAME = "bound"
 _SAME = 1e-5  # relative difference of two ratios that are one number, and of what one difference can tell
 _ROUGHER = 10  # times that, for sums and products of differences
-_HEARD = (
-    1e-3  # of the largest, by hand: smaller derivatives are rounding of the larger ones, and no ratio is read from them
-)
+_HEARD = 1e-3  # of the largest, by hand: no ratio is read from smaller derivatives, as they are rounding of the larger
 _FEW = 3  # entries with derivatives that differ, of which one ratio says something
 
 
