@@ -47,9 +47,11 @@ class Declared:
         where it is its conjugate (JAX)
     stateful : the layer keeps state on itself from forward to backward
     built_with : names of sizes that a stateful layer is built with, so that one object knows no others
-    constants : primals that need no gradient though their values are real
+    constants : primals that need no gradient though their values are real, and arrays that functions take from outside
     jumps : forward is not continuous on purpose: what an entry is worth at a jump is left open, and is no reason not to
         pass
+    data_outside : arrays that functions take from outside are data, as with an objective, which is differentiated by
+        its one vector; set by adapters
     accuracy : how far outputs may be from what backward is the derivative of, relative to the largest of them or to
         1, whichever is more: about the tolerance at which a forward stops that iterates; 0 for rounding alone
     """
@@ -64,6 +66,7 @@ class Declared:
     constants: tuple[str, ...] = ()
     jumps: bool = False
     accuracy: float = 0.0
+    data_outside: bool = False
 
     def factor_of(self, primal: str) -> float:
         if isinstance(self.factor, Mapping):
