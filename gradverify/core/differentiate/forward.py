@@ -18,6 +18,10 @@ from gradverify.core.evaluate import LayerFailure, cast, guarded, outputs_of, ru
 from gradverify.core.nouns import Array, Case
 
 _TRIAL = 3  # rows on which stacking is tried
+_APART = 0.1  # how far they differ, of an entry or of 1: a mean over the stack moves each by as much, and is seen
+_REORDERED = 64  # roundings by which sums in another order, as of a stack, may differ
+_CANCELLED = 0.1  # share of the largest output that counts for an output that is smaller, as where terms cancel
+_NEXT = 1024  # roundings from the point, within which a row is next to it: the steps that measure the noise
 
 # The C library gives freed memory back to the system, and stacks pay for every page anew, until a block this large
 # was freed once (glibc raises its thresholds then); the block is never touched, so it costs nothing.
@@ -129,7 +133,7 @@ class Forward:
             trial = {}
             for name in names:
                 array = self.primals[name]
-                offset = 0.1 * rng.uniform(0.2, 1.0, (_TRIAL, *array.shape)) * np.maximum(np.abs(array), 1.0)
+                offset = _APART * rng.uniform(0.2, 1.0, (_TRIAL, *array.shape)) * np.maximum(np.abs(array), 1.0)
                 trial[name] = (array + offset).astype(array.dtype)
             flat = self._stacked(trial, _TRIAL, way)
             fits = flat is not None and self._same(flat, trial, 0, _TRIAL - 1)
@@ -144,7 +148,7 @@ class Forward:
     def alike(self, found: Array, row: Array) -> bool:
         """Whether flat outputs are those of `row`, to rounding; shape (K,)."""
         with np.errstate(all="ignore"):
-            slack = 64 * self.eps * (np.abs(row) + 0.1 * np.abs(self.base).max(initial=0.0))
+            slack = _REORDERED * self.eps * (np.abs(row) + _CANCELLED * np.abs(self.base).max(initial=0.0))
             close = np.abs(found - row) <= slack
         return bool(close.all() or (close | (~np.isfinite(row) & ~np.isfinite(found))).all())
 
@@ -172,7 +176,7 @@ class Forward:
 
     def _away(self, stack: Mapping[str, Array], k: int) -> bool:
         """Whether a copy is further from the point than those that the noise is measured at."""
-        near = 1024 * self.eps
+        near = _NEXT * self.eps
         return any(not np.allclose(a[k], self.primals[n], rtol=near, atol=0) for n, a in stack.items())
 
     def _row(self, stack: Mapping[str, Array], k: int) -> Array:

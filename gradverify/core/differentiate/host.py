@@ -21,6 +21,7 @@ from gradverify.core.nouns import Array, Case
 
 MEMORY = 4 << 20  # bytes of perturbed primals and outputs in flight; fits the cache of a CPU core
 COARSE = 1e-3  # steps from which on outputs round more coarsely than at the point
+_MAGNIFIED = 100  # roundings, by hand: honest noise stays below, and what is heard of kinks at 0 is far above
 _ABREAST = 16  # times that, up to which all points that measure the noise go through one forward
 
 
@@ -100,7 +101,7 @@ class HostPoint(Entries):
         """
         largest = max(self._magnitude, float(np.max(self.scale, initial=0.0)))
         weights = np.abs(self.weights)
-        return bool(self.sigma @ weights > 100 * self.eps * largest * np.sum(weights))
+        return bool(self.sigma @ weights > _MAGNIFIED * self.eps * largest * np.sum(weights))
 
     @cached_property
     def loudness(self) -> float:

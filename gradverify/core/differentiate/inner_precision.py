@@ -17,6 +17,9 @@ from gradverify.core.nouns import Array
 _SMALL = 2.0**-32  # relative change that float64 hears, and float32 only where a value is about to be rounded up
 _LARGER = ((2.0**-18, np.float32), (2.0**-8, np.float16))  # and the first larger one that is heard tells which it is
 _ULPS = 8.0  # units in the last place of an output that the small change would make, judged by the larger one
+_MOST = 0.5  # share of the changes due that are silent: float64 hears nearly all of them, float32 one in hundreds
+_ROUND = 256  # numbers with no more than eight bits are round, and fit every type
+_INWARDS = 1e-3  # of an entry in a domain with bounds, towards zero: fills its digits and leaves no domain
 
 
 def computes_in(point: Point) -> Any:
@@ -47,7 +50,7 @@ def computes_in(point: Point) -> Any:
 def _type_of_values(base: Array) -> Any:
     """The type that holds every output exactly, though they are no round numbers."""
     finite = base[np.isfinite(base)]
-    several = np.sum(np.frexp(finite)[0] * 256 % 1 != 0) > 1
+    several = np.sum(np.frexp(finite)[0] * _ROUND % 1 != 0) > 1
     with np.errstate(over="ignore"):
         exact = [kind for _, kind in _LARGER if several and (finite.astype(kind) == finite).all()]
     return exact[-1] if exact else None
@@ -60,7 +63,7 @@ def _type_of_changes(base: Array, changes: list[Array]) -> Any:
     for change, (step, kind) in zip(changes[1:], _LARGER):
         if change.any():
             due = change * (_SMALL / step) > _ULPS * np.spacing(np.abs(base))
-            return kind if due.any() and np.mean(changes[0][due] == 0) > 0.5 else None
+            return kind if due.any() and np.mean(changes[0][due] == 0) > _MOST else None
     return None
 
 
@@ -70,6 +73,6 @@ def _tame(point: Point, name: str, rng: np.random.Generator) -> Array:
     if array.dtype.kind not in "fc":
         return array
     if point.layer.primal(name).domain.name not in ("real", "complex"):
-        return np.asarray(array * (1 - 1e-3 * rng.uniform(0.0, 1.0, array.shape))).astype(array.dtype)
+        return np.asarray(array * (1 - _INWARDS * rng.uniform(0.0, 1.0, array.shape))).astype(array.dtype)
     signs = np.where(array == 0, rng.choice([-1.0, 1.0], array.shape), np.sign(array.real))
     return np.asarray(signs * rng.uniform(1.0, 2.0, array.shape)).astype(array.dtype)

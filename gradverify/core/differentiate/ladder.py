@@ -167,12 +167,16 @@ def _rates(change: Array, gap: Array, noise: Array) -> tuple[Array, Array]:
     return np.where(usable, rate, np.nan).astype(float), np.where(usable, width, np.nan).astype(float)
 
 
+_UNITS = 256  # by hand: of the point's own rounding; float32 inside float64 leaves many more
+_SHARE = 1e-3  # by hand: of the outputs; a plateau as high as they are is the function's own
+
+
 def quantum(point: Point) -> float:
     """Largest change of the contracted outputs that may be one unit of a value that was rounded inside.
 
     A bounded function falls back as 1/h beyond its length scale, too, but by as much as the outputs are large.
     """
-    return max(256 * point.inner, 1e-3 * point.loudness)
+    return max(_UNITS * point.inner, _SHARE * point.loudness)
 
 
 def select(

@@ -17,6 +17,8 @@ from gradverify.core.differentiate.flat import displaced
 from gradverify.core.nouns import Array
 
 POINTS = 7  # More and Wild, "Estimating computational noise" (2011), take 6 to 8; odd, so that the point is one
+_LOUDEST = 1e3  # roundings that the outputs together speak for: one that cancels does not speak for all others
+_UNSURE = 1.5  # by hand: a noise measured on seven points is often this far too small
 _SPACING = 64.0  # units in the last place: values inside must move by several of their own, or they hide
 _PLACES = np.arange(POINTS) - POINTS // 2
 _ORDERS = (3, 4)  # of the difference table: a smooth function over a few hundred ulps has nothing left in them
@@ -66,9 +68,8 @@ def levels(point: Entries, table: Array) -> Array:
         magnitude = np.abs(point.base)
         relative = np.minimum(measured / np.where(magnitude > 0, magnitude, np.inf), 1.0)
         pooled = float(relative @ relative / relative.size) ** 0.5
-        # at most 1,000 roundings, so that one output that cancels does not speak for all others
-        typical = max(0.5 * point.eps, min(pooled, 1e3 * point.eps))
-        return np.asarray(np.maximum(1.5 * measured, typical * magnitude))
+        typical = max(0.5 * point.eps, min(pooled, _LOUDEST * point.eps))
+        return np.asarray(np.maximum(_UNSURE * measured, typical * magnitude))
 
 
 def _table_noise(table: Array) -> Array:

@@ -21,6 +21,8 @@ from gradverify.core.differentiate.point import Point
 from gradverify.core.nouns import Array, Stream
 
 _SLACK = 1.0 / 64  # share of a residual by which a weighed one may be off: truncation is not in its bound
+_ALOUD = 3  # bounds of its own noise, above which a share of the residual stands out: none of thousands does by chance
+_STEPS = 4  # times the best step: less noise, and the truncation that comes with it is confirmed away entry by entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +85,9 @@ def localise(point: Point, analytic: Array, seed: int, limit: int = 16) -> Array
     the other half is measured too, so that errors that cancel in their parent still show.
     """
     direction = next(directions(point, seed, 1))
-    step = 4 * best_step(
-        point.eps
-    )  # less noise, and the truncation that comes with it is confirmed away entry by entry
+    step = _STEPS * best_step(point.eps)
     total, width = probe(point, direction, analytic, step)
-    threshold = max(3 * width, 1e-3 * abs(total) / max(1, limit))
+    threshold = max(_ALOUD * width, 1e-3 * abs(total) / max(1, limit))
     alone = _weighed(point, direction, analytic, step, total, width)
     if alone is not None:
         place, held = alone

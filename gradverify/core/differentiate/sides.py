@@ -30,8 +30,11 @@ def one_sided(point: Point, entries: Array, analytic: Array, side: int) -> Estim
     return estimate
 
 
+_FINER = 1e-4  # of the scale before: two ladders of it reach eight digits below, where borders in float64 stand
+
+
 def finer_scales(point: Point) -> tuple[Array, Array]:
     """First rungs far below the natural scale: each entry's own magnitude, and less, for what is sharp there."""
     own = np.abs(point.values).astype(float)
-    own = np.where(own > 0, np.minimum(own, 1e-4 * point.scale), 1e-4 * point.scale)
-    return own, 1e-4 * own
+    own = np.where(own > 0, np.minimum(own, _FINER * point.scale), _FINER * point.scale)
+    return own, _FINER * own

@@ -18,6 +18,7 @@ from gradverify.core.nouns import Array, Case, Outcome
 from gradverify.core.properties import Property, add
 
 NAME = "accumulates"
+_HELD = 1.5  # in the buffers before: neither 0 nor 1, and exact in every type
 SIDES = ("left in the buffer", "meant")
 
 
@@ -35,13 +36,15 @@ def holds(layer: Layer, case: Case) -> Outcome:
     expected = exact.expected(layer, case)
     if layer.hooks.accumulate is None:
         return _on_an_object(layer, case, expected)
-    filled = {n: np.full(g.shape, 1.5, g.dtype) for n, g in expected.items()}
+    filled = {n: np.full(g.shape, _HELD, g.dtype) for n, g in expected.items()}
     for _ in range(2):
         evaluation = evaluate.run(layer, evaluate.copies(case.primals), case.options)
         cotangents = exact.copied(case.cotangents or ())
         evaluate.guarded("backward", layer.hooks.accumulate, cotangents, evaluation.saved, filled)
-    wanted = {n: 1.5 + 2 * g for n, g in expected.items()}
-    return exact.outcome(layer, case, NAME, [("added twice into a buffer that held 1.5", filled, wanted)], sides=SIDES)
+    wanted = {n: _HELD + 2 * g for n, g in expected.items()}
+    return exact.outcome(
+        layer, case, NAME, [(f"added twice into a buffer that held {_HELD}", filled, wanted)], sides=SIDES
+    )
 
 
 def _on_an_object(layer: Layer, case: Case, expected: dict[str, Array]) -> Outcome:

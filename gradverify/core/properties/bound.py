@@ -18,6 +18,8 @@ from gradverify.core.properties.gradient import holds as compared
 
 NAME = "bound"
 _SAME = 1e-5  # relative difference of two ratios that are one number, and of what one difference can tell
+_ROUGHER = 10  # times that, for sums and products of differences
+_HEARD = 1e-3  # of the largest, by hand: no ratio is read from smaller derivatives, as they are rounding of the larger
 _FEW = 3  # entries with derivatives that differ, of which one ratio says something
 
 
@@ -41,7 +43,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
         if found is not None:
             return Outcome(NAME, (found,), entries=bound.size)
     factor = _one_factor(bound, slope)
-    if factor is not None and not (bound <= rows + 10 * _SAME * top).all():
+    if factor is not None and not (bound <= rows + _ROUGHER * _SAME * top).all():
         message = (
             f"hess is declared an upper bound, and is {factor:.6g} times the second derivative in each of "
             f"{bound.size} entries: the diagonal with a factor too many, and no bound of its own"
@@ -85,13 +87,13 @@ def _below(inner: Layer, within: Case, case: Case) -> Finding | None:
 def _one_factor(bound: Array, slope: Array) -> float | None:
     """The one number above 1 by which all entries are too large, if the derivatives differ among themselves."""
     top = float(np.abs(slope).max(initial=0.0))
-    large = np.abs(slope) > 1e-3 * top
+    large = np.abs(slope) > _HEARD * top
     if large.sum() < _FEW or np.unique(np.round(slope[large] / top, 3)).size < _FEW:
         return None
     ratio = bound[large] / slope[large]
     factor = float(np.median(ratio))
-    rest = np.abs(bound - factor * slope).max() <= 10 * _SAME * top * factor
-    return factor if factor > 1 + 1e-3 and rest else None
+    rest = np.abs(bound - factor * slope).max() <= _ROUGHER * _SAME * top * factor
+    return factor if factor > 1 + _HEARD and rest else None
 
 
 add(Property(NAME, "what is declared an upper bound on the second derivative is one", holds, applies))

@@ -17,6 +17,10 @@ from gradverify.core.nouns import Array, Case, Finding, Outcome, Stream
 from gradverify.core.properties import Property, add, gradient
 
 NAME = "forward_mode"
+_DIGITS = 1e6  # roundings, by hand, within which both agree without more ado: ten digits of float64
+_CAP = 1e-6  # of the terms, by hand: what is measured as rounding, and is more, is none
+_ROUNDINGS = 64  # of the outputs along a direction; sums of a few thousand terms stay below
+_DRAWS, _UNSEEN = 4, 8  # the largest of four normal numbers is below an eighth once in ten thousand
 
 
 def applies(layer: Layer) -> str | None:
@@ -76,17 +80,17 @@ def _rounding(layer: Layer, case: Case, point: Point, direction: Array, forward:
     """How far both may be apart by rounding; measured, on primals moved by a unit in the last place, only if they are
     further apart than a few digits.
     """
-    bound = 1e6 * point.eps * max(abs(forward), abs(reverse), point.loudness * point.eps)
+    bound = _DIGITS * point.eps * max(abs(forward), abs(reverse), point.loudness * point.eps)
     if abs(forward - reverse) <= bound:
         return bound
     rng, spread = case.rng(Stream.TANGENT_ROUNDING), 0.0
-    for _ in range(4):
+    for _ in range(_DRAWS):
         moved = case.but(primals={n: exact.nudge(a, rng) for n, a in case.primals.items()})
         pair = _pushed(layer, moved, point, direction), _pulled(layer, moved, point, direction)
         spread = max(spread, abs(pair[0] - pair[1]), abs(pair[0] - forward), abs(pair[1] - reverse))
     loud = sum(float(np.sum(np.abs(v))) for v in case.cotangents or ())
-    cap = 1e-6 * max(abs(forward), abs(reverse), loud)  # of terms that may cancel
-    return bound + 64 * point.eps * point.loudness + min(8 * spread, cap)
+    cap = _CAP * max(abs(forward), abs(reverse), loud)  # of terms that may cancel
+    return bound + _ROUNDINGS * point.eps * point.loudness + min(_UNSEEN * spread, cap)
 
 
 def _smooth(point: Point, direction: Array) -> bool:

@@ -27,6 +27,7 @@ from gradverify.core.tuning import current
 
 NAME = "gradient"
 NOTHING = "forward is not finite at the point: nothing to differentiate"
+_UNSEEN = 8  # times the largest of these draws: five normal numbers are below an eighth once in 100,000
 _DRAWS, _MOST_DRAWS = 5, 24  # an entry that is all rounding takes few values, and five draws may show one of them
 
 
@@ -180,7 +181,7 @@ def backward_rounding(point: Point, case: Case, analytic: Array, small: bool = F
             continue
         with np.errstate(invalid="ignore"):
             spread = np.fmax(spread, np.abs(moved - analytic))
-    return 8 * spread
+    return _UNSEEN * spread
 
 
 def finding(layer: Layer, case: Case, comparison: Comparison, good: Mapping[str, Array]) -> Finding:

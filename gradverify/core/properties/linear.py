@@ -80,10 +80,13 @@ def _scaled(layer: Layer, case: Case, once: dict[str, Array]) -> Outcome:
     return Outcome(NAME, tuple(findings.values()), entries=entries)
 
 
+_AWAY = 1e6  # from the ends of a type, so that 1024 times as much, in a product of two, stays within
+
+
 def _in_range(arrays: list[Array]) -> bool:
     floats = [np.abs(a) for a in arrays if a.dtype.kind in "fc"]
     return all(
-        bool((a < 1e-6 * np.finfo(a.dtype).max).all() and ((a == 0) | (a > 1e6 * np.finfo(a.dtype).tiny)).all())
+        bool((a < np.finfo(a.dtype).max / _AWAY).all() and ((a == 0) | (a > _AWAY * np.finfo(a.dtype).tiny)).all())
         for a in floats
     )
 

@@ -28,6 +28,7 @@ DOUBLE = "double_precision"
 _MODERATE = {2: 8.0, 4: 8.0, 8: 1e5}
 LOST = 0.3  # a finding needs about half of the digits to be lost
 _FEW, _MANY = 6, 60  # neighbours at which the float64 gradient is looked at
+_SMALL = 1e-3  # of the largest: entries below share its absolute error, as terms of one sum
 _FACTOR = 32.0  # multiples of the unavoidable error that a right backward stays below
 # Times as many digits as its forward loses: log p and p - 1 where p is nearly 1, both out of a p that is rounded. A
 # digit more is left room for, since one output may be right by luck.
@@ -145,7 +146,7 @@ def _compare(
     eps, tiny = max(float(np.finfo(lowest).eps), layer.declared.accuracy), float(np.finfo(lowest).tiny)
     with np.errstate(all="ignore"):
         bound = _FACTOR * (np.maximum(spread, typical) + eps * np.abs(truth) + eps * terms + tiny)
-        bound = np.maximum(bound, LOST * eps**0.5 * np.maximum(np.abs(truth), 1e-3 * top))
+        bound = np.maximum(bound, LOST * eps**0.5 * np.maximum(np.abs(truth), _SMALL * top))
         error = np.abs(judged - truth)
         usable = np.isfinite(truth) & np.isfinite(bound) & (np.abs(truth) < 0.1 / tiny)
         verdicts = np.where(usable, np.where(error <= bound, Verdict.AGREES, Verdict.DISAGREES), Verdict.UNRESOLVED)

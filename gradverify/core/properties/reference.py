@@ -233,6 +233,12 @@ def _everywhere(case: Case, truths: dict[str, Array]) -> dict[str, Array]:
     return {n: rng.choice((-1.0, 1.0), size.shape) * size for n, size in sizes.items()}
 
 
+_STEPS = (2.0**-14, 2.0**-16)  # truncation falls 16-fold from one to the other, and their difference bounds it
+_DOUBT = 4  # times that difference, where the next term counts too
+_ROUNDINGS = 64  # of an output; sums of a few thousand terms stay below
+_LEAST = 1e-12  # relative rounding of the claim itself
+
+
 def _spot(
     high: Layer,
     case: Case,
@@ -244,15 +250,15 @@ def _spot(
     """As the screen, in four forwards: differences at two steps along one direction."""
     claimed = sum(float(np.vdot(truths[n], along[n])) for n in along)
     slopes, noise = [], 0.0
-    for h in (2.0**-14, 2.0**-16):
+    for h in _STEPS:
         ends = []
         for side in (h, -h):
             moved = {n: a + side * along[n] if n in along else a for n, a in case.primals.items()}
             ends.append(evaluate.run(high, moved, case.options).outputs)
         pairs = list(zip(case.cotangents or (), *ends))
         slopes.append(sum(float(np.vdot(v, a - b)) for v, a, b in pairs) / (2 * h))
-        noise = 64 * 2.0**-53 * sum(float(np.vdot(np.abs(v), np.abs(a))) for v, a, _ in pairs) / (2 * h)
-    bound = 4 * abs(slopes[1] - slopes[0]) + noise + 1e-12 * abs(claimed)
+        noise = _ROUNDINGS * 2.0**-53 * sum(float(np.vdot(np.abs(v), np.abs(a))) for v, a, _ in pairs) / (2 * h)
+    bound = _DOUBT * abs(slopes[1] - slopes[0]) + noise + _LEAST * abs(claimed)
     if not math.isfinite(slopes[1]) or abs(slopes[1] - claimed) <= bound:
         return None
     return _doubted(case, primal, f"{where} it gives {claimed:.6g}, differences {slopes[1]:.6g} ± {bound:.1g}")

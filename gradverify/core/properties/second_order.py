@@ -27,6 +27,11 @@ from gradverify.core.properties.gradient import working_dtype
 NAME = "second_order"
 SPECIAL = "second_special"
 _BESIDE = 1e-6  # distance of neighbours, of the primals' own size
+_SAME = 1e-6  # by hand: digits that a right second backward keeps, in tails and beside kinks of common modules
+_BEND = 0.05  # of the disagreement: neighbours of a smooth gradient differ by less, those beside a kink by all of it
+_MARGIN = 0.02  # of it, by hand: how far beyond its neighbours' slopes a kink's may lie by rounding
+_DRAWS, _UNSEEN = 4, 8  # the largest of four normal numbers is below an eighth once in ten thousand
+_FORWARD = 16  # roundings of a gradient's terms, as of a chain of so many operations
 _NEIGHBOURS = 8  # all on one side of a kink through the point: once in 128
 
 
@@ -86,7 +91,7 @@ class _Slope:
 
     def allows(self, claimed: float, slack: float = 0.0) -> bool:
         """Whether a claimed value is this one, but for the bound and what it may be rounded by itself."""
-        return abs(claimed - self.value) <= self.bound + slack + 1e-6 * abs(self.value)
+        return abs(claimed - self.value) <= self.bound + slack + _SAME * abs(self.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +149,7 @@ class _Line:
         right, left = ends[:, 0, 0], ends[:, 1, 0]
         sizes = np.append(ends[..., 1], size)
         top = sizes[np.isfinite(sizes)].max(initial=0.0)
-        noise = ((16 * np.finfo(float).eps + self.layer.declared.accuracy) * top + 4 * rounding) / (2 * steps)
+        noise = ((_FORWARD * np.finfo(float).eps + self.layer.declared.accuracy) * top + 4 * rounding) / (2 * steps)
         both = ladder.select(((right - left) / (2 * steps))[None], noise[None], (2, 4, 6))
         value, bound = float(both.value[0]), float(both.bound[0])
         sides = [
@@ -152,7 +157,7 @@ class _Line:
         ]
         slack = sum(float(side.bound[0]) for side in sides) + bound
         apart = max(abs(float(side.value[0]) - value) for side in sides)
-        return _Slope(value, bound, bool(np.isfinite(value + slack) and apart <= slack + 1e-6 * abs(value)))
+        return _Slope(value, bound, bool(np.isfinite(value + slack) and apart <= slack + _SAME * abs(value)))
 
     def rounding(self) -> float:
         """Of <weights, gradient>: measured, and of terms as large as |v y|, or |v|, over |x|, which may cancel."""
@@ -169,10 +174,10 @@ class _Line:
     def spread(self, claimed: float) -> float:
         """Measured rounding of what the second backward says."""
         rng, found = self.case.rng(Stream.SECOND_ROUNDING), 0.0
-        for _ in range(4):
+        for _ in range(_DRAWS):
             moved = self.case.but(primals={n: exact.nudge(a, rng) for n, a in self.case.primals.items()})
             found = max(found, abs(self.claimed(_second(self.layer, moved, self.weights)) - claimed))
-        return 8 * found if np.isfinite(found) else 0.0
+        return _UNSEEN * found if np.isfinite(found) else 0.0
 
     def kinked(self, claimed: float, gap: float) -> bool:
         """Whether the first backward has a kink at the point, and the second gives a slope of a neighbour.
@@ -182,9 +187,9 @@ class _Line:
         """
         far, near = self._beside(_BESIDE), self._beside(_BESIDE / 8)
         both = np.concatenate([far, near])
-        if not np.isfinite(claimed) or not np.isfinite(both).all() or min(np.ptp(far), np.ptp(near)) <= 0.05 * gap:
+        if not np.isfinite(claimed) or not np.isfinite(both).all() or min(np.ptp(far), np.ptp(near)) <= _BEND * gap:
             return False
-        return bool(both.min() - 0.02 * gap <= claimed <= both.max() + 0.02 * gap)
+        return bool(both.min() - _MARGIN * gap <= claimed <= both.max() + _MARGIN * gap)
 
     def _beside(self, reach: float) -> Array:
         """Slopes at neighbours, by one central difference each."""
