@@ -103,7 +103,7 @@ class Explorer:
         """Work until the slice is used up, or somebody asks to stop."""
         token = watcher.set(self)
         try:
-            with tuning.using(self.search.settings.tuning), Recorder(self.layer) as self.recorder:
+            with tuning.using(self.search.tuned), Recorder(self.layer) as self.recorder:
                 for record in self.unit.pending:
                     self._retry(record)
                 turns = [

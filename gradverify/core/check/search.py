@@ -70,18 +70,21 @@ class Search:
     slow: Counter[str] = field(default_factory=Counter)
     refused: bool = False
     beyond: set[str] = field(default_factory=set)  # what is too large to be judged, in words
+    few: list[str] = field(default_factory=list)  # what drawing lacked, in words
+    tuned: tuning.Tuning = field(init=False)
     recorder: Recorder = field(init=False)
     smaller: Smaller = field(init=False)
     outside: Outside = field(init=False)
 
     def __post_init__(self) -> None:
+        self.tuned = replace(self.settings.tuning, vain=set())
         self.outside = Outside(self.layer)
         self.smaller = Smaller(self.layer, self.settings, self._report_progress)
 
     def run(self) -> Report:
         """Draw, verify, shrink; one pass for each group of properties that draw alike."""
         start = time.perf_counter()
-        with tuning.using(self.settings.tuning), Recorder(self.layer) as self.recorder:
+        with tuning.using(self.tuned), Recorder(self.layer) as self.recorder:
             groups = list(alike(self.applicable()))
             self.total = sum(_count(self.settings.examples, props) for _, props in groups)
             for regime, props in groups:
@@ -106,7 +109,7 @@ class Search:
     def notes(self) -> tuple[str, ...]:
         """What the reader of a report is told besides: what was refused, and what was too large to be judged."""
         lacks = (refusal(self.layer),) if self.refused else self.coverage.lacks()
-        return (*lacks, *(f"not judged: {told}" for told in sorted(self.beyond)[:_TOLD]))
+        return (*lacks, *self.few, *(f"not judged: {told}" for told in sorted(self.beyond)[:_TOLD]))
 
     @property
     def left_out(self) -> tuple[NotVerified, ...]:
@@ -164,6 +167,7 @@ class Search:
             self.layer, regime, dtype=self.settings.dtype, eps=self.settings.eps, target=target, tables=self.tables
         )
         drawn, most = 0, max(prop.share for prop in props)  # the share that decides how many cases are drawn
+        wanted = _count(self.settings.examples, props)
 
         def body(case: Case) -> bool:
             nonlocal drawn
@@ -188,9 +192,12 @@ class Search:
             return reached
 
         try:
-            explored(drawing, _count(self.settings.examples, props), self._stream(regime), body)
+            explored(drawing, wanted, self._stream(regime), body)
         except _Enough:
             self.first = self.cases  # the next group of properties gets its own chance
+        else:
+            if 0 < drawn < wanted // 2:
+                self.few.append(f"no more than {drawn} of {wanted} cases could be drawn")
         self.beyond |= drawing.beyond
         self.coverage.asked(drawing.tried, drawing.refused, drawing.possible)
         self.refused = self.cases == 0  # many attempts, and as many for each other group
@@ -223,7 +230,8 @@ class Search:
 
     def minimal(self, finding: Finding, prop: Property, lead: Finding | None = None) -> Finding:
         """The same finding on a small case, diagnosed; behind a lead that is told already, in brief."""
-        return self.smaller(finding, prop, lead)
+        with tuning.using(self.tuned):
+            return self.smaller(finding, prop, lead)
 
     def _report_progress(self, stage: str = DRAWING) -> None:
         self.listen(Progress(self.layer.name, self.cases, self.total, len(self.found), stage))

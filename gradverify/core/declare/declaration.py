@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.core.declare import dims, domains
-from gradverify.core.declare.functions import accepted
+from gradverify.core.declare.functions import accepted, own
 from gradverify.core.declare.hooks import Hooks
 from gradverify.core.errors import DeclarationError
 from gradverify.core.nouns.ledger import NotVerified
@@ -182,7 +182,7 @@ class Declaration:
     @property
     def default_options(self) -> dict[str, Any]:
         """The simplest value of each option: the first of its choices."""
-        return {name: simplest(spec) for name, spec in self.options.items()}
+        return dict(own({name: simplest(spec) for name, spec in self.options.items()}))
 
 
 def simplest(spec: Any) -> Any:
