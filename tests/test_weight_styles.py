@@ -1,4 +1,4 @@
-"""Weights kept in the manner of others: a wrong gradient is found or the weight told, and a right one has no finding."""
+"""Weights kept in the manner of others: a wrong gradient is found or the weight told; a right one has no finding."""
 
 from __future__ import annotations
 
