@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 import gradverify as gv
+from gradverify import Layer
+from gradverify.core.check.search import check_layer
+from gradverify.core.check.settings import Settings
 from gradverify.core.draw import cases, each
 from gradverify.core.errors import DeclarationError
 
@@ -114,3 +117,17 @@ def test_a_wrong_head_map_is_found_where_groups_divide_heads():
     shape = {"q": "H D", "k": "G D", "assume": lambda H, G: H % G == 0}
     assert gv.check(forward, right, **shape, examples=40).ok
     assert gv.check(forward, wrong, **shape, examples=40, raises=False).findings
+
+
+def test_a_condition_may_be_written_as_a_string():
+    def forward(x, G):
+        assert x.shape[1] % G == 0
+        return x * G, G
+
+    declaration = {"x": "N C", "options": {"G": [1, 2, 3]}}
+    layer = Layer(forward, lambda dy, saved: dy * saved, assume="C % G == 0 and np.all(x < 1e9)", **declaration)
+    assert check_layer(layer, Settings(examples=8, properties=("gradient",))).ok
+    with pytest.raises(DeclarationError, match="is no condition"):
+        Layer(forward, lambda dy, saved: dy * saved, assume="C % = 0", **declaration)
+    with pytest.raises(DeclarationError, match="takes 'Q'"):
+        Layer(forward, lambda dy, saved: dy * saved, assume="Q == 0", **declaration)

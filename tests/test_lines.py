@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,24 @@ def test_lines_behind_an_option_that_is_not_declared_never_ran():
     assert "3 lines and 1 branch of backward never ran" in ran.headline
     assert 0 < ran.percent < 100
     assert restored(json.loads(json.dumps(ran.plain()))) == ran
+
+
+def test_an_argument_that_nobody_declares_is_told_with_the_lines_that_read_it():
+    def forward(x, smoothing=0.0, eps=1e-5):
+        return x * (1 - smoothing) / (1 + eps), x
+
+    def backward(dy, x, eps=1e-5):
+        return dy / (1 + eps)
+
+    line = forward.__code__.co_firstlineno + 1
+    said = ran_of(forward, backward, x="N").said()
+    assert f"not declared: {line}: `smoothing` was always 0.0, {line}: `eps` was always 1e-05" in said[0]
+    bound = ran_of(partial(forward, smoothing=0.5), backward, x="N", factor=2.0)
+    assert "`smoothing` was always 0.5" in bound.said()[0]
+    lines = ran_of(forward, backward, x="N", options={"eps": [1e-5, 0.1]})
+    assert [argument.name for argument in lines.fixed] == ["smoothing"]
+    assert restored(lines.plain()) == lines
+    assert lines.merged(lines) == lines
 
 
 def test_lines_behind_an_option_that_is_declared_run():

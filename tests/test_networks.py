@@ -187,6 +187,42 @@ def test_methods_that_hand_a_cache_or_the_inputs_to_backward(cls):
         assert verdict(layer.forward, layer.backward, x="N 3") == {"W"}
 
 
+class Predicts:
+    """compute_gradients takes the upstream gradient, and gives those of the weights."""
+
+    slip = 1
+
+    def __init__(self):
+        self.W, self.b = drawn(3, 2), np.zeros(2)
+
+    def predict(self, X):
+        self.X = X
+        return X @ self.W + self.b
+
+    def compute_gradients(self, dout):
+        return {"W": self.slip * self.X.T @ dout, "b": dout.sum(0)}
+
+
+def test_a_network_that_predicts_and_gives_gradients_for_an_upstream_one():
+    report = verdict(Predicts(), X="N 3")
+    assert report.ok
+    assert "no gradient wanted: X" in report.declared
+    assert verdict(type("Wrong", (Predicts,), {"slip": -7})(), X="N 3") == {"W"}
+
+    class NoLoss(Predicts):
+        def compute_gradients(self, X, T):
+            return {}
+
+    with pytest.raises(gv.DeclarationError, match=r"compute_gradients is that of a loss, .* does not have"):
+        verdict(NoLoss(), X="N 3", T="N 2")
+
+
+def test_a_value_for_each_column_is_told_with_its_shape():
+    with pytest.raises(gv.DeclarationError, match=r"for p of shape \(2, 3\) the loss returns values of shape \(3,\)"):
+        verdict(lambda p, y: (((p - y) ** 2).sum(0), 2 * (p - y)), p="N K", y="N K")
+    assert verdict(lambda p, y: (((p - y) ** 2).sum(1), 2 * (p - y)), p="N K", y="N K").ok
+
+
 def test_weights_in_a_named_tuple_are_set_as_one():
     Weights = namedtuple("Weights", "w b")
 

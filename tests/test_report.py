@@ -538,3 +538,11 @@ def test_two_layers_of_one_name_are_told_apart() -> None:
     told = jsonreport.to_json(reports)["layers"]
     assert [layer["label"] for layer in told] == ["a.py:f", "b.py:f", "dense", "g"]
     assert [layer["layer"] for layer in told] == ["f", "f", "dense", "g"]
+
+
+def test_a_property_that_compared_nothing_as_all_was_known_to_be_wrong_does_not_hold() -> None:
+    report = gv.check(lambda x: (x**2, x), lambda dy, x: 3 * x * dy, x="N", examples=6, raises=False)
+    assert terminal.state(report, "special") == "explained"
+    assert "explained by gradient: special" in terminal.render(report)
+    right = gv.check(lambda x: (x**2, x), lambda dy, x: 2 * x * dy, x="N", examples=6)
+    assert terminal.state(right, "special") == "ok"

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from gradverify.adapters._guesses import PREDICTIONS, SLOPES
 from gradverify.core.declare.validation import example
 
 _BACKWARDS = ("{}_backward", "{}_bwd", "{}_vjp", "{}_back", "backward_{}", "backward", "bwd")
@@ -25,6 +26,13 @@ def advice(target: Any) -> str:
         return _of_class(target)
     if inspect.isroutine(target):
         return _of_function(target)
+    names = [next((n for n in known if callable(getattr(target, n, None))), None) for known in (PREDICTIONS, SLOPES)]
+    if None not in names:
+        return (
+            f"{names[1]} is that of a loss, which {type(target).__name__} does not have: add it as a method, "
+            f"def loss(self, X, T), or name the method that is one: "
+            f'gradverify.check(OBJECT, methods=("LOSS", "{names[1]}"), X="N D", T="N K")'
+        )
     if callable(getattr(target, "forward", None)):
         return _without_backward(f"type {type(target).__name__}", type(target))
     return 'pass two functions: gradverify.check(forward, backward, x="N D")'

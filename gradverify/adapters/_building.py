@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters._chance import Chance
-from gradverify.adapters._guesses import dimensions, methods_of
+from gradverify.adapters._guesses import PREDICTIONS, dimensions, methods_of
 from gradverify.adapters._instance import Maker, accepted_by, builds, float_arrays
 from gradverify.adapters._normal import (
     TARGETS,
@@ -71,7 +71,7 @@ def build(
         inner.inputs = _inputs(cls, inner.methods[0], primals, told)
     if not inner.inputs:
         raise DeclarationError(_no_inputs(label, cls, inner.methods[0]))
-    if first is not None and inner.implicit(first):
+    if first is not None and (inner.implicit(first) or inner.methods[0] in PREDICTIONS):
         settings["constants"] = (*settings["constants"], *_data(inner, _layer(inner, primals, settings, label)))
     if first is not None:
         _told(inner, label, first)
@@ -116,7 +116,7 @@ def _named_methods(label: str, given: Any) -> tuple[str, str] | None:
 
 
 def _data(inner: Stateful, layer: Layer) -> tuple[str, ...]:
-    """Inputs of an object with the loss inside that get no gradient, as what it returns for its weights shows."""
+    """Inputs of a network that get no gradient, as what it returns for its weights shows."""
     wanted = [p.name for p in layer.differentiable if p.name in inner.inputs]
     free = [n for n in wanted if n.lower() not in TARGETS]
     for arrays, sizes in examples(layer, inner.maker.sizes()):
@@ -124,8 +124,8 @@ def _data(inner: Stateful, layer: Layer) -> tuple[str, ...]:
         try:
             with inner.maker.chance.fixed("data", note=False):
                 instance, built = inner.fresh(arrays, layer.default_options)
-                _, ran = inner.run(instance, arrays, layer.default_options, built)
-                values, named = parted(inner.pull(ran, np.ones(())))
+                output, ran = inner.run(instance, arrays, layer.default_options, built)
+                values, named = parted(inner.pull(ran, np.ones(np.shape(output))))
         except (LayerFailure, DeclarationError):
             continue
         finally:

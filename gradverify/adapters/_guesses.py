@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from gradverify.adapters._normal import required
+
 FORWARDS = ("forward", "forward_pass", "fprop", "forward_propagation", "feedforward", "__call__")
 BACKWARDS = (
     "backward",
@@ -17,6 +19,7 @@ BACKWARDS = (
     "backpropagate",
 )
 VALUES = ("loss", "compute_loss", "cost", "compute_cost", "loss_function", "cost_function", "objective")
+PREDICTIONS = ("predict", "predict_proba", "output")
 SLOPES = (
     *("compute_gradients", "compute_gradient", "compute_grads", "calculate_gradients", "calc_gradients"),
     *("get_gradients", "gradients", "gradient", "grads", "grad", *BACKWARDS),
@@ -36,7 +39,11 @@ def methods_of(cls: type) -> tuple[str, str] | None:
     forward, backward, value = first(FORWARDS), first(BACKWARDS), first(VALUES)
     if forward is not None and backward is not None:
         return forward, backward
-    return None if value is None else (value, first(SLOPES) or "")
+    slopes, predicts = first(SLOPES), first(PREDICTIONS)
+    if value is None and forward is None and predicts is not None and slopes is not None:
+        takes = required(getattr(cls, slopes)) or []
+        return (predicts, slopes) if len([n for n in takes if n != "self"]) == 1 else None  # the upstream gradient
+    return None if value is None else (value, slopes or "")
 
 
 def dimensions(name: str, shapes: list[tuple[dict[str, Any], dict[str, tuple[int, ...]]]]) -> str | None:

@@ -7,6 +7,7 @@ arrays that the output depends on.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from gradverify.core.declare.held import Path
 
@@ -36,7 +37,7 @@ def fit(value: Path, gradient: Path, equal: bool) -> tuple[int, int]:
     """
     shared = next((k for k, (a, b) in enumerate(zip(value, gradient)) if a != b), min(len(value), len(gradient)))
     stems, marked = _read(gradient)
-    if not marked:
+    if not marked or (not equal and _is_entry(value) and not _is_entry(gradient)):
         return NOT, shared
     word = _word(value, _VALUES)
     if word in stems:
@@ -47,11 +48,17 @@ def fit(value: Path, gradient: Path, equal: bool) -> tuple[int, int]:
     return (PLACED if equal and stems == {""} else NOT), shared
 
 
+def _is_entry(path: Path) -> bool:
+    """Whether it is a place in a list."""
+    return isinstance(path[-1][1], int)
+
+
 def _read(path: Path) -> tuple[set[str], bool]:
     """Of what a path says that it is the gradient, in each way of reading it; and whether it says "gradient"."""
     word = _word(path, _GRADIENTS)
     stems = {match[1].strip("_") for r in _READINGS if (match := re.fullmatch(r, word)) and match[1].strip("_")}
-    held = any(_GRADIENTS.fullmatch(w.strip("_")) for w in _words(path))
+    words = [w.strip("_") for w in _words(path)]
+    held = any(map(_GRADIENTS.fullmatch, words)) or "g" in words[:-1]  # alone, g is a gate as often as a gradient
     return ({word} if held else set()) | stems, held or bool(stems)
 
 
@@ -62,7 +69,17 @@ def _word(path: Path, empty: re.Pattern[str]) -> str:
 
 
 def _words(path: Path) -> list[str]:
-    return [str(key) for _, key in path if not isinstance(key, int)]
+    return [unmangled(str(key)) for key in steps_of(path) if not isinstance(key, int)]
+
+
+def steps_of(path: Path) -> list[Any]:
+    """The names and places on a path; a key of a dict may be several of them."""
+    return [part for _, key in path for part in (key if isinstance(key, tuple) else (key,))]
+
+
+def unmangled(name: str) -> str:
+    """A name as its author wrote it: ``__W``, which Python keeps as ``_Dense__W``."""
+    return re.sub(r"^_[A-Za-z]\w*?(?=__\w)", "", name)
 
 
 def _depth(path: Path) -> int:

@@ -296,11 +296,11 @@ class Stateful:
         return (self.wanted, self.inputs, self.names) if self.wanted else ((), self.parameters)
 
     def _in_order(self, values: list[Any]) -> dict[str, Any]:
+        if len(values) == 1 and values[0] is None:  # a backward without a result leaves all that it has on the object
+            return dict.fromkeys(self.wanted)
         for order in self.orders:
             if len(values) == len(order):
                 return dict(zip(order, values))
-        if values == [None]:
-            return dict.fromkeys(self.wanted)
         wanted = self.orders[0] or self.orders[-1]
         kind = "input" if self.wanted else "parameter"
         raise LayerFailure(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gradverify.adapters._names import steps_of, unmangled
 from gradverify.adapters._normal import examples, redrawn
 from gradverify.adapters._pairs import Pair
 from gradverify.adapters._stateful import Stateful
@@ -153,7 +154,7 @@ def _untried(inner: Stateful, made: Any) -> dict[Path, Any]:
 
 def named(path: Path, taken: Iterable[str]) -> str:
     """A name for the primal: of the attribute, or of the whole way to it where that is needed."""
-    keys = [str(key) for _, key in path]
+    keys = [unmangled(str(key)) for key in steps_of(path)]
     while len(keys) > 1 and keys[-1] in _HOLDERS:
         keys.pop()
     if len(keys) > 1 and _NAMELESS.fullmatch(keys[0].strip("_")) and not keys[1].isdigit():

@@ -224,9 +224,10 @@ def survey(inner: Stateful, primals: dict[str, Array], other: dict[str, Array], 
     cold = Trial(inner, primals, other, options)
     warm = Trial(inner, primals, other, options, warm=True)
     begun, ran = (arrays_of(trial.made()[0]) for trial in (cold, warm))
-    for trial, held in ((cold, begun), (warm, {p: a for p, a in ran.items() if p not in begun})):
+    later = {p: a for p, a in _without_views({p: ran[p] for p in (*begun, *ran) if p in ran}).items() if p not in begun}
+    for trial, held in ((cold, _without_views(begun)), (warm, later)):
         instance = trial.made()[0]
-        left = _without_views({p: a for p, a in held.items() if not covered(inner, instance, p)})
+        left = {p: a for p, a in held.items() if not covered(inner, instance, p)}
         if inner.modes:
             found.moving |= warm.following(left)
         reaching = trial.reaching(left)

@@ -15,7 +15,7 @@ import numpy as np
 
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._normal import TARGETS, called, constants, finished, flat, on_data, required, split
-from gradverify.core.declare.functions import accepted
+from gradverify.core.declare.functions import accepted, predicate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure
@@ -157,6 +157,7 @@ def boosting(
     arrays = {**dict.fromkeys(points, primals[preds]), **{n: primals[n] for n in data}}
     settings["constants"] = constants(settings, *data, *points[-1:] * (not bound))
     assume = settings.pop("assume", None)
+    assume = predicate(assume) if isinstance(assume, str) else assume
     if assume is not None:
         settings["assume"] = _allowing(inner, assume, preds, points, data)
     if bound:

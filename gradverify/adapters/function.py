@@ -38,6 +38,8 @@ def function(target: Any, /, *, name: str | None = None, **declaration: Any) -> 
             continue
         if isinstance(result, (tuple, list)) and len(result) >= 2 and np.size(result[0]) == 1:
             return loss(target, name=name, **declaration)
+        if isinstance(result, (tuple, list)) and len(result) == 2 and 0 < np.ndim(result[0]) < np.ndim(result[1]):
+            return loss(target, name=name, **declaration)  # a value for each row; of others it says what they are
         seen = f"it returned {_described(result)}, not a number and its gradient"
         break
     raise unrecognised(target, seen)

@@ -50,9 +50,6 @@ def verify_layer(layer: Layer, case: Case, names: Sequence[str] | str | None = N
     """One Case through the properties that apply, or those of these names; raises UsageError if it does not fit."""
     case = checked(layer, case)
     start = time.perf_counter()
-    outside = Outside(layer)
-    if outside.due(case):
-        outside.look(case)
     tallies: dict[str, Tally] = {}
     found: dict[tuple[str, str, str], Finding] = {}
     for prop in selected(None if names is None else listed(names)):
@@ -61,6 +58,9 @@ def verify_layer(layer: Layer, case: Case, names: Sequence[str] | str | None = N
         tallies.setdefault(prop.name, Tally(prop.name)).add(outcome, time.perf_counter() - begun)
         for finding in outcome.findings:
             found.setdefault(finding.fingerprint, finding)
+    outside = Outside(layer)
+    if outside.due(case):
+        outside.look(case)  # at the end: what a module keeps of earlier calls is of those that are asked for
     return Report(
         layer.name,
         tallies,

@@ -49,8 +49,9 @@ def main(examples: int = 40, *numbers: int) -> None:
             caught += 1
             print(f"{mutant.number:3} {mutant.layer:22} caught by {report.findings[0].property}", flush=True)
             continue
-        unseen = [] if report.lines is None else [s for s in report.lines.said() if "never" in s or "one side" in s]
-        complete = report.lines is None or report.lines.complete
+        words = ("never", "one side", "was always")
+        unseen = [] if report.lines is None else [s for s in report.lines.said() if any(w in s for w in words)]
+        complete = not unseen
         named += not complete
         silent += complete
         told = "SILENT" if complete else " | ".join(unseen)

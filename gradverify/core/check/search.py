@@ -174,9 +174,6 @@ class Search:
             drawn += 1
             self.cases += 1
             self.coverage.add(self.layer, case)
-            if self.outside.due(case):
-                aware(self.layer, case, props[0])
-                self.outside.look(case)
             self.recorder.begin(case, props[0])
             for prop in props:
                 if self.over:
@@ -186,6 +183,9 @@ class Search:
                 if _due(drawn, prop.share / most):
                     self._try(case, prop)
             reached = bool(self.recorder.end())
+            if self.outside.due(case):
+                aware(self.layer, case, props[-1])
+                self.outside.look(case)
             self._report_progress()
             if self.over or (self.first is not None and self.cases >= self.first + _ENOUGH):
                 raise _Enough

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import copy
 import inspect
 import random
@@ -10,6 +12,8 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
+
+from gradverify.core.errors import DeclarationError
 
 T = TypeVar("T")
 _WRITABLE = (dict, list, set, np.ndarray, np.random.Generator, np.random.RandomState, random.Random)
@@ -39,6 +43,23 @@ def accepted(function: Callable[..., Any], names: tuple[str, ...], any_other: bo
         return tuple(names)
     taken = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
     return tuple(name for name in names if name in taken)
+
+
+def predicate(text: str) -> Callable[..., bool]:
+    """A condition that is written as a string, ``"C % G == 0"``, as a function of the names in it.
+
+    Raises
+    ------
+    DeclarationError
+        If it is no expression of Python.
+    """
+    try:
+        names = [node.id for node in ast.walk(ast.parse(text.strip(), mode="eval")) if isinstance(node, ast.Name)]
+        taken = dict.fromkeys(n for n in names if n not in vars(builtins) and n != "np")
+        made: Callable[..., bool] = eval(f"lambda {', '.join(taken)}: ({text.strip()})", {"np": np})
+    except (SyntaxError, ValueError) as error:
+        raise DeclarationError(f'assume: {text!r} is no condition ({error}); write e.g. "C % G == 0"') from None
+    return made
 
 
 def own(options: Mapping[str, Any]) -> Mapping[str, Any]:

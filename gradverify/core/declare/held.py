@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -34,7 +34,11 @@ def _walk(holder: Any, path: Path, seen: set[int]) -> Iterator[tuple[Path, Any]]
     parts: list[tuple[tuple[str, Any], Any]] = []
     if isinstance(holder, Mapping):
         parts = [(("item", key), value) for key, value in holder.items() if _plain_key(key)]
-    elif isinstance(holder, (list, tuple)):
+    elif isinstance(holder, np.ndarray) and holder.dtype == object:
+        parts = [(("item", k[0] if len(k) == 1 else k), value) for k, value in np.ndenumerate(holder)]
+    elif isinstance(holder, np.ndarray) and holder.dtype.names:
+        parts = [(("item", name), holder[name]) for name in holder.dtype.names]
+    elif isinstance(holder, Sequence) and not isinstance(holder, (str, bytes, range, memoryview)):
         parts = [(("item", k), value) for k, value in enumerate(holder)]
     else:
         held = attributes(holder) | shared(holder)

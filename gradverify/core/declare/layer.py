@@ -16,6 +16,7 @@ from typing import Any
 
 from gradverify.core.declare import dims, domains
 from gradverify.core.declare.declaration import Backward, Declaration, Declared, Forward, Primal
+from gradverify.core.declare.functions import predicate
 from gradverify.core.declare.hooks import Hooks
 from gradverify.core.declare.validation import ARGUMENTS, called, mapping, named, validate
 from gradverify.core.errors import DeclarationError
@@ -38,9 +39,9 @@ class Layer(Declaration):
         domain is a word or a Hypothesis strategy of single elements. Settings: `options` (name to
         a list of choices, simplest first, a tuple of such lists, or a Hypothesis strategy),
         `returns` (dimension strings of the outputs by name), `batch` (name of the batch axis),
-        `assume` (predicate on primals, options and sizes by name; False rejects the case), `sizes` (of axes by
-        name, one or a list, as the layer runs in production: see the property reference), `empty` (True
-        where axes of size 0 are allowed), `constants` (names of primals that need no gradient),
+        `assume` (predicate on primals, options and sizes by name, also as a string; False rejects the case),
+        `sizes` (of axes by name, one or a list, as the layer runs in production: see the property reference),
+        `empty` (True where axes of size 0 are allowed), `constants` (names of primals that need no gradient),
         and the fields of `Declared` and `Hooks`.
 
     Raises
@@ -66,6 +67,7 @@ class Layer(Declaration):
             if key in arrays:
                 raise DeclarationError(f"layer {label!r}: {key!r} is declared twice, by keyword and in primals")
             arrays[key] = spec
+        condition = declaration.get("assume")
         constants = _names(declaration.get("constants", ()))
         if "zero" in declaration:
             declaration["zero"] = _names(declaration["zero"])
@@ -80,7 +82,7 @@ class Layer(Declaration):
             options=mapping(label, "options", declaration.get("options") or {}),
             returns=_returns(label, declaration.get("returns")),
             batch=declaration.get("batch"),
-            assume=declaration.get("assume"),
+            assume=predicate(condition) if isinstance(condition, str) else condition,
             empty=bool(declaration.get("empty", False)),
             sizes=mapping(label, "sizes", declaration.get("sizes") or {}),
             declared=Declared(**{k: v for k, v in declaration.items() if k in _DECLARED}, constants=unwanted),

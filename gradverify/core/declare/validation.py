@@ -189,7 +189,9 @@ def _domain(layer: Declaration, primal: Primal, names: set[str]) -> None:
         if argument not in names and argument not in layer.options and _number(argument) is None:
             raise DeclarationError(
                 f"layer {layer.name!r}, primal {primal.name!r}: the domain {domain.name!r} is given "
-                f"{argument!r}, which is neither a number, a dimension of a primal nor an option"
+                f"{argument!r}, which is neither a number, a dimension of a primal nor an option: "
+                "a size that only an object is built with is declared with the parameter that has it, "
+                f'W="D {argument}", or as an option, options={{"{argument}": [3, 5]}}'
             )
     bounds = [_number(argument) for argument in domain.arguments]
     if None in bounds:

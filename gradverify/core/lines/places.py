@@ -52,6 +52,7 @@ class Source:
     errors : first lines of statements that only raise
     under : for each first line, the condition that led there, in words
     headers : for the first line of a function, decorators included, the line of its `def`; none where all is one line
+    names : wherever one stands
     tests : for the line and column of an `if` or `while`, what it asks; some jumps stand at the whole of it
     """
 
@@ -62,6 +63,7 @@ class Source:
     text: list[str] = field(default_factory=list)
     headers: dict[int, int] = field(default_factory=dict)
     tests: dict[tuple[int, int], str] = field(default_factory=dict)
+    names: list[ast.Name] = field(default_factory=list)
 
 
 def statements(code: CodeType) -> frozenset[int]:
@@ -168,6 +170,7 @@ def source_of(name: str) -> Source:
         tree = ast.parse("".join(source.text))
     except (SyntaxError, ValueError):
         return source
+    source.names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
     for node, under in _statements(tree, ""):
         body = getattr(node, "body", None)
         first = node.lineno

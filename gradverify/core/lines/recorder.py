@@ -14,6 +14,7 @@ from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate.limits import time_limit
 from gradverify.core.lines import places
+from gradverify.core.lines.fixed import fixed
 from gradverify.core.lines.owner import Home
 from gradverify.core.lines.watch import Engine, Seen, engine
 from gradverify.core.nouns import UNRESOLVED, Case, Outcome
@@ -93,7 +94,7 @@ class Recorder:
             key = (function.file, function.line, function.name)
             found[key] = found[key].merged(function) if key in found else function
         functions = tuple(found[key] for key in sorted(found) if found[key].lines)
-        return Ran(functions, None if functions else "none of the author's code was seen to run")
+        return Ran(functions, None if functions else "none of the author's code was seen to run", fixed(self._layer))
 
 
 def decides(outcome: Outcome) -> bool:

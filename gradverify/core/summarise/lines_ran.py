@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 ROLES = ("forward", "backward")
@@ -23,6 +23,26 @@ class Side:
 
     def __str__(self) -> str:
         return f"{self.line}: `{self.text}` {'never ran' if self.value is None else f'was never {self.value}'}"
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """An argument that kept one value in every case, as nobody declares it.
+
+    Attributes
+    ----------
+    role, file, lines : whose it is, "forward" or "backward", and the lines that read it
+    name, value : its name, and its value as code
+    """
+
+    role: str
+    file: str
+    lines: tuple[int, ...]
+    name: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{', '.join(map(str, self.lines))}: `{self.name}` was always {self.value}"
 
 
 @dataclass(frozen=True)
@@ -77,10 +97,12 @@ class Ran:
     ----------
     functions : in the order of files and lines
     reason : why there is nothing to tell, or None
+    fixed : arguments that were never varied
     """
 
     functions: tuple[Function, ...] = ()
     reason: str | None = None
+    fixed: tuple[Fixed, ...] = ()
 
     def of(self, role: str) -> tuple[Function, ...]:
         return tuple(function for function in self.functions if function.role == role)
@@ -113,13 +135,18 @@ class Ran:
             key = (f.file, f.line, f.name)
             found[key] = found[key].merged(f) if key in found else f
         functions = tuple(found[key] for key in sorted(found))
-        return Ran(functions, None if functions else self.reason or other.reason)
+        return Ran(
+            functions,
+            None if functions else self.reason or other.reason,
+            tuple(dict.fromkeys((*self.fixed, *other.fixed))),
+        )
 
     def plain(self) -> dict[str, Any]:
         """Plain values, from which `restored` makes the same again."""
         return {
             "reason": self.reason,
             "percent": self.percent,
+            "fixed": [{**asdict(argument), "lines": list(argument.lines)} for argument in self.fixed],
             "functions": [
                 {
                     "name": f.name,
@@ -145,11 +172,13 @@ class Ran:
 
     def _said(self, role: str) -> str:
         some, every = self.counts(role)
+        fixed = [argument for argument in self.fixed if argument.role == role]
         words = [f"{role}: {some} of {every} line{'s' * (every != 1)} ran"]
         never = [part for function in self.of(role) for part in _ranges(function, self._several(role))]
         missed = sorted({side for f in self.of(role) for side in f.missed}, key=_order)
         words += [f"never: {', '.join(never)}"] if never else []
         words += [f"one side only: {', '.join(map(str, missed))}"] if missed else []
+        words += [f"not declared: {', '.join(map(str, fixed))}"] if fixed else []
         return "; ".join(words)
 
     def _several(self, role: str) -> bool:
@@ -180,7 +209,8 @@ def below(ran: Mapping[str, Ran], least: float) -> list[str]:
 
 def restored(plain: Mapping[str, Any]) -> Ran:
     """What `Ran.plain` gave, as a Ran again."""
-    return Ran(tuple(map(_function, plain["functions"])), plain["reason"])
+    fixed = (Fixed(**{**argument, "lines": tuple(argument["lines"])}) for argument in plain["fixed"])
+    return Ran(tuple(map(_function, plain["functions"])), plain["reason"], tuple(fixed))
 
 
 def _function(plain: Mapping[str, Any]) -> Function:
