@@ -123,8 +123,7 @@ class _Reported(Search):
 
     @property
     def over(self) -> bool:
-        heavy = any(_exhausts(finding) for finding, _ in self.found.values())  # each case takes long to fail
-        return self.watch.worker.stopped() or heavy or super().over
+        return self.watch.worker.stopped() or super().over
 
     def _heard(self, event: Progress) -> None:
         new = [(key, item) for key, item in self.found.items() if key not in self._sent]
@@ -137,14 +136,7 @@ class _Reported(Search):
             self.watch.beat = beat
 
     def minimal(self, finding: Finding, prop: Property, lead: Finding | None = None) -> Finding:
-        if self.watch.worker.stopped():
-            return finding
-        return finding.but(kind="memory") if _exhausts(finding) else super().minimal(finding, prop, lead)
-
-
-def _exhausts(finding: Finding) -> bool:
-    """Whether a finding is that memory was exhausted."""
-    return finding.kind == "crash" and "MemoryError" in finding.message
+        return finding if self.watch.worker.stopped() else super().minimal(finding, prop, lead)
 
 
 def work(worker: Child, job: Job) -> tuple[Report, Any, bool] | str:

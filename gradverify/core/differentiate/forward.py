@@ -15,9 +15,11 @@ import numpy as np
 from gradverify.core.declare.functions import accepted
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import LayerFailure, cast, guarded, outputs_of, run
+from gradverify.core.evaluate.limits import time_limit
 from gradverify.core.nouns import Array, Case
 
 _TRIAL = 3  # rows on which stacking is tried
+_TRIAL_SECONDS = 2.0  # for that; a layer that takes longer gains nothing by it
 
 # The C library gives freed memory back to the system, and stacks pay for every page anew, until a block this large
 # was freed once (glibc raises its thresholds then); the block is never touched, so it costs nothing.
@@ -126,7 +128,10 @@ class Forward:
                 array = self.primals[name]
                 offset = 0.1 * rng.uniform(0.2, 1.0, (_TRIAL, *array.shape)) * np.maximum(np.abs(array), 1.0)
                 trial[name] = (array + offset).astype(array.dtype)
-            flat = self._stacked(trial, _TRIAL, way)
+            with time_limit(
+                _TRIAL_SECONDS, inner=True
+            ):  # nobody asked it to take a stack: it may wait for what never comes
+                flat = self._stacked(trial, _TRIAL, way)
             fits = flat is not None and self._same(flat, trial, 0, _TRIAL - 1)
             _remember(known if fits else refused, key)
             if fits:
