@@ -90,23 +90,33 @@ def test_a_right_object_is_no_hang() -> None:
     assert gv.check(Affine(), x="N 3", examples=3).ok
 
 
-def test_without_dimensions_a_hang_is_told_as_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_dimensions_a_hang_is_told_as_what_it_is() -> None:
     with pytest.raises(gv.DeclarationError, match=r"Waits.*did not return|name the input"):
         gv.check(Waits())
 
 
-def test_an_inner_limit_ends_and_leaves_the_outer_one_in_force() -> None:
-    with pytest.raises(LayerFailure, match="0.3 s"):
-        with time_limit(0.3):
-            with pytest.raises(LayerFailure, match="0.05 s"):
-                with time_limit(0.05, inner=True):
+def _within(outer: float, inner: float) -> list[str]:
+    """What ends a body that waits within two limits, and one that waits on in the outer one."""
+    told = []
+    try:
+        with time_limit(outer):
+            try:
+                with time_limit(inner, inner=True):
                     time.sleep(5)
+            except LayerFailure as failure:
+                told.append(str(failure))
             time.sleep(5)
+    except LayerFailure as failure:
+        told.append(str(failure))
+    return told
+
+
+def test_an_inner_limit_ends_and_leaves_the_outer_one_in_force() -> None:
+    first, second = _within(0.3, 0.05)
+    assert "0.05 s" in first and "0.3 s" in second
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0.0
 
 
 def test_an_inner_limit_beyond_the_outer_one_changes_nothing() -> None:
-    with pytest.raises(LayerFailure, match="0.1 s"):
-        with time_limit(0.1):
-            with time_limit(5.0, inner=True):
-                time.sleep(5)
+    first, _ = _within(0.1, 5.0)
+    assert "0.1 s" in first

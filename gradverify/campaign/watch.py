@@ -39,6 +39,7 @@ class Job:
     settings : of the engine
     plan : of the process: its folder, its memory and its time limit for a case
     work : what is done, a function of one of our modules: (watch, layer, settings, *arguments) to a report and more
+    weight : the larger, the longer it may take beside others
     """
 
     number: int
@@ -48,6 +49,7 @@ class Job:
     plan: Plan
     work: Callable[..., tuple[Report, Any]]
     arguments: tuple[Any, ...] = ()
+    weight: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,10 @@ Whatever a layer does to these is undone when it has returned, so that the repor
 
 from __future__ import annotations
 
+import builtins
 import os
 import sys
+import time
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -24,9 +26,10 @@ _CUT = "\n(gradverify: a layer has printed a megabyte; the rest is left out)\n"
 class Stream:
     """A stream of pytest's as layers see it: it does not close, and takes a megabyte."""
 
-    def __init__(self, stream: Any, left: list[int] | None = None) -> None:
+    _left = [_MOST_SAID]  # characters, for all streams of a process
+
+    def __init__(self, stream: Any) -> None:
         self.stream = stream
-        self._left = [_MOST_SAID] if left is None else left
 
     def write(self, text: Any) -> int:
         """Write what there is room for; gives the length of all of it."""
@@ -48,7 +51,7 @@ class Stream:
     @property
     def buffer(self) -> Stream:
         """The bytes below."""
-        return Stream(self.stream.buffer, self._left)
+        return Stream(self.stream.buffer)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
@@ -61,7 +64,7 @@ class Kept:
         self._within: ExitStack | None = None
         self._files = {number: (out_of_reach(os.dup(number)), about) for number, about in _open()}
         self._most: int | None = None
-        self._left = [_MOST_SAID]
+        self._shown: list[Stream] = []
         self._since = 0.0
         self.forked: dict[int, int] = {}  # processes that layers have left, and when they began
 
@@ -72,9 +75,10 @@ class Kept:
         if self._most is None:
             size = data_size()
             self._most = 0 if size is None else size + (Plan().memory or 0)
+        self._known = [(vars(module), dict(vars(module))) for module in (builtins, time)]
         self._since = since_boot()
         self._streams = sys.stdout, sys.stderr
-        sys.stdout, sys.stderr = (s if s is None else Stream(s, self._left) for s in self._streams)
+        sys.stdout, sys.stderr = map(self._stream, self._streams)
         self._switch = sys.getswitchinterval()
         sys.setswitchinterval(SWITCH)
         self._within = ExitStack()
@@ -86,15 +90,27 @@ class Kept:
             return
         self._within.close()
         self._within = None
+        for now, known in self._known:  # before anything else is called
+            now.update(known)
         sys.setswitchinterval(self._switch)
         sys.stdout, sys.stderr = self._streams
         if _has_children():
             self.forked.update(born(os.getpid(), self._since))
 
+    def _stream(self, stream: Any) -> Any:
+        """A stream as layers see it, for good: `print` in a thread that a layer has left does not hold on to it."""
+        if stream is None:
+            return None
+        for shown in self._shown:
+            if shown.stream is stream:
+                return shown
+        self._shown.append(Stream(stream))
+        return self._shown[-1]
+
     def mend(self) -> None:
         """Open what was closed, and forget what was printed: a test is over."""
         self.end()
-        self._most, self._left = None, [_MOST_SAID]
+        self._most, Stream._left[:] = None, [_MOST_SAID]
         for number, (duplicate, about) in self._files.items():
             now = _about(number)
             if now is None or (number < 3 and now != about):
