@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,10 +39,20 @@ class Cell(Layer):
     def kind(self) -> str:
         return "cell"
 
-    @property
+    @cached_property
+    def ranks(self) -> dict[str, int]:
+        """Number of axes of each primal."""
+        return {primal.name: len(primal.dims.axes) for primal in self.primals}
+
+    @cached_property
     def rank(self) -> int:
         """Number of axes of the primal that has most."""
-        return max(len(primal.dims.axes) for primal in self.primals)
+        return max(self.ranks.values())
+
+    @cached_property
+    def times(self) -> dict[str, int]:
+        """Where the axis of time goes for each primal."""
+        return {primal.name: time_axis(primal) for primal in self.primals}
 
     def pull(self, cotangents: tuple[Array, ...], saved: Any, options: Mapping[str, Any]) -> Arrays:
         """Gradients of one step by name; of every differentiable primal that is not declared zero.
@@ -146,30 +157,30 @@ class Unrolled:
         self, values: Arrays, options: Mapping[str, Any], held: list[Arrays] | None = None
     ) -> tuple[tuple[Array, ...], tuple[Any, ...], list[Arrays]]:
         """Outputs, what the cell saved at each step, and the states that entered each step."""
-        emitted = cell_output(self.cell)
-        states = {name: self._fitted(name, values[name]) for name in self.cell.states}
-        first = states[emitted.name]
+        cell, emitted = self.cell, self.cell.states[0]
+        states = {name: self._fitted(name, values[name]) for name in cell.states}
+        first = states[emitted]
         entered, steps, out = [], [], []
         for t, step in enumerate(self._each_step(values)):
             states = held[t] if held is not None and self.border(t) else states
             entered.append(states)
-            given = {**step, **states}
-            raw = self.cell.forward(*(given[name] for name in self.cell.primal_names), **options)
-            after, saved = forwarded(self.cell, raw)
-            states = dict(zip(self.cell.states, after))
+            step.update(states)
+            after, saved = forwarded(cell, cell.forward(*[step[name] for name in cell.primal_names], **options))
+            states = dict(zip(cell.states, after))
             steps.append(saved)
-            out.append(states[emitted.name])
-        axis, every = time_axis(emitted), out or [first]
-        if any(h.shape != every[0].shape for h in every):  # the first ones, where only later inputs are stacked copies
+            out.append(after[0])
+        axis, every = cell.times[emitted], out or [first]
+        if len({h.shape for h in every}) > 1:  # the first ones, where only later inputs are stacked copies
             every = list(np.broadcast_arrays(*every))
         stacked = np.stack(every, axis=axis)
-        last = tuple(np.array(states[name]) for name in self.cell.states)
+        last = tuple(np.array(states[name]) for name in cell.states)
         return (stacked if out else np.delete(stacked, 0, axis), *last), tuple(steps), entered
 
     def _each_step(self, values: Arrays) -> Iterator[Arrays]:
         """The inputs of each step, and the parameters."""
-        fixed = {n: self._fitted(n, v) for n, v in values.items() if n not in self.cell.states + self.cell.inputs}
-        timed = {n: self._fitted(n, _over_time(values[n], self.cell.primal(n)), 1) for n in self.cell.inputs}
+        cell = self.cell
+        fixed = {n: self._fitted(n, v) for n, v in values.items() if n not in cell.states and n not in cell.inputs}
+        timed = {n: self._fitted(n, np.moveaxis(values[n], cell.times[n], 0), 1) for n in cell.inputs}
         for t in range(min(len(v) for v in timed.values())):
             yield {**fixed, **{name: v[t] for name, v in timed.items()}}
 
@@ -180,11 +191,10 @@ class Unrolled:
         ----------
         before : axes in front of that of the copies
         """
-        primal = self.cell.primal(name)
-        own = len(primal.dims.axes)
-        if np.ndim(array) <= own + before or time_axis(primal) == 0:
+        own = self.cell.ranks[name]
+        if array.ndim <= own + before or self.cell.times[name] == 0:
             return array
-        front, back = array.shape[: before + 1], array.shape[np.ndim(array) - own :]
+        front, back = array.shape[: before + 1], array.shape[array.ndim - own :]
         return array.reshape(*front, *(1,) * (self.cell.rank - own), *back)
 
     def assume(self, **values: Any) -> bool:

@@ -1,8 +1,13 @@
-"""Settings of the test run: one thread for each worker, fixed examples in CI."""
+"""Settings of the test run: bytecode is kept, one thread for each worker, fixed examples in CI."""
 
 from __future__ import annotations
 
 import os
+import sys
+
+# The suite starts hundreds of interpreters. Where no bytecode may be written, each of them compiles this package, and
+# pytest rewrites Hypothesis for its assertions, anew: a second and a half for each.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Set before NumPy is imported: workers that each start a thread per core slow one another down.
@@ -10,6 +15,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.setdefault(variable, "1")
 
 from hypothesis import HealthCheck, settings
+
+sys.dont_write_bytecode = False
 
 # No deadline: how long an example takes says nothing about a gradient, and differs between machines.
 settings.register_profile("gradverify", deadline=None, suppress_health_check=[HealthCheck.too_slow])

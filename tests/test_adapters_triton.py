@@ -22,6 +22,7 @@ from gradverify.core.check.settings import Settings  # noqa: E402
 from gradverify.core.diagnose import diagnosed  # noqa: E402
 from gradverify.core.nouns import Case, Verdict  # noqa: E402
 from gradverify.core.properties import gradient  # noqa: E402
+from gradverify.core.verify import verify_layer  # noqa: E402
 
 pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
 
@@ -99,7 +100,7 @@ class Unmarked(Softmax):
         return pulled_back(ctx, g.contiguous())
 
 
-def check(target, *properties, examples=4, **declaration):
+def check(target, *properties, examples=2, **declaration):
     settings = Settings(examples=examples, properties=properties or None, shrink=False)
     return check_layer(as_layer(target, x="N D", device=DEVICE, **declaration), settings)
 
@@ -114,16 +115,22 @@ def test_a_right_kernel_is_silent_in_every_property():
     assert report.tallies["layout"].cases and "once_differentiable" in report.tallies["second_order"].reason
 
 
-def test_a_wrong_kernel_is_found_by_its_gradient():
-    case = Case("Softmax", {"x": np.random.default_rng(0).normal(size=(2, 3))})
-    for target, verdict in ((Softmax, Verdict.AGREES), (WithoutTheMean, Verdict.DISAGREES)):
-        (compared,) = gradient.holds(as_layer(target, x="N D", device=DEVICE), case).compared
-        assert (compared.verdicts == verdict).all()
+def layer_of(target):
+    return as_layer(target, x="N D", device=DEVICE)
+
+
+CASE = Case("Softmax", {"x": np.random.default_rng(0).normal(size=(2, 3))})  # one: an interpreted kernel is slow
+
+
+@pytest.mark.parametrize(("target", "verdict"), [(Softmax, Verdict.AGREES), (WithoutTheMean, Verdict.DISAGREES)])
+def test_a_wrong_kernel_is_found_by_its_gradient(target, verdict):
+    (compared,) = gradient.holds(layer_of(target), CASE).compared
+    assert (compared.verdicts == verdict).all()
 
 
 def test_a_kernel_that_counts_on_contiguous_gradients_is_found():
-    assert check(Softmax, "layout", examples=12).ok
-    assert "layout" in {f.property for f in check(TakesGradientsAsTheyLie, "layout", examples=12).findings}
+    assert not verify_layer(layer_of(Softmax), CASE, "layout").findings
+    assert {f.property for f in verify_layer(layer_of(TakesGradientsAsTheyLie), CASE, "layout").findings} == {"layout"}
 
 
 @pytest.mark.slow
@@ -134,6 +141,5 @@ def test_a_kernel_in_bfloat16_is_judged_by_a_reference():
 
 
 def test_a_kernel_that_is_not_marked_as_differentiable_once_is_told_how():
-    (finding,) = check(Unmarked, "second_order", examples=12).findings
-    told = diagnosed(as_layer(Unmarked, x="N D", device=DEVICE), finding)
-    assert "@once_differentiable" in told.diagnoses[0].text
+    (finding,) = verify_layer(layer_of(Unmarked), CASE, "second_order").findings
+    assert "@once_differentiable" in diagnosed(layer_of(Unmarked), finding).diagnoses[0].text

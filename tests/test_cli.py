@@ -43,7 +43,8 @@ LAYERS = """
     wrong = gradverify.Layer(forward, averaged, name="wrong", **shape)
     nowhere = gradverify.Layer(infinite, backward, name="nowhere", **shape)
 """
-FEW = ["--examples", "6", "--property", "gradient"]
+SUPERVISED = ["--examples", "6", "--property", "gradient"]
+FEW = [*SUPERVISED, "--in-process"]
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -357,7 +358,7 @@ def interrupted(folder: Path, *arguments: str, after: Callable[[], bool], times:
 @pytest.mark.skipif(os.name == "nt", reason="signals differ")
 def test_ctrl_c_gives_status_130_and_the_layers_that_were_done(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(textwrap.dedent(LAYERS + SLOW.format(seconds=30)))
-    named = ["mine.py:right", "mine.py:slow", "-j", "1", *FEW]
+    named = ["mine.py:right", "mine.py:slow", "-j", "1", *SUPERVISED]
     status, out, _ = interrupted(tmp_path, *named, after=(tmp_path / "begun").exists)
     assert status == 130
     assert out.splitlines()[1].split()[0] == "right"
@@ -380,7 +381,7 @@ def test_ctrl_c_keeps_what_was_found_in_a_layer_that_is_not_done(tmp_path: Path)
 @pytest.mark.skipif(os.name == "nt", reason="signals differ")
 def test_a_second_ctrl_c_ends_everything_at_once(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(textwrap.dedent(LAYERS + SLOW.format(seconds=300)))
-    status, _, spent = interrupted(tmp_path, "mine.py:slow", *FEW, after=(tmp_path / "begun").exists, times=2)
+    status, _, spent = interrupted(tmp_path, "mine.py:slow", *SUPERVISED, after=(tmp_path / "begun").exists, times=2)
     assert status == 130
     assert spent < 2.5
 
@@ -389,7 +390,8 @@ def test_a_second_ctrl_c_ends_everything_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("streams", ["| true", ">&-", "2>&-", ">&- 2>&-"])
 def test_a_stream_that_nobody_reads_changes_no_status(tmp_path: Path, streams: str) -> None:
     (tmp_path / "mine.py").write_text(textwrap.dedent(LAYERS))
-    line = f"{sys.executable} -m gradverify.cli check mine.py:wrong {' '.join(FEW)} {streams}; exit ${{PIPESTATUS[0]}}"
+    checked = f"{sys.executable} -m gradverify.cli check mine.py:wrong {' '.join(SUPERVISED)}"
+    line = f"{checked} {streams}; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["bash", "-c", line], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=False
     )
@@ -452,7 +454,7 @@ OTHER = """
 
 def test_a_layer_with_weights_that_nobody_checked_gives_status_3_and_says_how_to_declare_them(call: Call) -> None:
     Path("object.py").write_text(textwrap.dedent(FORGETFUL))
-    status, out, _ = call("check", "object.py", *FEW, "--json", "out.json")
+    status, out, _ = call("check", "object.py", *SUPERVISED, "--json", "out.json")
     assert (status, "not verified: w" in out, 'pairs={"w": "dw"}' in out) == (3, True, True)
     (layer,) = json.loads(Path("out.json").read_text())["layers"]
     assert (layer["ok"], layer["verified"]) == (False, False)
@@ -467,6 +469,6 @@ def test_a_layer_with_weights_that_nobody_checked_gives_status_3_and_says_how_to
 def test_two_layers_of_one_name_have_rows_of_their_own(call: Call) -> None:
     for name in ("a.py", "b.py"):
         Path(name).write_text(textwrap.dedent(OTHER))
-    status, out, _ = call("check", "a.py", "b.py", *FEW)
+    status, out, _ = call("check", "a.py", "b.py", *SUPERVISED)
     assert status == 0
     assert [line.split()[0] for line in out.splitlines()[1:3]] == ["a.py:f", "b.py:f"]

@@ -110,11 +110,14 @@ def nowhere(x, W, b):
     ],
 )
 def test_a_layer_of_which_nothing_can_be_verified_is_not_ok_and_says_why(layer, says):
-    report = gv.check(layer, examples=2, raises=False)
+    report = gv.check(layer, examples=2, properties="gradient", raises=False)
     assert not report.findings and not report.verified and not report.ok
     assert says in undecided(report)
-    with pytest.raises(gv.NothingVerified):
-        gv.check(layer, examples=2)
+
+
+def test_a_check_that_verifies_nothing_raises():
+    with pytest.raises(gv.NothingVerified, match="not finite"):
+        gv.check(gv.Layer(nowhere, backward, **DIMS), examples=2)
 
 
 @pytest.mark.parametrize(
@@ -198,6 +201,8 @@ def test_a_gradient_that_is_all_rounding_agrees():
         ({}, "declares no primals"),
         ({"x": "N D)"}, "layer 'f', primal 'x'"),
         ({"x": 3}, "expected a dimension string"),
+        ({"x": "N", "stride": [1, 2]}, r"an option is declared as options=\{'stride': \[1, 2\]\}"),
+        ({"x": "N", "training": True}, r"with its choices, as options=\{'training': \[True\]\}"),
         ({"x": "N: labels Q"}, "'Q'"),
         ({"x": "N", "zero": "w"}, "no primal 'w'"),
         ({"x": "N", "batch": "B"}, "no primal has an axis 'B'"),

@@ -1188,27 +1188,16 @@ def found(wrong: Wrong) -> Finding:
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_the_signature_of_a_bug_is_named_first(name):
-    wrong = WRONG[name]
-    first, *_ = diagnose(wrong.layer, found(wrong))
-    assert (first.name, first.bug_class) == (wrong.signature, wrong.bug_class), first.text
-    assert re.search(wrong.says, first.text), first.text
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_what_is_said_holds_on_cases_that_were_not_looked_at(name):
-    """Other sizes, other values, other cotangents: the same sentence, but for numbers that were measured."""
+def test_the_signature_of_a_bug_is_named_first_holds_elsewhere_and_no_other_class_claims_it(name):
     wrong = WRONG[name]
     finding = found(wrong)
-    for diagnosis in diagnose(wrong.layer, finding)[:3]:
-        assert holds(wrong.layer, finding, diagnosis), diagnosis.text
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_signatures_of_another_class_do_not_claim_a_bug(name):
-    wrong = WRONG[name]
-    for other in diagnose(wrong.layer, found(wrong))[1:]:
+    first, *others = said = diagnose(wrong.layer, finding)
+    assert (first.name, first.bug_class) == (wrong.signature, wrong.bug_class), first.text
+    assert re.search(wrong.says, first.text), first.text
+    for other in others:
         assert other.bug_class == wrong.bug_class or other.fit <= Fit.SOME or (other.name, name) in ALSO, other.text
+    for diagnosis in said[:3]:  # other sizes, other values, other cotangents: the same sentence, but for numbers
+        assert holds(wrong.layer, finding, diagnosis), diagnosis.text
 
 
 @pytest.mark.parametrize("name", signatures.names())

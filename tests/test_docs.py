@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from gradverify.core.check.settings import EXAMPLES
 from gradverify.extend import adapters, layers, properties, rules, signatures
 
 ROOT = Path(__file__).parent.parent
@@ -50,18 +51,24 @@ def registry_as_before() -> Iterator[None]:
             pass
 
 
-HEAVY = ("conventions.md", "torch.md", "jax.md", "mutants.md", "fuzz.md")  # run with -m slow
+HEAVY = ("conventions.md", "torch.md", "jax.md", "mutants.md", "fuzz.md")  # long, or needs an extra
+
+
+FEW = 20  # cases a property in the default run: what a page says does not hang on how many were drawn
 
 
 def with_python():
-    """Pages with Python blocks; those that take long, or need an extra, are slow tests."""
+    """Pages with Python blocks, each with few cases and as it stands; those that need an extra, as they stand only."""
     for page in PAGES:
         if any(block.info == "python" for block in blocks_of(page)):
-            yield pytest.param(page, id=relative(page), marks=[pytest.mark.slow] if page.name in HEAVY else [])
+            if page.name not in HEAVY:
+                yield pytest.param(page, FEW, id=relative(page))
+            yield pytest.param(page, EXAMPLES, id=f"{relative(page)}-as it stands", marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("page", list(with_python()))
-def test_the_python_blocks_of_a_page_run_in_order(page, registry_as_before, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("page", "examples"), list(with_python()))
+def test_the_python_blocks_of_a_page_run_in_order(page, examples, registry_as_before, tmp_path, monkeypatch):
+    monkeypatch.setattr("gradverify.api.EXAMPLES", examples)
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "__page__"}
     printed = io.StringIO()

@@ -311,14 +311,17 @@ MANNERS = {
 }
 
 
+@pytest.fixture(scope="module")
+def arrays():
+    return [case.primals["x"] for case in drawn(layer(x="N D"), examples=2400)]
+
+
 @pytest.mark.parametrize("manner", MANNERS)
-def test_values_come_in_every_manner(manner):
-    arrays = [c.primals["x"] for c in drawn(layer(x="N D"), examples=2400)]
+def test_values_come_in_every_manner(manner, arrays):
     assert any(MANNERS[manner](x) for x in arrays if x.size > 3)
 
 
-def test_most_values_are_ordinary():
-    arrays = [c.primals["x"] for c in drawn(layer(x="N D"), examples=400)]
+def test_most_values_are_ordinary(arrays):
     assert np.mean([0.05 < np.abs(x).max() < 20 for x in arrays]) > 0.5
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 
 import numpy as np
+from hypothesis import strategies as st
 
 import gradverify as gv
 from gradverify import Layer
+from gradverify.core.check.search import check_layer
+from gradverify.core.check.settings import Settings as CheckSettings
 from gradverify.core.declare.regime import Regime
 from gradverify.core.draw import Pool, cases, drawing_of, each, explored
 from gradverify.core.draw.constants import constants
@@ -169,3 +173,22 @@ def test_large_offsets_with_small_spreads_are_drawn_for_every_real_primal():
     each(cases(layer), 1000, 0, look)
     for name in "xw":
         assert all(sum(n for (who, k), n in ratios.items() if who == name and k >= least) for least in (2, 4, 6, 7))
+
+
+def test_a_strategy_that_draws_now_this_and_now_that_is_asked_again_and_what_it_lacks_is_said():
+    turns = itertools.count()
+
+    @st.composite
+    def fickle(draw):
+        turn = next(turns)
+        if turn % 3:
+            draw(st.booleans())
+        if turn % 2:
+            draw(st.integers(0, 1))
+        return draw(st.booleans())
+
+    layer = Layer(lambda x, k: (x * x, x), lambda dy, x: 2 * x * dy, name="square", x="N", options={"k": fickle()})
+    report = check_layer(layer, CheckSettings(properties=("gradient",)))
+    assert report.verified and not report.findings
+    assert report.tallies["gradient"].cases > 4
+    assert any("cases could be drawn" in note for note in report.notes)

@@ -74,15 +74,15 @@ def test_a_share_beyond_a_hundred_is_refused(layers, capsys):
     assert "percentage from 0 to 100" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("least", [None, "10", "95"])
-def test_pytest_sums_up_over_the_checks_of_a_layer(pytester, least):
+@pytest.mark.parametrize(("least", "jobs"), [(None, 0), ("10", 0), ("95", 1)])
+def test_pytest_sums_up_over_the_checks_of_a_layer(pytester, least, jobs):
     pytester.makepyfile(some_layers=LAYERS + "gv.register(partly), gv.register(wholly)\n")
     pytester.makeini(
         "[pytest]\npythonpath = .\ngradverify_modules = some_layers\n"
         "gradverify_properties = gradient linear\ngradverify_examples = 5\n"
         + (f"gradverify_fail_under_coverage = {least}\n" if least else "")
     )
-    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "--gradverify-json=out.json")
+    result = pytester.runpytest_subprocess("--gradverify-json=out.json", f"--gradverify-jobs={jobs}")
     result.stdout.fnmatch_lines(["partly: backward: 3 of 4 lines ran; never: 9 (`if mode == 'sum'`)*"])
     assert "wholly: backward" not in result.stdout.str()
     assert result.ret == (1 if least == "95" else 0)

@@ -71,6 +71,22 @@ def test_a_mistake_of_another_look_says_what_it_looks_like():
     assert second.diagnoses[0].text in " ".join(terminal.render(both).split())
 
 
+def test_a_crash_does_not_carry_the_reading_of_another_finding():
+    def forward(x):
+        return np.zeros((len(x) - 2,)) + np.sum(x[:-2] * x[2:]), x  # no array has -1 entries
+
+    def backward(dy, x):
+        dx = np.zeros_like(x)
+        dx[2:] = dy.sum() * x[:-2]
+        dx[:-2] = dy.sum() * x[2:]  # assigned where it must be added
+        return dx
+
+    layer = Layer(forward, backward, name="windows", x="N")
+    report = check_layer(layer, SETTINGS)
+    readings = {f.kind: [d.name for d in f.diagnoses] for f in report.findings}
+    assert readings["wrong"] and readings["crash"] == []
+
+
 def step(x, h, W):
     y = np.tanh(x @ W + h)
     return y, (x, W, y)

@@ -67,6 +67,7 @@ def project(pytester):
         told = "" if "properties" in table else 'properties = ["gradient"]\n'
         told += "" if "examples" in table else "examples = 8\n"
         told += "" if "seed" in table else "seed = 1\n"
+        told += "" if "jobs" in table else "jobs = 0\n"  # a process of their own: test_plugin_endings
         told += "" if "modules" in table or "layers" in table else 'modules = ["mine"]\n'
         pytester.makepyprojecttoml(f"[tool.pytest.ini_options]\n{config}\n[tool.gradverify]\n{told}{table}")
         return pytester

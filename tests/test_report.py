@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+import gradverify as gv
 from gradverify import Layer, verify
 from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import Settings
@@ -22,9 +24,9 @@ from gradverify.core.declare.registry import layers
 from gradverify.core.judge import says
 from gradverify.core.judge.verdicts import SCREENED
 from gradverify.core.nouns import Case, Comparison, Diagnosis, Finding, Fit, Outcome, Verdict
-from gradverify.core.nouns.ledger import NotVerified
+from gradverify.core.nouns.ledger import NotVerified, Weighted
 from gradverify.core.summarise.report import Report
-from gradverify.core.summarise.tally import Tally
+from gradverify.core.summarise.tally import NOTHING_ADDED, Tally
 from gradverify.report import code, jsonreport, table, terminal
 from gradverify.report.numbers import entry, short
 
@@ -466,7 +468,9 @@ def test_the_ledger_says_what_was_verified_of_each_primal_and_output(checked: Re
     assert x.decided == x.entries - sum(x.unresolved.values())
     assert x.resolution is not None
     assert 0 < x.resolution < 1e-6
-    assert y.decided is None
+    assert y.decided == y.entries - sum(y.unresolved.values())
+    assert y.resolution is not None
+    assert y.resolution <= max(s.resolution or 0.0 for s in (x, w, b))  # the finest of the gradients shows an error
     assert checked.verified_by.missing == ()
 
 
@@ -474,11 +478,35 @@ def test_a_primal_of_which_nothing_was_decided_is_not_verified() -> None:
     tally, case = Tally("gradient"), comparison((2,), ())
     case.verdicts[:] = Verdict.UNRESOLVED
     case = replace(case, reasons=np.array([1, 0]), rules=("", SCREENED))
-    tally.add(Outcome("gradient", compared=(case,), entries=2, outputs={"y": 0, "z": 3}))
+    tally.add(Outcome("gradient", compared=(case,), entries=2, outputs={"y": Weighted(0), "z": Weighted(3)}))
     ledger = a_report(tallies={"gradient": tally}).verified_by
     assert [(item.name, item.blocks) for item in ledger.missing] == [("W", False), ("y", False)]
     assert "not looked at one by one" in ledger.missing[0].reason
     assert ledger.verified[0].unresolved == {says(SCREENED): 1, "unresolved": 1}
+    assert (ledger.verified[1].decided, sum(ledger.verified[1].unresolved.values())) == (0, 3)
+
+
+def test_an_output_is_resolved_by_what_it_adds_to_gradients_and_one_that_adds_nothing_is_not() -> None:
+    def forward(x, h):
+        return (x + h, 1e-3 * x * h, np.argmax(x, -1) * 1.0), (x, h)
+
+    def backward(dy, saved):
+        (a, m, _), (x, h) = dy, saved
+        return a + 1e-3 * m * h, a + 1e-3 * m * x
+
+    check = functools.partial(gv.check, forward, x="N D", h="N D", examples=8, properties="gradient", raises=False)
+    said = {s.name: s for s in check(backward).verified_by.verified if s.kind == "output"}
+    assert said["y0"].decided == said["y0"].entries > 0
+    assert said["y1"].resolution > 10 * said["y0"].resolution > 0
+    assert (said["y2"].decided, said["y2"].resolution) == (0, None)
+    assert list(said["y2"].unresolved) == [NOTHING_ADDED]
+
+    def slipped(dy, saved):  # by twice what is noticed of the second output
+        (a, m, _), (x, h) = dy, saved
+        part = 1e-3 * m * (1 + 8 * said["y1"].resolution)
+        return a + part * h, a + part * x
+
+    assert not check(slipped).ok
 
 
 def test_weights_that_were_left_out_are_no_pass_and_the_line_that_declares_them_is_printed() -> None:

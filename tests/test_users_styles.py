@@ -297,6 +297,45 @@ def silent_at(forward, backward, dims, cotangent, options=None, **primals):
     return not gv.verify(layer, case).findings
 
 
+def normalised(x, gamma, params):
+    """Statistics that run along in the dict of parameters, as courses have it."""
+    mean, std = x.mean(0), np.sqrt(x.var(0) + 1e-5)
+    params["mean"] = 0.9 * params.get("mean", np.zeros(x.shape[1])) + 0.1 * mean
+    xhat = (x - mean) / std
+    return gamma * xhat, (xhat, gamma, std)
+
+
+def normalised_backward(dy, saved, sums=np.mean):
+    xhat, gamma, std = saved
+    d = dy * gamma
+    return (d - sums(d, 0) - xhat * sums(d * xhat, 0)) / std, (dy * xhat).sum(0)
+
+
+def dropped(x, rng):
+    mask = (rng.random(x.shape) < 0.5) / 0.5
+    return x * mask, mask
+
+
+def test_options_that_forward_writes_into_are_as_declared_in_each_call():
+    params, rng = {}, np.random.default_rng(0)
+    assert gv.check(normalised, normalised_backward, x="N D", gamma="D", options={"params": [params]}, raises=False).ok
+    assert params == {}
+    assert gv.check(dropped, lambda dy, mask: dy * mask, x="N", options={"rng": [rng]}, raises=False).ok
+    assert rng.bit_generator.state == np.random.default_rng(0).bit_generator.state
+
+
+def test_a_wrong_backward_of_such_a_forward_is_found():
+    def wrong_sums(dy, saved):
+        return normalised_backward(dy, saved, np.sum)
+
+    report = gv.check(normalised, wrong_sums, x="N D", gamma="D", options={"params": [{}]}, raises=False)
+    assert {f.primal for f in report.findings} == {"x"}
+    report = gv.check(
+        dropped, lambda dy, mask: dy * (mask > 0), x="N", options={"rng": [np.random.default_rng(0)]}, raises=False
+    )
+    assert [f.kind for f in report.findings] == ["wrong"]
+
+
 def test_mean_over_stacked_copies_is_not_taken_for_a_forward_without_dependence():
     x = np.array([[4.67e-9, -1.73e-9], [-6.79e-9, -2.71e-9]])
     y = np.array([[-0.9, -0.1], [-0.9, -0.5]])

@@ -9,15 +9,27 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.adapters._captured import captured, known_as
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._guesses import dimensions, methods_of
 from gradverify.adapters._instance import Maker, accepted_by, builds, float_arrays
-from gradverify.adapters._normal import TARGETS, attempt, constants, examples, finished, flat, parted, required, split
-from gradverify.adapters._pairs import Pair, attributes, declared_pair, discover, fetch
+from gradverify.adapters._normal import (
+    TARGETS,
+    attempt,
+    constants,
+    examples,
+    finished,
+    flat,
+    parted,
+    required,
+    sketch,
+    split,
+)
+from gradverify.adapters._pairs import Pair, declared_pair, discover
 from gradverify.adapters._stateful import Stateful
 from gradverify.adapters._undeclared import CHANGED, undeclared
+from gradverify.core.declare.held import attributes, fetch
 from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.outside import outside_names
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.nouns import Array
@@ -66,14 +78,12 @@ def build(
     lines = _complete(inner, primals, settings, label, first) if first is not None else ()
     settings["constants"] = (*settings["constants"], *(n for n in fixed if n in primals))
     layer = _layer(inner, primals, settings, label)
-    forward, backward = (getattr(cls, n, None) for n in inner.methods)
-    around = known_as(forward, backward)
-    outside = tuple(n for n in fixed if n in around)
+    around = outside_names(layer.forward, layer.backward)
+    settings["constants"] = (*settings["constants"], *(n for n in fixed if n in around and n not in primals))
     fixed = tuple(n for n in fixed if n not in primals and n not in around)
     more, missing = undeclared(inner, layer, primals, fixed, dimensions, first)
     lines = (*lines, *more)
-    layer = _layer(inner, primals, settings, label)
-    layer = layer.derive(unverified=(*missing, *captured(layer, forward, backward, outside)))
+    layer = _layer(inner, primals, settings, label).derive(unverified=missing)
     if inner.dtype is None and first is not None:
         inner.dtype = _low_precision(inner, layer)
         if inner.dtype is not None:
@@ -194,14 +204,12 @@ def _first(
     target: Any,
 ) -> tuple[Any, Exception | None]:
     """An object built once for a look at it, or why there is none."""
-    sketch = Layer(
-        lambda *a, **o: (0.0, None), lambda dy, s: (), name=label, **_declared(primals or {"x": ""}, settings)
-    )
+    planned = sketch(primals or {"x": ""}, settings, name=label)
     failure: Exception | None = None
-    for arrays, sizes in examples(sketch, inner.maker.sizes()):
+    for arrays, sizes in examples(planned, inner.maker.sizes()):
         try:
             with inner.maker.chance.fixed("built", note=False):
-                made, built = inner.maker.make(sizes, arrays, sketch.default_options)
+                made, built = inner.maker.make(sizes, arrays, planned.default_options)
         except DeclarationError as error:
             return None, error
         except Exception as error:  # noqa: BLE001  whatever the author's constructor raises
@@ -221,10 +229,6 @@ def _first(
         inner.inputs = _inputs(type(made), found[0], primals, inner.pairs, made, built)
         return made, None
     return None, failure
-
-
-def _declared(primals: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {"primals": dict(primals), **settings}
 
 
 def _inputs(

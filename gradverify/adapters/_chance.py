@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.adapters._pairs import Path, attributes, fetch, show, store
+from gradverify.core.declare.held import Path, attributes, fetch, show, store
 
 _SEED = 20240229
 _TRIALS = 4  # evaluations in one configuration that draw nothing, after which nothing is put back any more

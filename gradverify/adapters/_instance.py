@@ -14,9 +14,10 @@ import numpy as np
 from gradverify.adapters._arrays import duplicate
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._normal import required
-from gradverify.adapters._pairs import Pair, attributes, fetch, is_array, own, show, store
+from gradverify.adapters._pairs import Pair, is_array
 from gradverify.adapters._trial import limited
 from gradverify.core.declare import dims
+from gradverify.core.declare.held import attributes, fetch, own, show, store
 from gradverify.core.errors import DeclarationError
 from gradverify.core.nouns import Array
 
@@ -44,6 +45,11 @@ class Maker:
     def __post_init__(self) -> None:
         self._takes = [] if self.is_object else accepted_by(self.target)
         self._needs = [] if self.is_object else required(self.target) or []
+
+    @property
+    def runs_copies_of(self) -> tuple[Any, ...]:
+        """What is never run itself, so that to change its arrays would show nothing."""
+        return (self.target, *self.prototypes.values())
 
     @property
     def is_object(self) -> bool:

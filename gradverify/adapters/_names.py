@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from gradverify.adapters._pairs import Path
+from gradverify.core.declare.held import Path
 
 _LOSS = r"(?:l|j|e|c|loss|cost|err)"
 _READINGS = (

@@ -46,6 +46,21 @@ def annotated(layer: Layer, *lines: str) -> Layer:
     return layer.derive(declared=Annotated(**known, inferred=(*before, *(line for line in lines if line))))
 
 
+def on_data(layer: Layer) -> Layer:
+    """The layer, of which all that its functions take from outside is data: it is differentiated by its primals alone.
+
+    So it is with what is handed to an optimiser, which calls it with one vector.
+    """
+    return layer.derive(declared=dataclasses.replace(layer.declared, data_outside=True))
+
+
+def sketch(primals: Mapping[str, Any], settings: Mapping[str, Any], kind: type[Layer] = Layer, **named: Any) -> Layer:
+    """A layer that computes nothing: what its primals are is known before its functions are."""
+    known = tuple(n for n in constants(settings) if n in primals)  # others are of the functions
+    given = {**settings, "constants": known, **named}
+    return kind(lambda *a, **o: (0.0, None), lambda dy, saved: (), primals=dict(primals), **given)
+
+
 def split(declaration: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Primals (dimension strings by name) and settings of a declaration."""
     settings = {k: v for k, v in declaration.items() if k in KEYWORDS and k != "primals"}

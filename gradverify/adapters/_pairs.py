@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from gradverify.core.declare.held import Path, attributes, fetch, show
 from gradverify.core.errors import DeclarationError
 from gradverify.core.nouns import Array
 
-Path = tuple[tuple[str, Any], ...]  # ("attr", name) and ("item", key), outermost first
 Gradient = tuple[Path, ...] | Callable[[Any], Any]  # summed over several places, or told as a function
 
 _DICTS = ("parameters", "params", "weights", "_parameters", "_params")
@@ -62,37 +62,6 @@ def parse(text: str) -> Path:
     return tuple(steps)
 
 
-def show(path: Path) -> str:
-    """A path as an author would write it."""
-    parts = [f".{key}" if kind == "attr" else f"[{key!r}]" for kind, key in path]
-    return "".join(parts).removeprefix(".")
-
-
-def fetch(holder: Any, path: Path) -> Any:
-    """What stands at a path; None if there is nothing."""
-    for kind, key in path:
-        try:
-            holder = getattr(holder, key) if kind == "attr" else holder[key]
-        except (AttributeError, KeyError, IndexError, TypeError):
-            return None
-    return holder
-
-
-def store(holder: Any, path: Path, value: Any) -> None:
-    """Put a value at a path; raises what the object raises."""
-    *front, (kind, key) = path
-    inner = fetch(holder, tuple(front))
-    if isinstance(inner, tuple):
-        parts = (*inner[:key], value, *inner[key + 1 :])
-        store(holder, tuple(front), type(inner)(*parts) if hasattr(inner, "_fields") else parts)
-        return
-    holder = inner
-    if kind == "attr":
-        setattr(holder, key, value)
-    else:
-        holder[key] = value
-
-
 def is_array(value: Any) -> bool:
     """Whether a value is an array, or a float, that could be a parameter."""
     return isinstance(value, (np.ndarray, np.floating, float)) and np.asarray(value).dtype.kind in "fc"
@@ -110,30 +79,6 @@ def names_of_gradients(name: str) -> tuple[str, ...]:
     singular = [f"{body[:-1]}_gradients", f"{body[:-1]}_grad"] if body.endswith("s") else []
     both = [*stems, *singular]
     return tuple(dict.fromkeys([f"{dash}{s}" for s in both] + both))
-
-
-def attributes(instance: Any) -> dict[str, Any]:
-    """The attributes kept on an object itself, slots included."""
-    slots = [s for c in type(instance).__mro__ for s in _slots(c)]
-    found = {s: getattr(instance, s) for s in slots if hasattr(instance, s)}
-    return {**found, **getattr(instance, "__dict__", {})}
-
-
-def shared(instance: Any) -> dict[str, Any]:
-    """Float arrays that the classes of an object hold for all of their objects."""
-    found = {n: v for c in reversed(type(instance).__mro__) for n, v in vars(c).items() if isinstance(v, np.ndarray)}
-    return {n: v for n, v in found.items() if v.dtype.kind in "fc" and n not in attributes(instance)}
-
-
-def own(instance: Any, path: Path) -> bool:
-    """Whether what stands at a path belongs to the object, and not to its class, where it must not be changed."""
-    *front, (kind, key) = path
-    return kind != "attr" or key in attributes(fetch(instance, tuple(front)))
-
-
-def _slots(cls: type) -> tuple[str, ...]:
-    slots = vars(cls).get("__slots__", ())
-    return (slots,) if isinstance(slots, str) else tuple(slots)
 
 
 def discover(instance: Any, aliases: Mapping[str, Array] | None = None) -> dict[str, Pair]:

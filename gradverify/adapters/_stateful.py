@@ -13,9 +13,10 @@ import numpy as np
 from gradverify.adapters._chance import forget, generators_of, moved, restore
 from gradverify.adapters._instance import Maker, accepted_by, assign, summed
 from gradverify.adapters._normal import called, parted, required
-from gradverify.adapters._pairs import Pair, declared_pair, discover, fetch
+from gradverify.adapters._pairs import Pair, declared_pair, discover
 from gradverify.core.declare import dims
 from gradverify.core.declare.declaration import Backward, Forward
+from gradverify.core.declare.held import fetch
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.nouns import Array
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.adapters._arrays import arrays_of
 from gradverify.adapters._normal import examples, redrawn
-from gradverify.adapters._pairs import Pair, Path, show
+from gradverify.adapters._pairs import Pair
 from gradverify.adapters._stateful import Stateful
 from gradverify.adapters._weights import Survey, Weight, covered, survey
+from gradverify.core.declare.held import Path, arrays_of, show
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure

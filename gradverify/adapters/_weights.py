@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradverify.adapters import _names
-from gradverify.adapters._arrays import arrays_of
 from gradverify.adapters._normal import flat, parted
-from gradverify.adapters._pairs import Path, fetch, own, store
+from gradverify.core.declare.held import Path, arrays_of, fetch, own, store
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.nouns import Array

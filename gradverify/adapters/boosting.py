@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters import Adapter, add
-from gradverify.adapters._normal import TARGETS, called, constants, finished, flat, required, split
+from gradverify.adapters._normal import TARGETS, called, constants, finished, flat, on_data, required, split
 from gradverify.adapters._trial import tried
 from gradverify.core.declare.functions import accepted
 from gradverify.core.declare.layer import Layer
@@ -167,7 +167,7 @@ def boosting(
     told = f"{preds}: grad against the loss" if loss is not None else ""
     hess = "hess: compared as an upper bound" if bound else f"{preds}_grad: hess against grad, each by its own entry"
     order = f"labels first: {first}" if labels_first else ""
-    return finished(layer, told, hess, order)
+    return finished(on_data(layer), told, hess, order)
 
 
 def _allowing(

@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters import Adapter, add
-from gradverify.adapters._arrays import arrays_of
-from gradverify.adapters._captured import captured, known_as
 from gradverify.adapters._chance import Chance, mentions
-from gradverify.adapters._normal import annotated, called, constants, examples, finished, flat, required, split
+from gradverify.adapters._normal import annotated, called, examples, finished, flat, required
 from gradverify.core.declare.functions import taken_by
+from gradverify.core.declare.held import arrays_of
 from gradverify.core.declare.layer import KEYWORDS, Layer, Loss
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure
@@ -64,17 +63,12 @@ def _from_pair(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
     owner = _owner(*target)
     if owner is not None:
         return _of_object(owner, *target, **declaration)
-    primals, settings = split(declaration)
-    fixed = constants(settings)
-    outside = tuple(n for n in fixed if n not in primals and n in known_as(*target))
-    layer = Layer(*target, **{**declaration, "constants": tuple(n for n in fixed if n not in outside)})
+    layer = Layer(*target, **declaration)
     try:
         with time_limit(_TRIAL):
-            made = _without_cache(layer) or (_seeded(layer) if mentions(layer.forward) else layer)
-            missing = captured(made, *target, constants=outside)
+            return _without_cache(layer) or (_seeded(layer) if mentions(layer.forward) else layer)
     except LayerFailure:  # it does not return: the check itself finds that
         return layer
-    return made.derive(unverified=(*made.unverified, *missing)) if missing else made
 
 
 def _owner(forward: Any, backward: Any) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 
 from gradverify.adapters import Adapter, add, unrecognised
 from gradverify.adapters._instance import made_by
-from gradverify.adapters._normal import examples, split
+from gradverify.adapters._normal import examples, sketch, split
 from gradverify.adapters.losses import loss
 from gradverify.adapters.stateful import stateful
 from gradverify.core.declare.layer import Layer
@@ -26,13 +26,13 @@ def function(target: Any, /, *, name: str | None = None, **declaration: Any) -> 
     primals, settings = split(declaration)
     if not primals:
         raise unrecognised(target, "its arrays are not named")
-    sketch = Layer(lambda *a, **o: (0.0, None), lambda dy, saved: (), primals=primals, **settings)
+    planned = sketch(primals, settings)
     seen = "no call of it succeeded"
-    if made_by(target, primals, {n for p in sketch.primals for n in p.dims.names}):
+    if made_by(target, primals, {n for p in planned.primals for n in p.dims.names}):
         return stateful(target, name=name, **declaration)
-    for arrays, _ in examples(sketch):
+    for arrays, _ in examples(planned):
         try:
-            result = target(*arrays.values(), **sketch.default_options)
+            result = target(*arrays.values(), **planned.default_options)
         except Exception as error:  # noqa: BLE001  whatever the author's function raises
             seen = f"it raised {type(error).__name__}: {error}"
             continue

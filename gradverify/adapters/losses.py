@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters import Adapter, add
-from gradverify.adapters._arrays import arrays_of
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._instance import accepted_by
-from gradverify.adapters._normal import TARGETS, called, constants, finished, flat, required, split
+from gradverify.adapters._normal import TARGETS, called, constants, finished, flat, required, sketch, split
 from gradverify.adapters._trial import tried
 from gradverify.core.declare.declaration import Primal
 from gradverify.core.declare.dims import numbers_in
 from gradverify.core.declare.functions import taken_by
+from gradverify.core.declare.held import arrays_of
 from gradverify.core.declare.layer import Layer, Loss
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure
@@ -154,7 +154,7 @@ def loss(
     chosen = ((wrt,) if isinstance(wrt, str) else tuple(wrt)) if wrt is not None else None
     targets = [n for n in primals if n not in chosen] if chosen is not None else targets
     settings["constants"] = constants(settings, *targets)
-    shape = Loss(lambda *a, **o: (0.0, None), lambda dy, saved: (), name=label, primals=primals, **settings)
+    shape = sketch(primals, settings, Loss, name=label)
     of = chosen or tuple(p.name for p in shape.differentiable)
     first = _order(value, tuple(primals))
     second = tuple(order) if order is not None else _order(gradient, first) if gradient is not None else first
@@ -168,7 +168,7 @@ def loss(
     return finished(layer, *lines, chance=inner.chance)
 
 
-def _fitting(label: str, shape: Loss, inner: Valued) -> None:
+def _fitting(label: str, shape: Layer, inner: Valued) -> None:
     """Refuse a loss of several values that are not one for each row or element of what it is differentiated by.
 
     Tried once, where all sizes differ; code that does not run on what is tried here is told of by the check.

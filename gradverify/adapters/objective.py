@@ -14,7 +14,7 @@ import numpy as np
 
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._chance import Chance
-from gradverify.adapters._normal import called, constants, finished, split
+from gradverify.adapters._normal import called, constants, finished, on_data, split
 from gradverify.adapters._trial import tried
 from gradverify.core.declare.layer import Layer, Loss
 from gradverify.core.errors import DeclarationError
@@ -121,7 +121,7 @@ def objective(
     doc = settings.pop("doc", None) or getattr(fun, "__doc__", None) or ""
     layer = Loss(inner.forward, inner.backward, name=label, primals=primals, doc=doc, **settings)
     return finished(
-        layer, "maximised: the gradient is that of minus the value" if maximise else "", chance=inner.chance
+        on_data(layer), "maximised: the gradient is that of minus the value" if maximise else "", chance=inner.chance
     )
 
 
@@ -165,7 +165,7 @@ def hessian(
         assert hess is not None
         return {theta: cotangent @ np.asarray(called("backward", hess, point, *rest, *args, **options))}
 
-    return finished(Layer(forward, backward, name=label, primals=primals, **settings))
+    return finished(on_data(Layer(forward, backward, name=label, primals=primals, **settings)))
 
 
 add(

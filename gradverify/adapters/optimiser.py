@@ -18,10 +18,11 @@ import numpy as np
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._building import OPTIMISERS, RATES, build
 from gradverify.adapters._normal import annotated, attempt
-from gradverify.adapters._pairs import Pair, attributes, fetch
+from gradverify.adapters._pairs import Pair
 from gradverify.adapters._stateful import Stateful
 from gradverify.adapters._trial import tried
 from gradverify.adapters._weights import Weight
+from gradverify.core.declare.held import attributes, fetch
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure

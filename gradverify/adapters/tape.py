@@ -17,7 +17,7 @@ import numpy as np
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._instance import accepted_by
-from gradverify.adapters._normal import called, finished, split
+from gradverify.adapters._normal import called, finished, sketch, split
 from gradverify.adapters._trial import tried
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import LayerFailure
@@ -167,11 +167,11 @@ def tape(
     primals, settings = split(declaration)
     label = name or getattr(function, "__name__", "tape")
     label = "tape" if label == "<lambda>" else label
-    sketch = Layer(lambda *a, **o: (0.0, None), lambda dy, saved: (), name=label, primals=primals, **settings)
-    floating = tuple(p.differentiable for p in sketch.primals)
+    planned = sketch(primals, settings, name=label)
+    floating = tuple(p.differentiable for p in planned.primals)
     chance = Chance(function)
     settings.setdefault("stateful", backward is None)  # gradients are left on the values, and add up
-    inner = Tape(wrap, function, each, backward, contract, sketch.primal_names, floating, chance)
+    inner = Tape(wrap, function, each, backward, contract, planned.primal_names, floating, chance)
     settings.setdefault("twice", inner.twice)
     return finished(Layer(inner.forward, inner.backward, name=label, primals=primals, **settings), chance=chance)
 

@@ -27,7 +27,7 @@ from gradverify.core.evaluate.failures import COMPLETE
 from gradverify.core.lines.recorder import Recorder
 from gradverify.core.nouns import Case, Finding, Outcome, Verdict
 from gradverify.core.properties import Property, explained, properties
-from gradverify.core.verify import checked, examine, property_of, watcher
+from gradverify.core.verify import aware, checked, examine, property_of, watcher
 from gradverify.report.terminal import render_finding
 
 BEAT = 0.5  # seconds between two deltas
@@ -103,7 +103,7 @@ class Explorer:
         """Work until the slice is used up, or somebody asks to stop."""
         token = watcher.set(self)
         try:
-            with tuning.using(self.search.settings.tuning), Recorder(self.layer) as self.recorder:
+            with tuning.using(self.search.tuned), Recorder(self.layer) as self.recorder:
                 for record in self.unit.pending:
                     self._retry(record)
                 turns = [
@@ -178,6 +178,9 @@ class Explorer:
         due = turn.due()
         if due:
             self.record = None if row is None else lambda prop: turn.heads[prop.name] + row
+            if self.search.outside.due(case):
+                aware(self.layer, case, due[0])
+                self.search.outside.look(case)
             self.recorder.begin(case, due[0])
         for prop in due:
             self.record = None if row is None else lambda prop: turn.heads[prop.name] + row
@@ -222,7 +225,7 @@ class Explorer:
             decided = (compared.verdicts == Verdict.AGREES) | (compared.verdicts == Verdict.DISAGREES)
             if decided.any():
                 ratio = max(ratio, float(np.nanmax(compared.ratio[decided], initial=0.0)))
-        self.delta.verified |= told and not any(item.blocks for item in self.layer.unverified)
+        self.delta.verified |= told and not self.search.blocked
         self.delta.ratio = max(self.delta.ratio, ratio)
         return ratio
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from gradverify.campaign import parcel
 from gradverify.campaign.unit import Plan, Record
-from gradverify.core import tuning
 from gradverify.core.check.progress import Progress
 from gradverify.core.check.search import Search
 from gradverify.core.check.settings import Settings
@@ -87,8 +86,7 @@ class Watch:
     def settle(self, layer: Layer, settings: Settings, found: list[tuple[Finding, str]]) -> list[Finding]:
         """Findings made small and diagnosed, one by one told as it is done."""
         search = _Reported(layer, settings, self)
-        with tuning.using(settings.tuning):
-            return [search.minimal(finding, properties.get(name)) for finding, name in found]
+        return [search.minimal(finding, properties.get(name)) for finding, name in found]
 
     @property
     def so_far(self) -> str:

@@ -25,8 +25,8 @@ class Tuning:
     only : the primal whose entries are compared, where one is in question; None for all of them
     known : primals that are known to be wrong, whose entries are not compared again
     few : whether one entry that is wrong for certain is enough for its primal, and others need not be tried
-    again : whether a finding is only looked for once more, as on smaller cases: what was no excuse for it because of
-        how the layer is made is not asked for again
+    vain : names of rules that tell how a layer is made, and saw that this one is not; they are not asked again. A
+        search has a set of its own, which rules add to; None where nothing is kept
     """
 
     method: str = "adaptive"
@@ -37,7 +37,7 @@ class Tuning:
     only: str | None = None
     known: frozenset[str] = frozenset()
     few: bool = False
-    again: bool = False
+    vain: set[str] | None = None
 
 
 _current: ContextVar[Tuning] = ContextVar("gradverify_tuning", default=Tuning())

@@ -17,6 +17,7 @@ from gradverify.core.errors import DeclarationError, NothingVerified, PartlyVeri
 from gradverify.core.evaluate import LayerFailure, completed, gradients
 from gradverify.core.evaluate.failures import COMPLETE, ELSEWHERE, failed, out_of_memory, unpatched
 from gradverify.core.evaluate.limits import SLOW, time_limit
+from gradverify.core.evaluate.outside import Outside
 from gradverify.core.nouns import Array, Case, Finding, Outcome
 from gradverify.core.properties import Property, properties
 from gradverify.core.summarise.report import Report
@@ -38,10 +39,20 @@ class Watcher(Protocol):
 watcher: ContextVar[Watcher | None] = ContextVar("gradverify_watcher", default=None)
 
 
+def aware(layer: Layer, case: Case, prop: Property) -> None:
+    """Tell whoever watches that the layer's code is about to see a case, so that it is known which one ends it."""
+    watching = watcher.get()
+    if watching is not None:
+        watching.before(layer, case, prop)
+
+
 def verify_layer(layer: Layer, case: Case, names: Sequence[str] | str | None = None) -> Report:
     """One Case through the properties that apply, or those of these names; raises UsageError if it does not fit."""
     case = checked(layer, case)
     start = time.perf_counter()
+    outside = Outside(layer)
+    if outside.due(case):
+        outside.look(case)
     tallies: dict[str, Tally] = {}
     found: dict[tuple[str, str, str], Finding] = {}
     for prop in selected(None if names is None else listed(names)):
@@ -57,7 +68,7 @@ def verify_layer(layer: Layer, case: Case, names: Sequence[str] | str | None = N
         layer.declared.lines(),
         seconds=time.perf_counter() - start,
         examples=1,
-        unverified=layer.left_out,
+        unverified=(*layer.left_out, *outside.missing()),
         origin=layer.origin,
     )
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from gradverify.core.nouns import WORST_SEEN, Case, Comparison, Finding
-from gradverify.core.nouns.ledger import NO_REASON, NotVerified, Share, declaration
+from gradverify.core.nouns.ledger import NO_REASON, NotVerified, Share, constants, declaration
 from gradverify.core.properties import properties
 from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import Tally
@@ -136,9 +136,9 @@ def not_verified(report: Report, width: int | None = None) -> list[str]:
     for reason, items in alike.items():
         names, argument = [item.name for item in items], declaration(items)
         lines += _wrapped([f"not verified: {', '.join(names)}: {reason}"], 2 if width else 0, width)
-        if argument is not None:
-            fixed = f'"{names[0]}"' if len(names) == 1 else "(" + ", ".join(f'"{n}"' for n in names) + ")"
-            lines += [f"    to declare them: {argument}", f"    if they need none: constants={fixed}"]
+        fixed = constants(items)
+        lines += [f"    to declare them: {argument}"] if argument is not None else []
+        lines += [f"    if they need none: {fixed}"] if fixed is not None else []
     return lines
 
 

@@ -34,7 +34,7 @@ class Blind:
     def begin(self, *case: object) -> None:
         pass
 
-    def told(self, outcome: object) -> None:
+    def add(self, outcome: object) -> None:
         pass
 
     def end(self) -> tuple[str, ...]:

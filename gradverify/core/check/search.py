@@ -20,13 +20,15 @@ from gradverify.core.declare.registry import layers
 from gradverify.core.declare.validation import refusal
 from gradverify.core.diagnose import diagnosed
 from gradverify.core.evaluate.limits import TOO_SLOW
+from gradverify.core.evaluate.outside import Outside
 from gradverify.core.lines.recorder import Recorder
 from gradverify.core.nouns import Case, Finding
+from gradverify.core.nouns.ledger import NotVerified
 from gradverify.core.properties import LATER, Property, properties, unexplained
 from gradverify.core.summarise.coverage import Coverage
 from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import Tally
-from gradverify.core.verify import NO_MEMORY, behind, examine, property_of, selected
+from gradverify.core.verify import NO_MEMORY, aware, behind, examine, property_of, selected
 
 _TOLD = 3  # cases that are too large to be judged
 _ENOUGH = 25  # cases drawn after the first finding, to see whether there are others
@@ -68,16 +70,21 @@ class Search:
     slow: Counter[str] = field(default_factory=Counter)
     refused: bool = False
     beyond: set[str] = field(default_factory=set)  # what is too large to be judged, in words
+    few: list[str] = field(default_factory=list)  # what drawing lacked, in words
+    tuned: tuning.Tuning = field(init=False)
     recorder: Recorder = field(init=False)
     smaller: Smaller = field(init=False)
+    outside: Outside = field(init=False)
 
     def __post_init__(self) -> None:
+        self.tuned = replace(self.settings.tuning, vain=set())
+        self.outside = Outside(self.layer)
         self.smaller = Smaller(self.layer, self.settings, self._report_progress)
 
     def run(self) -> Report:
         """Draw, verify, shrink; one pass for each group of properties that draw alike."""
         start = time.perf_counter()
-        with tuning.using(self.settings.tuning), Recorder(self.layer) as self.recorder:
+        with tuning.using(self.tuned), Recorder(self.layer) as self.recorder:
             groups = list(alike(self.applicable()))
             self.total = sum(_count(self.settings.examples, props) for _, props in groups)
             for regime, props in groups:
@@ -95,14 +102,24 @@ class Search:
             notes=self.notes(),
             coverage=self.coverage,
             lines=self.recorder.result(),
-            unverified=self.layer.left_out,
+            unverified=self.left_out,
             origin=self.layer.origin,
         )
 
     def notes(self) -> tuple[str, ...]:
         """What the reader of a report is told besides: what was refused, and what was too large to be judged."""
         lacks = (refusal(self.layer),) if self.refused else self.coverage.lacks()
-        return (*lacks, *(f"not judged: {told}" for told in sorted(self.beyond)[:_TOLD]))
+        return (*lacks, *self.few, *(f"not judged: {told}" for told in sorted(self.beyond)[:_TOLD]))
+
+    @property
+    def left_out(self) -> tuple[NotVerified, ...]:
+        """What no property looks at, as far as was seen."""
+        return (*self.layer.left_out, *self.outside.missing())
+
+    @property
+    def blocked(self) -> bool:
+        """Whether some of that is no pass."""
+        return any(item.blocks for item in self.left_out)
 
     def _final(self) -> list[Finding]:
         """Every finding that no other explains, small and diagnosed; behind those of a part that is wrong by itself."""
@@ -153,12 +170,16 @@ class Search:
             self.layer, regime, dtype=self.settings.dtype, eps=self.settings.eps, target=target, tables=self.tables
         )
         drawn, most = 0, max(prop.share for prop in props)  # the share that decides how many cases are drawn
+        wanted = _count(self.settings.examples, props)
 
         def body(case: Case) -> bool:
             nonlocal drawn
             drawn += 1
             self.cases += 1
             self.coverage.add(self.layer, case)
+            if self.outside.due(case):
+                aware(self.layer, case, props[0])
+                self.outside.look(case)
             self.recorder.begin(case, props[0])
             for prop in props:
                 if self.over:
@@ -174,9 +195,12 @@ class Search:
             return reached
 
         try:
-            explored(drawing, _count(self.settings.examples, props), self._stream(regime), body)
+            explored(drawing, wanted, self._stream(regime), body)
         except _Enough:
             self.first = self.cases  # the next group of properties gets its own chance
+        else:
+            if 0 < drawn < wanted // 2:
+                self.few.append(f"no more than {drawn} of {wanted} cases could be drawn")
         self.beyond |= drawing.beyond
         self.coverage.asked(drawing.tried, drawing.refused, drawing.possible)
         self.refused = self.cases == 0  # many attempts, and as many for each other group
@@ -209,7 +233,10 @@ class Search:
 
     def minimal(self, finding: Finding, prop: Property, lead: Finding | None = None) -> Finding:
         """The same finding on a small case, diagnosed; behind a lead that is told already, in brief."""
-        return finding.but(kind="memory") if _exhausts(finding) else self.smaller(finding, prop, lead)
+        if _exhausts(finding):
+            return finding.but(kind="memory")
+        with tuning.using(self.tuned):
+            return self.smaller(finding, prop, lead)
 
     def _report_progress(self, stage: str = DRAWING) -> None:
         self.listen(Progress(self.layer.name, self.cases, self.total, len(self.found), stage))

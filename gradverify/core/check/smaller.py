@@ -61,28 +61,21 @@ class Smaller:
         return next((same for same in seen if same is not None and _as_clear(same, finding)), None)
 
     def _shrunk(self, finding: Finding, prop: Property, lead: Finding | None) -> Case:
-        """The smallest case on which it is found, asking again only for excuses that may hold there and not before.
-
-        The few that are excused there all the same are made small once more, with all that excuses.
-        """
         seconds, like = (prop.shrinking, None) if lead is None else (_FOLLOW_SECONDS, lead.case)
-        case = finding.case
-        for again in (True, False):
-            fails = partial(self._fails, finding, prop, again=again)
-            case = shrink(self.layer, finding.case, fails, seconds=seconds, first=self.small, like=like)
-            if not _steady(finding) or finding.fingerprint in self._at(case, prop):
-                break
-        return case
+        fails = partial(self._fails, finding, prop)
+        return shrink(self.layer, finding.case, fails, seconds=seconds, first=self.small, like=like)
 
-    def _fails(self, finding: Finding, prop: Property, case: Case, again: bool) -> bool:
+    def _fails(self, finding: Finding, prop: Property, case: Case) -> bool:
         times = 1 if _steady(finding) else _CONFIRM  # on a smaller case two random calls may agree by chance
-        tries = (self._same(case, prop, finding, again) for _ in range(times))
+        tries = (self._same(case, prop, finding) for _ in range(times))
         return all(same is not None and _as_clear(same, finding) for same in tries)
 
     def _confirmed(self, finding: Finding, case: Case, prop: Property, lead: Finding | None) -> Finding:
         """The finding as the case shows it, if it does so every time; one that comes and goes is told as such."""
         worst, severity = finding.worst or finding.case, most(finding)
-        again = [self._at(case, prop).get(finding.fingerprint), self._same(case, prop, finding)]
+        again = [self._at(case, prop).get(finding.fingerprint)]
+        if lead is None:
+            again.append(self._same(case, prop, finding))
         if not _steady(finding) or any(found is None for found in again):
             again += [self._same(case, prop, finding) for _ in range(_CONFIRM - len(again))]
         told = [found for found in again if found is not None]
@@ -116,11 +109,9 @@ class Smaller:
                 self.small.append(case)
         return self.known[key]
 
-    def _same(
-        self, case: Case, prop: Property, finding: Finding, again: bool = True, few: bool = True
-    ) -> Finding | None:
+    def _same(self, case: Case, prop: Property, finding: Finding, few: bool = True) -> Finding | None:
         """The finding as it is on a case, if it is there."""
-        with tuning.using(replace(tuning.current(), only=finding.primal, few=few, again=again)):
+        with tuning.using(replace(tuning.current(), only=finding.primal, few=few)):
             outcome = examine(self.layer, case, prop)
         return next((found for found in outcome.findings if found.fingerprint == finding.fingerprint), None)
 

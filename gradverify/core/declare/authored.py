@@ -8,15 +8,15 @@ from functools import partial
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
-from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.declaration import Declaration
 
 FOREIGN = {"numpy", "scipy", "torch", "jax", "jaxlib", "builtins", "hypothesis", "math", "functools", "operator"}
 MOST = 64  # parts of one container that are looked at
-_BETWEEN = {"layer", "compose", "unrolled", "recurrent", "dims", "domains"}  # rooms that stand before an author's code
+_BETWEEN = {"compose", "unrolled", "recurrent"}  # rooms that stand before an author's code, with the adapters
 _DEPTH = 4  # steps through what stands between a layer and the author's code
 
 
-def roots(layer: Layer) -> list[FunctionType]:
+def roots(layer: Declaration) -> list[FunctionType]:
     """The author's Python functions that forward and backward lead to, methods of classes and objects included."""
     found: dict[int, FunctionType] = {}
     seen: set[int] = set()
@@ -56,12 +56,15 @@ def foreign(value: Any) -> bool:
 def ours(value: Any) -> bool:
     """Whether it stands between a layer and the author's code."""
     package, _, room = module_of(value).partition(".")
-    return package == "gradverify" and (room in _BETWEEN or room.startswith("adapters."))
+    return package == "gradverify" and (room in _BETWEEN or room.startswith(("adapters.", "core.declare.")))
 
 
 def behind(value: Any) -> Iterator[Any]:
     """What a function or an object of ours holds of the author's: functions, classes and objects with code."""
     if inspect.isclass(value):
+        return
+    if isinstance(value, Declaration):
+        yield from (value.forward, value.backward)
         return
     if isinstance(value, MethodType):
         value = value.__self__

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.core.declare import dims, domains
-from gradverify.core.declare.functions import accepted
+from gradverify.core.declare.functions import accepted, own
 from gradverify.core.declare.hooks import Hooks
 from gradverify.core.errors import DeclarationError
 from gradverify.core.nouns.ledger import NotVerified
@@ -47,9 +47,11 @@ class Declared:
         where it is its conjugate (JAX)
     stateful : the layer keeps state on itself from forward to backward
     built_with : names of sizes that a stateful layer is built with, so that one object knows no others
-    constants : primals that need no gradient though their values are real
+    constants : primals that need no gradient though their values are real, and arrays that functions take from outside
     jumps : forward is not continuous on purpose: what an entry is worth at a jump is left open, and is no reason not to
         pass
+    data_outside : arrays that functions take from outside are data, as with an objective, which is differentiated by
+        its one vector; set by adapters
     accuracy : how far outputs may be from what backward is the derivative of, relative to the largest of them or to
         1, whichever is more: about the tolerance at which a forward stops that iterates; 0 for rounding alone
     """
@@ -64,6 +66,7 @@ class Declared:
     constants: tuple[str, ...] = ()
     jumps: bool = False
     accuracy: float = 0.0
+    data_outside: bool = False
 
     def factor_of(self, primal: str) -> float:
         if isinstance(self.factor, Mapping):
@@ -179,7 +182,7 @@ class Declaration:
     @property
     def default_options(self) -> dict[str, Any]:
         """The simplest value of each option: the first of its choices."""
-        return {name: simplest(spec) for name, spec in self.options.items()}
+        return dict(own({name: simplest(spec) for name, spec in self.options.items()}))
 
 
 def simplest(spec: Any) -> Any:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+import random
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, TypeVar
 
+import numpy as np
+
 T = TypeVar("T")
+_WRITABLE = (dict, list, set, np.ndarray, np.random.Generator, np.random.RandomState, random.Random)
 
 
 def by_function(read: Callable[..., T]) -> Callable[..., T]:
@@ -34,6 +39,15 @@ def accepted(function: Callable[..., Any], names: tuple[str, ...], any_other: bo
         return tuple(names)
     taken = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
     return tuple(name for name in names if name in taken)
+
+
+def own(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Options for one call, those that can be written into as copies: each call is the first.
+
+    Forward may keep its running statistics in a dict of parameters (``bn_param["running_mean"] = ...``), or draw from a
+    generator that it is handed.
+    """
+    return copy.deepcopy(dict(options)) if any(isinstance(v, _WRITABLE) for v in options.values()) else options
 
 
 def taken_by(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -160,8 +160,16 @@ def _primal(label: str, name: str, spec: Any, constants: tuple[str, ...]) -> Pri
         text, domain = _split(spec)
         return Primal(name, dims.parse(text), domain, domain.differentiable and name not in constants)
     except DeclarationError as error:
-        near = "" if isinstance(spec, str) else meant(name, (*KEYWORDS, *ARGUMENTS), 1)
+        near = "" if isinstance(spec, str) else meant(name, (*KEYWORDS, *ARGUMENTS), 1) or _as_option(name, spec)
         raise DeclarationError(f"layer {label!r}, primal {name!r}: {error}{near}") from None
+
+
+def _as_option(name: str, spec: Any) -> str:
+    """How an option is declared that was written like a primal, as in ``stride=[1, 2]``."""
+    if isinstance(spec, (list, range)):
+        return f"; an option is declared as options={{{name!r}: {spec!r}}}"
+    single = isinstance(spec, (bool, int, float))
+    return f"; an option is declared with its choices, as options={{{name!r}: [{spec!r}]}}" if single else ""
 
 
 def _split(spec: Any) -> tuple[str, domains.Domain]:

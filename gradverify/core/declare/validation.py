@@ -11,6 +11,7 @@ from typing import Any
 
 from gradverify.core import texts
 from gradverify.core.declare.declaration import Declaration, Primal
+from gradverify.core.declare.outside import outside_names
 from gradverify.core.errors import DeclarationError
 
 KINK_CONVENTIONS = ("between", "left", "right", "middle")
@@ -144,10 +145,14 @@ def _mentioned(layer: Declaration, constants: tuple[str, ...]) -> None:
     declared, known = layer.declared, set(layer.primal_names)
     factors = declared.factor if isinstance(declared.factor, Mapping) else {}
     for key, mentioned in (("zero", declared.zero), ("constants", constants), ("factor", tuple(factors))):
-        for name in mentioned:
-            if name not in known:
+        unknown = [name for name in mentioned if name not in known]
+        around = outside_names(layer.forward, layer.backward) if unknown and key == "constants" else set()
+        for name in unknown:
+            if name not in around:
+                more = f", and functions take no array of that name from outside (take {_listed(sorted(around))})"
                 raise DeclarationError(
                     f"layer {layer.name!r}, {key}: there is no primal {name!r} (has {sorted(known)})"
+                    f"{more if key == 'constants' else ''}"
                 )
     for factor in tuple(factors.values()) if factors else (declared.factor,):
         if not isinstance(factor, Real) or not math.isfinite(factor) or float(factor) == 0:

@@ -126,9 +126,9 @@ def diagnosed(layer: Layer, finding: Finding, lead: Finding | None = None) -> Fi
         signature is asked first; the others get little time where that one does not fit
     """
     if lead is not None:
-        alike = _alike(layer, finding, lead)
         known = lead.diagnoses and lead.diagnoses[0].name != FACTS  # else every signature was asked, and in vain
-        again = lead.diagnoses[:1] if alike else diagnose(layer, finding, BRIEFLY if known else 0.0)
+        again = _again(layer, finding, lead) if known else ()
+        again = again or diagnose(layer, finding, BRIEFLY if known else 0.0)
         return finding.but(diagnoses=again, follows=lead.fingerprint)
     facts = dict(finding.facts)
     compared = finding.shown.comparison
@@ -142,14 +142,14 @@ def diagnosed(layer: Layer, finding: Finding, lead: Finding | None = None) -> Fi
     return finding.but(diagnoses=diagnoses, facts=facts)
 
 
-def _alike(layer: Layer, finding: Finding, lead: Finding) -> bool:
-    """Whether the signature that fits another finding best fits this one, and says the same of its own primal."""
-    if not lead.diagnoses or lead.diagnoses[0].name == FACTS:
-        return False
-    best = lead.diagnoses[0]
+def _again(layer: Layer, finding: Finding, lead: Finding) -> tuple[Diagnosis, ...]:
+    """What the signature that fits another finding best says of this one, if it fits as well; its words, if alike."""
+    best, evidence = lead.diagnoses[0], Evidence(layer, finding)
     with time_limit(2 * SECONDS):
-        again = _asked(signatures.get(best.name), Evidence(layer, finding))
-    return again is not None and _of(again.text, finding) == _of(best.text, lead)
+        again = _asked(signatures.get(best.name), evidence)
+    if again is None or _weighed(evidence, again).fit < best.fit:
+        return ()
+    return (best if _of(again.text, finding) == _of(best.text, lead) else again,)
 
 
 def _of(text: str, finding: Finding) -> str:

@@ -119,10 +119,13 @@ class Evidence:
     def wrong(self, probe: Probe | None) -> bool:
         """Whether the gradient of the finding's primal is wrong on a probe.
 
-        For a finding of wrong values, a backward that breaks down there, or gives none, is neither wrong nor right.
+        For a finding of wrong values, a backward that breaks down there, or gives none, is neither wrong nor right; for
+        code that breaks down, nothing else is: values that are wrong besides are another finding.
         """
         if probe is None or not self._usable(probe):
             return False
+        if self.finding.kind == "crash":
+            return probe.failure is not None
         try:
             with np.errstate(all="ignore"):
                 return probe.fails(self.finding.primal)

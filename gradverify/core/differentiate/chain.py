@@ -85,8 +85,10 @@ def chain(point: Point, entries: Array, analytic: Array, steps: Array, fine: Arr
 
 def abreast(point: Point, count: int, done: int) -> int:
     """Steps of some entries that go through one forward: where that is cheap, some are made in vain; the first, when
-    none are `done`, rarely is.
+    none are `done`, rarely is. Where each copy takes a forward of its own none are.
     """
+    if point.one_by_one:
+        return 1
     cheap = max(_AHEAD, 0 if point.native is None else point.native.ahead) if done else _AHEAD // 4
     width: int = 16 * max(1, count) * (point.size + point.base.size)
     return max(1, cheap // width)

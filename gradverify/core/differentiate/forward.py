@@ -48,6 +48,9 @@ class Forward:
         self._probed: set[int] = set()  # stacks that gave the same as a loop did
         self._writes: bool | None = None  # whether forward writes into its inputs, as far as one call has told
         self._through = False  # whether any perturbed copy has come through one by one
+        self.one_by_one = not _carried.get(layer.forward) and bool(
+            _refused.get(layer.forward)
+        )  # the last stack, if known
         self._at = {name: np.array(a) for name, a in self.primals.items()} if layer.declared.surrogate else {}
         known = outputs if dtype is None and layer.declared.surrogate is None else None
         self.at_point = self.call(self.primals) if known is None else known
@@ -70,8 +73,10 @@ class Forward:
             key, flat = self._key(way, names), self._stacked(stack, count, way)
             if flat is not None and (key in self._probed or self._same(flat, stack, count // 2)):
                 self._probed.add(key)
+                self.one_by_one = False
                 return flat
             _remember(_refused[self.layer.forward], key)
+        self.one_by_one = count > 2
         return self._rows(stack, count) if count else np.zeros((0, self.base.size))
 
     def _key(self, way: str, names: tuple[str, ...]) -> int:

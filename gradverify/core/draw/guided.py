@@ -11,6 +11,7 @@ from gradverify.core.draw.running import each
 from gradverify.core.nouns import Case
 
 _GUIDED = 0.25  # of the cases are mutants, where anything was reached by some cases and not by others
+_AGAIN = 4  # runs, where one ends early: Hypothesis gives up a strategy that draws now this and now that
 _SETTLED = 4  # first cases, whose news is only that they were the first
 
 
@@ -32,6 +33,12 @@ def explored(drawing: Drawing, examples: int, seed: int, body: Callable[[Case], 
 
     guided = int(_GUIDED * examples) if drawing.closed else 0
     each(drawing.strategy(), examples - guided, seed, visit)
+    if not drawing.closed:
+        for again in range(1, _AGAIN):
+            if not 0 < seen < examples:
+                break
+            each(drawing.strategy(), examples - seen, seed + again, visit)
+        return
     if not seen:
         return
     pool = Pool((), drawing.lengths, random.Random(seed), kept)

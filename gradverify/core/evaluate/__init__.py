@@ -11,7 +11,7 @@ import numpy as np
 
 from gradverify.core.declare.declaration import Backward, Forward
 from gradverify.core.declare.dims import sizes_in
-from gradverify.core.declare.functions import by_function, taken_by
+from gradverify.core.declare.functions import by_function, own, taken_by
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate.failures import LayerFailure as LayerFailure
@@ -58,6 +58,7 @@ def run(
         If the layer raises, or does not return (outputs, saved).
     """
     forward, backward = pair or (layer.forward, layer.backward)
+    options = own(options)
     result = guarded("forward", forward, *(primals[p.name] for p in layer.primals), **options)
     outputs, saved = forwarded(layer, result)
 
@@ -103,8 +104,15 @@ def _cached(result: Any) -> str:
 
 def outputs_of(layer: Layer, raw: Any) -> tuple[Array, ...]:
     """The outputs as a tuple of plain arrays; raises LayerFailure if they are not numbers, or too few."""
+    parts = raw if type(raw) is tuple else (raw,)
+    if len(parts) == (len(layer.returns) or len(parts)) and parts and all(map(_plain, parts)):
+        return parts  # as nearly always
     found: tuple[Array, ...] = _outputs(layer, raw) if _known(raw) else guarded("forward", _outputs, layer, raw)
     return found
+
+
+def _plain(part: Any) -> bool:
+    return type(part) is np.ndarray and part.dtype.kind == "f" and part.size <= MOST
 
 
 def _known(raw: Any) -> bool:

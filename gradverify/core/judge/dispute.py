@@ -70,11 +70,13 @@ class Answer:
     ----------
     verdicts : KINK or UNRESOLVED where the rule takes the entry out of the dispute, DISAGREES where it does not
     numerical, bound : better values than the dispute has, where the rule found such; None for none
+    vain : whether the layer is not of the kind that the rule is for, so that it need not be asked at other points
     """
 
     verdicts: Array
     numerical: Array | None = None
     bound: Array | None = None
+    vain: bool = False
 
 
 def answer(accepted: Array, verdict: int = UNRESOLVED) -> Answer:

@@ -30,8 +30,6 @@ class Rule:
     asks : ``(dispute) -> Answer``
     cost : forwards for each entry, about; dear rules are asked last
     applies : whether it may be asked at all
-    of_layer : whether it tells how the layer is made, at whatever point: then a finding that it did not excuse is
-        made small without it
     """
 
     name: str
@@ -39,7 +37,6 @@ class Rule:
     asks: Callable[[Dispute], Answer]
     cost: int
     applies: Callable[[Dispute], bool] = lambda dispute: True
-    of_layer: bool = False
 
 
 rules: Registry[Rule] = Registry("rule", "gradverify.rules")
@@ -51,12 +48,11 @@ def add(
     *,
     cost: int,
     applies: Callable[[Dispute], bool] = lambda dispute: True,
-    of_layer: bool = False,
 ) -> Callable[[Callable[[Dispute], Answer]], Callable[[Dispute], Answer]]:
     """Register a function as a rule: a decorator."""
 
     def decorate(asks: Callable[[Dispute], Answer]) -> Callable[[Dispute], Answer]:
-        rules.add(name, Rule(name, says, asks, cost, applies, of_layer))
+        rules.add(name, Rule(name, says, asks, cost, applies))
         return asks
 
     return decorate
@@ -91,12 +87,15 @@ def tried(dispute: Dispute) -> Outcome:
         np.full(n, DISAGREES, np.int8), np.full(n, "", object), dispute.numerical.copy(), dispute.bound.copy()
     )
     left = np.arange(n)
+    vain = tuning.current().vain
     for rule in ordered():
         if not dispute.size:
             break
-        if (rule.of_layer and tuning.current().again) or not rule.applies(dispute):
+        if (vain is not None and rule.name in vain) or not rule.applies(dispute):
             continue
         answer = asked(rule, dispute)
+        if answer.vain and vain is not None:
+            vain.add(rule.name)
         if answer.numerical is not None and answer.bound is not None:
             dispute.numerical, dispute.bound = answer.numerical, answer.bound
             found.numerical[left], found.bound[left] = answer.numerical, answer.bound

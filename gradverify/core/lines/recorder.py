@@ -19,7 +19,7 @@ from gradverify.core.lines.watch import Engine, Seen, engine
 from gradverify.core.nouns import UNRESOLVED, Case, Outcome
 from gradverify.core.properties import Property
 from gradverify.core.summarise.lines_ran import Function, Ran, Side
-from gradverify.core.verify import watcher
+from gradverify.core.verify import aware
 
 _SECONDS = 2.0  # for one such run; a layer that hangs is found by the properties, and costs this much besides
 
@@ -42,9 +42,7 @@ class Recorder:
         if self._engine.whole:
             self._engine.begin()
             return
-        watching = watcher.get()
-        if watching is not None:
-            watching.before(self._layer, case, prop)  # so that it is known which case ends the process
+        aware(self._layer, case, prop)
         self._first = _run(self._engine, self._layer, case)
 
     def add(self, outcome: Outcome) -> None:

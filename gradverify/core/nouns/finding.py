@@ -11,6 +11,7 @@ from typing import Any
 from gradverify.core.nouns.case import Case
 from gradverify.core.nouns.comparison import Comparison
 from gradverify.core.nouns.forms import form
+from gradverify.core.nouns.ledger import Weighted
 
 
 class Fit(IntEnum):
@@ -111,7 +112,7 @@ class Outcome:
     compared : comparisons made, by primal (may be empty for exact properties)
     entries : number of numbers compared
     skipped : the reason, if the property was not tried on this Case
-    outputs : entries that a cotangent weighed, by output, where gradients were compared with numerical ones
+    outputs : what cotangents weighed, by output, where gradients were compared with numerical ones
     notes : what a reader of the report is told, though nothing is wrong
     """
 
@@ -120,5 +121,5 @@ class Outcome:
     compared: tuple[Comparison, ...] = ()
     entries: int = 0
     skipped: str | None = None
-    outputs: Mapping[str, int] = field(default_factory=dict)
+    outputs: Mapping[str, Weighted] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,12 +23,14 @@ class NotVerified:
     reason : why it was not verified
     pair : what `pairs=` would declare it with: `"W": "dW"`; None where that cannot help
     blocks : the check does not pass with it
+    constant : the name by which `constants=` would declare that it needs no gradient; None where that cannot help
     """
 
     name: str
     reason: str
     pair: str | None = None
     blocks: bool = False
+    constant: str | None = None
 
     @property
     def declare(self) -> str | None:
@@ -45,6 +47,19 @@ def declaration(items: Iterable[NotVerified]) -> str | None:
     return f"pairs={{{', '.join(pairs)}}}" if pairs else None
 
 
+def constants(items: Iterable[NotVerified]) -> str | None:
+    """The argument that would declare that they need no gradient; None where it is of no use."""
+    names = [item.constant or item.name for item in items if item.constant or item.pair]
+    if not names:
+        return None
+    said = ", ".join(map(_quoted, names))
+    return f"constants={said}" if len(names) == 1 else f"constants=({said})"
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"' if '"' not in name else repr(name)
+
+
 @dataclass(frozen=True, slots=True)
 class Share:
     """What was verified of one primal, or of one output.
@@ -53,16 +68,17 @@ class Share:
     ----------
     name, kind : its name, and "primal" or "output"
     entries : entries compared, over all cases; of an output those that a cotangent weighted
-    decided : of these, entries with a verdict other than unresolved; None for an output
-    resolution : smallest error that would have been noticed, relative to the gradient; None for an output, and
-        where nothing was decided
+    decided : of these, entries with a verdict other than unresolved; of an output, those of cases in which an error of
+        what it adds to some gradient would have been noticed
+    resolution : smallest error that would have been noticed, relative to the gradient, or to what the output adds to
+        it; None where nothing was decided
     unresolved : number of entries that were left open, by the reason
     """
 
     name: str
     kind: str
     entries: int
-    decided: int | None = None
+    decided: int = 0
     resolution: float | None = None
     unresolved: Mapping[str, int] = field(default_factory=dict)
 
@@ -82,7 +98,7 @@ class Ledger:
 
 @dataclass(slots=True)
 class Counts:
-    """Sums over the comparisons of one primal."""
+    """Sums over the comparisons of one primal, or of what one output adds to gradients."""
 
     entries: int = 0
     unresolved: Counter[str] = field(default_factory=Counter)
@@ -95,33 +111,66 @@ class Counts:
         if sum(unresolved.values()) < entries:
             self.resolutions.append(resolution)
 
-    def share(self, name: str) -> Share:
+    def include(self, other: Counts) -> None:
+        """Count all that another one counted."""
+        self.entries += other.entries
+        self.unresolved.update(other.unresolved)
+        self.resolutions += other.resolutions
+
+    def share(self, name: str, kind: str) -> Share:
         """The sums as they stand."""
         resolution = float(np.median(self.resolutions)) if self.resolutions else None
         decided = self.entries - self.unresolved.total()
-        return Share(name, "primal", self.entries, decided, resolution, dict(self.unresolved))
+        return Share(name, kind, self.entries, decided, resolution, dict(self.unresolved))
 
 
-def weighted(names: Iterable[str], cotangents: Iterable[Any]) -> dict[str, int]:
-    """Entries of each output that a cotangent weighs; outputs that nobody named are y, or y0, y1, ..."""
-    parts, known = list(cotangents), list(names)
+@dataclass(frozen=True, slots=True)
+class Weighted:
+    """An output of one case.
+
+    Attributes
+    ----------
+    entries : those that a cotangent weighs
+    added : for each primal, the largest entry of what the output adds to its gradient; None where there is no other
+        output
+    """
+
+    entries: int
+    added: Mapping[str, float] | None = None
+
+
+def weighted(
+    names: Iterable[str], cotangents: Sequence[Any], alone: Callable[[Sequence[Any]], Mapping[str, Any]]
+) -> dict[str, Weighted]:
+    """What cotangents weigh of each output; outputs that nobody named are y, or y0, y1, ...
+
+    Parameters
+    ----------
+    alone : cotangents -> gradients by primal; asked with all but one of them zero
+    """
+    parts, known = [np.asarray(v) for v in cotangents], list(names)
     if len(known) != len(parts):
         known = ["y"] if len(parts) == 1 else [f"y{k}" for k in range(len(parts))]
-    return {name: int(np.count_nonzero(part)) for name, part in zip(known, parts)}
+    if len(parts) == 1:
+        return {known[0]: Weighted(int(np.count_nonzero(parts[0])))}
+    found = {}
+    for k, (name, part) in enumerate(zip(known, parts)):
+        entries = int(np.count_nonzero(part))
+        rest = [v if j == k else np.zeros_like(v) for j, v in enumerate(parts)]
+        added = {p: float(np.abs(g).max(initial=0.0)) for p, g in alone(rest).items()} if entries else {}
+        found[name] = Weighted(entries, added)
+    return found
 
 
 def ledger(tallies: Iterable[Any], missing: Iterable[NotVerified]) -> Ledger:
     """Of the tallies of properties that compare with numerical derivatives, and of what no property looks at."""
     counts: dict[str, Counts] = {}
-    outputs: Counter[str] = Counter()
+    outputs: dict[str, Counts] = {}
     for tally in tallies:
-        outputs.update(tally.outputs)
-        for name, part in tally.shares.items():
-            total = counts.setdefault(name, Counts())
-            total.entries += part.entries
-            total.unresolved.update(part.unresolved)
-            total.resolutions += part.resolutions
-    shares = [part.share(name) for name, part in counts.items()]
+        for sums, parts in ((counts, tally.shares), (outputs, tally.outputs)):
+            for name, part in parts.items():
+                sums.setdefault(name, Counts()).include(part)
+    shares = [part.share(name, "primal") for name, part in counts.items()]
     left = [
         NotVerified(share.name, f"no entry could be decided: {', '.join(share.unresolved)}")
         for share in shares
@@ -132,6 +181,6 @@ def ledger(tallies: Iterable[Any], missing: Iterable[NotVerified]) -> Ledger:
         for share in shares
         if share.unresolved.get(TORN)
     ]
-    silent = [NotVerified(name, "no cotangent has weight on it") for name, count in outputs.items() if not count]
-    shares += [Share(name, "output", count) for name, count in outputs.items() if count]
+    silent = [NotVerified(name, "no cotangent has weight on it") for name, part in outputs.items() if not part.entries]
+    shares += [part.share(name, "output") for name, part in outputs.items() if part.entries]
     return Ledger(tuple(shares), (*missing, *left, *silent))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -63,7 +63,17 @@ class Compared:
         compared = comparisons(self.sweep, asked(layer))
         findings = tuple(finding(layer, self.case, c, self.good) for c in compared if c.wrong.any())
         entries = int(np.isfinite(self.analytic).sum())
-        return Outcome(NAME, findings, compared, entries, outputs=weighted(layer.returns, self.case.cotangents or ()))
+        outputs = weighted(layer.returns, self.case.cotangents or (), self._alone)
+        return Outcome(NAME, findings, compared, entries, outputs=outputs)
+
+    def _alone(self, cotangents: Sequence[Array]) -> dict[str, Array]:
+        """The gradients for other cotangents; none where backward fails for them, which is not asked here."""
+        layer, primals = self.point.layer, self.point.primals
+        try:
+            raw = evaluate.gradients(layer, primals, self.case.options, tuple(cotangents))
+        except LayerFailure:
+            return {}
+        return evaluate.usable(layer, self.case.but(primals=primals), raw)[0]
 
 
 def holds(layer: Layer, case: Case) -> Outcome:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import builtins
+import math
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from gradverify.core.judge import says
 from gradverify.core.nouns import AGREES, DISAGREES, UNRESOLVED, Comparison, Outcome, Verdict
-from gradverify.core.nouns.ledger import NO_REASON, Counts
+from gradverify.core.nouns.ledger import NO_REASON, Counts, Weighted
 
 RATIOS = tuple(float(f"1e{k}") for k in range(-6, 9))  # borders of the bins of `Tally.histogram`
 _BORDERS = np.array(RATIOS)
 _NAMES = tuple(verdict.name.lower() for verdict in Verdict)
+NOTHING_ADDED = "it adds nothing to any gradient"
 _NOTHING = "on no case was there anything to compare"
 
 
@@ -42,7 +46,7 @@ class Tally:
     seconds: float = 0.0
     stopped: int = 0
     shares: dict[str, Counts] = field(default_factory=dict)
-    outputs: dict[str, int] = field(default_factory=dict)
+    outputs: dict[str, Counts] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def add(self, outcome: Outcome, seconds: float = 0.0) -> None:
@@ -62,8 +66,10 @@ class Tally:
         self.stopped += bool(outcome.findings) and not (own or outcome.compared or outcome.entries)
         self.entries += outcome.entries
         self.notes += [note for note in outcome.notes if note not in self.notes]
-        for name, count in outcome.outputs.items():
-            self.outputs[name] = self.outputs.get(name, 0) + count
+        for name, seen in outcome.outputs.items():
+            resolution, why = noticed(seen, outcome.compared)
+            left_open = {why: seen.entries} if why and seen.entries else {}
+            self.outputs.setdefault(name, Counts()).add(seen.entries, left_open, resolution)
         for comparison in outcome.compared:
             self._compared(comparison)
 
@@ -96,6 +102,23 @@ class Tally:
     def decided(self) -> int:
         """Number of entries with a verdict other than unresolved."""
         return sum(self.verdicts.values()) - self.verdicts["unresolved"]
+
+
+def noticed(output: Weighted, compared: Iterable[Comparison]) -> tuple[float, str]:
+    """Smallest relative error of what an output adds to gradients that one of them would have shown; why none would."""
+    least, told, open_ = math.inf, False, Counter[str]()
+    for comparison in compared:
+        resolution = comparison.resolution
+        if not math.isfinite(resolution):
+            open_.update(reasons(comparison))
+            continue
+        told = True
+        added = comparison.scale if output.added is None else output.added.get(comparison.primal, 0.0)
+        if added > 0:
+            least = min(least, resolution * (comparison.scale or 1.0) / added)
+    if math.isfinite(least):
+        return least, ""
+    return math.inf, NOTHING_ADDED if told else next(iter(dict(open_.most_common(1))), NO_REASON)
 
 
 def reasons(comparison: Comparison) -> dict[str, int]:

@@ -9,6 +9,7 @@ jumps, is what the outputs change by but for about one of them; a wrong one is o
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -50,10 +51,12 @@ def _below(dispute: Dispute, share: float) -> bool:
     "forward stops short of its limit: it jumps, and beyond its jumps backward is right",
     cost=900,  # of all entries together
     applies=_applies,
-    of_layer=True,
 )
 def stopped(dispute: Dispute) -> Answer:
-    """All entries, where the sum of their differences does not outgrow forward's jumps; none else."""
+    """All entries, where the sum of their differences does not outgrow forward's jumps; none else.
+
+    A forward that has no jump within any reach is none that stops short, and need not be searched at other points.
+    """
     natural = dispute.point.scale
     ways = [_Way(dispute, np.minimum(natural, 1.0))]
     if natural.max() > 1.0:
@@ -62,7 +65,7 @@ def stopped(dispute: Dispute) -> Answer:
         return answer(np.zeros(dispute.size, bool))
     found = any(way.explains(reach) for way in ways for reach in _NEAR)
     found = found or any(ways[0].explains_afar(factor) for factor in _FAR)
-    return answer(np.full(dispute.size, found))
+    return replace(answer(np.full(dispute.size, found)), vain=not any(way.jumps for way in ways))
 
 
 class _Way:
@@ -80,6 +83,7 @@ class _Way:
         weight = np.abs(point.weights)
         self.loud = np.flatnonzero(weight > 0)
         self.noise = np.maximum(point.sigma[self.loud], np.finfo(float).tiny) * weight[self.loud]
+        self.jumps = False  # whether one was seen, or might have been beyond the edge of a domain
 
     def continuous(self) -> bool:
         """Whether backward gives next to the point what it gives there; what is wrong at one value alone does not."""
@@ -110,6 +114,7 @@ class _Way:
         seen = (here, outputs(reach), outputs(-reach))  # at a point of zeros outputs may be 0 themselves
         most = _SMALL * float(np.nanmax(np.abs(np.concatenate(seen)), initial=0.0))
         jump = largest_jump(outputs, reach, self.noise, most)
+        self.jumps |= jump is not None or not np.isfinite(seen[1:]).all()
         return jump if jump is not None and np.max(np.abs(jump.change)) <= most else None
 
     def _moved(self, values: Array) -> dict[str, Array]:

@@ -1,0 +1,218 @@
+"""Arrays that functions take from outside: whether the outputs depend on one is tried, by changing it.
+
+They are no primals, so no gradient of them is asked for, and a check that says nothing of them would pass a weight
+whose gradient is wrong, dropped or never computed. An array is changed in place and put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from gradverify.core.declare.held import Path, arrays_of, fetch, store
+from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.outside import names_of, reachable, shown
+from gradverify.core.evaluate import LayerFailure, run
+from gradverify.core.evaluate.limits import time_limit
+from gradverify.core.nouns import Array, Case
+from gradverify.core.nouns.ledger import NotVerified
+
+_SHARES = (1.0, -1.0, 1e-3)  # of an array, in units of its largest entry: beyond most thresholds, and small
+_LOOKS = 3  # cases that are tried with options that were tried before
+_MOST = 12  # cases in all
+_LARGE = 1 << 24  # elements of an array that is not tried
+_SECONDS = 5.0  # for one look
+PLAIN = "forward takes this from outside, so that no gradient of it is asked for: make it an argument of forward"
+LEFT = "forward takes this from outside, and backward leaves what may be its gradient in {place}: return it instead"
+FIXED = "forward takes this from outside, and it cannot be changed to try what it does: make it an argument of forward"
+DATA = "data that the function takes from outside"
+STATE = "state outside that forward changes from call to call"
+CONSTANT = "declared constant"
+
+
+class Outside:
+    """What the outputs of one layer were seen to depend on besides its primals."""
+
+    def __init__(self, layer: Layer) -> None:
+        self._layer = layer
+        self._any = bool(reachable(layer.forward, layer.backward))
+        self._told = {item.name for item in layer.unverified}
+        self._reached: dict[Path, tuple[int, ...]] = {}
+        self._state: set[Path] = set()
+        self._fixed: set[Path] = set()
+        self._left: list[dict[Path, Array]] = []
+        self._options: list[str] = []
+        self._looks = 0
+
+    def due(self, case: Case) -> bool:
+        """Whether a case has something to tell: there is anything outside, and its options were not tried enough."""
+        return self._any and self._looks < _MOST and self._options.count(repr(case.options)) < _LOOKS
+
+    def look(self, case: Case) -> None:
+        """Try at one case what was not seen to matter at an earlier one."""
+        self._options.append(repr(case.options))
+        try:
+            with time_limit(_SECONDS), np.errstate(all="ignore"):
+                trial = _Trial(self._layer, case)
+                new = {p: a for p, a in trial.arrays.items() if p not in self._reached and shown(p) not in self._told}
+                self._looks += bool(new)
+                self._state |= trial.moving
+                self._reached |= {p: np.shape(new[p]) for p in trial.reaching(list(new))}
+                self._fixed |= trial.fixed
+                if self._reached and len(self._left) < _LOOKS:
+                    self._left.append(trial.left())
+        except LayerFailure:  # the properties tell it
+            return
+
+    def missing(self) -> tuple[NotVerified, ...]:
+        """What is not verified for that."""
+        return tuple(self._missing(path) for path in sorted(self._reached.keys() | self._fixed, key=shown))
+
+    def _missing(self, path: Path) -> NotVerified:
+        name = shown(path)
+        if not set(names_of(path)).isdisjoint(self._layer.declared.constants):
+            return NotVerified(name, CONSTANT)
+        if self._layer.declared.data_outside:
+            return NotVerified(name, DATA)
+        if path in self._state:
+            return NotVerified(name, STATE)
+        if path in self._fixed:
+            return NotVerified(name, FIXED, blocks=True, constant=name)
+        shape = self._reached[path]
+        first, *others = self._left or [{}]
+        # that of a weight at every size, and so none of the inputs'
+        places = [p for p, a in first.items() if p != path and a.shape == shape and all(p in o for o in others)]
+        places = [p for p in places if all(o[p].shape == shape for o in others)]
+        reason = LEFT.format(place=shown(places[0])) if places else PLAIN
+        return NotVerified(name, reason, blocks=True, constant=name)
+
+
+def _arrays(held: Mapping[str, Any]) -> dict[Path, Any]:
+    """Arrays, and numbers in lists: single numbers with a name are settings."""
+    return {
+        path: a
+        for path, a in arrays_of(held).items()
+        if (isinstance(a, np.ndarray) and a.size <= _LARGE) or (len(path) > 1 and isinstance(path[-1][1], int))
+    }
+
+
+class _Trial:
+    """Forward at one case, with some arrays from outside changed."""
+
+    def __init__(self, layer: Layer, case: Case) -> None:
+        self._layer, self._case = layer, case
+        before = {p: np.array(a) for p, a in _arrays(reachable(layer.forward, layer.backward)).items()}
+        self._plain = self._outputs()
+        self._held = reachable(layer.forward, layer.backward)  # again: weights may come into being with a forward
+        self.arrays = _arrays(self._held)
+        self.moving = {p for p, a in self.arrays.items() if p in before and not _same([before[p]], [a])}
+        self.fixed: set[Path] = set()
+
+    def reaching(self, paths: Sequence[Path]) -> list[Path]:
+        """Those on which the outputs depend: all at once, and halves of those where that changes anything.
+
+        Where random numbers are drawn anew at each forward, nothing can be told.
+        """
+        if not paths or not _same(self._plain, self._outputs()):
+            return []
+        return self._among(paths) if self._moves(paths) else []
+
+    def _among(self, paths: Sequence[Path]) -> list[Path]:
+        if len(paths) == 1:
+            return list(paths)
+        halves = (paths[: len(paths) // 2], paths[len(paths) // 2 :])
+        return [path for half in halves if self._moves(half) for path in self._among(half)]
+
+    def _moves(self, paths: Sequence[Path]) -> bool:
+        for share in _SHARES:
+            with self._changed(paths, share):
+                try:
+                    out = self._outputs()
+                except LayerFailure as failure:
+                    if failure.kind in ("timeout", "slow"):
+                        raise
+                    return True
+            if not _same(self._plain, out):
+                return True
+        return False
+
+    def _outputs(self) -> list[Array]:
+        given = {n: np.array(a) for n, a in self._case.primals.items()}
+        return [np.array(y) for y in run(self._layer, given, self._case.options).outputs]
+
+    @contextmanager
+    def _changed(self, paths: Sequence[Path], share: float) -> Iterator[None]:
+        """Other values in some arrays, for as long as the body runs."""
+        rng = np.random.default_rng(0)
+        held = {path: fetch(self._held, path) for path in paths}
+        kept: dict[Path, Any] = {}
+        locked: list[Array] = []
+        try:
+            for path, value in held.items():
+                other = _other(value, share, rng)
+                if not isinstance(value, np.ndarray):
+                    if _put(self._held, path, other):
+                        kept[path] = value
+                    continue
+                if not value.flags.writeable:
+                    if not _unlocked(value):
+                        self.fixed.add(path)
+                        continue
+                    locked.append(value)
+                kept[path] = value.copy()
+                value[...] = other
+            yield
+        finally:
+            for path, before in kept.items():
+                if isinstance(held[path], np.ndarray):
+                    held[path][...] = before
+                else:
+                    _put(self._held, path, before)
+            for value in locked:
+                value.flags.writeable = False
+
+    def left(self) -> dict[Path, Array]:
+        """Arrays from outside that backward writes, other than the gradients that it returns."""
+        given = {n: np.array(a) for n, a in self._case.primals.items()}
+        evaluation = run(self._layer, given, self._case.options)
+        before = {p: np.array(a) for p, a in arrays_of(self._held).items()}
+        rng = np.random.default_rng(1)
+        cotangents = tuple(np.asarray(rng.normal(size=y.shape)).astype(y.dtype) for y in evaluation.outputs)
+        returned = [g for g in evaluation.pull(cotangents).values() if isinstance(g, np.ndarray)]
+        after = {p: np.array(a) for p, a in arrays_of(self._held).items()}
+        changed = {p: a for p, a in after.items() if p not in before or not _same([before[p]], [a])}
+        return {p: a for p, a in changed.items() if not any(_same([a], [g]) for g in returned)}
+
+
+def _put(held: Mapping[str, Any], path: Path, value: Any) -> bool:
+    """Put a number where it stands in a list; False in a tuple."""
+    try:
+        store(held, path, value)
+    except (AttributeError, TypeError):
+        return False
+    return True
+
+
+def _unlocked(array: Array) -> bool:
+    """Whether a read-only array could be made writeable."""
+    try:
+        array.flags.writeable = True
+    except ValueError:
+        return False
+    return True
+
+
+def _other(value: Any, share: float, rng: np.random.Generator) -> Any:
+    finite = np.abs(value)[np.isfinite(value)] if np.ndim(value) else np.abs(value)
+    size = float(np.max(finite, initial=0.0)) or 1.0
+    changed = value + share * size * (0.5 + rng.random(np.shape(value)))
+    return changed.astype(value.dtype) if isinstance(value, np.ndarray) else type(value)(changed)
+
+
+def _same(one: Sequence[Array], other: Sequence[Array]) -> bool:
+    return len(one) == len(other) and all(
+        np.array_equal(a, b, equal_nan=np.asarray(a).dtype.kind in "fc") for a, b in zip(one, other)
+    )
