@@ -210,6 +210,16 @@ def raising(error):
     return forward
 
 
+class Closed(Exception):
+    """None of its attributes can be read."""
+
+    @property
+    def __traceback__(self):
+        raise RuntimeError("no traceback")
+
+    args = __cause__ = __context__ = __traceback__
+
+
 RAISED = [
     Own("own"),
     Wordless(),
@@ -230,7 +240,7 @@ RAISED = [
 ]
 
 
-@pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("error", [*RAISED, Closed("shut")], ids=lambda error: type(error).__name__)
 def test_whatever_a_layer_raises_is_a_crash_at_the_authors_line(error):
     report = checked(raising(error))
     assert kinds(report) == {("complete", "memory" if isinstance(error, MemoryError) else "crash")}
