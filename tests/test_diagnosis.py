@@ -973,6 +973,14 @@ WRONG |= {
         r"passes where forward is flat: .*\(0 or 1 all of them\)",
         "sh",
     ),
+    "straight through": Wrong(
+        layer(lambda x: (np.round(x), None), lambda dy, _: dy, x="N D"),
+        arrays(x=(3, 4)),
+        "flat",
+        "TERM",
+        r"changes with x in steps alone.*surrogate=f",
+        "x",
+    ),
     "margin not masked": Wrong(
         layer(
             lambda x, y: (np.maximum(1 - x * y, 0).sum((-2, -1)), y),

@@ -12,6 +12,7 @@ from gradverify.core.diagnose.probe import Probe, close
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
 _FLAT = 1e-12  # share of the largest derivative: differences of what does not change are exactly zero
+_FAR = 1.5  # times the size of an entry, or 1: more than a step between whole numbers
 _FEW = 3  # values that a clamp leaves
 
 
@@ -23,6 +24,13 @@ def flat(evidence: Evidence) -> Diagnosis | None:
     facts = {"cases": len(evidence.probes)}
     less = int(evidence.situation.needs == "options")  # which then say more
     d = f"the gradient of {evidence.primal}"
+    if evidence.everywhere(partial(_in_steps, evidence)):
+        text = (
+            f"forward changes with {evidence.primal} in steps alone{evidence.given}, as where values are rounded: its "
+            f"derivative is 0, and {d} is not; if it is meant to pass all the same (a straight-through estimator), "
+            "declare the function whose derivative it is: surrogate=f"
+        )
+        return Diagnosis("flat", "TERM", text, Fit(Fit.LAW - less), facts)
     if evidence.everywhere(partial(_from_flat_outputs, evidence)):
         text = (
             f"{d} passes where forward is flat{evidence.given}: it takes part of the upstream gradient of outputs that "
@@ -37,6 +45,17 @@ def flat(evidence: Evidence) -> Diagnosis | None:
         )
         return Diagnosis("flat", "TERM", text, Fit(Fit.SOME - less), facts)
     return None
+
+
+def _in_steps(evidence: Evidence, probe: Probe) -> bool:
+    """Whether no output has a slope, some change over a long way, and the gradient is not zero."""
+    name = evidence.primal
+    a, _ = evidence.pair(probe)
+    array = probe.case.primals[name]
+    if array.dtype.kind != "f" or probe.jacobian(name).any() or not a.any():
+        return False
+    far = array + _FAR * np.maximum(np.abs(array), 1.0)
+    return not np.array_equal(probe.point.flat({name: far.astype(array.dtype)}), probe.point.base)
 
 
 def _flat_outputs(evidence: Evidence, probe: Probe) -> Array:

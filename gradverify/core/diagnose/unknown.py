@@ -45,12 +45,15 @@ def facts(evidence: Evidence) -> Diagnosis | None:
     ratio, rest = best_ratio(a[known], n[known])
     with np.errstate(all="ignore"):
         spread = (a / n)[wrong & known & (n != 0)]
-    ranges = f"the ratio goes from {spread.min():.3g} to {spread.max():.3g}" if spread.size else "there is no ratio"
     text = (
         f"no known signature fits: the gradient of {evidence.primal} is wrong{evidence.given or ' on plain cases'} in "
-        f"{int(wrong.sum())} of {wrong.size} entries; {ranges}, and {rest:.2g} of it is left after the best factor "
-        f"{ratio:.4g}"
+        f"{int(wrong.sum())} of {wrong.size} entries; "
     )
+    if spread.size and np.isfinite(ratio):
+        text += f"the ratio goes from {spread.min():.3g} to {spread.max():.3g}, and {rest:.2g} of it is left after the "
+        text += f"best factor {ratio:.4g}"
+    else:
+        text += "the numerical one is 0 there"
     return Diagnosis(
         "facts", "UNKNOWN", text, Fit.FACTS, {"ratio": ratio, "remainder": rest, "wrong": int(wrong.sum())}
     )
