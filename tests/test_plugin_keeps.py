@@ -13,7 +13,7 @@ import pytest
 
 from gradverify.core.evaluate import failures
 from gradverify.ending import born, end_all, kept_alive, since_boot
-from gradverify.pytest_plugin.kept import Kept, Stream
+from gradverify.pytest_plugin.kept import Kept, OpenStream
 
 pytest_plugins = ["pytester"]
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="descriptors, signals and limits are those of POSIX")
@@ -144,8 +144,8 @@ def test_a_signal_that_a_project_handles_or_sends_outside_of_a_layer_is_its_own_
 
 def test_a_stream_takes_a_megabyte_and_does_not_close(tmp_path, monkeypatch):
     with open(tmp_path / "said", "w", encoding="utf-8") as file:
-        stream = Stream(file)
-        monkeypatch.setattr(Stream, "_left", [1 << 20])
+        stream = OpenStream(file)
+        monkeypatch.setattr(OpenStream, "_left", [1 << 20])
         print("é" * (1 << 20), file=stream)
         stream.writelines(["more", "and more"])
         stream.close()
@@ -159,7 +159,7 @@ def test_streams_and_memory_are_as_they_were_after_a_case():
 
     kept, before = Kept(), (sys.stdout, sys.stderr, resource.getrlimit(resource.RLIMIT_DATA), sys.getswitchinterval())
     kept.begin()
-    assert isinstance(sys.stdout, Stream)
+    assert isinstance(sys.stdout, OpenStream)
     kept.begin()
     kept.end()
     kept.end()

@@ -23,7 +23,7 @@ _MOST_SAID = 1 << 20  # characters that the layers of one test may print: pytest
 _CUT = "\n(gradverify: a layer has printed a megabyte; the rest is left out)\n"
 
 
-class Stream:
+class OpenStream:
     """A stream of pytest's as layers see it: it does not close, and takes a megabyte."""
 
     _left = [_MOST_SAID]  # characters, for all streams of a process
@@ -49,9 +49,9 @@ class Stream:
         """Others write to it as well."""
 
     @property
-    def buffer(self) -> Stream:
+    def buffer(self) -> OpenStream:
         """The bytes below."""
-        return Stream(self.stream.buffer)
+        return OpenStream(self.stream.buffer)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
@@ -64,7 +64,7 @@ class Kept:
         self._within: ExitStack | None = None
         self._files = {number: (out_of_reach(os.dup(number)), about) for number, about in _open()}
         self._most: int | None = None
-        self._shown: list[Stream] = []
+        self._shown: list[OpenStream] = []
         self._since = 0.0
         self.forked: dict[int, int] = {}  # processes that layers have left, and when they began
 
@@ -104,13 +104,13 @@ class Kept:
         for shown in self._shown:
             if shown.stream is stream:
                 return shown
-        self._shown.append(Stream(stream))
+        self._shown.append(OpenStream(stream))
         return self._shown[-1]
 
     def mend(self) -> None:
         """Open what was closed, and forget what was printed: a test is over."""
         self.end()
-        self._most, Stream._left[:] = None, [_MOST_SAID]
+        self._most, OpenStream._left[:] = None, [_MOST_SAID]
         for number, (duplicate, about) in self._files.items():
             now = _about(number)
             if now is None or (number < 3 and now != about):
