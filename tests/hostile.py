@@ -72,7 +72,13 @@ def becomes_another(x):
 
 def terminates(x):
     if x.size == 3:
-        os.kill(os.getpid(), signal.SIGTERM)
+        ctypes.CDLL(None)["raise"](signal.SIGTERM)
+    return fine(x)
+
+
+def presses_ctrl_c(x):
+    if x.size == 3:
+        os.kill(os.getpid(), signal.SIGINT)
     return fine(x)
 
 
@@ -124,7 +130,7 @@ def off_by_one(dy, x):
 
 HOSTILE = (
     *(fine, segfault, leaves, hangs, hangs_for_good, memory_hog, exits_in_c, becomes_another, terminates),
-    *(dies_with_a_child, runs_on_twice, leaves_things_behind, closes_files, stalls_when_tried_again),
+    *(presses_ctrl_c, dies_with_a_child, runs_on_twice, leaves_things_behind, closes_files, stalls_when_tried_again),
 )
 for forward in HOSTILE:
     register(Layer(forward, backward, name=forward.__name__, x="N"))

@@ -1,6 +1,7 @@
 """What a layer's code hands over or raises, whatever it is, is a finding of that layer and of no other."""
 
 import builtins
+import ctypes
 import signal
 import sys
 import unittest
@@ -209,6 +210,16 @@ def raising(error):
     return forward
 
 
+class Closed(Exception):
+    """None of its attributes can be read."""
+
+    @property
+    def __traceback__(self):
+        raise RuntimeError("no traceback")
+
+    args = __cause__ = __context__ = __traceback__
+
+
 RAISED = [
     Own("own"),
     Wordless(),
@@ -229,10 +240,10 @@ RAISED = [
 ]
 
 
-@pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("error", [*RAISED, Closed("shut")], ids=lambda error: type(error).__name__)
 def test_whatever_a_layer_raises_is_a_crash_at_the_authors_line(error):
     report = checked(raising(error))
-    assert kinds(report) == {("complete", "crash")}
+    assert kinds(report) == {("complete", "memory" if isinstance(error, MemoryError) else "crash")}
     (finding,) = report.findings
     assert "raise error" in finding.message and "test_objects.py" in finding.message
     assert type(error).__name__ in finding.message
@@ -258,7 +269,7 @@ def test_backward_too():
 
 def test_ctrl_c_is_no_finding():
     def pressed():
-        signal.raise_signal(signal.SIGINT)
+        ctypes.CDLL(None)["raise"](signal.SIGINT)  # as from outside: what Python code sends itself is a finding
         for _ in range(1000):
             pass
 

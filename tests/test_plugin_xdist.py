@@ -11,6 +11,7 @@ pytest.importorskip("xdist")
 pytest_plugins = ["pytester"]
 
 LAYERS = """
+import ctypes
 import os
 import signal
 import gradverify
@@ -35,7 +36,7 @@ class killer:
     x = "N D"
     def forward(x):
         if len(calls) > 60:
-            os.kill(os.getpid(), signal.SIGKILL)
+            ctypes.CDLL(None)["raise"](signal.SIGKILL)
         return 2.0 * x, None
     def backward(dy, saved): calls.append(0); return 3.0 * dy
 """

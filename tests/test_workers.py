@@ -17,9 +17,12 @@ from campaigns import QUICK, run
 
 from gradverify import ending
 from gradverify.campaign import parcel
+from gradverify.campaign.checks import in_turn
 from gradverify.campaign.guard import Guard
 from gradverify.campaign.state import State
-from gradverify.campaign.unit import Unit
+from gradverify.campaign.unit import Plan, Unit
+from gradverify.campaign.watch import Job, checked
+from gradverify.core.check.settings import Settings
 from gradverify.core.nouns import Case
 
 HERE = Path(__file__).parent
@@ -64,6 +67,7 @@ ENDS = {
     "exits_in_c": "left with status 0",
     "becomes_another": "left with status 0",
     "terminates": "ended by SIGTERM",
+    "presses_ctrl_c": r"os\.kill\(SIGINT\)",
     "dies_with_a_child": "ended by SIGSEGV",
     "leaves": r"os\._exit\(3\)",
     "memory_hog": "Unable to allocate",
@@ -231,3 +235,21 @@ def test_one_that_computes_has_its_limit_in_processor_time_and_one_that_waits_on
     assert silence.longer_than(5.0) is silent
     silence.heard()
     assert not silence.longer_than(5.0)
+
+
+def test_the_longest_begin_first_behind_a_short_one():
+    weights = {"a": 5, "b": 1, "c": 9, "d": 2}
+    jobs = [Job(k, n, n, Settings(), Plan(), checked, weight=w) for k, (n, w) in enumerate(weights.items())]
+    assert [job.layer for job in in_turn(jobs)] == ["b", "c", "a", "d"]
+    assert in_turn([]) == []
+    same = [Job(k, name, name, Settings(), Plan(), checked) for k, name in enumerate("abc")]
+    assert [job.layer for job in in_turn(same)] == ["a", "b", "c"]
+
+
+def test_recurrent_layers_and_convolutions_weigh_more_than_what_works_on_each_entry():
+    guard = Guard()
+    try:
+        weights = {name: weight for name, _, weight in guard.list(Plan(named=("lstm", "conv2d", "log", "tanh")))[0]}
+    finally:
+        guard.close()
+    assert min(weights["lstm"], weights["conv2d"]) > 5 * max(weights["log"], weights["tanh"])

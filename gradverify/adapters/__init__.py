@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from gradverify.adapters._trial import tried
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.registry import Registry, import_submodules, layers
 from gradverify.core.declare.validation import named
@@ -63,7 +64,7 @@ def as_layer(target: Any, /, *, name: str | None = None, **declaration: Any) -> 
         seen = next((a for a in known if a.keywords & declaration.keys()), seen)
     if seen is None:
         raise unrecognised(target)
-    return seen.adapt(target, **({"name": name} if name else {}), **declaration)
+    return tried(seen.adapt)(target, **({"name": name} if name else {}), **declaration)
 
 
 def register(target: Any = None, /, *, name: str | None = None, **declaration: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from gradverify.adapters._arrays import duplicate
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._normal import required
 from gradverify.adapters._pairs import Pair, is_array
+from gradverify.adapters._trial import limited
 from gradverify.core.declare import dims
 from gradverify.core.declare.held import attributes, fetch, own, show, store
 from gradverify.core.errors import DeclarationError
@@ -82,7 +83,7 @@ class Maker:
         given = [a for a in (*arguments[0], *arguments[1].values()) if isinstance(a, np.ndarray)]
         used = {n: a for n, a in arrays.items() if any(a is g for g in given)}
         if used:
-            made = self.target(*arguments[0], **arguments[1])
+            made = self._built(*arguments)
             if warm is not None:
                 warm(made)
             return made, used
@@ -90,7 +91,7 @@ class Maker:
         if key not in self.prototypes:
             if len(self.prototypes) >= _KEPT:
                 self.prototypes.clear()
-            made = duplicate(self.target) if self.is_object else self.target(*arguments[0], **arguments[1])
+            made = duplicate(self.target) if self.is_object else self._built(*arguments)
             if warm is not None:
                 warm(made)
             self.prototypes[key] = made
@@ -99,6 +100,10 @@ class Maker:
         except (TypeError, ValueError, AttributeError, RuntimeError):  # generators, locks, open files
             made = self.prototypes.pop(key)
             return made, {}
+
+    def _built(self, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+        with limited():
+            return self.target(*arguments, **keywords)
 
     def _arguments(
         self, sizes: Mapping[str, Any], arrays: Mapping[str, Array], options: Mapping[str, Any]

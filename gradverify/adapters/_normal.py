@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters._chance import Chance
+from gradverify.adapters._trial import limited
 from gradverify.core.declare.declaration import Declared
 from gradverify.core.declare.dims import sizes_in
 from gradverify.core.declare.layer import KEYWORDS, Layer
@@ -186,4 +187,5 @@ def parted(raw: Any) -> tuple[list[Any], dict[Any, Any]]:
 
 def called(stage: str, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Any:
     """Call the author's code; what it raises names the author's own line."""
-    return guarded(stage, function, *arguments, **keywords)
+    with limited(stage):
+        return guarded(stage, function, *arguments, **keywords)

@@ -15,6 +15,7 @@ import numpy as np
 
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._normal import TARGETS, called, constants, finished, flat, on_data, required, split
+from gradverify.adapters._trial import tried
 from gradverify.core.declare.functions import accepted, predicate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
@@ -115,6 +116,7 @@ class Boosting:
         return [*data, point] if self.labels_first else [point, *data]
 
 
+@tried
 def boosting(
     objective: Callable[..., Any],
     /,

@@ -15,6 +15,7 @@ from typing import Any
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._normal import called, finished, flat, split
+from gradverify.adapters._trial import tried
 from gradverify.core.declare.functions import taken_by
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
@@ -59,6 +60,7 @@ class Cached:
         return raw if self.gives is None or isinstance(raw, Mapping) else dict(zip(self.gives, flat(raw)))
 
 
+@tried
 def cached(
     forward: Callable[..., Any],
     backward: Callable[..., Any],

@@ -16,6 +16,7 @@ import numpy as np
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._instance import accepted_by
 from gradverify.adapters._normal import called, finished, required, split
+from gradverify.adapters._trial import tried
 from gradverify.core.declare.functions import taken_by
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
@@ -50,6 +51,7 @@ class Chain:
         return tuple(gradients)
 
 
+@tried
 def elementwise(
     f: Any,
     /,

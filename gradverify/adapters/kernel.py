@@ -15,6 +15,7 @@ import numpy as np
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._instance import accepted_by
 from gradverify.adapters._normal import called, constants, finished, flat, split
+from gradverify.adapters._trial import tried
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure
@@ -65,6 +66,7 @@ class Kernel:
         return called(stage, function, *first, *data, **known, **options)
 
 
+@tried
 def kernel(
     target: Any,
     /,

@@ -17,6 +17,7 @@ from gradverify.adapters import Adapter, add
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._instance import accepted_by
 from gradverify.adapters._normal import TARGETS, called, constants, finished, flat, required, sketch, split
+from gradverify.adapters._trial import tried
 from gradverify.core.declare.declaration import Primal
 from gradverify.core.declare.dims import numbers_in
 from gradverify.core.declare.functions import taken_by
@@ -109,6 +110,7 @@ def _broadcast(cotangent: Any, gradient: Any) -> Any:
     return np.reshape(cotangent, np.shape(cotangent) + (1,) * max(0, extra))
 
 
+@tried
 def loss(
     value: Any,
     /,

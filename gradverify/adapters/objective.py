@@ -15,6 +15,7 @@ import numpy as np
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._normal import called, constants, finished, on_data, split
+from gradverify.adapters._trial import tried
 from gradverify.core.declare.layer import Layer, Loss
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure
@@ -72,6 +73,7 @@ class Objective:
         return {self.theta: np.asarray(product) * cotangents[0]}
 
 
+@tried
 def objective(
     fun: Callable[..., Any],
     jac: Callable[..., Any] | None = None,
@@ -123,6 +125,7 @@ def objective(
     )
 
 
+@tried
 def hessian(
     jac: Callable[..., Any],
     hess: Callable[..., Any] | None = None,

@@ -20,6 +20,7 @@ from gradverify.adapters._building import OPTIMISERS, RATES, build
 from gradverify.adapters._normal import annotated, attempt
 from gradverify.adapters._pairs import Pair
 from gradverify.adapters._stateful import Stateful
+from gradverify.adapters._trial import tried
 from gradverify.adapters._weights import Weight
 from gradverify.core.declare.held import attributes, fetch
 from gradverify.core.declare.layer import Layer
@@ -256,6 +257,7 @@ def _before_minus_after(instance: Any) -> None:
 _before_minus_after.__name__ = "before minus after"  # as reports call it
 
 
+@tried
 def optimiser(
     target: Any,
     /,

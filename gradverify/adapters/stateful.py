@@ -19,12 +19,14 @@ from gradverify.adapters._building import build
 from gradverify.adapters._guesses import methods_of
 from gradverify.adapters._instance import accepted_by
 from gradverify.adapters._stateful import Stateful
+from gradverify.adapters._trial import tried
 from gradverify.core.declare.held import arrays_of
 from gradverify.core.declare.layer import Layer
 
 FOREIGN = ("torch", "jax", "jaxlib", "flax", "equinox", "tensorflow", "keras", "chainer", "mxnet", "paddle")
 
 
+@tried
 def stateful(
     target: Any,
     /,

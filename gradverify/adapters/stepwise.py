@@ -14,10 +14,12 @@ from typing import Any
 from gradverify import recurrent  # whole: it registers cells through this package
 from gradverify.adapters import Adapter, add, as_layer
 from gradverify.adapters._normal import annotated
+from gradverify.adapters._trial import tried
 from gradverify.adapters.cached import cached
 from gradverify.core.declare.layer import Layer
 
 
+@tried
 def stepwise(
     target: Any,
     /,

@@ -18,6 +18,7 @@ from gradverify.adapters import Adapter, add
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._instance import accepted_by
 from gradverify.adapters._normal import called, finished, sketch, split
+from gradverify.adapters._trial import tried
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.nouns import Array
@@ -139,6 +140,7 @@ def _gradient(leaf: Any) -> Any:
     return None if found is None else np.array(_data(found))
 
 
+@tried
 def tape(
     wrap: Callable[..., Any],
     function: Callable[..., Any],

@@ -9,6 +9,7 @@ from typing import Any
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._normal import called, finished, split
+from gradverify.adapters._trial import tried
 from gradverify.core.declare.functions import taken_by
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
@@ -42,6 +43,7 @@ class Makers:
         return gradients
 
 
+@tried
 def vjp_maker(
     function: Callable[..., Any], /, *makers: Callable[..., Any] | None, name: str | None = None, **declaration: Any
 ) -> Layer:

@@ -77,7 +77,7 @@ class Checks:
 
     def results(self) -> Iterator[Result]:
         """Every result, as it is done; after `stop` those that come home in time, and what was found of the others."""
-        for job in self._jobs:
+        for job in in_turn(self._jobs):
             self._futures[job.number] = self._pool.submit(self._work, job)
         try:
             while not all(future.done() for future in self._futures.values()):
@@ -114,6 +114,15 @@ class Checks:
         except Exception as error:  # noqa: BLE001  ours; a thread must not end without a word
             result = _Book(job).result(error=f"{type(error).__name__}: {error}")
         self._arrived.put(result)
+
+
+def in_turn(jobs: Sequence[Job]) -> list[Job]:
+    """The order in which workers begin: the longest first, so that they end together; before these a short one, so that
+    the first row is there soon.
+    """
+    longest = sorted(jobs, key=lambda job: -job.weight)
+    first = min(jobs, key=lambda job: job.weight, default=None)
+    return longest if first is None else [first, *(job for job in longest if job is not first)]
 
 
 class _Book:

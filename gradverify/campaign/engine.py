@@ -302,7 +302,8 @@ def listed(plan: Plan) -> list[tuple[str, str]]:
         raise UsageError("a campaign needs a POSIX system: its workers are limited and ended by signals")
     guard = Guard()
     try:
-        found, _ = guard.list(plan)
+        listed, _ = guard.list(plan)
+        found = [(name, target) for name, target, _ in listed]
     finally:
         guard.close()
     names = [name for name, _ in found]

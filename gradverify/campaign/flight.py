@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Union
 
 from gradverify.campaign.guard import run_unit
-from gradverify.campaign.pool import WorkerPool, workers_of
+from gradverify.campaign.pool import WorkerPool, cores, workers_of
 from gradverify.campaign.unit import Delta, Unit
 from gradverify.core.errors import GradverifyError, UsageError
 
@@ -174,11 +173,6 @@ def _works(executor: Executor) -> bool:
     except Exception:  # noqa: BLE001  of the executor, whichever it is
         return False
     return True
-
-
-def cores() -> int:
-    """Cores that this process may use, which under a job scheduler are fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _factory(executor: Executor | Factory | None, workers: int | None) -> tuple[Factory, bool]:

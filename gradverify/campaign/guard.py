@@ -28,7 +28,7 @@ from gradverify.core.errors import GradverifyError, TargetError
 from gradverify.ending import Silence
 
 Listener = Callable[[Delta], None]
-Listed = tuple[list[tuple[str, str]], list[str]]
+Listed = tuple[list[tuple[str, str, int]], list[str]]
 
 _BLINK = 0.1  # seconds between two looks at a child that says nothing
 _PATIENCE = 4  # limits that pass before a process counts as hung where no case is at hand
@@ -78,8 +78,12 @@ class Guard:
         self._sending = threading.Lock()
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
+    def begin(self) -> None:
+        """Start the child, which imports what it needs while this process goes on."""
+        self._start(None)
+
     def list(self, plan: Plan) -> Listed:
-        """Name and target of every layer that was named, and why some are left out, found out in the child.
+        """Name, target and weight of every layer that was named, and why some are left out, found out in the child.
 
         Raises
         ------
@@ -95,7 +99,8 @@ class Guard:
         if isinstance(answer, str):
             raise TargetError(answer)
         found, left_out = answer
-        return [(str(name), str(target)) for name, target in found], [str(why) for why in left_out]
+        listed = [(str(name), str(target), int(weight)) for name, target, weight in found]
+        return listed, [str(why) for why in left_out]
 
     def run(self, unit: Unit, listen: Listener) -> None:
         """Work on a unit to its end; `listen` hears of everything that happens meanwhile."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,7 @@ class WorkerPool(ThreadPoolExecutor):
 
     def _begin(self) -> None:
         with self._lock:
-            guard = self._ready.pop() if self._ready else Guard()
+            guard = self._ready.pop(0) if self._ready else Guard()
             if guard not in self.guards:
                 self.guards.append(guard)
         adopt(guard)
@@ -47,6 +48,11 @@ class WorkerPool(ThreadPoolExecutor):
         super().shutdown(wait, cancel_futures=cancel_futures)
         for guard in self.guards:
             guard.close()
+
+
+def cores() -> int:
+    """Cores that this process may use, which under a job scheduler are fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def workers_of(executor: Any, least: int = 1) -> int:

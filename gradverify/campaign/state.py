@@ -18,6 +18,10 @@ import numpy as np
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGHUP) if os.name == "posix" else ()
 
+# Seconds after which a thread hands on: by default 5 ms, which is what each look at a file then costs for each thread
+# that a layer has left spinning.
+SWITCH = 1e-4
+
 
 class State:
     """The process as it was before a layer ran.
@@ -38,7 +42,7 @@ class State:
         self._random = random.getstate()
         self._numbers = np.random.get_state()
         self._handlers = {number: signal.getsignal(number) for number in _SIGNALS}
-        self._collects = gc.isenabled()
+        self._collects, self._switch = gc.isenabled(), sys.getswitchinterval()
         self._threads = set(threading.enumerate())
 
     def _replaced(self) -> list[str]:
@@ -53,6 +57,7 @@ class State:
         sys.settrace(None)
         sys.setprofile(None)
         sys.setrecursionlimit(self._recursion)
+        sys.setswitchinterval(self._switch)
         if warnings.filters != self._filters:
             warnings.filters[:] = self._filters  # type: ignore[index]
             warnings._filters_mutated()  # type: ignore[attr-defined]

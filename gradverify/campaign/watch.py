@@ -38,6 +38,7 @@ class Job:
     settings : of the engine
     plan : of the process: its folder, its memory and its time limit for a case
     work : what is done, a function of one of our modules: (watch, layer, settings, *arguments) to a report and more
+    weight : the larger, the longer it may take beside others
     """
 
     number: int
@@ -47,6 +48,7 @@ class Job:
     plan: Plan
     work: Callable[..., tuple[Report, Any]]
     arguments: tuple[Any, ...] = ()
+    weight: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +123,7 @@ class _Reported(Search):
 
     @property
     def over(self) -> bool:
-        heavy = any(_exhausts(finding) for finding, _ in self.found.values())  # each case takes long to fail
-        return self.watch.worker.stopped() or heavy or super().over
+        return self.watch.worker.stopped() or super().over
 
     def _heard(self, event: Progress) -> None:
         new = [(key, item) for key, item in self.found.items() if key not in self._sent]
@@ -135,14 +136,7 @@ class _Reported(Search):
             self.watch.beat = beat
 
     def minimal(self, finding: Finding, prop: Property, lead: Finding | None = None) -> Finding:
-        if self.watch.worker.stopped():
-            return finding
-        return finding.but(kind="memory") if _exhausts(finding) else super().minimal(finding, prop, lead)
-
-
-def _exhausts(finding: Finding) -> bool:
-    """Whether a finding is that memory was exhausted."""
-    return finding.kind == "crash" and "MemoryError" in finding.message
+        return finding if self.watch.worker.stopped() else super().minimal(finding, prop, lead)
 
 
 def work(worker: Child, job: Job) -> tuple[Report, Any, bool] | str:

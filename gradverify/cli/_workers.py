@@ -37,18 +37,25 @@ def supervises(in_process: bool) -> bool:
 
 
 @contextmanager
-def listed(plan: Plan) -> Iterator[tuple[list[tuple[str, str]], Any]]:
-    """Name and target of every layer, found out in a worker, and that worker, which has them loaded."""
+def started() -> Iterator[Any]:
+    """The guard of a worker that begins to import at once, while this process does the same on another core."""
     from gradverify.campaign.guard import Guard
 
     guard = Guard()
     try:
-        found, left_out = guard.list(plan)
-        for why in left_out:
-            note(f"gradverify: left out: {why}")
-        yield found, guard
+        guard.begin()
+        yield guard
     finally:
         guard.close()
+
+
+def listed(plan: Plan, guard: Any) -> list[tuple[str, str, int]]:
+    """Name, target and weight of every layer, found out in a worker, which has them loaded then."""
+    found, left_out = guard.list(plan)
+    for why in left_out:
+        note(f"gradverify: left out: {why}")
+    listed: list[tuple[str, str, int]] = found
+    return listed
 
 
 def results(
@@ -66,7 +73,7 @@ def results(
     ready : guards that are at work already
     """
     from gradverify.campaign.checks import Checks
-    from gradverify.campaign.flight import cores
+    from gradverify.campaign.pool import cores
 
     done: dict[int, Result] = {}
     with _progress.board(len(jobs), color) as board:

@@ -88,11 +88,12 @@ def command(
     with data_stream() as data:
         writable(json_file)
         writable(html_file)
-        settings = _settings(project, **given)
         if _workers.supervises(in_process):
-            results, total = _supervised(targets, loss, settings, matrices, case_memory, workers, color)
+            with _workers.started() as ready:
+                settings = _settings(project, **given)
+                results, total = _supervised(targets, loss, settings, matrices, case_memory, workers, color, ready)
         else:
-            results, total = _here(targets, loss, settings, matrices, color)
+            results, total = _here(targets, loss, _settings(project, **given), matrices, color)
         done = [result for result in results if result.whole and result.error is None]
         finished = sum(result.whole for result in results) == total
         if not results:
@@ -156,6 +157,7 @@ def _supervised(
     memory: int,
     workers: int | None,
     color: bool | None,
+    ready: Any,
 ) -> tuple[list[Result], int]:
     """Results in order, and the number of layers; fewer results than that after Ctrl-C."""
     from gradverify.campaign.unit import Plan
@@ -166,10 +168,11 @@ def _supervised(
         case_seconds=SECONDS, memory=memory or None, folder=os.getcwd(), named=tuple(targets), loss=loss
     )
     plan = Plan(settings.dtype, settings.eps, **about)
-    with _workers.listed(plan) as (found, guard):
-        jobs = [Job(k, name, target, settings, plan, examined, (matrices,)) for k, (name, target) in enumerate(found)]
-        done = _workers.results(jobs, workers, color, lambda result: _progress.row(result.report), [guard])
-        return done, len(jobs)
+    jobs = [
+        Job(k, name, target, settings, plan, examined, (matrices,), weight)
+        for k, (name, target, weight) in enumerate(_workers.listed(plan, ready))
+    ]
+    return _workers.results(jobs, workers, color, lambda result: _progress.row(result.report), [ready]), len(jobs)
 
 
 def examined(watch: Watch, layer: Layer, settings: Settings, matrices: bool) -> tuple[Report, Sequence[Comparison]]:

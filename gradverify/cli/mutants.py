@@ -176,12 +176,12 @@ def _of_layers(plan: Plan, workers: int | None, color: bool | None) -> list[tupl
     from gradverify.core.check.settings import Settings
     from gradverify.mutants import Mutant, runner
 
-    with _workers.listed(plan) as (named, guard):
+    with _workers.started() as ready:
         jobs = [
             Job(k, name, target, Settings(shrink=False), plan, runner.described)
-            for k, (name, target) in enumerate(named)
+            for k, (name, target, _) in enumerate(_workers.listed(plan, ready))
         ]
-        results = _workers.results(jobs, workers, color, lambda r: _progress.row(r.report), [guard])
+        results = _workers.results(jobs, workers, color, lambda r: _progress.row(r.report), [ready])
     if len(results) < len(jobs) or not all(result.whole for result in results):
         raise KeyboardInterrupt
     found: list[tuple[str | None, Mutant]] = []

@@ -63,7 +63,11 @@ class State:
         return self._run is not None and self._run.journal.threads
 
     def close(self) -> None:
-        """End the processes of the run."""
+        """End the processes of the run, and those that layers have left."""
+        if self._run is not None:
+            from gradverify.ending import end_all
+
+            end_all(self._run.journal.kept.forked)
         if self._run is not None and "workers" in vars(self._run) and self._run.workers is not None:
             self._run.workers.close()
 

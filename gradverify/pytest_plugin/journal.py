@@ -24,6 +24,7 @@ from gradverify.core.properties import Property
 from gradverify.core.verify import SECONDS, watcher
 from gradverify.files import Fields, FindingText, packed, unpacked
 from gradverify.pytest_plugin import supervisor
+from gradverify.pytest_plugin.kept import Kept
 
 KILLED = "killed"  # kind of the finding that a dead process leaves behind
 _UNWRITABLE = (OSError, CaseFileError)  # a journal that cannot be written must not stop the check
@@ -54,6 +55,7 @@ class Journal:
         self.stem = f"{worker}-{platform.node()}-{os.getpid()}"
         self.owner = ""
         self.found: dict[tuple[str, str, str], Path] = {}
+        self.kept = Kept()
         self.threads = False  # whether a check has left threads behind that keep the process alive
         self._running: journal.Journal | None = None
         self._case: Case | None = None
@@ -69,6 +71,7 @@ class Journal:
         finally:
             watcher.reset(token)
             supervisor.free()
+            self.kept.mend()
             self.threads |= any(not thread.daemon for thread in {*threading.enumerate()} - running)
             self.forget()
 
@@ -80,8 +83,10 @@ class Journal:
             self._running = self._running or journal.Journal(self._path(_RUNNING))
             self._running.write(record)
         supervisor.busy(max(SECONDS, prop.seconds))
+        self.kept.begin()
 
     def after(self, layer: Layer, outcome: Outcome) -> None:
+        self.kept.end()
         supervisor.free()
         for finding in outcome.findings:
             if finding.fingerprint not in self.found:

@@ -24,7 +24,7 @@ _FORKS_BADLY = ("torch", "jax", "tensorflow", "cupy")  # their threads and devic
 _runs: list[int] = []
 _line: list[int] = []  # to the parent, in the child
 _page: list[mmap.mmap] = []  # shared with the parent, in the child: what it is at
-_BEAT = struct.Struct("<QdB")  # cases so far, the limit of this one in seconds, and what it is at
+_BEAT = struct.Struct("<QddB")  # cases so far, when this one began, its limit in seconds, and what it is at
 _FREE, _BUSY, _LEAVING = range(3)
 _GRACE = 3.0  # seconds beyond the limit that is kept inside, after which the parent ends it
 _PATIENCE = 10.0  # seconds for a process to leave in which a layer has left threads behind
@@ -50,7 +50,9 @@ def where(journal: Path, corpus: Path) -> None:
 def busy(seconds: float) -> None:
     """A layer's code is about to run, within a time limit; not where a debugger may stop it."""
     if _page and sys.gettrace() is None:
-        _BEAT.pack_into(_page[0], 0, _BEAT.unpack_from(_page[0])[0] + 1, seconds, _BUSY)
+        from gradverify.ending import since_boot
+
+        _BEAT.pack_into(_page[0], 0, _BEAT.unpack_from(_page[0])[0] + 1, since_boot(), seconds, _BUSY)
 
 
 def free() -> None:
@@ -117,11 +119,12 @@ def _fork(config: Any) -> None:
     page = mmap.mmap(-1, _BEAT.size)
     parent = os.getpid()
     watched = _watched()
+    from gradverify.ending import adopt_orphans, born, die_with_parent, end_all
+
+    adopt_orphans()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
     child = os.fork()
     if child == 0:
-        from gradverify.ending import die_with_parent
-
         os.close(heard)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         die_with_parent(parent)
@@ -133,7 +136,11 @@ def _fork(config: Any) -> None:
         captures = None if config is None else config.pluginmanager.getplugin("capturemanager")
         if captures is not None:
             captures.suspend_global_capture(in_=True)
-        status = _status(*_wait(child, page), child, heard)
+        code, hung = _wait(child, page)
+        _, begun, _, state = _BEAT.unpack(page[: _BEAT.size])
+        if state == _BUSY:  # it ended inside a layer's code: what that had forked ends as well
+            end_all(born(os.getpid(), begun))
+        status = _status(code, hung, child, heard)
     except BaseException:  # noqa: BLE001  nothing of this process may run on into pytest
         status = ENDED
     os._exit(status)
@@ -174,18 +181,18 @@ class _Patience:
         from gradverify.ending import Silence
 
         self.page, self.silence = page, Silence(child)
-        self.beat: tuple[Any, ...] = (0, 0.0, _FREE)
+        self.beat: tuple[Any, ...] = (0, 0.0, 0.0, _FREE)
 
     def over(self) -> bool:
         """Whether there is nothing to wait for any more."""
         before, self.beat = self.beat, _BEAT.unpack(self.page[: _BEAT.size])
-        if self.beat != before or self.beat[2] == _FREE:
+        if self.beat != before or self.beat[3] == _FREE:
             self.silence.heard()
             return False
-        if self.beat[2] == _LEAVING:
+        if self.beat[3] == _LEAVING:
             return self.silence.longer_than(_PATIENCE)
         # one that waits may be debugged at a terminal
-        return self.silence.longer_than(self.beat[1] + _GRACE, waits=not sys.stdin.isatty())
+        return self.silence.longer_than(self.beat[2] + _GRACE, waits=not sys.stdin.isatty())
 
 
 def _status(code: int, hung: bool, child: int, line: int) -> int:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gradverify.campaign.checks import Result, supervised
-from gradverify.campaign.flight import cores
 from gradverify.campaign.guard import guard_of_thread
-from gradverify.campaign.pool import WorkerPool
+from gradverify.campaign.pool import WorkerPool, cores
 from gradverify.campaign.unit import Plan
 from gradverify.campaign.watch import Job, Watch
 from gradverify.core.check.settings import Settings as Engine

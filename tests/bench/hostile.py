@@ -28,7 +28,7 @@ def names_of(file: str) -> list[str]:
     """Every layer of the file, found out in a process of its own."""
     guard = Guard()
     try:
-        return [name for name, _ in guard.list(Plan(named=(file,)))[0]]
+        return [name for name, *_ in guard.list(Plan(named=(file,)))[0]]
     finally:
         guard.close()
 

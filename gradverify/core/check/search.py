@@ -139,8 +139,11 @@ class Search:
 
     @property
     def over(self) -> bool:
-        """Whether the layer hangs, which one case is enough to show and costs enough, or is random, so that all is."""
-        return any(kind in ("timeout", "random") for _, kind, _ in self.found)
+        """Whether one case is enough to show what is wrong, and costs enough, as where the layer hangs or exhausts the
+        memory, or whether it is random, so that all is.
+        """
+        costly = any(kind in ("timeout", "random") for _, kind, _ in self.found)
+        return costly or any(_exhausts(finding) for finding, _ in self.found.values())
 
     @property
     def seed(self) -> int:
@@ -230,6 +233,8 @@ class Search:
 
     def minimal(self, finding: Finding, prop: Property, lead: Finding | None = None) -> Finding:
         """The same finding on a small case, diagnosed; behind a lead that is told already, in brief."""
+        if _exhausts(finding):
+            return finding.but(kind="memory")
         with tuning.using(self.tuned):
             return self.smaller(finding, prop, lead)
 
@@ -241,6 +246,11 @@ def _first(finding: Finding) -> tuple[int, int]:
     """What is told first: code that fails, then gradients that are wrong at large, then small cases."""
     known = finding.property in properties and finding.kind != "nan"
     return properties.get(finding.property).turn if known else LATER, finding.case.size
+
+
+def _exhausts(finding: Finding) -> bool:
+    """Whether a finding is that memory was exhausted: each smaller case would take as long to fail."""
+    return finding.kind == "crash" and "MemoryError" in finding.message
 
 
 def _lead(finding: Finding, earlier: Sequence[Finding]) -> Finding | None:

@@ -149,7 +149,7 @@ def text_of(error: BaseException) -> str:
 
 def authors_line(error: BaseException) -> str:
     """Where the author's code raised: the innermost line that is neither ours nor that of a tool it called."""
-    every = traceback.extract_tb(error.__traceback__)
+    every = traceback.extract_tb(_trace(error))
     theirs = [f for f in every if not f.filename.startswith(_HERE + os.sep) or f.filename.startswith(_OURS)]
     own = [f for f in theirs if not any(tool in f.filename for tool in _TOOLS)]
     if not own and not theirs:
@@ -163,12 +163,18 @@ def from_outside(error: BaseException) -> bool:
     """Whether an exception came while the layer's code happened to run: by Ctrl-C, or out of a handler of a signal."""
     handlers = (signal.getsignal(which) for which in signal.valid_signals())
     codes = {getattr(handler, "__code__", None) for handler in handlers}
-    trace, inner = error.__traceback__, None
+    trace, inner = _trace(error), None
     while trace is not None:
         if trace.tb_frame.f_code in codes:
             return True
         trace, inner = trace.tb_next, trace
     return isinstance(error, KeyboardInterrupt) and not (inner is not None and _at_raise(inner))
+
+
+def _trace(error: BaseException) -> TracebackType | None:
+    """Its traceback, whatever its class makes of that name."""
+    found: TracebackType | None = vars(BaseException)["__traceback__"].__get__(error)
+    return found
 
 
 def _at_raise(trace: TracebackType) -> bool:

@@ -31,21 +31,17 @@ class _Expired(LayerFailure):
 
 
 @contextmanager
-def time_limit(seconds: float | None) -> Iterator[None]:
+def time_limit(seconds: float | None, inner: bool = False) -> Iterator[None]:
     """End the body after `seconds` of computing, or of waiting.
 
     Raises LayerFailure of kind "timeout" in the body, "slow" if no single call took half of them.
 
-    Uses the interval timer of the process, so it works in the main thread of a POSIX system only;
-    elsewhere, and inside another limit, the body runs without one.
+    Uses the interval timer of the process, so it works in the main thread of a POSIX system only; elsewhere the body
+    runs without one. Inside another limit it does as well, unless it is an `inner` one, of less than is left there.
     """
-    usable = (
-        seconds is not None
-        and hasattr(signal, "setitimer")
-        and threading.current_thread() is threading.main_thread()
-        and signal.getitimer(signal.ITIMER_REAL)[0] == 0.0
-    )
-    if not usable or seconds is None:
+    usable = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+    outer = signal.getitimer(signal.ITIMER_REAL)[0] if usable else 0.0
+    if not usable or seconds is None or (outer and not (inner and seconds < outer)):
         yield
         return
 
@@ -81,5 +77,7 @@ def time_limit(seconds: float | None) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, previous)
+        if outer:  # asks by itself how much it has used
+            signal.setitimer(signal.ITIMER_REAL, max(outer - (time.perf_counter() - start), _SOON))
         if sys.unraisablehook is swallowed:  # unless the layer put its own in place
             sys.unraisablehook = told
