@@ -133,8 +133,8 @@ def test_a_signal_that_a_project_handles_or_sends_outside_of_a_layer_is_its_own_
         with kept_alive():
             failures.guarded("forward", os.kill, os.getpid(), signal.SIGUSR1)
             failures.guarded("forward", os.kill, os.getpid(), 0)
-            with pytest.raises(failures.LayerFailure, match=r"os.kill\(SIGHUP\)"):
-                failures.guarded("forward", os.kill, os.getpid(), signal.SIGHUP)
+            with pytest.raises(failures.LayerFailure, match=r"os.kill\(SIGUSR2\)"):
+                failures.guarded("forward", os.kill, os.getpid(), signal.SIGUSR2)
             with pytest.raises(KeyboardInterrupt):
                 _ctrl_c()
     finally:
@@ -167,6 +167,23 @@ def test_streams_and_memory_are_as_they_were_after_a_case():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="children are listed in /proc")
+def test_a_run_leaves_no_descriptor_open(tmp_path):
+    before = len(os.listdir("/dev/fd"))
+    with (tmp_path / "file").open("wb") as file:
+        kept, number = Kept(), file.fileno()
+        kept.begin()
+        os.close(number)
+        kept.end()
+        file.write(b"it is open again")
+        kept.begin()
+        kept.end()
+    kept.mend()
+    with pytest.raises(OSError):  # closed by its owner, outside of a layer
+        os.fstat(number)
+    kept.close()
+    assert len(os.listdir("/dev/fd")) == before
+
+
 def test_only_children_that_were_born_since_are_ended():
     old = subprocess.Popen(["sleep", "60"])
     time.sleep(0.05)

@@ -68,6 +68,7 @@ class State:
             from gradverify.ending import end_all
 
             end_all(self._run.journal.kept.forked)
+            self._run.journal.kept.close()
         if self._run is not None and "workers" in vars(self._run) and self._run.workers is not None:
             self._run.workers.close()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import builtins
 import os
+import stat
 import sys
 import time
 from collections.abc import Iterable
@@ -66,6 +67,7 @@ class Kept:
         self._most: int | None = None
         self._shown: list[OpenStream] = []
         self._since = 0.0
+        self._before: list[int] = []
         self.forked: dict[int, int] = {}  # processes that layers have left, and when they began
 
     def begin(self) -> None:
@@ -75,6 +77,7 @@ class Kept:
         if self._most is None:
             size = data_size()
             self._most = 0 if size is None else size + (Plan().memory or 0)
+        self._before = [number for number in self._files if _about(number) is not None]
         self._known = [(vars(module), dict(vars(module))) for module in (builtins, time)]
         self._since = since_boot()
         self._streams = sys.stdout, sys.stderr
@@ -85,9 +88,11 @@ class Kept:
         self._within.enter_context(limited_memory(self._most or None))
 
     def end(self) -> None:
-        """It has returned."""
+        """It has returned; what it has closed is opened again."""
         if self._within is None:
             return
+        for number in self._before:
+            self._reopen(number)
         self._within.close()
         self._within = None
         for now, known in self._known:  # before anything else is called
@@ -108,31 +113,46 @@ class Kept:
         return self._shown[-1]
 
     def mend(self) -> None:
-        """Open what was closed, and forget what was printed: a test is over."""
+        """Open standard streams that were closed, and forget what was printed: a test is over."""
         self.end()
         self._most, OpenStream._left[:] = None, [_MOST_SAID]
-        for number, (duplicate, about) in self._files.items():
-            now = _about(number)
-            if now is None or (number < 3 and now != about):
-                with suppress(OSError):
-                    os.dup2(duplicate, number)
+        for number in (number for number in self._files if number < 3):
+            self._reopen(number)
+
+    def _reopen(self, number: int) -> None:
+        duplicate, about = self._files[number]
+        now = _about(number)
+        if now is None or (number < 3 and now != about):
+            with suppress(OSError):
+                os.dup2(duplicate, number)
+
+    def close(self) -> None:
+        """The run is over."""
+        for duplicate, _ in self._files.values():
+            with suppress(OSError):
+                os.close(duplicate)
+        self._files.clear()
 
 
-def _open() -> list[tuple[int, tuple[int, int]]]:
-    """What is open in this process, with its identity, as far as it says."""
+def _open() -> list[tuple[int, tuple[int, int, int]]]:
+    """Files and standard streams that are open in this process, with their identity, as far as it says.
+
+    No other pipes and no sockets: a duplicate would keep the other end from hearing that they were closed.
+    """
     try:
         numbers = [int(name) for name in os.listdir("/dev/fd")]
     except (OSError, ValueError):
         numbers = [0, 1, 2]
-    return [(number, about) for number in numbers if (about := _about(number)) is not None]
+    found = [(number, about) for number in numbers if (about := _about(number)) is not None]
+    return [(n, about) for n, about in found if n < 3 or not (stat.S_ISFIFO(about[2]) or stat.S_ISSOCK(about[2]))]
 
 
-def _about(number: int) -> tuple[int, int] | None:
+def _about(number: int) -> tuple[int, int, int] | None:
     try:
         found = os.fstat(number)
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return found.st_dev, found.st_ino, found.st_mode
 
 
 def _has_children() -> bool:
