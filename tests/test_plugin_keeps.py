@@ -178,7 +178,7 @@ def test_a_run_leaves_no_descriptor_open(tmp_path):
         kept.begin()
         kept.end()
     kept.mend()
-    with pytest.raises(OSError):  # closed by its owner, outside of a layer
+    with pytest.raises(OSError, match="Bad file descriptor"):  # closed by its owner, outside of a layer
         os.fstat(number)
     kept.close()
     assert len(os.listdir("/dev/fd")) == before
