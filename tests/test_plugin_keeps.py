@@ -129,6 +129,7 @@ def _ctrl_c() -> None:
 def test_a_signal_that_a_project_handles_or_sends_outside_of_a_layer_is_its_own_affair():
     came = []
     before = signal.signal(signal.SIGUSR1, lambda *_: came.append(1))
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a run in the background ignores
     try:
         with kept_alive():
             failures.guarded("forward", os.kill, os.getpid(), signal.SIGUSR1)
@@ -139,6 +140,7 @@ def test_a_signal_that_a_project_handles_or_sends_outside_of_a_layer_is_its_own_
                 _ctrl_c()
     finally:
         signal.signal(signal.SIGUSR1, before)
+        signal.signal(signal.SIGINT, interrupt)
     assert came == [1]
 
 
