@@ -95,7 +95,8 @@ class Comparison:
 
     @property
     def error(self) -> Array:
-        difference: Array = np.abs(self.analytic - self.numerical)
+        with np.errstate(invalid="ignore"):  # of infinities, which have no difference
+            difference: Array = np.abs(self.analytic - self.numerical)
         return difference
 
     @property
