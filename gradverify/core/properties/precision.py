@@ -66,7 +66,8 @@ def holds(layer: Layer, case: Case, name: str = NAME, more: Any = np.float64) ->
             often = unavoidable(
                 exact.stored(layer, wide.rng(Stream.WIDE_SAVED_ROUNDING), eps), wide, exactly, eps, _MANY
             )
-            spread = often[primal] + _AS_FORWARD / _FACTOR * _forward_loses(layer, case, more, eps) * np.abs(truth)
+            top = float(np.max(np.abs(truth), initial=0.0, where=np.isfinite(truth)))
+            spread = often[primal] + _AS_FORWARD / _FACTOR * _forward_loses(layer, case, more, eps) * top
             comparison = _compare(layer, primal, judged[primal], truth, spread, lowest, terms)
         compared.append(comparison)
         if comparison.wrong.any():
