@@ -9,7 +9,7 @@ one unit of the lower precision.
 from __future__ import annotations
 
 import math
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -59,15 +59,20 @@ def holds(layer: Layer, case: Case, name: str = NAME, more: Any = np.float64) ->
         return Outcome(name, skipped=f"the code stays in {lowest.name} when given {called}")
     allowed = unavoidable(layer, wide, exactly, eps)
     findings, compared = [], []
+
+    @cache
+    def often() -> tuple[dict[str, Array], float]:
+        """As `allowed`, from many neighbours, and what forward loses: for all primals at once, where one is wrong."""
+        stored = exact.stored(layer, wide.rng(Stream.WIDE_SAVED_ROUNDING), eps)
+        return unavoidable(stored, wide, exactly, eps, _MANY), _forward_loses(layer, case, more, eps)
+
     for primal, truth in exactly.items():
         terms = _terms(case, primal, outputs)
         comparison = _compare(layer, primal, judged[primal], truth, allowed[primal], lowest, terms)
         if comparison.wrong.any():  # a kink next to the point is crossed by some of many, maybe by none of few
-            often = unavoidable(
-                exact.stored(layer, wide.rng(Stream.WIDE_SAVED_ROUNDING), eps), wide, exactly, eps, _MANY
-            )
+            many, loses = often()
             top = float(np.max(np.abs(truth), initial=0.0, where=np.isfinite(truth)))
-            spread = often[primal] + _AS_FORWARD / _FACTOR * _forward_loses(layer, case, more, eps) * top
+            spread = many[primal] + _AS_FORWARD / _FACTOR * loses * top
             comparison = _compare(layer, primal, judged[primal], truth, spread, lowest, terms)
         compared.append(comparison)
         if comparison.wrong.any():
