@@ -17,7 +17,7 @@ from gradverify.campaign.interest import RECORD, code_features, features, verdic
 from gradverify.campaign.journal import Journal
 from gradverify.campaign.unit import Delta, Found, Record, Row, Unit, digest, record_of, resident
 from gradverify.core import tuning
-from gradverify.core.check.search import Search, alike
+from gradverify.core.check.search import Search, alike, exhausts
 from gradverify.core.check.settings import Settings
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.regime import Regime
@@ -231,7 +231,7 @@ class Explorer:
 
     def _hit(self, finding: Finding, prop: Property, regime: Regime) -> None:
         """Count a known finding; send a new one as it is, then small and confirmed."""
-        if finding.kind == "crash" and "MemoryError" in finding.message:
+        if exhausts(finding):
             finding = finding.but(kind="memory")
         raw = finding.fingerprint
         size = self.known.get(raw)

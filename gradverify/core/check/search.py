@@ -143,7 +143,7 @@ class Search:
         memory, or whether it is random, so that all is.
         """
         costly = any(kind in ("timeout", "random") for _, kind, _ in self.found)
-        return costly or any(_exhausts(finding) for finding, _ in self.found.values())
+        return costly or any(exhausts(finding) for finding, _ in self.found.values())
 
     @property
     def seed(self) -> int:
@@ -233,7 +233,7 @@ class Search:
 
     def minimal(self, finding: Finding, prop: Property, lead: Finding | None = None) -> Finding:
         """The same finding on a small case, diagnosed; behind a lead that is told already, in brief."""
-        if _exhausts(finding):
+        if exhausts(finding):
             return finding.but(kind="memory")
         with tuning.using(self.tuned):
             return self.smaller(finding, prop, lead)
@@ -248,7 +248,7 @@ def _first(finding: Finding) -> tuple[int, int]:
     return properties.get(finding.property).turn if known else LATER, finding.case.size
 
 
-def _exhausts(finding: Finding) -> bool:
+def exhausts(finding: Finding) -> bool:
     """Whether a finding is that memory was exhausted: each smaller case would take as long to fail."""
     return finding.kind == "crash" and "MemoryError" in finding.message
 
