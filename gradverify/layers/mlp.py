@@ -15,7 +15,7 @@ def logistic(z):
 
 def decay(z):
     """exp(-|z|); for complex z exp(-z), or exp(z) to the left, so that it has a derivative."""
-    return np.exp(np.where(z.real < 0, z, -z) if np.iscomplexobj(z) else -np.abs(z))
+    return np.exp(np.where(z.real < 0, z, -z))
 
 
 @register
