@@ -33,16 +33,10 @@ _CURVED = 2.5 * 2.0**-_ORDER
 
 @dataclass(frozen=True, slots=True)
 class Jump:
-    """A jump of a function with K values.
+    """A jump of a function with K values."""
 
-    Attributes
-    ----------
-    at : where; the end of the reach for steps that lie too close to be told apart
-    change : across it, shape (K,)
-    """
-
-    at: float
-    change: Array
+    at: float  # where; the end of the reach for steps that lie too close to be told apart
+    change: Array  # across it, shape (K,)
 
 
 def largest_jump(
