@@ -12,6 +12,8 @@ from gradverify.core.draw import cases, each
 from gradverify.core.judge import says
 from tests.iterating import SOLVERS, until
 
+pytestmark = pytest.mark.usefixtures("as_drawn")
+
 QUICK = ("jacobi", "lambert", "secant")
 WRONG = [(name, slip) for name, (_, _, wrong, _) in SOLVERS.items() for slip in wrong]
 

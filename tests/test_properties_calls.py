@@ -10,6 +10,8 @@ from gradverify.adapters import as_layer
 from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("as_drawn")
+
 
 def findings(target, *names, examples=30, **declaration):
     settings = Settings(examples=examples, seed=3, properties=names or None, shrink=False)
