@@ -12,6 +12,8 @@ from gradverify.core.draw import cases, each
 from gradverify.core.judge import says
 from tests.iterating import SOLVERS, until
 
+pytestmark = pytest.mark.usefixtures("as_drawn")
+
 QUICK = ("jacobi", "lambert", "secant")
 WRONG = [(name, slip) for name, (_, _, wrong, _) in SOLVERS.items() for slip in wrong]
 
@@ -138,9 +140,9 @@ def test_torch_solver():
 
         return Solve
 
-    assert gv.check(solver(0.4), x="N", accuracy=1e-6, examples=15).ok
+    assert gv.check(solver(0.4), x="N", accuracy=1e-6, examples=6).ok
     with pytest.raises(AssertionError):
-        gv.check(solver(0.3), x="N", accuracy=1e-6, examples=15)
+        gv.check(solver(0.3), x="N", accuracy=1e-6, examples=6, properties="gradient")
 
 
 def test_jax_solver():
@@ -161,9 +163,9 @@ def test_jax_solver():
         solve.defvjp(lambda x: (limit(x), limit(x)), lambda y, dy: (dy / (1 - factor * jnp.cos(y)),))
         return solve
 
-    assert gv.check(solver(0.4), x="N", accuracy=1e-6, examples=10).ok
+    assert gv.check(solver(0.4), x="N", accuracy=1e-6, examples=5).ok
     with pytest.raises(AssertionError):
-        gv.check(solver(0.3), x="N", accuracy=1e-6, examples=10)
+        gv.check(solver(0.3), x="N", accuracy=1e-6, examples=5, properties="gradient")
 
 
 def conjugate_gradients(A, b, tolerance):

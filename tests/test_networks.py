@@ -11,6 +11,8 @@ import pytest
 import gradverify as gv
 from gradverify import adapt
 
+pytestmark = pytest.mark.usefixtures("as_drawn")
+
 
 def drawn(*shape):
     return np.random.default_rng(sum(shape)).normal(size=shape)

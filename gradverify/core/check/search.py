@@ -202,7 +202,7 @@ class Search:
                 if _due(drawn, prop.share / most):
                     self._try(case, prop)
             reached = bool(self.recorder.end())
-            if self.outside.due(case):
+            if not self.over and self.outside.due(case):
                 aware(self.layer, case, props[-1])
                 self.outside.look(case)
             self._report_progress()
