@@ -132,3 +132,9 @@ def test_a_condition_may_be_written_as_a_string():
         Layer(forward, lambda dy, saved: dy * saved, assume="C % = 0", **declaration)
     with pytest.raises(DeclarationError, match="takes 'Q'"):
         Layer(forward, lambda dy, saved: dy * saved, assume="Q == 0", **declaration)
+
+
+def test_a_name_that_is_a_primal_and_an_axis_is_told():
+    layer = gv.Layer(lambda x, W: (x, None), lambda dy, _: {"x": dy}, x="N W", W="K W", zero="W", assume="W >= 2")
+    with pytest.raises(gv.DeclarationError, match="W is the primal there, and not the axis: rename one"):
+        gv.check(layer)

@@ -166,3 +166,33 @@ def test_jax_solver():
     assert gv.check(solver(0.4), x="N", accuracy=1e-6, examples=5).ok
     with pytest.raises(AssertionError):
         gv.check(solver(0.3), x="N", accuracy=1e-6, examples=5, properties="gradient")
+
+
+def conjugate_gradients(A, b, tolerance):
+    """A x = b, until the residual is below an absolute tolerance."""
+    x, r = np.zeros_like(b), b
+    p = r
+    for _ in range(400):
+        if np.linalg.norm(r) <= tolerance:
+            break
+        step = r @ r / (p @ A @ p)
+        x, new = x + step * p, r - step * (A @ p)
+        p, r = new + (new @ new) / (r @ r) * p, new
+    return x
+
+
+@pytest.mark.parametrize(("slip", "ok"), [(0.0, True), (1e-4, False)])
+def test_a_backward_that_stops_at_an_absolute_tolerance_is_linear(slip, ok):
+    def forward(M, b):
+        A = M @ M.T + 2 * np.eye(len(M))
+        x = np.linalg.solve(A, b)
+        return x, (A, M, x)
+
+    def backward(dx, saved):
+        A, M, x = saved
+        u = conjugate_gradients(A, dx + slip * dx**2, 1e-9)
+        dA = -np.outer(u, x)
+        return (dA + dA.T) @ M, u
+
+    layer = gv.Layer(forward, backward, name="solve", M="N N: between 3 5", b="N")
+    assert gv.check(layer, properties="linear", examples=40, raises=False).ok is ok

@@ -31,6 +31,7 @@ SECONDS, BRIEFLY = 2.0, 0.2  # of processor time, after which no further signatu
 # These run the layer on many other cases: they are asked in this order, when the others have been, and nothing is sure.
 DEAR = (
     "constant_left_out",
+    "path",
     "one_use",
     "slope",
     "another_value",

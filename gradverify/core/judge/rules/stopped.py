@@ -21,6 +21,7 @@ from gradverify.core.judge.table import add
 from gradverify.core.nouns import Array, Stream
 
 _FAINT = 0.05  # of what a relative change of the entry would amount to; what is more is no unfinished iteration
+_LITTLE = 1e-6  # outputs, and steps, that may be below an absolute tolerance
 _NEAR = (0.5, 2.0, 0.05)  # natural steps within which a jump is looked for; and steps of 1, where these are smaller
 _FAR = (1.0, 3.0)  # logarithms of factors by which all entries grow or shrink, to look for one further away
 _SMALL = 1e-2  # of the largest output: forward's jumps are small beside it where it converges
@@ -40,10 +41,12 @@ def _applies(dispute: Dispute) -> bool:
 def _below(dispute: Dispute, share: float) -> bool:
     """Whether every gap is below a share of what a relative change of the entry would amount to.
 
-    That is what the outputs are; where they are 0 at the point, what the slope makes of it.
+    That is what the outputs are; where they are 0 at the point, what the slope makes of it. Outputs that are tiny
+    beside 1 may be smaller than a tolerance that forward stops at.
     """
     move = np.minimum(dispute.point.scale[dispute.entries], 1.0)
-    effect = np.maximum(dispute.point.loudness, np.abs(dispute.numerical) * move)
+    least = max(dispute.point.loudness, _LITTLE * float(np.abs(dispute.point.weights).sum()))
+    effect = np.maximum(least, np.abs(dispute.numerical) * move)
     return bool((dispute.gap * move <= share * effect).all())
 
 
@@ -62,6 +65,8 @@ def stopped(dispute: Dispute) -> Answer:
     ways = [_Way(dispute, np.minimum(natural, 1.0))]
     if natural.max() > 1.0:
         ways.append(_Way(dispute, natural))
+    elif natural.min() < _LITTLE:
+        ways.append(_Way(dispute, np.ones_like(natural)))
     if not _below(dispute, _LOST) and not ways[0].continuous():
         return answer(np.zeros(dispute.size, bool))
     found = any(way.explains(reach) for way in ways for reach in _NEAR)
