@@ -31,7 +31,7 @@ def cube(x):
 def test_the_difference_is_off_by_the_third_derivative_and_its_rounding_by_the_noise_over_the_gap():
     estimate, residual, moved = central(point(cube), ONE, 0.01, np.array([2.5]))
     assert np.allclose(estimate.value, 3 + 0.01**2, rtol=1e-12) and np.allclose(residual, 0.5 + 0.01**2, rtol=1e-10)
-    assert np.allclose(estimate.rounding, 4 * 1e-16 / 0.02)  # four standard deviations of the noise
+    assert np.allclose(estimate.rounding, 4 * 1e-16 / 0.02, rtol=1e-9, atol=0)  # four standard deviations of the noise
     assert moved.all() and not estimate.truncation.any()
 
 
