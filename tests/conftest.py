@@ -28,10 +28,12 @@ settings.load_profile("gradverify-ci" if os.environ.get("CI") else "gradverify")
 
 
 @pytest.fixture
-def as_drawn(monkeypatch):
+def as_drawn(request, monkeypatch):
     """Findings stay on the case on which they were met, neither made small nor diagnosed: where a test asks what is
-    found, and nothing of how it is told, most of its time would go into that.
+    found, and nothing of how it is told, most of its time would go into that. A test marked `told` has them whole.
     """
+    if request.node.get_closest_marker("told"):
+        return
     from gradverify.core.check.smaller import Smaller
 
     monkeypatch.setattr(Smaller, "__call__", lambda smaller, finding, *_: finding)

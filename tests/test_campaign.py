@@ -63,7 +63,7 @@ def found(**changes) -> Found:
 
 
 def test_a_right_layer_is_tried_until_the_time_is_spent(tmp_path):
-    summary = run(tmp_path, "dense", seconds=4.0)
+    summary = run(tmp_path, "dense", seconds=2.0)
     assert summary.reason == "time"
     assert not summary.findings
     assert summary.layers[0].verified

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gradverify.core.differentiate.central import NOISE_FACTOR, central, paired
+from gradverify.core.differentiate.central import best_step, central, paired
 from gradverify.core.differentiate.flat import Differences
 
 ONE = np.zeros(1, int)
@@ -31,7 +31,8 @@ def cube(x):
 def test_the_difference_is_off_by_the_third_derivative_and_its_rounding_by_the_noise_over_the_gap():
     estimate, residual, moved = central(point(cube), ONE, 0.01, np.array([2.5]))
     assert np.allclose(estimate.value, 3 + 0.01**2, rtol=1e-12) and np.allclose(residual, 0.5 + 0.01**2, rtol=1e-10)
-    assert np.allclose(estimate.rounding, NOISE_FACTOR * 1e-16 / 0.02) and moved.all() and not estimate.truncation.any()
+    assert np.allclose(estimate.rounding, 4 * 1e-16 / 0.02, rtol=1e-9, atol=0)  # four standard deviations of the noise
+    assert moved.all() and not estimate.truncation.any()
 
 
 def test_twice_the_step_bounds_the_truncation_threefold():
@@ -55,3 +56,10 @@ def test_several_steps_give_a_row_each():
     estimate, residual, moved = central(point(cube), ONE, np.array([0.01, 0.1]))
     assert estimate.value.shape == residual.shape == moved.shape == (2, 1)
     assert np.allclose(estimate.value[:, 0], [3.0001, 3.01])
+
+
+def test_the_step_balances_truncation_against_rounding():
+    """Truncation of h^2 against rounding of eps / h."""
+    for dtype in (np.float32, np.float64):
+        eps = float(np.finfo(dtype).eps)
+        assert np.isclose(best_step(eps) ** 3, eps, rtol=1e-12)

@@ -52,7 +52,7 @@ def check(fault, kernel="bfloat16", **more):
     return check_layer(given, Settings(**more))
 
 
-@pytest.mark.parametrize("kernel", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("kernel", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow), "float32"])
 def test_a_right_one_passes_at_defaults(kernel):
     report = check("", kernel)
     assert report.ok, str(report)

@@ -347,6 +347,7 @@ def test_an_object_whose_methods_close_over_a_weight():
     assert verdict(make(1), x="N 3", constants="W").ok
 
 
+@pytest.mark.told
 def test_gradients_that_a_loss_returns_beyond_its_primals_are_not_dropped():
     W = drawn(3, 2)
 
@@ -414,6 +415,7 @@ class PenaltyTwice(Scores):
         return 2 * given
 
 
+@pytest.mark.told
 def test_labels_of_as_many_classes_as_the_object_is_built_with():
     declared = dict(X="N D", y="N: labels K", init=("D", "H", "K"), examples=8, raises=False)
     assert gv.check(Scores, **declared).ok

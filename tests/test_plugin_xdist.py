@@ -115,7 +115,7 @@ def test_a_killed_worker_is_told_with_its_case_and_loses_no_finding(project):
     assert not list(pytester.path.rglob("*.running"))
 
 
-@pytest.mark.parametrize("dist", ["loadgroup", "loadfile"])
+@pytest.mark.parametrize("dist", ["loadgroup", pytest.param("loadfile", marks=pytest.mark.slow)])
 def test_a_killed_worker_is_replaced_by_one_that_does_the_rest(project, dist):
     """Without help, pytest-xdist 3.8 runs the killing test again and again, or waits for ever."""
     pytester = project(LAYERS + KILLER, table="examples = 5\njobs = 0")

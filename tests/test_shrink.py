@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from gradverify import Case, Layer, casefile
 from gradverify.core import evaluate
+from gradverify.core.declare.dims import parse
 from gradverify.core.shrink import shrink
+from gradverify.core.shrink.axes import _places_of
 
 
 def dense_case(N, D, H, seed=0, dtype=float):
@@ -371,3 +373,12 @@ def test_shrinking_never_grows_keeps_what_fails_and_stays_legal(name, threshold,
     assert legal.allows(small.primals, small.options)
     assert legal.primals[0].domain.contains(small.primals["x"], {})
     assert shrink(legal, small, fails, seconds=0.3).size <= small.size
+
+
+@pytest.mark.parametrize(
+    ("text", "size", "places"),
+    [("H", 4, [1, 3]), ("2*H", 8, [1, 3, 5, 7]), ("H+2", 6, [1, 3, 4, 5]), ("H-1", 3, [0]), ("H//2", 2, [0])],
+)
+def test_places_of_an_axis_that_is_computed_follow_those_of_its_name(text, size, places):
+    (axis,) = parse(text).axes
+    assert list(_places_of(axis, text, size, {"H": [1, 3]}, {"H": 4})) == places

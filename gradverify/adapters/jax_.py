@@ -58,7 +58,9 @@ def jax_layer(target: Any, /, *, name: str | None = None, **declaration: Any) ->
         built = rebuild(arrays)
         return target(**built, **options) if by_name and not _positional(target) else target(*built.values(), **options)
 
-    probe = Layer(target, lambda *_: None, name=label, primals=declared, constants=settings.get("constants", ()))
+    probe = Layer(
+        lambda *_, **__: target, lambda *_: None, name=label, primals=declared, constants=settings.get("constants", ())
+    )
     engine = Engine(label, call, tuple(declared), tuple(p.name for p in probe.differentiable))
     kind = _kernel(label, own)
     if kind is not None:

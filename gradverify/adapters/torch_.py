@@ -83,7 +83,9 @@ def torch_layer(target: Any, /, *, name: str | None = None, **declaration: Any) 
         call, declared = _apply(label, target, declared, settings)
     else:
         call, declared = caller(target, declared)
-    probe = Layer(target, lambda *_: None, name=label, primals=declared, constants=settings.get("constants", ()))
+    probe = Layer(
+        lambda *_, **__: target, lambda *_: None, name=label, primals=declared, constants=settings.get("constants", ())
+    )
     engine = Engine(
         label,
         call,

@@ -50,7 +50,7 @@ class Axis:
             known = sizes[self.names[0]]
             value = known if isinstance(known, int) else int(known[0])
         else:
-            value = _evaluate(_tree(self.text.rstrip("?")), sizes)
+            value = _evaluate(tree(self.text.rstrip("?")), sizes)
         if value < 0:
             raise DeclarationError(f"axis {self.text!r} has the negative size {value} for {dict(sizes)}")
         return value
@@ -185,7 +185,8 @@ def _axis(token: str, text: str) -> Axis:
 
 
 @lru_cache(maxsize=1024)
-def _tree(text: str) -> ast.expr:
+def tree(text: str) -> ast.expr:
+    """The expression of an arithmetic axis."""
     return ast.parse(text, mode="eval").body
 
 

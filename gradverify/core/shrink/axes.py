@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, Union
 
 import numpy as np
 
 from gradverify.core import evaluate
-from gradverify.core.declare.dims import Axis, Dims
+from gradverify.core.declare.dims import Axis, Dims, tree
 from gradverify.core.errors import DeclarationError
 from gradverify.core.nouns import Array, Case
 from gradverify.core.shrink.search import Search, sizes_of
@@ -157,15 +156,10 @@ def _places_of(axis: Axis, key: Key, extent: int, kept: Kept, sizes: Mapping[str
         return None if places is None or (axis.optional and extent == 1 and len(places)) else places
     if not any(name in kept for name in axis.names) or (axis.optional and extent == 1):
         return None
-    size, places = _arithmetic(_tree(axis.text.rstrip("?")), kept, sizes)
+    size, places = _arithmetic(tree(axis.text.rstrip("?")), kept, sizes)
     if size != extent:
         raise DeclarationError(f"axis {axis.text!r} has {extent} places, not {size}")
     return places
-
-
-@lru_cache(maxsize=256)
-def _tree(text: str) -> ast.expr:
-    return ast.parse(text, mode="eval").body
 
 
 def _arithmetic(node: ast.expr, kept: Kept, sizes: Mapping[str, Any]) -> tuple[int, Sequence[int]]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.core import evaluate
-from gradverify.core.declare.dims import Dims, numbers_in
+from gradverify.core.declare.dims import numbers_in
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
 from gradverify.core.nouns import Array, Case
@@ -73,10 +73,6 @@ class Search:
         """Sizes of all names in the best case, integer options included; None if its shapes contradict the layer."""
         return sizes_of(self.layer, self.best.primals, self.best.options)
 
-    def legal(self, primals: Mapping[str, Array], sizes: Mapping[str, Any], edited: Mapping[str, Array]) -> bool:
-        """Whether edited arrays are in their domains."""
-        return all(self.layer.primal(name).domain.contains(primals[name], sizes) for name in edited)
-
 
 def sizes_of(layer: Layer, primals: Mapping[str, Array], options: Mapping[str, Any]) -> dict[str, Any] | None:
     """Sizes of all names that the shapes and the numeric options tell; None on a contradiction."""
@@ -84,25 +80,7 @@ def sizes_of(layer: Layer, primals: Mapping[str, Array], options: Mapping[str, A
     try:
         for _ in range(2):  # a name may be told by a later primal
             for primal in layer.primals:
-                shape = np.shape(primals[primal.name])
-                found = primal.dims.bind(shape, found)
-                _solve(primal.dims, shape, found)
+                found = primal.dims.bind(np.shape(primals[primal.name]), found)
     except DeclarationError:
         return None
     return found
-
-
-def _solve(dims: Dims, shape: tuple[int, ...], sizes: dict[str, Any]) -> None:
-    """Add names that stand in arithmetic alone, such as H in 4*H: the smallest size that fits the axis."""
-    many = any(axis.kind == "many" for axis in dims.axes)
-    for axis, extent in zip(dims.axes, shape):
-        unknown = [name for name in axis.names if name not in sizes]
-        if many or axis.kind != "sum" or axis.optional or len(unknown) != 1:
-            continue
-        for size in range(extent + 9):
-            try:
-                if axis.size({**sizes, unknown[0]: size}) == extent:
-                    sizes[unknown[0]] = size
-                    break
-            except (DeclarationError, KeyError, ZeroDivisionError):
-                continue
