@@ -449,6 +449,22 @@ WRONG = {
         "lacks the upstream gradient itself",
         "x",
     ),
+    "a penalty twice": Wrong(
+        layer(
+            lambda x, W: ((x @ W) ** 2 + 0.1 * (W**2).sum(), (x, W)),
+            lambda dy, saved: {
+                "x": 2 * dy * (saved[0] @ saved[1]) @ saved[1].T,
+                "W": 2 * saved[0].T @ (dy * (saved[0] @ saved[1])) + 0.4 * saved[1] * dy.sum(),
+            },
+            x="N D",
+            W="D H",
+        ),
+        arrays(x=(2, 3), W=(3, 2)),
+        "span",
+        "TERM",
+        "along D and H a multiple of W: .* as of a penalty",
+        "W",
+    ),
     "a running sum from the wrong end": Wrong(
         layer(lambda x: (x.cumsum(-1) ** 2, x), lambda dy, x: (2 * x.cumsum(-1) * dy).cumsum(-1), x="N D"),
         arrays(x=(2, 3)),
@@ -1211,6 +1227,19 @@ def guided(dy, saved):
     return da @ W.T, x.T @ da, da.sum(0)
 
 
+def swish(x, W, V):
+    """A gated unit: the product with V is right, the slope of what W feeds is not."""
+    a, b = x @ W, x @ V
+    return a / (1 + np.exp(-a)) * b, (x, W, V, a, b)
+
+
+def swish_back(dy, saved):
+    x, W, V, a, b = saved
+    s = 1 / (1 + np.exp(-a))
+    da, db = dy * b * s * (1 - s), dy * a * s
+    return da @ W.T + db @ V.T, x.T @ da, x.T @ db
+
+
 def sinc(x):
     return np.where(x == 0, 1, np.sin(x) / np.where(x == 0, 1, x)), x
 
@@ -1226,6 +1255,14 @@ def residual(x, b, V):
 
 
 WRONG |= {
+    "behind a product": Wrong(
+        layer(swish, swish_back, x="N D", W="D H", V="D H", returns="N H"),
+        arrays(x=(2, 3), W=(3, 2), V=(3, 2)),
+        "product",
+        "TERM",
+        r"both what one wrong gradient of x @ W makes of them: the mistake lies between x @ W and the output",
+        "x",
+    ),
     "mask drawn again": Wrong(
         layer(Redrawing().forward, Redrawing().backward, x="N D"),
         arrays(x=(3, 4)),
@@ -1337,6 +1374,17 @@ def test_a_claim_must_hold_on_every_case():
     first, *_ = diagnose(wrong, evidence.finding)
     assert "times 2" not in first.text
     assert "1.5 to 2" in first.text
+
+
+def test_two_formulas_that_are_wrong_apart_are_no_mistake_behind_their_product():
+    def apart(dy, saved):
+        dx, dW, dV = swish_back(dy, saved)
+        return dx * np.cos(saved[0]), dW * np.cos(saved[1]), dV
+
+    wrong = layer(swish, apart, x="N D", W="D H", V="D H", returns="N H")
+    case = checked(wrong, Case("wrong", arrays(x=(2, 3), W=(3, 2), V=(3, 2))))
+    finding = examine(wrong, case, properties.get("gradient")).findings[0]
+    assert signatures.get("product").fits(Evidence(wrong, finding)) is None
 
 
 def test_probes_and_differences_agree():

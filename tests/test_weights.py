@@ -16,6 +16,8 @@ from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import Settings
 from gradverify.core.errors import DeclarationError, PartlyVerified
 
+pytestmark = pytest.mark.usefixtures("as_drawn")
+
 
 def check(target, **declaration):
     """The gradients alone, without shrinking."""
@@ -598,3 +600,24 @@ def test_what_could_not_be_tried_is_no_pass_either():
     assert {item.name for item in layer.unverified if item.blocks} == {"w", "b"}
     assert "could not be tried" in layer.unverified[0].reason
     assert not as_layer(Picky(3, 2), x="N 3", assume=lambda x: len(x) >= 20, constants=("w", "b")).unverified
+
+
+class Sum:
+    """Two weights of which both gradients are the same array."""
+
+    factor = 1.0
+
+    def __init__(self):
+        self.w, self.v, self.grads = np.array([1.0, -2.0]), np.array([0.5, 2.0]), {}
+
+    def forward(self, x):
+        return x + self.w + self.v
+
+    def backward(self, dy):
+        self.grads["w"] = self.grads["v"] = self.factor * dy.sum(0)
+        return dy
+
+
+def test_one_array_may_be_two_gradients():
+    assert check(Sum(), x="N 2").ok
+    assert wrong(check(type("Slip", (Sum,), {"factor": 2.0})(), x="N 2")) == {"w", "v"}

@@ -148,11 +148,11 @@ class Trial:
         output, ran = forward()
         rng = np.random.default_rng(1)
         cotangents = [rng.normal(size=np.shape(y)).astype(np.result_type(y, np.float32)) for y in flat(output)]
-        before = {p: np.array(a) for p, a in arrays_of(instance).items()}
+        before = {p: np.array(a) for p, a in arrays_of(instance, every=True).items()}
         with self.inner.maker.chance.anew(self.options):
             given = tuple(np.array(v) for v in cotangents)
             raw = self.inner.pull(ran, given if isinstance(output, tuple) else given[0])
-        after = {p: np.array(a) for p, a in arrays_of(instance).items()}
+        after = {p: np.array(a) for p, a in arrays_of(instance, every=True).items()}
         if self.inner.implicit(instance):
             cotangents = [np.ones_like(v) for v in cotangents]
         return cotangents, raw, before, after

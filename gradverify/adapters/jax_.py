@@ -58,9 +58,7 @@ def jax_layer(target: Any, /, *, name: str | None = None, **declaration: Any) ->
         built = rebuild(arrays)
         return target(**built, **options) if by_name and not _positional(target) else target(*built.values(), **options)
 
-    probe = Layer(
-        lambda *_: ((), None), lambda *_: None, name=label, primals=declared, constants=settings.get("constants", ())
-    )
+    probe = Layer(target, lambda *_: None, name=label, primals=declared, constants=settings.get("constants", ()))
     engine = Engine(label, call, tuple(declared), tuple(p.name for p in probe.differentiable))
     kind = _kernel(label, own)
     if kind is not None:
@@ -100,7 +98,7 @@ def _layer(
     def backward(cotangents: Any, saved: Any) -> Any:
         return engine.backward(cotangents, saved)
 
-    hooks: dict[str, Any] = {"wants": engine.wants, "batched": engine.batched}
+    hooks: dict[str, Any] = {"wants": engine.wants, "batched": engine.batched, "uncompiled": import_jax().disable_jit}
     fixed = own.get("kernel") is not None
     if own.get("second", True) is not False and not fixed:
         hooks["second"] = engine.second
@@ -113,10 +111,9 @@ def _layer(
     if settings.get("surrogate") is not None:
         settings = {**settings, "surrogate": _on_arrays(engine, settings["surrogate"])}
     told = {"doc": inspect.getdoc(target) or "", **hooks, **settings}
-    build = Loss if own.get("loss") else Layer
-    layer = build(forward, backward, name=engine.name, primals=declared, **told)
     setattr(forward, "__wrapped__", target)  # noqa: B010  its constants are worth drawing
-    return layer
+    build = Loss if own.get("loss") else Layer
+    return build(forward, backward, name=engine.name, primals=declared, **told)
 
 
 def _on_arrays(engine: Engine, function: Callable[..., Any]) -> Callable[..., Any]:

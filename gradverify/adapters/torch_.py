@@ -83,9 +83,7 @@ def torch_layer(target: Any, /, *, name: str | None = None, **declaration: Any) 
         call, declared = _apply(label, target, declared, settings)
     else:
         call, declared = caller(target, declared)
-    probe = Layer(
-        lambda *_: ((), None), lambda *_: None, name=label, primals=declared, constants=settings.get("constants", ())
-    )
+    probe = Layer(target, lambda *_: None, name=label, primals=declared, constants=settings.get("constants", ()))
     engine = Engine(
         label,
         call,
@@ -141,10 +139,11 @@ def _layer(
     if settings.get("surrogate") is not None:
         settings = {**settings, "surrogate": _on_arrays(engine, settings["surrogate"], declared)}
     told = {"doc": inspect.getdoc(target) or "", **hooks, **settings}
-    build = Loss if own.get("loss") else Layer
-    layer = build(forward, backward, name=engine.name, primals=declared, **told)
     setattr(forward, "__wrapped__", target)  # noqa: B010  its constants are worth drawing
-    return layer
+    if isinstance(target, import_torch().nn.Module):  # its parameters and buffers are primals, and others what they are
+        setattr(forward, "runs_copies_of", (target,))  # noqa: B010
+    build = Loss if own.get("loss") else Layer
+    return build(forward, backward, name=engine.name, primals=declared, **told)
 
 
 def _on_arrays(engine: Engine, function: Callable[..., Any], declared: dict[str, Any]) -> Callable[..., Any]:

@@ -26,8 +26,8 @@ class Tuning:
     known : primals that are known to be wrong, whose entries are not compared again
     few : whether one entry that is wrong for certain is enough for its primal, and others need not be tried
     outputs : whether it is asked what each output adds to gradients, at a pullback for each of several
-    vain : names of rules that tell how a layer is made, and saw that this one is not; they are not asked again. A
-        search has a set of its own, which rules add to; None where nothing is kept
+    vain : names of what tells how a layer is made, and saw that this one is not (rules, a low precision inside); it is
+        not asked again. A search has a set of its own, which is added to; None where nothing is kept
     """
 
     method: str = "adaptive"

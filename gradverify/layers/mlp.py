@@ -9,8 +9,9 @@ from gradverify.adapters import register
 
 def logistic(z):
     """1 / (1 + exp(-z)) without overflow, in the precision of z; also for complex z."""
-    e = decay(z)
-    return np.where(z.real < 0, e, 1.0) / (1.0 + e)
+    left = z.real < 0
+    e = np.exp(np.where(left, z, -z))
+    return np.where(left, e, 1.0) / (1.0 + e)
 
 
 def decay(z):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -13,24 +14,58 @@ from gradverify.core.nouns import Array
 Path = tuple[tuple[str, Any], ...]  # ("attr", name) and ("item", key), outermost first
 
 _DEEP = 6  # attributes of attributes of ..., as elsewhere
+_TENSORS = ("torch", "jax", "jaxlib")
+_REGISTERED = ("_parameters", "_buffers", "_modules")  # dicts of a torch module, which shows their items as attributes
 _PLAIN = (str, bytes, int, complex, type(None), type, np.generic, ModuleType)
 _CALLED = (FunctionType, BuiltinFunctionType, MethodType, np.ufunc)
 
 
-def arrays_of(holder: Any) -> dict[Path, Any]:
-    """Float arrays and float numbers within an object, by path, each array once."""
-    return dict(_walk(holder, (), set()))
+def arrays_of(holder: Any, tensors: bool = False, every: bool = False) -> dict[Path, Any]:
+    """Float arrays and float numbers within an object, by path.
+
+    Parameters
+    ----------
+    tensors : whether arrays of torch and JAX count as well
+    every : whether an array that stands in several places is told for each of them, and not once
+    """
+    found, seen = {}, set()
+    for path, array in _walk(holder, (), set()):
+        number = isinstance(array, (float, np.floating))
+        if (number or tensors or isinstance(array, np.ndarray)) and (number or every or id(array) not in seen):
+            seen.add(id(array))
+            found[path] = array
+    return found
+
+
+def values(array: Any) -> Array:
+    """A copy of an array of any library in NumPy; a type that NumPy has not becomes float64."""
+    if hasattr(array, "detach"):
+        array = array.detach().cpu()
+        array = (array.resolve_conj() if array.is_complex() else array.double()).numpy()
+    found = np.array(array)
+    return found.astype(float) if found.dtype.kind == "V" else found
+
+
+def _root(value: Any) -> str:
+    return type(value).__module__.partition(".")[0]
 
 
 def _walk(holder: Any, path: Path, seen: set[int]) -> Iterator[tuple[Path, Any]]:
     if isinstance(holder, (float, np.floating)):
         yield path, holder
         return
-    if isinstance(holder, (*_PLAIN, *_CALLED)) or id(holder) in seen or len(path) > _DEEP:
+    if isinstance(holder, (*_PLAIN, *_CALLED)) or len(path) > _DEEP:
         return
-    seen.add(id(holder))
     if isinstance(holder, np.ndarray) and holder.dtype.kind in "fc" and holder.size:
         yield path, holder
+        return
+    if hasattr(holder, "dtype") and _root(holder) in _TENSORS:
+        if hasattr(holder, "shape") and re.search("float|complex", str(holder.dtype)):
+            yield path, holder
+        return
+    if id(holder) in seen:
+        return
+    seen.add(id(holder))
     parts: list[tuple[tuple[str, Any], Any]] = []
     if isinstance(holder, Mapping):
         parts = [(("item", key), value) for key, value in holder.items() if _plain_key(key)]
@@ -40,8 +75,10 @@ def _walk(holder: Any, path: Path, seen: set[int]) -> Iterator[tuple[Path, Any]]
         parts = [(("item", name), holder[name]) for name in holder.dtype.names]
     elif isinstance(holder, Sequence) and not isinstance(holder, (str, bytes, range, memoryview)):
         parts = [(("item", k), value) for k, value in enumerate(holder)]
-    else:
+    elif type(holder) is not np.ndarray:  # which has a class of 150 names, and holds nothing
         held = attributes(holder) | shared(holder)
+        for registered in _REGISTERED if hasattr(holder, "named_parameters") else ():
+            held |= held.pop(registered, {})
         parts = [(("attr", name), value) for name, value in held.items()]
     for step, value in parts:
         yield from _walk(value, (*path, step), seen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -96,6 +97,7 @@ class Hooks:
     gradient_rounding : (primals by name) -> what gradients are rounded to beyond the arithmetic of backward, by name
     bounded : (primals by name, options) -> a layer whose gradient is declared an upper bound on the derivative, its
         primals, and (array) -> (derivative, bound on the second one); see `gradverify.core.properties.bound`
+    uncompiled : () -> a context in which forward runs as it is written, with what it takes from outside as that is now
     stored_parameters : (saved) -> copies of the parameters that a stateful layer keeps on itself, by primal name
     """
 
@@ -114,4 +116,5 @@ class Hooks:
     added: Callable[..., Mapping[str, Any]] | None = None
     gradient_rounding: Callable[..., Mapping[str, Any]] | None = None
     bounded: Callable[..., Any] | None = None
+    uncompiled: Callable[[], AbstractContextManager[Any]] | None = None
     stored_parameters: Callable[[Any], Mapping[str, Any]] | None = None

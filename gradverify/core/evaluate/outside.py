@@ -1,18 +1,21 @@
 """Arrays that functions take from outside: whether the outputs depend on one is tried, by changing it.
 
 They are no primals, so no gradient of them is asked for, and a check that says nothing of them would pass a weight
-whose gradient is wrong, dropped or never computed. An array is changed in place and put back.
+whose gradient is wrong, dropped or never computed. An array is changed in place, where others may share its memory;
+what cannot be changed, such as an array of JAX, gets another in its place. All is put back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from gradverify.core.declare.held import Path, arrays_of, fetch, store
+from gradverify.core.declare.held import Path, arrays_of, fetch, store, values
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.outside import names_of, reachable, shown
 from gradverify.core.evaluate import LayerFailure, run
@@ -55,7 +58,7 @@ class Outside:
         """Try at one case what was not seen to matter at an earlier one."""
         self._options.append(repr(case.options))
         try:
-            with time_limit(_SECONDS), np.errstate(all="ignore"):
+            with time_limit(_SECONDS), np.errstate(all="ignore"), (self._layer.hooks.uncompiled or nullcontext)():
                 trial = _Trial(self._layer, case)
                 new = {p: a for p, a in trial.arrays.items() if p not in self._reached and shown(p) not in self._told}
                 self._looks += bool(new)
@@ -94,8 +97,8 @@ def _arrays(held: Mapping[str, Any]) -> dict[Path, Any]:
     """Arrays, and numbers in lists: single numbers with a name are settings."""
     return {
         path: a
-        for path, a in arrays_of(held).items()
-        if (isinstance(a, np.ndarray) and a.size <= _LARGE) or (len(path) > 1 and isinstance(path[-1][1], int))
+        for path, a in arrays_of(held, tensors=True).items()
+        if (hasattr(a, "shape") and math.prod(a.shape) <= _LARGE) or (len(path) > 1 and isinstance(path[-1][1], int))
     }
 
 
@@ -104,11 +107,11 @@ class _Trial:
 
     def __init__(self, layer: Layer, case: Case) -> None:
         self._layer, self._case = layer, case
-        before = {p: np.array(a) for p, a in _arrays(reachable(layer.forward, layer.backward)).items()}
+        before = {p: values(a) for p, a in _arrays(reachable(layer.forward, layer.backward)).items()}
         self._plain = self._outputs()
         self._held = reachable(layer.forward, layer.backward)  # again: weights may come into being with a forward
         self.arrays = _arrays(self._held)
-        self.moving = {p for p, a in self.arrays.items() if p in before and not _same([before[p]], [a])}
+        self.moving = {p for p, a in self.arrays.items() if p in before and not _same([before[p]], [values(a)])}
         self.fixed: set[Path] = set()
 
     def reaching(self, paths: Sequence[Path]) -> list[Path]:
@@ -147,68 +150,56 @@ class _Trial:
     def _changed(self, paths: Sequence[Path], share: float) -> Iterator[None]:
         """Other values in some arrays, for as long as the body runs."""
         rng = np.random.default_rng(0)
-        held = {path: fetch(self._held, path) for path in paths}
-        kept: dict[Path, Any] = {}
-        locked: list[Array] = []
+        undo: list[Callable[[], None]] = []
         try:
-            for path, value in held.items():
-                other = _other(value, share, rng)
-                if not isinstance(value, np.ndarray):
-                    if _put(self._held, path, other):
-                        kept[path] = value
-                    continue
-                if not value.flags.writeable:
-                    if not _unlocked(value):
-                        self.fixed.add(path)
-                        continue
-                    locked.append(value)
-                kept[path] = value.copy()
-                value[...] = other
+            for path, value in ((path, fetch(self._held, path)) for path in paths):
+                back = _replaced(self._held, path, value, _other(value, share, rng))
+                if back is not None:
+                    undo.append(back)
+                elif hasattr(value, "shape"):
+                    self.fixed.add(path)
             yield
         finally:
-            for path, before in kept.items():
-                if isinstance(held[path], np.ndarray):
-                    held[path][...] = before
-                else:
-                    _put(self._held, path, before)
-            for value in locked:
-                value.flags.writeable = False
+            for back in undo:
+                back()
 
     def left(self) -> dict[Path, Array]:
         """Arrays from outside that backward writes, other than the gradients that it returns."""
         given = {n: np.array(a) for n, a in self._case.primals.items()}
         evaluation = run(self._layer, given, self._case.options)
-        before = {p: np.array(a) for p, a in arrays_of(self._held).items()}
+        before = {p: values(a) for p, a in arrays_of(self._held, tensors=True).items()}
         rng = np.random.default_rng(1)
         cotangents = tuple(np.asarray(rng.normal(size=y.shape)).astype(y.dtype) for y in evaluation.outputs)
         returned = [g for g in evaluation.pull(cotangents).values() if isinstance(g, np.ndarray)]
-        after = {p: np.array(a) for p, a in arrays_of(self._held).items()}
+        after = {p: values(a) for p, a in arrays_of(self._held, tensors=True).items()}
         changed = {p: a for p, a in after.items() if p not in before or not _same([before[p]], [a])}
         return {p: a for p, a in changed.items() if not any(_same([a], [g]) for g in returned)}
 
 
-def _put(held: Mapping[str, Any], path: Path, value: Any) -> bool:
-    """Put a number where it stands in a list; False in a tuple."""
+def _replaced(held: Mapping[str, Any], path: Path, value: Any, other: Any) -> Callable[[], None] | None:
+    """Put another value in the place of one; gives what puts it back, or None where it cannot be replaced."""
+    if isinstance(value, np.ndarray) and value.flags.writeable:
+        before = value.copy()
+        value[...] = other
+        return partial(value.__setitem__, ..., before)
+    if hasattr(value, "detach"):
+        before, value.data = value.data, other
+        return partial(setattr, value, "data", before)
     try:
-        store(held, path, value)
+        store(held, path, other)
     except (AttributeError, TypeError):
-        return False
-    return True
-
-
-def _unlocked(array: Array) -> bool:
-    """Whether a read-only array could be made writeable."""
-    try:
-        array.flags.writeable = True
-    except ValueError:
-        return False
-    return True
+        return None
+    return partial(store, held, path, value)
 
 
 def _other(value: Any, share: float, rng: np.random.Generator) -> Any:
-    finite = np.abs(value)[np.isfinite(value)] if np.ndim(value) else np.abs(value)
-    size = float(np.max(finite, initial=0.0)) or 1.0
-    changed = value + share * size * (0.5 + rng.random(np.shape(value)))
+    array = values(value)
+    size = float(np.max(np.abs(array), initial=0.0, where=np.isfinite(array))) or 1.0
+    changed = array + share * size * (0.5 + rng.random(array.shape))
+    if hasattr(value, "new_tensor"):
+        return value.new_tensor(changed)
+    if hasattr(value, "at"):
+        return value.at[...].set(changed.astype(value.dtype))
     return changed.astype(value.dtype) if isinstance(value, np.ndarray) else type(value)(changed)
 
 

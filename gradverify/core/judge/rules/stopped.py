@@ -29,6 +29,7 @@ _SMALL = 1e-2  # of the largest output: forward's jumps are small beside it wher
 _JUMPS = 8.0  # how many of its jumps forward may be off by; at a rate of 0.9 it stops ten of them short of the limit
 _WINDOWS = 4.0 ** np.arange(3.0)  # ways that are wider than the nearest that crosses the jump
 _PANELS = 4
+_ALONE = 5  # rows of a stack that are evaluated alone as well: where the number of iterations differs, so do most rows
 _BESIDE, _SAME = 1e-7, 0.1  # a step at which no continuous gradient changes by this share of the gap ...
 _LOST = 1e-4  # ... above this share of what a relative change amounts to: a backward that iterates stops short as well
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
@@ -100,7 +101,7 @@ class _Way:
 
     def explains(self, reach: float) -> bool:
         """Whether a jump within reach takes the gap back."""
-        jump = self._jump(lambda step: self._outputs(self.point.values + step * self.direction), reach)
+        jump = self._jump(lambda steps: self._outputs(self.point.values + steps[:, None] * self.direction), reach)
         if jump is None or self.gap == 0:
             return False
         nearest, most = 1.1 * abs(jump.at), _JUMPS * float(np.sum(np.abs(jump.change)))
@@ -109,7 +110,7 @@ class _Way:
 
     def explains_afar(self, reach: float) -> bool:
         """Whether the gap, all the way to a jump that is further off, would come to no more than the jump."""
-        jump = self._jump(lambda step: self._outputs(self.point.values * np.exp(step * self.factors)), reach)
+        jump = self._jump(lambda steps: self._outputs(self.point.values * np.exp(steps[:, None] * self.factors)), reach)
         if jump is None or self.gap_afar == 0:
             return False
         return bool(self.gap_afar * abs(np.expm1(jump.at)) <= _JUMPS * np.sum(np.abs(jump.change)))
@@ -119,37 +120,53 @@ class _Way:
         far around the point.
         """
         near = self.point.values + offset * self.direction
-        jump = self._jump(lambda step: self._outputs(near + step * self.direction), _NEAR[0], _LITTLE)
+        jump = self._jump(lambda steps: self._outputs(near + steps[:, None] * self.direction), _NEAR[0], _LITTLE)
         return jump is not None and self.gap_near <= _JUMPS * float(np.sum(np.abs(jump.change)))
 
-    def _jump(self, outputs: Callable[[float], Array], reach: float, small: float = _SMALL) -> Jump | None:
+    def _jump(self, outputs: Callable[[Array], Array], reach: float, small: float = _SMALL) -> Jump | None:
         """One that is small beside the outputs, as where forward converges."""
         if not self.loud.size:
             return None
         here = self.point.base[self.loud] * self.point.weights[self.loud]
-        seen = (here, outputs(reach), outputs(-reach))  # at a point of zeros outputs may be 0 themselves
-        most = small * float(np.nanmax(np.abs(np.concatenate(seen)), initial=0.0))
+        ends = outputs(np.array([reach, -reach]))
+        largest = np.nanmax(np.abs([here, *ends]), initial=0.0)  # at a point of zeros outputs may be 0 themselves
+        most = small * float(largest)
         jump = largest_jump(outputs, reach, self.noise, most)
-        self.jumps |= jump is not None or not np.isfinite(seen[1:]).all()
+        self.jumps |= jump is not None or not np.isfinite(ends).all()
         return jump if jump is not None and np.max(np.abs(jump.change)) <= most else None
 
     def _moved(self, values: Array) -> dict[str, Array]:
         return {n: a[0] for n, a in self.point.unpacked(np.array(values)[None], self.point.slots).items()}
 
     def _outputs(self, values: Array) -> Array:
-        """Weighted outputs at other values, shape (K,); NaN beyond the edge of a domain.
+        """Weighted outputs at n other values, shape (n, K) from (n, P); NaN beyond the edge of a domain.
 
-        One by one: stacked copies iterate together, as often as the slowest, and jump nowhere.
+        All in one forward only where some of the rows are what they are alone: stacked copies that iterate together
+        do so as often as the slowest, and jump nowhere.
         """
+        rows = self._stacked(values) if len(values) > _ALONE else None
+        if rows is None:
+            rows = np.array([self._alone(row) for row in values])
+        return rows[:, self.loud] * self.point.weights[self.loud]
+
+    def _stacked(self, values: Array) -> Array | None:
         try:
-            row = self.point.flat(self._moved(values))
+            rows = self.point.outputs(self.point.unpacked(np.array(values), self.point.slots), len(values))
         except LayerFailure:
-            return np.full(self.loud.size, np.nan)
-        return np.asarray(row[self.loud] * self.point.weights[self.loud])
+            return None
+        some = np.linspace(0, len(values) - 1, _ALONE).astype(int)
+        same = self.point.one_by_one or all(self.point.alike(rows[k], self._alone(values[k])) for k in some)
+        return rows if same else None
+
+    def _alone(self, row: Array) -> Array:
+        try:
+            return self.point.flat(self._moved(row))
+        except LayerFailure:
+            return np.full(self.point.base.size, np.nan)
 
     def _missing(self, half: float) -> float:
         """What the outputs change by between -half and half, and the integral of backward does not tell."""
-        above, below = (self._outputs(self.point.values + s * half * self.direction) for s in (1.0, -1.0))
+        above, below = self._outputs(self.point.values + np.array([[half], [-half]]) * self.direction)
         centres, width = half * (np.arange(_PANELS) * 2 + 1 - _PANELS) / _PANELS, half / _PANELS
         slopes = [self._slope(c + width * t) * w for c in centres for t, w in zip(_NODES, _WEIGHTS)]
         missing = abs(float(np.sum(above - below)) - width * sum(slopes))
