@@ -449,6 +449,22 @@ WRONG = {
         "lacks the upstream gradient itself",
         "x",
     ),
+    "a penalty twice": Wrong(
+        layer(
+            lambda x, W: ((x @ W) ** 2 + 0.1 * (W**2).sum(), (x, W)),
+            lambda dy, saved: {
+                "x": 2 * dy * (saved[0] @ saved[1]) @ saved[1].T,
+                "W": 2 * saved[0].T @ (dy * (saved[0] @ saved[1])) + 0.4 * saved[1] * dy.sum(),
+            },
+            x="N D",
+            W="D H",
+        ),
+        arrays(x=(2, 3), W=(3, 2)),
+        "span",
+        "TERM",
+        "along D and H a multiple of W: .* as of a penalty",
+        "W",
+    ),
     "a running sum from the wrong end": Wrong(
         layer(lambda x: (x.cumsum(-1) ** 2, x), lambda dy, x: (2 * x.cumsum(-1) * dy).cumsum(-1), x="N D"),
         arrays(x=(2, 3)),

@@ -204,13 +204,15 @@ def _ungiven(shape: Layer, inner: Valued) -> list[str]:
     if not names or len(shape.primals) == 1:
         return []
     try:
-        raw = inner.returned(inner.forward(*_samples(shape), **shape.default_options)[1])
+        arrays = dict(zip((p.name for p in shape.primals), _samples(shape)))
+        raw = inner.returned(inner.forward(*arrays.values(), **shape.default_options)[1])
     except Exception:  # noqa: BLE001  whatever the author's code raises on values that nobody drew
         return names
     if isinstance(raw, Mapping):
         given = {inner.primal(key) for key in raw}
         return [n for n in names if n not in given]
-    return [] if len(_parts(raw)) == len(inner.wrt) > 1 else names
+    shapes = [np.shape(part) for part in _parts(raw)]
+    return [] if len(shapes) > 1 and shapes == [np.shape(arrays[n]) for n in inner.wrt] else names
 
 
 def _samples(shape: Layer) -> list[Array]:

@@ -11,6 +11,7 @@ from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.gates import drops
 from gradverify.core.diagnose.overwritten import by_entry
+from gradverify.core.diagnose.terms import matters
 from gradverify.core.nouns import Array, Case, Diagnosis, Fit, Stream
 from gradverify.core.shrink.search import sizes_of
 
@@ -78,7 +79,8 @@ def repeats(evidence: Evidence) -> Diagnosis | None:
             ),
         ):
             cases = [change(evidence, p.case, primal.name) for p in evidence.situation.failing]
-            if cases and all(map(evidence.holds, cases)):
+            told = change is not _alike or any(matters(evidence, case) for case in cases)  # zero is right by itself
+            if cases and all(map(evidence.holds, cases)) and told:
                 last = "; it holds the last contribution alone" if _assigned(evidence) and change is _distinct else ""
                 text = (
                     f"the gradient of {evidence.primal} is right where in {primal.name} {words}, and wrong where "
@@ -94,9 +96,9 @@ def _assigned(evidence: Evidence) -> bool:
 
 
 def _alike(evidence: Evidence, case: Case, name: str) -> Case | None:
-    """The case with all indices equal; only where there are several values that they could have."""
-    array = np.asarray(case.primals[name])
-    return variants.but(evidence.layer, case, name, lambda a: np.full_like(a, a.flat[0])) if np.ptp(array) else None
+    """The case with all indices equal, where they are not."""
+    several = bool(np.ptp(case.primals[name]))
+    return variants.but(evidence.layer, case, name, lambda a: np.full_like(a, a.flat[0])) if several else None
 
 
 def _identity(evidence: Evidence, case: Case, name: str) -> Case | None:

@@ -112,10 +112,10 @@ def path(evidence: Evidence) -> Diagnosis | None:
         return None
     if not any(relative(evidence, probe) > SMALL for probe in evidence.probes):
         return None
-    found = {
-        p.name: None if p.name == evidence.primal else _share(evidence, cases)
-        for p, cases in _right_where_all_are(evidence, np.zeros_like)
-    }
+    others = (
+        (p.name, cases) for p, cases in _right_where_all_are(evidence, np.zeros_like) if p.name != evidence.primal
+    )
+    found = {name: _share(evidence, cases) for name, cases in others}
     if not found:
         return None
     whole = {n: n if np.ndim(evidence.case.primals[n]) == 0 else f"all of {n}" for n in found}

@@ -14,6 +14,7 @@ from gradverify.core.properties import Property, add
 
 NAME = "linear"
 _FAINT, _LARGE = 1e-3, 2.0**20  # beside a cotangent so much larger, an absolute tolerance is so much smaller
+_MORE = 8.0  # times, for cotangents 2^-40 times as large instead of 2^-10: an iteration that makes no step is all wrong
 _STOPS = "backward is linear up to a small number that does not grow with the upstream gradient, as a tolerance"
 _LEAST = 1e-9  # of the largest entry: series and iterations choose their length by the size of the cotangent, too
 
@@ -23,10 +24,22 @@ def holds(layer: Layer, case: Case) -> Outcome:
     outcome = _holds(layer, case)
     if not outcome.findings or not all(map(_faint, outcome.findings)):
         return outcome
-    large = case.but(cotangents=tuple((_LARGE * v).astype(v.dtype) for v in completed(layer, case)[0].cotangents or ()))
-    if not _in_range(list(large.cotangents or ())) or _holds(layer, large).findings:
+    given = completed(layer, case)[0].cotangents or ()
+    large = case.but(cotangents=tuple((_LARGE * v).astype(v.dtype) for v in given))
+    if not _in_range(list(large.cotangents or ())) or not _grows(layer, case, given) or _holds(layer, large).findings:
         return outcome
     return replace(outcome, findings=(), notes=(_STOPS,))
+
+
+def _grows(layer: Layer, case: Case, cotangents: tuple[Array, ...]) -> bool:
+    """Whether what is not linear is more for smaller cotangents, as where it does not depend on their size at all."""
+    once = exact.gradients(layer, case, cotangents)
+
+    def off(factor: float) -> float:
+        small = exact.gradients(layer, case, tuple((v * factor).astype(v.dtype) for v in cotangents))
+        return max((float(np.abs(small[n] / factor - once[n]).max(initial=0.0)) for n in once), default=0.0)
+
+    return off(_LARGE**-2) > _MORE * off(_LARGE**-0.5) > 0
 
 
 def _faint(finding: Finding) -> bool:

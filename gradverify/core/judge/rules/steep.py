@@ -14,13 +14,13 @@ from gradverify.core.judge.rules.plateau import in_a_row
 from gradverify.core.judge.table import add
 
 _STEEP = 1e6  # times what outputs change by over the natural step; a ladder of the usual steps reaches less far
-_AMPLE = 1e4  # times the step over which outputs would change by their size: the ladder goes down from there
 
 
 @add("steep", "forward changes over less than the usual steps there, and smaller ones agree with backward", cost=40)
 def steep(dispute: Dispute) -> Answer:
     """Which entries agree at steps of the length that their analytic value gives."""
     point, natural = dispute.point, dispute.point.scale[dispute.entries]
+    # from the step over which outputs would change by their size, downward
     size = float(np.abs(point.weights).sum()) * max(1.0, float(np.abs(point.base).max(initial=0.0)))
     with np.errstate(all="ignore"):
         lengths = size / np.abs(dispute.analytic)
@@ -28,7 +28,7 @@ def steep(dispute: Dispute) -> Answer:
     found = np.zeros(dispute.size, bool)
     if rows.size:
         entries, known = dispute.entries[rows], dispute.analytic[rows]
-        h = ladder.steps(point, entries, _AMPLE * lengths[rows])
+        h = ladder.steps(point, entries, lengths[rows])
         d = point.slopes(np.repeat(entries, h.shape[1]), h.ravel(), -h.ravel(), h.shape[1])
         residual = (d.change / d.gap).reshape(h.shape) - known[:, None]  # what is measured as noise is the other steps'
         found[rows] = in_a_row(residual, dispute.gap[rows], np.zeros(rows.size, bool))

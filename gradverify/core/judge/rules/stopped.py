@@ -24,6 +24,7 @@ _FAINT = 0.05  # of what a relative change of the entry would amount to; what is
 _LITTLE = 1e-6  # outputs, and steps, that may be below an absolute tolerance
 _NEAR = (0.5, 2.0, 0.05)  # natural steps within which a jump is looked for; and steps of 1, where these are smaller
 _FAR = (1.0, 3.0)  # logarithms of factors by which all entries grow or shrink, to look for one further away
+_OFFSETS = (-2.0, -1.0, 1.0, 2.0)  # steps along the way, around which a jump is looked for as well
 _SMALL = 1e-2  # of the largest output: forward's jumps are small beside it where it converges
 _JUMPS = 8.0  # how many of its jumps forward may be off by; at a rate of 0.9 it stops ten of them short of the limit
 _WINDOWS = 4.0 ** np.arange(3.0)  # ways that are wider than the nearest that crosses the jump
@@ -65,12 +66,13 @@ def stopped(dispute: Dispute) -> Answer:
     ways = [_Way(dispute, np.minimum(natural, 1.0))]
     if natural.max() > 1.0:
         ways.append(_Way(dispute, natural))
-    elif natural.min() < _LITTLE:
+    if natural.min() < _LITTLE:
         ways.append(_Way(dispute, np.ones_like(natural)))
     if not _below(dispute, _LOST) and not ways[0].continuous():
         return answer(np.zeros(dispute.size, bool))
     found = any(way.explains(reach) for way in ways for reach in _NEAR)
     found = found or any(ways[0].explains_afar(factor) for factor in _FAR)
+    found = found or any(ways[-1].explains_elsewhere(offset) for offset in _OFFSETS)
     return replace(answer(np.full(dispute.size, found)), vain=not any(way.jumps for way in ways))
 
 
@@ -85,6 +87,7 @@ class _Way:
         self.direction = size * rng.choice([-1.0, 1.0], point.size) * self.factors
         self.direction[at] = size[at] * np.sign(dispute.numerical - dispute.analytic)
         self.gap = float(dispute.gap @ size[at])
+        self.gap_near = float(dispute.gap @ np.minimum(point.scale[at], size[at]))
         self.gap_afar = float(dispute.gap @ np.abs(point.values[at]))
         weight = np.abs(point.weights)
         self.loud = np.flatnonzero(weight > 0)
@@ -112,14 +115,22 @@ class _Way:
             return False
         return bool(self.gap_afar * abs(np.expm1(jump.at)) <= _JUMPS * np.sum(np.abs(jump.change)))
 
-    def _jump(self, outputs: Callable[[Array], Array], reach: float) -> Jump | None:
+    def explains_elsewhere(self, offset: float) -> bool:
+        """Whether forward jumps further along by as much as the gap comes to: the number of iterations may be the same
+        far around the point.
+        """
+        near = self.point.values + offset * self.direction
+        jump = self._jump(lambda steps: self._outputs(near + steps[:, None] * self.direction), _NEAR[0], _LITTLE)
+        return jump is not None and self.gap_near <= _JUMPS * float(np.sum(np.abs(jump.change)))
+
+    def _jump(self, outputs: Callable[[Array], Array], reach: float, small: float = _SMALL) -> Jump | None:
         """One that is small beside the outputs, as where forward converges."""
         if not self.loud.size:
             return None
         here = self.point.base[self.loud] * self.point.weights[self.loud]
         ends = outputs(np.array([reach, -reach]))
         largest = np.nanmax(np.abs([here, *ends]), initial=0.0)  # at a point of zeros outputs may be 0 themselves
-        most = _SMALL * float(largest)
+        most = small * float(largest)
         jump = largest_jump(outputs, reach, self.noise, most)
         self.jumps |= jump is not None or not np.isfinite(ends).all()
         return jump if jump is not None and np.max(np.abs(jump.change)) <= most else None
