@@ -398,6 +398,7 @@ def test_what_fresh_memory_happens_to_hold_is_told_as_that_and_not_as_chance():
     assert [(f.property, f.kind) for f in check(a_dense(noisy)).findings] == [("repeatable", "random")]
 
 
+@pytest.mark.told
 def test_a_backward_that_is_random_is_shown_on_a_small_case():
     report = check_layer(a_dense(noisy), Settings(examples=EXAMPLES, seed=5))
     assert [(f.property, f.kind) for f in report.findings] == [("repeatable", "random")]
