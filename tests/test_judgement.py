@@ -128,7 +128,8 @@ def judged(name, change=lambda g: g):
     return gradient.holds(layer, case).compared
 
 
-BESIDE = {"grain": ("stopped",)}  # stairs finer than any step look alike, whether rounding or a tolerance makes them
+# Stairs finer than any step look alike, whether rounding or a tolerance makes them.
+BESIDE = {"grain": ("stopped",), "integral": ("stopped",)}
 
 
 @pytest.mark.parametrize("name", ALONE)
