@@ -32,20 +32,12 @@ WORDS = {
 
 
 class Profile(NamedTuple):
-    """How much a run does, before flags and keys.
+    """How much a run does, before flags and keys."""
 
-    Attributes
-    ----------
-    examples : cases for each property
-    shards : parts into which a property with many cases is split
-    seed : None draws a new one for each run
-    prune : whether fixed cases are removed from the corpus
-    """
-
-    examples: int
-    shards: int = 1
-    seed: int | None = None
-    prune: bool = True
+    examples: int  # cases for each property
+    shards: int = 1  # parts into which a property with many cases is split
+    seed: int | None = None  # None draws a new one for each run
+    prune: bool = True  # whether fixed cases are removed from the corpus
 
 
 PROFILES = {

@@ -15,6 +15,7 @@ from gradverify.adapters import _trial
 from gradverify.core import verify
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.evaluate.limits import time_limit
+from gradverify.core.lines import recorder
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timer")
 
@@ -65,25 +66,30 @@ def same(x: Any) -> Any:
 @pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_trial, "_SECONDS", 0.3)
+    monkeypatch.setattr(recorder, "_SECONDS", 0.3)
     monkeypatch.setattr(verify.examine, "__defaults__", (0.3,))
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: gv.check(Waits(), x="N 3"),
-        lambda: gv.check(WaitsBack(), x="N 3"),
-        lambda: gv.check(NeverBuilt, x="N 3"),
-        lambda: gv.check(adapt.stateful(Waits(), x="N 3")),
-        lambda: gv.check(adapt.elementwise(waits, same)),
-        lambda: gv.check(adapt.cached(waits, lambda dy, cache: dy, x="N")),
-        lambda: gv.check(adapt.objective(waits, same, n=3)),
+        lambda: adapt.stateful(Waits(), x="N 3"),
+        lambda: adapt.stateful(WaitsBack(), x="N 3"),
+        lambda: adapt.stateful(NeverBuilt, x="N 3"),
+        lambda: adapt.elementwise(waits, same),
+        lambda: adapt.cached(waits, lambda dy, cache: dy, x="N"),
+        lambda: adapt.objective(waits, same, n=3),
     ],
-    ids=["forward", "backward", "class", "stateful", "elementwise", "cached", "objective"],
+    ids=["forward", "backward", "class", "elementwise", "cached", "objective"],
 )
 def test_what_hangs_while_it_is_looked_at_is_found(make: Any) -> None:
     with pytest.raises(gv.GradientMismatch, match="did not return"):
-        make()
+        gv.check(make(), examples=2, properties=("complete", "gradient"))
+
+
+def test_so_it_is_in_one_call() -> None:
+    with pytest.raises(gv.GradientMismatch, match="did not return"):
+        gv.check(Waits(), x="N 3", examples=2, properties="complete")
 
 
 def test_a_right_object_is_no_hang() -> None:

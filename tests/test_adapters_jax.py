@@ -17,6 +17,8 @@ jax = pytest.importorskip("jax")
 
 from gradverify.adapters import jax_ as adapter  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("as_drawn")
+
 jnp = jax.numpy
 DENSE = {"x": "N D", "W": "D H"}
 

@@ -23,6 +23,8 @@ from torch import nn  # noqa: E402
 from gradverify.adapters import torch_ as adapter  # noqa: E402
 from gradverify.adapters._torch_arrays import array, tensor  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("as_drawn")
+
 DENSE = {"x": "N D", "W": "D H", "b": "H"}
 
 

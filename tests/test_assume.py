@@ -115,8 +115,9 @@ def test_a_wrong_head_map_is_found_where_groups_divide_heads():
         return dy * np.tile(k, (H // G, 1)), (dy * q).reshape(H // G, G, -1).sum(0)
 
     shape = {"q": "H D", "k": "G D", "assume": lambda H, G: H % G == 0}
-    assert gv.check(forward, right, **shape, examples=40).ok
-    assert gv.check(forward, wrong, **shape, examples=40, raises=False).findings
+    few = dict(examples=40, properties=("complete", "gradient"), raises=False)
+    assert gv.check(forward, right, **shape, **few).ok
+    assert gv.check(forward, wrong, **shape, **few).findings
 
 
 def test_a_condition_may_be_written_as_a_string():
@@ -131,3 +132,9 @@ def test_a_condition_may_be_written_as_a_string():
         Layer(forward, lambda dy, saved: dy * saved, assume="C % = 0", **declaration)
     with pytest.raises(DeclarationError, match="takes 'Q'"):
         Layer(forward, lambda dy, saved: dy * saved, assume="Q == 0", **declaration)
+
+
+def test_a_name_that_is_a_primal_and_an_axis_is_told():
+    layer = gv.Layer(lambda x, W: (x, None), lambda dy, _: {"x": dy}, x="N W", W="K W", zero="W", assume="W >= 2")
+    with pytest.raises(gv.DeclarationError, match="W is the primal there, and not the axis: rename one"):
+        gv.check(layer)

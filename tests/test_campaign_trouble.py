@@ -168,7 +168,8 @@ def test_any_executor_can_be_passed(tmp_path):
     assert summary.layers[0].verified
 
 
-def test_an_executor_that_takes_no_work_ends_the_campaign_in_an_orderly_way(tmp_path):
+def test_an_executor_that_takes_no_work_ends_the_campaign_in_an_orderly_way(tmp_path, monkeypatch):
+    monkeypatch.setattr("gradverify.campaign.engine._PATIENCE", 1.0)
     executor = ThreadPoolExecutor(1)
     executor.shutdown()
     summary = run(tmp_path, "relu", executor=executor, seconds=30.0)

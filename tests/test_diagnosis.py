@@ -66,6 +66,32 @@ def dense_back(dy, saved):
     return dy @ W.T, x.T @ dy, dy.sum(0)
 
 
+def upper(size):
+    return np.triu(1.0 + np.arange(size * size).reshape(size, size))
+
+
+def tanh_way(dy, x, W):
+    return dy * (1 - np.tanh(x @ W) ** 2)
+
+
+def standardised(x):
+    centred = x - x.mean(-1, keepdims=True)
+    deviation = np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+    return centred / deviation, centred / deviation
+
+
+def standardised_back(dy, y):
+    """The gradient of x without the division by the deviation."""
+    return (dy - dy.mean(-1, keepdims=True) - y * (dy * y).mean(-1, keepdims=True),)
+
+
+def shared(x, ids):
+    """Each entry's share of those with the same index."""
+    total = np.zeros(4)
+    np.add.at(total, ids, np.exp(x))
+    return np.exp(x) / total[ids], (np.exp(x) / total[ids], ids)
+
+
 def changed(primal, change):
     """The right backward with one gradient changed."""
 
@@ -382,11 +408,90 @@ WRONG = {
         "x",
     ),
     "a factor for each row": Wrong(
-        layer(lambda x, s: (x / (1 + s[:, None] ** 2), (x, s)), lambda dy, s: {"x": dy}, x="N D", s="N", zero="s"),
-        arrays(x=(2, 3), s=(2,)),
+        layer(standardised, lambda dy, saved: standardised_back(dy, saved)[0], x="B N D"),
+        arrays(x=(2, 3, 4)),
         "local",
         "TERM",
-        "one number for each place along N",
+        r"one number for each place along B and N \(nearly the standard deviation of x\)",
+        "x",
+    ),
+    "a way left out": Wrong(
+        layer(lambda x, s: (x / (1 + s[:, None] ** 2), (x, s)), lambda dy, s: {"x": dy}, x="N D", s="N", zero="s"),
+        arrays(x=(2, 3), s=(2,)),
+        "path",
+        "TERM",
+        "right where all of s is 0, and what comes in with s is left out",
+        "x",
+    ),
+    "a factor on one way": Wrong(
+        layer(
+            lambda x, W: (x + np.tanh(x @ W), (x, W)),
+            lambda dy, saved: {"x": dy + 2 * tanh_way(dy, *saved) @ saved[1].T, "W": saved[0].T @ tanh_way(dy, *saved)},
+            x="N D",
+            W="D D",
+        ),
+        arrays(x=(2, 3), W=(3, 3)),
+        "path",
+        "FACTOR",
+        "right where all of W is 0, and what comes in with W is 2 times the right one",
+        "x",
+    ),
+    "a skip connection left out": Wrong(
+        layer(
+            lambda x, W: (x + np.tanh(x @ W), (x, W)),
+            lambda dy, saved: {"x": tanh_way(dy, *saved) @ saved[1].T, "W": saved[0].T @ tanh_way(dy, *saved)},
+            x="N D",
+            W="D D",
+        ),
+        arrays(x=(2, 3), W=(3, 3)),
+        "skip",
+        "TERM",
+        "lacks the upstream gradient itself",
+        "x",
+    ),
+    "a running sum from the wrong end": Wrong(
+        layer(lambda x: (x.cumsum(-1) ** 2, x), lambda dy, x: (2 * x.cumsum(-1) * dy).cumsum(-1), x="N D"),
+        arrays(x=(2, 3)),
+        "running",
+        "INDEX",
+        "along D a running sum from the start to there, where the right one is the sum from there to the end",
+        "x",
+    ),
+    "a running sum left out": Wrong(
+        layer(lambda x: (np.cos(x.cumsum(-1)).sum(-1), x), lambda dy, x: -np.sin(x.cumsum(-1)) * dy[:, None], x="N D"),
+        arrays(x=(2, 3)),
+        "running",
+        "TERM",
+        "along D the part of each place alone, where the right one is their sum from there to the end",
+        "x",
+    ),
+    "one less than a size": Wrong(
+        layer(lambda t: (np.cos(t * (len(t) - 1)), t), lambda dy, t: -dy * np.sin(t * (len(t) - 1)), t="P"),
+        arrays(t=(3,)),
+        "factor",
+        "FACTOR",
+        r"times 1/\(P - 1\)",
+        "t",
+    ),
+    "scaled by another size": Wrong(
+        layer(
+            lambda q, k: (q @ k.T / q.shape[1] ** 0.5, (q, k)),
+            lambda dy, qk: (dy @ qk[1] / len(qk[1]) ** 0.5, dy.T @ qk[0] / qk[0].shape[1] ** 0.5),
+            q="T D",
+            k="S D",
+        ),
+        arrays(q=(2, 3), k=(4, 3)),
+        "factor",
+        "FACTOR",
+        r"times sqrt\(D/S\)",
+        "q",
+    ),
+    "mixed segments": Wrong(
+        layer(shared, lambda dy, saved: {"x": saved[0] * (dy - (dy * saved[0]).sum())}, x="E", ids="E: indices 4"),
+        {"x": np.array([0.5, -1.0, 2.0]), "ids": np.array([0, 1, 0])},
+        "repeats",
+        "REPEAT-IDX",
+        "right where in ids all values are the same, and wrong where they differ",
         "x",
     ),
     "odd sizes": Wrong(
@@ -740,7 +845,7 @@ WRONG |= {
         "x",
     ),
     "derivative forward again": Wrong(
-        layer(lambda x: (x.cumsum(-1), None), lambda dy, _: dy.cumsum(-1), x="N D"),
+        layer(lambda x: (x @ upper(x.shape[1]), None), lambda dy, _: dy @ upper(dy.shape[1]), x="N D"),
         arrays(x=(2, 3)),
         "jacobian",
         "INDEX",
@@ -784,7 +889,7 @@ WRONG |= {
         arrays(x=(2, 3)),
         "jacobian",
         "TERM",
-        "the derivative there is wrong",
+        "by no law that is known",
         "x",
     ),
     "another derivative": Wrong(
@@ -1106,6 +1211,19 @@ def guided(dy, saved):
     return da @ W.T, x.T @ da, da.sum(0)
 
 
+def swish(x, W, V):
+    """A gated unit: the product with V is right, the slope of what W feeds is not."""
+    a, b = x @ W, x @ V
+    return a / (1 + np.exp(-a)) * b, (x, W, V, a, b)
+
+
+def swish_back(dy, saved):
+    x, W, V, a, b = saved
+    s = 1 / (1 + np.exp(-a))
+    da, db = dy * b * s * (1 - s), dy * a * s
+    return da @ W.T + db @ V.T, x.T @ da, x.T @ db
+
+
 def sinc(x):
     return np.where(x == 0, 1, np.sin(x) / np.where(x == 0, 1, x)), x
 
@@ -1121,6 +1239,14 @@ def residual(x, b, V):
 
 
 WRONG |= {
+    "behind a product": Wrong(
+        layer(swish, swish_back, x="N D", W="D H", V="D H", returns="N H"),
+        arrays(x=(2, 3), W=(3, 2), V=(3, 2)),
+        "product",
+        "TERM",
+        r"both what one wrong gradient of x @ W makes of them: the mistake lies between x @ W and the output",
+        "x",
+    ),
     "mask drawn again": Wrong(
         layer(Redrawing().forward, Redrawing().backward, x="N D"),
         arrays(x=(3, 4)),
@@ -1232,6 +1358,17 @@ def test_a_claim_must_hold_on_every_case():
     first, *_ = diagnose(wrong, evidence.finding)
     assert "times 2" not in first.text
     assert "1.5 to 2" in first.text
+
+
+def test_two_formulas_that_are_wrong_apart_are_no_mistake_behind_their_product():
+    def apart(dy, saved):
+        dx, dW, dV = swish_back(dy, saved)
+        return dx * np.cos(saved[0]), dW * np.cos(saved[1]), dV
+
+    wrong = layer(swish, apart, x="N D", W="D H", V="D H", returns="N H")
+    case = checked(wrong, Case("wrong", arrays(x=(2, 3), W=(3, 2), V=(3, 2))))
+    finding = examine(wrong, case, properties.get("gradient")).findings[0]
+    assert signatures.get("product").fits(Evidence(wrong, finding)) is None
 
 
 def test_probes_and_differences_agree():

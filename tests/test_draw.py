@@ -228,10 +228,6 @@ def test_a_case_that_the_author_rejects_is_never_given():
     assert all(case.options["k"] == 3 and case.primals["x"].size % 2 == 0 for case in found)
 
 
-def test_assumptions_that_nothing_meets_give_no_case():
-    assert drawn(layer(x="N", assume=lambda **everything: False), examples=5) == []
-
-
 # --- values -------------------------------------------------------------------------------------
 
 

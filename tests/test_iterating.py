@@ -12,6 +12,8 @@ from gradverify.core.draw import cases, each
 from gradverify.core.judge import says
 from tests.iterating import SOLVERS, until
 
+pytestmark = pytest.mark.usefixtures("as_drawn")
+
 QUICK = ("jacobi", "lambert", "secant")
 WRONG = [(name, slip) for name, (_, _, wrong, _) in SOLVERS.items() for slip in wrong]
 
@@ -78,7 +80,7 @@ def test_a_layer_that_jumps_once_and_is_wrong_everywhere_is_found():
     ],
 )
 def test_a_jump_is_found_beside_a_curve_and_no_kink_is_one(function, jumps):
-    found = largest_jump(function, 0.5, np.full(2 if function(0.0).size == 2 else 1, 1e-16))
+    found = largest_jump(lambda steps: np.array([function(t) for t in steps]), 0.5, np.full(function(0.0).size, 1e-16))
     assert (found is None) == (jumps is None)
     if found is not None:
         assert found.at == pytest.approx(jumps, abs=1e-9)
@@ -138,9 +140,9 @@ def test_torch_solver():
 
         return Solve
 
-    assert gv.check(solver(0.4), x="N", accuracy=1e-6, examples=15).ok
+    assert gv.check(solver(0.4), x="N", accuracy=1e-6, examples=6).ok
     with pytest.raises(AssertionError):
-        gv.check(solver(0.3), x="N", accuracy=1e-6, examples=15)
+        gv.check(solver(0.3), x="N", accuracy=1e-6, examples=6, properties="gradient")
 
 
 def test_jax_solver():
@@ -161,6 +163,36 @@ def test_jax_solver():
         solve.defvjp(lambda x: (limit(x), limit(x)), lambda y, dy: (dy / (1 - factor * jnp.cos(y)),))
         return solve
 
-    assert gv.check(solver(0.4), x="N", accuracy=1e-6, examples=10).ok
+    assert gv.check(solver(0.4), x="N", accuracy=1e-6, examples=5).ok
     with pytest.raises(AssertionError):
-        gv.check(solver(0.3), x="N", accuracy=1e-6, examples=10)
+        gv.check(solver(0.3), x="N", accuracy=1e-6, examples=5, properties="gradient")
+
+
+def conjugate_gradients(A, b, tolerance):
+    """A x = b, until the residual is below an absolute tolerance."""
+    x, r = np.zeros_like(b), b
+    p = r
+    for _ in range(400):
+        if np.linalg.norm(r) <= tolerance:
+            break
+        step = r @ r / (p @ A @ p)
+        x, new = x + step * p, r - step * (A @ p)
+        p, r = new + (new @ new) / (r @ r) * p, new
+    return x
+
+
+@pytest.mark.parametrize(("slip", "ok"), [(0.0, True), (1e-4, False)])
+def test_a_backward_that_stops_at_an_absolute_tolerance_is_linear(slip, ok):
+    def forward(M, b):
+        A = M @ M.T + 2 * np.eye(len(M))
+        x = np.linalg.solve(A, b)
+        return x, (A, M, x)
+
+    def backward(dx, saved):
+        A, M, x = saved
+        u = conjugate_gradients(A, dx + slip * dx**2, 1e-9)
+        dA = -np.outer(u, x)
+        return (dA + dA.T) @ M, u
+
+    layer = gv.Layer(forward, backward, name="solve", M="N N: between 3 5", b="N")
+    assert gv.check(layer, properties="linear", examples=40, raises=False).ok is ok

@@ -40,3 +40,13 @@ def test_what_is_not_linear_is_found_where_it_shows(bend, said):
 @pytest.mark.parametrize("factor", [3.0, 1e305, 1e-306])
 def test_what_is_linear_passes_also_where_its_multiples_leave_the_type(factor):
     assert not found(lambda dy: dy, factor)
+
+
+def test_what_leaves_the_type_on_the_way_to_a_multiple_is_not_called_wrong():
+    """512 times the gradient has a number, and 512 times 1024 times the gradient has none."""
+    assert not found(lambda dy: dy * 512 / 512, 1e303)
+
+
+def test_the_doubled_cotangent_is_tried_wherever_it_has_a_number():
+    (message,) = found(lambda dy: np.where(np.isclose(np.abs(dy), 1.8e303, rtol=1e-9), 0, dy), 1e303)
+    assert "doubled" in message

@@ -229,6 +229,24 @@ def test_jax_custom_rules():
     assert "x.shape == (4000,)" in "".join(ran.said())
 
 
+def test_a_function_that_few_cases_lead_to_is_seen_although_nothing_seemed_left_to_see():
+    table = {"a": helper, "b": rare}
+
+    def chosen(x, kind="a"):
+        return table[kind](x), (x, kind)
+
+    def pulled(dy, saved):
+        return table[saved[1]](dy)
+
+    kinds = {"kind": ["a"] * 9 + ["b"]}  # a table has no side that did not run
+    report = gv.check(chosen, pulled, x="N D", returns="D N", options=kinds, properties="gradient")
+    assert {"helper", "rare"} <= {function.name for function in report.lines.functions}
+
+
+def rare(a):
+    return np.swapaxes(a, 0, 1)
+
+
 def test_code_without_source_has_no_coverage_and_is_checked_all_the_same():
     space: dict[str, object] = {}
     exec("def f(x): return x * x, x\ndef g(dy, x): return 2 * x * dy", space)

@@ -11,6 +11,8 @@ import pytest
 import gradverify as gv
 from gradverify import adapt
 
+pytestmark = pytest.mark.usefixtures("as_drawn")
+
 
 def drawn(*shape):
     return np.random.default_rng(sum(shape)).normal(size=shape)
@@ -383,3 +385,65 @@ def test_an_object_that_applies_updates_is_told_with_the_line_that_declares_it()
         with pytest.raises(gv.DeclarationError, match=rf"{match}|adapt.optimiser\(.*{match}"):
             gv.check(target, x=sizes)
         assert verdict(adapt.optimiser(target, x=sizes)).ok
+
+
+class Scores:
+    """Softmax scores of a hidden layer, with the loss inside; the number of classes is in no input."""
+
+    def __init__(self, D, H, K):
+        rng = np.random.default_rng(3)
+        self.params = {"W1": rng.normal(size=(D, H)), "W2": rng.normal(size=(H, K))}
+
+    def loss(self, X, y, penalty=0.1):
+        W1, W2 = self.params["W1"], self.params["W2"]
+        h = np.tanh(X @ W1)
+        p = np.exp(h @ W2)
+        p /= p.sum(1, keepdims=True)
+        d = (p - np.eye(W2.shape[1])[y]) / len(X)
+        value = -np.log(p[np.arange(len(X)), y]).mean() + 0.5 * penalty * (W1**2).sum()
+        return value, {"W2": h.T @ d, "W1": X.T @ (d @ W2.T * (1 - h**2)) + self.penalty(penalty) * W1}
+
+    @staticmethod
+    def penalty(given):
+        return given
+
+
+class PenaltyTwice(Scores):
+    @staticmethod
+    def penalty(given):
+        return 2 * given
+
+
+def test_labels_of_as_many_classes_as_the_object_is_built_with():
+    declared = dict(X="N D", y="N: labels K", init=("D", "H", "K"), examples=8, raises=False)
+    assert gv.check(Scores, **declared).ok
+    (finding,) = (f for f in gv.check(PenaltyTwice, **declared).findings if f.follows is None)
+    assert finding.primal == "W1" and "a multiple of W1" in finding.diagnoses[0].text
+
+
+def contrast(a, b, t):
+    s = np.exp(t) * a @ b.T
+    p = np.exp(s) / np.exp(s).sum(1, keepdims=True)
+    ds = (p - np.eye(len(a))) / len(a)
+    return -np.log(np.diag(p)).mean(), {"a": np.exp(t) * ds @ b, "b": np.exp(t) * ds.T @ a, "t": (ds * s).sum()}
+
+
+def test_a_primal_with_the_name_of_a_target_is_none_where_a_gradient_of_it_is_given():
+    declared = dict(a="N D: between -2 2", b="N D: between -2 2", t=": between -1 1", examples=8, raises=False)
+    assert gv.check(contrast, **declared).ok
+
+    def by_the_temperature(a, b, t):
+        value, gradients = contrast(a, b, t)
+        return value, {**gradients, "t": gradients["t"] / np.exp(t)}
+
+    assert [f.primal for f in gv.check(by_the_temperature, **declared).findings] == ["t"]
+
+
+def test_a_function_says_of_what_its_gradients_are():
+    def rank(s, y):
+        p, q = (np.exp(v) / np.exp(v).sum() for v in (s, y))
+        return -(q * np.log(p)).sum(), p - q
+
+    declared = dict(s="N: between -2 2", y="N: between -2 2", wrt="s", examples=8, raises=False)
+    assert gv.check(rank, **declared).ok
+    assert not gv.check(lambda s, y: (rank(s, y)[0], -rank(s, y)[1]), **declared).ok

@@ -22,6 +22,8 @@ from gradverify.core.evaluate import foreign
 from gradverify.core.evaluate.failures import LayerFailure, error_line, guarded, unpatched
 from gradverify.core.nouns import Case
 
+pytestmark = pytest.mark.usefixtures("as_drawn")
+
 
 def square(x):
     return x * x, x

@@ -71,6 +71,31 @@ def test_a_mistake_of_another_look_says_what_it_looks_like():
     assert second.diagnoses[0].text in " ".join(terminal.render(both).split())
 
 
+def attend(X, Q, K):
+    q, k = X @ Q, X @ K
+    e = np.exp(q @ k.T - (q @ k.T).max(-1, keepdims=True))
+    p = e / e.sum(-1, keepdims=True)
+    return p @ X, (X, Q, K, q, k, p)
+
+
+def attend_backward(factor):
+    def backward(dy, saved):
+        X, Q, K, q, k, p = saved
+        dp = dy @ X.T
+        ds = p * (dp - (dp * p).sum(-1, keepdims=True))
+        dq, dk = ds @ k, factor * ds.T @ q
+        return dq @ Q.T + dk @ K.T + p.T @ dy, X.T @ dq, X.T @ dk
+
+    return backward
+
+
+def test_the_weight_that_a_law_explains_is_told_before_the_input_that_its_error_reaches():
+    lead, behind = check_layer(Layer(attend, attend_backward(2.0), X="T 3", Q="3 3", K="3 3"), SETTINGS).findings
+    assert (lead.primal, behind.primal) == ("K", "X")
+    assert lead.diagnoses[0].name == "factor" and behind.follows == lead.fingerprint
+    assert not check_layer(Layer(attend, attend_backward(1.0), X="T 3", Q="3 3", K="3 3"), SETTINGS).findings
+
+
 def test_a_crash_does_not_carry_the_reading_of_another_finding():
     def forward(x):
         return np.zeros((len(x) - 2,)) + np.sum(x[:-2] * x[2:]), x  # no array has -1 entries

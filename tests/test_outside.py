@@ -15,6 +15,8 @@ from gradverify.core.check.settings import Settings
 from gradverify.core.errors import DeclarationError, PartlyVerified
 from gradverify.core.evaluate.outside import DATA, STATE
 
+pytestmark = pytest.mark.usefixtures("as_drawn")
+
 W = np.array([[1.0, -2.0], [0.5, 3.0]])
 LOCKED = np.array([0.5, 2.0])
 LOCKED.flags.writeable = False

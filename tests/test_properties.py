@@ -13,6 +13,8 @@ from gradverify.core.declare.registry import layers
 from gradverify.core.nouns import Case
 from gradverify.core.properties import properties
 
+pytestmark = pytest.mark.usefixtures("as_drawn")
+
 EXAMPLES = 40
 
 

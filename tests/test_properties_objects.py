@@ -9,6 +9,8 @@ from gradverify import Layer, adapt
 from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("as_drawn")
+
 
 def found(layer, *properties, examples=12):
     report = check_layer(layer, Settings(examples=examples, shrink=False, properties=properties))

@@ -14,6 +14,8 @@ from gradverify.layers.recurrent import lstm_cell, rnn_cell, sigmoid_slope, tanh
 from gradverify.recurrent import as_cell, bidirectional, register_cell, unroll
 from gradverify.unrolled import Cell
 
+pytestmark = pytest.mark.usefixtures("as_drawn")
+
 CELLS = ("rnn_cell", "lstm_cell", "gru_cell", "peephole_lstm_cell")
 SEQUENCES = ("rnn", "lstm", "gru", "peephole_lstm", "bilstm", "recurrent_dropout_lstm")
 DOCS = Path(__file__).parent.parent / "docs" / "cells.md"

@@ -230,6 +230,7 @@ def test_each_stream_of_random_numbers_is_used_in_one_place():
     assert {name: len(modules) for name, modules in uses.items()} == dict.fromkeys(uses, 1)
 
 
+@pytest.mark.slow
 def test_every_module_can_be_the_first_that_is_imported():
     """A circle of imports shows from one of its ends only."""
     forking = """

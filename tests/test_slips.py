@@ -12,6 +12,8 @@ from gradverify.core.declare.registry import layers
 from gradverify.layers.recurrent import lstm_cell
 from gradverify.recurrent import as_cell, unroll
 
+pytestmark = pytest.mark.usefixtures("as_drawn")
+
 READABLE = 24  # array elements of a case, cotangents included
 
 

@@ -14,6 +14,8 @@ from gradverify.adapters import as_layer
 from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("as_drawn")
+
 
 def drawn(*shape):
     return np.random.default_rng(sum(shape)).normal(size=shape)

@@ -16,6 +16,8 @@ from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import Settings
 from gradverify.core.errors import DeclarationError, PartlyVerified
 
+pytestmark = pytest.mark.usefixtures("as_drawn")
+
 
 def check(target, **declaration):
     """The gradients alone, without shrinking."""

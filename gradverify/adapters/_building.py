@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters._chance import Chance
-from gradverify.adapters._guesses import PREDICTIONS, dimensions, methods_of
+from gradverify.adapters._guesses import PREDICTIONS, dimensions, methods_of, with_sizes
 from gradverify.adapters._instance import Maker, accepted_by, builds, float_arrays
 from gradverify.adapters._normal import (
     TARGETS,
@@ -59,7 +59,8 @@ def build(
     maker = Maker(target, init, Chance(cls, getattr(cls, "forward", None), target))
     methods = _named_methods(label, methods)
     inner = kind(maker, ("", ""), (), (), {}, dict(told), **fields)
-    first, failure = _first(inner, primals, settings, label, methods, target)
+    looking = with_sizes(settings, primals, maker.sizes())
+    first, failure = _first(inner, primals, looking, label, methods, target)
     if first is None and cls is None:
         raise failure or DeclarationError(f"{label} cannot be built")
     if cls is None:
@@ -72,12 +73,13 @@ def build(
     if not inner.inputs:
         raise DeclarationError(_no_inputs(label, cls, inner.methods[0]))
     if first is not None and (inner.implicit(first) or inner.methods[0] in PREDICTIONS):
-        settings["constants"] = (*settings["constants"], *_data(inner, _layer(inner, primals, settings, label)))
+        settings["constants"] = (*settings["constants"], *_data(inner, _layer(inner, primals, looking, label)))
+        looking["constants"] = settings["constants"]
     if first is not None:
         _told(inner, label, first)
-    lines = _complete(inner, primals, settings, label, first) if first is not None else ()
+    lines = _complete(inner, primals, looking, label, first) if first is not None else ()
     settings["constants"] = (*settings["constants"], *(n for n in fixed if n in primals))
-    layer = _layer(inner, primals, settings, label)
+    layer = _layer(inner, primals, looking, label)
     around = outside_names(layer.forward, layer.backward)
     settings["constants"] = (*settings["constants"], *(n for n in fixed if n in around and n not in primals))
     fixed = tuple(n for n in fixed if n not in primals and n not in around)

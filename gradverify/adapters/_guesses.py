@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gradverify.adapters._normal import required
@@ -67,3 +68,14 @@ def _tokens(sizes: Mapping[str, Any], extent: int) -> set[str]:
     found |= {f"{k}*{n}" for n, s in named.items() for k in (2, 3, 4) if k * s == extent}
     found |= {f"{n}+{m}" for n in named for m in named if n < m and named[n] + named[m] == extent}
     return found | {str(extent)}
+
+
+_LOOKED_AT = 3  # a size that no primal is known to have yet
+
+
+def with_sizes(settings: Mapping[str, Any], primals: Mapping[str, Any], built_with: Sequence[str]) -> dict[str, Any]:
+    """The settings for a first look: sizes of domains that only the object's own arrays have are options until then."""
+    texts = [spec.partition(":") for spec in primals.values() if isinstance(spec, str)]
+    dims, domains = ({word for text in texts for word in re.findall(r"\w+", text[k])} for k in (0, 2))
+    lone = {n: [_LOOKED_AT] for n in built_with if n in domains - dims - set(settings.get("options") or ())}
+    return {**settings, "options": {**(settings.get("options") or {}), **lone}}

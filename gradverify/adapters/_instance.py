@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.adapters._arrays import duplicate
+from gradverify.adapters._arrays import Original
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._normal import required
 from gradverify.adapters._pairs import Pair, is_array
@@ -40,7 +40,7 @@ class Maker:
     target: Any
     init: tuple[Any, ...] | Mapping[str, Any] | None
     chance: Chance
-    prototypes: dict[Any, Any] = field(default_factory=dict)
+    prototypes: dict[Any, Original] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._takes = [] if self.is_object else accepted_by(self.target)
@@ -48,8 +48,8 @@ class Maker:
 
     @property
     def runs_copies_of(self) -> tuple[Any, ...]:
-        """What is never run itself, so that to change its arrays would show nothing."""
-        return (self.target, *self.prototypes.values())
+        """What is never run itself; a prototype says so of its own."""
+        return (self.target,)
 
     @property
     def is_object(self) -> bool:
@@ -91,14 +91,14 @@ class Maker:
         if key not in self.prototypes:
             if len(self.prototypes) >= _KEPT:
                 self.prototypes.clear()
-            made = duplicate(self.target) if self.is_object else self._built(*arguments)
+            made = Original(self.target).copy() if self.is_object else self._built(*arguments)
             if warm is not None:
                 warm(made)
-            self.prototypes[key] = made
+            self.prototypes[key] = Original(made)
         try:
-            return duplicate(self.prototypes[key]), {}
+            return self.prototypes[key].copy(), {}
         except (TypeError, ValueError, AttributeError, RuntimeError):  # generators, locks, open files
-            made = self.prototypes.pop(key)
+            made = self.prototypes.pop(key).instance
             return made, {}
 
     def _built(self, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:

@@ -18,7 +18,6 @@ from gradverify.adapters._chance import Chance
 from gradverify.adapters._instance import accepted_by
 from gradverify.adapters._normal import TARGETS, called, constants, finished, flat, required, sketch, split
 from gradverify.adapters._trial import tried
-from gradverify.core.declare.declaration import Primal
 from gradverify.core.declare.dims import numbers_in
 from gradverify.core.declare.functions import taken_by
 from gradverify.core.declare.held import arrays_of
@@ -65,13 +64,18 @@ class Valued:
         value, *gradients = result
         return value, (gradients[0] if len(gradients) == 1 else gradients, options)
 
+    def returned(self, saved: Any) -> Any:
+        """The gradients as the author returns them."""
+        raw, options = saved
+        if self.gradient is None:
+            return raw
+        with self.chance.fixed(("backward", options)):
+            taken = taken_by(self.gradient, options)
+            return called("backward", self.gradient, *(raw[n] for n in self.orders[1]), **taken)
+
     def backward(self, cotangent: Any, saved: Any) -> dict[str, Any]:
         """Gradients by name, each times the cotangent."""
-        raw, options = saved
-        if self.gradient is not None:
-            with self.chance.fixed(("backward", options)):
-                taken = taken_by(self.gradient, options)
-                raw = called("backward", self.gradient, *(raw[n] for n in self.orders[1]), **taken)
+        raw = self.returned(saved)
         if not isinstance(raw, Mapping):
             values = _parts(raw)
             if len(values) != len(self.wrt):
@@ -82,7 +86,7 @@ class Valued:
                     'wrt=("W", "b"), and declare each with its dimensions: W="D H"',
                 )
             raw = dict(zip(self.wrt, values))
-        own = {n: self._primal(n) for n in raw}
+        own = {n: self.primal(n) for n in raw}
         surplus = [str(n) for n, known in own.items() if known is None and isinstance(raw[n], (np.ndarray, float))]
         if surplus:
             raise LayerFailure(
@@ -93,7 +97,7 @@ class Valued:
             )
         return {n: None if g is None else np.multiply(g, _broadcast(cotangent, g)) for n, g in raw.items() if own[n]}
 
-    def _primal(self, name: Any) -> str | None:
+    def primal(self, name: Any) -> str | None:
         """The primal that a key of a dict of gradients stands for."""
         return next((n for n in (name, str(name)[1:] if str(name)[:1] == "d" else name) if n in self.names), None)
 
@@ -150,16 +154,18 @@ def loss(
     if not primals:
         names = accepted_by(value) or ["x"]
         raise DeclarationError(f'{label}: name its arrays with their dimensions, e.g. {names[0]}="N K"')
-    targets = [n for n in primals if n.lower() in TARGETS] if len(primals) > 1 else []
     chosen = ((wrt,) if isinstance(wrt, str) else tuple(wrt)) if wrt is not None else None
-    targets = [n for n in primals if n not in chosen] if chosen is not None else targets
-    settings["constants"] = constants(settings, *targets)
-    shape = sketch(primals, settings, Loss, name=label)
-    of = chosen or tuple(p.name for p in shape.differentiable)
     first = _order(value, tuple(primals))
     second = tuple(order) if order is not None else _order(gradient, first) if gradient is not None else first
+    of = chosen or tuple(p.name for p in sketch(primals, settings, Loss, name=label).differentiable)
     inner = Valued(value, gradient, tuple(primals), (first, second), of, Chance(value, gradient))
-    _fitting(str(label), shape, inner)
+    if chosen is None:
+        targets = _ungiven(sketch(primals, settings, Loss, name=label), inner)
+        inner.wrt = of = tuple(n for n in of if n not in targets)
+    else:
+        targets = [n for n in primals if n not in chosen]
+    settings["constants"] = constants(settings, *targets)
+    _fitting(str(label), sketch(primals, settings, Loss, name=label), inner)
     doc = settings.pop("doc", None) or inspect.getdoc(value)
     layer = Loss(inner.forward, inner.backward, name=label, primals=primals, doc=doc, **settings)
     lines = [f"gradient with respect to {', '.join(of)}" if targets and chosen is None else ""]
@@ -178,10 +184,8 @@ def _fitting(label: str, shape: Layer, inner: Valued) -> None:
     DeclarationError
         With the two shapes.
     """
-    names = [n for p in shape.primals for n in p.dims.names]
-    sizes: dict[str, Any] = {n: (2 + k,) if n.startswith("*") else 2 + k for k, n in enumerate(dict.fromkeys(names))}
     try:
-        arrays = [_sample(p, sizes | numbers_in(shape.default_options)) for p in shape.primals]
+        arrays = _samples(shape)
         several = np.shape(inner.forward(*arrays, **shape.default_options)[0])
     except Exception:  # noqa: BLE001  whatever the author's code raises on values that nobody drew
         return
@@ -194,9 +198,28 @@ def _fitting(label: str, shape: Layer, inner: Valued) -> None:
             )
 
 
-def _sample(primal: Primal, sizes: dict[str, Any]) -> Array:
-    shape = primal.dims.shape(sizes)
-    return primal.domain.project(np.linspace(0.1, 0.9, int(np.prod(shape))).reshape(shape), sizes)
+def _ungiven(shape: Layer, inner: Valued) -> list[str]:
+    """Primals that are targets by their names, less those of which a gradient is returned all the same."""
+    names = [p.name for p in shape.primals if p.name.lower() in TARGETS]
+    if not names or len(shape.primals) == 1:
+        return []
+    try:
+        raw = inner.returned(inner.forward(*_samples(shape), **shape.default_options)[1])
+    except Exception:  # noqa: BLE001  whatever the author's code raises on values that nobody drew
+        return names
+    if isinstance(raw, Mapping):
+        given = {inner.primal(key) for key in raw}
+        return [n for n in names if n not in given]
+    return [] if len(_parts(raw)) == len(inner.wrt) > 1 else names
+
+
+def _samples(shape: Layer) -> list[Array]:
+    """An array for each primal, at sizes that all differ."""
+    names = dict.fromkeys(n for p in shape.primals for n in p.dims.names)
+    sizes: dict[str, Any] = {n: (2 + k,) if n.startswith("*") else 2 + k for k, n in enumerate(names)}
+    sizes |= numbers_in(shape.default_options)
+    shapes = {p: p.dims.shape(sizes) for p in shape.primals}
+    return [p.domain.project(np.linspace(0.1, 0.9, int(np.prod(s))).reshape(s), sizes) for p, s in shapes.items()]
 
 
 def _order(function: Callable[..., Any] | None, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -247,5 +270,6 @@ add(
         loss,
         'gradverify.adapt.loss(value_and_grad, x="N K", y="N: labels K"), or loss(value, grad, ...)',
         priority=50,
+        keywords=frozenset({"wrt", "order"}),
     )
 )

@@ -14,14 +14,9 @@ from gradverify.cli._output import note
 
 
 class Defaults(NamedTuple):
-    """What a project says; None or empty where it says nothing.
+    """What a project says; None or empty where it says nothing."""
 
-    Attributes
-    ----------
-    targets : what is checked where no target is named
-    """
-
-    targets: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()  # what is checked where no target is named
     examples: int | None = None
     seed: int | None = None
     properties: tuple[str, ...] = ()

@@ -25,8 +25,9 @@ class Tuning:
     only : the primal whose entries are compared, where one is in question; None for all of them
     known : primals that are known to be wrong, whose entries are not compared again
     few : whether one entry that is wrong for certain is enough for its primal, and others need not be tried
-    vain : names of rules that tell how a layer is made, and saw that this one is not; they are not asked again. A
-        search has a set of its own, which rules add to; None where nothing is kept
+    outputs : whether it is asked what each output adds to gradients, at a pullback for each of several
+    vain : names of what tells how a layer is made, and saw that this one is not (rules, a low precision inside); it is
+        not asked again. A search has a set of its own, which is added to; None where nothing is kept
     """
 
     method: str = "adaptive"
@@ -37,6 +38,7 @@ class Tuning:
     only: str | None = None
     known: frozenset[str] = frozenset()
     few: bool = False
+    outputs: bool = True
     vain: set[str] | None = None
 
 

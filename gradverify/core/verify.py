@@ -15,16 +15,17 @@ from gradverify.core.declare.dims import sizes_in
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError, NothingVerified, PartlyVerified, UsageError
 from gradverify.core.evaluate import LayerFailure, completed, gradients
-from gradverify.core.evaluate.failures import COMPLETE, ELSEWHERE, failed, out_of_memory, unpatched
+from gradverify.core.evaluate.failures import COMPLETE, ELSEWHERE, failed, out_of_memory, undefined, unpatched
 from gradverify.core.evaluate.limits import SLOW, time_limit
 from gradverify.core.evaluate.outside import Outside
-from gradverify.core.nouns import Array, Case, Finding, Outcome
+from gradverify.core.nouns import Array, Case, Finding, Outcome, Stream
 from gradverify.core.properties import Property, properties
 from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import Tally
 
 SECONDS = 10.0  # for one property on one case; a right layer takes milliseconds
 NO_MEMORY = "out of memory"
+_BESIDE = 1e-6  # of a value, by which a matrix is singular no longer
 _MUCH = 1 << 18  # elements of a case from which on it is no fault of a layer that memory runs out
 
 
@@ -84,12 +85,7 @@ def verify_again(layer: Layer, case: Case, names: Sequence[str] | str | None = N
         return report
     case = checked(layer, case)
     other = case.but(primals={n: _other(a) for n, a in case.primals.items()}, cotangents=None)
-    if not layer.allows(other.primals, other.options):
-        return report
-    try:
-        other, _ = completed(layer, other)
-        gradients(layer, other.primals, other.options, other.cotangents or ())
-    except LayerFailure:
+    if not layer.allows(other.primals, other.options) or not _runs(layer, other):
         return report
     for again, words in ((case, "only after a call with other values"), (other, "after a call with other values")):
         later = verify_layer(layer, again, names)
@@ -220,9 +216,30 @@ def _examine(layer: Layer, case: Case, prop: Property, seconds: float | None) ->
             return Outcome(prop.name, skipped=str(failure))
         if failure.kind == "crash" and case.size >= _MUCH and out_of_memory(failure):
             return Outcome(prop.name, skipped=f"{NO_MEMORY} on {_shapes(case)}: {failure}")
+        if undefined(failure) and (failure.stage == "forward" or _runs_beside(layer, case)):
+            note = f"not checked where linear algebra has no answer: {failure}"
+            return Outcome(prop.name, skipped=note, notes=(note,) if prop.name == COMPLETE else ())
         if prop.name != COMPLETE and failure.kind in ("missing", "surplus", "shape", "dtype"):
             return Outcome(prop.name, skipped=f"the gradient is incomplete: {failure}")
         return Outcome(prop.name, findings=(failed(case, failure),))
+
+
+def _runs_beside(layer: Layer, case: Case) -> bool:
+    """Whether forward and backward run on values that differ a little."""
+    rng = case.rng(Stream.BESIDE)
+    primals = {
+        n: a * (1 + _BESIDE * rng.normal(size=a.shape)) if a.dtype.kind in "fc" else a for n, a in case.primals.items()
+    }
+    return _runs(layer, case.but(primals={n: np.asarray(a, case.primals[n].dtype) for n, a in primals.items()}))
+
+
+def _runs(layer: Layer, case: Case) -> bool:
+    try:
+        case, _ = completed(layer, case)
+        gradients(layer, case.primals, case.options, case.cotangents or ())
+    except LayerFailure:
+        return False
+    return True
 
 
 def _shapes(case: Case) -> str:

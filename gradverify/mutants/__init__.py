@@ -48,7 +48,6 @@ def plant(
     number: int,
     layer: str,
     bug_class: str,
-    text: str,
     *,
     of: Callable[[], Layer],
     into: Callable[[Layer, Any], Layer] = lambda right, wrong: right.derive(backward=wrong),
@@ -56,7 +55,7 @@ def plant(
     needs: str = "",
     copies: str = "",
 ) -> Callable[[Any], Any]:
-    """Put a wrong backward on the shelf: a decorator.
+    """Put a wrong backward on the shelf: a decorator. The docstring of what it decorates says in a line what is wrong.
 
     Parameters
     ----------
@@ -72,6 +71,7 @@ def plant(
         def build() -> Layer:
             return finish(into(of(), wrong)).derive(name=f"mutant_{number}", origin=None)
 
+        text = wrong.__doc__ or wrong.__name__  # without docstrings under `python -OO`
         _shelf[number] = Mutant(number, layer, bug_class, text, lambda: finish(of()), build, needs, copies)
         return wrong
 

@@ -12,54 +12,34 @@ from gradverify.mutants import catalogue, plant
 EMBEDDING = catalogue("embedding")
 
 
-@plant(74, "embedding", "REPEAT-IDX", "dW[idx] = dy", of=EMBEDDING, needs="repeats", copies="pytorch#1631")
+@plant(74, "embedding", "REPEAT-IDX", of=EMBEDDING, needs="repeats", copies="pytorch#1631")
 def rows_overwrite(dy, saved):
+    """dW[idx] = dy"""
     ids, keep, shape = saved
     dW = np.zeros(shape, dy.dtype)
     dW[ids[keep]] = dy[keep]
     return dW
 
 
-@plant(
-    76,
-    "embedding",
-    "MASK",
-    "the padding row gets a gradient",
-    of=EMBEDDING,
-    needs="padding drawn",
-    copies="pytorch#3842",
-)
+@plant(76, "embedding", "MASK", of=EMBEDDING, needs="padding drawn", copies="pytorch#3842")
 def padding_counts(dy, saved):
+    """the padding row gets a gradient"""
     ids, _, shape = saved
     return add_at(shape, ids, dy)
 
 
-@plant(
-    77,
-    "embedding",
-    "PRECISION",
-    "the sum kept in float16",
-    of=EMBEDDING,
-    needs="many repeats, float16",
-    copies="mxnet#17703",
-)
+@plant(77, "embedding", "PRECISION", of=EMBEDDING, needs="many repeats, float16", copies="mxnet#17703")
 def half_sum(dy, saved):
+    """the sum kept in float16"""
     ids, keep, shape = saved
     total = np.zeros(shape, np.float16)
     np.add.at(total, ids[keep], dy[keep].astype(np.float16))
     return total.astype(dy.dtype)
 
 
-@plant(
-    78,
-    "gather",
-    "REPEAT-IDX",
-    "backward uses gather",
-    of=catalogue("gather"),
-    needs="sizes that differ",
-    copies="AiDotNet.Tensors#894",
-)
+@plant(78, "gather", "REPEAT-IDX", of=catalogue("gather"), needs="sizes that differ", copies="AiDotNet.Tensors#894")
 def gathers_again(dy, saved):
+    """backward uses gather"""
     shape, index = saved
     reach = np.minimum(np.resize(index, shape), dy.shape[1] - 1)
     return np.take_along_axis(dy, reach, axis=1)

@@ -34,36 +34,33 @@ MSE = declared(mlp_mse)
 MLP = catalogue("sigmoid_mlp")
 
 
-@plant(1, "mlp+mse", "FACTOR", "dMSE without the factor 2", of=MSE, copies="dlib#2518")
+@plant(1, "mlp+mse", "FACTOR", of=MSE, copies="dlib#2518")
 def without_two(dE, saved):
+    """dMSE without the factor 2"""
     inner, residual = saved
     dy = dE * residual / residual.size
     return *sigmoid_mlp.backward(-dy, inner), dy
 
 
-@plant(2, "mlp+mse", "FACTOR", "dMSE divided by N, forward by N K", of=MSE, needs="K > 1", copies="Mate#2")
+@plant(2, "mlp+mse", "FACTOR", of=MSE, needs="K > 1", copies="Mate#2")
 def divided_by_batch(dE, saved):
+    """dMSE divided by N, forward by N K"""
     inner, residual = saved
     dy = dE * 2.0 * residual / len(residual)
     return *sigmoid_mlp.backward(-dy, inner), dy
 
 
-@plant(3, "mlp+mse", "FACTOR", "dMSE without 1/N", of=MSE, needs="N > 1", copies="Mate#2")
+@plant(3, "mlp+mse", "FACTOR", of=MSE, needs="N > 1", copies="Mate#2")
 def without_batch(dE, saved):
+    """dMSE without 1/N"""
     inner, residual = saved
     dy = dE * 2.0 * residual / residual.shape[1]
     return *sigmoid_mlp.backward(-dy, inner), dy
 
 
-@plant(
-    5,
-    "mlp",
-    "TERM",
-    "sigmoid' as z (1 - z) of the pre-activation",
-    of=remembering("sigmoid_mlp"),
-    copies="deepcourse#6",
-)
+@plant(5, "mlp", "TERM", of=remembering("sigmoid_mlp"), copies="deepcourse#6")
 def slope_of_preactivation(dx, saved):
+    """sigmoid' as z (1 - z) of the pre-activation"""
     (i, W1, a, W2, _), (_, _, b1, _, b2) = saved
     z1, z2 = i @ W1 + b1, a @ W2 + b2
     dz2 = dx * z2 * (1.0 - z2)
@@ -71,8 +68,9 @@ def slope_of_preactivation(dx, saved):
     return dz1 @ W1.T, i.T @ dz1, dz1.sum(0), a.T @ dz2, dz2.sum(0)
 
 
-@plant(7, "mlp", "INDEX", "dX = dZ W in place of dZ W^T", of=MLP, needs="square W", copies="cs249r_book#1781")
+@plant(7, "mlp", "INDEX", of=MLP, needs="square W", copies="cs249r_book#1781")
 def untransposed(dx, saved):
+    """dX = dZ W in place of dZ W^T"""
     i, W1, a, W2, x = saved
     dz2 = dx * x * (1.0 - x)
     dz1 = (dz2 @ W2.T) * a * (1.0 - a)
@@ -80,30 +78,32 @@ def untransposed(dx, saved):
     return di, i.T @ dz1, dz1.sum(0), a.T @ dz2, dz2.sum(0)
 
 
-@plant(8, "mlp", "UNBROADCAST", "db = dZ.sum() over all axes", of=MLP, needs="K > 1", copies="stat453#5")
+@plant(8, "mlp", "UNBROADCAST", of=MLP, needs="K > 1", copies="stat453#5")
 def summed_over_everything(dx, saved):
+    """db = dZ.sum() over all axes"""
     *others, db2 = sigmoid_mlp.backward(dx, saved)
     return *others, np.full(db2.shape, db2.sum())
 
 
-@plant(
-    10, "mlp+mse", "UPSTREAM", "the backward of the loss ignores dy", of=MSE, needs="dy not 1", copies="chainer#1178"
-)
+@plant(10, "mlp+mse", "UPSTREAM", of=MSE, needs="dy not 1", copies="chainer#1178")
 def upstream_ignored(dE, saved):
+    """the backward of the loss ignores dy"""
     inner, residual = saved
     dy = 2.0 * residual / residual.size
     return *sigmoid_mlp.backward(-dy, inner), dy
 
 
-@plant(11, "mlp+mse", "SIGN", "the target's gradient not negated", of=MSE, needs="the target", copies="micrograd_c#1")
+@plant(11, "mlp+mse", "SIGN", of=MSE, needs="the target", copies="micrograd_c#1")
 def target_not_negated(dE, saved):
+    """the target's gradient not negated"""
     inner, residual = saved
     dx = -dE * 2.0 * residual / residual.size
     return *sigmoid_mlp.backward(dx, inner), dx
 
 
-@plant(12, "mlp", "MUTATE", "W -= lr dW in place before dX is computed", of=MLP, needs="W before and after")
+@plant(12, "mlp", "MUTATE", of=MLP, needs="W before and after")
 def steps_in_backward(dx, saved):
+    """W -= lr dW in place before dX is computed"""
     i, W1, a, W2, x = saved
     dz2 = dx * x * (1.0 - x)
     dW2 = a.T @ dz2
@@ -136,16 +136,9 @@ class tied:
         return {**grads, "x": dz @ W.T}
 
 
-@plant(
-    14,
-    "mlp",
-    "OVERWRITE",
-    "a tied layer used twice: grads[W] = dW",
-    of=declared(tied),
-    needs="a shared parameter",
-    copies="TF.NET#303",
-)
+@plant(14, "mlp", "OVERWRITE", of=declared(tied), needs="a shared parameter", copies="TF.NET#303")
 def tied_overwritten(dy, saved):
+    """a tied layer used twice: grads[W] = dW"""
     x, W, h, y = saved
     grads = {}
     dz = dy * (1 - y * y)
@@ -163,15 +156,10 @@ def _dense_where_wanted():
 
 
 @plant(
-    16,
-    "mlp",
-    "MODE",
-    "dW's buffer from np.empty when x needs no gradient",
-    of=_dense_where_wanted,
-    needs="a subset of the primals wants a gradient",
-    copies="pytorch#183825",
+    16, "mlp", "MODE", of=_dense_where_wanted, needs="a subset of the primals wants a gradient", copies="pytorch#183825"
 )
 def unfilled_buffer(dy, saved, wants=("x", "W", "b")):
+    """dW's buffer from np.empty when x needs no gradient"""
     x, W = saved
     dW = np.empty(W.shape, dy.dtype)
     if "x" in wants:

@@ -17,26 +17,25 @@ def _others(dy, xhat):
     return np.sum(dy * xhat, axis=-2), np.sum(dy, axis=-2)
 
 
-@plant(50, "batchnorm", "TERM", "mean and variance treated as constants", of=BATCH, needs="dx", copies="mlpack#1923")
+@plant(50, "batchnorm", "TERM", of=BATCH, needs="dx", copies="mlpack#1923")
 def constant_statistics(dy, saved):
+    """mean and variance treated as constants"""
     xhat, scale, gamma = saved
     return dy * gamma * scale, *_others(dy, xhat)
 
 
-@plant(
-    51, "batchnorm", "TERM", "the term xhat mean(dy xhat) dropped", of=BATCH, needs="dx, dy not 1", copies="mlpack#2474"
-)
+@plant(51, "batchnorm", "TERM", of=BATCH, needs="dx, dy not 1", copies="mlpack#2474")
 def variance_constant(dy, saved, mode):
+    """the term xhat mean(dy xhat) dropped"""
     xhat, scale, gamma = saved
     d = dy * gamma
     dx = scale * (d - d.mean(0)) if mode == "train" else d * scale
     return dx, *_others(dy, xhat)
 
 
-@plant(
-    53, "batchnorm", "FACTOR", "N = batch in place of batch H W", of=BATCH_2D, needs="H W > 1", copies="pytorch#36382"
-)
+@plant(53, "batchnorm", "FACTOR", of=BATCH_2D, needs="H W > 1", copies="pytorch#36382")
 def batch_for_count(dy, saved, mode):
+    """N = batch in place of batch H W"""
     xhat, scale, gamma = saved
     axes, d = (-4, -2, -1), dy * channels(gamma)
     mean, along = (np.sum(a, axis=axes, keepdims=True) / len(dy) for a in (d, d * xhat))
@@ -93,45 +92,39 @@ def _stateful(kind):
     54,
     "batchnorm",
     "STALE",
-    "backward takes the running statistics that forward updated",
     of=lambda: _stateful(Running),
     into=lambda right, wrong: _stateful(wrong),
     needs="a second call",
     copies="pytorch#586",
 )
 class Stale(Running):
+    """backward takes the running statistics that forward updated"""
+
     def backward(self, dy, saved):
         x, gamma, _, _ = saved
         return self.gradients(dy, x, gamma, self.mean, self.var)
 
 
-@plant(56, "batchnorm", "TERM", "dgamma by x, not xhat", of=remembering("batch_norm"))
+@plant(56, "batchnorm", "TERM", of=remembering("batch_norm"))
 def gamma_by_x(dy, saved, mode):
+    """dgamma by x, not xhat"""
     (xhat, scale, gamma), (x, *_) = saved
     d = dy * gamma
     dx = standardise_pullback(d, xhat, scale, -2) if mode == "train" else d * scale
     return dx, np.sum(dy * x, axis=0), np.sum(dy, axis=0)
 
 
-@plant(
-    57,
-    "layernorm",
-    "TERM",
-    "mean(dy gamma) subtracted twice",
-    of=LAYER,
-    needs="a tolerance below the term",
-    copies="tt-metal#53204",
-)
+@plant(57, "layernorm", "TERM", of=LAYER, needs="a tolerance below the term", copies="tt-metal#53204")
 def mean_twice(dy, saved):
+    """mean(dy gamma) subtracted twice"""
     _, scale, gamma = saved
     dx, *others = layer_norm.backward(dy, saved)
     return dx - scale * np.mean(dy * gamma, axis=-1, keepdims=True), *others
 
 
-@plant(
-    58, "layernorm", "SHAPE", "backward reshapes to (shape[0], -1)", of=LAYER, needs="rank 3", copies="FlagGems#5392"
-)
+@plant(58, "layernorm", "SHAPE", of=LAYER, needs="rank 3", copies="FlagGems#5392")
 def two_axes_only(dy, saved):
+    """backward reshapes to (shape[0], -1)"""
     xhat, scale, gamma = saved
     dx, *others = layer_norm.backward(dy, saved)
     if dy.ndim < 3 or dy.size == 0:
@@ -141,22 +134,16 @@ def two_axes_only(dy, saved):
     return scale * (d - np.mean(d, axis=-1, keepdims=True) - flat * along).reshape(dy.shape), *others
 
 
-@plant(60, "rmsnorm", "TERM", "rms treated as a constant", of=RMS)
+@plant(60, "rmsnorm", "TERM", of=RMS)
 def constant_rms(dy, saved):
+    """rms treated as a constant"""
     xhat, scale, gamma = saved
     return scale * dy * gamma, np.sum(dy * xhat, axis=tuple(range(dy.ndim - 1)))
 
 
-@plant(
-    61,
-    "rmsnorm",
-    "INDEX",
-    "the correction of rows broadcast along columns",
-    of=RMS,
-    needs="rows == columns",
-    copies="attorch#17",
-)
+@plant(61, "rmsnorm", "INDEX", of=RMS, needs="rows == columns", copies="attorch#17")
 def along_columns(dy, saved):
+    """the correction of rows broadcast along columns"""
     xhat, scale, gamma = saved
     d = dy * gamma
     along = np.mean(d * xhat, axis=-1, keepdims=True)
@@ -165,25 +152,17 @@ def along_columns(dy, saved):
     return scale * (d - xhat * along), np.sum(dy * xhat, axis=tuple(range(dy.ndim - 1)))
 
 
-@plant(
-    63, "rmsnorm", "MUTATE", "dx written into dy", of=RMS, needs="dy before and after", copies="apex#1587, Liger#1305"
-)
+@plant(63, "rmsnorm", "MUTATE", of=RMS, needs="dy before and after", copies="apex#1587, Liger#1305")
 def into_upstream(dy, saved):
+    """dx written into dy"""
     dx, dgamma = rms_norm.backward(dy, saved)
     dy[...] = dx
     return dy, dgamma
 
 
-@plant(
-    65,
-    "groupnorm",
-    "INDEX",
-    "group = c % G, not c // (C / G)",
-    of=remembering("group_norm"),
-    needs="G > 1 and C / G > 1",
-    copies="tt-metal#56202",
-)
+@plant(65, "groupnorm", "INDEX", of=remembering("group_norm"), needs="G > 1 and C / G > 1", copies="tt-metal#56202")
 def wrong_group(dy, saved, groups, eps):
+    """group = c % G, not c // (C / G)"""
     (xhat, scale, gamma), (x, _, _) = saved
     count, kept = x.shape[1], x.shape
     order = np.arange(count).reshape(-1, groups).T.ravel()  # channels by c % G

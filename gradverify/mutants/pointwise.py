@@ -17,13 +17,15 @@ from gradverify.mutants import catalogue, declared, plant
 DROPOUT, GELU = catalogue("dropout"), catalogue("gelu")
 
 
-@plant(89, "dropout", "FACTOR", "1/(1 - p) missing in backward", of=DROPOUT, needs="p > 0")
+@plant(89, "dropout", "FACTOR", of=DROPOUT, needs="p > 0")
 def unscaled(dy, mask, mode):
+    """1/(1 - p) missing in backward"""
     return np.where(mask != 0, dy, 0) if mode == "train" else dy.copy()
 
 
-@plant(90, "dropout", "MODE", "backward of eval still masks", of=DROPOUT, needs="eval")
+@plant(90, "dropout", "MODE", of=DROPOUT, needs="eval")
 def masked_in_eval(dy, mask, p, mode):
+    """backward of eval still masks"""
     return np.where(mask != 0, dy / (1 - p) if mode == "train" else dy, 0)
 
 
@@ -31,32 +33,26 @@ def masked_in_eval(dy, mask, p, mode):
     91,
     "gelu",
     "TERM",
-    "derivative of the tanh approximation for the exact forward",
     of=GELU,
     needs="a tight tolerance: the largest difference is 8.7e-4",
     copies="kulinseth/pytorch#284",
 )
 def approximate_slope(dy, saved):
+    """derivative of the tanh approximation for the exact forward"""
     x, _ = saved
     return gelu_tanh.backward(dy, np.clip(x, -60, 60))
 
 
-@plant(92, "gelu", "TERM", "the term x phi(x) dropped", of=GELU)
+@plant(92, "gelu", "TERM", of=GELU)
 def density_dropped(dy, saved):
+    """the term x phi(x) dropped"""
     x, _ = saved
     return dy * cumulative(x)
 
 
-@plant(
-    94,
-    "sigmoid",
-    "TAIL",
-    "s (1 - s), exactly 0 at x = 40 where the slope is 4e-18",
-    of=catalogue("sigmoid"),
-    needs="x = 40, a relative error",
-    copies="jax#40342",
-)
+@plant(94, "sigmoid", "TAIL", of=catalogue("sigmoid"), needs="x = 40, a relative error", copies="jax#40342")
 def cancelling_slope(dy, x):
+    """s (1 - s), exactly 0 at x = 40 where the slope is 4e-18"""
     s = logistic(x)
     return dy * s * (1 - s)
 
@@ -78,10 +74,9 @@ class norm:
         return dy[..., None] * x / np.where(y == 0, 1, y)[..., None]
 
 
-@plant(
-    103, "norm", "SINGULAR", "x / |x| without a guard", of=declared(norm), needs="a zero vector", copies="pytorch#2421"
-)
+@plant(103, "norm", "SINGULAR", of=declared(norm), needs="a zero vector", copies="pytorch#2421")
 def unguarded_norm(dy, saved):
+    """x / |x| without a guard"""
     x, y = saved
     return dy[..., None] * x / y[..., None]
 
@@ -102,26 +97,21 @@ class safe_sqrt:
         return np.where(y > 0, 0.5 * dy / np.where(y > 0, y, 1), 0)
 
 
-@plant(
-    104,
-    "sqrt",
-    "SINGULAR",
-    "where() outside the division",
-    of=declared(safe_sqrt),
-    needs="exact zero",
-    copies="kornia#3980",
-)
+@plant(104, "sqrt", "SINGULAR", of=declared(safe_sqrt), needs="exact zero", copies="kornia#3980")
 def where_outside(dy, y):
+    """where() outside the division"""
     return (y > 0) * (0.5 * dy / y)
 
 
-@plant(106, "prod", "SINGULAR", "y / x", of=catalogue("prod"), needs="one zero, and two", copies="tinygrad#17404")
+@plant(106, "prod", "SINGULAR", of=catalogue("prod"), needs="one zero, and two", copies="tinygrad#17404")
 def quotient(dy, x):
+    """y / x"""
     return dy[..., None] * np.prod(x, axis=-1, keepdims=True) / x
 
 
-@plant(108, "logaddexp/abs", "TIE", "0 at a tie", of=catalogue("logaddexp"), needs="an exact tie", copies="jax#2107")
+@plant(108, "logaddexp/abs", "TIE", of=catalogue("logaddexp"), needs="an exact tie", copies="jax#2107")
 def zero_at_tie(dz, saved):
+    """0 at a tie"""
     gap, shape = saved
     dx, dy = (np.where(gap == 0, 0, dz * logistic(d)) for d in (gap, -gap))
     return dx, sum_to(dy, shape)
@@ -159,12 +149,12 @@ def _twice_differentiable() -> Layer:
     117,
     "any custom Function",
     "ORDER2",
-    "backward uses a detached copy, so the second order is wrong",
     of=_twice_differentiable,
     into=lambda right, wrong: right.derive(hooks=replace(right.hooks, second=wrong)),
     needs="the gradient of the gradient",
     copies="pytorch#18619",
 )
 def detached(primals, cotangents, weights):
+    """backward uses a detached copy, so the second order is wrong"""
     t = np.tanh(primals["x"])  # taken for a constant
     return {"x": weights["x"] * cotangents[0] * (1 - t * t)}

@@ -13,10 +13,9 @@ from gradverify.mutants import catalogue, plant, remembering
 MAX, AVG = catalogue("max_pool2d"), catalogue("avg_pool2d")
 
 
-@plant(
-    43, "maxpool", "OVERWRITE", "dx[idx] = dy in place of +=", of=MAX, needs="stride < kernel", copies="Flux.jl#1197"
-)
+@plant(43, "maxpool", "OVERWRITE", of=MAX, needs="stride < kernel", copies="Flux.jl#1197")
 def winners_overwrite(dy, saved, kernel, stride, padding):
+    """dx[idx] = dy in place of +="""
     winner, (height, width) = saved
     at = np.indices(dy.shape)
     row = at[-2] * stride[0] - padding[0] + winner[..., 0] // kernel[1]
@@ -26,24 +25,18 @@ def winners_overwrite(dy, saved, kernel, stride, padding):
     return dx
 
 
-@plant(
-    44,
-    "maxpool",
-    "TIE",
-    "all tied maxima get the full dy",
-    of=remembering("max_pool2d"),
-    needs="ties",
-    copies="Liger#1373",
-)
+@plant(44, "maxpool", "TIE", of=remembering("max_pool2d"), needs="ties", copies="Liger#1373")
 def tied_maxima(dy, saved, kernel, stride, padding, ceil_mode):
+    """all tied maxima get the full dy"""
     (_, sizes), (x,) = saved
     cut = _cut(x, -np.inf, kernel, stride, padding, ceil_mode)
     parts = np.where(cut == cut.max((-2, -1), keepdims=True), dy[..., None, None], 0)
     return _paste(parts, sizes, stride, padding)
 
 
-@plant(46, "maxpool", "OPTION", "the tail window of ceil_mode skipped", of=MAX, needs="an overhang")
+@plant(46, "maxpool", "OPTION", of=MAX, needs="an overhang")
 def tail_skipped(dy, saved, kernel, stride, padding, ceil_mode):
+    """the tail window of ceil_mode skipped"""
     _, sizes = saved
     kept = [_count(n, k, s, p, False) for n, k, s, p in zip(sizes, kernel, stride, padding)]
     inside = np.zeros_like(dy)
@@ -51,22 +44,16 @@ def tail_skipped(dy, saved, kernel, stride, padding, ceil_mode):
     return max_pool2d.backward(inside, saved, kernel, stride, padding)
 
 
-@plant(49, "avgpool", "FACTOR", "1/k^2 forgotten", of=AVG)
+@plant(49, "avgpool", "FACTOR", of=AVG)
 def not_averaged(dy, saved, kernel, stride, padding):
+    """1/k^2 forgotten"""
     _, sizes = saved
     return _paste(np.broadcast_to(dy[..., None, None], (*dy.shape, *kernel)), sizes, stride, padding)
 
 
-@plant(
-    115,
-    "upsample",
-    "OPTION",
-    "a scale that is no integer uses the inverse map",
-    of=remembering("upsample_nearest"),
-    needs="scale 1.25",
-    copies="pytorch#97135",
-)
+@plant(115, "upsample", "OPTION", of=remembering("upsample_nearest"), needs="scale 1.25", copies="pytorch#97135")
 def inverse_map(dy, saved, scale):
+    """a scale that is no integer uses the inverse map"""
     (_, shape), _ = saved
     starts = (np.arange(shape[-1] + 1) * scale).astype(int)  # the first copy of x_j is at ceil(j scale), not floor
     starts[-1] = dy.shape[-1]

@@ -38,29 +38,33 @@ def _collected(gates, dc, saved):
     return da @ W.T, da @ U.T, dc, x.T @ da, h.T @ da, da.sum(0)
 
 
-@plant(17, "lstm", "GATE", "bias gradients of i and o copied from f", copies="learn_dl#53", **LSTM)
+@plant(17, "lstm", "GATE", copies="learn_dl#53", **LSTM)
 def biases_copied(cotangents, saved):
+    """bias gradients of i and o copied from f"""
     *others, db = lstm_cell.backward(cotangents, saved)
     size = len(db) // 4
     db[:size] = db[3 * size :] = db[size : 2 * size]
     return *others, db
 
 
-@plant(18, "lstm", "GATE", "forget gate: f in place of f (1 - f)", copies="RNN-LSTM-in-numpy#1", **LSTM)
+@plant(18, "lstm", "GATE", copies="RNN-LSTM-in-numpy#1", **LSTM)
 def forget_slope(cotangents, saved):
+    """forget gate: f in place of f (1 - f)"""
     di, df, dg, do, dc = _gates(cotangents, saved)
     f = np.split(saved[5], 4, axis=-1)[1]
     df = df / logistic(-f)
     return _collected((di, df, dg, do), dc, saved)
 
 
-@plant(20, "lstm", "GATE", "dh_prev not passed back", of=WRITTEN_OUT, needs="T >= 2", copies="qixianbiao/RNN#2")
+@plant(20, "lstm", "GATE", of=WRITTEN_OUT, needs="T >= 2", copies="qixianbiao/RNN#2")
 def hidden_not_passed(cotangents, saved):
+    """dh_prev not passed back"""
     return _through_time(cotangents, saved, carried=False)
 
 
-@plant(22, "lstm", "GATE", "slices of i and f swapped, in backward only", **LSTM)
+@plant(22, "lstm", "GATE", **LSTM)
 def gates_swapped(cotangents, saved):
+    """slices of i and f swapped, in backward only"""
     di, df, dg, do, dc = _gates(cotangents, saved)
     return _collected((df, di, dg, do), dc, saved)
 
@@ -91,39 +95,27 @@ def _through_time(cotangents, saved, *, carried=True, states=True, mask=lambda k
     return da @ (W if wx is None else wx(W, U)).T, dh, dc, dW, dU, da.sum((0, 1))
 
 
-@plant(24, "lstm", "OVERWRITE", "dW of the last step in place of the sum", of=WRITTEN_OUT, needs="T >= 2")
+@plant(24, "lstm", "OVERWRITE", of=WRITTEN_OUT, needs="T >= 2")
 def last_step_only(cotangents, saved):
+    """dW of the last step in place of the sum"""
     return _through_time(cotangents, saved, last=True)
 
 
-@plant(
-    26,
-    "lstm",
-    "UPSTREAM",
-    "cotangents of h_T and c_T ignored",
-    of=WRITTEN_OUT,
-    needs="a cotangent on every output",
-    copies="transformers#23774",
-)
+@plant(26, "lstm", "UPSTREAM", of=WRITTEN_OUT, needs="a cotangent on every output", copies="transformers#23774")
 def final_states_ignored(cotangents, saved):
+    """cotangents of h_T and c_T ignored"""
     return _through_time(cotangents, saved, states=False)
 
 
-@plant(27, "lstm", "INDEX", "dx by Wh in place of Wx", of=WRITTEN_OUT, needs="D == H")
+@plant(27, "lstm", "INDEX", of=WRITTEN_OUT, needs="D == H")
 def wrong_weight(cotangents, saved):
+    """dx by Wh in place of Wx"""
     return _through_time(cotangents, saved, wx=lambda W, U: U if U.shape == W.shape else W)
 
 
-@plant(
-    28,
-    "lstm",
-    "RNG",
-    "the recurrent dropout mask of t = 0 at every step",
-    of=WRITTEN_OUT,
-    needs="a mask, T >= 2",
-    copies="haste#43",
-)
+@plant(28, "lstm", "RNG", of=WRITTEN_OUT, needs="a mask, T >= 2", copies="haste#43")
 def first_mask(cotangents, saved):
+    """the recurrent dropout mask of t = 0 at every step"""
     return _through_time(cotangents, saved, mask=lambda kept, t: kept[0])
 
 
@@ -170,16 +162,9 @@ def _stacked(dy, saved, in_place=False):
     return dy, *gradients
 
 
-@plant(
-    29,
-    "bi-lstm",
-    "MUTATE",
-    "dx written into dy before the reverse pass reads it",
-    of=declared(bilstm_stack),
-    needs="both directions, 2 layers",
-    copies="mxnet#18203",
-)
+@plant(29, "bi-lstm", "MUTATE", of=declared(bilstm_stack), needs="both directions, 2 layers", copies="mxnet#18203")
 def written_into_upstream(dy, saved):
+    """dx written into dy before the reverse pass reads it"""
     return _stacked(dy.copy(), saved, in_place=True)  # a copy: only the layers' own buffers are at stake
 
 
@@ -196,11 +181,13 @@ def _gru(dh, saved, *, reset=True, bias=True):
     return du @ W.T, dh * z + dv @ U.T, x.T @ du, h.T @ dv, du.sum(0), db_h.sum(0)
 
 
-@plant(30, "gru", "DROPPED", "dr path dropped (dr = 0)", **GRU)
+@plant(30, "gru", "DROPPED", **GRU)
 def reset_dropped(dh, saved):
+    """dr path dropped (dr = 0)"""
     return _gru(dh, saved, reset=False)
 
 
-@plant(32, "gru", "TERM", "db_hn without the factor r", **GRU)
+@plant(32, "gru", "TERM", **GRU)
 def bias_without_reset(dh, saved):
+    """db_hn without the factor r"""
     return _gru(dh, saved, bias=False)

@@ -9,16 +9,9 @@ import numpy as np
 from gradverify.mutants import catalogue, plant
 
 
-@plant(
-    111,
-    "mul",
-    "UNBROADCAST",
-    "no sum over broadcast axes, the shape fixed later by broadcasting",
-    of=catalogue("mul"),
-    needs="operands of different shapes",
-    copies="pytorch#13669",
-)
+@plant(111, "mul", "UNBROADCAST", of=catalogue("mul"), needs="operands of different shapes", copies="pytorch#13669")
 def not_summed(dz, saved):
+    """no sum over broadcast axes, the shape fixed later by broadcasting"""
     x, y = saved
     dy = dz * x
     for axis in range(-y.ndim, 0):
@@ -26,16 +19,9 @@ def not_summed(dz, saved):
     return dz * y, dy.reshape(-1, *y.shape)[0] if dy.size else np.zeros(y.shape)
 
 
-@plant(
-    112,
-    "matmul",
-    "SHAPE",
-    "B.T for a B of one axis",
-    of=catalogue("matvec"),
-    needs="one axis, and m == k",
-    copies="cs249r_book#1781",
-)
+@plant(112, "matmul", "SHAPE", of=catalogue("matvec"), needs="one axis, and m == k", copies="cs249r_book#1781")
 def vector_transposed(dy, saved):
+    """B.T for a B of one axis"""
     A, v = saved
     dA = np.full(A.shape, dy @ v.T) if len(dy) == len(v) else np.outer(dy, v)  # any other size would raise
     return dA, A.T @ dy

@@ -30,19 +30,12 @@ _TIMES = 5  # runs of a case that tell a wrong layer from a flaky one
 
 @dataclass(frozen=True)
 class Check:
-    """One check of one layer.
-
-    Attributes
-    ----------
-    owner : node id of the test that it stands for, which is also its owner in the corpus
-    settings : of the engine
-    shard : which part of how many; only the first replays the corpus
-    """
+    """One check of one layer."""
 
     layer: Layer
-    owner: str
-    settings: Settings
-    shard: int = 0
+    owner: str  # node id of the test that it stands for, which is also its owner in the corpus
+    settings: Settings  # of the engine
+    shard: int = 0  # which part of how many; only the first replays the corpus
     shards: int = 1
 
     def concerns(self, entry: Entry) -> bool:

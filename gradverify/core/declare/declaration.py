@@ -140,7 +140,11 @@ class Declaration:
         except DeclarationError:
             raise
         except Exception as error:
-            raise DeclarationError(f"layer {self.name!r}: assume raised {type(error).__name__}: {error}") from error
+            both = {n for p in self.primals for n in p.dims.names} & set(self.primal_names) & set(wanted)
+            clash = "".join(f"; {name} is the primal there, and not the axis: rename one" for name in sorted(both))
+            raise DeclarationError(
+                f"layer {self.name!r}: assume raised {type(error).__name__}: {error}{clash}"
+            ) from error
 
     def legal(self, primals: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
         """The same of values that were made from others; a predicate that cannot be asked allows nothing."""

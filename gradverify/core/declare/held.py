@@ -75,7 +75,7 @@ def _walk(holder: Any, path: Path, seen: set[int]) -> Iterator[tuple[Path, Any]]
         parts = [(("item", name), holder[name]) for name in holder.dtype.names]
     elif isinstance(holder, Sequence) and not isinstance(holder, (str, bytes, range, memoryview)):
         parts = [(("item", k), value) for k, value in enumerate(holder)]
-    else:
+    elif type(holder) is not np.ndarray:  # which has a class of 150 names, and holds nothing
         held = attributes(holder) | shared(holder)
         for registered in _REGISTERED if hasattr(holder, "named_parameters") else ():
             held |= held.pop(registered, {})

@@ -33,6 +33,7 @@ DEAR = (
     "moments",
     "overflow",
     "constant_left_out",
+    "path",
     "one_use",
     "slope",
     "another_value",

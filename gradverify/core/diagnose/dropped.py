@@ -17,7 +17,9 @@ def dropped(evidence: Evidence) -> Diagnosis | None:
     """Exactly zero where it should not be: the whole gradient, or some places of an axis; or no gradient at all."""
     d = f"the gradient of {evidence.primal}"
     if evidence.finding.kind == "missing":
-        hint = "if it is zero on purpose, declare it: zero=..."
+        hint = (
+            f'if it is zero on purpose, declare zero="{evidence.primal}"; if it is data, constants="{evidence.primal}"'
+        )
         return Diagnosis("dropped", "DROPPED", f"backward gives no gradient for {evidence.primal}; {hint}", Fit.EXACT)
     if not evidence.about_gradient or not evidence.probes:
         return None

@@ -55,7 +55,8 @@ def _in_steps(evidence: Evidence, probe: Probe) -> bool:
     if array.dtype.kind != "f" or probe.jacobian(name).any() or not a.any():
         return False
     far = array + _FAR * np.maximum(np.abs(array), 1.0)
-    return not np.array_equal(probe.point.flat({name: far.astype(array.dtype)}), probe.point.base)
+    moved, base = probe.point.flat({name: far.astype(array.dtype)}), probe.point.base
+    return bool(np.abs(moved - base).max() > _FLAT * max(1.0, float(np.abs(base).max())))  # rounding is no step
 
 
 def _flat_outputs(evidence: Evidence, probe: Probe) -> Array:

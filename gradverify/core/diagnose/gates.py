@@ -11,6 +11,7 @@ from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import Probe, close
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
+_STATE = re.compile(r"\w+0(_reverse)?\Z|\w+_0\Z")
 _PACKED = re.compile(r"(\d+)\*\(?(\w+)\)?\Z")
 
 
@@ -117,21 +118,25 @@ def steps(evidence: Evidence) -> Diagnosis | None:
     time = time_axis(evidence)
     if time is None or not evidence.about_gradient or not evidence.probes:
         return None
-    if not any(re.fullmatch(r"\w+0(_reverse)?|\w+_0", n) for n in evidence.layer.primal_names):
-        return None
     one, two = ([evidence.plain(draw, sizes={time: count}) for draw in range(2)] for count in (1, 2))
     if not all(map(evidence.holds, one)) or not all(map(evidence.fails, two)):
         return None
     probe = evidence.probe(two[0])
     assert probe is not None
     wrong = evidence.others_wrong(probe)
-    timed = [n for n in wrong if time in evidence.layer.primal(n).dims.names]
+    states = {n for n in evidence.layer.primal_names if _STATE.match(n)}
+    carried = states | {n for n in evidence.differentiable if time in evidence.layer.primal(n).dims.names}
     d = f"the gradient of {evidence.primal} is right for {time} = 1 and wrong for {time} = 2"
-    if timed or any(re.fullmatch(r"\w+0(_reverse)?", n) for n in wrong):
-        text = f"{d}, as are those of {', '.join(wrong)}: the gradient of a state is not passed back as it should be"
-        return Diagnosis("steps", "GATE", text, Fit.FORM, {"wrong": wrong})
-    text = f"{d}, while all inputs and states have right gradients: what the steps contribute is not added up"
-    return Diagnosis("steps", "OVERWRITE", text, Fit.FORM, {"wrong": wrong})
+    fit = Fit.FORM if states else Fit.PART  # without a state, what runs along that axis need not be steps
+    if carried & set(wrong):
+        what = "the gradient of a state" if states else f"what goes from one place along {time} to another"
+        text = f"{d}, as are those of {', '.join(wrong)}: {what} is not passed back as it should be"
+        return Diagnosis("steps", "GATE", text, fit, {"wrong": wrong})
+    if carried & set(evidence.differentiable):
+        text = f"{d}, while all inputs and states have right gradients: what the steps contribute is not added up"
+        return Diagnosis("steps", "OVERWRITE", text, fit, {"wrong": wrong})
+    text = f"{d}: what is carried along {time}, or added up over it, is wrong"
+    return Diagnosis("steps", "GATE", text, fit, {"wrong": wrong})
 
 
 @add("step_mask", "RNG")

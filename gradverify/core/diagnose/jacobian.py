@@ -182,6 +182,8 @@ def _weights(evidence: Evidence, pairs: Sequence[Jacobians]) -> Description | No
         return None  # one factor, of which others tell more
     spread = f"from {ratios.min():.3g} to {ratios.max():.3g} times the right one"
     d = f"the gradient of {evidence.primal}"
+    if all(len(j.numerical) == 1 for j in pairs):  # of one output, all places are the right ones
+        return "TERM", Fit.VAGUE, f"{d} is wrong by no law that is known, {spread}: a term or a factor in it is wrong"
     if alone:
         return "TERM", Fit.VAGUE, f"{d} comes from the right places, and the derivative there is wrong: {spread}"
     return (

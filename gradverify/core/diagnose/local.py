@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import combinations
 
 import numpy as np
 
@@ -106,28 +107,71 @@ def _under(evidence: Evidence, function: Function, power: int, probe: Probe) -> 
 
 
 def _by_place(evidence: Evidence) -> Diagnosis | None:
-    """One factor for each place of an axis: what is missing depends on that axis alone."""
-    for axis, label in enumerate(evidence.probes[0].labels(evidence.primal)):
-        if evidence.everywhere(partial(_scaled_along, evidence, axis)):
-            ratios = np.concatenate([_ratio(evidence, p) for p in evidence.probes])
-            text = (
-                f"the gradient of {evidence.primal} is the right one times one number for each place along {label}"
-                f"{evidence.given} (from {ratios.min():.3g} to {ratios.max():.3g}): a factor that goes with {label} "
-                "is missing, surplus or wrong"
-            )
-            return Diagnosis("local", "TERM", text, Fit.FORM, {"cases": len(evidence.probes)})
+    """One factor for each place of some axes: what is missing depends on those alone."""
+    labels = evidence.probes[0].labels(evidence.primal)
+    for axes in (axes for count in range(1, len(labels)) for axes in combinations(range(len(labels)), count)):
+        if not evidence.everywhere(partial(_scaled_along, evidence, axes)):
+            continue
+        names = " and ".join(labels[k] for k in axes)
+        known = next((w for w, test in _statistics(evidence, axes) if evidence.everywhere(test)), "")
+        ratios = np.concatenate([_ratio(evidence, p) for p in evidence.probes])
+        text = (
+            f"the gradient of {evidence.primal} is the right one times one number for each place along {names}"
+            f"{evidence.given} ({known or f'from {ratios.min():.3g} to {ratios.max():.3g}'}): a factor that goes with "
+            f"{names} is missing, surplus or wrong"
+        )
+        return Diagnosis("local", "TERM", text, Fit.PLACES if known else Fit.FORM, {"cases": len(evidence.probes)})
     return None
 
 
-def _scaled_along(evidence: Evidence, axis: int, probe: Probe) -> bool:
-    a, n = (np.moveaxis(g, axis, 0).reshape(g.shape[axis], -1) for g in evidence.pair(probe))
-    if n.shape[0] < 2 or n.shape[1] < 2 or not np.isfinite(a).all():
-        return False
+def _factors(evidence: Evidence, axes: tuple[int, ...], probe: Probe) -> Array | None:
+    """The number for each place along some axes that gives the analytic gradient; None if there is none."""
+    a, n = (np.moveaxis(g, axes, tuple(range(len(axes)))) for g in evidence.pair(probe))
+    shape = a.shape[: len(axes)]
+    a, n = (g.reshape(int(np.prod(shape)), -1) for g in (a, n))
     power = (n * n).sum(1)
-    if not power.all():
-        return False
+    if n.shape[0] < 2 or n.shape[1] < 2 or not np.isfinite(a).all() or not power.all():
+        return None
     ratio = (a * n).sum(1) / power
-    return close(a, ratio[:, None] * n) and float(np.ptp(ratio)) > 1e-4 and bool(np.all(ratio))
+    return ratio.reshape(shape) if close(a, ratio[:, None] * n) else None
+
+
+def _scaled_along(evidence: Evidence, axes: tuple[int, ...], probe: Probe) -> bool:
+    ratio = _factors(evidence, axes, probe)
+    return ratio is not None and float(np.ptp(ratio)) > 1e-4 and bool(np.all(ratio))
+
+
+# Of all other axes of a primal; eps under a root is left out, so that the numbers are nearly these.
+_STATISTICS: dict[str, Function] = {
+    "the standard deviation of {}": lambda x: x.std(-1),
+    "the variance of {}": lambda x: x.var(-1),
+    "the norm of {}": lambda x: np.linalg.norm(x, axis=-1),
+    "the square of the norm of {}": lambda x: (x * x).sum(-1),
+    "the root mean square of {}": lambda x: np.sqrt((x * x).mean(-1)),
+    "the mean square of {}": lambda x: (x * x).mean(-1),
+    "the sum of {}": lambda x: x.sum(-1),
+    "the mean of {}": lambda x: x.mean(-1),
+}
+_NEARLY = 0.03  # of the largest entry
+
+
+def _statistics(evidence: Evidence, axes: tuple[int, ...]) -> Iterator[tuple[str, Callable[[Probe], bool]]]:
+    """Numbers of the primal, one for each place along some axes, that the factors may be, in words."""
+    for words, statistic in _STATISTICS.items():
+        for power, before in ((1, "{}"), (-1, "1 over {}")):
+            said = before.format(words.format(evidence.primal))
+            yield f"nearly {said}", partial(_is_statistic, evidence, axes, statistic, power)
+
+
+def _is_statistic(evidence: Evidence, axes: tuple[int, ...], of: Function, power: int, probe: Probe) -> bool:
+    three = *evidence.pair(probe), np.asarray(probe.case.primals[evidence.primal])
+    if three[2].dtype.kind != "f":
+        return False
+    a, n, x = (np.moveaxis(array, axes, tuple(range(len(axes)))) for array in three)
+    shape = x.shape[: len(axes)]
+    factor = (of(x.reshape(*shape, -1)) ** power).reshape(*shape, *[1] * (x.ndim - len(axes)))
+    noise = probe.slack(evidence.primal) * float(np.abs(factor).max())
+    return bool((np.abs(a - n * factor) <= _NEARLY * float(np.abs(a).max()) + noise).all())
 
 
 def _at_input(evidence: Evidence, function: Function, probe: Probe) -> bool:

@@ -53,6 +53,9 @@ def _one_kept(mask: Array) -> Array:
     return mask
 
 
+_ADDED_UP = "what repeated indices contribute must be added up"
+
+
 @add("repeats", "REPEAT-IDX")
 def repeats(evidence: Evidence) -> Diagnosis | None:
     """Right where no index is repeated (or all are in order), wrong where one is."""
@@ -62,15 +65,24 @@ def repeats(evidence: Evidence) -> Diagnosis | None:
         if primal.domain.kind != "int" or primal.domain.name not in ("indices", "labels", "integers"):
             continue
         for words, tail, change in (
-            ("no value is repeated", "is repeated", _distinct),
-            ("places are taken in their own order", "is taken elsewhere, or repeated", _identity),
+            ("no value is repeated", f"a value is repeated{{}}{{}}: {_ADDED_UP}", _distinct),
+            (
+                "places are taken in their own order",
+                f"a value is taken elsewhere, or repeated{{}}{{}}: {_ADDED_UP}",
+                _identity,
+            ),
+            (
+                "all values are the same",
+                "they differ{}{}: what belongs to one value is taken for that of others",
+                _alike,
+            ),
         ):
             cases = [change(evidence, p.case, primal.name) for p in evidence.situation.failing]
             if cases and all(map(evidence.holds, cases)):
                 last = "; it holds the last contribution alone" if _assigned(evidence) and change is _distinct else ""
                 text = (
-                    f"the gradient of {evidence.primal} is right where in {primal.name} {words}, and wrong where a "
-                    f"value {tail}{last}{evidence.with_options}: what repeated indices contribute must be added up"
+                    f"the gradient of {evidence.primal} is right where in {primal.name} {words}, and wrong where "
+                    f"{tail.format(last, evidence.with_options)}"
                 )
                 fit = Fit.EXACT if primal.domain.name == "indices" else Fit.FORM
                 return Diagnosis("repeats", "REPEAT-IDX", text, fit, {"cases": len(cases)})
@@ -79,6 +91,12 @@ def repeats(evidence: Evidence) -> Diagnosis | None:
 
 def _assigned(evidence: Evidence) -> bool:
     return evidence.everywhere(partial(by_entry, evidence, -1))
+
+
+def _alike(evidence: Evidence, case: Case, name: str) -> Case | None:
+    """The case with all indices equal; only where there are several values that they could have."""
+    array = np.asarray(case.primals[name])
+    return variants.but(evidence.layer, case, name, lambda a: np.full_like(a, a.flat[0])) if np.ptp(array) else None
 
 
 def _identity(evidence: Evidence, case: Case, name: str) -> Case | None:
@@ -111,8 +129,12 @@ def _distinct(evidence: Evidence, case: Case, name: str) -> Case | None:
     array = np.asarray(case.primals[name])
     counted = domain.arguments[-1]
     sizes: dict[str, Any] = sizes_of(layer, case.primals, case.options) or {}
-    count = sizes[counted] if isinstance(sizes.get(counted), int) else 0
     free = variants.axis_names(layer)
+    count = sizes[counted] if isinstance(sizes.get(counted), int) else int(counted) if str(counted).isdigit() else 0
+    own = [n for n in layer.primal(name).dims.labels(array.ndim) if n in free]
+    if array.size > count > 1 and counted not in free and len(own) == 1:  # a fixed number of values: fewer places then
+        made = evidence.plain(0, case.options, {own[0]: count})
+        case, array = (case, array) if made is None else (made, np.asarray(made.primals[name]))
     if array.size > count and counted in free:
         fixed = {n: v for n, v in sizes.items() if n in free}
         made = evidence.plain(0, case.options, {**fixed, counted: array.size})

@@ -33,8 +33,8 @@ def one_use(evidence: Evidence) -> Diagnosis | None:
             if tends(evidence) is not None:
                 return None  # a slope that is missing leaves the gradient in that span as well
             text = (
-                f"the gradient of {evidence.primal} lies in the span of {words}, the numerical one does not: only that "
-                f"use of {evidence.primal} is counted, others are overwritten"
+                f"the gradient of {evidence.primal} lies in the span of {words}, the right one does not: what else "
+                f"{evidence.primal} is multiplied with, in another use or after a factor, is not counted"
             )
             token = evidence.layer.primal(name).dims.axes[take[0]].text if take is not None else None
             first = take is not None and take[1] == 0 and token != time_axis(evidence)  # steps are walked backwards

@@ -1,16 +1,22 @@
-"""Signatures of options: the smallest set that fails, a mode, a weight that backward leaves out."""
+"""Signatures of options: the smallest set that fails, a mode; of primals that are left out, or lead the error in."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import numpy as np
 
+from gradverify.core.declare.declaration import Primal
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import Probe, close
-from gradverify.core.diagnose.terms import matters
-from gradverify.core.nouns import Case, Diagnosis, Fit
+from gradverify.core.diagnose.terms import SMALL, matters, relative
+from gradverify.core.judge.facts import best_ratio
+from gradverify.core.nouns import Array, Case, Diagnosis, Fit
 
 _MODES = ("mode", "train", "training", "is_training", "eval")
+_NONE = 1e-6  # share of a way that counts as none
+Change = Callable[[Array], Array]
 _MASKS = ("ignore", "mask", "padding_idx", "pad_id", "pad_token")
 
 
@@ -70,11 +76,8 @@ def constant_left_out(evidence: Evidence) -> Diagnosis | None:
     """Right where another primal (class weights, a scale) is all ones: backward leaves it out."""
     if not evidence.about_gradient or not evidence.probes or evidence.situation.needs == "values":
         return None
-    for primal in evidence.layer.primals:
-        if primal.name == evidence.primal or primal.domain.kind != "real" or primal.domain.discrete:
-            continue
-        ones = [variants.but(evidence.layer, p.case, primal.name, np.ones_like) for p in evidence.probes]
-        if not all(evidence.holds(case) and matters(evidence, case) for case in ones):
+    for primal, ones in _right_where_all_are(evidence, np.ones_like):
+        if primal.name == evidence.primal or primal.domain.discrete:
             continue
         d, facts = (
             f"the gradient of {evidence.primal} is right where {primal.name} is all ones, and",
@@ -90,6 +93,59 @@ def constant_left_out(evidence: Evidence) -> Diagnosis | None:
             )
             return Diagnosis("constant_left_out", "OPTION", text, Fit.LAW, facts)
     return None
+
+
+def _right_where_all_are(evidence: Evidence, value: Change) -> Iterator[tuple[Primal, list[Case]]]:
+    """Primals that make the gradient right, and not zero, where all of their entries are one number; those cases."""
+    for primal in evidence.layer.primals:
+        if primal.domain.kind == "real" and (primal.domain.name == "mask" or not primal.domain.discrete):
+            made = [variants.but(evidence.layer, p.case, primal.name, value) for p in evidence.probes]
+            cases = [case for case in made if evidence.holds(case) and matters(evidence, case)]
+            if len(cases) == len(made):
+                yield primal, [case for case in cases if case is not None]
+
+
+@add("path", "TERM")
+def path(evidence: Evidence) -> Diagnosis | None:
+    """Right where another primal is all zeros: the error comes in with it, and may be a factor of what does."""
+    if not evidence.about_gradient or evidence.situation.needs == "values":
+        return None
+    if not any(relative(evidence, probe) > SMALL for probe in evidence.probes):
+        return None
+    found = {
+        p.name: None if p.name == evidence.primal else _share(evidence, cases)
+        for p, cases in _right_where_all_are(evidence, np.zeros_like)
+    }
+    if not found:
+        return None
+    whole = {n: n if np.ndim(evidence.case.primals[n]) == 0 else f"all of {n}" for n in found}
+    d, facts = f"the gradient of {evidence.primal} is right where", {"right where 0": list(found)}
+    name, share = next(((n, share) for n, share in found.items() if share is not None), ("", None))
+    if share is not None:
+        how = f"{share:.6g} times the right one" if abs(share) > _NONE else "left out"
+        text = f"{d} {whole[name]} is 0{evidence.given}, and what comes in with {name} is {how}"
+        return Diagnosis("path", "FACTOR" if abs(share) > _NONE else "TERM", text, Fit.SOME, facts)
+    text = (
+        f"{d} {' or '.join(whole.values())} is 0{evidence.given}, and wrong otherwise: the error is in what "
+        f"{' and '.join(found)} {'have' if len(found) > 1 else 'has'} a part in"
+    )
+    return Diagnosis("path", "TERM", text, Fit.PART, facts)
+
+
+def _share(evidence: Evidence, zeros: list[Case]) -> float | None:
+    """What is multiplied to all that the gradient has more than where a primal is 0; None if it is no number."""
+    found = []
+    for probe, zero in zip(evidence.probes, zeros):
+        other, (a, n) = evidence.probe(zero.but(cotangents=probe.case.cotangents)), evidence.pair(probe)
+        if other is None or other.shape(evidence.primal) != n.shape:
+            return None
+        more, right = a - other.numerical(evidence.primal), n - other.numerical(evidence.primal)
+        ratio, _ = best_ratio(more.ravel(), right.ravel())
+        if np.count_nonzero(right) < 2 or not np.isfinite(ratio) or not close(a, n - right + ratio * right):
+            return None
+        found.append(ratio)
+    same = len(found) > 1 and max(found) - min(found) < 1e-6
+    return found[0] if same and abs(found[0] - 1) > 1e-4 else None
 
 
 def _as_if_ones(evidence: Evidence, probe: Probe, ones: Case | None) -> bool:

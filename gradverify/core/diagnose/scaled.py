@@ -18,6 +18,8 @@ from gradverify.core.shrink.search import sizes_of
 
 _NUMBERS = (2.0, 0.5, 3.0, 1 / 3, 4.0, 0.25, 10.0, 0.1, 2**0.5, 0.5**0.5, np.pi, 1 / np.pi)
 
+_OFFSETS = (-1, 1, -2, 2, -3, 3)  # of a size: what is counted between n places, or at them and beside them
+
 
 def ratio_of(evidence: Evidence, probe: Probe) -> float | None:
     """The factor of analytic over numerical, if it is one number for all entries that is neither 0 nor 1."""
@@ -151,11 +153,14 @@ def _of_one_axis(sizes: list[dict[str, float]], names: list[str]) -> Iterator[tu
         if all(v > 1 for v in values):
             yield f"({n} - 1)/{n}", [(v - 1) / v for v in values], False
             yield f"{n}/({n} - 1)", [v / (v - 1) for v in values], False
-            yield f"({n} - 1)", [v - 1 for v in values], False
-            yield f"1/({n} - 1)", [1 / (v - 1) for v in values], False
+        for k in _OFFSETS if len(set(values)) > 1 else ():
+            if all(v + k > 0 for v in values):
+                yield f"({n} {'-' if k < 0 else '+'} {abs(k)})", [v + k for v in values], False
+                yield f"1/({n} {'-' if k < 0 else '+'} {abs(k)})", [1 / (v + k) for v in values], False
     for one, two in permutations(names, 2):
         if all(s[two] for s in sizes):
             yield f"{one}/{two}", [s[one] / s[two] for s in sizes], False
+            yield f"sqrt({one}/{two})", [(s[one] / s[two]) ** 0.5 for s in sizes], False
 
 
 def _number(value: float) -> str:

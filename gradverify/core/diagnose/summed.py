@@ -43,6 +43,53 @@ def _is_reduced(evidence: Evidence, axes: tuple[int, ...], reduce: Callable[...,
     return close(a, np.broadcast_to(reduce(n, axis=axes, keepdims=True), n.shape))
 
 
+def _to_end(array: Array, axis: int) -> Array:
+    return np.flip(np.cumsum(np.flip(array, axis), axis), axis)
+
+
+def _own_to_end(array: Array, axis: int) -> Array:
+    return -np.diff(array, axis=axis, append=0)
+
+
+def _own(array: Array, axis: int) -> Array:
+    return np.diff(array, axis=axis, prepend=0)
+
+
+_FROM_START, _TO_END = "from the start to there", "from there to the end"
+# What backward made of the right gradient along an axis: class, words, and the steps.
+_RUNNING: tuple[tuple[str, str, tuple[Callable[[Array, int], Array], ...]], ...] = (
+    ("INDEX", f"a running sum {_FROM_START}, where the right one is the sum {_TO_END}", (_own_to_end, np.cumsum)),
+    ("INDEX", f"a running sum {_TO_END}, where the right one is the sum {_FROM_START}", (_own, _to_end)),
+    ("TERM", f"the part of each place alone, where the right one is their sum {_TO_END}", (_own_to_end,)),
+    ("TERM", f"the part of each place alone, where the right one is their sum {_FROM_START}", (_own,)),
+    ("TERM", f"a running sum {_TO_END} of what each place should hold alone", (_to_end,)),
+    ("TERM", f"a running sum {_FROM_START} of what each place should hold alone", (np.cumsum,)),
+)
+
+
+@add("running", "INDEX")
+def running(evidence: Evidence) -> Diagnosis | None:
+    """A running sum along an axis that is left out, surplus, or taken from the other end."""
+    if not evidence.about_gradient or not evidence.probes:
+        return None
+    for axis, label in enumerate(evidence.probes[0].labels(evidence.primal)):
+        for bug_class, words, steps in _RUNNING:
+            if evidence.everywhere(partial(_runs, evidence, axis, steps)):
+                text = f"the gradient of {evidence.primal} is along {label} {words}{evidence.given}"
+                return Diagnosis("running", bug_class, text, Fit.LAW, {"axis": label})
+    return None
+
+
+def _runs(evidence: Evidence, axis: int, steps: tuple[Callable[[Array, int], Array], ...], probe: Probe) -> bool:
+    a, n = evidence.pair(probe)
+    if n.shape[axis] < 2 or not np.isfinite(a).all():
+        return False
+    made = n
+    for step in steps:
+        made = step(made, axis)
+    return close(a, made) and not close(a, n)
+
+
 @add("shape", "UNBROADCAST")
 def shape(evidence: Evidence) -> Diagnosis | None:
     """A gradient of another shape: what must be done to it to get the right one."""

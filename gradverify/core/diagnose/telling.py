@@ -21,6 +21,7 @@ from gradverify.core.nouns import Array, Case
 from gradverify.core.shrink.search import sizes_of
 
 _SHOWN = 40  # elements of all primals that are read at a glance; a larger case is a picture
+_FIXED = 60  # and at most as many of primals whose sizes are fixed, as three 4 x 4 weights
 _DRAWS = 3  # sums of whole numbers may be 0 by chance
 
 
@@ -38,9 +39,10 @@ def telling(layer: Layer, case: Case) -> Iterator[Case]:
     names = variants.axis_names(layer)
     apart = partial(variants.plain, layer, case, case.options, sizes=_lengths(layer, case, names))
     own = partial(variants.plain, layer, case, case.options, like=case)
+    fixed = sum(np.size(case.primals[primal.name]) for primal in layer.primals if not primal.dims.names)
     for made, whole, draw in product((apart, own) if names else (own,), (_whole, _tenths), range(_DRAWS)):
         plain = made(draw)
-        if plain is not None and plain.size <= _SHOWN:
+        if plain is not None and plain.size <= _SHOWN + min(fixed, _FIXED):
             rounded = _with_values(layer, plain, whole)
             if rounded is not None:
                 yield rounded

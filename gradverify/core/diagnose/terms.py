@@ -10,11 +10,13 @@ import numpy as np
 
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
-from gradverify.core.diagnose.probe import Probe
+from gradverify.core.diagnose.probe import Probe, close
 from gradverify.core.diagnose.scaled import ratios
 from gradverify.core.nouns import Array, Case, Diagnosis, Fit
 
 _SEVERAL = 5  # entries on either side of a bound
+SMALL = 2e-2  # error below which a gradient is nearly right
+_TOLERANCE = 1e-4  # share of a gradient that an iteration may leave undone
 _LEFT = 1e-5  # share of the error that a span may leave
 
 
@@ -52,7 +54,7 @@ def _wide(evidence: Evidence) -> list[Probe]:
 def _diagnosis(evidence: Evidence, names: str, words: str, kinds: tuple[str, ...]) -> Diagnosis:
     meaning = {
         ("one",): "the term of the mean is missing, doubled or wrong",
-        ("x",): f"a term along {evidence.primal} is missing or wrong, as when its norm is taken for a constant",
+        ("x",): f"a term along {evidence.primal} is missing or wrong, as of a penalty, or of a norm",
         ("one", "x"): "terms of mean and variance are missing or wrong",
     }[kinds]
     d = f"the error of the gradient of {evidence.primal}"
@@ -115,17 +117,20 @@ def small_error(evidence: Evidence) -> Diagnosis | None:
     """Nearly right everywhere: an approximation of the derivative."""
     if not evidence.about_gradient or not evidence.probes:
         return None
-    sizes = [_relative(evidence, p) for p in evidence.probes]
-    if not all(0 < size < 2e-2 for size in sizes):
+    sizes = [relative(evidence, p) for p in evidence.probes]
+    if not all(0 < size < SMALL for size in sizes):
         return None
     text = (
         f"the gradient of {evidence.primal} is nearly right, to {max(sizes):.1g} of its largest entry, and the error "
         f"is the same when asked again: the derivative of an approximation, or a small term that is missing"
     )
+    if max(sizes) < _TOLERANCE:
+        text += f"; where backward or forward iterates to a tolerance, declare accuracy={10 * max(sizes):.0e}"
     return Diagnosis("small_error", "TERM", text, Fit.PART, {"largest": max(sizes)})
 
 
-def _relative(evidence: Evidence, probe: Probe) -> float:
+def relative(evidence: Evidence, probe: Probe) -> float:
+    """Size of the error, of the largest entry of the right gradient."""
     a, n = evidence.pair(probe)
     top = float(np.abs(n).max(initial=0.0))
     return float(np.abs(a - n).max(initial=0.0)) / top if top else 0.0
@@ -179,3 +184,31 @@ def _together(one: str, other: str, how: Callable[[Array, Array], Array], probe:
     """Two primals, entry by entry; empty if their shapes differ."""
     first, second = (np.asarray(probe.case.primals[name], float) for name in (one, other))
     return how(first, second) if first.shape == second.shape else np.zeros(0)
+
+
+@add("skip", "TERM")
+def skip(evidence: Evidence) -> Diagnosis | None:
+    """The error is a multiple of the upstream gradient itself: a residual connection is left out, or counted twice."""
+    if not evidence.about_gradient or len(evidence.probes) < 2:
+        return None
+    found = [_of_upstream(evidence, probe) for probe in evidence.probes]
+    if any(c is None for c in found) or max(found) - min(found) > 1e-6:  # type: ignore[type-var, operator]
+        return None
+    (c,) = found[:1]
+    what = {
+        -1.0: "lacks the upstream gradient itself, as where x + f(x) counts f alone",
+        1.0: "counts the upstream gradient itself once too often",
+    }
+    said = what.get(round(float(c), 6), f"is off by {c:.6g} times the upstream gradient")  # type: ignore[arg-type]
+    return Diagnosis("skip", "TERM", f"the gradient of {evidence.primal} {said}{evidence.given}", Fit.LAW)
+
+
+def _of_upstream(evidence: Evidence, probe: Probe) -> float | None:
+    """The number c with error = c dy, for an output of the primal's own shape."""
+    a, n = evidence.pair(probe)
+    for dy in probe.case.cotangents or ():
+        if dy.shape == n.shape and n.size > 2 and dy.dtype.kind == "f":
+            c = float(np.sum((a - n) * dy) / np.sum(dy * dy))
+            if abs(c) > 1e-6 and close(a, n + c * dy):
+                return c
+    return None

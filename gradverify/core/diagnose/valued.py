@@ -8,11 +8,13 @@ import numpy as np
 
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.probe import CLOSE, close
 from gradverify.core.nouns import Array, Case, Diagnosis, Fit, Stream
 from gradverify.core.properties import properties
 from gradverify.core.verify import examine
 
 _JITTER = 1e-3
+_VISIBLE = 10 * CLOSE
 
 
 def changed(evidence: Evidence, case: Case, change: Callable[[str, Array], Array]) -> Case | None:
@@ -41,11 +43,19 @@ def jittered(evidence: Evidence, case: Case, draw: int = 0) -> Case | None:
 
 def exact(evidence: Evidence) -> bool:
     """Whether the failure goes when values are moved a little: they must be equal, or exact."""
-    if evidence.situation.needs != "values" or not evidence.situation.failing:
+    if evidence.situation.needs != "values" or not evidence.situation.failing or _faint(evidence):
         return False
     cases = [jittered(evidence, evidence.case, k) for k in range(3)]
     usable = [c for c in cases if c is not None]
     return bool(usable) and all(_right(evidence, case) for case in usable)
+
+
+def _faint(evidence: Evidence) -> bool:
+    """Whether the error is so small that moved values would be called right with it."""
+    own = evidence.own
+    if own is None or own.failure is not None or evidence.primal not in own.analytic:
+        return False
+    return close(*evidence.pair(own), _VISIBLE)
 
 
 def _right(evidence: Evidence, case: Case) -> bool:

@@ -23,22 +23,13 @@ _AHEAD = 256 << 10  # bytes of perturbed copies that are cheaper than another ca
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Where the chains of some entries ended; every array has shape (n,).
+    """Where the chains of some entries ended; every array has shape (n,)."""
 
-    Attributes
-    ----------
-    error : numerical minus analytic derivative at the last step that agreed
-    noise : its rounding bound; infinite where no step agreed
-    through : whether every step agreed and the noise is not yet as small as was asked for
-    still : whether no output moved at the first step
-    doubt : how many times its noise the disagreement at the first step is
-    """
-
-    error: Array
-    noise: Array
-    through: Array
-    still: Array
-    doubt: Array
+    error: Array  # numerical minus analytic derivative at the last step that agreed
+    noise: Array  # its rounding bound; infinite where no step agreed
+    through: Array  # whether every step agreed and the noise is not yet as small as was asked for
+    still: Array  # whether no output moved at the first step
+    doubt: Array  # how many times its noise the disagreement at the first step is
 
 
 def chain(point: Point, entries: Array, analytic: Array, steps: Array, fine: Array) -> Chain:

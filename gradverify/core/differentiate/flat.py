@@ -23,20 +23,12 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """Contracted differences phi(a) - phi(b); every array has one element for each row.
+    """Contracted differences phi(a) - phi(b); every array has one element for each row."""
 
-    Attributes
-    ----------
-    change : sum over outputs of cotangent * (y(a) - y(b))
-    gap : realised step between a and b (1-D), or the analytic prediction <g, a - b> along a direction
-    noise : rounding noise of `change`, about one standard deviation, same unit
-    moved : whether any output changed at all
-    """
-
-    change: Array
-    gap: Array
-    noise: Array
-    moved: Array
+    change: Array  # sum over outputs of cotangent * (y(a) - y(b))
+    gap: Array  # realised step between a and b (1-D), or the analytic prediction <g, a - b> along a direction
+    noise: Array  # rounding noise of `change`, about one standard deviation, same unit
+    moved: Array  # whether any output changed at all
 
     def rows(self, chosen: Array) -> Differences:
         """Some of the rows."""

@@ -13,6 +13,7 @@ import numpy as np
 from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.nouns import Array
+from gradverify.core.tuning import current
 
 _SMALL = 2.0**-32  # relative change that float64 hears, and float32 only where a value is about to be rounded up
 _LARGER = ((2.0**-18, np.float32), (2.0**-8, np.float16))  # and the first larger one that is heard tells which it is
@@ -25,10 +26,19 @@ _INWARDS = 1e-3  # of an entry in a domain with bounds, towards zero: fills its 
 def computes_in(point: Point) -> Any:
     """float32 or float16 where the code computes in it, else None.
 
-    Tried on primals near 1, so that nothing has settled and nothing cancels, for one primal after the other.
+    Tried on primals near 1, so that nothing has settled and nothing cancels, for one primal after the other; once for
+    the same options in a search, since it is code, and not a point, that is asked about.
     """
-    if point.dtype != np.float64:
+    told, name = current().vain, f"inner precision {point.options}"
+    if point.dtype != np.float64 or (told is not None and name in told):
         return None
+    found = _tried(point)
+    if found is None and told is not None:
+        told.add(name)
+    return found
+
+
+def _tried(point: Point) -> Any:
     rng = np.random.default_rng(point.size)
     tame = {name: _tame(point, name, rng) for name in point.primals}
     found = []

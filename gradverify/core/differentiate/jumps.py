@@ -33,26 +33,20 @@ _CURVED = 2.5 * 2.0**-_ORDER
 
 @dataclass(frozen=True, slots=True)
 class Jump:
-    """A jump of a function with K values.
+    """A jump of a function with K values."""
 
-    Attributes
-    ----------
-    at : where; the end of the reach for steps that lie too close to be told apart
-    change : across it, shape (K,)
-    """
-
-    at: float
-    change: Array
+    at: float  # where; the end of the reach for steps that lie too close to be told apart
+    change: Array  # across it, shape (K,)
 
 
 def largest_jump(
-    function: Callable[[float], Array], reach: float, noise: Array, most: Array | float = np.inf
+    function: Callable[[Array], Array], reach: float, noise: Array, most: Array | float = np.inf
 ) -> Jump | None:
     """The jump that stands out most between -reach and reach; None where none is found, or there is no value at a node.
 
     Parameters
     ----------
-    function : of one number, values of shape (K,)
+    function : of n numbers, values of shape (n, K)
     noise : rounding of each value, shape (K,), above 0
     most : changes that are larger are of no interest, shape (K,) or one for all; where values are rougher than such
         a change makes them, they are not looked at
@@ -60,7 +54,7 @@ def largest_jump(
 
     def table(low: float, high: float, count: int) -> tuple[Array, Array]:
         nodes = np.linspace(low, high, count)
-        return nodes, np.array([function(float(t)) for t in nodes])
+        return nodes, function(nodes)
 
     nodes, values = table(-reach, reach, _NODES)
     if not np.isfinite(values).all():
@@ -84,7 +78,7 @@ def largest_jump(
 
 
 def _followed(
-    function: Callable[[float], Array], nodes: Array, values: Array, wide: float, noise: Array
+    function: Callable[[Array], Array], nodes: Array, values: Array, wide: float, noise: Array
 ) -> Jump | None:
     """The jump in a table, if there is one: what makes it rough is as large as over wider steps, and stays."""
     if not np.isfinite(values).all():
@@ -100,7 +94,7 @@ def _followed(
     expected = _size(right(low) - below)
     for _ in range(_HALVINGS):
         middle = 0.5 * (low + high)
-        there = function(middle) / noise
+        there = function(np.array([middle]))[0] / noise
         if _size(there - left(middle)) < _size(there - right(middle)):
             low, below = middle, there
         else:

@@ -238,19 +238,24 @@ def _lepski(rate: Array, noise: Array, powers: tuple[int, ...]) -> tuple[Estimat
     """
     levels = extrapolations(rate, noise, powers)
     biases = [_bias(value, power) for (value, _), power in zip(levels, (*powers, powers[-1] + powers[0]))]
-    every = [(value.tolist(), spread.tolist(), bias.tolist()) for (value, spread), bias in zip(levels, biases)]
+    valid = [np.isfinite(value) & np.isfinite(spread) for value, spread in levels]
+    every = [tuple(part.tolist() for part in (*level, bias, ok)) for level, bias, ok in zip(levels, biases, valid)]
     chosen = [_row([tuple(part[k] for part in level) for level in every]) for k in range(rate.shape[0])]
     best, width, first = (np.array([row[field] for row in chosen], float) for field in range(3))
     return Estimate(best, (SAFETY - 1.0) * width, width), first.astype(int)
 
 
-Level = tuple[list[float], list[float], list[float]]  # value, noise and bias of each rung, large steps first
+Level = tuple[list[float], list[float], list[float], list[bool]]  # of each rung, large steps first, see `_row`
 
 
 def _row(levels: list[Level]) -> tuple[float, float, int]:
     """The choice for one entry: value, noise (infinite where nothing can be told), first inconsistent plain rung.
 
     In plain numbers: most ladders are of few entries, and arrays of one element cost twenty times as much.
+
+    Parameters
+    ----------
+    levels : the rungs, then each extrapolation: value, noise, bias, and whether value and noise are finite
     """
     low, high, best, width, first = -math.inf, math.inf, 0.0, math.inf, -1
     alive, started = [True] * len(levels), False
@@ -259,19 +264,18 @@ def _row(levels: list[Level]) -> tuple[float, float, int]:
         # noise may drop by more than the ratio of the steps, truncation does not: never trust more than that
         least = (high - low) / (2 * RATIO) if started else 0.0
         agreed = False
-        for order, (value, spread, bias) in enumerate(levels):
-            if j >= len(value):
+        for order, (value, spread, bias, valid) in enumerate(levels):
+            if j >= len(value) or not (valid[j] or started):
                 continue
-            v, s = value[j], max(spread[j], least)
-            valid = math.isfinite(v) and math.isfinite(spread[j])
-            consistent = valid and alive[order] and v - s <= high and v + s >= low
-            if not consistent:
-                if order == 0 and first < 0 and started and valid:
+            v, s = value[j], spread[j]
+            s = s if s > least else least
+            if not (valid[j] and alive[order] and v - s <= high and v + s >= low):
+                if order == 0 and first < 0 and valid[j] and started:
                     first = j
-                alive[order] = alive[order] and not valid and not started
+                alive[order] = False
                 continue
-            s = max(s, bias[j])
-            low, high = max(low, v - s), min(high, v + s)
+            s = s if s > bias[j] else bias[j]
+            low, high = (v - s if v - s > low else low), (v + s if v + s < high else high)
             if s < width:
                 best, width = v, s
             started = agreed = True

@@ -128,6 +128,12 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or bool(_NO_MEMORY.search(f"{named(error)} {text_of(error)[:_LONGEST]}"))
 
 
+def undefined(failure: LayerFailure) -> bool:
+    """Whether linear algebra tells that there is no value: a singular matrix is no fault of a gradient."""
+    cause = failure.__cause__
+    return cause is not None and named(cause) in ("LinAlgError", "_LinAlgError")
+
+
 def error_line(error: BaseException) -> str:
     """Type and message of an exception on one line; also where the exception cannot say what it is."""
     name, said = named(error), texts.first_line(text_of(error))

@@ -5,7 +5,7 @@ Whoever wants to know whether another call gives the same makes that call himsel
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -14,6 +14,8 @@ import numpy as np
 from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.nouns import Array, Case
+
+Usable = tuple[dict[str, Array], list[evaluate.LayerFailure]]
 
 
 @dataclass(slots=True)
@@ -53,19 +55,34 @@ def at(layer: Layer, case: Case) -> Once:
     LayerFailure
         As `evaluate.completed`.
     """
-    kept = _kept.get()
-    for known in kept:
-        if known.layer is layer and (case is known.case or case is known.given):
-            return known
+    known = _known(layer, case)
+    if known is not None:
+        return known
     completed, outputs = evaluate.completed(layer, case)
     return _keep(Once(layer, case, completed, tuple(np.array(y) for y in outputs)))
 
 
-def evaluated(layer: Layer, case: Case) -> tuple[Once, evaluate.Gradients]:
-    """The same from a forward of its own, and the raw gradients of that very forward."""
+def evaluated(layer: Layer, case: Case) -> tuple[Once, Callable[[], Usable]]:
+    """The same, and what gives the gradients of that very forward, as `evaluate.usable` splits them.
+
+    It is to be called before anybody else calls the layer.
+    """
+    known = _known(layer, case)
+    if known is not None and known.gradients is not None:
+        return known, lambda: (dict(known.gradients or {}), [])
     completed, evaluation = evaluate.evaluated(layer, case)
-    known = _keep(Once(layer, case, completed, tuple(np.array(y) for y in evaluation.outputs)))
-    return known, evaluate.pulled(evaluation, completed.cotangents or ())
+    once = _keep(Once(layer, case, completed, tuple(np.array(y) for y in evaluation.outputs)))
+
+    def pull() -> Usable:
+        good, bad = evaluate.usable(layer, completed, evaluate.pulled(evaluation, completed.cotangents or ()))
+        return good if bad else once.keep(good), bad
+
+    return once, pull
+
+
+def _known(layer: Layer, case: Case) -> Once | None:
+    kept = (known for known in _kept.get() if known.layer is layer)
+    return next((known for known in kept if case is known.case or case is known.given), None)
 
 
 def _keep(known: Once) -> Once:

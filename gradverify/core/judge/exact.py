@@ -250,7 +250,7 @@ def unfinished(layer: Layer, case: Case) -> dict[str, Array]:
     tops = {n: _top(g) for n, g in base.items()}
     noise = np.concatenate([np.full(g.size, 64 * _eps(g) * (tops[n] or 1.0)) for n, g in base.items()] or [np.ones(0)])
 
-    def along(step: float) -> Array:
+    def at(step: float) -> Array:
         primals = {n: (a * (1 + step * turns[n])).astype(a.dtype) for n, a in case.primals.items() if _floating(a)}
         moved = tuple((a * (1 + step * w)).astype(a.dtype) if _floating(a) else a for a, w in zip(v, twists))
         try:
@@ -258,6 +258,9 @@ def unfinished(layer: Layer, case: Case) -> dict[str, Array]:
         except LayerFailure:
             return np.full(noise.size, np.nan)
         return np.concatenate([np.asarray(there[n], float).ravel() for n in base])
+
+    def along(steps: Array) -> Array:
+        return np.array([at(float(step)) for step in steps])
 
     most = np.concatenate([np.full(g.size, _UNFINISHED * tops[n]) for n, g in base.items()] or [np.ones(0)])
     jumps = (largest_jump(along, reach, noise, most) for reach in _REACHES) if noise.size else ()

@@ -1,7 +1,9 @@
 """Watches one check: what runs in a case counts once that case is verified.
 
 Where `sys.monitoring` can be had, all of a case is watched, with every call that a property makes. With a trace
-function, forward and backward run once more for that: one run beside the many that a case takes anyway.
+function, forward and backward run once more for that: one run beside the many that a case takes anyway. Once every
+line and side of all functions that were seen has run, that is done on some cases only: what is left to see is a
+function that no case has called before.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from gradverify.core.properties import Property
 from gradverify.core.summarise.lines_ran import Function, Ran, Side
 from gradverify.core.verify import aware
 
+_STILL = 4  # of how many cases one is watched by a trace function when nothing seems left to see; it takes 0.2 ms
 _SECONDS = 2.0  # for one such run; a layer that hangs is found by the properties, and costs this much besides
 
 
@@ -34,14 +37,19 @@ class Recorder:
         self._ran = Seen()
         self._first: Seen | None = None  # what a run before the case add, where not all of it is watched
         self._verified = False
+        self._complete = False
+        self._cases = 0
 
     def begin(self, case: Case, prop: Property) -> None:
         """A case begins, with this property."""
         self._verified, self._first = False, None
+        self._cases += 1
         if self._engine is None:
             return
         if self._engine.whole:
             self._engine.begin()
+            return
+        if self._complete and self._cases % _STILL:
             return
         aware(self._layer, case, prop)
         self._first = _run(self._engine, self._layer, case)
@@ -62,7 +70,10 @@ class Recorder:
             for code, stage in seen.stages.items():
                 self._ran.stages.setdefault(code, stage)
             return ()
-        return tuple(self._added(seen))
+        added = tuple(self._added(seen))
+        if added:
+            self._complete = Ran(self._functions()).complete
+        return added
 
     def _added(self, seen: Seen) -> Iterator[str]:
         for code, stage in seen.stages.items():
@@ -88,13 +99,16 @@ class Recorder:
             return Ran(reason="no source")
         if self._engine is None:
             return Ran(reason="other tools hold all of sys.monitoring")
+        functions = self._functions()
+        return Ran(functions, None if functions else "none of the author's code was seen to run", fixed(self._layer))
+
+    def _functions(self) -> tuple[Function, ...]:
         found: dict[tuple[str, int, str], Function] = {}
         for code, stage in self._ran.stages.items():
             function = _function(code, stage, self._ran)
             key = (function.file, function.line, function.name)
             found[key] = found[key].merged(function) if key in found else function
-        functions = tuple(found[key] for key in sorted(found) if found[key].lines)
-        return Ran(functions, None if functions else "none of the author's code was seen to run", fixed(self._layer))
+        return tuple(found[key] for key in sorted(found) if found[key].lines)
 
 
 def decides(outcome: Outcome) -> bool:

@@ -51,4 +51,5 @@ class Stream(enum.IntEnum):
     LIFTED = 43
     GROWN = 44
     FORWARD_ROUNDING = 45
+    BESIDE = 46
     SCREEN = 0x5C

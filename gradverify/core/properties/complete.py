@@ -15,11 +15,9 @@ from gradverify.core.properties import FIRST, Property, add
 
 def holds(layer: Layer, case: Case) -> Outcome:
     """Forward and backward run; a key for each primal; shapes and types fit; no NaN from finite values."""
-    known, raw = once.evaluated(layer, case)
+    known, gradients = once.evaluated(layer, case)
     case, outputs = known.case, known.outputs
-    good, bad = evaluate.usable(layer, case, raw)
-    if not bad:
-        known.keep(good)
+    good, bad = gradients()
     findings = [failed(case, failure) for failure in bad]
     finite = all(np.isfinite(y).all() for y in outputs if y.dtype.kind in "fc")
     undefined = _undefined(layer, case, good) if finite else set()

@@ -15,7 +15,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.differentiate import ladder, screen
 from gradverify.core.differentiate.inner_precision import computes_in
 from gradverify.core.differentiate.point import Point
-from gradverify.core.evaluate import LayerFailure
+from gradverify.core.evaluate import LayerFailure, once
 from gradverify.core.judge import exact
 from gradverify.core.judge.facts import facts_of
 from gradverify.core.judge.sweep import comparisons, sweep
@@ -64,7 +64,8 @@ class Compared:
         compared = comparisons(self.sweep, asked(layer))
         findings = tuple(finding(layer, self.case, c, self.good) for c in compared if c.wrong.any())
         entries = int(np.isfinite(self.analytic).sum())
-        outputs = weighted(layer.returns, self.case.cotangents or (), self._alone)
+        asks = current().outputs
+        outputs = weighted(layer.returns, self.case.cotangents or (), self._alone) if asks else {}
         return Outcome(NAME, findings, compared, entries, outputs=outputs)
 
     def _alone(self, cotangents: Sequence[Array]) -> dict[str, Array]:
@@ -85,17 +86,17 @@ def holds(layer: Layer, case: Case) -> Outcome:
 
 def compared(layer: Layer, case: Case) -> Compared | None:
     """The gradient that the layer gives for a case, compared; None where forward is not finite there."""
-    case, evaluation = evaluate.evaluated(layer, case)
-    outputs, cotangents = evaluation.outputs, case.cotangents or ()
+    known, gradients = once.evaluated(layer, case)
+    case, outputs = known.case, known.outputs
     if not all(np.isfinite(y).all() for y in outputs if y.dtype.kind in "fc"):
         return None
     dtype = working_dtype(case)
     if dtype is None:
-        working, raw = case, evaluate.pulled(evaluation, cotangents)
+        good, bad = gradients()
     else:
         working = case.but(primals=evaluate.cast(case.primals, dtype))
-        raw = evaluate.gradients(layer, working.primals, case.options, cotangents)
-    good, bad = evaluate.usable(layer, working, raw)
+        raw = evaluate.gradients(layer, working.primals, case.options, case.cotangents or ())
+        good, bad = evaluate.usable(layer, working, raw)
     point = Point(layer, case, dtype, current().memory, outputs)
     analytic = point.claimed(good)
     result = compare(point, case, analytic)

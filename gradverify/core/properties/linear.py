@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from gradverify.core.declare.layer import Layer
-from gradverify.core.evaluate import copies, draw_cotangents, run
+from gradverify.core.evaluate import completed, copies, draw_cotangents, run
 from gradverify.core.judge import exact
 from gradverify.core.nouns import Array, Case, Finding, Outcome, Stream
 from gradverify.core.properties import Property, add
 
 NAME = "linear"
+_FAINT, _LARGE = 1e-3, 2.0**20  # beside a cotangent so much larger, an absolute tolerance is so much smaller
+_STOPS = "backward is linear up to a small number that does not grow with the upstream gradient, as a tolerance"
 _LEAST = 1e-9  # of the largest entry: series and iterations choose their length by the size of the cotangent, too
 
 
 def holds(layer: Layer, case: Case) -> Outcome:
+    """Linear as far as can be asked: what an iteration leaves undone at an absolute tolerance is no finding."""
+    outcome = _holds(layer, case)
+    if not outcome.findings or not all(map(_faint, outcome.findings)):
+        return outcome
+    large = case.but(cotangents=tuple((_LARGE * v).astype(v.dtype) for v in completed(layer, case)[0].cotangents or ()))
+    if not _in_range(list(large.cotangents or ())) or _holds(layer, large).findings:
+        return outcome
+    return replace(outcome, findings=(), notes=(_STOPS,))
+
+
+def _faint(finding: Finding) -> bool:
+    """Whether it is about little: a share that an iteration may leave undone."""
+    told = finding.comparison
+    if told is None or not np.isfinite(told.numerical).all() or not np.isfinite(told.analytic).all():
+        return False
+    return float(np.abs(told.analytic - told.numerical).max()) <= _FAINT * float(np.abs(told.numerical).max())
+
+
+def _holds(layer: Layer, case: Case) -> Outcome:
     """pull(0) = 0, pull(c v) = c pull(v) for small and large c, pull(v + w) = pull(v) + pull(w); half of w is 0."""
     case, reason = exact.ready(layer, case)
     if reason is not None:

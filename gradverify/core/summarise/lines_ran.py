@@ -91,18 +91,11 @@ class Function:
 
 @dataclass(frozen=True)
 class Ran:
-    """Which lines of the author's code ran in at least one verified case.
+    """Which lines of the author's code ran in at least one verified case."""
 
-    Attributes
-    ----------
-    functions : in the order of files and lines
-    reason : why there is nothing to tell, or None
-    fixed : arguments that were never varied
-    """
-
-    functions: tuple[Function, ...] = ()
-    reason: str | None = None
-    fixed: tuple[Fixed, ...] = ()
+    functions: tuple[Function, ...] = ()  # in the order of files and lines
+    reason: str | None = None  # why there is nothing to tell, or None
+    fixed: tuple[Fixed, ...] = ()  # arguments that were never varied
 
     def of(self, role: str) -> tuple[Function, ...]:
         return tuple(function for function in self.functions if function.role == role)

@@ -52,6 +52,7 @@ class Tally:
     def add(self, outcome: Outcome, seconds: float = 0.0) -> None:
         """Count one more outcome."""
         self.seconds += seconds
+        self.notes += [note for note in outcome.notes if note not in self.notes]
         if outcome.skipped is not None:
             self.skipped += 1
             self.reason = outcome.skipped
@@ -65,7 +66,6 @@ class Tally:
         self.failing += own
         self.stopped += bool(outcome.findings) and not (own or outcome.compared or outcome.entries)
         self.entries += outcome.entries
-        self.notes += [note for note in outcome.notes if note not in self.notes]
         for name, seen in outcome.outputs.items():
             resolution, why = noticed(seen, outcome.compared)
             left_open = {why: seen.entries} if why and seen.entries else {}

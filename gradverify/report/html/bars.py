@@ -9,20 +9,12 @@ from gradverify.report.html.markup import Markup, el
 
 
 class Bar(NamedTuple):
-    """One bin.
+    """One bin."""
 
-    Attributes
-    ----------
-    name : of the bin, in full
-    number : how many
-    mark : what stands below it on the axis, "" for nothing
-    tone : "good", "doubt", "bad" or "plain"
-    """
-
-    name: str
-    number: int
-    mark: str
-    tone: str
+    name: str  # of the bin, in full
+    number: int  # how many
+    mark: str  # what stands below it on the axis, "" for nothing
+    tone: str  # "good", "doubt", "bad" or "plain"
 
 
 def ordered(title: str, bars: list[Bar], borders: bool = False) -> Markup:

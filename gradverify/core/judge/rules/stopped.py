@@ -21,12 +21,14 @@ from gradverify.core.judge.table import add
 from gradverify.core.nouns import Array, Stream
 
 _FAINT = 0.05  # of what a relative change of the entry would amount to; what is more is no unfinished iteration
+_LITTLE = 1e-6  # outputs, and steps, that may be below an absolute tolerance
 _NEAR = (0.5, 2.0, 0.05)  # natural steps within which a jump is looked for; and steps of 1, where these are smaller
 _FAR = (1.0, 3.0)  # logarithms of factors by which all entries grow or shrink, to look for one further away
 _SMALL = 1e-2  # of the largest output: forward's jumps are small beside it where it converges
 _JUMPS = 8.0  # how many of its jumps forward may be off by; at a rate of 0.9 it stops ten of them short of the limit
 _WINDOWS = 4.0 ** np.arange(3.0)  # ways that are wider than the nearest that crosses the jump
 _PANELS = 4
+_ALONE = 5  # rows of a stack that are evaluated alone as well: where the number of iterations differs, so do most rows
 _BESIDE, _SAME = 1e-7, 0.1  # a step at which no continuous gradient changes by this share of the gap ...
 _LOST = 1e-4  # ... above this share of what a relative change amounts to: a backward that iterates stops short as well
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
@@ -39,10 +41,12 @@ def _applies(dispute: Dispute) -> bool:
 def _below(dispute: Dispute, share: float) -> bool:
     """Whether every gap is below a share of what a relative change of the entry would amount to.
 
-    That is what the outputs are; where they are 0 at the point, what the slope makes of it.
+    That is what the outputs are; where they are 0 at the point, what the slope makes of it. Outputs that are tiny
+    beside 1 may be smaller than a tolerance that forward stops at.
     """
     move = np.minimum(dispute.point.scale[dispute.entries], 1.0)
-    effect = np.maximum(dispute.point.loudness, np.abs(dispute.numerical) * move)
+    least = max(dispute.point.loudness, _LITTLE * float(np.abs(dispute.point.weights).sum()))
+    effect = np.maximum(least, np.abs(dispute.numerical) * move)
     return bool((dispute.gap * move <= share * effect).all())
 
 
@@ -61,6 +65,8 @@ def stopped(dispute: Dispute) -> Answer:
     ways = [_Way(dispute, np.minimum(natural, 1.0))]
     if natural.max() > 1.0:
         ways.append(_Way(dispute, natural))
+    elif natural.min() < _LITTLE:
+        ways.append(_Way(dispute, np.ones_like(natural)))
     if not _below(dispute, _LOST) and not ways[0].continuous():
         return answer(np.zeros(dispute.size, bool))
     found = any(way.explains(reach) for way in ways for reach in _NEAR)
@@ -92,7 +98,7 @@ class _Way:
 
     def explains(self, reach: float) -> bool:
         """Whether a jump within reach takes the gap back."""
-        jump = self._jump(lambda step: self._outputs(self.point.values + step * self.direction), reach)
+        jump = self._jump(lambda steps: self._outputs(self.point.values + steps[:, None] * self.direction), reach)
         if jump is None or self.gap == 0:
             return False
         nearest, most = 1.1 * abs(jump.at), _JUMPS * float(np.sum(np.abs(jump.change)))
@@ -101,39 +107,55 @@ class _Way:
 
     def explains_afar(self, reach: float) -> bool:
         """Whether the gap, all the way to a jump that is further off, would come to no more than the jump."""
-        jump = self._jump(lambda step: self._outputs(self.point.values * np.exp(step * self.factors)), reach)
+        jump = self._jump(lambda steps: self._outputs(self.point.values * np.exp(steps[:, None] * self.factors)), reach)
         if jump is None or self.gap_afar == 0:
             return False
         return bool(self.gap_afar * abs(np.expm1(jump.at)) <= _JUMPS * np.sum(np.abs(jump.change)))
 
-    def _jump(self, outputs: Callable[[float], Array], reach: float) -> Jump | None:
+    def _jump(self, outputs: Callable[[Array], Array], reach: float) -> Jump | None:
         """One that is small beside the outputs, as where forward converges."""
         if not self.loud.size:
             return None
         here = self.point.base[self.loud] * self.point.weights[self.loud]
-        seen = (here, outputs(reach), outputs(-reach))  # at a point of zeros outputs may be 0 themselves
-        most = _SMALL * float(np.nanmax(np.abs(np.concatenate(seen)), initial=0.0))
+        ends = outputs(np.array([reach, -reach]))
+        largest = np.nanmax(np.abs([here, *ends]), initial=0.0)  # at a point of zeros outputs may be 0 themselves
+        most = _SMALL * float(largest)
         jump = largest_jump(outputs, reach, self.noise, most)
-        self.jumps |= jump is not None or not np.isfinite(seen[1:]).all()
+        self.jumps |= jump is not None or not np.isfinite(ends).all()
         return jump if jump is not None and np.max(np.abs(jump.change)) <= most else None
 
     def _moved(self, values: Array) -> dict[str, Array]:
         return {n: a[0] for n, a in self.point.unpacked(np.array(values)[None], self.point.slots).items()}
 
     def _outputs(self, values: Array) -> Array:
-        """Weighted outputs at other values, shape (K,); NaN beyond the edge of a domain.
+        """Weighted outputs at n other values, shape (n, K) from (n, P); NaN beyond the edge of a domain.
 
-        One by one: stacked copies iterate together, as often as the slowest, and jump nowhere.
+        All in one forward only where some of the rows are what they are alone: stacked copies that iterate together
+        do so as often as the slowest, and jump nowhere.
         """
+        rows = self._stacked(values) if len(values) > _ALONE else None
+        if rows is None:
+            rows = np.array([self._alone(row) for row in values])
+        return rows[:, self.loud] * self.point.weights[self.loud]
+
+    def _stacked(self, values: Array) -> Array | None:
         try:
-            row = self.point.flat(self._moved(values))
+            rows = self.point.outputs(self.point.unpacked(np.array(values), self.point.slots), len(values))
         except LayerFailure:
-            return np.full(self.loud.size, np.nan)
-        return np.asarray(row[self.loud] * self.point.weights[self.loud])
+            return None
+        some = np.linspace(0, len(values) - 1, _ALONE).astype(int)
+        same = self.point.one_by_one or all(self.point.alike(rows[k], self._alone(values[k])) for k in some)
+        return rows if same else None
+
+    def _alone(self, row: Array) -> Array:
+        try:
+            return self.point.flat(self._moved(row))
+        except LayerFailure:
+            return np.full(self.point.base.size, np.nan)
 
     def _missing(self, half: float) -> float:
         """What the outputs change by between -half and half, and the integral of backward does not tell."""
-        above, below = (self._outputs(self.point.values + s * half * self.direction) for s in (1.0, -1.0))
+        above, below = self._outputs(self.point.values + np.array([[half], [-half]]) * self.direction)
         centres, width = half * (np.arange(_PANELS) * 2 + 1 - _PANELS) / _PANELS, half / _PANELS
         slopes = [self._slope(c + width * t) * w for c in centres for t, w in zip(_NODES, _WEIGHTS)]
         missing = abs(float(np.sum(above - below)) - width * sum(slopes))
