@@ -6,6 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from gradverify.adapters import as_layer  # noqa: E402
 from gradverify.core.check.search import check_layer  # noqa: E402
 from gradverify.core.check.settings import Settings  # noqa: E402
 from tests.kernels import catalogue  # noqa: E402
@@ -57,3 +58,95 @@ def test_the_law_is_told(name, fault, kernel, law, said):
 )
 def test_no_law_is_told_of_another_fault(name, fault):
     assert not laws(name, fault)
+
+
+def group_norm(fault=""):
+    """Rows of statistics are groups of channels; backward takes them as forward left them."""
+
+    class GroupNorm(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, w):
+            wide = x.float().reshape(len(x), 2, -1)
+            mean = wide.mean(2, keepdim=True)
+            variance = ((wide - mean) ** 2).mean(2, keepdim=True)
+            if fault == "two moments in the low type":
+                first, second = mean.to(x.dtype).float(), (wide * wide).mean(2, keepdim=True).to(x.dtype).float()
+                variance = (second - first * first).clamp(min=0)
+            rstd = (variance + 1e-5).rsqrt()
+            y = (((wide - mean) * rstd).reshape(x.shape) * w.float()[:, None]).to(x.dtype)
+            if fault == "mean in the low type":
+                mean = mean.to(x.dtype)
+            if fault == "scale in the low type":
+                rstd = rstd.to(x.dtype)
+            ctx.save_for_backward(x, w, mean, rstd)
+            return y
+
+        @staticmethod
+        def backward(ctx, g):
+            x, w, mean, rstd = ctx.saved_tensors
+            xhat = (x.float().reshape(len(x), 2, -1) - mean.float()) * rstd.float()
+            gw = (g.float() * w.float()[:, None]).reshape(xhat.shape)
+            dx = (gw - gw.mean(2, keepdim=True) - xhat * (gw * xhat).mean(2, keepdim=True)) * rstd.float()
+            dw = (g.float() * xhat.reshape(x.shape)).sum((0, 2))
+            return dx.reshape(x.shape).to(x.dtype), dw.to(w.dtype)
+
+    return GroupNorm
+
+
+def plain_group_norm(x, w):
+    rows = x.reshape(len(x), 2, -1)
+    centred = rows - rows.mean(2, keepdim=True)
+    return (centred * torch.rsqrt((centred**2).mean(2, keepdim=True) + 1e-5)).reshape(x.shape) * w[:, None]
+
+
+def group_laws(fault):
+    given = {"x": "N C L", "w": "C", "assume": lambda x, w: x.shape[1] % 2 == 0}
+    layer = as_layer(group_norm(fault), kernel="bfloat16", reference=plain_group_norm, **given)
+    findings = check_layer(layer, Settings(examples=60, properties=("complete", "reference"))).findings
+    return findings, {d.name for f in findings for d in f.diagnoses if d.name in LAWS}
+
+
+@pytest.mark.parametrize(
+    ("fault", "law"),
+    [
+        ("two moments in the low type", "moments"),
+        ("mean in the low type", "statistics"),  # whose error grows with the terms of a sum, as if that were rounded
+        ("scale in the low type", "statistics"),
+    ],
+)
+def test_laws_of_groups_of_channels_are_told(fault, law):
+    assert group_laws(fault)[1] == {law}
+
+
+def test_a_right_group_norm_gets_no_finding():
+    assert not group_laws("")[0]
+
+
+def softmax(fault):
+    class Softmax(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            wide = x.float()
+            lse = wide.exp().sum(1, keepdim=True).log() if fault == "no maximum" else wide.logsumexp(1, keepdim=True)
+            y = (wide - lse).exp().to(x.dtype)  # zeros, and no infinities, where exp overflows
+            ctx.save_for_backward(x, lse, y)
+            return y
+
+        @staticmethod
+        def backward(ctx, g):
+            x, lse, y = ctx.saved_tensors
+            p = (x.float() - lse).exp()
+            dx = p * (g.float() - (g.float() * y.float()).sum(1, keepdim=True))
+            if fault == "second block of columns":
+                dx[:, 32:] = 0
+            return dx.to(x.dtype)
+
+    return Softmax
+
+
+@pytest.mark.parametrize(("fault", "told"), [("no maximum", {"overflow"}), ("second block of columns", set())])
+def test_an_overflow_that_leaves_zeros_and_a_fault_elsewhere_are_told_apart(fault, told):
+    plain = {"kernel": "bfloat16", "reference": lambda x: torch.softmax(x, 1)}
+    layer = as_layer(softmax(fault), x="N D", **plain)
+    findings = check_layer(layer, Settings(examples=60, properties=("complete", "reference"))).findings
+    assert findings and {d.name for f in findings for d in f.diagnoses if d.name in LAWS} == told

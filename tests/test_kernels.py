@@ -445,3 +445,26 @@ def test_rounded_operands_are_heard_where_two_terms_cancel():
     assert min(off(drawn, seed) for seed in range(40)) > good / 10
     stored = torch.tensor([[0.5, 0.25]], dtype=torch.float64)  # what the type holds exactly is not rounded
     assert max(off(stored, seed) for seed in range(40)) < 1e-6
+
+
+class MeanSquare(torch.autograd.Function):
+    """A loss of each row, which stays in float32."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.float().square().mean(1)
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return (2 / x.shape[1] * g.float()[:, None] * x.float()).to(x.dtype)
+
+
+@pytest.mark.parametrize("kernel", ["float16", "bfloat16", "float32"])
+def test_a_gradient_in_the_kernels_type_is_not_low_beside_a_wider_loss(kernel):
+    def plain(x):
+        return torch.square(x).mean(1)
+
+    adapted = as_layer(MeanSquare, x="N D", kernel=kernel, reference=plain)
+    assert check_layer(adapted, Settings(examples=5, properties=("complete",))).ok

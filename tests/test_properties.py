@@ -471,3 +471,10 @@ def test_float64_is_judged_against_more_digits_where_that_is_asked_for():
     assert [f.primal for f in double.holds(normalised(False), case).findings] == ["x"]
     outcome = double.holds(normalised(True), case)
     assert outcome.compared and not outcome.findings
+
+
+@pytest.mark.parametrize(("narrow", "kinds"), [(np.float32, {"dtype"}), (np.float64, set())])
+def test_a_gradient_that_is_narrower_than_its_primal_and_the_output_is_low(narrow, kinds):
+    layer = Layer(lambda x: (2 * x, None), lambda dy, saved: (2 * dy).astype(narrow), x="N")
+    case = Case(layer.name, {"x": np.array([1.0, 2.0])}, seed=1)
+    assert {f.kind for f in verify(layer, case, "complete").findings} == kinds

@@ -206,8 +206,8 @@ def _mode(guarded: bool) -> type:
                 return value * (self.signs(value) * 2.0**-11 + 1)
             info = torch.finfo(dtype)
             least = info.smallest_normal * info.eps / 2 if dtype == torch.float16 else 0.0  # it has no other below
-            moved = value + self.signs(value) * (value.abs() * (info.eps / 2) + least)
-            return torch.where(rounded(value, dtype) == value, value, moved)
+            off = value.abs().mul_(info.eps / 2).add_(least).mul_(self.signs(value))
+            return off.masked_fill_(rounded(value, dtype) == value, 0.0).add_(value)
 
         def signs(self, like: Tensor, share: float = 0.0) -> Tensor:
             """Plus and minus ones, or factors off by a share to either side; the length of their pool is a prime."""

@@ -30,8 +30,9 @@ from tests.kernels import Kernel, catalogue
 
 BY_NAME = {kernel.name: kernel for kernel in catalogue()}
 PIECE = 100  # cases
-SIZES = {"H": 2, "T": 64, "N": 64, "D": 32, "E": 32, "V": 64, "G": 4}  # one shape, of whole blocks, as benchmarks take
-FEW = {"H": 1, "T": 32, "N": 32, "D": 8, "E": 8, "V": 32, "G": 4}  # for gradcheck, which takes a minute on the other
+SIZES = {"B": 4, "H": 2, "T": 64, "N": 64, "D": 32, "E": 32, "K": 64, "M": 32, "V": 64, "G": 4}  # one shape, of whole
+# blocks, as benchmarks take; and for gradcheck, which takes a minute on that
+FEW = {"B": 2, "H": 1, "T": 32, "N": 32, "D": 8, "E": 8, "K": 16, "M": 8, "V": 32, "G": 4}
 
 
 def inputs(kernel: Kernel, dtype: torch.dtype, sizes: dict[str, int] = SIZES) -> dict[str, torch.Tensor]:
@@ -48,10 +49,10 @@ def inputs(kernel: Kernel, dtype: torch.dtype, sizes: dict[str, int] = SIZES) ->
     return made
 
 
-def gradients(function: Callable[..., Any], given: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+def gradients(kernel: Kernel, function: Callable[..., Any], given: dict[str, torch.Tensor]) -> list[torch.Tensor]:
     """Outputs and gradients under ones, as `loss = y.sum()` gives them."""
     leaves = {n: t.clone() for n, t in given.items()}
-    floats = [t.requires_grad_() for t in leaves.values() if t.is_floating_point()]
+    floats = [leaves[p.name].requires_grad_() for p in kernel.layer().differentiable]
     y = function(*leaves.values())
     found = torch.autograd.grad(y.sum(), floats, allow_unused=True)
     return [y.detach(), *(torch.zeros(()) if g is None else g for g in found)]
@@ -60,19 +61,21 @@ def gradients(function: Callable[..., Any], given: dict[str, torch.Tensor]) -> l
 def allclose(kernel: Kernel, fault: str, dtype: torch.dtype, tolerance: float) -> bool:
     """Whether `torch.allclose` against autograd lets a kernel pass at one shape."""
     given = inputs(kernel, dtype)
-    got = gradients(kernel.make(fault).apply, given)
-    expected = gradients(kernel.reference, given)
+    got = gradients(kernel, kernel.make(fault).apply, given)
+    expected = gradients(kernel, kernel.reference, given)
     return all(torch.allclose(a, b.to(a.dtype), atol=tolerance, rtol=tolerance) for a, b in zip(got, expected))
 
 
 def gradchecked(kernel: Kernel, fault: str) -> bool | None:
     """What `torch.autograd.gradcheck` says in float64; None if it refuses. Kernels that compute in float32 it fails."""
     given = inputs(kernel, torch.float64, FEW)
+    for primal in kernel.layer().differentiable:
+        given[primal.name].requires_grad_()
     try:
         return bool(
             torch.autograd.gradcheck(
                 kernel.make(fault).apply,
-                [t.requires_grad_() if t.is_floating_point() else t for t in given.values()],
+                list(given.values()),
                 raise_exception=False,
                 fast_mode=True,
             )
@@ -92,6 +95,7 @@ PEERS: dict[str, Callable[[Kernel, str], bool | None]] = {
 @functools.cache
 def verdict(name: str, fault: str, peer: str) -> bool | None:
     """What a peer says of one kernel; a kernel that crashes does not pass."""
+    inputs(BY_NAME[name], torch.float32)  # that a case cannot be made is no verdict
     try:
         return PEERS[peer](BY_NAME[name], fault)
     except Exception:  # noqa: BLE001  the kernel's own code

@@ -30,6 +30,8 @@ MOST = 4  # diagnoses that are kept
 SECONDS, BRIEFLY = 2.0, 0.2  # of processor time, after which no further signature is asked
 # These run the layer on many other cases: they are asked in this order, when the others have been, and nothing is sure.
 DEAR = (
+    "moments",
+    "overflow",
     "constant_left_out",
     "path",
     "one_use",

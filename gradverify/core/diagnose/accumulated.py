@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ _SHORTEST = 128  # of an axis of fixed size: eight terms, 32 and all
 _ELEMENTS = 1 << 23  # of a case
 _STEEPER = 0.2  # exponent by which the error outgrows what must be lost, where a sum is kept in the low type
 _BENT = 0.6  # by which it may grow faster at last than at first: terms that are lost at an end show there alone
+_PARTS = 64  # of the terms, which are pulled one after the other
+_LESS = 0.7  # of the error that is left then: 64 parts of four terms leave 8 * 4^p / 256^p, 0.5 where p = 0.7
 _ROUGH = 0.3  # relative errors at N terms above this are no rounding
 _OTHERS = 8  # length of other axes
 _DRAWS, _PLENTY = 3, 1 << 20  # cases at each N, and elements from which on one is enough
@@ -38,7 +40,7 @@ def accumulated(evidence: Evidence) -> Diagnosis | None:
     told = [_over_named(evidence, axis) for axis in _summed(layer, finding.primal)]
     if not any(told):
         told = [_over_fixed(evidence, axis, size) for axis, size in _fixed(evidence)]
-    laws = [law for law in told if law is not None]
+    laws = [law for law in told if law is not None and _of_their_sum(evidence, law)]
     if not laws:
         return None
     law = max(laws, key=lambda law: law["lost"])
@@ -106,6 +108,36 @@ def _over_fixed(evidence: Evidence, axis: int, size: int) -> dict[str, Any] | No
     return None if law is None else {"axis": f"the axis of {size}", "symbol": "N", "fixed": True, **law}
 
 
+def _of_their_sum(evidence: Evidence, law: Mapping[str, Any]) -> bool:
+    """Whether terms that are pulled a few at a time and added afterwards are right: each term may be off by as much.
+
+    What a sum of N terms loses grows faster than sqrt(N), which is how it grows over parts.
+    """
+    layer, finding = evidence.layer, evidence.finding
+    longer = {} if law["fixed"] else {law["symbol"]: law["terms"][0]}
+    case, size = _grown(layer, finding.worst or finding.case, longer), law["terms"][-1 if law["fixed"] else 0]
+    if case is None:
+        return False
+    case, v, truth = _posed(layer, case, str(finding.primal), 0, lambda values: values)
+    if not any(size in part.shape for part in v):
+        return True  # one number is what there is to pull
+
+    def pulled(first: int, last: int) -> Array:
+        chosen = np.arange(size)
+        kept = (chosen >= first) & (chosen < last)
+        parts = []
+        for part in v:
+            shape = [1] * part.ndim
+            if size in part.shape:
+                shape[part.shape.index(size)] = size
+            parts.append(part * (kept.reshape(shape) if size in part.shape else first == 0))
+        return np.asarray(exact.gradients(layer, case, tuple(parts))[str(finding.primal)], float)
+
+    step = -(-size // _PARTS)
+    apart = sum(pulled(first, first + step) for first in range(0, size, step))
+    return _rms(apart - truth) < _LESS * _rms(pulled(0, size) - truth)
+
+
 def measured(errors: Callable[[int, int], Errors | None], counts: tuple[int, ...], draws: int) -> dict[str, Any] | None:
     """Exponents of the error and of what must be lost, over N, 4N and 16N terms; None where they tell no sum.
 
@@ -136,29 +168,47 @@ def measured(errors: Callable[[int, int], Errors | None], counts: tuple[int, ...
 
 def _grown(layer: Layer, case: Case, longer: Mapping[str, int]) -> Case | None:
     """The case with axes of these lengths: normal values and ids that repeat, and the other axes of 8, or at most 8."""
+    sizes = sizes_of(layer, case)
+    most = {n: min(s, _OTHERS) if isinstance(s, int) else tuple(min(k, _OTHERS) for k in s) for n, s in sizes.items()}
+    wide = {n: _OTHERS if isinstance(s, int) else s for n, s in most.items()}  # few entries tell no law
+    rng = case.rng(Stream.GROWN, *longer.values())
+    return made(layer, case, ({**wide, **longer}, {**most, **longer}), lambda _, shape: rng.standard_normal(shape), rng)
+
+
+def sizes_of(layer: Layer, case: Case) -> dict[str, Any]:
+    """Sizes by the name of their axis, in a case; without those that are options."""
     sizes: dict[str, Any] = {}
     for primal in layer.primals:
         sizes = {**primal.dims.bind(np.shape(case.primals[primal.name]), sizes)}
-    free = {n: s for n, s in sizes.items() if n not in layer.options}
-    most = {n: min(s, _OTHERS) if isinstance(s, int) else tuple(min(k, _OTHERS) for k in s) for n, s in free.items()}
-    wide = {n: _OTHERS if isinstance(s, int) else s for n, s in most.items()}  # few entries tell no law
-    for others in (wide, most):
-        made = _filled(layer, case, {**sizes, **others, **longer}, case.rng(Stream.GROWN, *longer.values()))
-        if made is not None and layer.allows(made.primals, made.options):
-            return made
+    return {n: s for n, s in sizes.items() if n not in layer.options}
+
+
+def made(
+    layer: Layer,
+    case: Case,
+    lengths: Iterable[Mapping[str, Any]],
+    values: Callable[[str, tuple[int, ...]], Array],
+    rng: np.random.Generator,
+) -> Case | None:
+    """A case of the first of some sizes that the layer allows; None where the author draws values.
+
+    Parameters
+    ----------
+    values : (name of a primal, shape) -> raw values; whole numbers are ids that repeat
+    """
+    if any(primal.domain.strategy is not None for primal in layer.primals):
+        return None
+    options = {n: v for n, v in case.options.items() if isinstance(v, int)}
+    for some in lengths:
+        sizes, primals = {**options, **some}, {}
+        for primal in layer.primals:
+            shape = primal.dims.shape(sizes)
+            whole = primal.domain.discrete
+            raw = 4.0 ** -rng.integers(0, 6, shape) * rng.random(shape) if whole else values(primal.name, shape)
+            primals[primal.name] = primal.domain.project(raw, sizes)
+        if layer.allows(primals, case.options):
+            return case.but(primals=primals, cotangents=None)
     return None
-
-
-def _filled(layer: Layer, case: Case, sizes: Mapping[str, Any], rng: np.random.Generator) -> Case | None:
-    made: dict[str, Array] = {}
-    for primal in layer.primals:
-        shape = primal.dims.shape(sizes)
-        whole = primal.domain.discrete
-        raw = 4.0 ** -rng.integers(0, 6, shape) * rng.random(shape) if whole else rng.standard_normal(shape)
-        made[primal.name] = primal.domain.project(raw, sizes) if primal.domain.strategy is None else None
-        if made[primal.name] is None:
-            return None
-    return case.but(primals=made, cotangents=None)
 
 
 def errors_of(
@@ -170,20 +220,26 @@ def errors_of(
     ----------
     change : what is done to upstream gradients
     """
+    case, v, truth = _posed(layer, case, primal, k, change)
+    judged = np.asarray(exact.gradients(layer, case, v)[primal], float)
+    # float32 sums hardly show beside it: their bound is for the worst order, and no measure of what is lost
+    must = 0.5 * layer.hooks.reference.eps / 2 * np.abs(truth)  # type: ignore[union-attr]
+    return _rms(judged - truth), _rms(must), _rms(truth)
+
+
+def _posed(
+    layer: Layer, case: Case, primal: str, k: int, change: Callable[[Array], Array]
+) -> tuple[Case, tuple[Array, ...], Array]:
+    """The case as the kernel stores it, upstream gradients, and the gradient of a primal that the reference gives."""
     reference: Any = layer.hooks.reference
     case = case.but(primals=reference.at(case.primals))
     case, outputs = evaluate.completed(layer, case)
     rng = case.rng(Stream.LAW_OF_A_SUM, k)
     v = tuple(reference.stored(rng.standard_normal(y.shape)) if y.dtype.kind == "f" else y * 0.0 for y in outputs)
     v = tuple(change(part) for part in v)
-    case = case.but(cotangents=v)
     arrays = tuple(case.primals[p.name] for p in layer.primals)
     _, tape = reference.forward(*arrays, **case.options)
-    truth = reference.backward(v if len(v) > 1 else v[0], tape)[primal]
-    judged = np.asarray(exact.gradients(layer, case)[primal], float)
-    # float32 sums hardly show beside it: their bound is for the worst order, and no measure of what is lost
-    must = 0.5 * reference.eps / 2 * np.abs(truth)
-    return _rms(judged - truth), _rms(must), _rms(truth)
+    return case.but(cotangents=v), v, reference.backward(v if len(v) > 1 else v[0], tape)[primal]
 
 
 def _rms(values: Array) -> float:

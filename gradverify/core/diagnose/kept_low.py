@@ -5,8 +5,9 @@ What backward is handed is replaced, and its answer compared with the error: a c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import count, repeat
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,19 @@ import numpy as np
 from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.diagnose import add
+from gradverify.core.diagnose.accumulated import made, sizes_of
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.evaluate import Evaluation
 from gradverify.core.nouns import Array, Case, Diagnosis, Fit
+from gradverify.core.properties import properties
 
 _TIMES = 16.0  # by which the rounding of an output is enlarged: what is put in its place is itself rounded
 _SHARE = 0.8  # of the squared error that a cause must explain
 _ULPS = 1.0  # by which a rounded statistic may be off, in units in the last place; half of one in theory
 _OFFSETS, _AXIS = (0.0, 4.0, 16.0), 16  # of ordinary cases, and the size of their axes
+_DIVIDED = 24  # the same where axes are parted into groups
 _LEAST = 3  # entries of a row beside one for each statistic
+_HALF = 1.5  # times a statistic: what it reaches moves by more than a rounding
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class _Scene:
 
     Attributes
     ----------
-    error : of the gradient of the primal
+    truth, error : of the gradient of the primal
     expected : outputs of the reference
     """
 
@@ -39,6 +44,7 @@ class _Scene:
     case: Case
     primal: str
     judged: Array
+    truth: Array
     error: Array
     expected: tuple[Array, ...]
 
@@ -47,6 +53,31 @@ class _Scene:
         evaluation = _run(self.evidence, self.case)
         change(self.evidence.layer.hooks.reference.low(evaluation.saved))  # type: ignore[union-attr]
         return _gradient(evaluation, self.case, self.primal) - self.judged
+
+    def scaled(self, at: int, factors: Callable[[Array], Array]) -> Array:
+        """The same where one of the kept tensors is multiplied."""
+
+        def change(lows: list[Any]) -> None:
+            lows[at].put(lows[at].values * factors(lows[at].values))
+
+        return self.again(change)
+
+    @property
+    def size(self) -> float:
+        """The squared error."""
+        return float(np.sum(self.error**2))
+
+    def share(self, part: float) -> float:
+        """How much a part of the squared error is of what needs a cause: not the one rounding of the result.
+
+        Nothing where the kernel is right: a good one loses as much.
+        """
+        rounding = float(np.sum((self.evidence.layer.hooks.reference.stored(self.truth) - self.truth) ** 2))  # type: ignore[union-attr]
+        beyond = self.size - rounding
+        if not beyond > rounding or part < _SHARE * beyond:
+            return 0.0
+        told = properties.get("reference").holds(self.evidence.layer, self.case)
+        return min(1.0, part / beyond) if any(f.primal == self.primal for f in told.findings) else 0.0
 
 
 @add("recomputed", "PRECISION")
@@ -66,11 +97,13 @@ def _recomputed(evidence: Evidence, scene: _Scene) -> Diagnosis | None:
 
         predicted = -scene.again(enlarged) / _TIMES
         slope, share = _fit(predicted[None], scene.error)
-        if share >= _SHARE and 0.5 < slope[0] < 2.0:
+        share = scene.share(share * scene.size) if 0.5 < slope[0] < 2.0 else 0.0
+        if share >= _SHARE:
             which = "the output" if len(scene.expected) == 1 else f"output {number}"
             text = (
                 f"the gradient of {scene.primal} is computed again from {which}, which is rounded to "
-                f"{_type(evidence)}: what rounding took from it explains {share:.0%} of the squared error"
+                f"{_type(evidence)}: what rounding took from it explains {share:.0%} of the squared error "
+                "beyond that of the result"
             )
             return Diagnosis("recomputed", "PRECISION", text, Fit.EXACT, {"share": share, "output": number})
     return None
@@ -85,31 +118,29 @@ def statistics(evidence: Evidence) -> Diagnosis | None:
 
 
 def _statistics(evidence: Evidence, scene: _Scene) -> Diagnosis | None:
-    counts = [k.values.size for k in _kept(scene) if _of_rows(k, scene)]
-    if not counts:
+    error = scene.error.ravel()
+    few = [at for at, k in enumerate(_kept(scene)) if k.output is None and k.values.size * _LEAST < error.size]
+    if not few:
         return None
-    moves = []
-    for place in range(len(counts)):
-
-        def up(lows: list[Any], place: int = place) -> None:
-            low = [k for k in lows if _of_rows(k, scene)][place]
-            low.put(low.values * (1 + evidence.layer.hooks.reference.eps))  # type: ignore[union-attr]
-
-        moves.append(scene.again(up))
-    explained, total = 0.0, 0.0
-    for row in _rows(scene):
-        causes = np.stack([m[row].ravel() for m in moves])
-        error = scene.error[row].ravel()
-        by, share = _fit(causes, error)
-        explained += share * float(error @ error) * bool(np.abs(by).max(initial=0.0) <= _ULPS)
-        total += float(error @ error)
-    if not total or explained < _SHARE * total:
+    eps: float = evidence.layer.hooks.reference.eps  # type: ignore[union-attr]
+    moves = np.stack([scene.scaled(at, lambda values: np.full(values.shape, 1 + eps)).ravel() for at in few])
+    owners = np.stack([_owners(scene, at) for at in few])
+    explained = 0.0
+    for row in np.unique(owners, axis=1).T:
+        inside, known = (owners == row[:, None]).all(axis=0), row >= 0
+        if known.any() and inside.sum() > known.sum() + _LEAST:
+            by, share = _fit(moves[known][:, inside], error[inside])
+            within = bool(np.abs(by).max(initial=0.0) <= _ULPS)
+            explained += share * float(error[inside] @ error[inside]) * within
+    share = scene.share(explained)
+    if share < _SHARE:
         return None
     text = (
         f"the error of the gradient of {scene.primal} is that of statistics of rows which forward keeps in "
-        f"{_type(evidence)}: roundings of them explain {explained / total:.0%} of its square; keep them in float32"
+        f"{_type(evidence)}: roundings of them explain {share:.0%} of its square "
+        "beyond that of the result; keep them in float32"
     )
-    return Diagnosis("statistics", "PRECISION", text, Fit.LAW, {"share": explained / total})
+    return Diagnosis("statistics", "PRECISION", text, Fit.LAW, {"share": share})
 
 
 def _scenes(evidence: Evidence, primals: list[str]) -> Iterator[_Scene]:
@@ -124,21 +155,13 @@ def _scenes(evidence: Evidence, primals: list[str]) -> Iterator[_Scene]:
 
 
 def _ordinary(layer: Layer, case: Case, k: int) -> Case | None:
-    """Normal values about one offset or another, and axes of sixteen or nearly; None where the author draws them."""
-    rng = np.random.default_rng([case.seed, k])
-    sizes: dict[str, Any] = {}
-    for primal in layer.primals:
-        sizes = {**primal.dims.bind(np.shape(case.primals[primal.name]), sizes)}
-    free = [n for n in sizes if n not in layer.options]
-    sizes |= {n: _AXIS + at if isinstance(sizes[n], int) else (_AXIS,) for at, n in enumerate(free)}
-    made: dict[str, Array] = {}
-    for primal in layer.primals:
-        if primal.domain.strategy is not None:
-            return None
-        shape = primal.dims.shape(sizes)
-        raw = rng.random(shape) if primal.domain.discrete else _OFFSETS[k] + rng.standard_normal(shape)
-        made[primal.name] = primal.domain.project(raw, sizes)
-    return case.but(primals=made, cotangents=None)
+    """Normal values about one offset or another, and axes of sixteen or nearly, else of what many numbers divide."""
+    rng, names = np.random.default_rng([case.seed, k]), sizes_of(layer, case)
+    lengths = [
+        {n: size if isinstance(s, int) else (size,) for (n, s), size in zip(names.items(), sizes)}
+        for sizes in (count(_AXIS), repeat(_DIVIDED))
+    ]
+    return made(layer, case, lengths, lambda _, shape: _OFFSETS[k] + rng.standard_normal(shape), rng)
 
 
 def _scene(evidence: Evidence, case: Case, primal: str) -> _Scene | None:
@@ -153,8 +176,9 @@ def _scene(evidence: Evidence, case: Case, primal: str) -> _Scene | None:
     v = case.cotangents or ()
     truths = reference.backward(v if len(v) > 1 else v[0], tape)
     judged = _gradient(_run(evidence, case), case, primal)
-    error = judged - np.asarray(truths[primal], float)
-    return _Scene(evidence, case, primal, judged, error, expected) if np.isfinite(error).all() else None
+    truth = np.asarray(truths[primal], float)
+    error = judged - truth
+    return _Scene(evidence, case, primal, judged, truth, error, expected) if np.isfinite(error).all() else None
 
 
 def _run(evidence: Evidence, case: Case) -> Evaluation:
@@ -170,17 +194,22 @@ def _kept(scene: _Scene) -> list[Any]:
     return found
 
 
-def _of_rows(kept: Any, scene: _Scene) -> bool:
-    """Whether a tensor has one number for each row of the gradient, and rows are long enough to tell."""
-    shape = tuple(n for n in kept.values.shape if n != 1)
-    rest = scene.error.shape[len(shape) :]
-    fits = scene.error.shape[: len(shape)] == shape and int(np.prod(rest)) > _LEAST
-    return kept.output is None and bool(shape) and bool(rest) and fits
+def _owners(scene: _Scene, at: int) -> Array:
+    """Which number of a kept tensor moves each entry of the gradient, shape (entries,); -1 for none, or several.
 
+    It is tried for half of the numbers at a time: those that have a 1, and those that have a 0, in each binary digit.
+    """
+    found = np.zeros(scene.error.size, int)
+    bits = max(1, (_kept(scene)[at].values.size - 1).bit_length())
+    for bit in range(bits):
 
-def _rows(scene: _Scene) -> Iterator[tuple[int, ...]]:
-    depth = min(len([n for n in k.values.shape if n != 1]) for k in _kept(scene) if _of_rows(k, scene))
-    return iter(np.ndindex(*scene.error.shape[:depth]))
+        def factors(values: Array, side: int) -> Array:
+            digit = np.arange(values.size) >> bit & 1  # noqa: B023
+            return np.where(digit == side, _HALF, 1.0).reshape(values.shape)
+
+        low, high = (scene.scaled(at, lambda v, s=side: factors(v, s)).ravel() != 0 for side in (0, 1))  # type: ignore[misc]
+        found = np.where((found < 0) | (low == high), -1, found | high << bit)
+    return found
 
 
 def _fit(causes: Array, error: Array) -> tuple[Array, float]:

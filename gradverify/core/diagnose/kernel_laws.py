@@ -11,14 +11,16 @@ import numpy as np
 from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.diagnose import add
-from gradverify.core.diagnose.accumulated import errors_of
+from gradverify.core.diagnose.accumulated import errors_of, made, sizes_of
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.nouns import Array, Case, Diagnosis, Fit
 
-_COLUMNS, _OTHERS = 4096, 4  # the squares of short numbers add up exactly in short rows
+_COLUMNS, _OTHERS = 4096, (4, 6, 12)  # squares of short numbers add up exactly in short rows; groups divide the others
 _LEVEL, _STEP = 47.0, 2.0**-7  # nearly constant rows: one part in 128 is a number in every type
 _SHARES = tuple(2.0**-k for k in range(2, 12))  # of the entries of a row that are a step higher
+_ROWS = (*((2.0**-k, 0.25) for k in range(-2, 7)), *((_STEP, share) for share in _SHARES))  # mean / spread 1 to 6000
+_FAR = 0.5  # of the largest output, by which one is no longer right
 _ROUGH = 1.0  # relative errors from which on all digits are gone
 _SQUARED = 1.5  # exponent from which on it is that of a difference of squares, and not of the mean itself
 _SEEN = 4.0  # roundings of the result below which an error shows no law
@@ -37,13 +39,15 @@ def moments(evidence: Evidence) -> Diagnosis | None:
         judged = finding.primal or primal
         ratios: list[float] = []
         sizes: list[float] = []
-        for share in _SHARES:
-            case = _made(layer, finding.case, primal, lambda shape, rng, share=share: _nearly(shape, rng, share))
+        for row in _ROWS:
+            case = _made(layer, finding.case, primal, lambda shape, rng, row=row: _nearly(shape, rng, *row))
             error, must, size = (math.nan,) * 3 if case is None else errors_of(layer, case, judged, 0)
-            if not error <= _ROUGH * size:  # or no number
+            if case is None or not error <= _ROUGH * size:  # or no number
                 break
             if error > _SEEN * must > 0:
-                ratios.append(1 / (_STEP * math.sqrt(share * (1 - share))))
+                rows = layer.hooks.reference.at(case.primals)[primal]  # type: ignore[union-attr]
+                rows = rows.reshape(len(rows), -1)
+                ratios.append(float(np.mean(rows.mean(1) / rows.std(1))))
                 sizes.append(error / size)
         if len(ratios) < 3:
             continue
@@ -91,50 +95,46 @@ def _wide(layer: Layer) -> Iterator[str]:
 
 def _made(layer: Layer, case: Case, name: str, values: Callable[..., Array]) -> Case | None:
     """A case in which one primal has long rows of these values, and the others are normal."""
-    rng = np.random.default_rng([case.seed, 41])
-    sizes: dict[str, Any] = {}
-    for primal in layer.primals:
-        sizes = {**primal.dims.bind(np.shape(case.primals[primal.name]), sizes)}
-    last = layer.primal(name).dims.names[-1]
-    for n in sizes:
-        if n not in layer.options:
-            length = _COLUMNS if n == last else _OTHERS
-            sizes[n] = length if isinstance(sizes[n], int) else (length,)
-    found: dict[str, Array] = {}
-    for primal in layer.primals:
-        shape = primal.dims.shape(sizes)
-        if primal.domain.strategy is not None:
-            return None
-        raw = rng.random(shape) if primal.domain.discrete else rng.standard_normal(shape)
-        found[primal.name] = primal.domain.project(values(shape, rng) if primal.name == name else raw, sizes)
-    return case.but(primals=found, cotangents=None)
+    rng, last = np.random.default_rng([case.seed, 41]), layer.primal(name).dims.names[-1]
+    sizes = sizes_of(layer, case)
+    lengths = []
+    for others in _OTHERS:
+        sized = {n: _COLUMNS if n == last else others for n in sizes}
+        lengths.append({n: size if isinstance(sizes[n], int) else (size,) for n, size in sized.items()})
+    return made(
+        layer, case, lengths, lambda n, shape: values(shape, rng) if n == name else rng.standard_normal(shape), rng
+    )
 
 
-def _nearly(shape: tuple[int, ...], rng: np.random.Generator, share: float) -> Array:
+def _nearly(shape: tuple[int, ...], rng: np.random.Generator, step: float, share: float) -> Array:
+    """Rows, all axes but the first, that are constant but for a share of their entries."""
     higher = np.zeros(shape)
-    higher[..., : max(1, round(share * shape[-1]))] = _STEP
-    levels = _LEVEL + rng.integers(0, 16, (*shape[:-1], 1))
-    return levels * (1 + rng.permuted(higher, axis=-1))
+    higher[..., : max(1, round(share * shape[-1]))] = step
+    levels = _LEVEL + rng.integers(0, 16, shape[0])
+    return levels.reshape(-1, *(1,) * (len(shape) - 1)) * (1 + rng.permuted(higher, axis=-1))
 
 
 def _edge(layer: Layer, case: Case, name: str) -> float | None:
-    """The factor of a primal up to which the kernel's outputs and gradients are finite; None if none is too large."""
-    if not _finite(layer, case, name, 1.0):
+    """The factor of a primal up to which the kernel is right, roughly; None if none is too large."""
+    if not _sound(layer, case, name, 1.0):
         return None
-    low = next((2.0**k for k in range(_STEPS) if not _finite(layer, case, name, 2.0 ** (k + 1))), None)
+    low = next((2.0**k for k in range(_STEPS) if not _sound(layer, case, name, 2.0 ** (k + 1))), None)
     if low is None:
         return None
     high = 2 * low
     for _ in range(_STEPS):
         middle = (low + high) / 2
-        low, high = (middle, high) if _finite(layer, case, name, middle) else (low, middle)
+        low, high = (middle, high) if _sound(layer, case, name, middle) else (low, middle)
     return low
 
 
-def _finite(layer: Layer, case: Case, name: str, factor: float) -> bool:
-    case, outputs = evaluate.completed(layer, case.but(primals=_scaled(case, name, factor)))
-    if not all(np.isfinite(y).all() for y in outputs):
-        return False
+def _sound(layer: Layer, case: Case, name: str, factor: float) -> bool:
+    reference: Any = layer.hooks.reference
+    case, outputs = evaluate.completed(layer, case.but(primals=reference.at(_scaled(case, name, factor))))
+    raw = reference(*(case.primals[p.name] for p in layer.primals), **case.options)
+    for y, t in zip(outputs, evaluate.outputs_of(layer, raw)):
+        if not np.abs(np.asarray(y, float) - t).max(initial=0.0) <= _FAR * np.abs(t).max(initial=0.0):  # or no number
+            return False
     try:
         found = evaluate.gradients(layer, case.primals, case.options, case.cotangents or ())
     except LayerFailure:

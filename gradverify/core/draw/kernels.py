@@ -36,7 +36,17 @@ _PER_ELEMENT = 96  # bytes: primals, truth, tape and two samples, each of them a
 _SMALLEST, _LARGEST = 4, 1024  # numbers in the code that may be a block
 _USUAL = (16, 32, 64)
 _AXES, _BESIDE, _SHORT = 6, 30, 130  # axes that may be about a block besides one, in percent, and their longest
-_MANNERS = ("normal", "normal", "outliers", "constant rows", "nearly constant", "offset", "drawn", "one sign")
+_MANNERS = (
+    "normal",
+    "normal",
+    "outliers",
+    "constant rows",
+    "nearly constant",
+    "nearly constant",
+    "offset",
+    "drawn",
+    "one sign",
+)
 _IDS = ("zipf", "zipf", "equal", "uniform")
 _OUTLIER = 100.0
 _CONSTANT = 30.0  # of rows that are: where the mean is taken out of squares, little of them is left
@@ -195,7 +205,8 @@ def _activations(manner: str, seed: int, stream: int, shape: shapes.Shape) -> An
         values[..., rng.choice(shape[-1], min(2, shape[-1]), replace=False)] *= _OUTLIER
     elif manner in ("constant rows", "nearly constant") and len(shape) > 1 and values.size:
         rows = rng.choice(shape[0], max(1, shape[0] // 4), replace=False)
-        values[rows] = _CONSTANT * values[rows][..., :1]
+        first = (slice(0, 1),) * rng.integers(1, len(shape))  # of the last axis, or of all but one: rows of groups
+        values[rows] = _CONSTANT * values[rows][(..., *first)]
         if manner == "nearly constant":
             values[rows, ..., rng.integers(shape[-1])] *= 1 + _STEP
     return values

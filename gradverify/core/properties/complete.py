@@ -23,7 +23,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     undefined = _undefined(layer, case, good) if finite else set()
     for name, gradient in good.items():
         found = not_a_number(name, gradient, case) if name in undefined else None
-        found = found or _low(name, gradient, case, outputs)
+        found = found or _low(layer, name, gradient, case, outputs)
         if found is not None:
             findings.append(found)
     return Outcome(COMPLETE, tuple(findings), entries=len(layer.differentiable))
@@ -57,14 +57,18 @@ def not_a_number(name: str, gradient: Array, case: Case) -> Finding | None:
     return Finding(COMPLETE, "nan", name, message, case, facts=facts)
 
 
-def _low(name: str, gradient: Array, case: Case, outputs: tuple[Array, ...]) -> Finding | None:
-    """A gradient in a lower precision than its primal and the outputs loses digits for nothing."""
+def _low(layer: Layer, name: str, gradient: Array, case: Case, outputs: tuple[Array, ...]) -> Finding | None:
+    """A gradient in a lower precision than its primal and the outputs loses digits for nothing.
+
+    A kernel gets its primals in its own type, whatever they come in, and a loss may leave it in a wider one.
+    """
     primal = np.asarray(case.primals[name])
     floats = [y.dtype for y in outputs if y.dtype.kind in "fc"]
     if gradient.dtype.kind not in "fc":
         return Finding(COMPLETE, "dtype", name, f"the gradient of {name} has the type {gradient.dtype}", case)
     width = np.finfo(gradient.dtype).bits
-    if floats and width < min(np.finfo(primal.dtype).bits, *(np.finfo(t).bits for t in floats)):
+    own = gradient.dtype.name == getattr(layer.hooks.reference, "type", None)
+    if floats and not own and width < min(np.finfo(primal.dtype).bits, *(np.finfo(t).bits for t in floats)):
         message = (
             f"the gradient of {name} is {gradient.dtype}, while {name} is {primal.dtype} and the output {floats[0]}"
         )
