@@ -70,8 +70,15 @@ def upper(size):
     return np.triu(1.0 + np.arange(size * size).reshape(size, size))
 
 
-def tanh_way(dy, x, W):
-    return dy * (1 - np.tanh(x @ W) ** 2)
+def residual(skip=1.0, way=1.0):
+    """x + tanh(x W), with a factor on either way that the gradient of x takes."""
+
+    def backward(dy, saved):
+        x, W = saved
+        inner = dy * (1 - np.tanh(x @ W) ** 2)
+        return {"x": skip * dy + way * inner @ W.T, "W": x.T @ inner}
+
+    return layer(lambda x, W: (x + np.tanh(x @ W), (x, W)), backward, x="N D", W="D D")
 
 
 def standardised(x):
@@ -424,12 +431,7 @@ WRONG = {
         "x",
     ),
     "a factor on one way": Wrong(
-        layer(
-            lambda x, W: (x + np.tanh(x @ W), (x, W)),
-            lambda dy, saved: {"x": dy + 2 * tanh_way(dy, *saved) @ saved[1].T, "W": saved[0].T @ tanh_way(dy, *saved)},
-            x="N D",
-            W="D D",
-        ),
+        residual(way=2.0),
         arrays(x=(2, 3), W=(3, 3)),
         "path",
         "FACTOR",
@@ -437,12 +439,7 @@ WRONG = {
         "x",
     ),
     "a skip connection left out": Wrong(
-        layer(
-            lambda x, W: (x + np.tanh(x @ W), (x, W)),
-            lambda dy, saved: {"x": tanh_way(dy, *saved) @ saved[1].T, "W": saved[0].T @ tanh_way(dy, *saved)},
-            x="N D",
-            W="D D",
-        ),
+        residual(skip=0.0),
         arrays(x=(2, 3), W=(3, 3)),
         "skip",
         "TERM",

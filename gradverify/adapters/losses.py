@@ -157,10 +157,11 @@ def loss(
     chosen = ((wrt,) if isinstance(wrt, str) else tuple(wrt)) if wrt is not None else None
     first = _order(value, tuple(primals))
     second = tuple(order) if order is not None else _order(gradient, first) if gradient is not None else first
-    of = chosen or tuple(p.name for p in sketch(primals, settings, Loss, name=label).differentiable)
+    shape = sketch(primals, settings, Loss, name=label)
+    of = chosen or tuple(p.name for p in shape.differentiable)
     inner = Valued(value, gradient, tuple(primals), (first, second), of, Chance(value, gradient))
     if chosen is None:
-        targets = _ungiven(sketch(primals, settings, Loss, name=label), inner)
+        targets = _ungiven(shape, inner)
         inner.wrt = of = tuple(n for n in of if n not in targets)
     else:
         targets = [n for n in primals if n not in chosen]

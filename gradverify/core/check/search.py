@@ -137,13 +137,13 @@ class Search:
         """Findings, one of which a law explains before the vague one that it was told behind: the weight, and not the
         input that the error reaches through it.
         """
-        for lead in [finding for finding in findings if finding.follows is None and fit(finding) <= Fit.FORM]:
+        for lead in [finding for finding in findings if finding.follows is None and _fit(finding) <= Fit.FORM]:
             group = [finding for finding in findings if finding.follows == lead.fingerprint]
-            cause = max(group, key=fit, default=lead)
-            if fit(cause) < Fit.LAW or cause.property != lead.property or not self.settings.shrink:
+            cause = max(group, key=_fit, default=lead)
+            if _fit(cause) < Fit.LAW or cause.property != lead.property or not self.settings.shrink:
                 continue
             first = self.minimal(*self.found[cause.fingerprint])
-            if fit(first) >= Fit.LAW:
+            if _fit(first) >= Fit.LAW:
                 rest = [f.but(follows=first.fingerprint) if f in (lead, *group) else f for f in findings if f != cause]
                 findings = [first, *rest]
         return findings
@@ -265,7 +265,7 @@ def _first(finding: Finding) -> tuple[int, int]:
     return properties.get(finding.property).turn if known else LATER, finding.case.size
 
 
-def fit(finding: Finding) -> Fit:
+def _fit(finding: Finding) -> Fit:
     """How well the best of its diagnoses fits."""
     return max((diagnosis.fit for diagnosis in finding.diagnoses), default=Fit.FACTS)
 

@@ -34,6 +34,7 @@ DEAR = (
     "overflow",
     "constant_left_out",
     "path",
+    "product",
     "one_use",
     "slope",
     "another_value",

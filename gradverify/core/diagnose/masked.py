@@ -55,6 +55,7 @@ def _one_kept(mask: Array) -> Array:
 
 
 _ADDED_UP = "what repeated indices contribute must be added up"
+_MIXED = "what belongs to one value is taken for that of others"
 
 
 @add("repeats", "REPEAT-IDX")
@@ -65,26 +66,18 @@ def repeats(evidence: Evidence) -> Diagnosis | None:
     for primal in evidence.layer.primals:
         if primal.domain.kind != "int" or primal.domain.name not in ("indices", "labels", "integers"):
             continue
-        for words, tail, change in (
-            ("no value is repeated", f"a value is repeated{{}}{{}}: {_ADDED_UP}", _distinct),
-            (
-                "places are taken in their own order",
-                f"a value is taken elsewhere, or repeated{{}}{{}}: {_ADDED_UP}",
-                _identity,
-            ),
-            (
-                "all values are the same",
-                "they differ{}{}: what belongs to one value is taken for that of others",
-                _alike,
-            ),
+        for words, tail, why, change in (
+            ("no value is repeated", "a value is repeated", _ADDED_UP, _distinct),
+            ("places are taken in their own order", "a value is taken elsewhere, or repeated", _ADDED_UP, _identity),
+            ("all values are the same", "they differ", _MIXED, _alike),
         ):
             cases = [change(evidence, p.case, primal.name) for p in evidence.situation.failing]
             told = change is not _alike or any(matters(evidence, case) for case in cases)  # zero is right by itself
             if cases and all(map(evidence.holds, cases)) and told:
-                last = "; it holds the last contribution alone" if _assigned(evidence) and change is _distinct else ""
+                last = "; it holds the last contribution alone" if change is _distinct and _assigned(evidence) else ""
                 text = (
                     f"the gradient of {evidence.primal} is right where in {primal.name} {words}, and wrong where "
-                    f"{tail.format(last, evidence.with_options)}"
+                    f"{tail}{last}{evidence.with_options}: {why}"
                 )
                 fit = Fit.EXACT if primal.domain.name == "indices" else Fit.FORM
                 return Diagnosis("repeats", "REPEAT-IDX", text, fit, {"cases": len(cases)})

@@ -10,8 +10,8 @@ import numpy as np
 
 from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
-from gradverify.core.diagnose.probe import CLOSE, Probe, close
-from gradverify.core.nouns import Array, Diagnosis, Fit
+from gradverify.core.diagnose.probe import Probe, close
+from gradverify.core.nouns import Diagnosis, Fit
 
 
 @add("product", "TERM")
@@ -19,23 +19,22 @@ def product(evidence: Evidence) -> Diagnosis | None:
     """The errors of two primals are d @ W.T and x.T @ d with one d: what comes before their product is right."""
     if not evidence.about_gradient or not evidence.probes or evidence.situation.needs == "values":
         return None
-    wrong = set(evidence.differentiable).intersection(*(evidence.others_wrong(probe) for probe in evidence.probes))
-    for x, W in _pairs(evidence, wrong):
-        for turned in (False, True):
-            if evidence.everywhere(partial(_one_gradient, x, W, turned)):
-                said = f"{x} @ {W}.T" if turned else f"{x} @ {W}"
-                text = f"the gradients of {x} and {W} are both what one wrong gradient of {said} makes of them"
-                text += f"{evidence.given}: the mistake lies between {said} and the output"
-                return Diagnosis("product", "TERM", text, Fit.PART, {"cases": len(evidence.probes)})
+    for x, W, turned in _pairs(evidence):
+        if evidence.everywhere(partial(_one_gradient, x, W, turned)):
+            said = f"{x} @ {W}.T" if turned else f"{x} @ {W}"
+            text = f"the gradients of {x} and {W} are both what one wrong gradient of {said} makes of them"
+            text += f"{evidence.given}: the mistake lies between {said} and the output"
+            return Diagnosis("product", "TERM", text, Fit.PART, {"cases": len(evidence.probes)})
     return None
 
 
-def _pairs(evidence: Evidence, wrong: set[str]) -> Iterator[tuple[str, str]]:
-    """Wrong primals that may be multiplied, the finding's own among them, in the author's order."""
-    matrices = {p.name for p in evidence.layer.primals if len(p.dims.axes) == 2}
-    for x, W in permutations((name for name in evidence.differentiable if name in wrong), 2):
-        if W in matrices and evidence.primal in (x, W):
-            yield x, W
+def _pairs(evidence: Evidence) -> Iterator[tuple[str, str, bool]]:
+    """Primals that may be multiplied, the finding's own among them, in the author's order; whether with W.T."""
+    for x, W in permutations(evidence.layer.differentiable, 2):
+        if evidence.primal in (x.name, W.name) and x.dims.axes and len(W.dims.axes) == 2:
+            for turned, axis in enumerate(W.dims.axes):
+                if axis.text == x.dims.axes[-1].text:
+                    yield x.name, W.name, bool(turned)
 
 
 def _one_gradient(x: str, W: str, turned: bool, probe: Probe) -> bool:
@@ -43,8 +42,9 @@ def _one_gradient(x: str, W: str, turned: bool, probe: Probe) -> bool:
 
     What the first leaves open of d is orthogonal to the rows of W; the second must do without the rest.
     """
-    if any(probe.shape(name) != np.shape(probe.case.primals[name]) for name in (x, W)):
-        return False  # complex
+    complex_ = any(probe.shape(name) != np.shape(probe.case.primals[name]) for name in (x, W))
+    if complex_ or not all(probe.wrong(name).any() for name in (x, W)):
+        return False
     left, right = (np.asarray(probe.case.primals[name], float) for name in (x, W))
     errors = [probe.analytic[name] - probe.numerical(name) for name in (x, W)]
     right, wanted = (right.T, errors[1].T) if turned else (right, errors[1])
@@ -55,8 +55,4 @@ def _one_gradient(x: str, W: str, turned: bool, probe: Probe) -> bool:
     d = behind @ back
     rest = wanted - rows.T @ d
     reached = rows.T @ np.linalg.pinv(rows.T) @ rest @ (np.eye(right.shape[1]) - right.T @ back)
-    return close(d @ right.T, behind) and _small(rest - reached, wanted)
-
-
-def _small(rest: Array, beside: Array) -> bool:
-    return bool(np.abs(rest).max(initial=0.0) <= CLOSE * np.abs(beside).max(initial=0.0))
+    return close(d @ right.T, behind) and close(rows.T @ d + reached, wanted)

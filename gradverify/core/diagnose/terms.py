@@ -191,15 +191,15 @@ def skip(evidence: Evidence) -> Diagnosis | None:
     """The error is a multiple of the upstream gradient itself: a residual connection is left out, or counted twice."""
     if not evidence.about_gradient or len(evidence.probes) < 2:
         return None
-    found = [_of_upstream(evidence, probe) for probe in evidence.probes]
-    if any(c is None for c in found) or max(found) - min(found) > 1e-6:  # type: ignore[type-var, operator]
+    found = [c for c in (_of_upstream(evidence, probe) for probe in evidence.probes) if c is not None]
+    if len(found) < len(evidence.probes) or max(found) - min(found) > 1e-6:
         return None
-    (c,) = found[:1]
+    c = found[0]
     what = {
         -1.0: "lacks the upstream gradient itself, as where x + f(x) counts f alone",
         1.0: "counts the upstream gradient itself once too often",
     }
-    said = what.get(round(float(c), 6), f"is off by {c:.6g} times the upstream gradient")  # type: ignore[arg-type]
+    said = what.get(round(c, 6), f"is off by {c:.6g} times the upstream gradient")
     return Diagnosis("skip", "TERM", f"the gradient of {evidence.primal} {said}{evidence.given}", Fit.LAW)
 
 

@@ -71,7 +71,7 @@ class Recorder:
                 self._ran.stages.setdefault(code, stage)
             return ()
         added = tuple(self._added(seen))
-        if added:
+        if added and not self._engine.whole:
             self._complete = Ran(self._functions()).complete
         return added
 

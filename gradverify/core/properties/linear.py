@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from gradverify.core.declare.layer import Layer
-from gradverify.core.evaluate import completed, copies, draw_cotangents, run
+from gradverify.core.evaluate import copies, draw_cotangents, run
 from gradverify.core.judge import exact
 from gradverify.core.nouns import Array, Case, Finding, Outcome, Stream
 from gradverify.core.properties import Property, add
@@ -24,7 +24,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     outcome = _holds(layer, case)
     if not outcome.findings or not all(map(_faint, outcome.findings)):
         return outcome
-    given = completed(layer, case)[0].cotangents or ()
+    given = exact.ready(layer, case)[0].cotangents or ()
     large = case.but(cotangents=tuple((_LARGE * v).astype(v.dtype) for v in given))
     if not _in_range(list(large.cotangents or ())) or not _grows(layer, case, given) or _holds(layer, large).findings:
         return outcome
