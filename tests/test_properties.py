@@ -383,6 +383,18 @@ def test_a_gradient_that_loses_what_its_loss_loses_is_no_finding():
         assert verify(layer(low=True), case, ["precision"]).findings
 
 
+def test_a_gradient_that_is_no_number_in_float32_alone_has_lost_all_its_digits():
+    """NaN is beyond any bound; nothing of ours warns, which a user's `-W error` would turn into an error of ours."""
+
+    def holed(dy, x):
+        return dy * np.cos(x) + (np.nan if dy.dtype == np.float32 else 0)
+
+    layer = Layer(lambda x: (np.sin(x), x), holed, name="holed", x="N D")
+    case = Case("holed", {"x": np.ones((1, 1), np.float32)}, cotangents=(np.ones((1, 1), np.float32),), seed=1)
+    (finding,) = verify(layer, case, ["precision"]).findings
+    assert finding.severity == np.inf
+
+
 def test_what_fresh_memory_happens_to_hold_is_told_as_that_and_not_as_chance():
     junk = np.random.default_rng(0)
 

@@ -120,8 +120,18 @@ class Comparison:
         return 0.5 * float(decided[(decided.size - 1) // 2] + decided[decided.size // 2]) / (self.scale or 1.0)
 
     @property
+    def severity(self) -> float:
+        """The largest `ratio` of an entry that disagrees; infinity where such an entry is no number."""
+        return float(np.max(self._beyond[self.wrong]))
+
+    @property
+    def _beyond(self) -> Array:
+        ratio = self.ratio
+        return np.where(np.isnan(ratio), np.inf, ratio)
+
+    @property
     def worst(self) -> tuple[int, ...]:
         """Index of the entry that disagrees most, in units of its bound."""
         decided = (self.verdicts == AGREES) | (self.verdicts == DISAGREES)
-        ratio = np.where(decided, np.where(np.isnan(self.ratio), np.inf, self.ratio), -1.0)
+        ratio = np.where(decided, self._beyond, -1.0)
         return tuple(int(k) for k in np.unravel_index(int(np.argmax(ratio)), ratio.shape)) if ratio.size else ()

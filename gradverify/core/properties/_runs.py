@@ -56,7 +56,7 @@ class Runs:
         stateful = not found[0].wrong.any() and len(beyond) == len(found) - 1  # a second call is another property's
         if primal not in self.varying or not beyond or stateful:
             return None
-        worst = max(beyond, key=_severity)
+        worst = max(beyond, key=lambda c: c.severity)
         at = worst.worst
         values = [float(c.analytic[at]) for c in found]
         apart = max(values) - min(values)
@@ -69,7 +69,7 @@ class Runs:
             f"the reference {worst.numerical[at]:.6g} ± {worst.bound[at]:.1g}"
         )
         facts = {RUNS: len(found), "beyond": len(beyond)}
-        return Finding(name, "random", primal, message, case, worst, _severity(worst), facts)
+        return Finding(name, "random", primal, message, case, worst, worst.severity, facts)
 
 
 def repeated(layer: Layer, case: Case, first: Judged, compare: Callable[[Judged], Sequence[Comparison]]) -> Runs:
@@ -85,8 +85,3 @@ def repeated(layer: Layer, case: Case, first: Judged, compare: Callable[[Judged]
 def _varying(made: Sequence[Judged]) -> tuple[str, ...]:
     first = made[0]
     return tuple(n for n in first if not all(np.array_equal(first[n], m[n], equal_nan=True) for m in made[1:]))
-
-
-def _severity(comparison: Comparison) -> float:
-    ratio = comparison.ratio[comparison.wrong]
-    return float(np.max(np.where(np.isnan(ratio), np.inf, ratio)))

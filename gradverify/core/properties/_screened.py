@@ -123,8 +123,7 @@ def _finding(name: str, case: Case, comparison: Comparison) -> Finding:
         f"the kernel gives {comparison.analytic[where]:.6g}, the reference {comparison.numerical[where]:.6g}; a good "
         f"kernel would be within {comparison.bound[where]:.1g}"
     )
-    severity = float(np.max(np.nan_to_num(comparison.ratio[comparison.wrong], nan=np.inf)))
-    return Finding(name, "wrong", comparison.primal, message, case, comparison, severity, {"wrong": count})
+    return Finding(name, "wrong", comparison.primal, message, case, comparison, comparison.severity, {"wrong": count})
 
 
 def _moved(wide: Case, eps: float, k: int) -> Case:

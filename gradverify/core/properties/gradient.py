@@ -188,8 +188,6 @@ def backward_rounding(point: Point, case: Case, analytic: Array, small: bool = F
 def finding(layer: Layer, case: Case, comparison: Comparison, good: Mapping[str, Array]) -> Finding:
     """The finding for one primal, with the facts that diagnosis builds on."""
     where = comparison.worst
-    ratio = comparison.ratio[comparison.wrong]
-    severity = float(np.max(np.where(np.isnan(ratio), np.inf, ratio)))
     count, total = int(comparison.wrong.sum()), comparison.wrong.size
     a, n = comparison.analytic[where], comparison.numerical[where]
     digits = next((k for k in range(6, 17) if f"{a:.{k}g}" != f"{n:.{k}g}"), 6)  # two that look alike say nothing
@@ -198,7 +196,7 @@ def finding(layer: Layer, case: Case, comparison: Comparison, good: Mapping[str,
         f"{'entry' if total == 1 else 'entries'}: at {comparison.primal}{list(where) if where else ''} "
         f"analytic {a:.{digits}g}, numerical {n:.{digits}g} ± {comparison.bound[where]:.1g}"
     )
-    return Finding(NAME, "wrong", comparison.primal, message, case, comparison, severity, facts_of(comparison))
+    return Finding(NAME, "wrong", comparison.primal, message, case, comparison, comparison.severity, facts_of(comparison))
 
 
 SAYS = "analytic and numerical gradients agree in every entry of every primal"

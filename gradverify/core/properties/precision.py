@@ -171,9 +171,8 @@ def _finding(case: Case, name: str, comparison: Comparison, lowest: np.dtype[Any
         f"at {comparison.primal}{list(where) if where else ''} it is {a:.6g}, {more} {n:.6g} "
         f"({has:.1f} digits right)"
     )
-    severity = float(np.nanmax(comparison.ratio[comparison.wrong]))
     facts = {"digits_lost": lost, "digits_right": has, "dtype": kind, "wrong": int(comparison.wrong.sum())}
-    return Finding(name, "precision", comparison.primal, message, case, comparison, severity, facts)
+    return Finding(name, "precision", comparison.primal, message, case, comparison, comparison.severity, facts)
 
 
 add(

@@ -167,7 +167,7 @@ def _forward(
                 f"forward differs from its reference: {place} is {y[where]:.6g}, the reference {t[where]:.6g} "
                 f"± {found.bound[where]:.1g}"
             )
-            return Finding(NAME, "forward", None, message, case, severity=_severity(found), facts=_digits(found))
+            return Finding(NAME, "forward", None, message, case, severity=found.severity, facts=_digits(found))
     return None
 
 
@@ -286,13 +286,8 @@ def _finding(layer: Layer, case: Case, comparison: Comparison) -> Finding:
         f"({facts['digits_lost']:.1f} digits more are lost than must be)"
     )
     return Finding(
-        NAME, "wrong", comparison.primal, message, case, comparison, _severity(comparison), {"wrong": count, **facts}
+        NAME, "wrong", comparison.primal, message, case, comparison, comparison.severity, {"wrong": count, **facts}
     )
-
-
-def _severity(comparison: Comparison) -> float:
-    ratio = comparison.ratio[comparison.wrong]
-    return float(np.max(np.where(np.isnan(ratio), np.inf, ratio)))
 
 
 def _digits(comparison: Comparison) -> dict[str, float]:
