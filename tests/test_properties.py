@@ -395,14 +395,15 @@ def test_a_gradient_that_is_no_number_in_float32_alone_has_lost_all_its_digits()
     assert finding.severity == np.inf
 
 
-def test_what_fresh_memory_happens_to_hold_is_told_as_that_and_not_as_chance():
+@pytest.mark.parametrize("nans", [0.0, 0.3])
+def test_what_fresh_memory_happens_to_hold_is_told_as_that_and_not_as_chance(nans):
     junk = np.random.default_rng(0)
 
     def holed(dy, saved):
         dx, dW, db = dense_back(dy, saved)
         buffer = np.empty_like(dW)
-        if not np.isnan(buffer).any():  # what a long run would have left there
-            buffer[...] = junk.normal(size=dW.shape)
+        if dW.size and not (np.isnan(buffer).all() or (buffer == 0).all()):  # what a long run would have left there
+            buffer[...] = junk.normal(size=dW.shape) if junk.random() >= nans else np.nan
         return dx, dW + buffer, db
 
     findings = check(a_dense(holed)).findings

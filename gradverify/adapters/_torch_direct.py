@@ -152,15 +152,16 @@ def _start() -> Any:
 
 @contextmanager
 def poisoned_if_asked() -> Iterator[None]:
-    """Where `numpy.empty` is poisoned, by the property `fresh`, so are torch's."""
+    """Where `numpy.empty` is poisoned, by the property `fresh`, so are torch's, with the same value."""
     if np.empty is _EMPTY:
         yield
         return
+    value = float(np.empty(()))
     torch = import_torch()
     homes = [(torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")]
     originals = [getattr(home, name) for home, name in homes]
     for (home, name), original in zip(homes, originals):
-        setattr(home, name, _poison(original))
+        setattr(home, name, _poison(original, value))
     try:
         yield
     finally:
@@ -168,11 +169,11 @@ def poisoned_if_asked() -> Iterator[None]:
             setattr(home, name, original)
 
 
-def _poison(allocate: Callable[..., Any]) -> Callable[..., Any]:
+def _poison(allocate: Callable[..., Any], value: float) -> Callable[..., Any]:
     def allocated(*arguments: Any, **keywords: Any) -> Any:
         made = allocate(*arguments, **keywords)
         if made.is_floating_point() or made.is_complex():
-            made.fill_(float("nan"))
+            made.fill_(value)
         return made
 
     return allocated
