@@ -127,6 +127,7 @@ def main() -> int:
     os.environ["CI"] = "1"  # the same examples for each
     import hypothesis  # noqa: F401  imported once, before forking
     import numpy  # noqa: F401
+    import pytest  # noqa: F401
 
     source = told.module.read_text(encoding="utf-8")
     if killed(told.module, ast.parse(source), told.tests, told.seconds):
