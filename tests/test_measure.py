@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from gradverify.core.judge import measure
-from gradverify.core.judge.sweep import CLEAR, FEW, _clearest, _untold
-from gradverify.core.judge.verdicts import COARSE, FIRM, ROUNDINGS, WIDE, Sweep, judge
+from gradverify.core.judge.sweep import _clearest, _untold
+from gradverify.core.judge.verdicts import Sweep, judge
 from gradverify.core.nouns import AGREES, DISAGREES, UNRESOLVED, Estimate
 
 EPS = 2.0**-52
+FIRM, WIDE, COARSE, ROUNDINGS, CLEAR = 8.0, 1e-3, 1e-4, 1e-14, 100.0  # as the pages state them
 
 
 def said(analytic, value, bound, scale=1.0):
@@ -78,8 +79,8 @@ def test_nothing_is_known_of_a_blank_sweep():
 
 
 def test_a_gradient_of_zeros_has_the_scale_of_the_outputs_over_the_step():
-    sweep = Sweep.blank(about(slots=((0, 2), (2, 4)), scale=np.full(4, 0.5)), np.array([0.0, 0.0, 3.0, 0.0]))
-    assert sweep.scale.tolist() == [4.0, 4.0, 3.0, 3.0]
+    sweep = Sweep.blank(about(slots=((0, 2), (2, 4)), scale=np.full(4, 0.5)), np.array([0.0, 0.0, 0.3, 0.0]))
+    assert sweep.scale.tolist() == [4.0, 4.0, 0.3, 0.3]
 
 
 def test_reasons_are_kept_by_name_and_taken_over_from_another_sweep():
@@ -130,7 +131,7 @@ def test_the_clearest_few_of_each_primal_stand_for_it():
     point = about(7, ((0, 5), (5, 7)))
     assert _clearest(point, np.arange(7), doubt).tolist() == [True, True, True, False, True, True, True]
     point = about(7, ((0, 7),))
-    assert FEW == 4 and _clearest(point, np.arange(7), doubt).tolist() == [False, True, True, False, True, False, True]
+    assert _clearest(point, np.arange(7), doubt).tolist() == [False, True, True, False, True, False, True]
     assert _clearest(point, np.array([6, 0]), np.array([1.0, CLEAR])).tolist() == [False, True]
 
 
