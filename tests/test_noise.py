@@ -56,6 +56,8 @@ def test_an_output_that_is_quiet_by_chance_has_the_noise_that_is_typical_of_the_
     one = noise.levels(about([1.0]), table([1.0], 16 * EPS * loud))[0]
     both = noise.levels(about([1.0, -8.0]), table([1.0, -8.0], 16 * EPS * loud, QUIET))
     assert both[0] == one and np.isclose(both[1], 8 * (one / 1.5) / np.sqrt(2), rtol=1e-6)
+    zero = noise.levels(about([1.0, 0.0, -8.0]), table([1.0, 0.0, -8.0], 16 * EPS * loud, QUIET, QUIET))
+    assert zero[1] == 0 and np.isclose(zero[2], 8 * (one / 1.5) / np.sqrt(3), rtol=1e-6)
     much = noise.levels(about([1.0, -8.0]), table([1.0, -8.0], 1e-9 * loud, QUIET))
     assert np.isclose(much[1], 8e3 * EPS, rtol=1e-12)
     beyond = noise.levels(about([1e-9, 0.0, 1.0]), table([1e-9, 0.0, 1.0], 1e-6 * loud, 16 * EPS * loud, QUIET))
