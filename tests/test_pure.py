@@ -1,4 +1,4 @@
-"""The property `pure`: who changes which array is told, once, and what may be shared or changed is not."""
+"""The properties `pure` and `alias`: who changes or shares which array is told, and what may be is not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gradverify import Case, Layer
-from gradverify.core.properties import layout, pure
+from gradverify.core.properties import alias, layout, pure
 
 CASE = Case("given", {"x": np.array([1.0, 2.0]), "w": np.array([3.0, 5.0])}, cotangents=(np.array([0.5, -0.5]),))
 
@@ -145,3 +145,22 @@ def test_what_fails_on_an_array_that_cannot_be_written_is_the_same_mistake():
         assert (pure._moot(layer, CASE, found) is not None) == moot
         assert pure._moot(layer, CASE, replace(found, property="other")) is None
     assert not pure._moot(Layer(forward, after(lambda dy, s: dy.fill(0)), name="g", x="N", w="N"), CASE, found).findings
+
+
+@pytest.mark.parametrize(
+    ("gradients", "shared"),
+    [
+        (lambda dy, s: (dy * s[1], dy * s[0]), []),
+        (lambda dy, s: (dy, dy * s[0]), [("x", "the cotangent")]),
+        (lambda dy, s: (dy * s[1], s[1][::-1]), [("w", "the primal w")]),
+        (lambda dy, s: (s[2], s[2]), [("w", "the gradient of x")]),
+        (lambda dy, s: (dy[:0], dy * 1), []),
+        (lambda dy, s: (dy.tolist(), dy), [("w", "the cotangent")]),
+        (lambda dy, s: (np.broadcast_to(dy, (2, 2))[0], dy * 1), []),  # nobody can add to it in place
+    ],
+)
+def test_a_gradient_that_shares_its_memory_is_told_with_whom(gradients, shared):
+    layer = Layer(lambda x, w: (x * w, (x, w, np.ones(2))), gradients, name="given", x="N", w="N")
+    outcome = alias.holds(layer, CASE)
+    assert [(f.primal, f.facts["what"]) for f in outcome.findings] == shared
+    assert outcome.entries == 2 and all(f.kind == "aliases" for f in outcome.findings)
