@@ -62,7 +62,7 @@ def table(result) -> str:
 
 
 def test_the_table_is_the_same_as_in_one_process(project):
-    pytester = project(table="examples = 10\nshards = 2")
+    pytester = project(table="examples = 30\nshards = 2")
     pytester.makepyfile(test_own="def test_own(gradverify): gradverify('relu', properties='gradient', examples=5)")
     results = []
     for arguments in ([], ["-n2", "--dist=loadgroup", "--junitxml=out.xml", "-ojunit_family=xunit1"]):
