@@ -82,6 +82,7 @@ def test_several_outputs_come_as_a_tuple_to_a_backward_as_well():
     layer = Layer(two, backward, name="given", a="N", b="N")
     case = Case("given", {"a": np.ones(2), "b": np.ones(2)}, cotangents=(np.ones(2), np.ones(2)))
     assert told(layer, case) == []
+    assert wants.applies(layer) is None
 
 
 def test_it_applies_to_several_primals_of_what_can_be_asked():
