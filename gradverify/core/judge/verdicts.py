@@ -74,7 +74,7 @@ class Sweep:
     def store(self, entries: Array, value: Array | float, bound: Array, verdicts: Array | int) -> None:
         """Keep a measurement and its verdict."""
         self.numerical[entries] = value
-        self.bound[entries] = rounded(self.analytic[entries], bound)
+        self.bound[entries] = rounded(self.analytic[entries], value, bound)
         self.settle(entries, verdicts)
 
     def settle(self, entries: Array, verdicts: Array | int, reason: str = "") -> None:
@@ -124,9 +124,9 @@ class Sweep:
         np.maximum(self.scale, self.point.tops(known), out=self.scale)
 
 
-def rounded(analytic: Array, bound: Array) -> Array:
+def rounded(analytic: Array, value: Array | float, bound: Array) -> Array:
     """The bound, and the rounding of the analytic value itself."""
-    wider: Array = bound + ROUNDINGS * np.abs(analytic)
+    wider: Array = bound + ROUNDINGS * np.maximum(np.abs(value), np.abs(analytic))
     return wider
 
 
@@ -134,7 +134,7 @@ def judge(analytic: Array, value: Array | float, bound: Array, scale: Array) -> 
     """Verdicts without regard to kinks; every array has one element for each entry."""
     error = np.abs(value - analytic)
     wide = (bound > WIDE * np.abs(analytic)) & (bound > COARSE * scale)  # the value is as large, where it agrees
-    bound = rounded(analytic, bound)
+    bound = rounded(analytic, value, bound)
     verdicts = np.where(wide, UNRESOLVED, AGREES)
     verdicts = np.where(error > bound, UNRESOLVED, verdicts)
     return np.where((error > FIRM * bound) & np.isfinite(bound), DISAGREES, verdicts).astype(np.int8)
