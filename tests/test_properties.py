@@ -418,6 +418,20 @@ def test_a_backward_that_is_random_is_shown_on_a_small_case():
     assert report.findings[0].case.size <= 5
 
 
+@pytest.mark.told
+@pytest.mark.parametrize("seed", range(3))
+def test_what_goes_wrong_by_chance_in_few_calls_is_one_finding(seed):
+    luck = np.random.default_rng(seed)
+
+    def lossy(dy, saved):
+        dx, dW, db = dense_back(dy, saved)
+        return dx, dW if luck.random() < 0.85 else dW * 0.5, db
+
+    report = check_layer(a_dense(lossy), Settings(examples=EXAMPLES, seed=seed))
+    assert [(f.property, f.kind, f.primal) for f in report.findings] == [("repeatable", "random", "W")]
+    assert report.findings[0].case.size <= 7
+
+
 @pytest.mark.parametrize(("bend", "found"), [(1e-7, True), (1e-11, False)])
 def test_a_pullback_may_bend_by_its_arithmetic(bend, found):
     """As that of a matrix exponential does, whose series ends where the size of the cotangent says."""

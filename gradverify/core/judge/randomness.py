@@ -20,8 +20,11 @@ def randomness(layer: Layer, case: Case) -> Finding | None:
         message = "forward gives different outputs for the same inputs, so its derivative is not defined"
         return Finding("repeatable", "random", None, message, case)
     name = _random_gradient(layer, case)
-    if name is None:
-        return None
+    return None if name is None else random_gradient(case, name)
+
+
+def random_gradient(case: Case, name: str) -> Finding:
+    """The finding that backward answers by chance."""
     message = f"backward gives different gradients of {name} for the same inputs and cotangents"
     return Finding("repeatable", "random", name, message, case)
 
