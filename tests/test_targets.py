@@ -216,6 +216,14 @@ def test_a_target_that_names_nothing_is_refused_with_advice(write: Write, target
         targets.load(target)
 
 
+def test_advice_for_an_object_that_an_adapter_takes_registers_that_object(write: Write) -> None:
+    write(
+        "class Twice:\n    def forward(self, x):\n        return 2 * x\n    def backward(self, dy):\n        return 2 * dy"
+    )
+    with pytest.raises(TargetError, match='gradverify.register\\(Twice, x="N D"\\)'):
+        targets.load("mine.py:Twice")
+
+
 def test_advice_for_a_file_without_layers_is_code_that_registers_one(write: Write) -> None:
     message = refusal(write("x = 1"))
     assert "gradverify.register(" in message
