@@ -13,6 +13,7 @@ from gradverify.core.nouns.ledger import NO_REASON, NotVerified, Share, constant
 from gradverify.core.properties import properties
 from gradverify.core.summarise.report import DIFFERENTIATING, Report
 from gradverify.core.summarise.tally import Tally
+from gradverify.core.texts import many
 from gradverify.report import code
 from gradverify.report.numbers import Paint, apart, entry, fitting, matrices, parts, short
 
@@ -182,7 +183,7 @@ def side_by_side(comparison: Comparison, color: bool = False, width: int = 80) -
 
 def _headline(report: Report) -> str:
     found = len(report.findings)
-    verdict = f"{found} finding{'s' * (found != 1)}" if found else unfounded(report, "nothing was verified")
+    verdict = many(found, "finding") if found else unfounded(report, "nothing was verified")
     entries = sum(tally.entries for tally in report.tallies.values())
     seed = "" if report.seed is None else f", seed {report.seed}"
     unseen = "" if report.lines is None or found or not report.verified else report.lines.headline
