@@ -9,8 +9,8 @@ import numpy as np
 from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.judge import exact
-from gradverify.core.judge.randomness import randomness
-from gradverify.core.nouns import Case, Finding, Outcome
+from gradverify.core.judge.randomness import KEPT, randomness
+from gradverify.core.nouns import Array, Case, Finding, Outcome
 from gradverify.core.properties import Fingerprint, Property, add, fresh
 from gradverify.core.properties._runs import RUNS
 
@@ -47,6 +47,10 @@ def holds(layer: Layer, case: Case) -> Outcome:
         if k >= _TIMES and time.perf_counter() - begun > _SECONDS:
             break
         pairs.append(("in a second forward and backward", exact.gradients(layer, case), once))
+    if layer.hooks.reference is not None and any(not _same(once, gradients) for _, gradients, _ in pairs):
+        kept = tuple(finding for finding in randomness(layer, case) if finding.kind == KEPT)
+        if kept:
+            return Outcome(NAME, kept)
     if not layer.declared.stateful:
         second = exact.pulled(layer, case, first, lambda: exact.copied(v))
         pairs.insert(0, ("when backward is called twice", second, once))
@@ -56,9 +60,15 @@ def holds(layer: Layer, case: Case) -> Outcome:
     return Outcome(NAME, outcome.findings, entries=entries)
 
 
+def _same(one: dict[str, Array], other: dict[str, Array]) -> bool:
+    return all(np.array_equal(one[n], other[n], equal_nan=True) for n in one)
+
+
 def explains(mine: Fingerprint, other: Fingerprint) -> bool:
-    """Random numbers explain whatever else does not hold, but for code that fails."""
-    return mine[1] == "random" and other[1] not in ("random", "crash")
+    """Random numbers explain whatever else does not hold, but for code that fails; what is kept, that of its primal."""
+    if other[1] in ("random", KEPT, "crash"):
+        return False
+    return mine[1] == "random" or (mine[1] == KEPT and mine[2] == other[2])
 
 
 def moot(layer: Layer, case: Case, outcome: Outcome) -> Outcome | None:
@@ -66,13 +76,17 @@ def moot(layer: Layer, case: Case, outcome: Outcome) -> Outcome | None:
 
     Unless it is what fresh memory happens to hold: that comes out every time, once the memory is told what to hold.
     """
-    if all(RUNS in finding.facts for finding in outcome.findings):
-        return None  # which was asked of several runs: bits that change are no fault of a kernel
-    finding = randomness(layer, case)
-    if finding is None:
+    runs = all(RUNS in finding.facts for finding in outcome.findings)  # of a kernel, whose bits may change
+    if runs and all(finding.kind != "random" for finding in outcome.findings):
+        return None
+    found = tuple(f for f in randomness(layer, case) if f.kind == KEPT or not runs)
+    if not found and not runs:
         return None
     unwritten = tuple(filter(fresh.unwritten, fresh.holds(layer, case).findings))
-    return Outcome(fresh.NAME, findings=unwritten) if unwritten else Outcome(outcome.property, findings=(finding,))
+    if unwritten:
+        return Outcome(fresh.NAME, findings=unwritten)
+    kept = any(finding.kind == KEPT for finding in found)
+    return Outcome(NAME if kept else outcome.property, findings=found) if found else None
 
 
 SAYS = "the same case gives the same outputs and gradients again"
