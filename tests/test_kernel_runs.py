@@ -107,7 +107,7 @@ def workspace():
 @pytest.mark.parametrize(
     ("buffer", "property_", "said"),
     [
-        (lambda shape: torch.empty(shape), "fresh", "depends on what fresh memory holds"),
+        (lambda shape: torch.empty(*shape), "fresh", "depends on what fresh memory holds"),
         (workspace(), "repeatable", "is kept from call to call and not zeroed"),
     ],
 )

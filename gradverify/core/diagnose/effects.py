@@ -110,8 +110,8 @@ def uninitialised(evidence: Evidence) -> Diagnosis | None:
     if not unfilled(evidence):
         return None
     text = (
-        f"the gradient of {evidence.primal} depends on what fresh memory holds: a buffer from numpy.empty or torch.empty "
-        "is read, or added to, before all of it is written"
+        f"the gradient of {evidence.primal} depends on what fresh memory holds: a buffer from numpy.empty or "
+        "torch.empty is read, or added to, before all of it is written"
     )
     return Diagnosis("uninitialised", "OVERWRITE", text, Fit.SEEN)
 
