@@ -11,7 +11,7 @@ import numpy as np
 from gradverify.core import evaluate, tuning
 from gradverify.core.declare.layer import Layer
 from gradverify.core.judge import exact
-from gradverify.core.judge.randomness import random_gradient, randomness
+from gradverify.core.judge.randomness import KEPT, random_gradient, randomness
 from gradverify.core.nouns import Array, Case, Finding, Outcome
 from gradverify.core.properties import Fingerprint, Property, add, fresh
 from gradverify.core.properties._runs import RUNS
@@ -48,46 +48,60 @@ def holds(layer: Layer, case: Case) -> Outcome:
     while len(afresh) < _TIMES or (len(afresh) < _MOST and time.perf_counter() - begun < _SECONDS):
         afresh.append(exact.gradients(layer, case))
     pairs = [("in a second forward and backward", again, once) for again in afresh]
+    if layer.hooks.reference is not None and any(not _same(once, again) for again in afresh):
+        kept = tuple(finding for finding in randomness(layer, case) if finding.kind == KEPT)
+        if kept:
+            return Outcome(NAME, kept)
     if not layer.declared.stateful:
         second = exact.pulled(layer, case, first, lambda: exact.copied(v))
         pairs.insert(0, ("when backward is called twice", second, once))
     outcome = exact.outcome(layer, case, NAME, pairs, same=True)
     # as many as are always compared: how many more there was time for is not the same at the next run
     entries = (_TIMES + (not layer.declared.stateful)) * sum(g.size for g in once.values())
-    chance = _comes_and_goes(case, outcome, afresh, once) or (randomness(layer, case) if outcome.findings else None)
-    return replace(outcome if chance is None else _by_chance(layer, case, chance), entries=entries)
+    chance = _comes_and_goes(case, outcome, afresh, once) or (randomness(layer, case) if outcome.findings else ())
+    return replace(_by_chance(layer, case, chance) if chance else outcome, entries=entries)
 
 
 def _comes_and_goes(
     case: Case, outcome: Outcome, afresh: Sequence[dict[str, Array]], once: dict[str, Array]
-) -> Finding | None:
+) -> tuple[Finding, ...]:
     """The finding of chance where some calls gave the same again and others did not: a state would stay."""
     for name in (finding.primal or "" for finding in outcome.findings):
         if 0 < sum(exact.alike(again[name], once[name]) for again in afresh) < len(afresh):
-            return random_gradient(case, name)
-    return None
+            return (random_gradient(case, name),)
+    return ()
 
 
-def _by_chance(layer: Layer, case: Case, finding: Finding) -> Outcome:
-    """The finding that code answers by chance.
+def _by_chance(layer: Layer, case: Case, findings: tuple[Finding, ...]) -> Outcome:
+    """The findings that code answers by chance.
 
     Unless it is what fresh memory happens to hold: that comes out every time, once the memory is told what to hold.
     """
     unwritten = tuple(filter(fresh.unwritten, fresh.holds(layer, case).findings))
-    return Outcome(fresh.NAME, unwritten) if unwritten else Outcome(NAME, (finding,))
+    return Outcome(fresh.NAME, unwritten) if unwritten else Outcome(NAME, findings)
+
+
+def _same(one: dict[str, Array], other: dict[str, Array]) -> bool:
+    return all(np.array_equal(one[n], other[n], equal_nan=True) for n in one)
 
 
 def explains(mine: Fingerprint, other: Fingerprint) -> bool:
-    """Random numbers explain whatever else does not hold, but for code that fails."""
-    return mine[1] == "random" and other[1] not in ("random", "crash")
+    """Random numbers explain whatever else does not hold, but for code that fails; what is kept, that of its primal."""
+    if other[1] in ("random", KEPT, "crash"):
+        return False
+    return mine[1] == "random" or (mine[1] == KEPT and mine[2] == other[2])
 
 
 def moot(layer: Layer, case: Case, outcome: Outcome) -> Outcome | None:
     """A disagreement means nothing where forward or backward answers by chance: that is the finding."""
-    if all(RUNS in finding.facts for finding in outcome.findings):
-        return None  # which was asked of several runs: bits that change are no fault of a kernel
-    finding = randomness(layer, case)
-    return None if finding is None else _by_chance(layer, case, finding)
+    runs = all(RUNS in finding.facts for finding in outcome.findings)  # of a kernel, whose bits may change
+    if runs and all(finding.kind != "random" for finding in outcome.findings):
+        return None
+    found = tuple(f for f in randomness(layer, case) if f.kind == KEPT or not runs)
+    if not found and not runs:
+        return None
+    chance = _by_chance(layer, case, found)
+    return chance if chance.findings else None
 
 
 SAYS = "the same case gives the same outputs and gradients again"
