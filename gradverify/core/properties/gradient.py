@@ -132,8 +132,16 @@ def compare(point: Point, case: Case, analytic: Array) -> Sweep:
     every = np.concatenate([np.arange(s.start, s.stop) for s in wanted]) if wanted else np.arange(0)
     large = point.size > tuning.sweep_limit
     chosen = screened_entries(point, case, analytic, every, tuning.sample) if large else every
-    step = tuning.eps if tuning.eps is not None else case.step
-    result = sweep(point, analytic, step, method=tuning.method, allowance=allowance, entries=chosen, few=tuning.few)
+    result = sweep(
+        point,
+        analytic,
+        tuning.eps,
+        drawn=case.step,
+        method=tuning.method,
+        allowance=allowance,
+        entries=chosen,
+        few=tuning.few,
+    )
     if large:
         result.settle(np.setdiff1d(every, chosen), Verdict.UNRESOLVED, SCREENED)
     for slot in zero:
@@ -196,7 +204,9 @@ def finding(layer: Layer, case: Case, comparison: Comparison, good: Mapping[str,
         f"{'entry' if total == 1 else 'entries'}: at {comparison.primal}{list(where) if where else ''} "
         f"analytic {a:.{digits}g}, numerical {n:.{digits}g} ± {comparison.bound[where]:.1g}"
     )
-    return Finding(NAME, "wrong", comparison.primal, message, case, comparison, comparison.severity, facts_of(comparison))
+    return Finding(
+        NAME, "wrong", comparison.primal, message, case, comparison, comparison.severity, facts_of(comparison)
+    )
 
 
 SAYS = "analytic and numerical gradients agree in every entry of every primal"
