@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gradverify import Case, Layer
+from gradverify import Case, Finding, Layer
+from gradverify.core.nouns import Outcome
 from gradverify.core.properties import accumulates, modes, repeatable, reuse
 
 X, Y, V = np.array([1.0, 2.0, -3.0]), np.array([0.5, -1.0, 2.0]), np.array([0.5, -0.25, 1.0])
@@ -54,14 +55,9 @@ def test_a_forward_that_gives_something_else_at_a_later_call_is_random(nth):
 
 
 def test_a_backward_that_gives_something_else_is_told_by_when_it_does():
-    calls = []
-
-    def drifts(dz, saved):
-        calls.append(0)
-        return dz * saved[1] * (1 + len(calls)), dz * saved[0]
-
-    ((primal, kind, what),) = told(repeatable, given(backward=drifts))
-    assert (primal, kind) == ("x", "differs") and what == "when backward is called twice"
+    dice = np.random.default_rng(0)
+    random = given(backward=lambda dz, saved: (dz * saved[1] * dice.random(), dz * saved[0]))
+    assert [found[:2] for found in told(repeatable, random)] == [("x", "random")]
 
     def uses_up(dz, saved):
         gradients = backward(dz, saved)
@@ -87,6 +83,38 @@ def test_a_forward_that_is_not_finite_is_not_asked_for_gradients():
     layer = given(lambda x, y: (x / 0.0 * 0.0, (x, y)))
     with np.errstate(all="ignore"):
         assert told(repeatable, layer) == "forward is not finite at the point"
+
+
+@pytest.mark.parametrize(("passes", "forwards", "backwards"), [(0.0, 40, 40), (1.0, 2, 3)])
+def test_calls_are_asked_again_for_as_long_as_there_is_time(monkeypatch, passes, forwards, backwards):
+    """One for the case, one to compare with; then 40 of each within a millisecond, and two and three in any case."""
+    now, calls, pulls = [0.0], [], []
+
+    def clock():
+        now[0] += passes
+        return now[0]
+
+    monkeypatch.setattr(repeatable.time, "perf_counter", clock)
+    layer = given(
+        lambda x, y: (calls.append(0), (x * y, (x, y)))[1], lambda dz, saved: (pulls.append(0), backward(dz, saved))[1]
+    )
+    assert told(repeatable, layer) == []
+    assert len(calls) == 2 + forwards + backwards and len(pulls) == 2 + backwards
+
+
+def test_what_changes_from_call_to_call_makes_any_other_disagreement_moot():
+    dice = np.random.default_rng(0)
+    outcome = Outcome("linear", (Finding("linear", "nonlinear", "x", "told", CASE),))
+    random = given(backward=lambda dz, saved: (dz * dice.random(), dz * saved[0]))
+    assert repeatable.moot(given(), CASE, outcome) is None
+    left = repeatable.moot(random, CASE, outcome)
+    assert left.property == "repeatable" and [(f.property, f.kind, f.primal) for f in left.findings] == [
+        ("repeatable", "random", "x")
+    ]
+    runs = Outcome("reference", (Finding("reference", "wrong", "x", "told", CASE, facts={"runs": 4}),))
+    assert repeatable.moot(random, CASE, runs) is None
+    both = replace(runs, findings=(*runs.findings, *outcome.findings))
+    assert repeatable.moot(random, CASE, both) is not None
 
 
 def test_randomness_explains_all_but_crashes():
@@ -182,6 +210,19 @@ def test_micro_batches_leave_their_sum_in_every_order_where_that_is_declared():
         again = keeps(x=rule, y=sum)
         layer = given(hooks=dict(again=again, added=again), stateful=True)
         assert [primal for primal, *_ in told(accumulates, layer)] == wrong
+
+
+def test_the_other_micro_batch_is_the_inputs_in_the_opposite_order():
+    seen = []
+
+    def again(rounds, options):
+        seen.append([p for p, _ in rounds])
+        return {"y": sum(dys[0] * p["x"] for p, dys in rounds)}
+
+    assert told(accumulates, given(hooks=dict(again=again, added=again), stateful=True)) == []
+    one, other = seen[2]  # the second order that is asked is "ab"
+    assert (one["x"] == X).all() and (other["x"] == X[::-1]).all()
+    assert (one["y"] == other["y"]).all()
 
 
 def test_it_is_asked_where_there_are_buffers():

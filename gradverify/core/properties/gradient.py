@@ -132,8 +132,16 @@ def compare(point: Point, case: Case, analytic: Array) -> Sweep:
     every = np.concatenate([np.arange(s.start, s.stop) for s in wanted]) if wanted else np.arange(0)
     large = point.size > tuning.sweep_limit
     chosen = screened_entries(point, case, analytic, every, tuning.sample) if large else every
-    step = tuning.eps if tuning.eps is not None else case.step
-    result = sweep(point, analytic, step, method=tuning.method, allowance=allowance, entries=chosen, few=tuning.few)
+    result = sweep(
+        point,
+        analytic,
+        tuning.eps,
+        drawn=case.step,
+        method=tuning.method,
+        allowance=allowance,
+        entries=chosen,
+        few=tuning.few,
+    )
     if large:
         result.settle(np.setdiff1d(every, chosen), Verdict.UNRESOLVED, SCREENED)
     for slot in zero:
