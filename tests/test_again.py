@@ -257,6 +257,13 @@ def test_each_mode_has_its_gradient_and_reads_it_in_time():
     assert modes.holds(moded(), CASE).entries == 12
 
 
+def test_a_mode_with_no_list_of_choices_is_on_or_off_and_an_object_with_a_state_is_not_interrupted():
+    assert [(primal, kind) for primal, kind, _ in told(modes, moded(right=False, train=True))] == [("y", "wrong")]
+    late = moded(late=True)
+    assert told(modes, late) and not told(modes, late.derive(declared=replace(late.declared, stateful=True)))
+
+
 def test_a_mode_is_an_option_of_that_name():
     assert modes.applies(moded()) is None
+    assert modes.applies(given()).endswith("is_training or eval")
     assert "no option named mode, train" in modes.applies(given())
