@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -123,6 +124,32 @@ def test_randomness_explains_all_but_crashes():
     assert not repeatable.explains(random, random)
     assert not repeatable.explains(random, ("complete", "crash", None))
     assert not repeatable.explains(("repeatable", "differs", "x"), ("gradient", "wrong", "x"))
+    kept = ("repeatable", "kept", "x")
+    assert repeatable.explains(kept, ("gradient", "wrong", "x"))
+    assert not repeatable.explains(kept, ("gradient", "wrong", "y"))
+
+
+def test_what_one_call_of_many_gives_is_chance():
+    calls = []
+
+    def once(dz, saved):
+        calls.append(0)
+        return dz * saved[1] * (2 if len(calls) == 3 else 1), dz * saved[0]
+
+    assert [found[:2] for found in told(repeatable, given(backward=once))] == [("x", "random")]
+
+
+def test_a_kernel_that_adds_to_what_other_calls_left_is_told_so_and_another_layer_by_when_it_shows():
+    held = np.zeros(3)
+
+    def adds(dz, saved):
+        held[:] += dz * saved[1]
+        return held.copy(), dz * saved[0]
+
+    kernel = dict(reference=SimpleNamespace(eps=0.0))
+    assert [found[:2] for found in told(repeatable, given(backward=adds, hooks=kernel))] == [("x", "kept")]
+    assert told(repeatable, given(hooks=kernel)) == []
+    assert told(repeatable, given(backward=adds)) == [("x", "differs", "when backward is called twice")]
 
 
 # -- reuse --------------------------------------------------------------------------------------
