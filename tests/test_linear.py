@@ -146,3 +146,17 @@ def test_what_a_gradient_is_rounded_by_anyway_is_no_gradient_of_zero():
     assert linear.holds(layer, CASE).findings
     layer = layer.derive(hooks=replace(layer.hooks, gradient_rounding=lambda primals: {"x": 1e-2}))
     assert not linear.holds(layer, CASE).findings
+
+
+def test_which_cotangents_are_asked_and_how_many_entries_that_compares():
+    seen = []
+
+    def pull(dy):
+        seen.append(dy / 3)
+        return dy
+
+    layer = Layer(lambda x: (3 * x, None), lambda dy, _: pull(3 * dy), name="bent", x="N")
+    assert linear.holds(layer, CASE).entries == 3 * 6  # of each multiple
+    (v,) = CASE.cotangents
+    for factor in (0.0, 1.0, 2.0, 1024.0, 1 / 1024):
+        assert any((dy == factor * v).all() for dy in seen)
