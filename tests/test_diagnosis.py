@@ -1491,10 +1491,10 @@ def test_explain_prints_diagnoses_matrices_and_steps(tmp_path):
     assert done.stdout.count("property special") == 0, "what another finding explains is not told again"
 
 
-def test_explain_says_when_nothing_is_found_any_more(tmp_path):
+def test_explain_says_when_nothing_is_found(tmp_path):
     done = explained(tmp_path, "x.T @ dy")
     assert done.return_value == 0
-    assert "nothing is found any more on this case" in done.stdout
+    assert "nothing is found on this case" in done.stdout
 
 
 def test_explain_without_a_file_is_a_mistake_of_the_user():
