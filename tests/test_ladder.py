@@ -232,6 +232,17 @@ def test_a_value_that_does_not_move_at_small_steps_is_no_plateau(rung):
     assert abs(estimate.value - 1) <= estimate.bound < 1
 
 
+def test_such_a_jump_is_seen_up_to_the_largest_step_but_one():
+    seen = chosen([1.0, 4.0, 0, 0, 0, 0, 0, 0], 1e-15)
+    assert seen.value == 1 and seen.rounding == 2  # twice the jump, a quarter of which is left at the largest step
+    assert chosen([4.0, 0, 0, 0, 0, 0, 0, 0], 1e-15).bound < 1e-9  # the largest step alone may be anything
+
+
+@pytest.mark.parametrize(("jump", "falls"), [(1.9, False), (2.1, True)])
+def test_a_jump_falls_back_to_less_than_half_at_the_next_larger_step(jump, falls):
+    assert (chosen([1.0, jump, 0, 0, 0, 0, 0, 0], 1e-15).bound > 1) == falls
+
+
 def test_a_jump_larger_than_what_can_have_been_rounded_is_the_functions_own():
     rates = rounded(0.7 * 4.0**-8)  # jumps to 128
     for most, inner in ((127, False), (129, True)):

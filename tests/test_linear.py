@@ -96,6 +96,37 @@ def test_a_tolerance_that_no_larger_cotangent_can_show_is_found():
     assert said(lambda dy: stopping(dy, 1e290), CASE.but(cotangents=(1e296 * v,))) == ([], (linear._STOPS,))
 
 
+def two(bend_x, bend_y):
+    def backward(dy, _):
+        return bend_x(3 * dy), bend_y(dy)
+
+    layer = Layer(lambda x, y: (3 * x + y, None), backward, name="bent", x="N", y="N")
+    (v,) = CASE.cotangents
+    outcome = linear.holds(layer, Case("bent", {"x": v, "y": v}, cotangents=(v,)))
+    return sorted(finding.primal for finding in outcome.findings), outcome.notes
+
+
+def test_every_primal_that_is_not_linear_must_be_as_a_tolerance_leaves_it():
+    assert two(stopping, stopping) == ([], (linear._STOPS,))
+    assert two(stopping, lambda dy: dy) == two(lambda dy: dy, stopping) == ([], (linear._STOPS,))
+    assert two(stopping, lambda dy: stopping(dy, 0.05)) == (["x", "y"], ())
+
+
+def test_a_gradient_that_is_read_by_a_subtraction_is_rounded_by_as_much_at_every_size():
+    layer = Layer(lambda x: (3 * x, None), lambda dy, _: stopping(3 * dy), name="bent", x="N")
+    layer = layer.derive(hooks=replace(layer.hooks, gradient_rounding=lambda primals: {"x": 1e-6}))
+    outcome = linear.holds(layer, CASE)
+    assert outcome.findings == outcome.notes == ()
+
+
+def test_what_says_nothing_is_a_number_near_either_end_of_its_type():
+    for dtype in (np.float64, np.float32):
+        ends = np.finfo(dtype)
+        for beyond in (float(ends.max) * 2e-6, float(ends.tiny) * 5e5, np.inf):
+            assert not linear._in_range([np.ones(2, dtype), np.array([1, beyond], dtype)])
+        assert linear._in_range([np.array([0, float(ends.max) * 5e-7, float(ends.tiny) * 2e6], dtype), np.ones(2, int)])
+
+
 def test_a_cotangent_of_zero_is_told_beside_what_else_is_found_but_once_for_each_primal():
     def forward(x, y):
         return 3 * x + y, None

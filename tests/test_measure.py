@@ -93,6 +93,7 @@ def test_reasons_are_kept_by_name_and_taken_over_from_another_sweep():
     assert one.verdicts.tolist() == [UNRESOLVED, AGREES, UNRESOLVED, UNRESOLVED]
     assert one.numerical[1] == 1 and one.bound[1] == 0.1 + ROUNDINGS and np.isnan(one.numerical[3])
     assert one.among(np.array([1, 2]), UNRESOLVED).tolist() == [2]
+    assert other.bound[3] == 0.1 + 5 * ROUNDINGS  # of the larger of the two
 
 
 def test_what_no_rule_has_explained_says_why_it_is_open():

@@ -215,7 +215,7 @@ def _inner_noise(rate: Array, noise: Array, value: Array, first: Array, limit: A
         sudden = (
             (jump > 2 * after)
             & (jump <= limit[rows, at])
-            & (jump > 64 * noise[rows, np.minimum(at + 1, rate.shape[1] - 1)])
+            & (jump > 64 * noise[rows, at + 1])  # a smaller rung has been consistent
         )
     chosen = rows[sudden]
     power = np.arange(rate.shape[1])[None] - first[chosen, None]
