@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters._jax_engine import Engine, Tape, _cotangent, _precision, import_jax
-from gradverify.adapters._lossy import FEW, FLOOR, FORMATS, TINY, UNIT, Lossy, counted, least
+from gradverify.adapters._lossy import FEW, FLOOR, FORMATS, TINY, UNIT, Lossy, as_much_again, counted, least
 
 Array = Any  # numpy.ndarray or jax.Array
 _SUMS = {"dot_general", "reduce_sum", "cumsum", "scatter-add", "scatter_add", "conv_general_dilated"}
@@ -99,7 +99,7 @@ class Reference(Lossy):
         leaves = import_jax().tree_util.tree_leaves
         primals = {n: np.asarray(a) for n, a in zip(self.high.names, arrays)}
         moving, rest = self.high._parted(primals, self.high.differentiable)
-        noise = _Noise(self.dtype, np.random.default_rng(seed), kept)
+        noise = _Noise(self.dtype, seed, kept)
         with _precision((moving, rest, cotangents)):
             if truth.halves is None:
                 truth.halves = _Halves(self.high._outputs(options), moving, rest)
@@ -162,8 +162,9 @@ class _Exponential:
 class _Noise:
     """Runs a jaxpr with every result displaced."""
 
-    def __init__(self, dtype: Any, rng: np.random.Generator, kept: int | None) -> None:
-        self.dtype, self.rng, self.kept, self.work = dtype, rng, kept, 0
+    def __init__(self, dtype: Any, seed: int, kept: int | None) -> None:
+        self.dtype, self.rng, self.kept, self.work = dtype, np.random.default_rng(seed), kept, 0
+        self.share = as_much_again(seed)
         self.format = FORMATS[str(dtype)]
         self.sizes: dict[int, tuple[Any, Any, float]] = {}  # of products and differences, sum |term| and count of terms
         self.exponentials: dict[int, _Exponential] = {}
@@ -178,7 +179,7 @@ class _Noise:
         off = np.nan_to_num(np.asarray(value) - np.asarray(exact), nan=0.0, posinf=0.0, neginf=0.0)
         if not off.any():  # a primal, which is stored as it is
             return value
-        moved = value + off * self.signs(off)
+        moved = value + off * (self.share * self.signs(off))
         if self.kept is not None and np.size(moved) >= self.kept:
             moved = self.low(moved)
         known = self.exponentials.get(id(value))

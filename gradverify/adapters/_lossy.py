@@ -26,6 +26,15 @@ def counted(n: float) -> float:
     return float(min(n, (_MANY * n) ** 0.5))
 
 
+def as_much_again(seed: int) -> float:
+    """By what share of its error in forward a tensor that backward is handed is off besides, to either side.
+
+    By as much in every other sample. In the others by half: where all of it is taken back the truth is left, and a
+    number that comes from there alone would not be heard of in so many samples as its sign is against it.
+    """
+    return 1.0 if seed % 2 else 0.5
+
+
 def least(shapes: Sequence[tuple[int, ...]]) -> int:
     """Elements from which on a tensor holds values and not statistics of rows, by the shapes of primals and outputs."""
     rank = max(map(len, shapes), default=0)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.adapters._lossy import Lossy, least
+from gradverify.adapters._lossy import Lossy, as_much_again, least
 from gradverify.adapters._torch_arrays import Array, import_torch, tensor, tensors_in
 from gradverify.adapters._torch_engine import Engine, Tape
 from gradverify.adapters._torch_noise import noise, peaks
@@ -121,7 +121,7 @@ class Reference(Lossy):
         large = sum(a.size for a in (*arrays, *cotangents)) > _LARGE
         engine = self.high.but(kernel=torch.float32) if large else self.high
         disturbed = noise(self.dtype, self.products, seed, elementwise=not large, kept=kept is not None)
-        with disturbed, _packing(_Moved(disturbed, truth.saved, kept, self.dtype)):
+        with disturbed, _packing(_Moved(disturbed, truth.saved, kept, self.dtype, as_much_again(seed))):
             outputs, tape = engine.forward(*arrays, **options)
         with disturbed:
             gradients = engine.backward(cotangents, tape)
@@ -181,8 +181,9 @@ class _Moved:
     in another way. Autograd's own keeps such laws: it takes out of the gradient the same mean that forward took out.
     """
 
-    def __init__(self, disturbed: Any, exact: tuple[Any, ...], kept: int | None, dtype: Any) -> None:
-        self.disturbed, self.exact, self.kept, self.dtype, self.at = disturbed, exact, kept, dtype, 0
+    def __init__(self, disturbed: Any, exact: tuple[Any, ...], kept: int | None, dtype: Any, share: float) -> None:
+        self.disturbed, self.exact, self.kept, self.dtype, self.share = disturbed, exact, kept, dtype, share
+        self.at = 0
 
     def __call__(self, value: Any) -> Any:
         from torch.utils._python_dispatch import _disable_current_modes as unwatched
@@ -196,7 +197,7 @@ class _Moved:
             moved, off = value, None
             if exact is not None and exact.shape == value.shape:
                 off = (value - exact).nan_to_num_(0.0, 0.0, 0.0).to(value.dtype)
-                moved = value + off.mul_(self.disturbed.signs(off))
+                moved = value + off.mul_(self.disturbed.signs(off)) * self.share
             if self.kept is not None and value.numel() >= self.kept:
                 moved = self.disturbed.low(moved, self.dtype)
             if off is not None:
