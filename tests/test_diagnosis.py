@@ -1500,3 +1500,12 @@ def test_explain_says_when_nothing_is_found(tmp_path):
 def test_explain_without_a_file_is_a_mistake_of_the_user():
     with pytest.raises(CaseFileError):
         CliRunner().invoke(command, ["nowhere.npz"], standalone_mode=False, catch_exceptions=False)
+
+
+def test_a_factor_of_an_option_is_no_mean_over_an_axis():
+    def softened(x, heat=2.0):
+        return x / heat, heat
+
+    layer = Layer(softened, lambda dy, heat: dy / heat**2, name="softened", x="N C", options={"heat": [0.5, 2.0, 3.0]})
+    finding = gradverify.check(layer, examples=10, raises=False).findings[0]
+    assert finding.diagnoses[0].text.startswith("the gradient of x is the right one times 1/heat, in all")
