@@ -11,7 +11,7 @@ import pytest
 from bench.diagnosis import holds
 from click.testing import CliRunner
 
-from gradverify import Layer
+from gradverify import Layer, check
 from gradverify.cli.explain import command
 from gradverify.core.diagnose import Evidence, Signature, diagnose, diagnosed, signatures, variants
 from gradverify.core.diagnose.probe import Probe, close
@@ -1507,5 +1507,5 @@ def test_a_factor_of_an_option_is_no_mean_over_an_axis():
         return x / heat, heat
 
     layer = Layer(softened, lambda dy, heat: dy / heat**2, name="softened", x="N C", options={"heat": [0.5, 2.0, 3.0]})
-    finding = gradverify.check(layer, examples=10, raises=False).findings[0]
+    finding = check(layer, examples=10, raises=False).findings[0]
     assert finding.diagnoses[0].text.startswith("the gradient of x is the right one times 1/heat, in all")
