@@ -1506,6 +1506,8 @@ def test_a_factor_of_an_option_is_no_mean_over_an_axis():
     def softened(x, heat=2.0):
         return x / heat, heat
 
-    layer = Layer(softened, lambda dy, heat: dy / heat**2, name="softened", x="N C", options={"heat": [0.5, 2.0, 3.0]})
+    layer = Layer(
+        softened, lambda dy, saved: dy / saved**2, name="softened", x="N C", options={"heat": [0.5, 2.0, 3.0]}
+    )
     finding = check(layer, examples=10, raises=False).findings[0]
     assert finding.diagnoses[0].text.startswith("the gradient of x is the right one times 1/heat, in all")
