@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -362,6 +364,22 @@ def test_the_mean_of_normalised_values_is_zero_up_to_a_rounding_only():
         assert verify(given, at.but(seed=seed), "reference").ok
     given, at = offset_norm("two moments")
     assert not verify(given, at, "reference").ok
+
+
+def test_two_samples_hear_of_every_entry_whose_error_comes_from_a_mean():
+    """Whatever the signs: where one of them takes back what the mean is off by, the other does not."""
+    from tests.kernels.norms import layer_norm, plain_layer_norm
+
+    given = as_layer(layer_norm(), x="N D", w="D", b="D", kernel="float32", reference=plain_layer_norm)
+    rng = np.random.default_rng(0)
+    primals = {"x": 22 + 0.01 * rng.standard_normal((1, 640)), "w": np.ones(640), "b": np.zeros(640)}
+    reference, v = given.hooks.reference, (np.ones((1, 640)),)
+    arrays = tuple(reference.at(primals).values())
+    _, tape = reference.forward(*arrays)
+    truth = reference.backward(v[0], tape)["w"]
+    apart = [np.abs(reference.sample(arrays, v, {}, seed, None, tape)[1]["w"] - truth) for seed in range(5)]
+    for one, two in pairwise(apart):
+        assert np.maximum(one, two).min() > 0.01
 
 
 def test_in_jax_too():

@@ -9,6 +9,8 @@ from gradverify import Case, Layer, adapt, check, verify
 from gradverify.adapters import as_layer
 from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import Settings
+from gradverify.core.properties import properties
+from gradverify.core.verify import examine
 
 pytestmark = pytest.mark.usefixtures("as_drawn")
 
@@ -323,3 +325,24 @@ def test_a_slow_layer_is_given_up_and_not_taken_for_one_that_never_returns(monke
     assert not report.findings
     assert "slow" in report.tallies["gradient"].reason
     assert report.tallies["gradient"].skipped == 3
+
+
+def test_another_size_at_which_a_layer_hangs_is_waited_for_once(monkeypatch):
+    """What a case may take is not spent on a call beside it."""
+    monkeypatch.setattr("gradverify.core.properties.reusable.TRIAL", 0.1)
+    hung = []
+
+    def forward(x):
+        if x.size == 3:
+            hung[-1] += 1
+            while True:
+                pass
+        return x * x, x
+
+    layer = Layer(forward, lambda dy, x: 2 * x * dy, name="hangs", x="N")
+    for seed in range(8):
+        hung.append(0)
+        outcome = examine(layer, Case("hangs", {"x": np.arange(1.0, 5.0)}, seed=seed), properties.get("reusable"))
+        assert not outcome.findings
+        assert outcome.entries
+    assert max(hung) == 1
