@@ -103,3 +103,18 @@ def test_steps_abreast_give_what_one_after_the_other_gives():
         assert len(asked) == 1
         for field in ("error", "noise", "through", "still", "doubt"):
             assert (getattr(one, field) == getattr(many, field)).all()
+
+
+def test_entries_end_together_where_each_ends_alone():
+    """One by itself, one that is asked for less noise, one that bends, one that is wrong and one that is still."""
+
+    def phi(k, x):
+        return (2 * x, 2 * x, 2 * x + 1e3 * x**3, 2.1 * x, 0.0, 2 * x + (abs(x) > 5e-4) * x)[k]
+
+    fine, analytic = np.array([1e-12, 1e-20, 1e-11, 1e-12, 1e-12, 2.1e-16 / UP[3]]), np.full(6, 2.0)
+    for steps in (UP, DOWN):
+        together = chain(point(phi, entries=6), np.arange(6), analytic, steps, fine)
+        for k in range(6):
+            alone = chain(point(phi, entries=6), np.array([k]), analytic, steps, fine[[k]])
+            for field in ("error", "noise", "through", "still", "doubt"):
+                assert getattr(together, field)[k] == getattr(alone, field)[0], (field, k)
