@@ -290,3 +290,35 @@ def test_memory_that_nobody_wrote_is_told_of_the_process_of_the_kernel(scored):
     status, score = scored("Empty", EMPTY)
     assert (status, score["verdict"]) == (1, "wrong")
     assert "depends on what fresh memory holds" in score["findings"][0]["diagnoses"][0]
+
+
+OUTSIDE = """
+    scale = torch.full((1,), 2.0)
+
+    class Outside(Norm):
+        @staticmethod
+        def forward(ctx, x, w):
+            return Norm.forward(ctx, x, w) * scale.to(x.dtype) / 2
+
+    kept = {}
+
+    class First(Norm):
+        @staticmethod
+        def backward(ctx, g):
+            dx, dw = Norm.backward(ctx, g)
+            return dx, kept.setdefault(tuple(dw.shape), dw)
+"""
+
+
+def test_arrays_that_a_kernel_takes_from_outside_are_told_and_nothing_is_called_right(scored):
+    status, score = scored("Outside", OUTSIDE)
+    assert (status, score["verdict"]) == (3, "undecided")
+    assert "scale: forward takes this from outside" in score["reason"] and score["unverified"] == [score["reason"]]
+    status, score = scored("Outside", OUTSIDE, "--constant", "scale")
+    assert (status, score["verdict"], score["unverified"]) == (0, "right", [])
+
+
+def test_what_a_kernel_keeps_from_its_first_call_is_found(scored):
+    status, score = scored("First", OUTSIDE)
+    assert (status, score["verdict"]) == (1, "wrong")
+    assert {f["primal"] for f in score["findings"]} == {"w"}

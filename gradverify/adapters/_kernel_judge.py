@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 from gradverify.adapters._lossy import FORMATS
@@ -59,6 +60,7 @@ def kernel_of(target: Any, package: str, kind: str, declaration: Mapping[str, An
 
     layer = as_layer(target, **_without_device(declaration, package))
 
+    @wraps(layer.forward)
     def forward(*arrays: Any, **options: Any) -> Any:
         return layer.forward(*(a.astype(kind) if a.dtype.kind == "f" else a for a in arrays), **options)
 

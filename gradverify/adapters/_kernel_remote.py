@@ -42,6 +42,7 @@ class Remote:
     called : function of the reference that ran inside the kernel, if any
     replaced : names of torch that stand for something else since the kernel was loaded
     ended : how its process ended, each time that it did
+    outside : arrays that it takes from outside, and why they are not verified
     package : that the kernel is written with
     names : of primals, in the order of the judge's layer
     """
@@ -51,6 +52,7 @@ class Remote:
         self.package, self.names = "", tuple[str, ...]()
         self.called = ""
         self.replaced: tuple[str, ...] = ()
+        self.outside: dict[str, str] = {}
         self.ended: list[str] = []
         self._fatal: dict[bytes, LayerFailure] = {}
         self._process: subprocess.Popen[bytes] | None = None
@@ -130,6 +132,7 @@ class Remote:
             raise LayerFailure(str(kind), str(stage), str(message), primal)
         self.called = self.called or str(told.get("called") or "")
         self.replaced = self.replaced or tuple(map(str, told.get("replaced") or ()))
+        self.outside |= dict(told.get("outside") or ())
         return told, found
 
     def _exchanged(self, message: bytes, seconds: float) -> tuple[dict[str, Any], Any] | None:

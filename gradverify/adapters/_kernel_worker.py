@@ -21,6 +21,8 @@ import numpy as np
 
 from gradverify.adapters._kernel_wire import packed, unpacked
 from gradverify.core.evaluate import LayerFailure
+from gradverify.core.evaluate.outside import Outside
+from gradverify.core.nouns import Case
 from gradverify.core.properties.fresh import poisoned
 
 _HOMES: dict[str, tuple[str, ...]] = {
@@ -43,17 +45,23 @@ def main(descriptor: int) -> None:
         connection.send_bytes(packed({"failed": f"{type(error).__name__}: {error}"}, {}))
         return
     connection.send_bytes(packed({"loaded": layer.name, "package": package}, {}))
-    known = frozenset(head["codes"])
+    known, outside = frozenset(head["codes"]), Outside(layer)
     while True:
         try:
             question, arrays = unpacked(connection.recv_bytes())
         except EOFError:
             return
-        connection.send_bytes(_answered(layer, question, arrays, known, homes, before))
+        connection.send_bytes(_answered(layer, question, arrays, known, homes, before, outside))
 
 
 def _answered(
-    layer: Any, question: Any, arrays: Any, known: frozenset[str], homes: dict[str, Any], before: dict[str, int]
+    layer: Any,
+    question: Any,
+    arrays: Any,
+    known: frozenset[str],
+    homes: dict[str, Any],
+    before: dict[str, int],
+    outside: Outside,
 ) -> bytes:
     watch = Watch(known)
     options = {n: tuple(v) if isinstance(v, list) else v for n, v in question["options"].items()}
@@ -75,7 +83,12 @@ def _answered(
         return packed({"failure": ["crash", stage, f"{stage} raised {type(error).__name__}: {error}", None]}, {})
     after = _functions(homes)
     replaced = sorted(name for name in before if after.get(name) != before[name])
-    return packed({"kept": kept, "called": watch.called, "replaced": replaced[:8]}, found)
+    if question["pull"] and question["fresh"] is None:
+        case = Case(layer.name, {p.name: arrays[p.name] for p in layer.primals}, options)
+        if outside.due(case):
+            outside.look(case)
+    missing = [[item.name, item.reason] for item in outside.missing() if item.blocks]
+    return packed({"kept": kept, "called": watch.called, "replaced": replaced[:8], "outside": missing}, found)
 
 
 def _loaded(head: dict[str, Any]) -> tuple[Any, str]:

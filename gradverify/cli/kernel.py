@@ -28,6 +28,7 @@ _FEW = 64  # elements of a minimal case up to which its numbers are written out
 @click.option("--reference", required=True, metavar="FILE:OBJECT", help="The same function in plain operations.")
 @click.option("--primal", "primals", metavar="NAME=DIMS", multiple=True, help='For example x="N D"; once for each.')
 @click.option("--option", "options", metavar="NAME=VALUES", multiple=True, help="Choices as JSON: causal=[false,true]")
+@click.option("--constant", "constants", metavar="NAME", multiple=True, help="What gets no gradient: a scale, a table.")
 @click.option("--size", "sizes", metavar="AXIS=N[,N]", multiple=True, help="Sizes in production: T=4096,8192")
 @click.option(
     "--type",
@@ -68,6 +69,7 @@ def scored(
     *,
     primals: tuple[str, ...] = (),
     options: tuple[str, ...] = (),
+    constants: tuple[str, ...] = (),
     sizes: tuple[str, ...] = (),
     kernel: str = "bfloat16",
     device: str | None = None,
@@ -94,13 +96,17 @@ def scored(
     declaration: dict[str, Any] = {"primals": _primals(reference, plain, primals)}
     declaration |= {key: v for key, v in (("options", _options(options)), ("sizes", _sizes(sizes))) if v}
     declaration |= {} if device is None else {"device": device}
+    declaration |= {"constants": tuple(constants) or tuple(getattr(plain, "constants", ()))}
     package = package_of(plain)
     codes = [found for code in _codes(getattr(plain, "__code__", None)) if (found := digest(code)) is not None]
     head = {"target": target, "declaration": declaration, "type": kernel, "codes": codes, "package": package}
     remote = Remote(head, seconds)
     try:
         name = remote.load()
-        judge = judge_of(plain, package or remote.package, kernel, declaration)
+        own = tuple(
+            n for n in declaration["constants"] if n in declaration["primals"]
+        )  # others are of the kernel's file
+        judge = judge_of(plain, package or remote.package, kernel, {**declaration, "constants": own})
         remote.names = judge.primal_names
         dtype = kernel if (package or remote.package) == "numpy" else "float64"
         layer = judge.derive(
@@ -154,6 +160,10 @@ def _score(layer: Layer, report: Report, heard: Heard, remote: Any, reference: s
         verdict = "crashed" if "crash" in kinds and kinds <= {"crash", "nondeterministic"} else verdict
     if remote.ended:
         verdict, status = "hung" if "hangs" in remote.ended else "crashed", WRONG
+    unverified = [f"{name}: {why}" for name, why in remote.outside.items()]
+    why = _reason(report)
+    if verdict == "right" and unverified:
+        verdict, status, why = "undecided", NOTHING, unverified[0]
     if kinds == {"doubtful"}:  # the reference is not to be relied upon
         verdict, status = "undecided", NOTHING
     if cheats:
@@ -166,7 +176,8 @@ def _score(layer: Layer, report: Report, heard: Heard, remote: Any, reference: s
         "type": kernel,
         "verdict": verdict,
         "exit": status,
-        "reason": _reason(report) if verdict == "undecided" else None,
+        "reason": why if verdict == "undecided" else None,
+        "unverified": unverified,
         "notes": list(report.remarks),
         "cases": report.cases,
         "seed": report.seed,
