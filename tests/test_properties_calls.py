@@ -286,6 +286,19 @@ def test_a_second_derivative_is_tried_at_zeros_and_in_the_tails(second):
     assert not findings(softplus(right_second), "second_special", examples=60)
 
 
+@pytest.mark.parametrize(("off", "found"), [(0.0, False), (3e-6, True)])
+def test_a_second_backward_is_told_to_six_digits_by_few_steps_or_many(off, found):
+    """Most slopes take five rungs of the ladder; what does not agree there is asked over all of it."""
+
+    def second(primals, cotangents, weights):
+        return {"x": -(1 + off) * weights["x"] * cotangents[0] * np.sin(primals["x"])}
+
+    layer = Layer(lambda x: (np.sin(x), x), lambda dy, x: dy * np.cos(x), name="sine", x="N", second=second)
+    x = np.array([0.3, -1.1, 2.0])
+    outcome = verify(layer, Case("sine", {"x": x}, cotangents=(np.array([1.0, 0.5, -2.0]),)), ["second_order"])
+    assert bool(outcome.findings) == found
+
+
 @pytest.mark.parametrize(("sign", "right"), [(-1.0, True), (1.0, False)])
 def test_a_second_derivative_is_judged_where_a_primal_is_large_and_its_last_place_coarse(sign, right):
     layer = Layer(
