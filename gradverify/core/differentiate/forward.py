@@ -18,7 +18,7 @@ from gradverify.core.evaluate import LayerFailure, cast, guarded, outputs_of, ru
 from gradverify.core.evaluate.limits import time_limit
 from gradverify.core.nouns import Array, Case
 
-_TRIAL = 3  # rows on which stacking is tried
+_TRIAL = 3  # rows on which stacking is tried, or more: as many as no axis has
 _APART = 0.1  # how far they differ, of an entry or of 1: a mean over the stack moves each by as much, and is seen
 _REORDERED = 64  # roundings by which sums in another order, as of a stack, may differ
 _CANCELLED = 0.1  # share of the largest output that counts for an output that is smaller, as where terms cancel
@@ -132,18 +132,25 @@ class Forward:
         key = self._key(way, names)
         if key not in known and key not in refused:
             rng = np.random.default_rng(7)
-            trial = {}
+            trial, count = {}, self._trial()
             for name in names:
                 array = self.primals[name]
-                offset = _APART * rng.uniform(0.2, 1.0, (_TRIAL, *array.shape)) * np.maximum(np.abs(array), 1.0)
+                offset = _APART * rng.uniform(0.2, 1.0, (count, *array.shape)) * np.maximum(np.abs(array), 1.0)
                 trial[name] = (array + offset).astype(array.dtype)
             with time_limit(_TRIAL_SECONDS, inner=True):  # nobody asked it to take a stack: it may wait for ever
-                flat = self._stacked(trial, _TRIAL, way)
-            fits = flat is not None and self._same(flat, trial, 0, _TRIAL - 1)
+                flat = self._stacked(trial, count, way)
+            fits = flat is not None and self._same(flat, trial, 0, count - 1)
             _remember(known if fits else refused, key)
             if fits:
                 self._probed.add(key)  # at this very point
         return key not in refused
+
+    def _trial(self) -> int:
+        """How many rows to try: `len(W)` of a stack is the number of its rows, and right by accident where W has as
+        many.
+        """
+        sizes = {size for a in self.primals.values() for size in a.shape}
+        return next(count for count in range(_TRIAL, _TRIAL + len(sizes) + 1) if count not in sizes)
 
     def _same(self, flat: Array, stack: Mapping[str, Array], *rows: int) -> bool:
         return all(self.alike(flat[k], self._row(stack, k)) for k in rows)

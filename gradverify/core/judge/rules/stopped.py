@@ -22,9 +22,7 @@ from gradverify.core.nouns import Array, Stream
 
 _FAINT = 0.05  # of what a relative change of the entry would amount to; what is more is no unfinished iteration
 _LITTLE = 1e-6  # outputs, and steps, that may be below an absolute tolerance
-_NEAR = (0.5, 2.0, 0.05)  # natural steps within which a jump is looked for; and steps of 1, where these are smaller
-_FAR = (1.0, 3.0)  # logarithms of factors by which all entries grow or shrink, to look for one further away
-_OFFSETS = (-2.0, -1.0, 1.0, 2.0)  # steps along the way, around which a jump is looked for as well
+_NEAR = (0.5, 2.0, 0.05)  # steps within which a jump is looked for
 _SMALL = 1e-2  # of the largest output: forward's jumps are small beside it where it converges
 _JUMPS = 8.0  # how many of its jumps forward may be off by; at a rate of 0.9 it stops ten of them short of the limit
 _WINDOWS = 4.0 ** np.arange(3.0)  # ways that are wider than the nearest that crosses the jump
@@ -62,17 +60,14 @@ def stopped(dispute: Dispute) -> Answer:
 
     A forward that has no jump within any reach is none that stops short, and need not be searched at other points.
     """
-    natural = dispute.point.scale
-    ways = [_Way(dispute, np.minimum(natural, 1.0))]
-    if natural.max() > 1.0:
-        ways.append(_Way(dispute, natural))
-    if natural.min() < _LITTLE:
-        ways.append(_Way(dispute, np.ones_like(natural)))
+    natural, one = dispute.point.scale, np.ones_like(dispute.point.scale)
+    lengths = [np.minimum(natural, one), one, np.maximum(natural, one)]
+    unit = _Way(dispute, one)
+    ways = [unit if step is one else _Way(dispute, step) for step in lengths if step is one or (step != one).any()]
     if not _below(dispute, _LOST) and not ways[0].continuous():
         return answer(np.zeros(dispute.size, bool))
     found = any(way.explains(reach) for way in ways for reach in _NEAR)
-    found = found or any(ways[0].explains_afar(factor) for factor in _FAR)
-    found = found or any(ways[-1].explains_elsewhere(offset) for offset in _OFFSETS)
+    found = found or any(unit.explains_elsewhere(reach) for reach in _NEAR)
     return replace(answer(np.full(dispute.size, found)), vain=not any(way.jumps for way in ways))
 
 
@@ -83,12 +78,11 @@ class _Way:
         self.point, self.case = dispute.point, dispute.case
         point, rng = self.point, dispute.case.rng(Stream.STOPPED)
         size, at = _room(point, step), dispute.entries
+        self.size = size
         self.factors = rng.uniform(0.5, 1.0, point.size)
         self.direction = size * rng.choice([-1.0, 1.0], point.size) * self.factors
         self.direction[at] = size[at] * np.sign(dispute.numerical - dispute.analytic)
         self.gap = float(dispute.gap @ size[at])
-        self.gap_near = float(dispute.gap @ np.minimum(point.scale[at], size[at]))
-        self.gap_afar = float(dispute.gap @ np.abs(point.values[at]))
         weight = np.abs(point.weights)
         self.loud = np.flatnonzero(weight > 0)
         self.noise = np.maximum(point.sigma[self.loud], np.finfo(float).tiny) * weight[self.loud]
@@ -108,29 +102,35 @@ class _Way:
         wider = [h for h in nearest * _WINDOWS if h <= max(reach, nearest)]
         return all(self._missing(h) <= most for h in wider)
 
-    def explains_afar(self, reach: float) -> bool:
-        """Whether the gap, all the way to a jump that is further off, would come to no more than the jump."""
-        jump = self._jump(lambda steps: self._outputs(self.point.values * np.exp(steps[:, None] * self.factors)), reach)
-        if jump is None or self.gap_afar == 0:
-            return False
-        return bool(self.gap_afar * abs(np.expm1(jump.at)) <= _JUMPS * np.sum(np.abs(jump.change)))
+    def explains_elsewhere(self, reach: float) -> bool:
+        """Whether a jump takes the gap back that forward makes where the entries of each primal are alike.
 
-    def explains_elsewhere(self, offset: float) -> bool:
-        """Whether forward jumps further along by as much as the gap comes to: the number of iterations may be the same
-        far around the point.
+        Of many entries that differ, some are always among the slowest, and the number of iterations is the same far
+        around the point.
         """
-        near = self.point.values + offset * self.direction
-        jump = self._jump(lambda steps: self._outputs(near + steps[:, None] * self.direction), _NEAR[0], _LITTLE)
-        return jump is not None and self.gap_near <= _JUMPS * float(np.sum(np.abs(jump.change)))
+        centre, direction = self._alike()
+        jump = self._jump(lambda steps: self._outputs(centre + steps[:, None] * direction), reach)
+        if jump is None:
+            return False
+        most = _JUMPS * float(np.sum(np.abs(jump.change)))
+        return all(self._missing(_NEAR[0] / h) <= most for h in _WINDOWS)
 
-    def _jump(self, outputs: Callable[[Array], Array], reach: float, small: float = _SMALL) -> Jump | None:
+    def _alike(self) -> tuple[Array, Array]:
+        """The mean of each primal in place of its entries, and a direction in which they grow together."""
+        centre, direction = np.empty(self.point.size), np.empty(self.point.size)
+        for slot in self.point.slots:
+            part = slice(slot.start, slot.stop)
+            centre[part], direction[part] = self.point.values[part].mean(), self.size[part].mean() * self.factors[part]
+        return centre, direction
+
+    def _jump(self, outputs: Callable[[Array], Array], reach: float) -> Jump | None:
         """One that is small beside the outputs, as where forward converges."""
         if not self.loud.size:
             return None
         here = self.point.base[self.loud] * self.point.weights[self.loud]
         ends = outputs(np.array([reach, -reach]))
         largest = np.nanmax(np.abs([here, *ends]), initial=0.0)  # at a point of zeros outputs may be 0 themselves
-        most = small * float(largest)
+        most = _SMALL * float(largest)
         jump = largest_jump(outputs, reach, self.noise, most)
         self.jumps |= jump is not None or not np.isfinite(ends).all()
         return jump if jump is not None and np.max(np.abs(jump.change)) <= most else None
