@@ -49,7 +49,7 @@ class Forward:
         self.options = case.options
         self.primals = cast(case.primals, dtype) if dtype is not None else dict(case.primals)
         self.forwards = 1  # evaluations, however many of them go through one call
-        self._probed: set[int] = set()  # stacks that gave the same as a loop did
+        self._probed: set[tuple[int, int]] = set()  # stacks that gave the same as a loop did, and their rows
         self._writes: bool | None = None  # whether forward writes into its inputs, as far as one call has told
         self._through = False  # whether any perturbed copy has come through one by one
         self.one_by_one = not _carried.get(layer.forward) and bool(
@@ -67,16 +67,16 @@ class Forward:
         """Flat outputs, shape (count, K), at stacked primals (count, *shape); others stay at the point.
 
         The whole stack goes through one forward when the layer's code broadcasts over leading axes, or
-        its adapter vectorises it, and that gives the same as a loop does, which is tried on one row,
-        and once for each shape on rows that differ much; else row by row.
+        its adapter vectorises it, and that gives the same as a loop does, which is tried on one row of each number
+        of rows, and once for each shape on rows that differ much; else row by row.
         """
         names = tuple(stack)
         for way in self.ways() if count > 2 else ():
             if not self.carries(way, names):
                 continue
             key, flat = self._key(way, names), self._stacked(stack, count, way)
-            if flat is not None and (key in self._probed or self._same(flat, stack, count // 2)):
-                self._probed.add(key)
+            if flat is not None and ((key, count) in self._probed or self._same(flat, stack, count // 2)):
+                self._probed.add((key, count))
                 self.one_by_one = False
                 return flat
             _remember(_refused[self.layer.forward], key)
@@ -141,8 +141,6 @@ class Forward:
                 flat = self._stacked(trial, count, way)
             fits = flat is not None and self._same(flat, trial, 0, count - 1)
             _remember(known if fits else refused, key)
-            if fits:
-                self._probed.add(key)  # at this very point
         return key not in refused
 
     def _trial(self) -> int:

@@ -27,6 +27,8 @@ _SMALL = 1e-2  # of the largest output: forward's jumps are small beside it wher
 _JUMPS = 8.0  # how many of its jumps forward may be off by; at a rate of 0.9 it stops ten of them short of the limit
 _WINDOWS = 4.0 ** np.arange(3.0)  # ways that are wider than the nearest that crosses the jump
 _PANELS = 4
+_ROUNDINGS = 16.0  # of a backward, relative to the terms of its slope along a way
+_ASIDE = 1e-3  # of a reach: differences of the fourth order over it are right to 1e-11 of a slope, and few jumps are near
 _ALONE = 5  # rows of a stack that are evaluated alone as well: where the number of iterations differs, so do most rows
 _BESIDE, _SAME = 1e-7, 0.1  # a step at which no continuous gradient changes by this share of the gap ...
 _LOST = 1e-4  # ... above this share of what a relative change amounts to: a backward that iterates stops short as well
@@ -68,6 +70,7 @@ def stopped(dispute: Dispute) -> Answer:
         return answer(np.zeros(dispute.size, bool))
     found = any(way.explains(reach) for way in ways for reach in _NEAR)
     found = found or any(unit.explains_elsewhere(reach) for reach in _NEAR)
+    found = found or any(way.backward_explains(reach) for way in ways for reach in _NEAR)
     return replace(answer(np.full(dispute.size, found)), vain=not any(way.jumps for way in ways))
 
 
@@ -114,6 +117,27 @@ class _Way:
             return False
         most = _JUMPS * float(np.sum(np.abs(jump.change)))
         return all(self._missing(_NEAR[0] / h) <= most for h in _WINDOWS)
+
+    def backward_explains(self, reach: float) -> bool:
+        """Whether backward itself jumps by as much as the gap comes to, and forward's slope does not jump with it.
+
+        So does one that iterates, or takes what forward has saved of its iterations. At a kink of forward its slope
+        jumps as well, and the gap beside it is what it was.
+        """
+        here = abs(float(np.abs(self._gradient(0.0)) @ np.abs(self.direction)))
+        noise = np.array([_ROUNDINGS * np.finfo(float).eps * here])
+        jump = largest_jump(lambda steps: np.array([[self._slope(h)] for h in steps]), reach, noise, _SMALL * here)
+        if jump is None or abs(jump.at) == reach or not self.gap <= _JUMPS * abs(jump.change[0]):
+            return False
+        self.jumps, beside = True, _ASIDE * reach
+        change = self._lacking(jump.at + 3 * beside, beside) - self._lacking(jump.at - 3 * beside, beside)
+        return bool(abs(change - jump.change[0]) <= 0.5 * abs(jump.change[0]))
+
+    def _lacking(self, at: float, h: float) -> float:
+        """Backward's slope less forward's: a difference of the fourth order, with nodes up to 2 h away."""
+        nodes = at + h * np.array([-2.0, -1.0, 1.0, 2.0])
+        sums = self._outputs(self.point.values + nodes[:, None] * self.direction).sum(axis=1)
+        return self._slope(at) - float(sums @ [1.0, -8.0, 8.0, -1.0]) / (12.0 * h)
 
     def _alike(self) -> tuple[Array, Array]:
         """The mean of each primal in place of its entries, and a direction in which they grow together."""
@@ -173,12 +197,15 @@ class _Way:
         return missing if np.isfinite(missing) else np.inf
 
     def _slope(self, step: float) -> float:
+        return float(self._gradient(step) @ self.direction)
+
+    def _gradient(self, step: float) -> Array:
         moved = self._moved(self.point.values + step * self.direction)
         try:
             gradient = self.point.gradient(self.case.but(primals={**self.point.primals, **moved}))
         except LayerFailure:
-            return np.inf
-        return float(np.nan_to_num(gradient) @ self.direction)
+            return np.full(self.point.size, np.inf)
+        return np.nan_to_num(gradient)
 
 
 def _room(point: Point, step: Array) -> Array:
