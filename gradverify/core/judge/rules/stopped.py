@@ -208,13 +208,25 @@ class _Way:
         return np.nan_to_num(gradient)
 
 
+def _means(point: Point, flat: Array) -> Array:
+    """The mean over its primal for each entry, shape (P,)."""
+    means = [np.full(slot.stop - slot.start, flat[slot.start : slot.stop].mean()) for slot in point.slots]
+    return np.concatenate(means)
+
+
 def _room(point: Point, step: Array) -> Array:
-    """How far entries may move, shape (P,): a step, or as much as they are large where that leaves the domain."""
+    """How far entries may move, shape (P,): a step, or as much as they are large where that leaves the domain.
+
+    Those that are 0 move by a step where only that stays within it.
+    """
     room, sizes = np.abs(point.values).astype(float), point.layer.sizes_of(point.primals, point.options)
     for slot in point.slots:
         part = slice(slot.start, slot.stop)
         domain, values = point.layer.primal(slot.name).domain, point.values[part].reshape(slot.shape)
         away = _NEAR[0] * step[part].reshape(slot.shape)
-        if domain.name in ("real", "complex") or all(domain.contains(values + s * away, sizes) for s in (-1, 1)):
-            room[part] = step[part]
+        for moving in (np.ones(slot.shape, bool), values == 0):
+            near = (values + s * np.where(moving, away, 0.0) for s in (-1, 1))
+            if domain.name in ("real", "complex") or all(domain.contains(there, sizes) for there in near):
+                room[part][moving.ravel()] = step[part][moving.ravel()]
+                break
     return room
