@@ -138,6 +138,9 @@ def state(evidence: Evidence) -> Diagnosis | None:
     if finding.kind == "overwrites":
         text = "forward returns an array that it keeps and writes into again: the caller needs a copy, or a new array"
         return Diagnosis("state", "OVERWRITE", text, Fit.SEEN, {"what": what})
+    if finding.kind == "crash":
+        text = "backward fails after a call with other sizes: state of another call reaches it"
+        return Diagnosis("state", "STALE", text, Fit.PLACES, {"what": what})
     d = f"the gradient of {evidence.primal} changes {what}"
     if finding.property == "accumulates":
         return Diagnosis("state", "OVERWRITE", f"{d}: buffers are overwritten, not added to", Fit.LAW)
