@@ -541,7 +541,7 @@ WRONG = {
         {"x": arrays(x=(2, 3))["x"], "mask": np.array([[1.0, 0, 1], [0, 1, 1]])},
         "mask",
         "MASK",
-        "mask keeps everything",
+        "mask is 1 everywhere",
         "x",
     ),
     "zero": Wrong(

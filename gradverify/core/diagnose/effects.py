@@ -161,7 +161,7 @@ def state(evidence: Evidence) -> Diagnosis | None:
         if clean and "twice" in what:
             text = f"{d}: it is {round(times)} times itself, so gradients of earlier calls are still in its buffer"
             return Diagnosis("state", "STALE", text, Fit.LAW)
-    text = f"{d}: state of another call reaches it (a cache, or statistics, that later calls overwrite)"
+    text = f"{d}: state of another call reaches it (a cache, or statistics)"
     return Diagnosis("state", "STALE", text, Fit.PLACES, {"what": what})
 
 
