@@ -39,7 +39,9 @@ class Manner:
 
 def draw_manner(knobs: Knobs, constants: tuple[float, ...] = (), low: bool = False) -> Manner:
     """The manner of a case; half of those in a low type ask what their digits are worth."""
-    return Manner(knobs.pick(_LOW_REGIMES if low else _CASE_REGIMES), knobs.pick(_STYLES), knobs.pick(_SCALES), constants)
+    return Manner(
+        knobs.pick(_LOW_REGIMES if low else _CASE_REGIMES), knobs.pick(_STYLES), knobs.pick(_SCALES), constants
+    )
 
 
 def reals(knobs: Knobs, seed: int, stream: int, shape: Shape, manner: Manner) -> Array:
@@ -176,7 +178,13 @@ _CASE_REGIMES = (
     *("far offset", "far offset", "about", "about"),
 )
 _LOW_REGIMES = (*_CASE_REGIMES, *("cancelling",) * len(_CASE_REGIMES))
-_OWN_REGIMES = ("plain", "plain", "plain", "zeros", *(r for r in _REGIMES if r != "cancelling"))  # planted numbers spoil most zeros
+_OWN_REGIMES = (
+    "plain",
+    "plain",
+    "plain",
+    "zeros",
+    *(r for r in _REGIMES if r != "cancelling"),
+)  # planted numbers spoil most zeros
 
 
 def plant(knobs: Knobs, arrays: Mapping[str, Array], constants: tuple[float, ...], special: bool = False) -> None:

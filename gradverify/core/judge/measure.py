@@ -163,7 +163,7 @@ def _closer(sweep: Sweep, entries: Array) -> None:
 
     An even function such as 1/x^2 differences to 0 across its pole, and looks converged. Of two estimates that
     exclude each other the one at smaller steps is right: a larger step counts while it agrees with smaller ones.
-    Where the smaller ones tell nothing, steps a thousand times the entry do not either: beside 1e50, sin x passes for 0.
+    Where the smaller ones tell nothing, steps a thousand times the entry do not either: they pass sin x for 0.
     """
     own = np.abs(sweep.point.values)
     wrong = sweep.among(entries, DISAGREES)

@@ -196,7 +196,9 @@ def finding(layer: Layer, case: Case, comparison: Comparison, good: Mapping[str,
         f"{'entry' if total == 1 else 'entries'}: at {comparison.primal}{list(where) if where else ''} "
         f"analytic {a:.{digits}g}, numerical {n:.{digits}g} ± {comparison.bound[where]:.1g}"
     )
-    return Finding(NAME, "wrong", comparison.primal, message, case, comparison, comparison.severity, facts_of(comparison))
+    return Finding(
+        NAME, "wrong", comparison.primal, message, case, comparison, comparison.severity, facts_of(comparison)
+    )
 
 
 SAYS = "analytic and numerical gradients agree in every entry of every primal"

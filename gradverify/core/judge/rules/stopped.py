@@ -28,7 +28,9 @@ _JUMPS = 8.0  # how many of its jumps forward may be off by; at a rate of 0.9 it
 _WINDOWS = 4.0 ** np.arange(3.0)  # ways that are wider than the nearest that crosses the jump
 _PANELS = 4
 _ROUNDINGS = 16.0  # of a backward, relative to the terms of its slope along a way
-_ASIDE = 1e-3  # of a reach: differences of the fourth order over it are right to 1e-11 of a slope, and few jumps are near
+_ASIDE = (
+    1e-3  # of a reach: differences of the fourth order over it are right to 1e-11 of a slope, and few jumps are near
+)
 _ALONE = 5  # rows of a stack that are evaluated alone as well: where the number of iterations differs, so do most rows
 _BESIDE, _SAME = 1e-7, 0.1  # a step at which no continuous gradient changes by this share of the gap ...
 _LOST = 1e-4  # ... above this share of what a relative change amounts to: a backward that iterates stops short as well
