@@ -83,15 +83,19 @@ def test_a_layer_that_never_returns_is_found_once(monkeypatch):
 
     monkeypatch.setattr("gradverify.core.verify.SECONDS", 0.2)
     monkeypatch.setattr("gradverify.core.verify.examine.__defaults__", (0.2,))
-    monkeypatch.setattr("gradverify.core.lines.recorder._SECONDS", 0.2)
+    monkeypatch.setattr("gradverify.core.lines.recorder.TRIAL", 0.2)
     few = dict(examples=10, properties=("complete", "gradient", "linear", "pure"), raises=False)
     report = gv.check(forward, lambda dy, s: dy * 1.0, x="N D", **few)
     assert [(f.property, f.kind) for f in report.findings] == [("complete", "timeout")]
 
 
-@pytest.mark.parametrize(("share", "ends"), [(1.0, True), (0.1, False), (0.0, True)])
-def test_the_time_limit_counts_computing_where_others_use_the_processor_too(monkeypatch, share, ends):
+@pytest.mark.parametrize(
+    ("share", "starved", "ends"),
+    [(1.0, 0.0, True), (0.1, 0.0, False), (0.0, 0.0, True), (0.001, 0.999, False), (0.0, 0.5, True)],
+)
+def test_the_time_limit_counts_computing_where_others_use_the_processor_too(monkeypatch, share, starved, ends):
     monkeypatch.setattr(time, "process_time", lambda: share * time.perf_counter())
+    monkeypatch.setattr("gradverify.core.evaluate.limits._starved", lambda: starved * time.perf_counter())
     finish = time.perf_counter() + 0.5
 
     def busy():

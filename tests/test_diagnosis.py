@@ -11,7 +11,7 @@ import pytest
 from bench.diagnosis import holds
 from click.testing import CliRunner
 
-from gradverify import Layer
+from gradverify import Layer, check
 from gradverify.cli.explain import command
 from gradverify.core.diagnose import Evidence, Signature, diagnose, diagnosed, signatures, variants
 from gradverify.core.diagnose.probe import Probe, close
@@ -1491,10 +1491,10 @@ def test_explain_prints_diagnoses_matrices_and_steps(tmp_path):
     assert done.stdout.count("property special") == 0, "what another finding explains is not told again"
 
 
-def test_explain_says_when_nothing_is_found_any_more(tmp_path):
+def test_explain_says_when_nothing_is_found(tmp_path):
     done = explained(tmp_path, "x.T @ dy")
     assert done.return_value == 0
-    assert "nothing is found any more on this case" in done.stdout
+    assert "nothing is found on this case" in done.stdout
 
 
 def test_explain_without_a_file_is_a_mistake_of_the_user():
@@ -1551,3 +1551,14 @@ def test_code_that_breaks_down_is_not_said_to_give_a_wrong_gradient():
     assert finding.kind == "crash"
     assert any("backward fails with block=3, and runs with the default block=2" in text for text in texts)
     assert not any("is wrong" in text for text in texts)
+
+
+def test_a_factor_of_an_option_is_no_mean_over_an_axis():
+    def softened(x, heat=2.0):
+        return x / heat, heat
+
+    layer = Layer(
+        softened, lambda dy, saved: dy / saved**2, name="softened", x="N C", options={"heat": [0.5, 2.0, 3.0]}
+    )
+    finding = check(layer, examples=10, raises=False).findings[0]
+    assert finding.diagnoses[0].text.startswith("the gradient of x is the right one times 1/heat, in all")

@@ -77,3 +77,61 @@ def test_a_sum_in_the_low_type_whose_order_varies_has_its_law_told():
 def test_another_fault_is_not_told_as_randomness():
     (finding,) = check("scale", properties=("complete", "reference")).findings
     assert (finding.kind, finding.primal) == ("wrong", "w") and "race" not in {d.name for d in finding.diagnoses}
+
+
+def split(buffer):
+    """y = x w; dw is added up over parts of the rows in a buffer, as a split-k kernel does with atomics."""
+
+    class Split(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, w):
+            ctx.save_for_backward(x, w)
+            return (x.float() @ w.float()).to(x.dtype)
+
+        @staticmethod
+        def backward(ctx, g):
+            x, w = ctx.saved_tensors
+            dw = buffer(tuple(w.shape))
+            for k in range(0, len(x), 16):
+                dw += x[k : k + 16].float().T @ g[k : k + 16].float()
+            return (g.float() @ w.float().T).to(x.dtype), dw.to(w.dtype)
+
+    return Split
+
+
+def workspace():
+    kept = {}
+    return lambda shape: kept.setdefault(shape, torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("buffer", "property_", "said"),
+    [
+        (lambda shape: torch.empty(*shape), "fresh", "depends on what fresh memory holds"),
+        (workspace(), "repeatable", "is kept from call to call and not zeroed"),
+    ],
+)
+def test_a_buffer_that_is_not_zeroed_is_told_as_such_and_not_as_a_race(buffer, property_, said):
+    layer = as_layer(split(buffer), x="N K", w="K M", kernel="bfloat16", reference=torch.matmul)
+    (finding,) = check_layer(layer, Settings()).findings
+    assert (finding.property, finding.primal) == (property_, "w")
+    assert said in finding.diagnoses[0].text and "race" not in {d.name for d in finding.diagnoses}
+
+
+def test_a_buffer_that_is_zeroed_gets_no_finding():
+    layer = as_layer(split(torch.zeros), x="N K", w="K M", kernel="bfloat16", reference=torch.matmul)
+    assert check_layer(layer, Settings(examples=40)).ok
+
+
+def test_a_right_kernel_is_run_often_enough_that_a_race_in_one_run_of_forty_hardly_escapes():
+    calls = []
+
+    class Counted(atomic()):
+        @staticmethod
+        def backward(ctx, g):
+            calls.append(len(g))
+            return atomic().backward(ctx, g)
+
+    given = as_layer(Counted, x="N D", w="D", kernel="float32", reference=product)
+    assert check_layer(given, Settings(properties=("reference",))).ok
+    assert (1 - 1 / 40) ** len(calls) < 0.05

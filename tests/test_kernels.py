@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -13,10 +15,12 @@ from gradverify.core.check.search import check_layer  # noqa: E402
 from gradverify.core.check.settings import Settings  # noqa: E402
 from gradverify.core.declare.layer import Layer  # noqa: E402
 from gradverify.core.declare.regime import Regime  # noqa: E402
+from gradverify.core.diagnose.accumulated import accumulated  # noqa: E402
+from gradverify.core.diagnose.evidence import Evidence  # noqa: E402
 from gradverify.core.draw import cases, each  # noqa: E402
 from gradverify.core.draw.kernels import blocks  # noqa: E402
 from gradverify.core.errors import DeclarationError  # noqa: E402
-from gradverify.core.nouns import Case, Verdict  # noqa: E402
+from gradverify.core.nouns import Case, Finding, Verdict  # noqa: E402
 from gradverify.core.properties._allowance import allowed, compared  # noqa: E402
 
 
@@ -107,6 +111,31 @@ def test_the_law_is_told_where_no_axis_can_be_made_longer(target, told):
     texts = [d.text for f in findings for d in f.diagnoses if d.name == "accumulated"]
     assert findings and bool(texts) is told
     assert all("its sum over the axis of 512 is kept in bfloat16" in text for text in texts)
+
+
+def in_blocks(of, lost=0):
+    """dw by blocks of rows that are added in the kernel's type; the last rows of more than 2,000 may be lost."""
+
+    class Blocks(scale()):
+        @staticmethod
+        def backward(ctx, g):
+            x, w = ctx.saved_tensors
+            terms = g.float() * x.float()
+            terms = terms[: len(terms) - lost * (len(terms) > 2000)]
+            dw = torch.zeros(w.shape, dtype=w.dtype if of else torch.float32)
+            for k in range(0, len(terms), of or 128):
+                dw += terms[k : k + (of or 128)].sum(0).to(dw.dtype)
+            return (g.float() * w.float()).to(x.dtype), dw.to(w.dtype)
+
+    return Blocks
+
+
+@pytest.mark.parametrize(("of", "lost", "told"), [(1, 0, True), (64, 0, True), (0, 1, False), (0, 900, False)])
+@pytest.mark.parametrize("kernel", ["bfloat16", "float16"])
+def test_the_law_is_that_of_the_sum_and_not_of_terms_that_are_lost_at_the_end(of, lost, told, kernel):
+    given = layer(in_blocks(of, lost), kernel=kernel)
+    finding = Finding("reference", "wrong", "w", "", case(64, seed=1))
+    assert (accumulated.fits(Evidence(given, finding)) is not None) is told
 
 
 def test_another_fault_has_no_such_law():
@@ -335,6 +364,22 @@ def test_the_mean_of_normalised_values_is_zero_up_to_a_rounding_only():
         assert verify(given, at.but(seed=seed), "reference").ok
     given, at = offset_norm("two moments")
     assert not verify(given, at, "reference").ok
+
+
+def test_two_samples_hear_of_every_entry_whose_error_comes_from_a_mean():
+    """Whatever the signs: where one of them takes back what the mean is off by, the other does not."""
+    from tests.kernels.norms import layer_norm, plain_layer_norm
+
+    given = as_layer(layer_norm(), x="N D", w="D", b="D", kernel="float32", reference=plain_layer_norm)
+    rng = np.random.default_rng(0)
+    primals = {"x": 22 + 0.01 * rng.standard_normal((1, 640)), "w": np.ones(640), "b": np.zeros(640)}
+    reference, v = given.hooks.reference, (np.ones((1, 640)),)
+    arrays = tuple(reference.at(primals).values())
+    _, tape = reference.forward(*arrays)
+    truth = reference.backward(v[0], tape)["w"]
+    apart = [np.abs(reference.sample(arrays, v, {}, seed, None, tape)[1]["w"] - truth) for seed in range(5)]
+    for one, two in pairwise(apart):
+        assert np.maximum(one, two).min() > 0.01
 
 
 def test_in_jax_too():

@@ -7,16 +7,15 @@ its pullback is run operation by operation, and each result moves by plus or min
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from gradverify.adapters._jax_engine import Engine, Tape, _cotangent, _precision, import_jax
+from gradverify.adapters._lossy import FEW, FLOOR, FORMATS, TINY, UNIT, Lossy, as_much_again, counted, least
 
 Array = Any  # numpy.ndarray or jax.Array
-UNIT = 2.0**-24
-_FEW, _MANY = 4.0, 4096
 _SUMS = {"dot_general", "reduce_sum", "cumsum", "scatter-add", "scatter_add", "conv_general_dilated"}
 _PRODUCTS = {"dot_general", "conv_general_dilated"}
 _EXACT = {
@@ -24,6 +23,8 @@ _EXACT = {
     "neg", "abs", "sign", "max", "min", "reduce_max", "reduce_min", "convert_element_type", "copy", "stop_gradient",
     "iota", "dynamic_slice", "dynamic_update_slice", "expand_dims", "scatter", "clamp", "floor", "round", "argmax",
 }  # fmt: skip
+_ADDED = {"add", "add_any", "sub"}
+_CARRIED = {"mul", "div", *_ADDED, *_EXACT} - {"argmax", "iota", "scatter", "sign", "floor", "round"}
 _NESTED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 
@@ -36,42 +37,24 @@ class Truth:
 
 
 @dataclass(frozen=True)
-class Reference:
-    """Called like forward, gives the outputs alone; see `_torch_reference.Reference`."""
+class Reference(Lossy):
+    """See `Lossy`.
 
-    high: Engine
-    type: str
+    Attributes
+    ----------
+    kernel : the engine of the kernel, which is asked what it keeps
+    known : its answers, by shapes and options
+    """
+
+    kernel: Engine
+    known: dict[Any, int | None] = field(default_factory=dict)
 
     @property
     def dtype(self) -> Any:
         return import_jax().numpy.dtype(self.type)
 
-    @property
-    def eps(self) -> float:
-        return float(import_jax().numpy.finfo(self.dtype).eps)
-
-    @property
-    def largest(self) -> float:
-        return float(import_jax().numpy.finfo(self.dtype).max)
-
-    @property
-    def smallest(self) -> float:
-        normal = float(import_jax().numpy.finfo(self.dtype).tiny)
-        return normal * (self.eps if self.type == "float16" else 1.0)
-
-    def __call__(self, *arrays: Array, **options: Any) -> Any:
-        return self.high.forward(*arrays, **options)[0]
-
-    def batched(self, stack: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Array, ...]:
-        """See `Hooks.batched`."""
-        return self.high.batched(stack, options)
-
-    def at(self, primals: Mapping[str, Array]) -> dict[str, Array]:
-        """The point at which the kernel is: every primal as it is stored."""
-        return {n: self.stored(a) for n, a in primals.items()}
-
     def stored(self, array: Array) -> Array:
-        """As the kernel's type holds it, in float64."""
+        """See `Lossy`."""
         return array if array.dtype.kind != "f" else np.asarray(array).astype(self.dtype).astype(np.float64)
 
     def forward(self, *arrays: Array, **options: Any) -> tuple[Any, Truth]:
@@ -79,13 +62,29 @@ class Reference:
         outputs, tape = self.high.forward(*arrays, **options)
         return outputs, Truth(tape)
 
-    def backward(self, cotangents: Any, truth: Truth) -> dict[str, Array]:
-        """Gradients by JAX's own differentiation."""
-        return {n: np.asarray(g, float) for n, g in self.high.backward(cotangents, truth.tape).items()}
-
     def kept(self, saved: Any) -> int | None:
-        """A compiled kernel does not tell what it keeps: tensors as large as an output may be rounded."""
-        return 1
+        """See `_torch_reference.Reference`; the kernel's trace tells what is kept, and what of it is a primal."""
+        if not isinstance(saved, Tape):
+            told: int | None = getattr(saved, "kept", None)
+            return told
+        shapes = tuple((n, np.shape(a)) for n, a in saved.primals.items())
+        key = shapes, repr(sorted(saved.options.items()))
+        if key not in self.known:
+            self.known[key] = self._seen(saved)
+        return self.known[key]
+
+    def _seen(self, saved: Tape) -> int | None:
+        low = {n: a.astype(self.dtype) if a.dtype.kind == "f" else a for n, a in saved.primals.items()}
+        try:
+            halves = _Halves(self.kernel._outputs(saved.options), *self.kernel._parted(low, self.kernel.differentiable))
+        except Exception:  # noqa: BLE001  control flow on values: nobody can tell, and it may
+            return least([a.shape for a in low.values() if _floats(a)])
+        ahead = halves.ahead.jaxpr
+        outputs, residuals = ahead.outvars[: halves.outputs], ahead.outvars[halves.outputs :]
+        size = least([tuple(v.aval.shape) for v in (*ahead.invars, *outputs) if _floats(v.aval)])
+        own = set(map(id, ahead.invars))
+        found = (v for v in residuals if v.aval.dtype == self.dtype and id(v) not in own)
+        return size if any(v.aval.size >= size for v in found) else None
 
     def sample(
         self,
@@ -100,10 +99,11 @@ class Reference:
         leaves = import_jax().tree_util.tree_leaves
         primals = {n: np.asarray(a) for n, a in zip(self.high.names, arrays)}
         moving, rest = self.high._parted(primals, self.high.differentiable)
-        noise = _Noise(self.dtype, np.random.default_rng(seed))
+        noise = _Noise(self.dtype, seed, kept)
         with _precision((moving, rest, cotangents)):
             if truth.halves is None:
-                truth.halves = _Halves(self.high._outputs(options), moving, rest, cotangents)
+                truth.halves = _Halves(self.high._outputs(options), moving, rest)
+                truth.halves.pull(moving, rest, cotangents)
             halves = truth.halves
             found = noise.run(halves.ahead.jaxpr, halves.ahead.consts, leaves((moving, rest)))
             outputs, saved = found[: halves.outputs], found[halves.outputs :]
@@ -117,48 +117,85 @@ class Reference:
 class _Halves:
     """Forward and pullback of a function as jaxprs, and what passes from one to the other at a point."""
 
-    def __init__(self, function: Any, moving: Any, rest: Any, cotangents: tuple[Array, ...]) -> None:
+    exact: list[Any]
+    back: Any
+    gradients: Any
+
+    def __init__(self, function: Any, moving: Any, rest: Any) -> None:
         jax = import_jax()
-        trees = []
 
         def ahead(moving: Any, rest: Any) -> Any:
             ys, pull = jax.vjp(lambda m: function({**rest, **m}), moving)
-            saved, tree = jax.tree_util.tree_flatten(pull)
-            trees.append(tree)
+            saved, self._tree = jax.tree_util.tree_flatten(pull)
             return ys, saved
 
-        def back(saved: list[Any], vs: tuple[Any, ...]) -> Any:
-            pull = jax.tree_util.tree_unflatten(trees[-1], saved)
-            return pull(tuple(_cotangent(v, y) for v, y in zip(vs, ys)))[0]
+        self._ahead = ahead
+        self.ahead, (self._ys, self._between) = jax.make_jaxpr(ahead, return_shape=True)(moving, rest)
+        self.outputs = len(self._ys)
 
-        self.exact = ahead(moving, rest)[1]
-        self.ahead, (ys, between) = jax.make_jaxpr(ahead, return_shape=True)(moving, rest)
-        self.back, shape = jax.make_jaxpr(back, return_shape=True)(between, tuple(cotangents))
-        self.outputs, self.gradients = len(ys), jax.tree_util.tree_structure(shape)
+    def pull(self, moving: Any, rest: Any, cotangents: tuple[Array, ...]) -> None:
+        """Run forward, and trace the pullback of what it keeps."""
+        jax = import_jax()
+
+        def back(saved: list[Any], vs: tuple[Any, ...]) -> Any:
+            pull = jax.tree_util.tree_unflatten(self._tree, saved)
+            return pull(tuple(_cotangent(v, y) for v, y in zip(vs, self._ys)))[0]
+
+        self.exact = self._ahead(moving, rest)[1]
+        self.back, shape = jax.make_jaxpr(back, return_shape=True)(self._between, tuple(cotangents))
+        self.gradients = jax.tree_util.tree_structure(shape)
+
+
+@dataclass(frozen=True)
+class _Exponential:
+    """A result of exp: the axes over which it was summed, if it was, and by what share backward's may be off.
+
+    Backward computes the arguments of a softmax again and takes a log-sum-exp from them, each rounded at its size.
+    """
+
+    value: Any
+    doubt: Any
+    axes: tuple[int, ...] = ()
+    divided: bool = False  # by that sum
 
 
 class _Noise:
     """Runs a jaxpr with every result displaced."""
 
-    def __init__(self, dtype: Any, rng: np.random.Generator) -> None:
-        self.dtype, self.rng, self.work = dtype, rng, 0
-        self.unit = float(import_jax().numpy.finfo(dtype).eps) / 2
+    def __init__(self, dtype: Any, seed: int, kept: int | None) -> None:
+        self.dtype, self.rng, self.kept, self.work = dtype, np.random.default_rng(seed), kept, 0
+        self.share = as_much_again(seed)
+        self.format = FORMATS[str(dtype)]
+        self.sizes: dict[int, tuple[Any, Any, float]] = {}  # of products and differences, sum |term| and count of terms
+        self.exponentials: dict[int, _Exponential] = {}
 
     def again(self, value: Any, exact: Any) -> Any:
-        """What a pullback is handed: off by what made it off, and as much again: see `_torch_reference._Moved`."""
+        """What a pullback is handed: off by what made it off, and as much again: see `_torch_reference._Moved`.
+
+        And rounded to the kernel's type, where it was seen to keep tensors in that.
+        """
         if not _floats(value) or np.shape(value) != np.shape(exact):
             return value
         off = np.nan_to_num(np.asarray(value) - np.asarray(exact), nan=0.0, posinf=0.0, neginf=0.0)
-        return value + off * self.signs(off)
+        if not off.any():  # a primal, which is stored as it is
+            return value
+        moved = value + off * (self.share * self.signs(off))
+        if self.kept is not None and np.size(moved) >= self.kept:
+            moved = self.low(moved)
+        known = self.exponentials.get(id(value))
+        if known is not None and known.axes:
+            moved = moved * (1 + known.doubt * self.signs(moved))
+            self.exponentials[id(moved)] = replace(known, value=moved)
+        return moved
 
     def run(self, jaxpr: Any, consts: Any, arguments: Any) -> list[Any]:
         """Outputs of a jaxpr."""
-        jax = import_jax()
         known: dict[Any, Any] = dict(zip(jaxpr.constvars, consts)) | dict(zip(jaxpr.invars, arguments))
 
         def value(atom: Any) -> Any:
             return atom.val if hasattr(atom, "val") else known[atom]
 
+        summed = {id(v) for eqn in jaxpr.eqns if eqn.primitive.name == "reduce_sum" for v in eqn.invars}
         for eqn in jaxpr.eqns:
             given = [value(atom) for atom in eqn.invars]
             inner = next((eqn.params[key] for key in _NESTED if key in eqn.params), None)
@@ -166,38 +203,83 @@ class _Noise:
             if inner is not None and name not in ("scan", "while", "cond"):
                 results = self.run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), given)
             else:
-                results = self.displaced(eqn, name, given, jax)
+                results = self.displaced(eqn, name, given)
+                if name == "mul" and id(eqn.outvars[0]) not in summed:
+                    results = [self.softmax(given, results[0])]
+                self.carried(eqn, name, given, results[0])
             known.update(zip(eqn.outvars, results))
         return [value(atom) for atom in jaxpr.outvars]
 
-    def displaced(self, eqn: Any, name: str, given: list[Any], jax: Any) -> list[Any]:
-        def bound_to(arguments: list[Any]) -> list[Any]:
-            results = eqn.primitive.bind(*arguments, **eqn.params)
-            return list(results) if eqn.primitive.multiple_results else [results]
-
+    def displaced(self, eqn: Any, name: str, given: list[Any]) -> list[Any]:
+        """Results of an operation, each off by its bound."""
         if name in _EXACT:
-            return bound_to(given)
+            return _done(eqn, given)
+        spread: list[Any] = [0.0] * len(eqn.outvars)
         if name in _PRODUCTS:
-            given = [self.low(a) for a in given]
+            exact, given = given, [self.low(a) for a in given]
+            spread = self.spread(eqn, exact, given)
         sizes: list[Any] = [None] * len(eqn.outvars)
         if name in _SUMS:
-            sizes = bound_to([abs(a) if _floats(a) else a for a in given])
+            sizes = _done(eqn, [_size(a) for a in given])
         found = []
-        for result, size in zip(bound_to(given), sizes):
+        for result, size, beside in zip(_done(eqn, given), sizes, spread):
             self.work += int(np.size(result))
             if not _floats(result):
                 found.append(result)
                 continue
             if size is not None:
-                n = max(1.0, float(np.size(given[0])) / max(1, np.size(result)))
-                n = float(np.shape(given[0])[-1]) if name == "dot_general" and np.ndim(given[0]) else n
-                n = float(np.size(given[-1])) if name.startswith("scatter") else n
-                off = size * (UNIT * min(n, (_MANY * n) ** 0.5))
-            else:
-                scale = _FEW + (np.abs(np.nan_to_num(np.asarray(given[0]))) if name in ("exp", "exp2") else 0.0)
-                off = np.where(np.isfinite(result), result, 0.0) * (UNIT * scale)
-            found.append(result + off * self.signs(result))
+                off = size * (UNIT * counted(_terms(eqn, given, result))) + beside
+                found.append(result + off * self.signs(result))
+                continue
+            scale = FEW + (np.abs(np.nan_to_num(np.asarray(given[0]))) if name in ("exp", "exp2") else 0.0)
+            moved = result + np.where(np.isfinite(result), result, 0.0) * (UNIT * scale) * self.signs(result)
+            found.append(np.where(np.abs(moved) <= TINY, 0.0, moved))
         return found
+
+    def spread(self, eqn: Any, exact: list[Any], moved: list[Any]) -> list[Any]:
+        """Half of what the displaced operands move a product by in the mean: see `_torch_noise`."""
+        found: Any = 0.0
+        for k, (a, b) in enumerate(zip(exact, moved)):
+            if _floats(a) and not np.array_equal(a, b):
+                squares = [np.square(x) if _floats(x) else x for x in exact]
+                squares[k] = np.square(np.asarray(b) - np.asarray(a))
+                found = found + _done(eqn, squares)[0]
+        return [FLOOR * np.nan_to_num(np.sqrt(np.abs(found)), nan=0.0, posinf=0.0, neginf=0.0)]
+
+    def carried(self, eqn: Any, name: str, given: list[Any], result: Any) -> None:
+        """Remember of what sizes the terms of a result are, and which exponentials are those of a softmax."""
+        if name in ("exp", "exp2"):
+            _, terms, count = self.sizes.get(id(given[0]), (None, _size(given[0]), 1.0))
+            doubt = np.minimum(UNIT * (FEW + count) * np.nan_to_num(terms), 1.0)
+            self.exponentials[id(result)] = _Exponential(result, doubt)
+        elif name == "reduce_sum" and id(given[0]) in self.exponentials:
+            known = self.exponentials[id(given[0])]
+            self.exponentials[id(given[0])] = replace(known, axes=tuple(eqn.params["axes"]))
+        elif name == "div" and id(given[0]) in self.exponentials:
+            self.exponentials[id(result)] = replace(self.exponentials[id(given[0])], value=result, divided=True)
+        if name in _PRODUCTS:
+            terms = _done(eqn, [_size(a) for a in given])[0]
+            self.sizes[id(result)] = result, terms, counted(_terms(eqn, given, result))
+        elif name == "sub" or (name in _CARRIED and any(id(a) in self.sizes for a in given)):
+            _, sizes, counts = zip(*(self.sizes.get(id(a), (a, _size(a), 1.0)) for a in given))
+            terms = sizes[0] + sizes[1] if name in _ADDED else _size(_done(eqn, list(sizes))[0])
+            self.sizes[id(result)] = result, terms, max(counts)
+
+    def softmax(self, given: list[Any], result: Any) -> Any:
+        """The gradient of a softmax, p (g - sum p g), with the sum as the product of upstream gradient and output.
+
+        It is the pullback of the exponential, whose factor is off by the rounding of every term: see `_torch_noise`.
+        """
+        p = next(
+            (e for a in given if (e := self.exponentials.get(id(a))) is not None and e.axes and not e.divided), None
+        )
+        if p is None or self.kept is None:
+            return result
+        other = given[1] if given[0] is p.value else given[0]
+        terms = self.sizes.get(id(other), (other, _size(other), 1.0))[1]
+        weights = np.asarray(p.value)
+        rows = (weights * terms).sum(p.axes, keepdims=True) / np.maximum(weights.sum(p.axes, keepdims=True), TINY)
+        return result + weights * rows * (self.format.eps / 2) * self.signs(rows)
 
     def low(self, array: Any) -> Any:
         """Displaced by as much as rounding to the kernel's type takes; what it holds exactly stays."""
@@ -205,14 +287,37 @@ class _Noise:
             return array
         wide = np.asarray(array)
         exact = wide.astype(self.dtype).astype(wide.dtype) == wide
-        return np.where(exact, wide, wide + np.where(np.isfinite(wide), wide, 0.0) * (self.unit * self.signs(wide)))
+        least = self.format.smallest / 2 if str(self.dtype) == "float16" else 0.0  # it has no other below
+        off = np.where(np.isfinite(wide), np.abs(wide), 0.0) * (self.format.eps / 2) + least
+        return np.where(exact, wide, wide + off * self.signs(wide))
 
     def signs(self, like: Any) -> Array:
         return self.rng.choice((-1.0, 1.0), np.shape(like))
 
 
+def _done(eqn: Any, given: list[Any]) -> list[Any]:
+    results = eqn.primitive.bind(*given, **eqn.params)
+    return list(results) if eqn.primitive.multiple_results else [results]
+
+
+def _size(value: Any) -> Any:
+    """Absolute values, of what is finite."""
+    return np.where(np.isfinite(value), np.abs(value), 0.0) if _floats(value) else value
+
+
+def _terms(eqn: Any, given: list[Any], result: Any) -> float:
+    """Number of terms of each sum, at most."""
+    if eqn.primitive.name == "dot_general":
+        (contracted, _), _ = eqn.params["dimension_numbers"]
+        return float(np.prod([np.shape(given[0])[axis] for axis in contracted]))
+    if eqn.primitive.name.startswith("scatter"):
+        return float(np.size(given[-1]))
+    return max(1.0, float(np.size(given[0])) / max(1, np.size(result)))
+
+
 def _floats(value: Any) -> bool:
-    return bool(np.issubdtype(getattr(value, "dtype", np.asarray(value).dtype), np.floating))
+    dtype = getattr(value, "dtype", None) or np.asarray(value).dtype
+    return dtype.kind == "f" or str(dtype) in FORMATS  # for NumPy bfloat16 is no floating type
 
 
 def in_type(engine: Engine, kind: str) -> Engine:
@@ -228,4 +333,4 @@ def in_type(engine: Engine, kind: str) -> Engine:
 
 def reference_of(engine: Engine, call: Callable[..., Any], kind: str) -> Reference:
     """The reference for an engine."""
-    return Reference(replace(engine, call=call, _compiled={}, _plain=set()), kind)
+    return Reference(replace(engine, call=call, _compiled={}, _plain=set()), kind, engine)

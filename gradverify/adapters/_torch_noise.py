@@ -29,14 +29,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from gradverify.adapters._lossy import FEW, FLOOR, TINY, UNIT, counted
 from gradverify.adapters._torch_arrays import Tensor, import_torch
 
-UNIT = 2.0**-24
 TF32 = "tf32"  # in which a GPU multiplies float32: eleven bits of significand
-_TINY = 2.0**-126  # the smallest normal number of float32, below which vectorised code and GPUs give zero
-_FLOOR = 0.5  # of the root mean square: three times that is as much as two equal terms can be off by
-_FEW = 4.0  # roundings of an elementwise operation: special functions of a GPU are good to two units
-_MANY = 4096  # terms up to which the order of a sum may be the worst one
 _POOL = (1 << 17) + 29  # a prime
 
 _FUSED = {
@@ -108,7 +104,7 @@ def _mode(guarded: bool) -> type:
                 bound = self.summed(func, name, args, kwargs)
             result = func(*args, **kwargs)
             if name in _PRODUCTS and _floats(result):
-                count = _counted(_terms(name, args, result))
+                count = counted(_terms(name, args, result))
                 self.sizes[id(result)] = result, bound / (UNIT * count), count
             if name in ("mul", "div") and self.sizes:
                 self.carried(result, args, lambda size: abs(size * args[1] if name == "mul" else size / args[1]))
@@ -136,7 +132,7 @@ def _mode(guarded: bool) -> type:
                 squares[k] = (moved - a).square_()
                 one = func(*squares, **kwargs)
                 found = one if found is None else found.add_(one)
-            return None if found is None else found.abs_().sqrt_().mul_(_FLOOR)
+            return None if found is None else found.abs_().sqrt_().mul_(FLOOR)
 
         def carried(self, result: Any, args: Any, how: Callable[[Tensor], Tensor]) -> Any:
             """The result; the sizes of its terms are those of its first argument, moved or scaled alike."""
@@ -148,7 +144,7 @@ def _mode(guarded: bool) -> type:
         def softmax(self, name: str, args: Any, result: Any) -> Any:
             """A softmax or its gradient with the errors that its arguments' sizes bring."""
             if name == "_softmax":
-                size = args[0].abs().mul_(_FEW * UNIT)
+                size = args[0].abs().mul_(FEW * UNIT)
                 _, terms, count = self.sizes.get(id(args[0]), (None, None, 0.0))
                 size = size if terms is None else size.add_(terms, alpha=UNIT * count)
                 result.mul_(self.signs(result) * size.clamp_(max=1.0) + 1)
@@ -183,9 +179,7 @@ def _mode(guarded: bool) -> type:
                 given[0] = import_torch().zeros_like(args[0])
             sums = func(*given, **{k: abs(v) if _floats(v) else v for k, v in kwargs.items()})
             parts = sums if isinstance(sums, (tuple, list)) else (sums,)
-            found = [
-                p.mul_(UNIT * _counted(_terms(name, args, p))) if _floats(p) and p.numel() else None for p in parts
-            ]
+            found = [p.mul_(UNIT * counted(_terms(name, args, p))) if _floats(p) and p.numel() else None for p in parts]
             return found if isinstance(sums, (tuple, list)) else found[0]
 
         def displace(self, result: Tensor, name: str, args: Any, bound: Tensor | None) -> None:
@@ -193,11 +187,11 @@ def _mode(guarded: bool) -> type:
                 result.add_(bound.mul_(self.signs(bound)).nan_to_num_(0.0, 0.0, 0.0))
             elif self.elementwise:
                 if name in ("exp", "exp2") and _floats(args[0]) and args[0].shape == result.shape:
-                    size = args[0].abs().nan_to_num_(0.0, 0.0, 0.0).add_(_FEW)
+                    size = args[0].abs().nan_to_num_(0.0, 0.0, 0.0).add_(FEW)
                     result.mul_(self.signs(result) * (UNIT * size) + 1)
                 else:
-                    result.mul_(self.signs(result, _FEW * UNIT))
-                import_torch().hardshrink(result, _TINY, out=result)
+                    result.mul_(self.signs(result, FEW * UNIT))
+                import_torch().hardshrink(result, TINY, out=result)
 
         def low(self, value: Tensor, dtype: Any) -> Tensor:
             """Displaced by as much as rounding to a type may take; what the type holds exactly stays."""
@@ -278,10 +272,6 @@ def _decompositions() -> dict[Any, Callable[..., Any]]:
 
 def _floats(value: Any) -> bool:
     return isinstance(value, import_torch().Tensor) and value.is_floating_point()
-
-
-def _counted(n: float) -> float:
-    return float(min(n, (_MANY * n) ** 0.5))
 
 
 def _terms(name: str, args: Any, result: Tensor) -> float:

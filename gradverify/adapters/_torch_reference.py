@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gradverify.adapters._lossy import Lossy, as_much_again, least
 from gradverify.adapters._torch_arrays import Array, import_torch, tensor, tensors_in
 from gradverify.adapters._torch_engine import Engine, Tape
 from gradverify.adapters._torch_noise import noise, peaks
@@ -51,42 +52,23 @@ class Truth:
 
 
 @dataclass(frozen=True)
-class Reference:
-    """Called like forward, gives the outputs alone, in the precision of its arguments.
+class Reference(Lossy):
+    """See `Lossy`.
 
     Attributes
     ----------
-    type : name of the kernel's type
-    eps : of that type
+    products : type in which matrix products take their operands
+    function : the author's
     grid : see `Engine`
     """
 
-    high: Engine
-    dtype: Any
     products: Any
     function: Any
     grid: Any = None
 
     @property
-    def type(self) -> str:
-        return str(self.dtype).removeprefix("torch.")
-
-    @property
-    def eps(self) -> float:
-        return float(import_torch().finfo(self.dtype).eps)
-
-    @property
-    def largest(self) -> float:
-        return float(import_torch().finfo(self.dtype).max)
-
-    @property
-    def smallest(self) -> float:
-        """What may become zero: float16 has its subnormal numbers everywhere, wider types are flushed."""
-        info = import_torch().finfo(self.dtype)
-        return float(info.smallest_normal) * (self.eps if info.bits == 16 and info.eps < 2e-3 else 1.0)
-
-    def __call__(self, *arrays: Array, **options: Any) -> Any:
-        return self.high.forward(*arrays, **options)[0]
+    def dtype(self) -> Any:
+        return getattr(import_torch(), self.type)
 
     def forward(self, *arrays: Array, **options: Any) -> tuple[Any, Truth]:
         """Outputs in float64, and what `backward` and `sample` need."""
@@ -100,29 +82,20 @@ class Reference:
             outputs, tape = self.high.forward(*arrays, **options)
         return outputs, Truth(tape, tuple(saved))
 
-    def backward(self, cotangents: Any, truth: Truth) -> dict[str, Array]:
-        """Gradients by torch's own differentiation."""
-        return _given(self.high.backward(cotangents, truth.tape))
-
-    def batched(self, stack: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Array, ...]:
-        """See `Hooks.batched`."""
-        return self.high.batched(stack, options)
-
     def stored(self, array: Array) -> Array:
-        """As the kernel's type holds it, in float64; an infinity where it is out of range."""
-        if array.dtype.kind != "f":
-            return array
-        found = tensor(array, dtype=self.dtype).double().numpy()
-        return np.asarray(found)
+        """See `Lossy`."""
+        return self._rounded(array, self.dtype)
 
     def at(self, primals: Mapping[str, Array]) -> dict[str, Array]:
-        """The point at which the kernel is: every primal as it is stored, in float64."""
+        """See `Lossy`; of values that the 8-bit type has, where there is one."""
         coarse = self.high.differentiable if self.grid is not None else ()
-        return {n: self.stored(a) if n not in coarse else self._coarse(a) for n, a in primals.items()}
+        return {n: self._rounded(a, self.grid if n in coarse else self.dtype) for n, a in primals.items()}
 
-    def _coarse(self, array: Array) -> Array:
-        found = tensor(array, dtype=self.grid).double().numpy()
-        return np.asarray(found)
+    @staticmethod
+    def _rounded(array: Array, dtype: Any) -> Array:
+        if array.dtype.kind != "f":
+            return array
+        return np.asarray(tensor(array, dtype=dtype).double().numpy())
 
     def sample(
         self,
@@ -148,12 +121,13 @@ class Reference:
         large = sum(a.size for a in (*arrays, *cotangents)) > _LARGE
         engine = self.high.but(kernel=torch.float32) if large else self.high
         disturbed = noise(self.dtype, self.products, seed, elementwise=not large, kept=kept is not None)
-        with disturbed, _packing(_Moved(disturbed, truth.saved, kept, self.dtype)):
+        with disturbed, _packing(_Moved(disturbed, truth.saved, kept, self.dtype, as_much_again(seed))):
             outputs, tape = engine.forward(*arrays, **options)
         with disturbed:
             gradients = engine.backward(cotangents, tape)
         disturbed.forget()
-        return outputs, _given(gradients), disturbed.work
+        found = {n: np.asarray(g, float) for n, g in gradients.items() if g is not None}
+        return outputs, found, disturbed.work
 
     def kept(self, saved: Any) -> int | None:
         """From which number of elements on the kernel was seen to save tensors of its own in its type.
@@ -164,16 +138,10 @@ class Reference:
             told: int | None = getattr(saved, "kept", None)
             return told
         own = {t.data_ptr() for t in saved.leaves.values()}
-        of_rank = [t for t in (*saved.leaves.values(), *saved.outputs) if t.is_floating_point()]
-        rank = max((t.ndim for t in of_rank), default=0)
-        least = min((t.numel() for t in of_rank if t.ndim == rank), default=0)
-        found = [
-            t
-            for y in saved.outputs
-            for t in _saved_by(y)
-            if t.dtype == self.dtype and t.data_ptr() not in own and t.numel() >= least
-        ]
-        return least if found else None
+        known = [t for t in (*saved.leaves.values(), *saved.outputs) if t.is_floating_point()]
+        size = least([tuple(t.shape) for t in known])
+        kept = (t for y in saved.outputs for t in _saved_by(y) if t.dtype == self.dtype and t.data_ptr() not in own)
+        return size if any(t.numel() >= size for t in kept) else None
 
     def peak(self, *arrays: Array, **options: Any) -> float:
         """The largest argument of an exponential, a softmax or a log-sum-exp; minus infinity where there is none."""
@@ -195,10 +163,6 @@ class Reference:
         return found
 
 
-def _given(gradients: Mapping[str, Array | None]) -> dict[str, Array]:
-    return {n: np.asarray(g, float) for n, g in gradients.items() if g is not None}
-
-
 def _saved_by(output: Any) -> list[Any]:
     node = output.grad_fn
     if node is None:
@@ -217,8 +181,9 @@ class _Moved:
     in another way. Autograd's own keeps such laws: it takes out of the gradient the same mean that forward took out.
     """
 
-    def __init__(self, disturbed: Any, exact: tuple[Any, ...], kept: int | None, dtype: Any) -> None:
-        self.disturbed, self.exact, self.kept, self.dtype, self.at = disturbed, exact, kept, dtype, 0
+    def __init__(self, disturbed: Any, exact: tuple[Any, ...], kept: int | None, dtype: Any, share: float) -> None:
+        self.disturbed, self.exact, self.kept, self.dtype, self.share = disturbed, exact, kept, dtype, share
+        self.at = 0
 
     def __call__(self, value: Any) -> Any:
         from torch.utils._python_dispatch import _disable_current_modes as unwatched
@@ -232,7 +197,7 @@ class _Moved:
             moved, off = value, None
             if exact is not None and exact.shape == value.shape:
                 off = (value - exact).nan_to_num_(0.0, 0.0, 0.0).to(value.dtype)
-                moved = value + off.mul_(self.disturbed.signs(off))
+                moved = value + off.mul_(self.disturbed.signs(off)) * self.share
             if self.kept is not None and value.numel() >= self.kept:
                 moved = self.disturbed.low(moved, self.dtype)
             if off is not None:
@@ -261,4 +226,5 @@ def reference_of(engine: Engine, target: Any, declared: dict[str, Any], products
         )
     call, _ = caller(target, declared)
     high = engine.but(name=f"the reference of {engine.name}", call=call, kernel=None, grid=None, strict=False)
-    return Reference(high, engine.kernel, products or engine.kernel, target, engine.grid)
+    kind = str(engine.kernel).removeprefix("torch.")
+    return Reference(high, kind, products or engine.kernel, target, engine.grid)

@@ -166,6 +166,8 @@ def right(kernels: list[Kernel], examples: int, store: Store) -> None:
                     chosen = ("complete", "reference")
                     settings = Settings(examples=PIECE, seed=seed, properties=chosen, shrink=False)
                     report = check_layer(kernel.layer(kernel=kind), settings)
+                    for finding in report.findings:
+                        print(f"  {finding.property}, {finding.kind}: {finding.message}", flush=True)
                     tally, seconds = report.tallies["reference"], f"{time.process_time() - start:.1f}"
                     numbers = [str(tally.cases), str(len(report.findings)), f"{tally.worst_ratio:.2f}", seconds]
                     return [kernel.name, kind, str(seed), *numbers]

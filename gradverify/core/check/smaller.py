@@ -12,6 +12,7 @@ from gradverify.core.check.settings import Settings
 from gradverify.core.declare.layer import Layer
 from gradverify.core.diagnose import diagnosed
 from gradverify.core.diagnose.telling import telling, tells
+from gradverify.core.judge.randomness import KEPT
 from gradverify.core.nouns import WORST_SEEN, Case, Finding
 from gradverify.core.properties import Property
 from gradverify.core.shrink import shrink
@@ -89,7 +90,7 @@ class Smaller:
             worst=worst,
             message=f"nondeterministic ({len(told)} of {len(again)} runs of one case): {finding.message}",
         )
-        return self._diagnosed(fickle)
+        return self._diagnosed(fickle, lead)
 
     def _telling(self, small: Finding, drawn: Sequence[Case], prop: Property) -> Finding | None:
         """The finding on a case that shows it, where the smallest one does not: a round one, or one as it was drawn."""
@@ -122,7 +123,7 @@ class Smaller:
 
 
 def _steady(finding: Finding) -> bool:
-    return finding.kind != "random"
+    return finding.kind not in ("random", KEPT)
 
 
 def _as_clear(same: Finding, finding: Finding) -> bool:

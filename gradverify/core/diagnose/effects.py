@@ -13,6 +13,7 @@ from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.detached import lost_flows
 from gradverify.core.diagnose.evidence import ABOUT_GRADIENTS, Evidence
 from gradverify.core.diagnose.untouched import explains
+from gradverify.core.judge.randomness import KEPT
 from gradverify.core.nouns import Case, Diagnosis, Finding, Fit, Stream
 from gradverify.core.properties import fresh, properties
 from gradverify.core.verify import examine
@@ -109,8 +110,8 @@ def uninitialised(evidence: Evidence) -> Diagnosis | None:
     if not unfilled(evidence):
         return None
     text = (
-        f"the gradient of {evidence.primal} depends on what fresh memory holds: a buffer from numpy.empty is read, or "
-        "added to, before all of it is written"
+        f"the gradient of {evidence.primal} depends on what fresh memory holds: a buffer from numpy.empty or "
+        "torch.empty is read, or added to, before all of it is written"
     )
     return Diagnosis("uninitialised", "OVERWRITE", text, Fit.SEEN)
 
@@ -132,6 +133,12 @@ def layout(evidence: Evidence) -> Diagnosis | None:
 def state(evidence: Evidence) -> Diagnosis | None:
     """A gradient that depends on other calls; and whether it is that of another call."""
     finding = evidence.finding
+    if finding.kind == KEPT:
+        text = (
+            f"the buffer that the gradient of {evidence.primal} is summed in is kept from call to call and not zeroed: "
+            "each call adds to what those before it left"
+        )
+        return Diagnosis("state", "STALE", text, Fit.SEEN)
     if finding.property not in ("reusable", "reuse", "repeatable", "accumulates") or finding.kind == "random":
         return None
     what = str(finding.facts.get("what", ""))
@@ -218,7 +225,7 @@ def race(evidence: Evidence) -> Diagnosis | None:
     if finding.kind == "random" and finding.primal is None:
         text = "forward is random: it draws numbers of its own; pass them in as a primal, or fix the seed"
         return Diagnosis("race", "RNG", text, Fit.SOME)
-    if unfilled(evidence):
+    if unfilled(evidence) or finding.kind == KEPT:
         return None
     if finding.kind in ("nondeterministic", "random") or _varies(evidence):
         d = f"the gradient of {evidence.primal}"

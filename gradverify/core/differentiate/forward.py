@@ -15,7 +15,7 @@ import numpy as np
 from gradverify.core.declare.functions import accepted
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import LayerFailure, cast, guarded, outputs_of, run
-from gradverify.core.evaluate.limits import time_limit
+from gradverify.core.evaluate.limits import TRIAL, time_limit
 from gradverify.core.nouns import Array, Case
 
 _TRIAL = 3  # rows on which stacking is tried, or more: as many as no axis has
@@ -23,7 +23,6 @@ _APART = 0.1  # how far they differ, of an entry or of 1: a mean over the stack 
 _REORDERED = 64  # roundings by which sums in another order, as of a stack, may differ
 _CANCELLED = 0.1  # share of the largest output that counts for an output that is smaller, as where terms cancel
 _NEXT = 1024  # roundings from the point, within which a row is next to it: the steps that measure the noise
-_TRIAL_SECONDS = 2.0  # for that; a layer that takes longer gains nothing by it
 
 # The C library gives freed memory back to the system, and stacks pay for every page anew, until a block this large
 # was freed once (glibc raises its thresholds then); the block is never touched, so it costs nothing.
@@ -137,7 +136,7 @@ class Forward:
                 array = self.primals[name]
                 offset = _APART * rng.uniform(0.2, 1.0, (count, *array.shape)) * np.maximum(np.abs(array), 1.0)
                 trial[name] = (array + offset).astype(array.dtype)
-            with time_limit(_TRIAL_SECONDS, inner=True):  # nobody asked it to take a stack: it may wait for ever
+            with time_limit(TRIAL, inner=True):  # a layer that takes longer gains nothing by it
                 flat = self._stacked(trial, count, way)
             fits = flat is not None and self._same(flat, trial, 0, count - 1)
             _remember(known if fits else refused, key)

@@ -2,7 +2,8 @@
 
 One that returns, but is called so often that a case takes too long, is slow and not wrong: the case is
 given up without a finding. A machine that is busy with other things is no fault of the layer, so a body
-that computes has the limit in processor time, and a body that waits has it on the clock.
+that computes has the limit in processor time, and a body that waits has it on the clock. A body that waits for a
+processor alone does neither: on that clock such time does not pass.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from types import FrameType
 
 from gradverify.core.evaluate.failures import LayerFailure, running
 
+TIMEOUT = "timeout"  # kind of the failure of a call that did not return
 SLOW = "slow"  # kind of the failure of a case that took too long although every call returned
 TOO_SLOW = "the layer is slow"
+TRIAL = 2.0  # seconds for a call that is no case of its own: it may wait for ever, and a case that does is told as one
 
 _WAITS = 0.02  # share of the processor below which a body waits; one that competes for it gets more
 _AGAIN = 0.25  # of the limit, after which a body that goes on in spite of it is ended again
@@ -45,12 +48,12 @@ def time_limit(seconds: float | None, inner: bool = False) -> Iterator[None]:
         yield
         return
 
-    limit, begun, start = seconds, time.process_time(), time.perf_counter()
+    limit, begun, start, late = seconds, time.process_time(), _clock(), _starved()
     seen = (begun, start)
 
     def expire(signum: int, frame: FrameType | None) -> None:
         nonlocal seen
-        used, clock = time.process_time(), time.perf_counter()
+        used, clock = time.process_time(), _clock()
         waits = used - seen[0] < _WAITS * (clock - seen[1])
         left = limit - (used - begun)
         if not waits and left > 0 and clock - start < _MOST * limit:
@@ -58,8 +61,8 @@ def time_limit(seconds: float | None, inner: bool = False) -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, max(left, 0.05 * limit))
             return
         signal.setitimer(signal.ITIMER_REAL, _AGAIN * limit)  # whoever catches this must not run on without a limit
-        if running() >= 0.5 * limit:
-            raise _Expired("timeout", "forward", f"the layer did not return within {limit:g} s")
+        if running() - (_starved() - late) >= 0.5 * limit:
+            raise _Expired(TIMEOUT, "forward", f"the layer did not return within {limit:g} s")
         raise _Expired(SLOW, "forward", f"{TOO_SLOW}: a case took more than {limit:g} s")
 
     def swallowed(unraisable: sys.UnraisableHookArgs) -> None:
@@ -78,6 +81,20 @@ def time_limit(seconds: float | None, inner: bool = False) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, previous)
         if outer:  # asks by itself how much it has used
-            signal.setitimer(signal.ITIMER_REAL, max(outer - (time.perf_counter() - start), _SOON))
+            signal.setitimer(signal.ITIMER_REAL, max(outer - (_clock() - start), _SOON))
         if sys.unraisablehook is swallowed:  # unless the layer put its own in place
             sys.unraisablehook = told
+
+
+def _clock() -> float:
+    """Seconds in which the main thread had a processor, or asked for none."""
+    return time.perf_counter() - _starved()
+
+
+def _starved() -> float:
+    """Seconds for which the main thread waited for a processor so far; 0 where the system does not tell (not Linux)."""
+    try:
+        with open("/proc/self/schedstat", "rb") as file:
+            return 1e-9 * int(file.read().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0.0

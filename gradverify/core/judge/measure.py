@@ -27,18 +27,24 @@ SMALL = 1e-3  # of the natural step: an entry below may be far from what its pri
 LARGE = (1.0, 2.0**-4, 2.0**-8)  # relative steps at which to ask whether anything moves at all
 
 
-def single_steps(sweep: Sweep, todo: Array, step: float | None) -> tuple[Array, Array]:
+def single_steps(sweep: Sweep, todo: Array, step: float | None, drawn: float | None) -> tuple[Array, Array]:
     """Settle what single steps can, at two forwards for each entry and step.
 
     First the step that was given, then from the best one upward: noise shrinks as the step grows. Where truncation
     is in the way, from there downward. Where no output moves at the best step, only a large one can tell.
+
+    Parameters
+    ----------
+    step : relative step tried first, if any
+    drawn : relative step of which the others are multiples by powers of RATIO: the one among them that is nearest to
+        the best one stands for it. A step that is drawn at random decides one entry in five, and the best one most
 
     Returns
     -------
     the entries that are left, and for each how many times its noise the disagreement is, at the least, shape (n,)
     """
     point, analytic = sweep.point, sweep.analytic
-    first = best_step(point.eps) * ladder.RATIO ** _loud(sweep, todo)
+    first = nearest(best_step(point.eps), drawn) * ladder.RATIO ** _loud(sweep, todo)
     ways = first * UPWARD, first * DOWNWARD
     given = () if step is None else (np.array([max(step, 8 * point.eps)]),)
     doubt = np.full(todo.size, np.inf)
@@ -57,6 +63,13 @@ def single_steps(sweep: Sweep, todo: Array, step: float | None) -> tuple[Array, 
         left = sweep.verdicts[todo] != AGREES
         todo, doubt = todo[left], np.minimum(doubt, found.doubt)[left]
     return todo, doubt
+
+
+def nearest(best: float, drawn: float | None) -> float:
+    """The multiple of a drawn step by a power of RATIO that is nearest to the best step."""
+    return (
+        best if drawn is None else float(drawn * ladder.RATIO ** np.round(np.log(best / drawn) / np.log(ladder.RATIO)))
+    )
 
 
 def _loud(sweep: Sweep, entries: Array) -> int:

@@ -10,20 +10,48 @@ from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge import exact
 from gradverify.core.nouns import Array, Case, Finding
 
-_STEADY = 1e-6  # by which two steps of a gradient that grows from call to call may differ: rounding, and no draw
+KEPT = "kept"  # kind of a finding: a gradient begins with what other calls left
 
 
-def randomness(layer: Layer, case: Case) -> Finding | None:
-    """A finding of `repeatable` if forward or backward gives something else at the next call."""
+def randomness(layer: Layer, case: Case) -> tuple[Finding, ...]:
+    """Findings of `repeatable` if forward or backward gives something else at the next call.
+
+    What other calls of a kernel left in a buffer that is never cleared is one of its own; of other layers it may be
+    meant, as in `grad += ...`, and properties of their own ask.
+    """
     nearby = case.but(primals={name: exact.shifted(a) for name, a in case.primals.items()})
     if not (_same_outputs(layer, case) and _same_outputs(layer, nearby)):  # what is random may vanish at zeros
         message = "forward gives different outputs for the same inputs, so its derivative is not defined"
-        return Finding("repeatable", "random", None, message, case)
-    name = _random_gradient(layer, case)
-    if name is None:
-        return None
+        return (Finding("repeatable", "random", None, message, case),)
+    completed, _ = evaluate.completed(layer, case)
+    first, *others = [_copied_gradients(layer, completed) for _ in range(3)]
+    changing = [n for n in first if any(n in g and not _equal(first[n], g[n]) for g in others)]
+    left = _left(layer, completed) if changing else frozenset()
+    for name in (n for n in changing if n not in left):
+        return (random_gradient(case, name),)
+    message = (
+        "the gradient of {} changes from call to call, and is not zero where the upstream gradient is: it is added to "
+        "what other calls left in a buffer"
+    )
+    kernel = layer.hooks.reference is not None
+    return tuple(Finding("repeatable", KEPT, n, message.format(n), case) for n in changing if kernel)
+
+
+def random_gradient(case: Case, name: str) -> Finding:
+    """The finding that backward answers by chance."""
     message = f"backward gives different gradients of {name} for the same inputs and cotangents"
     return Finding("repeatable", "random", name, message, case)
+
+
+def _left(layer: Layer, case: Case) -> frozenset[str]:
+    """Primals that get a gradient where the upstream gradient is zero, the same one at each call.
+
+    Where it changes at others, it is what calls leave behind: a race or random numbers give zeros, or now this and now
+    that.
+    """
+    nothing = case.but(cotangents=tuple(v * 0 for v in case.cotangents or ()))
+    first, second = (_copied_gradients(layer, nothing) for _ in range(2))
+    return frozenset(n for n in first if n in second and _equal(first[n], second[n]) and np.any(first[n]))
 
 
 def _same_outputs(layer: Layer, case: Case) -> bool:
@@ -37,29 +65,10 @@ def _same_outputs(layer: Layer, case: Case) -> bool:
     return all(_equal(a, b) for a, b in zip(first, second))
 
 
-def _random_gradient(layer: Layer, case: Case) -> str | None:
-    """The first primal whose gradient changes from call to call, other than by growing as in a buffer never cleared."""
-    completed, _ = evaluate.completed(layer, case)
-    calls = [_copied_gradients(layer, completed) for _ in range(3)]
-    for name in calls[0].keys() & calls[1].keys() & calls[2].keys():
-        first, second, third = (call[name] for call in calls)
-        steady = _equal(first, second) and _equal(second, third)
-        if not steady and not _grows(first, second, third):
-            return name
-    return None
-
-
 def _copied_gradients(layer: Layer, case: Case) -> dict[str, Array]:
     """Those that can be compared, as they are before another call may write into them."""
     raw = evaluate.gradients(layer, case.primals, case.options, case.cotangents or ())
     return {name: np.array(gradient) for name, gradient in evaluate.usable(layer, case, raw)[0].items()}
-
-
-def _grows(first: Array, second: Array, third: Array) -> bool:
-    if not np.shape(first) == np.shape(second) == np.shape(third):
-        return False
-    with np.errstate(all="ignore"):
-        return np.allclose(np.subtract(third, second), np.subtract(second, first), rtol=_STEADY, atol=0.0)
 
 
 def _equal(a: Array, b: Array) -> bool:

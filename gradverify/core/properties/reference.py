@@ -36,8 +36,10 @@ _LARGE = (
     1 << 20
 )  # elements of a case above which fewer samples are taken at first, and the reference confirmed in few steps
 _WORK = 1 << 22  # the same of all that a reference computes on the way
-_AGAIN = 0.25  # of the cases without a finding on which the kernel is run again
-_CONFIRMED = 0.25  # of the cases without a finding on which the reference's own derivative is confirmed
+_AGAIN = 0.25  # of the cases without a finding on which the kernel is run again: see `_runs`
+# The same on which the reference's own derivative is confirmed. Of 80 cases it leaves 20, of which a detach that shows
+# in one case of five escapes one time in 87; and where a kernel seems wrong it is confirmed at any rate.
+_CONFIRMED = 0.25
 
 Sampled = tuple[tuple[Array, ...], dict[str, Array]]
 
@@ -57,7 +59,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     drawn = case.cotangents is None
     case, evaluation = evaluate.evaluated(layer, case.but(primals=stored))
     outputs = evaluation.outputs
-    cotangents = upstream(case, outputs, case.cotangents or ()) if drawn else case.cotangents or ()
+    cotangents = upstream(case, case.cotangents or ()) if drawn else case.cotangents or ()
     case = case.but(cotangents=tuple(reference.stored(np.asarray(v, float)) for v in cotangents))
     arrays = tuple(stored[p.name] for p in layer.primals)
     try:

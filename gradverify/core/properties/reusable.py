@@ -8,6 +8,7 @@ from gradverify.core import evaluate
 from gradverify.core.declare.declaration import Primal
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import LayerFailure
+from gradverify.core.evaluate.limits import SLOW, TIMEOUT, TRIAL, time_limit
 from gradverify.core.judge import exact
 from gradverify.core.nouns import Array, Case, Finding, Outcome, Stream
 from gradverify.core.properties import Property, add
@@ -108,8 +109,11 @@ def _other(layer: Layer, case: Case, shorten: bool = True) -> Case:
             if not layer.legal(other.primals, other.options):
                 continue
             try:
-                completed, reason = exact.ready(layer, other)
-            except LayerFailure:  # told by `complete`, if these sizes are legal
+                with time_limit(TRIAL, inner=True):
+                    completed, reason = exact.ready(layer, other)
+            except LayerFailure as failure:  # told by `complete`, if these sizes are legal
+                if failure.kind in (TIMEOUT, SLOW):
+                    break
                 continue
             if reason is None:
                 return completed

@@ -1,0 +1,106 @@
+"""What a kernel's type and the float32 that it computes in lose: the numbers of the model, and what every reference is.
+
+The bounds are told in `_torch_noise`; torch and JAX run a reference's operations with them in their own way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Array = Any  # numpy.ndarray
+
+UNIT = 2.0**-24  # unit roundoff of float32
+TINY = 2.0**-126  # its smallest normal number, below which vectorised code and GPUs give zero
+FEW = 4.0  # roundings of an elementwise operation: special functions of a GPU are good to two units
+FLOOR = 0.5  # of the root mean square: three times that is as much as two equal terms can be off by
+_MANY = 4096  # terms up to which the order of a sum may be the worst one
+
+
+def counted(n: float) -> float:
+    """Roundings of a sum of n terms, in units of the sum of their sizes."""
+    return float(min(n, (_MANY * n) ** 0.5))
+
+
+def as_much_again(seed: int) -> float:
+    """By what share of its error in forward a tensor that backward is handed is off besides, to either side.
+
+    By as much in every other sample. In the others by half: where all of it is taken back the truth is left, and a
+    number that comes from there alone would not be heard of in so many samples as its sign is against it.
+    """
+    return 1.0 if seed % 2 else 0.5
+
+
+def least(shapes: Sequence[tuple[int, ...]]) -> int:
+    """Elements from which on a tensor holds values and not statistics of rows, by the shapes of primals and outputs."""
+    rank = max(map(len, shapes), default=0)
+    return min((math.prod(shape) for shape in shapes if len(shape) == rank), default=0)
+
+
+class Format(NamedTuple):
+    """A floating type: distance from 1 to the next number, largest number, and what may become zero.
+
+    float16 has its subnormal numbers everywhere, wider types are flushed.
+    """
+
+    eps: float
+    largest: float
+    smallest: float
+
+
+FORMATS = {
+    "bfloat16": Format(2.0**-7, (2 - 2.0**-7) * 2.0**127, TINY),
+    "float16": Format(2.0**-10, 65504.0, 2.0**-24),
+    "float32": Format(2.0**-23, (2 - 2.0**-23) * 2.0**127, TINY),
+}
+
+
+@dataclass(frozen=True)
+class Lossy:
+    """What every reference of a kernel can: called like forward, it gives the outputs alone.
+
+    Attributes
+    ----------
+    high : the engine that runs it in float64
+    type : name of the kernel's type
+    """
+
+    high: Any
+    type: str
+
+    @property
+    def eps(self) -> float:
+        return FORMATS[self.type].eps
+
+    @property
+    def largest(self) -> float:
+        return FORMATS[self.type].largest
+
+    @property
+    def smallest(self) -> float:
+        return FORMATS[self.type].smallest
+
+    def __call__(self, *arrays: Array, **options: Any) -> Any:
+        return self.high.forward(*arrays, **options)[0]
+
+    def batched(self, stack: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Array, ...]:
+        """See `Hooks.batched`."""
+        found: tuple[Array, ...] = self.high.batched(stack, options)
+        return found
+
+    def backward(self, cotangents: Any, truth: Any) -> dict[str, Array]:
+        """Gradients by the framework's own differentiation."""
+        found = self.high.backward(cotangents, truth.tape)
+        return {n: np.asarray(g, float) for n, g in found.items() if g is not None}
+
+    def at(self, primals: Mapping[str, Array]) -> dict[str, Array]:
+        """The point at which the kernel is: every primal as it is stored, in float64."""
+        return {n: self.stored(a) for n, a in primals.items()}
+
+    def stored(self, array: Array) -> Array:
+        """As the kernel's type holds it, in float64; an infinity where it is out of range."""
+        raise NotImplementedError
