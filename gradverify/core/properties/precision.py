@@ -66,8 +66,9 @@ def holds(layer: Layer, case: Case, name: str = NAME, more: Any = np.float64) ->
         stored = exact.stored(layer, wide.rng(Stream.WIDE_SAVED_ROUNDING), eps)
         return unavoidable(stored, wide, exactly, eps, _MANY, ties=True), _forward_loses(layer, case, more, eps)
 
+    grain = layer.hooks.gradient_rounding(case.primals) if layer.hooks.gradient_rounding else {}
     for primal, truth in exactly.items():
-        terms = _terms(case, primal, outputs)
+        terms = _terms(case, primal, outputs) + grain.get(primal, 0.0) / eps
         comparison = _compare(layer, primal, judged[primal], truth, allowed[primal], lowest, terms)
         if comparison.wrong.any():  # a kink next to the point is crossed by some of many, maybe by none of few
             many, loses = often()
