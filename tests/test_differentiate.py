@@ -730,6 +730,32 @@ def test_a_forward_that_mixes_the_stack_is_evaluated_row_by_row():
     assert (verdicts(layer, X) == Verdict.AGREES).all()
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("scale", [0.1, 30.0])  # so large that most is saturated, and little tells of the rows
+def test_a_forward_that_asks_for_its_number_of_rows_is_right_whatever_that_is(rows, scale):
+    """`len(W)` of a stack of copies is their number, and right by accident where W has as many rows."""
+
+    def forward(x, W):
+        return np.tanh(x @ W / len(W) ** 0.5), (x, W)
+
+    def backward(dy, saved, factor=1.0):
+        x, W = saved
+        dz = factor * dy * (1 - np.tanh(x @ W / len(W) ** 0.5) ** 2) / len(W) ** 0.5
+        return dz @ W.T, x.T @ dz
+
+    rng = np.random.default_rng(rows)
+    for seed in range(3):  # what was tried of a shape is remembered
+        primals = {"x": scale * rng.normal(size=(2, rows)), "W": rng.normal(size=(rows, 3))}
+        case = Case("scaled", primals, seed=seed)
+        assert verify(layer_of(forward, backward), case, ("gradient",)).ok
+    wrong = layer_of(forward, lambda dy, saved: backward(dy, saved, 1.001))
+    assert not verify(wrong, case.but(primals={**primals, "x": 0.1 * primals["x"] / scale}), ("gradient",)).ok
+
+
+def layer_of(forward, backward):
+    return Layer(forward, backward, name="scaled", x="N D", W="D H")
+
+
 def test_memory_is_a_budget_and_changes_no_verdict():
     layer, w = many(2_000, 77, 1.001)
     found = []

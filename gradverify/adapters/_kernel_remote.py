@@ -20,6 +20,7 @@ from gradverify.core.evaluate import LayerFailure
 from gradverify.core.evaluate.limits import SLOW, TOO_SLOW
 
 Array = Any  # numpy.ndarray
+_EMPTY = np.empty
 _LOADING = 300.0  # seconds that an import may take
 _ENDS = 6  # of the process, after which it is not started again
 
@@ -41,12 +42,17 @@ class Remote:
     called : function of the reference that ran inside the kernel, if any
     replaced : names of torch that stand for something else since the kernel was loaded
     ended : how its process ended, each time that it did
+    outside : arrays that it takes from outside, and why they are not verified
+    package : that the kernel is written with
+    names : of primals, in the order of the judge's layer
     """
 
-    def __init__(self, head: dict[str, Any], names: tuple[str, ...], seconds: float) -> None:
-        self.head, self.names, self.seconds = head, names, seconds
+    def __init__(self, head: dict[str, Any], seconds: float) -> None:
+        self.head, self.seconds = head, seconds
+        self.package, self.names = "", tuple[str, ...]()
         self.called = ""
         self.replaced: tuple[str, ...] = ()
+        self.outside: dict[str, str] = {}
         self.ended: list[str] = []
         self._fatal: dict[bytes, LayerFailure] = {}
         self._process: subprocess.Popen[bytes] | None = None
@@ -92,6 +98,7 @@ class Remote:
         if "failed" in head:
             self.close()
             raise TargetError(str(head["failed"]))
+        self.package = str(head["package"])
         return str(head["loaded"])
 
     def close(self) -> None:
@@ -103,7 +110,8 @@ class Remote:
         self._process = None
 
     def _asked(self, head: dict[str, Any], arrays: dict[str, Array], stage: str) -> tuple[dict[str, Any], Any]:
-        message = packed(head, arrays)
+        fresh = None if np.empty is _EMPTY else str(float(np.empty(())))  # poisoned here, and so there
+        message = packed({**head, "fresh": fresh}, arrays)
         key = hashlib.sha256(message).digest()
         if key in self._fatal:
             raise self._fatal[key]
@@ -124,6 +132,7 @@ class Remote:
             raise LayerFailure(str(kind), str(stage), str(message), primal)
         self.called = self.called or str(told.get("called") or "")
         self.replaced = self.replaced or tuple(map(str, told.get("replaced") or ()))
+        self.outside |= dict(told.get("outside") or ())
         return told, found
 
     def _exchanged(self, message: bytes, seconds: float) -> tuple[dict[str, Any], Any] | None:
