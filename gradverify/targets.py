@@ -23,6 +23,7 @@ from gradverify.core import texts
 from gradverify.core.declare.layer import Layer, Loss
 from gradverify.core.declare.registry import layers
 from gradverify.core.declare.registry import loss as find_loss
+from gradverify.core.declare.validation import example
 from gradverify.core.errors import DeclarationError, TargetError
 from gradverify.core.evaluate.failures import from_outside, named, text_of
 from gradverify.core.nouns import Case
@@ -322,13 +323,17 @@ def raw_object(target: str) -> Any:
 
 
 def _adapted(value: Any, names: list[str], origin: str) -> Layer:
-    from gradverify.adapters import as_layer
+    from gradverify.adapters import as_layer, recognised
 
     try:
         layer = as_layer(value)
     except DeclarationError as error:
         known = f"\nregistered there under other names: {_listed(names)}" if names else ""
-        raise TargetError(f"{origin!r} cannot be made a layer: {error}{known}\nor register it:\n{_EXAMPLE}") from None
+        lines = _EXAMPLE
+        if recognised(value):
+            shapes = example(getattr(value, "forward", value))
+            lines = f"    import gradverify\n    gradverify.register({origin.rpartition(':')[2]}, {shapes})"
+        raise TargetError(f"{origin!r} cannot be made a layer: {error}{known}\nor register it:\n{lines}") from None
     # a class that was registered with a declaration of its own keeps that declaration
     same = [layers.get(n) for n in names if layers.get(n).forward is layer.forward]
     return same[0] if same else layer

@@ -66,7 +66,7 @@ def same(x: Any) -> Any:
 @pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_trial, "_SECONDS", 0.3)
-    monkeypatch.setattr(recorder, "_SECONDS", 0.3)
+    monkeypatch.setattr(recorder, "TRIAL", 0.3)
     monkeypatch.setattr(verify.examine, "__defaults__", (0.3,))
 
 

@@ -83,7 +83,7 @@ def test_a_layer_that_never_returns_is_found_once(monkeypatch):
 
     monkeypatch.setattr("gradverify.core.verify.SECONDS", 0.2)
     monkeypatch.setattr("gradverify.core.verify.examine.__defaults__", (0.2,))
-    monkeypatch.setattr("gradverify.core.lines.recorder._SECONDS", 0.2)
+    monkeypatch.setattr("gradverify.core.lines.recorder.TRIAL", 0.2)
     few = dict(examples=10, properties=("complete", "gradient", "linear", "pure"), raises=False)
     report = gv.check(forward, lambda dy, s: dy * 1.0, x="N D", **few)
     assert [(f.property, f.kind) for f in report.findings] == [("complete", "timeout")]

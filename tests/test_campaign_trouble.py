@@ -18,10 +18,12 @@ from gradverify.campaign import journal as journals
 from gradverify.campaign.guard import Guard
 from gradverify.campaign.schedule import Progress
 from gradverify.campaign.unit import Record, Row, Unit
+from gradverify.cli import fuzz
 from gradverify.cli import run as command
 from gradverify.cli._campaign import _table, headline, status
 from gradverify.core.declare.regime import Regime
 from gradverify.core.draw import decoding
+from gradverify.core.verify import SECONDS
 from gradverify.targets import load
 
 HERE = Path(__file__).parent
@@ -235,6 +237,11 @@ def test_wrong_options_are_told_in_a_line_with_status_2(tmp_path, monkeypatch, c
     assert not list(tmp_path.glob(".gradverify/fuzz/*"))
 
 
+def test_a_case_has_the_same_limit_under_all_faces():
+    (option,) = (o for o in fuzz.command.params if o.name == "case_seconds")
+    assert option.type.convert(option.default, option, None) == Plan().case_seconds == SECONDS
+
+
 def test_a_layer_that_is_still_in_a_case_at_the_end_is_no_pass(tmp_path, monkeypatch):
     """Its limit of 20 s outlasts the campaign, which would end with the status of the other layer."""
     monkeypatch.setattr("gradverify.campaign.engine._PATIENCE", 1.0)
@@ -243,13 +250,13 @@ import signal
 calls = []
 def forward(x):
     calls.append(1)
-    while len(calls) > 200:  # once it has been verified
+    while len(calls) > 100:  # once it has been verified
         signal.signal(signal.SIGALRM, signal.SIG_IGN)
     return 2.0 * x, None
 register(Layer(forward, lambda dy, saved: 2.0 * dy, name="stuck", x="N"))
 """
-    plan = Plan(memory=1 << 30)
-    summary = run(tmp_path, f"{module(tmp_path, stuck)}:stuck", "relu", seconds=8.0, workers=2, plan=plan)
+    plan = Plan(case_seconds=20.0, memory=1 << 30)
+    summary = run(tmp_path, f"{module(tmp_path, stuck)}:stuck", "relu", seconds=4.0, workers=2, plan=plan)
     mine, relu = summary.layers
     assert mine.error is not None
     assert "did not come back from a case" in mine.error

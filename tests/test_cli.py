@@ -91,6 +91,13 @@ def test_a_wrong_layer_gives_status_1_and_a_case_that_replays(call: Call) -> Non
     assert (status, "nothing is found any more" in out) == (0, True)
 
 
+def test_the_reason_for_what_is_unresolved_is_told_below_the_table(call: Call) -> None:
+    offset = "class Offset:\n    x = 'N D'\n    forward = lambda x: (((x + 1e6) - 1e6) ** 2, x)\n"
+    Path("mine.py").write_text(f"import gradverify\n{offset}    backward = lambda dy, x: 2 * x * dy\n")
+    _, out, _ = call("check", "mine.py:Offset", *FEW)
+    assert "unresolved: the forward rounds its input before use" in out
+
+
 def test_a_case_can_be_replayed_against_a_layer_elsewhere(call: Call) -> None:
     _, out, _ = call("check", "mine.py:wrong", *FEW)
     path = next(line for line in out.splitlines() if "replay it:" in line).split()[-1]

@@ -127,7 +127,7 @@ def scored(tmp_path, monkeypatch):
     def score(name, text="", *more):
         (tmp_path / "kernel.py").write_text(textwrap.dedent(KERNEL) + textwrap.dedent(text))
         arguments = ["kernel", f"kernel.py:{name}", "--reference", "reference.py:plain", "--json", "score.json"]
-        status = run([*arguments, "--examples", "12", *more])
+        status = run([*arguments, "--examples", "6", *more])
         written = tmp_path / "score.json"
         return status, json.loads(written.read_text()) if written.exists() else None
 
@@ -158,7 +158,7 @@ def slow(*values):
     ],
 )
 def test_what_games_or_breaks_the_score_gets_1(scored, name, text, verdict):
-    status, score = scored(name, text)
+    status, score = scored(name, text, "--examples", "12")
     assert (status, score["verdict"]) == (1, verdict)
 
 

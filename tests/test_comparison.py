@@ -51,6 +51,12 @@ def test_the_worst_entry_is_furthest_out_in_bounds_among_those_that_are_decided(
     assert compared([], [], [], []).worst == ()
 
 
+def test_the_severity_is_that_of_the_worst_entry_that_disagrees():
+    c = compared([1, 5, 9, 2], [0] * 4, [1] * 4, [DISAGREES, DISAGREES, UNRESOLVED, DISAGREES])
+    assert c.severity == 5
+    assert compared([1, np.nan], [0, 0], [1, 1], [DISAGREES, DISAGREES]).severity == math.inf
+
+
 def test_reasons_are_named_by_entry_and_counted_by_verdict():
     rules = ("", "kink", "hidden")
     verdicts, reasons = [AGREES, UNRESOLVED, UNRESOLVED, AGREES], np.array([0, 2, 2, 1], np.int8)

@@ -11,7 +11,7 @@ import pytest
 from bench.diagnosis import holds
 from click.testing import CliRunner
 
-from gradverify import Layer
+from gradverify import Layer, check
 from gradverify.cli.explain import command
 from gradverify.core.diagnose import Evidence, Signature, diagnose, diagnosed, signatures, variants
 from gradverify.core.diagnose.probe import Probe, close
@@ -541,7 +541,7 @@ WRONG = {
         {"x": arrays(x=(2, 3))["x"], "mask": np.array([[1.0, 0, 1], [0, 1, 1]])},
         "mask",
         "MASK",
-        "mask keeps everything",
+        "mask is 1 everywhere",
         "x",
     ),
     "zero": Wrong(
@@ -1491,12 +1491,74 @@ def test_explain_prints_diagnoses_matrices_and_steps(tmp_path):
     assert done.stdout.count("property special") == 0, "what another finding explains is not told again"
 
 
-def test_explain_says_when_nothing_is_found_any_more(tmp_path):
+def test_explain_says_when_nothing_is_found(tmp_path):
     done = explained(tmp_path, "x.T @ dy")
     assert done.return_value == 0
-    assert "nothing is found any more on this case" in done.stdout
+    assert "nothing is found on this case" in done.stdout
 
 
 def test_explain_without_a_file_is_a_mistake_of_the_user():
     with pytest.raises(CaseFileError):
         CliRunner().invoke(command, ["nowhere.npz"], standalone_mode=False, catch_exceptions=False)
+
+
+def said_of(forward, backward, case, primal="x", name="gradient", **declaration):
+    """Names and texts of what is said of the first finding at a case."""
+    made = Layer(forward, backward, name="made", **declaration)
+    finding = next(f for f in examine(made, checked(made, case), properties.get(name)).findings if f.primal == primal)
+    return {d.name: d.text for d in diagnose(made, finding)}
+
+
+def test_a_clamp_is_no_mask_that_was_drawn_again():
+    case = Case("made", {"x": np.array([[1.5, -0.5, -3.0], [0.2, 2.0, 0.7]])}, {}, seed=1)
+    said = said_of(lambda x: (np.clip(x, -1, 1), x), lambda dy, x: dy, case, x="N D")
+    assert "redrawn" not in said
+    assert "flat" in said
+
+
+def test_where_a_slope_is_zero_forward_does_not_change_in_steps():
+    def forward(x):
+        return np.where(x == 0, 1, np.sin(x) / np.where(x == 0, 1, x)), x
+
+    def backward(dy, x):
+        right = (x * np.cos(x) - np.sin(x)) / np.where(x == 0, 1, x) ** 2
+        return dy * np.where(np.abs(x) < 1e-3, 0.1, right)
+
+    said = said_of(forward, backward, Case("made", {"x": np.array([0.0])}, {}, seed=1), x="N")
+    assert "flat" not in said
+
+
+def test_the_magnitude_of_one_number_below_zero_is_a_sign_and_no_use_of_magnitudes():
+    def forward(x):
+        return (0.5 * (x**2).sum(), np.sin(x)), x
+
+    def backward(cotangents, x):
+        return -cotangents[0] * x + cotangents[1] * np.cos(x)
+
+    cotangents = np.array(-0.5), np.zeros(2)
+    said = said_of(forward, backward, Case("made", {"x": np.array([0.5, 1.0])}, {}, cotangents, seed=1), x="N")
+    assert "upstream" not in said
+
+
+def test_code_that_breaks_down_is_not_said_to_give_a_wrong_gradient():
+    def backward(dy, x, block=2):
+        return 2 * (x * dy).reshape(-1, 4)[:, : 5 - block].ravel() if block == 3 else 2 * x * dy
+
+    made = Layer(lambda x, block=2: (x * x, x), backward, name="made", x="N", options={"block": [2, 3]})
+    case = checked(made, Case("made", {"x": np.arange(1.0, 4.0)}, {"block": 3}, seed=1))
+    finding = examine(made, case, properties.get("complete")).findings[0]
+    texts = [d.text for d in diagnose(made, finding)]
+    assert finding.kind == "crash"
+    assert any("backward fails with block=3, and runs with the default block=2" in text for text in texts)
+    assert not any("is wrong" in text for text in texts)
+
+
+def test_a_factor_of_an_option_is_no_mean_over_an_axis():
+    def softened(x, heat=2.0):
+        return x / heat, heat
+
+    layer = Layer(
+        softened, lambda dy, saved: dy / saved**2, name="softened", x="N C", options={"heat": [0.5, 2.0, 3.0]}
+    )
+    finding = check(layer, examples=10, raises=False).findings[0]
+    assert finding.diagnoses[0].text.startswith("the gradient of x is the right one times 1/heat, in all")

@@ -18,9 +18,11 @@ from gradverify.core.check.settings import Settings
 from gradverify.core.declare.registry import layers
 from gradverify.core.differentiate import ladder, screen
 from gradverify.core.differentiate.central import best_step, central
+from gradverify.core.differentiate.chain import chain
 from gradverify.core.differentiate.complexstep import complex_step
 from gradverify.core.differentiate.inner_precision import computes_in
 from gradverify.core.differentiate.point import Point
+from gradverify.core.judge.measure import UPWARD, nearest
 from gradverify.core.judge.rules import cancelling
 from gradverify.core.judge.sweep import sweep
 from gradverify.core.judge.verdicts import judge
@@ -69,19 +71,6 @@ def test_the_true_derivative_lies_within_the_bound_of_an_estimate(offset, aware)
         open_ += int((~np.isfinite(estimate.bound)).sum())
     assert outside == 0
     assert open_ <= 4  # of 200: most are claimed
-
-
-def test_a_larger_step_with_a_hidden_bias_stays_within_the_bound():
-    """The bias of each step is 16 times that of the next: whatever its size, some step barely passes for consistent."""
-    rng = np.random.default_rng(1)
-    h = ladder.rungs(2.2e-16)
-    outside = 0
-    for curvature in np.geomspace(1e-6, 1e6, 400):
-        noise = 1e-16 / h
-        rate = 1.0 + curvature * h**2 + noise * rng.normal(size=h.size)
-        estimate = ladder.select(rate[None], 4 * noise[None], (2, 4, 6))
-        outside += abs(estimate.value[0] - 1.0) > estimate.bound[0]
-    assert outside == 0
 
 
 def test_an_offset_costs_digits_and_the_bound_says_so():
@@ -741,6 +730,32 @@ def test_a_forward_that_mixes_the_stack_is_evaluated_row_by_row():
     assert (verdicts(layer, X) == Verdict.AGREES).all()
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("scale", [0.1, 30.0])  # so large that most is saturated, and little tells of the rows
+def test_a_forward_that_asks_for_its_number_of_rows_is_right_whatever_that_is(rows, scale):
+    """`len(W)` of a stack of copies is their number, and right by accident where W has as many rows."""
+
+    def forward(x, W):
+        return np.tanh(x @ W / len(W) ** 0.5), (x, W)
+
+    def backward(dy, saved, factor=1.0):
+        x, W = saved
+        dz = factor * dy * (1 - np.tanh(x @ W / len(W) ** 0.5) ** 2) / len(W) ** 0.5
+        return dz @ W.T, x.T @ dz
+
+    rng = np.random.default_rng(rows)
+    for seed in range(3):  # what was tried of a shape is remembered
+        primals = {"x": scale * rng.normal(size=(2, rows)), "W": rng.normal(size=(rows, 3))}
+        case = Case("scaled", primals, seed=seed)
+        assert verify(layer_of(forward, backward), case, ("gradient",)).ok
+    wrong = layer_of(forward, lambda dy, saved: backward(dy, saved, 1.001))
+    assert not verify(wrong, case.but(primals={**primals, "x": 0.1 * primals["x"] / scale}), ("gradient",)).ok
+
+
+def layer_of(forward, backward):
+    return Layer(forward, backward, name="scaled", x="N D", W="D H")
+
+
 def test_memory_is_a_budget_and_changes_no_verdict():
     layer, w = many(2_000, 77, 1.001)
     found = []
@@ -830,3 +845,49 @@ def test_kinks_that_cancel_are_not_looked_for_beyond_a_domain():
     point = Point(layer, case)
     assert not cancelling.coincident_along(point, case, np.array([1.0, 1.0, 0.0, 0.0]))
     assert not cancelling.coincident(point, case, np.array([0, 1])).any()
+
+
+# -- single steps ---------------------------------------------------------------------------
+
+
+def _small_beside(offset):
+    """x beside a constant that is so large that its rounding hides small steps; and steps from the best one upward."""
+    layer = elementwise(lambda x: offset + x, lambda dy, x: np.array(dy))
+    point, analytic = point_of(layer, {"x": np.ones(200)}, (np.ones(200),))
+    point.memory = 1  # one step at a time, as where there are many entries
+    return point, analytic, best_step(point.eps) * UPWARD
+
+
+def test_steps_whose_noise_can_be_told_beforehand_are_left_out():
+    point, analytic, steps = _small_beside(1e6)
+    entries, before = np.arange(200), point.forwards
+    found = chain(point, entries, analytic, steps, np.full(200, 1e-8))
+    assert (found.noise <= 1e-8).all() and (np.abs(found.error) <= found.noise).all()
+    every = [central(point, entries, step, analytic)[0].rounding for step in steps]
+    needed = 1 + next(k for k, noise in enumerate(every) if (noise <= 1e-8).all())
+    assert needed >= 7
+    asked = (point.forwards - before) / 200 - 2 * len(steps)
+    assert asked <= 2 * 4 + 1, "the first step, and two to three where the noise is about as small as was asked for"
+
+
+def test_truncation_that_makes_up_for_an_error_at_one_step_passes_at_no_chain():
+    """Between the first step and the one whose noise is small enough, none is asked but the one before that."""
+    offset, error = 1e6, 1e-6
+    steps = best_step(2.0**-52) * UPWARD
+    for k in range(2, 6):
+        curve = error / steps[k] ** 2  # of a cube: (x + curve x^3)' = 1 + 3 curve x^2, and h^2 curve at x = 0
+        layer = elementwise(lambda x, c=curve: offset + x + c * x**3, lambda dy, x: dy * (1.0 + error))
+        point, analytic = point_of(layer, {"x": np.zeros(200)}, (np.ones(200),))
+        point.memory = 1
+        point.scale[:] = 1.0
+        found = chain(point, np.arange(200), analytic, steps, np.full(200, 1e-8))
+        assert not (found.noise <= 1e-8).any(), k
+
+
+@pytest.mark.parametrize("drawn", [None, 1e-7, 3e-6, 1e-4, 1e-2])
+def test_a_drawn_step_stands_for_its_multiple_next_to_the_best_one(drawn):
+    best = best_step(2.0**-52)
+    near = nearest(best, drawn)
+    assert 0.5 <= near / best <= 2.0
+    turns = 0.0 if drawn is None else np.log(near / drawn) / np.log(ladder.RATIO)
+    assert np.isclose(turns, np.rint(turns))

@@ -50,6 +50,58 @@ def test_a_wrong_one_is_found(name, slip, accuracy):
     assert any(gv.verify(layer, case, ["gradient"]).findings for case in drawn(layer, 20))
 
 
+def fixed_point(size, factor=0.5):
+    def forward(x):
+        y = until(lambda y: 0.5 * np.cos(y) + x, x, 1e-8)
+        return y, y
+
+    return gv.Layer(forward, lambda dy, y: dy / (1 + factor * np.sin(y)), name="fixed_point", x=f"{size}")
+
+
+@pytest.mark.parametrize("size", [3, 19, 40])
+@pytest.mark.parametrize("scale", [1e-2, 1.0])
+def test_of_many_entries_some_are_always_slow_and_the_number_of_iterations_is_no_help_nearby(size, scale):
+    for seed in range(4):
+        x = scale * np.random.default_rng(seed).normal(size=size)
+        case = gv.Case("fixed_point", {"x": x}, seed=seed)
+        assert not gv.verify(fixed_point(size), case, ["gradient"]).findings
+    wrong = fixed_point(size, factor=0.51)
+    assert gv.verify(wrong, case.but(primals={"x": np.linspace(-2, 2, size)}), ["gradient"]).findings
+
+
+def rayleigh(factor=2.0):
+    """The largest eigenvalue of A A' + I by power iteration: its error is the square of that of the vector."""
+
+    def forward(A):
+        S = A @ A.T + np.eye(len(A))
+
+        def step(v):
+            return S @ v / np.linalg.norm(S @ v)
+
+        v = until(step, np.ones(len(A)) / len(A) ** 0.5, 1e-6)
+        return v @ S @ v, (A, v)
+
+    return gv.Layer(
+        forward, lambda dy, s: factor * dy * np.outer(s[1], s[1]) @ s[0], name="rayleigh", A="N N: between 0.1 2"
+    )
+
+
+def test_a_backward_that_takes_what_forward_left_undone_is_not_called_wrong():
+    A = {"A": np.array([[0.7747765607548519, 0.7870792302381305], [1.25, 1.7793804122802634]])}
+    case = gv.Case("rayleigh", A, seed=6302, step=3e-5)
+    assert not gv.verify(rayleigh(), case, ["gradient"]).findings
+    assert gv.verify(rayleigh(2.001), case, ["gradient"]).findings
+
+
+@pytest.mark.parametrize("digits", [5, 7])
+def test_stairs_of_rounding_excuse_no_wrong_formula(digits):
+    def forward(x):
+        return np.round(np.sin(x), digits), x
+
+    layer = gv.Layer(forward, lambda dy, x: 1.5 * dy * np.cos(x), name="rounded", x="N")
+    assert any(gv.verify(layer, case, ["gradient"]).findings for case in drawn(layer, 20))
+
+
 def test_what_is_left_open_says_why():
     layer = built("jacobi")
     reasons = {

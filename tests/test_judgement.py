@@ -147,6 +147,26 @@ def test_a_wrong_layer_of_the_same_look_is_not_saved(name):
     assert any(c.wrong.any() for c in judged(name, lambda g: 3 * g + 0.1))
 
 
+@pytest.mark.parametrize("size", [3, 5, 9])
+@pytest.mark.parametrize(("share", "wrong"), [(1.0, False), (1.5, True), (-0.2, True)])
+def test_a_median_of_equal_numbers_is_straight_along_any_line_and_has_a_corner_all_the_same(size, share, wrong):
+    """It is odd: -x has the median -m."""
+
+    def middle(x):
+        return np.sort(x)[size // 2], x
+
+    def backward(dy, x):
+        g = np.zeros_like(x)
+        g[size // 2] = share * dy
+        return g
+
+    layer = Layer(middle, backward, name="layer", x="N")
+    cases = (Case("layer", {"x": np.full(size, -4.0)}, cotangents=(np.array(1.2),), seed=seed) for seed in range(10))
+    found = [gradient.holds(layer, case).compared[0] for case in cases]
+    assert any(compared.wrong.any() for compared in found) == wrong
+    assert not any(compared.verdicts[size // 2] == AGREES for compared in found)
+
+
 def at(forward, backward, x, dy, **more):
     layer = Layer(forward, backward, name="layer", x="N", **more)
     case = Case("layer", {"x": np.array(x)}, cotangents=(np.array(dy),))

@@ -151,3 +151,15 @@ def test_tied_entries_that_claim_too_much_are_found_at_steep_slopes_too():
     twice = Layer(lambda x: (1e9 * x.max(), x), lambda dy, x: 1e9 * dy * (x == x.max()), name="maximum", x="N")
     case = Case("maximum", {"x": np.array([2.0, 2.0, -1.0])})
     assert [finding.kind for finding in special.holds(twice, case).findings] == ["tie"]
+
+
+@pytest.mark.parametrize("large", [1e6, 1e16, 1e50])
+def test_entries_beside_much_larger_ones_are_not_judged_by_steps_of_those(large):
+    def layer(factor):
+        return Layer(
+            lambda x: (x + 0.5 * np.sin(x), x), lambda dy, x: dy * (1 + factor * np.cos(x)), name="waves", x="N"
+        )
+
+    beside = Case("waves", {"x": np.array([large, -100.0, large])}, cotangents=(np.array([1.0, 2.0, 1.1]),), seed=1)
+    assert not verify(layer(0.5), beside, "gradient").findings
+    assert verify(layer(0.51), beside.but(primals={"x": np.array([3.0, -1.0, 2.0])}), "gradient").findings

@@ -21,6 +21,8 @@ from gradverify.core.nouns import Case, Outcome
 from gradverify.core.properties import properties
 from gradverify.core.summarise.lines_ran import Ran, restored
 
+PLACES = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python tells from 3.11 on where in a line code stands")
+
 
 def forward(x, W, mode="mean"):
     y = x @ W
@@ -64,6 +66,7 @@ def line_of(text: str, function=backward) -> int:
     return first + next(k for k, line in enumerate(lines) if text in line)
 
 
+@PLACES
 def test_lines_behind_an_option_that_is_not_declared_never_ran():
     ran = ran_of(forward, backward, **DENSE)
     assert ran.counts("forward") == (3, 4)
@@ -119,6 +122,7 @@ def test_python_and_gradverify_are_nobodys_layer(name, loss):
     assert {os.path.basename(os.path.dirname(file)) for file in files} <= {"layers"}
 
 
+@PLACES
 def test_both_sides_of_a_condition_on_one_line_are_told_apart():
     def one_sided(dy, x):
         big = x.size > 10_000
@@ -134,6 +138,7 @@ def test_both_sides_of_a_condition_on_one_line_are_told_apart():
     assert len(function.never) == 1
 
 
+@PLACES
 def test_a_lambda_that_never_ran_is_told():
     def table(dy, saved):
         x, mode = saved

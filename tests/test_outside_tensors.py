@@ -13,6 +13,7 @@ from gradverify import verify  # noqa: E402
 from gradverify.adapters import as_layer  # noqa: E402
 from gradverify.core.check.search import check_layer  # noqa: E402
 from gradverify.core.check.settings import Settings  # noqa: E402
+from gradverify.core.errors import DeclarationError  # noqa: E402
 from gradverify.core.nouns import Case  # noqa: E402
 
 W = torch.tensor([[1.0, -2.0], [0.5, 3.0]])
@@ -106,3 +107,34 @@ def test_parameters_of_the_module_that_is_checked_are_primals():
     layer = as_layer(Scaled(), x="N 2")
     report = check_layer(layer, Settings(examples=2, properties=("gradient",)))
     assert report.ok and not report.blocking and set(layer.primal_names) == {"x", "w"}
+
+
+class Loose(Scaled):
+    """Keeps tensors that are neither parameters nor buffers, and a buffer that is not finite."""
+
+    def __init__(self):
+        super().__init__()
+        self.s = torch.ones(2)
+        self.parts = [{"shift": torch.zeros(2)}]
+        self.unused = torch.ones(2)
+        self.register_buffer("mask", torch.tensor([0.0, float("inf")]))
+
+    def forward(self, x):
+        shifted = super().forward(x) * self.s.to(x.dtype) + self.parts[0]["shift"].to(x.dtype)
+        return torch.minimum(shifted, self.mask.to(x.dtype) + 100)
+
+
+def test_tensors_of_a_module_that_are_neither_parameters_nor_buffers_are_no_pass():
+    case = Case("Loose", {"x": np.ones((3, 2)), "w": np.ones(2)})
+    report = verify(as_layer(Loose(), x="N 2"), case, "gradient")
+    assert {item.name for item in report.blocking} == {"Loose.s", "Loose.parts[0]['shift']"}
+    assert [item.name for item in report.verified_by.missing if "finite" in item.reason] == ["Loose.mask"]
+    declared = as_layer(Loose(), x="N 2", constants=("Loose.s", "Loose.parts"))
+    assert not verify(declared, case, "gradient").blocking
+
+
+@pytest.mark.parametrize("shapes", [{}, {"x": "N 2", "profile": "D"}])
+@pytest.mark.parametrize("target", [Scaled(), halves, of_module, of_dict])
+def test_shapes_that_forward_does_not_take_are_refused(target, shapes):
+    with pytest.raises(DeclarationError, match="forward takes x, declared are"):
+        as_layer(target, **shapes)

@@ -383,6 +383,29 @@ def test_a_gradient_that_loses_what_its_loss_loses_is_no_finding():
         assert verify(layer(low=True), case, ["precision"]).findings
 
 
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_sort_may_put_equal_numbers_in_another_order_in_another_type(wrong):
+    """One that is not stable does, by the width of a number; which of equal ones is the median is its to say."""
+
+    def order(x):
+        return len(x) - 1 - np.argsort(x[::-1]) if x.dtype == np.float16 else np.argsort(x)
+
+    def middle(x):
+        chosen = order(x)[len(x) // 2]
+        return x[chosen], (chosen, x.shape)
+
+    def backward(dy, saved):
+        g = np.zeros(saved[1], dy.dtype)
+        g[saved[0]] = dy * (0.9 if wrong and dy.dtype == np.float16 else 1)
+        return g
+
+    layer = Layer(middle, backward, name="middle", x="N")
+    for seed in range(5):
+        x = np.array([0, 0, 0, 0, -1, 0, 1] if not wrong else [0, 2, 1, 3, -1, 4], np.float16)
+        case = Case("middle", {"x": x}, cotangents=(np.float16(1.5),), seed=seed)
+        assert bool(verify(layer, case, ["precision"]).findings) == wrong
+
+
 def test_a_gradient_that_is_no_number_in_float32_alone_has_lost_all_its_digits():
     """NaN is beyond any bound; nothing of ours warns, which a user's `-W error` would turn into an error of ours."""
 
@@ -416,6 +439,20 @@ def test_a_backward_that_is_random_is_shown_on_a_small_case():
     report = check_layer(a_dense(noisy), Settings(examples=EXAMPLES, seed=5))
     assert [(f.property, f.kind) for f in report.findings] == [("repeatable", "random")]
     assert report.findings[0].case.size <= 5
+
+
+@pytest.mark.told
+@pytest.mark.parametrize("seed", range(3))
+def test_what_goes_wrong_by_chance_in_few_calls_is_one_finding(seed):
+    luck = np.random.default_rng(seed)
+
+    def lossy(dy, saved):
+        dx, dW, db = dense_back(dy, saved)
+        return dx, dW if luck.random() < 0.85 else dW * 0.5, db
+
+    report = check_layer(a_dense(lossy), Settings(examples=EXAMPLES, seed=seed))
+    assert [(f.property, f.kind, f.primal) for f in report.findings] == [("repeatable", "random", "W")]
+    assert report.findings[0].case.size <= 7
 
 
 @pytest.mark.parametrize(("bend", "found"), [(1e-7, True), (1e-11, False)])

@@ -9,6 +9,8 @@ from gradverify import Case, Layer, adapt, check, verify
 from gradverify.adapters import as_layer
 from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import Settings
+from gradverify.core.properties import properties
+from gradverify.core.verify import examine
 
 pytestmark = pytest.mark.usefixtures("as_drawn")
 
@@ -284,6 +286,19 @@ def test_a_second_derivative_is_tried_at_zeros_and_in_the_tails(second):
     assert not findings(softplus(right_second), "second_special", examples=60)
 
 
+@pytest.mark.parametrize(("off", "found"), [(0.0, False), (3e-6, True)])
+def test_a_second_backward_is_told_to_six_digits_by_few_steps_or_many(off, found):
+    """Most slopes take five rungs of the ladder; what does not agree there is asked over all of it."""
+
+    def second(primals, cotangents, weights):
+        return {"x": -(1 + off) * weights["x"] * cotangents[0] * np.sin(primals["x"])}
+
+    layer = Layer(lambda x: (np.sin(x), x), lambda dy, x: dy * np.cos(x), name="sine", x="N", second=second)
+    x = np.array([0.3, -1.1, 2.0])
+    outcome = verify(layer, Case("sine", {"x": x}, cotangents=(np.array([1.0, 0.5, -2.0]),)), ["second_order"])
+    assert bool(outcome.findings) == found
+
+
 @pytest.mark.parametrize(("sign", "right"), [(-1.0, True), (1.0, False)])
 def test_a_second_derivative_is_judged_where_a_primal_is_large_and_its_last_place_coarse(sign, right):
     layer = Layer(
@@ -323,3 +338,24 @@ def test_a_slow_layer_is_given_up_and_not_taken_for_one_that_never_returns(monke
     assert not report.findings
     assert "slow" in report.tallies["gradient"].reason
     assert report.tallies["gradient"].skipped == 3
+
+
+def test_another_size_at_which_a_layer_hangs_is_waited_for_once(monkeypatch):
+    """What a case may take is not spent on a call beside it."""
+    monkeypatch.setattr("gradverify.core.properties.reusable.TRIAL", 0.1)
+    hung = []
+
+    def forward(x):
+        if x.size == 3:
+            hung[-1] += 1
+            while True:
+                pass
+        return x * x, x
+
+    layer = Layer(forward, lambda dy, x: 2 * x * dy, name="hangs", x="N")
+    for seed in range(8):
+        hung.append(0)
+        outcome = examine(layer, Case("hangs", {"x": np.arange(1.0, 5.0)}, seed=seed), properties.get("reusable"))
+        assert not outcome.findings
+        assert outcome.entries
+    assert max(hung) == 1

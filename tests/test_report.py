@@ -27,7 +27,7 @@ from gradverify.core.nouns import Case, Comparison, Diagnosis, Finding, Fit, Out
 from gradverify.core.nouns.ledger import NotVerified, Weighted
 from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import NOTHING_ADDED, Tally
-from gradverify.report import code, jsonreport, table, terminal
+from gradverify.report import code, jsonreport, left_open, table, terminal
 from gradverify.report.numbers import entry, short
 
 
@@ -238,6 +238,7 @@ def test_a_report_shows_the_error_against_the_step(checked: Report) -> None:
 
 def test_the_readme_shows_what_the_report_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own example, run; how many cases it took may differ, and the time."""
+    pytest.importorskip("hypothesis.internal.conjecture.providers", reason="an older Hypothesis draws other cases")
     monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     names: dict[str, Any] = {}
@@ -290,6 +291,15 @@ def test_two_calls_are_called_so_and_both_are_in_the_code() -> None:
     exec(text[text.index("import numpy") :].partition("\n\n")[0], names)
     np.testing.assert_array_equal(names["second_call"], compared.analytic)
     np.testing.assert_array_equal(names["first_call"], compared.numerical)
+
+
+def test_why_entries_are_open_is_told_over_all_layers_the_commonest_reason_first() -> None:
+    shares = [("a", "primal", 90, {"grain": 9}), ("a", "primal", 10, {}), ("a", "output", 5, {"silent": 5})]
+    shares += [(name, "primal", 10_000, {"noise": count}) for name, count in zip("bcdef", (500, 40, 3, 2, 2))]
+    assert left_open.why_open(shares) == [
+        "unresolved: noise: b 5.0%, c 0.4%, d <0.1%, 2 more",
+        "unresolved: grain: a 9.0%",
+    ]
 
 
 def test_the_table_tells_kinks_and_the_unresolved_share() -> None:

@@ -26,7 +26,7 @@ EDGES = {
     "pytest": ("gradverify.pytest_plugin",),
     "_pytest": (),
     "click": ("gradverify.cli",),
-    "rich": ("gradverify.report.terminal", "gradverify.cli"),
+    "rich": (),
     "torch": (),
     "jax": (),
     "dask": (),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -214,6 +215,12 @@ def test_a_target_that_names_nothing_is_refused_with_advice(write: Write, target
     write(LOOSE)
     with pytest.raises(TargetError, match=f"(?s){says}"):
         targets.load(target)
+
+
+def test_advice_for_an_object_that_an_adapter_takes_registers_that_object(write: Write) -> None:
+    write("class Twice:\n    def forward(self, x):\n        return 2 * x\n\n    backward = forward")
+    with pytest.raises(TargetError, match=re.escape('gradverify.register(Twice, x="N D")')):
+        targets.load("mine.py:Twice")
 
 
 def test_advice_for_a_file_without_layers_is_code_that_registers_one(write: Write) -> None:

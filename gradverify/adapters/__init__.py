@@ -58,13 +58,22 @@ def as_layer(target: Any, /, *, name: str | None = None, **declaration: Any) -> 
     DeclarationError
         If none does, with the line that fixes it.
     """
-    known = sorted((adapters.get(n) for n in adapters.names()), key=lambda a: -a.priority)
+    known = _by_priority()
     seen = next((adapter for adapter in known if adapter.recognises(target)), None)
     if seen is None or seen.priority < 0:
         seen = next((a for a in known if a.keywords & declaration.keys()), seen)
     if seen is None:
         raise unrecognised(target)
     return tried(seen.adapt)(target, **({"name": name} if name else {}), **declaration)
+
+
+def recognised(target: Any) -> bool:
+    """Whether an adapter takes a target, so that only its shapes are to be declared."""
+    return any(adapter.priority >= 0 and adapter.recognises(target) for adapter in _by_priority())
+
+
+def _by_priority() -> list[Adapter]:
+    return sorted((adapters.get(n) for n in adapters.names()), key=lambda a: -a.priority)
 
 
 def register(target: Any = None, /, *, name: str | None = None, **declaration: Any) -> Any:

@@ -60,7 +60,7 @@ def build(
     methods = _named_methods(label, methods)
     inner = kind(maker, ("", ""), (), (), {}, dict(told), **fields)
     looking = with_sizes(settings, primals, maker.sizes())
-    first, failure = _first(inner, primals, looking, label, methods, target)
+    first, failure = _first(inner, primals, looking, label, methods)
     if first is None and cls is None:
         raise failure or DeclarationError(f"{label} cannot be built")
     if cls is None:
@@ -77,7 +77,7 @@ def build(
         looking["constants"] = settings["constants"]
     if first is not None:
         _told(inner, label, first)
-    lines = _complete(inner, primals, looking, label, first) if first is not None else ()
+    lines = _complete(inner, primals, looking, label) if first is not None else ()
     settings["constants"] = (*settings["constants"], *(n for n in fixed if n in primals))
     layer = _layer(inner, primals, looking, label)
     around = outside_names(layer.forward, layer.backward)
@@ -203,7 +203,6 @@ def _first(
     settings: Mapping[str, Any],
     label: str,
     methods: tuple[str, str] | None,
-    target: Any,
 ) -> tuple[Any, Exception | None]:
     """An object built once for a look at it, or why there is none."""
     planned = sketch(primals or {"x": ""}, settings, name=label)
@@ -260,9 +259,7 @@ def _no_inputs(label: str, cls: type, forward: str) -> str:
     )
 
 
-def _complete(
-    inner: Stateful, primals: dict[str, Any], settings: Mapping[str, Any], label: str, made: Any
-) -> tuple[str, ...]:
+def _complete(inner: Stateful, primals: dict[str, Any], settings: Mapping[str, Any], label: str) -> tuple[str, ...]:
     """Call the object forward and backward once, and add the parameters and pairs that show."""
     options = _layer(inner, primals, settings, label).default_options
     found: dict[str, Pair] = {}

@@ -9,9 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradverify.adapters._torch_arrays import Tensor, import_torch, tensor
+from gradverify.core.declare.validation import parameters, takes
 from gradverify.core.errors import DeclarationError
+from gradverify.core.nouns.ledger import NotVerified
 
 MODE = "training"
+KEPT = "declared to stay as it is (keep=)"
+INFINITE = "not all of it is finite, so it stays as it is"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,7 @@ class Parts:
     settings: dict[str, Any]
     device: Any
     updated: tuple[str, ...]  # primals that are buffers
+    kept: tuple[NotVerified, ...]  # floating parameters and buffers that are no primals
 
 
 def module_parts(
@@ -53,6 +58,8 @@ def module_parts(
     settings = {**settings, "constants": (*((told,) if isinstance(told, str) else told), *constants)}
     if _has_mode(module) and MODE not in (settings.get("options") or {}):
         settings["options"] = {**(settings.get("options") or {}), MODE: [False, True]}
+    options = [name for name in settings.get("options") or () if name != MODE or _takes(module, (MODE,))]
+    takes(label, parameters(module.forward, True), inputs, options, by_name=True)
     called = _Called(
         module, tuple(inputs), {alias[p]: p for p in drawn}, _takes(module, inputs), _takes(module, (MODE,))
     )
@@ -60,7 +67,11 @@ def module_parts(
     if _normalises(module) and settings.get("assume") is None:
         settings["assume"] = _more_than_one_value(called, tuple(primals), home)
     buffers = dict(module.named_buffers())
-    return Parts(called, primals, settings, home, tuple(alias[p] for p in drawn if p in buffers))
+    floating = [p for p, t in state.items() if p not in drawn and (t.is_floating_point() or t.is_complex())]
+    kept = tuple(
+        NotVerified(f"{type(module).__name__}.{p}", KEPT if {p, alias[p]} & keep else INFINITE) for p in floating
+    )
+    return Parts(called, primals, settings, home, tuple(alias[p] for p in drawn if p in buffers), kept)
 
 
 def _usable(label: str, state: Mapping[str, Tensor], device: Any) -> None:

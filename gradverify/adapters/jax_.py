@@ -20,6 +20,7 @@ from gradverify.adapters._jax_engine import Engine, import_jax
 from gradverify.adapters._jax_reference import in_type, reference_of
 from gradverify.adapters._references import refers_to
 from gradverify.core.declare.layer import KEYWORDS, Layer, Loss
+from gradverify.core.declare.validation import parameters, takes
 from gradverify.core.errors import DeclarationError
 
 _OWN = ("second", "forward_mode", "loss", "kernel", "reference")
@@ -52,6 +53,7 @@ def jax_layer(target: Any, /, *, name: str | None = None, **declaration: Any) ->
     told = {k: v for k, v in declaration.items() if k not in KEYWORDS}
     nested = _ordered(target, {**told, **(declaration.get("primals") or {})})
     declared, rebuild = _flat(label, nested)
+    takes(label, parameters(target, True), nested, settings.get("options") or (), by_name=True)
     by_name = set(nested) <= set(_parameters(target))
 
     def call(arrays: dict[str, Any], options: dict[str, Any]) -> Any:

@@ -26,7 +26,9 @@ from gradverify.adapters._torch_module import module_parts
 from gradverify.adapters._torch_reference import reference_of
 from gradverify.adapters._torch_sizes import built, names_in
 from gradverify.core.declare.layer import KEYWORDS, Layer, Loss
+from gradverify.core.declare.validation import parameters, takes
 from gradverify.core.errors import DeclarationError
+from gradverify.core.nouns.ledger import NotVerified
 
 _OWN = ("device", "kernel", "second", "keep", "reference", "loss")
 _EIGHT = ("float8_e4m3fn", "float8_e5m2")  # of stored primals; the rest is in bfloat16
@@ -75,13 +77,15 @@ def torch_layer(target: Any, /, *, name: str | None = None, **declaration: Any) 
     settings = {k: v for k, v in declaration.items() if k in KEYWORDS and k != "primals"}
     device = _device(label, own.get("device"))
     updated: tuple[str, ...] = ()
+    kept: tuple[NotVerified, ...] = ()
     if isinstance(target, torch.nn.Module):
         parts = module_parts(label, target, declared, settings, device, own.get("keep", ()))
         call, declared, settings, device = parts.call, parts.primals, parts.settings, parts.device
-        updated = parts.updated
+        updated, kept = parts.updated, parts.kept
     elif is_function:
         call, declared = _apply(label, target, declared, settings)
     else:
+        takes(label, parameters(target, True), declared, settings.get("options") or (), by_name=True)
         call, declared = caller(target, declared)
     probe = Layer(
         lambda *_, **__: target, lambda *_: None, name=label, primals=declared, constants=settings.get("constants", ())
@@ -97,7 +101,7 @@ def torch_layer(target: Any, /, *, name: str | None = None, **declaration: Any) 
         updated,
         strict=is_function,
     )
-    return annotated(_layer(engine, target, declared, settings, own), line)
+    return annotated(_layer(engine, target, declared, settings, own).derive(unverified=kept), line)
 
 
 def _whole(target: Any, functions: type) -> Any:
@@ -142,8 +146,6 @@ def _layer(
         settings = {**settings, "surrogate": _on_arrays(engine, settings["surrogate"], declared)}
     told = {"doc": inspect.getdoc(target) or "", **hooks, **settings}
     setattr(forward, "__wrapped__", target)  # noqa: B010  its constants are worth drawing
-    if isinstance(target, import_torch().nn.Module):  # its parameters and buffers are primals, and others what they are
-        setattr(forward, "runs_copies_of", (target,))  # noqa: B010
     build = Loss if own.get("loss") else Layer
     return build(forward, backward, name=engine.name, primals=declared, **told)
 

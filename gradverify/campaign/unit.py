@@ -16,6 +16,7 @@ from typing import Any
 
 from gradverify.core.declare.regime import Regime
 from gradverify.core.errors import CaseFileError
+from gradverify.core.verify import SECONDS
 from gradverify.files import Fields, packed, unpacked
 
 Fingerprint = tuple[str, str, str]  # property, kind and primal ("" for none), as in Finding.fingerprint
@@ -40,7 +41,7 @@ class Plan:
     eps: float | None = None
     properties: tuple[str, ...] | None = None
     method: str = "adaptive"
-    case_seconds: float = 20.0
+    case_seconds: float = SECONDS
     memory: int | None = 4 << 30
     folder: str = "."
     learn: bool = True

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 from gradverify.cli._output import colored, note, write
+from gradverify.core.texts import many
 
 if TYPE_CHECKING:
     from gradverify.campaign import Snapshot, Store, Summary
@@ -58,10 +59,10 @@ def headline(now: Snapshot) -> str:
     tried = sum(layer.cases > 0 for layer in layers)
     worst = max(layers, key=lambda layer: layer.ratio, default=None)
     said = [
-        f"{_many(cases, 'case')} of {tried}/{len(layers)} layers",
+        f"{many(cases, 'case')} of {tried}/{len(layers)} layers",
         f"worst {worst.ratio:.3g} ({worst.name})" if worst is not None and worst.ratio else "",
-        _many(sum(layer.findings for layer in layers), "finding"),
-        f"{_many(now.lost, 'worker')} replaced" if now.lost else "",
+        many(sum(layer.findings for layer in layers), "finding"),
+        f"{many(now.lost, 'worker')} replaced" if now.lost else "",
         _STOPPING if now.stopping and now.left != 0 else "" if now.left is None else f"{_clock(now.left)} left",
     ]
     return ", ".join(part for part in said if part)
@@ -75,7 +76,7 @@ def _table(now: Snapshot, most: int) -> Any:
     left = "until Ctrl-C" if now.left is None else f"{_clock(now.left)} left"
     left = _STOPPING if now.stopping and now.left != 0 else left
     replaced = f", {now.lost} replaced" if now.lost else ""
-    title = Text(f"{_clock(now.seconds)} spent, {left}, {_many(now.workers, 'worker')}{replaced}", no_wrap=True)
+    title = Text(f"{_clock(now.seconds)} spent, {left}, {many(now.workers, 'worker')}{replaced}", no_wrap=True)
     table = Table(*COLUMNS)
     ordered = sorted(now.layers, key=lambda layer: (-layer.findings, not layer.running, -layer.ratio))
     for layer in ordered[: max(3, most)]:
@@ -105,14 +106,14 @@ def show(summary: Summary, store: Store, stream: TextIO, color: bool | None) -> 
     head, *rows = columns([COLUMNS, *(row(layer) for layer in summary.layers)])
     write("\n".join([bold(head), *rows]), stream)
     for entry in summary.findings[:_FULL]:
-        times = f"  met {entry.count} time{'s' * (entry.count != 1)}"
+        times = f"  met {many(entry.count, 'time')}"
         write(f"\n{entry.found.report}\n{times}{_replay(entry.file)}", stream)
     for entry in summary.findings[_FULL:]:
         write(f"\n{entry.found.layer}: {entry.found.message}{_replay(entry.file)}", stream)
     for found in summary.unsettled:
         write(f"\nnot confirmed yet, resume to settle it: {found.layer}: {found.message}", stream)
     if summary.waiting:
-        write(f"\nstill to be tried again: {_many(summary.waiting, 'case')}; resume the store", stream)
+        write(f"\nstill to be tried again: {many(summary.waiting, 'case')}; resume the store", stream)
     for layer in (layer for layer in summary.layers if layer.error is not None):
         write(f"\n{layer.name} could not be tried: {layer.error}", stream)
     for layer in (layer for layer in summary.layers if layer.idle is not None):
@@ -141,9 +142,9 @@ def _last_line(summary: Summary) -> str:
     unverified = sum(not layer.verified for layer in summary.layers if layer.name not in layers)
     rate = summary.cases / summary.seconds if summary.seconds else 0.0
     said = [
-        f"{_many(len(summary.findings), 'finding')} in {_many(len(layers), 'layer')} of {len(summary.layers)}",
+        f"{many(len(summary.findings), 'finding')} in {many(len(layers), 'layer')} of {len(summary.layers)}",
         f"{unverified} not verified" if unverified else "",
-        f"{_many(summary.lost, 'worker')} replaced" if summary.lost else "",
+        f"{many(summary.lost, 'worker')} replaced" if summary.lost else "",
         f"{summary.cases} cases in {_clock(summary.seconds)} ({rate:.3g}/s)",
         f"ended by {_REASONS[summary.reason]}",
     ]
@@ -169,7 +170,3 @@ def _clock(seconds: float) -> str:
     whole = int(seconds)
     hours, minutes = whole // 3600, whole // 60 % 60
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{whole % 60:02}s" if minutes else f"{whole}s"
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' * (count != 1)}"

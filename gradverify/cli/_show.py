@@ -34,7 +34,8 @@ def show(
     seconds : on the clock, where several layers were checked at once
     ended : the last line, where it is another one
     """
-    from gradverify.report.table import summary, table
+    from gradverify.report.left_open import why_open
+    from gradverify.report.table import labels, summary, table
     from gradverify.report.terminal import render_findings, side_by_side, undecided
 
     paint = colored(stream, color)
@@ -54,6 +55,10 @@ def show(
         for found in (finding.comparison for finding in report.findings if matrices):
             if found is not None:
                 write(f"\n{report.layer}, gradient of {side_by_side(found, paint, _width())}", stream)
+    right = [(name, report) for name, report in zip(labels(reports), reports) if not report.findings]
+    shares = ((name, s.kind, s.entries, s.unresolved) for name, report in right for s in report.verified_by.verified)
+    for line in why_open(shares):
+        _wrapped(line, stream)
     for report, part in explained:
         write(f"\n{report.layer} fails as well, which {part} explains", stream)
     own = [replace(r, findings=tuple(f for f in r.findings if f.case.layer == r.layer)) for r, _ in explained]

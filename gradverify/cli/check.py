@@ -23,6 +23,7 @@ from gradverify.cli._output import (
     write_text,
 )
 from gradverify.core.errors import UsageError
+from gradverify.core.texts import many
 
 if TYPE_CHECKING:
     from gradverify.campaign.checks import Result
@@ -136,7 +137,7 @@ def _settings(
 
 def _interrupted(done: int, total: int, reports: Sequence[Report]) -> str:
     found = sum(len(report.findings) for report in reports)
-    return f"interrupted, {done} of {total} layer{'s' * (total != 1)} done, {found} finding{'s' * (found != 1)}"
+    return f"interrupted, {done} of {many(total, 'layer')} done, {many(found, 'finding')}"
 
 
 def _status(results: Sequence[Result], reports: Sequence[Report], least: float | None) -> int:

@@ -25,7 +25,7 @@ def command(case_file: str, target: str | None, properties: tuple[str, ...], col
     Prints each finding with the two gradients in full, every diagnosis with what was tried for it, and
     the error against the step, which tells noise, truncation and a wrong gradient from one another. Then
     what each verdict rests on that no measurement gives by itself: kinks, and entries that are unresolved.
-    Exit status 1 if something is found, 0 if nothing is found any more.
+    Exit status 1 if something is found, 0 if nothing is found.
     """
     from gradverify.api import verify
     from gradverify.casefile import load
@@ -43,10 +43,9 @@ def command(case_file: str, target: str | None, properties: tuple[str, ...], col
         for finding in own.findings:
             _explain(diagnosed(layer, finding), data, color)
         write(f"\nverdicts, entry by entry:\n{verdicts(_show.compared(layer, case), _show._width())}", data)
-        for line in held(own, _show._width()):
-            write(f"\n{line}", data)
+        write("\n".join(["", *held(own, _show._width())]), data)
         if report.ok:
-            write("nothing is found any more on this case", data)
+            write("\nnothing is found on this case", data)
     return _show.status([report])
 
 

@@ -55,7 +55,7 @@ class Duration(_Type):
 @click.option("--dtype", metavar="D", default="float64", show_default=True, help="Floating type of the primals.")
 @click.option("--eps", type=float, metavar="E", help="Relative step of the first difference, instead of a drawn one.")
 @click.option("--property", "properties", metavar="P", multiple=True, help="Try this property only; may be repeated.")
-@click.option("--case-seconds", type=Duration(), default="20s", show_default=True, metavar="T", help="Limit of a case.")
+@click.option("--case-seconds", type=Duration(), default="10s", show_default=True, metavar="T", help="Limit of a case.")
 @click.option("--case-memory", type=BYTES, default="4G", show_default=True, metavar="B", help="What a layer may use.")
 @color_option
 def command(

@@ -23,8 +23,8 @@ class UsageError(GradverifyError, ValueError):
     """An argument has a value that makes no sense (zero examples, a step that is NaN, ...)."""
 
 
-class GradientMismatch(AssertionError):
-    """Raised by `gradverify.check` when there is a finding; carries the Report.
+class NoPass(AssertionError):
+    """Raised by `gradverify.check` where a check does not pass; carries the Report.
 
     Attributes
     ----------
@@ -37,21 +37,17 @@ class GradientMismatch(AssertionError):
         self.report = report
 
 
-class PartlyVerified(AssertionError):
+class GradientMismatch(NoPass):
+    """Raised by `gradverify.check` when there is a finding; carries the Report."""
+
+
+class PartlyVerified(NoPass):
     """Raised by `gradverify.check` when weights that the output depends on were left out, or forward jumps
     though nobody declares that it may; carries the Report.
 
     The text says how to declare each of them.
     """
 
-    def __init__(self, report: object, text: str) -> None:
-        super().__init__(text)
-        self.report = report
 
-
-class NothingVerified(AssertionError):
+class NothingVerified(NoPass):
     """Raised by `gradverify.check` when no entry could be decided; carries the Report."""
-
-    def __init__(self, report: object, text: str) -> None:
-        super().__init__(text)
-        self.report = report

@@ -51,3 +51,8 @@ def meant(name: object, known: Iterable[str], most: int = 3) -> str:
 
 def _shown(sign: str) -> str:
     return sign if sign.isprintable() else " " if sign.isspace() else "?"
+
+
+def many(count: int, noun: str) -> str:
+    """A number of things: "1 case", "2 cases"."""
+    return f"{count} {noun}{'s' * (count != 1)}"

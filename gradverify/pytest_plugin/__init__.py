@@ -277,6 +277,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     records = _all(terminalreporter)
     if not records and state.settings.json is None and state.settings.html is None:
         return
+    from gradverify.core.texts import many
     from gradverify.pytest_plugin import summary
     from gradverify.pytest_plugin.lines import too_low
 
@@ -294,7 +295,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
         count = pages.write(state.settings.pages, state.settings.html)
         other = "" if count else "; checks by gv.check are not on it, those by the fixture `gradverify` are"
-        terminalreporter.line(f"{ROOT}: {count} layer{'s' * (count != 1)} on the page {state.settings.html}{other}")
+        terminalreporter.line(f"{ROOT}: {many(count, 'layer')} on the page {state.settings.html}{other}")
 
 
 def _all(reporter: pytest.TerminalReporter) -> list[dict[str, Any]]:

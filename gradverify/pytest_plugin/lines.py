@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gradverify.core.summarise.lines_ran import Ran, below, restored
+from gradverify.core.texts import many
 from gradverify.pytest_plugin.shared import Record, merged
 
 
@@ -32,7 +33,7 @@ def said(records: Iterable[Record]) -> list[str]:
     known = [each for each in ran.values() if each.percent is not None]
     lines = [f"{name}: {line}" for name, each in ran.items() if not each.complete for line in each.said()]
     if known and not lines:
-        lines.append(f"coverage: every line and branch of {len(known)} layer{'s' * (len(known) != 1)} ran")
+        lines.append(f"coverage: every line and branch of {many(len(known), 'layer')} ran")
     return lines
 
 

@@ -18,6 +18,7 @@ from gradverify.pytest_plugin.run import Run, told_of
 from gradverify.pytest_plugin.settings import Settings
 from gradverify.pytest_plugin.shared import Record, merged, total
 from gradverify.report.jsonreport import plain
+from gradverify.report.left_open import why_open
 from gradverify.report.numbers import short
 from gradverify.report.terminal import columns, render_finding
 
@@ -38,7 +39,8 @@ def lines(records: Sequence[Record], verbose: bool) -> list[str]:
     if skipped:
         said.append(f"{len(skipped)} of {len(rows)} checks were skipped; -rs shows why")
     left_out = [f"{row['label']}: {line}" for row in rows for line in row["not_verified"]]
-    return [*said, *ran.said(rows), *dict.fromkeys(left_out), *_corpus(records)]
+    shares = ((row["label"], s["kind"], s["entries"], s["unresolved"]) for row in rows for s in row["verified"])
+    return [*said, *why_open(shares), *ran.said(rows), *dict.fromkeys(left_out), *_corpus(records)]
 
 
 def _folded(layer: str, rows: Sequence[Record]) -> list[Record]:

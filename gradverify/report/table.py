@@ -65,9 +65,9 @@ def summary(reports: Sequence[Report], seconds: float | None = None) -> str:
     wrong = [report for report in reports if report.findings]
     open_ = [report for report in reports if not report.findings and not report.verified]
     right = len(reports) - len(wrong) - len(open_)
-    said = [f"{right} of {_many(len(reports), 'layer')} ok"]
+    said = [f"{right} of {texts.many(len(reports), 'layer')} ok"]
     if wrong:
-        said.append(f"{_many(sum(len(report.findings) for report in wrong), 'finding')} in {len(wrong)}")
+        said.append(f"{texts.many(sum(len(report.findings) for report in wrong), 'finding')} in {len(wrong)}")
     if open_:
         said.append(f"{len(open_)} not verified")
     seeds = {report.seed for report in reports if report.seed is not None}
@@ -117,7 +117,3 @@ def _colored(row: str, report: Report, color: bool) -> str:
     style = "red" if report.findings else "green" if report.verified else "yellow"
     said = verdict(report)
     return row.removesuffix(said) + painter(style, color)(said) if row.endswith(said) else painter(style, color)(row)
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' * (count != 1)}"

@@ -13,6 +13,7 @@ from gradverify.core.nouns.ledger import NO_REASON, NotVerified, Share, constant
 from gradverify.core.properties import properties
 from gradverify.core.summarise.report import DIFFERENTIATING, Report
 from gradverify.core.summarise.tally import Tally
+from gradverify.core.texts import many
 from gradverify.report import code
 from gradverify.report.numbers import Paint, apart, entry, fitting, matrices, parts, short
 
@@ -37,6 +38,7 @@ def render(report: Report, color: bool = False, width: int = 80, replays: Mappin
     if not report.findings:
         lines += _wrapped(_tallies(report), 2, None)
         lines += _wrapped(_verified(report), 2, None)
+        lines += _wrapped(_why_open(report), 2, width)
         lines += _wrapped([f"skipped {name}: {reason}" for name, reason in _skipped(report)], 2, width)
         lines += _wrapped(list(report.lines.said()) if report.lines is not None else [], 2, width)
     lines += not_verified(report, width)
@@ -101,7 +103,9 @@ def held(report: Report, width: int = 80) -> list[str]:
         elif kind == "open":
             rest.setdefault("nothing could be decided", []).append(name)
         elif kind == "skipped":
-            untried = f"skipped on every case ({tally.reason})" if tally.skipped else "not tried"
+            untried = (
+                f"skipped {'on every case ' * (report.examples != 1)}({tally.reason})" if tally.skipped else "not tried"
+            )
             rest.setdefault(untried, []).append(name)
     said = ({"held": held} if held else {}) | dict(sorted(rest.items(), key=lambda item: item[0] == "not tried"))
     return _wrapped([f"{words}: {'; '.join(names)}" for words, names in said.items()], 0, width)
@@ -182,7 +186,7 @@ def side_by_side(comparison: Comparison, color: bool = False, width: int = 80) -
 
 def _headline(report: Report) -> str:
     found = len(report.findings)
-    verdict = f"{found} finding{'s' * (found != 1)}" if found else unfounded(report, "nothing was verified")
+    verdict = many(found, "finding") if found else unfounded(report, "nothing was verified")
     entries = sum(tally.entries for tally in report.tallies.values())
     seed = "" if report.seed is None else f", seed {report.seed}"
     unseen = "" if report.lines is None or found or not report.verified else report.lines.headline
@@ -198,13 +202,25 @@ def unfounded(report: Report, nothing: str) -> str:
 
 
 def _verified(report: Report) -> list[str]:
-    """A row for each primal and output: entries compared, the error that would have been noticed, what is open."""
+    """A row for each primal and output: entries compared, the error that would have been noticed, how many are open."""
     rows: list[tuple[str, ...]] = [("verified", "entries", "resolution", "unresolved")]
     for share in report.verified_by.verified:
-        name = share.name if share.kind == "primal" else f"{share.name} (output)"
         resolution = "-" if share.resolution is None else short(share.resolution, 2)
-        rows.append((name, str(share.entries), resolution, left_open(share) or "-"))
+        rows.append((_named(share), str(share.entries), resolution, str(sum(share.unresolved.values()) or "-")))
     return columns(rows) if len(rows) > 1 else []
+
+
+def _why_open(report: Report) -> list[str]:
+    """A line for each reason why entries are unresolved, with how many of what."""
+    found: dict[str, list[str]] = {}
+    for share in report.verified_by.verified:
+        for why, count in share.unresolved.items():
+            found.setdefault(why, []).append(f"{_named(share)} {count}")
+    return [f"unresolved{'' if why == NO_REASON else f': {why}'}: {', '.join(n)}" for why, n in found.items()]
+
+
+def _named(share: Share) -> str:
+    return share.name if share.kind == "primal" else f"{share.name} (output)"
 
 
 def left_open(share: Share) -> str:

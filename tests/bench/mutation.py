@@ -2,7 +2,7 @@
 
     python -m tests.bench.mutation gradverify/core/nouns/comparison.py tests/test_comparison.py --most 60
 
-Other arguments (`-k linear`) go to pytest.
+Other arguments (`-k linear`) go to pytest, which runs without plugins (`-p gradverify.pytest_plugin` is one).
 
 Each mutant changes one operator, comparison, number or condition, and is tried in a process of its own until the first
 test fails. A survivor is equivalent, or shows what no test asks.
@@ -100,16 +100,16 @@ class Planted:
 
 
 def killed(file: Path, tree: ast.Module, tests: list[str], seconds: int) -> bool:
-    """Whether a test fails, or does not come to its end, with this mutant."""
+    """Whether a test fails, or has not come to its end after so many seconds of computing, with this mutant."""
     child = os.fork()
     if child == 0:
-        signal.alarm(seconds)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
         name = ".".join(file.with_suffix("").parts).removesuffix(".__init__")
         sys.meta_path.insert(0, Planted(file.resolve(), name, tree))
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             import pytest
 
-            status = pytest.main(["-x", "-q", "-n0", "-p", "no:cacheprovider", "--assert=plain", *tests])
+            status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--assert=plain", *tests])
         os._exit(0 if status == 0 else 1)
     return os.waitpid(child, 0)[1] != 0
 
@@ -121,12 +121,14 @@ def main() -> int:
     parser.add_argument("tests", nargs="+")
     parser.add_argument("--most", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=int, default=120, help="for one mutant")
+    parser.add_argument("--seconds", type=int, default=60, help="of computing, for one mutant")
     told, more = parser.parse_known_args()
     told.tests += more
     os.environ["CI"] = "1"  # the same examples for each
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # they take longer to load than most tests to run
     import hypothesis  # noqa: F401  imported once, before forking
     import numpy  # noqa: F401
+    import pytest  # noqa: F401
 
     source = told.module.read_text(encoding="utf-8")
     if killed(told.module, ast.parse(source), told.tests, told.seconds):

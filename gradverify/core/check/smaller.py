@@ -90,7 +90,7 @@ class Smaller:
             worst=worst,
             message=f"nondeterministic ({len(told)} of {len(again)} runs of one case): {finding.message}",
         )
-        return self._diagnosed(fickle)
+        return self._diagnosed(fickle, lead)
 
     def _telling(self, small: Finding, drawn: Sequence[Case], prop: Property) -> Finding | None:
         """The finding on a case that shows it, where the smallest one does not: a round one, or one as it was drawn."""

@@ -56,13 +56,13 @@ def validate(layer: Declaration, constants: tuple[str, ...], settings: Iterable[
         _domain(layer, primal, names)
     for name, spec in layer.options.items():
         _option(layer, name, spec)
-    _signature(layer, settings)
+    takes(layer.name, parameters(layer.forward), layer.primal_names, layer.options, settings)
     _predicate(layer)
 
 
 def example(forward: Callable[..., Any]) -> str:
     """Dimension strings for a forward's own arguments, to be filled in."""
-    signature = _parameters(forward)
+    signature = parameters(forward)
     taken = [] if signature is None else [p for p in signature.parameters.values() if p.default is p.empty]
     given = [p.name for p in taken if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     names = [name for name in given if name not in ("self", "cls", "ctx")] or ["x", "W"]
@@ -218,27 +218,48 @@ def _option(layer: Declaration, name: str, spec: Any) -> None:
             raise DeclarationError(f"layer {layer.name!r}, option {name!r}: the list of its choices is empty")
 
 
-def _signature(layer: Declaration, settings: Iterable[str]) -> None:
-    """Whether forward can be called with the primals in order and the options by name."""
-    signature = _parameters(layer.forward)
-    if signature is None:
+def takes(
+    label: str,
+    signature: inspect.Signature | None,
+    primals: Iterable[str],
+    options: Iterable[str] = (),
+    settings: Iterable[str] = (),
+    by_name: bool = False,
+) -> None:
+    """Whether forward can be called with the primals in order, or by name as well, and the options by name.
+
+    Raises
+    ------
+    DeclarationError
+        Naming what forward takes, and what is declared.
+    """
+    primals, options = tuple(primals), tuple(options)
+    if signature is None or (by_name and _binds(signature, (), (*primals, *options)) is None):
         return
-    try:
-        signature.bind(*layer.primal_names, **layer.options)
-    except TypeError as error:
+    error = _binds(signature, primals, options)
+    if error is not None:
         taken = [p.name for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-        declared = (*layer.primal_names, *layer.options)
+        declared = (*primals, *options)
         surplus = [name for name in declared if name not in taken]
         close = [c for name in surplus for c in difflib.get_close_matches(name, (*settings, *ARGUMENTS), n=1)]
         hint = f"; did you mean the setting {close[0]}?" if close else ""
         raise DeclarationError(
-            f"layer {layer.name!r}: forward takes {_listed(taken)}, declared are {_listed(declared)} ({error}){hint}"
-        ) from None
+            f"layer {label!r}: forward takes {_listed(taken)}, declared are {_listed(declared)} ({error}){hint}"
+        )
+
+
+def _binds(signature: inspect.Signature, positional: Iterable[str], named: Iterable[str]) -> TypeError | None:
+    """Why a call is refused; None where it is not."""
+    try:
+        signature.bind(*positional, **dict.fromkeys(named))
+    except TypeError as error:
+        return error
+    return None
 
 
 def _predicate(layer: Declaration) -> None:
     """Whether `assume` asks for what the layer has."""
-    signature = _parameters(layer.assume) if layer.assume is not None else None
+    signature = parameters(layer.assume) if layer.assume is not None else None
     if signature is None:
         return
     known = {*layer.primal_names, *layer.options, *layer.size_names}
@@ -250,10 +271,10 @@ def _predicate(layer: Declaration) -> None:
             )
 
 
-def _parameters(function: Callable[..., Any]) -> inspect.Signature | None:
+def parameters(function: Callable[..., Any], wrapped: bool = False) -> inspect.Signature | None:
     """The signature by which a function is really called; None where Python cannot tell."""
     try:
-        return inspect.signature(function, follow_wrapped=False)
+        return inspect.signature(function, follow_wrapped=wrapped)
     except (TypeError, ValueError):
         return None
 

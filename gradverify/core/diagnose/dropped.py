@@ -25,8 +25,10 @@ def dropped(evidence: Evidence) -> Diagnosis | None:
         return None
     cases = {"cases": len(evidence.probes)}
     if evidence.everywhere(lambda p: _all_zero(*evidence.pair(p))):
-        text = f"{d} is exactly zero{evidence.given}, the right one is not: the dependency is dropped"
-        return Diagnosis("dropped", "DROPPED", text, Fit.EXACT, cases)
+        text = f"{d} is exactly zero{evidence.given}, the right one is not"
+        if evidence.situation.needs == "values":  # where all that is known of it is that it is wrong
+            return Diagnosis("dropped", "DROPPED", text, Fit.VAGUE, cases)
+        return Diagnosis("dropped", "DROPPED", f"{text}: the dependency is dropped", Fit.EXACT, cases)
     if not evidence.everywhere(partial(_wrong_are_zero, evidence)):
         return None
     place = _place(evidence)

@@ -145,6 +145,9 @@ def state(evidence: Evidence) -> Diagnosis | None:
     if finding.kind == "overwrites":
         text = "forward returns an array that it keeps and writes into again: the caller needs a copy, or a new array"
         return Diagnosis("state", "OVERWRITE", text, Fit.SEEN, {"what": what})
+    if finding.kind == "crash":
+        text = "backward fails after a call with other sizes: state of another call reaches it"
+        return Diagnosis("state", "STALE", text, Fit.PLACES, {"what": what})
     d = f"the gradient of {evidence.primal} changes {what}"
     if finding.property == "accumulates":
         return Diagnosis("state", "OVERWRITE", f"{d}: buffers are overwritten, not added to", Fit.LAW)
@@ -165,7 +168,7 @@ def state(evidence: Evidence) -> Diagnosis | None:
         if clean and "twice" in what:
             text = f"{d}: it is {round(times)} times itself, so gradients of earlier calls are still in its buffer"
             return Diagnosis("state", "STALE", text, Fit.LAW)
-    text = f"{d}: state of another call reaches it (a cache, or statistics, that later calls overwrite)"
+    text = f"{d}: state of another call reaches it (a cache, or statistics)"
     return Diagnosis("state", "STALE", text, Fit.PLACES, {"what": what})
 
 

@@ -252,6 +252,16 @@ class Evidence:
         return self.with_options + {"sizes": self._at_sizes, "values": " at these values"}.get(self.situation.needs, "")
 
     @property
+    def fault(self) -> str:
+        """What is wrong, in words: the gradient, or code that breaks down."""
+        return "backward fails" if self.finding.kind == "crash" else f"the gradient of {self.primal} is wrong"
+
+    @property
+    def sound(self) -> str:
+        """What it is elsewhere, as far as was tried: values that are wrong besides are another finding."""
+        return "runs" if self.finding.kind == "crash" else "right"
+
+    @property
     def with_options(self) -> str:
         """The options that it needs in words: " with stride=2"; empty if there are none."""
         options = self.situation.options

@@ -48,14 +48,17 @@ def flat(evidence: Evidence) -> Diagnosis | None:
 
 
 def _in_steps(evidence: Evidence, probe: Probe) -> bool:
-    """Whether no output has a slope, some change over a long way, and the gradient is not zero."""
+    """Whether no output has a slope, there or a long way off, over which some change, and the gradient is not zero."""
     name = evidence.primal
     a, _ = evidence.pair(probe)
     array = probe.case.primals[name]
     if array.dtype.kind != "f" or probe.jacobian(name).any() or not a.any():
         return False
-    far = array + _FAR * np.maximum(np.abs(array), 1.0)
-    moved, base = probe.point.flat({name: far.astype(array.dtype)}), probe.point.base
+    far = (array + _FAR * np.maximum(np.abs(array), 1.0)).astype(array.dtype)
+    other = evidence.probe(probe.case.but(primals={**probe.case.primals, name: far}))
+    if other is None or other.jacobian(name).any():
+        return False
+    moved, base = other.point.base, probe.point.base
     return bool(np.abs(moved - base).max() > _FLAT * max(1.0, float(np.abs(base).max())))  # rounding is no step
 
 

@@ -112,6 +112,28 @@ def time_axis(evidence: Evidence) -> str | None:
     return "T" if "T" in names and any("T" not in p.dims.names for p in evidence.layer.differentiable) else None
 
 
+def _not_passed(evidence: Evidence, probe: Probe, time: str, carried: set[str]) -> bool:
+    """Whether an upstream gradient of the second of two places alone leaves the first ones at zero."""
+    last = tuple(map(_of_second, probe.case.cotangents or ()))
+    if not any(np.any(v) for v in last):
+        return False
+    found, first = probe.pulled(last), []
+    for name in carried & set(evidence.differentiable) & set(found):
+        names = evidence.layer.primal(name).dims.names
+        first.append(np.take(found[name], [0], names.index(time)) if time in names else found[name])
+    return bool(first) and not any(np.any(part) for part in first)
+
+
+def _of_second(cotangent: Array) -> Array:
+    """Zero but for the second place of the one axis that has two; all zero where that is not told."""
+    axes = [k for k, size in enumerate(cotangent.shape) if size == 2]
+    kept = np.zeros_like(cotangent)
+    if len(axes) == 1:
+        at = (slice(None),) * axes[0] + (1,)
+        kept[at] = cotangent[at]
+    return kept
+
+
 @add("steps", "GATE")
 def steps(evidence: Evidence) -> Diagnosis | None:
     """Right for one step, wrong for two: what is carried from step to step."""
@@ -129,8 +151,15 @@ def steps(evidence: Evidence) -> Diagnosis | None:
     d = f"the gradient of {evidence.primal} is right for {time} = 1 and wrong for {time} = 2"
     fit = Fit.FORM if states else Fit.PART  # without a state, what runs along that axis need not be steps
     if carried & set(wrong):
-        what = "the gradient of a state" if states else f"what goes from one place along {time} to another"
-        text = f"{d}, as are those of {', '.join(wrong)}: {what} is not passed back as it should be"
+        others = [n for n in wrong if n != evidence.primal]
+        as_well = f", as are those of {', '.join(others)}" if others else ""
+        what = "a state" if states else f"what goes from one place along {time} to another"
+        why = (
+            f"{what} is not passed back: an upstream gradient of the last place along {time} alone reaches no other"
+            if _not_passed(evidence, probe, time, carried)
+            else f"the mistake is in {what}, or in which place's values are taken"
+        )
+        text = f"{d}{as_well}: {why}"
         return Diagnosis("steps", "GATE", text, fit, {"wrong": wrong})
     if carried & set(evidence.differentiable):
         text = f"{d}, while all inputs and states have right gradients: what the steps contribute is not added up"

@@ -30,9 +30,9 @@ def mask(evidence: Evidence) -> Diagnosis | None:
             continue
         one = [variants.but(evidence.layer, c, primal.name, _one_kept) for c in cases]
         rows = all(map(evidence.holds, one))
-        d = f"the gradient of {evidence.primal} is right where {primal.name} keeps everything"
+        d = f"the gradient of {evidence.primal} is right where {primal.name} is 1 everywhere"
         text = (
-            f"{d}, or at least one place of each row, and wrong where a row keeps none"
+            f"{d}, or at least at one place of each row, and wrong where a row is 0"
             if rows
             else f"{d}, and wrong where it does not"
         )

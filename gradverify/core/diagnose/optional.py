@@ -29,7 +29,7 @@ def options(evidence: Evidence) -> Diagnosis | None:
     if not needed:
         return None
     tried = len(evidence.situation.failing)
-    d = f"the gradient of {evidence.primal} is wrong{evidence.with_options}, and right"
+    d = f"{evidence.fault}{evidence.with_options}, and {evidence.sound}"
     defaults = ", ".join(f"{n}={evidence.defaults[n]!r}" for n in needed)
     facts = {"options": dict(needed), "cases": tried}
     if any(name in _MODES for name in needed):

@@ -11,6 +11,8 @@ from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import Probe, close
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
+_CHANGES = (-1.0, 2.0**-6, 2.0**6)  # of all values: beside a clamp, forward keeps other places then
+
 
 @add("redrawn", "RNG")
 def redrawn(evidence: Evidence) -> Diagnosis | None:
@@ -50,8 +52,11 @@ def _other_places(evidence: Evidence, probe: Probe) -> bool:
 
 
 def _whatever_the_values(evidence: Evidence, probe: Probe) -> bool:
-    """Whether forward keeps the same places where all values have the other sign."""
-    x = probe.case.primals[evidence.primal]
-    other = evidence.probe(probe.case.but(primals={**probe.case.primals, evidence.primal: -x}))
-    found, mirrored = _factors(evidence, probe), None if other is None else _factors(evidence, other)
-    return found is not None and mirrored is not None and close(found[1], mirrored[1])
+    """Whether forward keeps the same places where all values have the other sign, and where they are small or large."""
+    x, found = probe.case.primals[evidence.primal], _factors(evidence, probe)
+    for change in _CHANGES:
+        other = evidence.probe(probe.case.but(primals={**probe.case.primals, evidence.primal: change * x}))
+        changed = None if other is None else _factors(evidence, other)
+        if found is None or changed is None or not close(found[1], changed[1]):
+            return False
+    return True

@@ -86,7 +86,8 @@ def factor(evidence: Evidence) -> Diagnosis | None:
     negated = all(r < 0 for _, r in found)
     for words, values, of_options in _names(evidence, [p for p, _ in found]):
         if all(abs(abs(r) - v) <= 1e-6 * abs(v) and (r < 0) == negated for (_, r), v in zip(found, values)):
-            where = " (sum for mean, or the other way round)" if words.strip("1/").isidentifier() else ""
+            mean = words.strip("1/").isidentifier() and not of_options
+            where = " (sum for mean, or the other way round)" if mean else ""
             where += ", and the sign is wrong" if negated else ""
             words = f"-{words}" if negated else words
             text = f"{d} is the right one times {words}{where}{evidence.given}, in all of {len(found)} cases tried"

@@ -31,8 +31,8 @@ def sizes(evidence: Evidence) -> Diagnosis | None:
         words, bug_class, fit = pattern
         block = _option_of(evidence, wrong, right)
         text = (
-            f"the gradient of {evidence.primal} is wrong where {name} is {block or words}{evidence.with_options} "
-            f"({name} = {_list(wrong)}), and right for {name} = {_list(right)}"
+            f"{evidence.fault} where {name} is {block or words}{evidence.with_options} ({name} = {_list(wrong)}), and "
+            f"{evidence.sound} for {name} = {_list(right)}"
         )
         return Diagnosis("sizes", bug_class, text, fit, {"wrong": wrong, "right": right})
     return None
@@ -102,8 +102,8 @@ def rank(evidence: Evidence) -> Diagnosis | None:
     if not wrong or not right or len(wrong) + len(right) < len(tried) or wrong == [1, 2, 3]:
         return None
     text = (
-        f"the gradient of {evidence.primal} is wrong with {_list(wrong)} leading axes ({groups[0]}), and right with "
-        f"{_list(right)}: backward counts on a number of axes"
+        f"{evidence.fault} with {_list(wrong)} leading axes ({groups[0]}), and {evidence.sound} with {_list(right)}: "
+        f"backward counts on a number of axes"
     )
     return Diagnosis("rank", "SHAPE", text, Fit.LAW, {"wrong": wrong, "right": right})
 
@@ -120,7 +120,7 @@ def only_these_sizes(evidence: Evidence) -> Diagnosis | None:
         return None
     shapes = ", ".join(f"{n} {'x'.join(map(str, np.shape(a))) or 'scalar'}" for n, a in evidence.case.primals.items())
     text = (
-        f"the gradient of {evidence.primal} is right on plain shapes, and wrong on these, whatever the values: "
+        f"{evidence.fault} on these shapes, whatever the values, and {evidence.sound} on plain ones: "
         f"{shapes}{evidence.with_options}"
     )
     return Diagnosis("only_these_sizes", "SHAPE", text, Fit.PART, {"cases": len(evidence.situation.failing)})

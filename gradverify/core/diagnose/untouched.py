@@ -61,7 +61,7 @@ def untouched(array: Array) -> Untouched:
 def explains(evidence: Evidence) -> bool:
     """Whether the gradient is right once backward cannot change the cotangent and the primals as it reads them.
 
-    Or whether it is the right one for the cotangent as backward has left it.
+    Or whether it is the right one for the cotangent, and the parameters of an object, as backward has left them.
     """
     own = evidence.own
     probes = evidence.probes or ((own,) if own is not None and own.failure is None else ())
@@ -78,6 +78,9 @@ def _explained(evidence: Evidence, probe: Probe) -> bool:
     if got is not None and close(np.asarray(got), probe.numerical(name)):
         return True
     left = tuple(np.array(v) for v in case.cotangents or ())
-    evaluate.run(evidence.layer, evaluate.copies(case.primals), case.options).pull(left)
-    then = evidence.probe(case.but(cotangents=left))
+    evaluation = evaluate.run(evidence.layer, evaluate.copies(case.primals), case.options)
+    evaluation.pull(left)
+    held = evidence.layer.hooks.stored_parameters
+    now = {n: np.array(a) for n, a in held(evaluation.saved).items() if n in case.primals} if held else {}
+    then = evidence.probe(case.but(cotangents=left, primals={**case.primals, **now}))
     return then is not None and close(probe.analytic[name], then.numerical(name))

@@ -35,7 +35,7 @@ def upstream(evidence: Evidence) -> Diagnosis | None:
         return None
     d = f"the gradient of {evidence.primal}"
     for words, use in _USES.items():
-        if evidence.everywhere(partial(_is_used, evidence, use)):
+        if evidence.everywhere(partial(_is_used, evidence, use)) and not _is_a_factor(evidence, use):
             ignored = words in ("1", "minus 1")
             said = "ignores the upstream gradient" if ignored else f"takes {words} for the upstream gradient"
             text = f"{d} {said}: it is the right one for dy = {words}" if ignored else f"{d} {said}"
@@ -54,6 +54,16 @@ def upstream(evidence: Evidence) -> Diagnosis | None:
         text = f"{d} is not linear in the upstream gradient{evidence.given}: twice that does not give twice this"
         return Diagnosis("upstream", "UPSTREAM", text, Fit.PART, {"cases": len(evidence.probes)})
     return None
+
+
+def _is_a_factor(evidence: Evidence, use: Callable[[Array], Array]) -> bool:
+    """Whether it is the same factor of all weights that count, in each case: minus 1, of weights below 0 alone."""
+    factors: set[float] = set()
+    for probe in evidence.probes:
+        w, counts = probe.point.weights, probe.jacobian(evidence.primal).any(axis=1)
+        with np.errstate(all="ignore"):
+            factors |= {round(float(f), 9) for f in (use(w) / w)[counts & (w != 0)]}
+    return len(factors) == 1
 
 
 _REDUCED: dict[str, Callable[..., Array]] = {"mean": np.mean, "sum": np.sum}

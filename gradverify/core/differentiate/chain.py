@@ -1,8 +1,9 @@
 """Chains of single steps: two forwards for each entry and step, for as long as the steps agree.
 
 A residual that is no larger than its own rounding noise says that the gradient is right to within that
-noise, unless truncation happens to make up for an error; a chain in which every step agrees, while
-truncation grows sixteenfold from one to the next, leaves no room for that. Where truncation shows, one
+noise, unless truncation happens to make up for an error; a chain in which two steps in a row agree, while
+truncation grows sixteenfold from one to the next, leaves no room for that. How much noise there is at one
+step tells at which it is small enough, and the steps between are left out. Where truncation shows, one
 extrapolation with the step before (L. F. Richardson, 1911) does without it. No wrong gradient is found
 here: what a chain leaves open is for the ladder.
 """
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradverify.core.differentiate.central import central
-from gradverify.core.differentiate.ladder import extrapolations
+from gradverify.core.differentiate.ladder import RATIO, extrapolations
 from gradverify.core.differentiate.point import Point
 from gradverify.core.nouns import Array
 
@@ -44,34 +45,51 @@ def chain(point: Point, entries: Array, analytic: Array, steps: Array, fine: Arr
     """
     n = entries.size
     made = Chain(np.zeros(n), np.full(n, np.inf), np.zeros(n, bool), np.zeros(n, bool), np.zeros(n))
-    open_ = np.arange(entries.size)
-    before: tuple[Array, Array] | None = None
-    first = 0
-    while open_.size and first < steps.size:
-        block = steps[first : first + abreast(point, open_.size, first)]
-        first += block.size
-        estimate, residuals, moves = central(point, entries[open_], block, analytic)
-        rows = np.arange(open_.size)
-        for residual, noise, moved in zip(residuals, estimate.rounding, moves):
-            if rows.size == 0:
-                break
-            now = residual[rows], noise[rows]
-            error, width = now if before is None else _straightened(now, before, steps)
-            agrees = moved[rows] & (np.abs(error) <= width)
-            at = open_[rows]
+    going, due = np.ones(n, bool), np.zeros(n, int)
+    before = np.zeros(n), np.full(n, np.inf)  # error and noise at the step before; infinite where that was left out
+    first, rising = 0, bool(steps[-1] > steps[0])
+    while going.any() and first < steps.size:
+        first = max(first, int(due[going].min()))
+        block = steps[first : first + abreast(point, int(np.count_nonzero(going)), first)]
+        rows = np.flatnonzero(going & (due < first + block.size))
+        estimate, residuals, moves = central(point, entries[rows], block, analytic)
+        for k, residual, noise, moved in zip(range(first, steps.size), residuals, estimate.rounding, moves):
+            asked = going[rows] & (due[rows] <= k)
+            at, moved, error, width = rows[asked], moved[asked], residual[asked], noise[asked]
+            second = np.isfinite(before[1][at])
+            now = error, width
+            if second.any():
+                straight = _straightened(now, (before[0][at], before[1][at]), steps)
+                error, width = (np.where(second, *pair) for pair in zip(straight, now))
+            agrees = moved & (np.abs(error) <= width)
             kept = at[agrees]
             made.error[kept], made.noise[kept] = error[agrees], width[agrees]
-            done = agrees & (width <= fine[at])
-            if before is None:
-                made.still[at] = ~moved[rows]
+            if k == 0:
+                made.still[at] = ~moved
                 with np.errstate(all="ignore"):
                     made.doubt[at] = np.nan_to_num(np.abs(error) / width, posinf=np.inf)
-            going = ~done & (agrees | (moved[rows] & (before is None)))
-            before = now[0][going], now[1][going]
-            rows = rows[going]
-        open_ = open_[rows]
-    made.through[open_] = np.isfinite(made.noise[open_])
+            done = (width <= fine[at]) & (second | (k == 0))
+            on = np.where(agrees, ~done, moved & (k == 0))
+            going[at] = on
+            at, now = at[on], (now[0][on], now[1][on])
+            due[at] = k + 1
+            if k + 2 < steps.size - 1 and rising:
+                due[at] = np.where(agrees[on], _enough(now[1] / fine[at], k, steps.size), k + 1)
+            before[0][at], before[1][at] = now[0], np.where(due[at] == k + 1, now[1], np.inf)
+        first += block.size
+    made.through[going] = np.isfinite(made.noise[going])
     return made
+
+
+def _enough(excess: Array, k: int, count: int) -> Array:
+    """The step before the one at which noise that is too large by such a factor at step `k` is small enough.
+
+    Noise falls as the step grows, and nobody needs the steps between. Truncation that makes up for an error at one
+    step is sixteen times smaller at the one before: what agrees at both, as it stands, with noise as small as was asked
+    for at the larger, is right to within five times that.
+    """
+    more = np.ceil(np.log(excess) / np.log(RATIO))
+    return np.asarray(np.clip(k + more - 1, k + 1, count - 2)).astype(int)
 
 
 def abreast(point: Point, count: int, done: int) -> int:
@@ -87,7 +105,7 @@ def abreast(point: Point, count: int, done: int) -> int:
 
 def _straightened(now: tuple[Array, Array], before: tuple[Array, Array], steps: Array) -> tuple[Array, Array]:
     """Error and noise of a step, extrapolated with the one before where truncation shows."""
-    ordered = (now, before) if steps[1] > steps[0] else (before, now)
+    ordered = (now, before) if steps[-1] > steps[0] else (before, now)
     rates, widths = (np.stack([step[k] for step in ordered], axis=1) for k in (0, 1))
     smooth, spread = (a[:, 0] for a in extrapolations(rates, widths, (2,))[1])
     curved = np.abs(now[0]) > now[1]

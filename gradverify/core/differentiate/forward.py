@@ -15,15 +15,14 @@ import numpy as np
 from gradverify.core.declare.functions import accepted
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import LayerFailure, cast, guarded, outputs_of, run
-from gradverify.core.evaluate.limits import time_limit
+from gradverify.core.evaluate.limits import TRIAL, time_limit
 from gradverify.core.nouns import Array, Case
 
-_TRIAL = 3  # rows on which stacking is tried
+_TRIAL = 3  # rows on which stacking is tried, or more: as many as no axis has
 _APART = 0.1  # how far they differ, of an entry or of 1: a mean over the stack moves each by as much, and is seen
 _REORDERED = 64  # roundings by which sums in another order, as of a stack, may differ
 _CANCELLED = 0.1  # share of the largest output that counts for an output that is smaller, as where terms cancel
 _NEXT = 1024  # roundings from the point, within which a row is next to it: the steps that measure the noise
-_TRIAL_SECONDS = 2.0  # for that; a layer that takes longer gains nothing by it
 
 # The C library gives freed memory back to the system, and stacks pay for every page anew, until a block this large
 # was freed once (glibc raises its thresholds then); the block is never touched, so it costs nothing.
@@ -49,7 +48,7 @@ class Forward:
         self.options = case.options
         self.primals = cast(case.primals, dtype) if dtype is not None else dict(case.primals)
         self.forwards = 1  # evaluations, however many of them go through one call
-        self._probed: set[int] = set()  # stacks that gave the same as a loop did
+        self._probed: set[tuple[int, int]] = set()  # stacks that gave the same as a loop did, and their rows
         self._writes: bool | None = None  # whether forward writes into its inputs, as far as one call has told
         self._through = False  # whether any perturbed copy has come through one by one
         self.one_by_one = not _carried.get(layer.forward) and bool(
@@ -67,16 +66,16 @@ class Forward:
         """Flat outputs, shape (count, K), at stacked primals (count, *shape); others stay at the point.
 
         The whole stack goes through one forward when the layer's code broadcasts over leading axes, or
-        its adapter vectorises it, and that gives the same as a loop does, which is tried on one row,
-        and once for each shape on rows that differ much; else row by row.
+        its adapter vectorises it, and that gives the same as a loop does, which is tried on one row of each number
+        of rows, and once for each shape on rows that differ much; else row by row.
         """
         names = tuple(stack)
         for way in self.ways() if count > 2 else ():
             if not self.carries(way, names):
                 continue
             key, flat = self._key(way, names), self._stacked(stack, count, way)
-            if flat is not None and (key in self._probed or self._same(flat, stack, count // 2)):
-                self._probed.add(key)
+            if flat is not None and ((key, count) in self._probed or self._same(flat, stack, count // 2)):
+                self._probed.add((key, count))
                 self.one_by_one = False
                 return flat
             _remember(_refused[self.layer.forward], key)
@@ -132,18 +131,23 @@ class Forward:
         key = self._key(way, names)
         if key not in known and key not in refused:
             rng = np.random.default_rng(7)
-            trial = {}
+            trial, count = {}, self._trial()
             for name in names:
                 array = self.primals[name]
-                offset = _APART * rng.uniform(0.2, 1.0, (_TRIAL, *array.shape)) * np.maximum(np.abs(array), 1.0)
+                offset = _APART * rng.uniform(0.2, 1.0, (count, *array.shape)) * np.maximum(np.abs(array), 1.0)
                 trial[name] = (array + offset).astype(array.dtype)
-            with time_limit(_TRIAL_SECONDS, inner=True):  # nobody asked it to take a stack: it may wait for ever
-                flat = self._stacked(trial, _TRIAL, way)
-            fits = flat is not None and self._same(flat, trial, 0, _TRIAL - 1)
+            with time_limit(TRIAL, inner=True):  # a layer that takes longer gains nothing by it
+                flat = self._stacked(trial, count, way)
+            fits = flat is not None and self._same(flat, trial, 0, count - 1)
             _remember(known if fits else refused, key)
-            if fits:
-                self._probed.add(key)  # at this very point
         return key not in refused
+
+    def _trial(self) -> int:
+        """How many rows to try: `len(W)` of a stack is the number of its rows, and right by accident where W has as
+        many.
+        """
+        sizes = {size for a in self.primals.values() for size in a.shape}
+        return next(count for count in range(_TRIAL, _TRIAL + len(sizes) + 1) if count not in sizes)
 
     def _same(self, flat: Array, stack: Mapping[str, Array], *rows: int) -> bool:
         return all(self.alike(flat[k], self._row(stack, k)) for k in rows)

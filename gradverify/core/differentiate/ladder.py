@@ -130,7 +130,7 @@ def quotients_along(
     h = rungs(point.eps, 0.25, 0.53)  # all primals are heard at once, so that the smallest steps add little
     zero = np.zeros(point.size) if analytic is None else analytic
     d = _differences(lambda a, b: point.along(direction, a, b, zero), h, side)
-    gap = (h if side else 2 * h) * (side or 1)
+    gap = side * h if side else 2 * h
     noise = _audible(point, d.change[None], d.noise[None], np.max(point.scale, initial=0.0, keepdims=True))
     return _rates((d.change - d.gap)[None], gap[None], noise)
 
@@ -215,7 +215,7 @@ def _inner_noise(rate: Array, noise: Array, value: Array, first: Array, limit: A
         sudden = (
             (jump > 2 * after)
             & (jump <= limit[rows, at])
-            & (jump > 64 * noise[rows, np.minimum(at + 1, rate.shape[1] - 1)])
+            & (jump > 64 * noise[rows, at + 1])  # a smaller rung has been consistent
         )
     chosen = rows[sudden]
     power = np.arange(rate.shape[1])[None] - first[chosen, None]

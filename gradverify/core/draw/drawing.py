@@ -160,7 +160,7 @@ class Drawing:
         # with two real primals one multiplies the other, and then no float64 can tell what the gradient is
         alone = sum(not p.domain.discrete for p in self.layer.primals) == 1
         far = values.ABSORBING if alone and self.dtype == np.float64 else ()
-        manner = values.draw_manner(knobs, self.constants)
+        manner = values.draw_manner(knobs, self.constants, low=self.regime.dtype is not None)
         borders = (0.0, 1.0, -1.0, *(s * c for c in (*self.constants, *_lasts(sizes)) for s in (1.0, -1.0)))
         raw: dict[str, Any] = {}
         for k, primal in self._primals(found):

@@ -37,9 +37,11 @@ class Manner:
     about: tuple[float, ...] = ()  # numbers that the layer mentions
 
 
-def draw_manner(knobs: Knobs, constants: tuple[float, ...] = ()) -> Manner:
-    """The manner of a case."""
-    return Manner(knobs.pick(_CASE_REGIMES), knobs.pick(_STYLES), knobs.pick(_SCALES), constants)
+def draw_manner(knobs: Knobs, constants: tuple[float, ...] = (), low: bool = False) -> Manner:
+    """The manner of a case; half of those in a low type ask what their digits are worth."""
+    return Manner(
+        knobs.pick(_LOW_REGIMES if low else _CASE_REGIMES), knobs.pick(_STYLES), knobs.pick(_SCALES), constants
+    )
 
 
 def reals(knobs: Knobs, seed: int, stream: int, shape: Shape, manner: Manner) -> Array:
@@ -117,6 +119,14 @@ def _far_offset(seed: int, stream: int, shape: Shape, manner: Manner) -> Array:
     return offset + spread * streams.normal(seed, stream, shape)
 
 
+def _cancelling(seed: int, stream: int, shape: Shape, manner: Manner) -> Array:
+    """The same for float32, which keeps half of its digits to a ratio of 60 in a difference of squares."""
+    chosen = streams.scramble(seed, stream, 2)
+    offset = (1.0, -1.0, 3.0, -3.0, 5.0)[chosen % 5]
+    spread = abs(offset) / (10.0, 30.0, 100.0, 300.0, 1e3, 3e3)[chosen // 5 % 6]
+    return offset + spread * streams.normal(seed, stream, shape)
+
+
 def _about(seed: int, stream: int, shape: Shape, manner: Manner) -> Array:
     """All entries about a number that the layer mentions, so that their mean, norm and extremes are as well."""
     if not manner.about:
@@ -159,6 +169,7 @@ _REGIMES: Mapping[str, Callable[[int, int, Shape, Manner], Array]] = {
     "heavy tails": _heavy_tails,
     "offset": _offset,
     "far offset": _far_offset,
+    "cancelling": _cancelling,
     "about": _about,
 }
 _CASE_REGIMES = (
@@ -166,7 +177,14 @@ _CASE_REGIMES = (
     *("ties", "sparse", "offset", "saturating", "heavy tails", "near-constant rows"),
     *("far offset", "far offset", "about", "about"),
 )
-_OWN_REGIMES = ("plain", "plain", "plain", "zeros", *_REGIMES)  # planted numbers spoil most zeros
+_LOW_REGIMES = (*_CASE_REGIMES, *("cancelling",) * len(_CASE_REGIMES))
+_OWN_REGIMES = (
+    "plain",
+    "plain",
+    "plain",
+    "zeros",
+    *(r for r in _REGIMES if r != "cancelling"),
+)  # planted numbers spoil most zeros
 
 
 def plant(knobs: Knobs, arrays: Mapping[str, Array], constants: tuple[float, ...], special: bool = False) -> None:

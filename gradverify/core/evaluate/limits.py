@@ -18,8 +18,10 @@ from types import FrameType
 
 from gradverify.core.evaluate.failures import LayerFailure, running
 
+TIMEOUT = "timeout"  # kind of the failure of a call that did not return
 SLOW = "slow"  # kind of the failure of a case that took too long although every call returned
 TOO_SLOW = "the layer is slow"
+TRIAL = 2.0  # seconds for a call that is no case of its own: it may wait for ever, and a case that does is told as one
 
 _WAITS = 0.02  # share of the processor below which a body waits; one that competes for it gets more
 _AGAIN = 0.25  # of the limit, after which a body that goes on in spite of it is ended again
@@ -60,7 +62,7 @@ def time_limit(seconds: float | None, inner: bool = False) -> Iterator[None]:
             return
         signal.setitimer(signal.ITIMER_REAL, _AGAIN * limit)  # whoever catches this must not run on without a limit
         if running() - (_starved() - late) >= 0.5 * limit:
-            raise _Expired("timeout", "forward", f"the layer did not return within {limit:g} s")
+            raise _Expired(TIMEOUT, "forward", f"the layer did not return within {limit:g} s")
         raise _Expired(SLOW, "forward", f"{TOO_SLOW}: a case took more than {limit:g} s")
 
     def swallowed(unraisable: sys.UnraisableHookArgs) -> None:

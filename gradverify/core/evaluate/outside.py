@@ -29,6 +29,7 @@ _MOST = 12  # cases in all
 _LARGE = 1 << 24  # elements of an array that is not tried
 _SECONDS = 5.0  # for one look
 PLAIN = "forward takes this from outside, so that no gradient of it is asked for: make it an argument of forward"
+MODULE = "neither parameter nor buffer of the module, so that no gradient of it is asked for: make it one of them"
 LEFT = "forward takes this from outside, and backward leaves what may be its gradient in {place}: return it instead"
 FIXED = "forward takes this from outside, and it cannot be changed to try what it does: make it an argument of forward"
 DATA = "data that the function takes from outside"
@@ -46,6 +47,7 @@ class Outside:
         self._reached: dict[Path, tuple[int, ...]] = {}
         self._state: set[Path] = set()
         self._fixed: set[Path] = set()
+        self._modules: set[str] = set()
         self._left: list[dict[Path, Array]] = []
         self._options: list[str] = []
         self._looks = 0
@@ -65,6 +67,7 @@ class Outside:
                 self._state |= trial.moving
                 self._reached |= {p: np.shape(new[p]) for p in trial.reaching(list(new))}
                 self._fixed |= trial.fixed
+                self._modules |= {name for name, held in trial.held.items() if hasattr(held, "named_parameters")}
                 if self._reached and len(self._left) < _LOOKS:
                     self._left.append(trial.left())
         except LayerFailure:  # the properties tell it
@@ -89,7 +92,8 @@ class Outside:
         # that of a weight at every size, and so none of the inputs'
         places = [p for p, a in first.items() if p != path and a.shape == shape and all(p in o for o in others)]
         places = [p for p in places if all(o[p].shape == shape for o in others)]
-        reason = LEFT.format(place=shown(places[0])) if places else PLAIN
+        plain = MODULE if path[0][1] in self._modules else PLAIN
+        reason = LEFT.format(place=shown(places[0])) if places else plain
         return NotVerified(name, reason, blocks=True, constant=name)
 
 
@@ -109,8 +113,8 @@ class _Trial:
         self._layer, self._case = layer, case
         before = {p: values(a) for p, a in _arrays(reachable(layer.forward, layer.backward)).items()}
         self._plain = self._outputs()
-        self._held = reachable(layer.forward, layer.backward)  # again: weights may come into being with a forward
-        self.arrays = _arrays(self._held)
+        self.held = reachable(layer.forward, layer.backward)  # again: weights may come into being with a forward
+        self.arrays = _arrays(self.held)
         self.moving = {p for p, a in self.arrays.items() if p in before and not _same([before[p]], [values(a)])}
         self.fixed: set[Path] = set()
 
@@ -152,8 +156,8 @@ class _Trial:
         rng = np.random.default_rng(0)
         undo: list[Callable[[], None]] = []
         try:
-            for path, value in ((path, fetch(self._held, path)) for path in paths):
-                back = _replaced(self._held, path, value, _other(value, share, rng))
+            for path, value in ((path, fetch(self.held, path)) for path in paths):
+                back = _replaced(self.held, path, value, _other(value, share, rng))
                 if back is not None:
                     undo.append(back)
                 elif hasattr(value, "shape"):
@@ -167,11 +171,11 @@ class _Trial:
         """Arrays from outside that backward writes, other than the gradients that it returns."""
         given = {n: np.array(a) for n, a in self._case.primals.items()}
         evaluation = run(self._layer, given, self._case.options)
-        before = {p: values(a) for p, a in arrays_of(self._held, tensors=True).items()}
+        before = {p: values(a) for p, a in arrays_of(self.held, tensors=True).items()}
         rng = np.random.default_rng(1)
         cotangents = tuple(np.asarray(rng.normal(size=y.shape)).astype(y.dtype) for y in evaluation.outputs)
         returned = [g for g in evaluation.pull(cotangents).values() if isinstance(g, np.ndarray)]
-        after = {p: values(a) for p, a in arrays_of(self._held, tensors=True).items()}
+        after = {p: values(a) for p, a in arrays_of(self.held, tensors=True).items()}
         changed = {p: a for p, a in after.items() if p not in before or not _same([before[p]], [a])}
         return {p: a for p, a in changed.items() if not any(_same([a], [g]) for g in returned)}
 

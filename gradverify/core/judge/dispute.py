@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gradverify.core.differentiate.kinks import has_faint_kink, has_kink
+from gradverify.core.differentiate.kinks import crowded, has_corner, has_faint_kink, has_kink
 from gradverify.core.differentiate.point import Point
 from gradverify.core.nouns import DISAGREES, UNRESOLVED, Array, Case
 
@@ -51,9 +51,13 @@ class Dispute:
 
     @property
     def has_kink(self) -> bool:
-        """Whether the forward has a kink at the point, along any direction or that of the entries in dispute."""
+        """Whether the forward has a kink at the point, along any direction, that of the entries in dispute, or between
+        neighbours where three of them tie.
+        """
         if not self._has_kink:
-            self._has_kink.append(has_kink(self.point) or has_faint_kink(self.point, self.entries))
+            point, entries = self.point, self.entries
+            found = has_kink(point) or has_faint_kink(point, entries)
+            self._has_kink.append(found or (bool(crowded(point, entries).any()) and has_corner(point)))
         return self._has_kink[0]
 
     def only(self, rows: Array) -> Dispute:

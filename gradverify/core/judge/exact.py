@@ -356,7 +356,7 @@ def _tiny(array: Array) -> float:
 
 def narrow(case: Case) -> bool:
     """Whether a primal has a type whose range everyday numbers overflow: float16 ends at 65,504."""
-    return any(a.dtype.kind == "f" and np.finfo(a.dtype).max < 1e6 for a in case.primals.values())
+    return any(a.dtype.kind == "f" and float(np.finfo(a.dtype).max) < 1e6 for a in case.primals.values())
 
 
 def _unit(layer: Layer, case: Case) -> float:

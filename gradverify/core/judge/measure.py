@@ -27,18 +27,24 @@ SMALL = 1e-3  # of the natural step: an entry below may be far from what its pri
 LARGE = (1.0, 2.0**-4, 2.0**-8)  # relative steps at which to ask whether anything moves at all
 
 
-def single_steps(sweep: Sweep, todo: Array, step: float | None) -> tuple[Array, Array]:
+def single_steps(sweep: Sweep, todo: Array, step: float | None, drawn: float | None) -> tuple[Array, Array]:
     """Settle what single steps can, at two forwards for each entry and step.
 
     First the step that was given, then from the best one upward: noise shrinks as the step grows. Where truncation
     is in the way, from there downward. Where no output moves at the best step, only a large one can tell.
+
+    Parameters
+    ----------
+    step : relative step tried first, if any
+    drawn : relative step of which the others are multiples by powers of RATIO: the one among them that is nearest to
+        the best one stands for it. A step that is drawn at random decides one entry in five, and the best one most
 
     Returns
     -------
     the entries that are left, and for each how many times its noise the disagreement is, at the least, shape (n,)
     """
     point, analytic = sweep.point, sweep.analytic
-    first = best_step(point.eps) * ladder.RATIO ** _loud(sweep, todo)
+    first = nearest(best_step(point.eps), drawn) * ladder.RATIO ** _loud(sweep, todo)
     ways = first * UPWARD, first * DOWNWARD
     given = () if step is None else (np.array([max(step, 8 * point.eps)]),)
     doubt = np.full(todo.size, np.inf)
@@ -57,6 +63,13 @@ def single_steps(sweep: Sweep, todo: Array, step: float | None) -> tuple[Array, 
         left = sweep.verdicts[todo] != AGREES
         todo, doubt = todo[left], np.minimum(doubt, found.doubt)[left]
     return todo, doubt
+
+
+def nearest(best: float, drawn: float | None) -> float:
+    """The multiple of a drawn step by a power of RATIO that is nearest to the best step."""
+    return (
+        best if drawn is None else float(drawn * ladder.RATIO ** np.round(np.log(best / drawn) / np.log(ladder.RATIO)))
+    )
 
 
 def _loud(sweep: Sweep, entries: Array) -> int:
@@ -163,6 +176,7 @@ def _closer(sweep: Sweep, entries: Array) -> None:
 
     An even function such as 1/x^2 differences to 0 across its pole, and looks converged. Of two estimates that
     exclude each other the one at smaller steps is right: a larger step counts while it agrees with smaller ones.
+    Where the smaller ones tell nothing, steps a thousand times the entry do not either: they pass sin x for 0.
     """
     own = np.abs(sweep.point.values)
     wrong = sweep.among(entries, DISAGREES)
@@ -171,6 +185,7 @@ def _closer(sweep: Sweep, entries: Array) -> None:
         return
     close = ladder.entrywise(sweep.point, small, sweep.analytic[small], scale=own[small].astype(float))
     apart = np.abs(close.value - sweep.numerical[small]) > close.bound + sweep.bound[small]
+    apart |= ~np.isfinite(close.bound)
     measured(
         sweep, small[apart], Estimate(*(part[apart] for part in (close.value, close.truncation, close.rounding))), True
     )
@@ -192,7 +207,8 @@ def measured(sweep: Sweep, entries: Array, estimate: Estimate, anyway: bool = Fa
 def allow(sweep: Sweep, wrong: Array, allowance: Callable[[bool], Array]) -> Array:
     """Add the rounding of the backward itself to the bound, unless it is so large that it would hide anything.
 
-    Where primals are so large that their last place is no small step, it settles nothing and leaves nothing wrong.
+    Where primals are so large that their last place is no small step, it settles nothing and leaves nothing wrong: of
+    many entries some differ by little one unit away, and are as little told as the others.
 
     Returns the entries that still disagree.
     """
@@ -201,8 +217,9 @@ def allow(sweep: Sweep, wrong: Array, allowance: Callable[[bool], Array]) -> Arr
     point = sweep.point
     cap = _HIDES * np.maximum(sweep.scale[wrong], point.loudness / point.scale[wrong])
     error = np.abs(sweep.numerical[wrong] - sweep.analytic[wrong])
-    extra = allowance(bool((error <= cap).any()))[wrong]
-    apart = (error <= extra) & np.isfinite(extra) & ladder.coarse(point)
+    every = allowance(bool((error <= cap).any()))
+    extra = every[wrong]
+    apart = (error <= point.tops(np.where(np.isfinite(every), every, 0.0))[wrong]) & ladder.coarse(point)
     extra = np.where(np.isfinite(extra) & (extra <= cap), extra, 0.0)
     sweep.bound[wrong] += extra
     pardoned = error <= FIRM * sweep.bound[wrong]

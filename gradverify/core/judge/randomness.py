@@ -28,14 +28,19 @@ def randomness(layer: Layer, case: Case) -> tuple[Finding, ...]:
     changing = [n for n in first if any(n in g and not _equal(first[n], g[n]) for g in others)]
     left = _left(layer, completed) if changing else frozenset()
     for name in (n for n in changing if n not in left):
-        message = f"backward gives different gradients of {name} for the same inputs and cotangents"
-        return (Finding("repeatable", "random", name, message, case),)
+        return (random_gradient(case, name),)
     message = (
         "the gradient of {} changes from call to call, and is not zero where the upstream gradient is: it is added to "
         "what other calls left in a buffer"
     )
     kernel = layer.hooks.reference is not None
     return tuple(Finding("repeatable", KEPT, n, message.format(n), case) for n in changing if kernel)
+
+
+def random_gradient(case: Case, name: str) -> Finding:
+    """The finding that backward answers by chance."""
+    message = f"backward gives different gradients of {name} for the same inputs and cotangents"
+    return Finding("repeatable", "random", name, message, case)
 
 
 def _left(layer: Layer, case: Case) -> frozenset[str]:

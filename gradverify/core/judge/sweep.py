@@ -35,6 +35,7 @@ def sweep(
     analytic: Array,
     step: float | None = None,
     *,
+    drawn: float | None = None,
     method: str = "adaptive",
     allowance: Allowance | None = None,
     entries: Array | None = None,
@@ -46,6 +47,7 @@ def sweep(
     ----------
     analytic : flat gradient, shape (P,); NaN entries are left unresolved
     step : relative step tried first; None starts at the best step
+    drawn : relative step of which the steps are multiples by powers of 4
     method : "adaptive"; "central" for the tutorial's procedure at `step` alone; "complex" for the complex step
     allowance : ``(small) -> rounding error of the analytic gradient itself``, shape (P,), asked for only on
         disagreement; `small` tells that one is so small that rounding may be all of it
@@ -60,10 +62,10 @@ def sweep(
         measured(result, todo, complex_step(point, todo))
         _decide(result, todo, court)
     elif method == "central":
-        measured(result, todo, paired(point, todo, step or best_step(point.eps), analytic)[0])
+        measured(result, todo, paired(point, todo, step or drawn or best_step(point.eps), analytic)[0])
         _decide(result, todo, court)
     else:
-        todo, doubt = single_steps(result, todo, step)
+        todo, doubt = single_steps(result, todo, step, drawn)
         clearest = _clearest(point, todo, doubt) if few else np.zeros(todo.size, bool)
         for some in (todo[clearest], todo[~clearest]):
             some = _untold(result, some)

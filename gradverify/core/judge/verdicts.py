@@ -133,7 +133,7 @@ def rounded(analytic: Array, value: Array | float, bound: Array) -> Array:
 def judge(analytic: Array, value: Array | float, bound: Array, scale: Array) -> Array:
     """Verdicts without regard to kinks; every array has one element for each entry."""
     error = np.abs(value - analytic)
-    wide = (bound > WIDE * np.maximum(np.abs(value), np.abs(analytic))) & (bound > COARSE * scale)
+    wide = (bound > WIDE * np.abs(analytic)) & (bound > COARSE * scale)  # the value is as large, where it agrees
     bound = rounded(analytic, value, bound)
     verdicts = np.where(wide, UNRESOLVED, AGREES)
     verdicts = np.where(error > bound, UNRESOLVED, verdicts)

@@ -14,7 +14,7 @@ from typing import Any
 
 from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
-from gradverify.core.evaluate.limits import time_limit
+from gradverify.core.evaluate.limits import TRIAL, time_limit
 from gradverify.core.lines import places
 from gradverify.core.lines.fixed import fixed
 from gradverify.core.lines.owner import Home
@@ -25,7 +25,6 @@ from gradverify.core.summarise.lines_ran import Function, Ran, Side
 from gradverify.core.verify import aware
 
 _STILL = 4  # of how many cases one is watched by a trace function when nothing seems left to see; it takes 0.2 ms
-_SECONDS = 2.0  # for one such run; a layer that hangs is found by the properties, and costs this much besides
 
 
 class Recorder:
@@ -124,7 +123,7 @@ def _run(watching: Engine, layer: Layer, case: Case) -> Seen:
     """One forward and backward under the trace function; what they raise is add by the properties."""
     seen = Seen()
     try:
-        with time_limit(_SECONDS):
+        with time_limit(TRIAL):  # a layer that hangs is found by the properties, and costs this much besides
             watching.begin()
             try:
                 completed, evaluation = evaluate.evaluated(layer, case)

@@ -23,8 +23,8 @@ class Case:
     primals : every primal by name, as stored
     options : option values by name (numbers, strings, booleans, None, tuples of these)
     cotangents : one array for each output; None until a forward has told their shapes
-    step : relative step of the first central difference (the tutorial's epsilon); None lets the
-        checker choose
+    step : relative step of central differences (the tutorial's epsilon), or of one of them: those of the checker are
+        multiples of it by powers of 4; None lets the checker choose
     seed : source of all randomness that a property needs beyond the arrays
     target : what `gradverify replay` loads: a registered name, "package.module:object" or "file.py:object"
     """

@@ -9,7 +9,7 @@ from gradverify.core.nouns import Array, Case, Stream
 _MANNERS = ("tenths", "tenths", "mean", "normal", "spread", "ones")
 
 
-def upstream(case: Case, outputs: tuple[Array, ...], drawn: tuple[Array, ...]) -> tuple[Array, ...]:
+def upstream(case: Case, drawn: tuple[Array, ...]) -> tuple[Array, ...]:
     """Cotangents for a case that has none.
 
     Signed tenths (`drawn`); those of a mean over all outputs, 1/N of either sign; normal ones; rows whose scales

@@ -32,7 +32,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     order = case.rng(Stream.BATCH_ORDER).permutation(size)
     shuffled = exact.gradients(layer, _take(layer, case, order))
     expected = {n: _rows(layer, n, g, order) for n, g in whole.items()}
-    cut = max(1, size // 2)
+    cut = size // 2
     halves = [exact.gradients(layer, _take(layer, case, rows)) for rows in (np.arange(cut), np.arange(cut, size))]
     joined = {n: _join(layer, n, [half[n] for half in halves]) for n in whole}
     pairs = [(f"with the batch {layer.batch} split in two", joined, whole)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -62,7 +62,7 @@ class Compared:
         """Findings and comparisons of the primals in question."""
         layer = self.point.layer
         compared = comparisons(self.sweep, asked(layer))
-        findings = tuple(finding(layer, self.case, c, self.good) for c in compared if c.wrong.any())
+        findings = tuple(finding(self.case, c) for c in compared if c.wrong.any())
         entries = int(np.isfinite(self.analytic).sum())
         asks = current().outputs
         outputs = weighted(layer.returns, self.case.cotangents or (), self._alone) if asks else {}
@@ -132,8 +132,16 @@ def compare(point: Point, case: Case, analytic: Array) -> Sweep:
     every = np.concatenate([np.arange(s.start, s.stop) for s in wanted]) if wanted else np.arange(0)
     large = point.size > tuning.sweep_limit
     chosen = screened_entries(point, case, analytic, every, tuning.sample) if large else every
-    step = tuning.eps if tuning.eps is not None else case.step
-    result = sweep(point, analytic, step, method=tuning.method, allowance=allowance, entries=chosen, few=tuning.few)
+    result = sweep(
+        point,
+        analytic,
+        tuning.eps,
+        drawn=case.step,
+        method=tuning.method,
+        allowance=allowance,
+        entries=chosen,
+        few=tuning.few,
+    )
     if large:
         result.settle(np.setdiff1d(every, chosen), Verdict.UNRESOLVED, SCREENED)
     for slot in zero:
@@ -185,7 +193,7 @@ def backward_rounding(point: Point, case: Case, analytic: Array, small: bool = F
     return _UNSEEN * spread
 
 
-def finding(layer: Layer, case: Case, comparison: Comparison, good: Mapping[str, Array]) -> Finding:
+def finding(case: Case, comparison: Comparison) -> Finding:
     """The finding for one primal, with the facts that diagnosis builds on."""
     where = comparison.worst
     count, total = int(comparison.wrong.sum()), comparison.wrong.size

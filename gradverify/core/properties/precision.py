@@ -64,10 +64,11 @@ def holds(layer: Layer, case: Case, name: str = NAME, more: Any = np.float64) ->
     def often() -> tuple[dict[str, Array], float]:
         """As `allowed`, from many neighbours, and what forward loses: for all primals at once, where one is wrong."""
         stored = exact.stored(layer, wide.rng(Stream.WIDE_SAVED_ROUNDING), eps)
-        return unavoidable(stored, wide, exactly, eps, _MANY), _forward_loses(layer, case, more, eps)
+        return unavoidable(stored, wide, exactly, eps, _MANY, ties=True), _forward_loses(layer, case, more, eps)
 
+    grain = layer.hooks.gradient_rounding(case.primals) if layer.hooks.gradient_rounding else {}
     for primal, truth in exactly.items():
-        terms = _terms(case, primal, outputs)
+        terms = _terms(case, primal, outputs) + grain.get(primal, 0.0) / eps
         comparison = _compare(layer, primal, judged[primal], truth, allowed[primal], lowest, terms)
         if comparison.wrong.any():  # a kink next to the point is crossed by some of many, maybe by none of few
             many, loses = often()
@@ -93,13 +94,19 @@ def more_digits(layer: Layer) -> str | None:
     return "this machine has no floating type with more digits than float64"
 
 
-def unavoidable(layer: Layer, wide: Case, truth: dict[str, Array], eps: float, draws: int = _FEW) -> dict[str, Array]:
-    """Spread of the gradient in the wide type under relative changes of `eps` in primals and cotangents, by primal."""
+def unavoidable(
+    layer: Layer, wide: Case, truth: dict[str, Array], eps: float, draws: int = _FEW, ties: bool = False
+) -> dict[str, Array]:
+    """Spread of the gradient in the wide type under relative changes of `eps` in primals and cotangents, by primal.
+
+    With `ties`, zeros that tie are moved as well, in an order of their own: which of them a sort that
+    is not stable puts where may differ between types.
+    """
     rng = wide.rng(Stream.WIDE_ROUNDING)
     spread = {name: np.zeros(g.shape) for name, g in truth.items()}
     for _ in range(draws):
         moved = wide.but(
-            primals={n: _moved(a, eps, rng) for n, a in wide.primals.items()},
+            primals={n: _moved(a, eps, rng, ties) for n, a in wide.primals.items()},
             cotangents=tuple(
                 _moved(np.asarray(v, np.longdouble) if v.dtype.kind == "f" else v, eps, rng)
                 for v in wide.cotangents or ()
@@ -125,8 +132,12 @@ def _forward_loses(layer: Layer, case: Case, more: Any, eps: float) -> float:
     return float(worst)
 
 
-def _moved(array: Array, eps: float, rng: np.random.Generator) -> Array:
-    return array * (1 + eps * rng.uniform(-1, 1, array.shape)) if array.dtype.kind in "fc" else array
+def _moved(array: Array, eps: float, rng: np.random.Generator, ties: bool = False) -> Array:
+    if array.dtype.kind not in "fc":
+        return array
+    shares = eps * rng.uniform(-1, 1, array.shape)
+    zero = (array == 0) & (ties and np.count_nonzero(array == 0) > 1)
+    return array * (1 + shares) + zero * shares
 
 
 def _terms(case: Case, name: str, outputs: tuple[Array, ...]) -> float:

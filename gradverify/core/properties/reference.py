@@ -59,7 +59,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     drawn = case.cotangents is None
     case, evaluation = evaluate.evaluated(layer, case.but(primals=stored))
     outputs = evaluation.outputs
-    cotangents = upstream(case, outputs, case.cotangents or ()) if drawn else case.cotangents or ()
+    cotangents = upstream(case, case.cotangents or ()) if drawn else case.cotangents or ()
     case = case.but(cotangents=tuple(reference.stored(np.asarray(v, float)) for v in cotangents))
     arrays = tuple(stored[p.name] for p in layer.primals)
     try:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from gradverify.core import evaluate
+from gradverify.core import evaluate, tuning
 from gradverify.core.declare.layer import Layer
 from gradverify.core.judge import exact
-from gradverify.core.judge.randomness import KEPT, randomness
+from gradverify.core.judge.randomness import KEPT, random_gradient, randomness
 from gradverify.core.nouns import Array, Case, Finding, Outcome
 from gradverify.core.properties import Fingerprint, Property, add, fresh
 from gradverify.core.properties._runs import RUNS
@@ -28,7 +30,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     first = evaluate.run(layer, evaluate.copies(case.primals), case.options)
     given = exact.copied(first.outputs)  # forward may write into what it returned
     begun = time.perf_counter()
-    for k in range(_MOST):
+    for k in range(_MOST if tuning.current().only is None else 0):  # a gradient in question is of one that agreed
         if k >= _TIMES - 1 and time.perf_counter() - begun > _SECONDS:
             break
         again = evaluate.run(layer, evaluate.copies(case.primals), case.options)
@@ -42,12 +44,11 @@ def holds(layer: Layer, case: Case) -> Outcome:
     once = exact.pulled(layer, case, first, lambda: exact.copied(v))
     once = {n: np.array(g) for n, g in once.items()}
     begun = time.perf_counter()
-    pairs = []
-    for k in range(_MOST):
-        if k >= _TIMES and time.perf_counter() - begun > _SECONDS:
-            break
-        pairs.append(("in a second forward and backward", exact.gradients(layer, case), once))
-    if layer.hooks.reference is not None and any(not _same(once, gradients) for _, gradients, _ in pairs):
+    afresh: list[dict[str, Array]] = []
+    while len(afresh) < _TIMES or (len(afresh) < _MOST and time.perf_counter() - begun < _SECONDS):
+        afresh.append(exact.gradients(layer, case))
+    pairs = [("in a second forward and backward", again, once) for again in afresh]
+    if layer.hooks.reference is not None and any(not _same(once, again) for again in afresh):
         kept = tuple(finding for finding in randomness(layer, case) if finding.kind == KEPT)
         if kept:
             return Outcome(NAME, kept)
@@ -57,7 +58,27 @@ def holds(layer: Layer, case: Case) -> Outcome:
     outcome = exact.outcome(layer, case, NAME, pairs, same=True)
     # as many as are always compared: how many more there was time for is not the same at the next run
     entries = (_TIMES + (not layer.declared.stateful)) * sum(g.size for g in once.values())
-    return Outcome(NAME, outcome.findings, entries=entries)
+    chance = _comes_and_goes(case, outcome, afresh, once) or (randomness(layer, case) if outcome.findings else ())
+    return replace(_by_chance(layer, case, chance) if chance else outcome, entries=entries)
+
+
+def _comes_and_goes(
+    case: Case, outcome: Outcome, afresh: Sequence[dict[str, Array]], once: dict[str, Array]
+) -> tuple[Finding, ...]:
+    """The finding of chance where some calls gave the same again and others did not: a state would stay."""
+    for name in (finding.primal or "" for finding in outcome.findings):
+        if 0 < sum(exact.alike(again[name], once[name]) for again in afresh) < len(afresh):
+            return (random_gradient(case, name),)
+    return ()
+
+
+def _by_chance(layer: Layer, case: Case, findings: tuple[Finding, ...]) -> Outcome:
+    """The findings that code answers by chance.
+
+    Unless it is what fresh memory happens to hold: that comes out every time, once the memory is told what to hold.
+    """
+    unwritten = tuple(filter(fresh.unwritten, fresh.holds(layer, case).findings))
+    return Outcome(fresh.NAME, unwritten) if unwritten else Outcome(NAME, findings)
 
 
 def _same(one: dict[str, Array], other: dict[str, Array]) -> bool:
@@ -72,21 +93,15 @@ def explains(mine: Fingerprint, other: Fingerprint) -> bool:
 
 
 def moot(layer: Layer, case: Case, outcome: Outcome) -> Outcome | None:
-    """A disagreement means nothing if forward or backward gives something else at the next call: that is the finding.
-
-    Unless it is what fresh memory happens to hold: that comes out every time, once the memory is told what to hold.
-    """
+    """A disagreement means nothing where forward or backward answers by chance: that is the finding."""
     runs = all(RUNS in finding.facts for finding in outcome.findings)  # of a kernel, whose bits may change
     if runs and all(finding.kind != "random" for finding in outcome.findings):
         return None
     found = tuple(f for f in randomness(layer, case) if f.kind == KEPT or not runs)
     if not found and not runs:
         return None
-    unwritten = tuple(filter(fresh.unwritten, fresh.holds(layer, case).findings))
-    if unwritten:
-        return Outcome(fresh.NAME, findings=unwritten)
-    kept = any(finding.kind == KEPT for finding in found)
-    return Outcome(NAME if kept else outcome.property, findings=found) if found else None
+    chance = _by_chance(layer, case, found)
+    return chance if chance.findings else None
 
 
 SAYS = "the same case gives the same outputs and gradients again"

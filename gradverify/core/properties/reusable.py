@@ -8,6 +8,7 @@ from gradverify.core import evaluate
 from gradverify.core.declare.declaration import Primal
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import LayerFailure
+from gradverify.core.evaluate.limits import SLOW, TIMEOUT, TRIAL, time_limit
 from gradverify.core.judge import exact
 from gradverify.core.nouns import Array, Case, Finding, Outcome, Stream
 from gradverify.core.properties import Property, add
@@ -45,15 +46,15 @@ def _calls(layer: Layer, case: Case, other: Case) -> Outcome:
         return exact.pulled(layer, which, evaluation, lambda: exact.copied(which.cotangents or ()))
 
     between = _two_objects(layer, case, other, expected) if layer.hooks.session else []
-    first = backward(case, forward(case))
+    one = forward(case)
+    given, first = exact.copied(one.outputs), backward(case, one)
     second = backward(other, forward(other))
+    if not all(exact.alike(now, before) for now, before in zip(one.outputs, given)):
+        return Outcome(NAME, (_overwritten(case),), entries=sum(y.size for y in given))
     pairs = [("in the first of two calls", first, expected), *between]
     if not layer.declared.stateful:
         one = forward(case)
-        given = exact.copied(one.outputs)
         two = forward(other)
-        if not all(exact.alike(now, before) for now, before in zip(one.outputs, given)):
-            return Outcome(NAME, (_overwritten(case),), entries=sum(y.size for y in given))
         pairs.append(("after another forward ran in between", backward(case, one), expected))
         pairs.append(("after its forward ran first", backward(case, forward(case)), expected))
         second_late = backward(other, two)
@@ -108,8 +109,11 @@ def _other(layer: Layer, case: Case, shorten: bool = True) -> Case:
             if not layer.legal(other.primals, other.options):
                 continue
             try:
-                completed, reason = exact.ready(layer, other)
-            except LayerFailure:  # told by `complete`, if these sizes are legal
+                with time_limit(TRIAL, inner=True):
+                    completed, reason = exact.ready(layer, other)
+            except LayerFailure as failure:  # told by `complete`, if these sizes are legal
+                if failure.kind in (TIMEOUT, SLOW):
+                    break
                 continue
             if reason is None:
                 return completed

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from gradverify.core.texts import many
+
 ROLES = ("forward", "backward")
 
 
@@ -166,7 +168,7 @@ class Ran:
     def _said(self, role: str) -> str:
         some, every = self.counts(role)
         fixed = [argument for argument in self.fixed if argument.role == role]
-        words = [f"{role}: {some} of {every} line{'s' * (every != 1)} ran"]
+        words = [f"{role}: {some} of {many(every, 'line')} ran"]
         never = [part for function in self.of(role) for part in _ranges(function, self._several(role))]
         missed = sorted({side for f in self.of(role) for side in f.missed}, key=_order)
         words += [f"never: {', '.join(never)}"] if never else []
@@ -184,7 +186,7 @@ class Ran:
         for role in ROLES:
             some, every = self.counts(role)
             sides = len({(f.file, side) for f in self.of(role) for side in f.missed})
-            counts = [f"{every - some} line{'s' * (every - some != 1)}"] if every > some else []
+            counts = [many(every - some, "line")] if every > some else []
             counts += [f"{sides} branch{'es' * (sides != 1)}"] if sides else []
             parts += [f"{' and '.join(counts)} of {role} never ran"] if counts else []
         return "; ".join(parts)

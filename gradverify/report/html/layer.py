@@ -46,7 +46,7 @@ def section(report: Report, files: Mapping[Finding, str], prefix: str, level: in
         details("Properties in figures", _properties(report, prefix), open=not report.findings),
         _verified(report),
         _distributions(report),
-        None if report.coverage is None or not report.coverage.cases else _coverage(report.coverage, level + 1),
+        None if report.coverage is None or not report.coverage.cases else _coverage(report.coverage),
         None if report.lines is None else marked(report.lines),
         id=prefix,
         cls=f"layer {kind}",
@@ -124,7 +124,7 @@ def _power(p: int) -> str:
     return "1" if p == 0 else f"10{str(p).translate(_SUPERSCRIPT)}"
 
 
-def _coverage(coverage: Coverage, level: int) -> Markup:
+def _coverage(coverage: Coverage) -> Markup:
     """Which sizes, options, types and values the cases had."""
     parts = [
         *(named(f"size of {name}", sorted(counts.items(), key=_by_size)) for name, counts in coverage.sizes.items()),

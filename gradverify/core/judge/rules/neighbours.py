@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from gradverify.core.differentiate.central import NOISE_FACTOR, central
-from gradverify.core.differentiate.kinks import reach
+from gradverify.core.differentiate.kinks import crowded, reach
 from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge.dispute import Answer, Dispute
@@ -113,7 +113,7 @@ def kinks_meet(dispute: Dispute) -> Answer:
     slopes, kinked = _looked(
         point, case, entries, numerical, gap, _scattered(case, point.size, entries, Stream.NEIGHBOURS), _FIRST
     )
-    for k in np.flatnonzero(~kinked & _crowded(point, entries)):
+    for k in np.flatnonzero(~kinked & crowded(point, entries)):
         one = slice(k, k + 1)
         ranked, count = _ranked(case, point.values, int(entries[k]))
         found, kinked[one] = _looked(point, case, entries[one], numerical[one], gap[one], ranked, count)
@@ -160,13 +160,6 @@ def _looked(
         )
         abrupt = spread - 2 * np.nanmax(rounding, axis=0, initial=0.0) > 0.5 * wide
     return far, kinked & abrupt
-
-
-def _crowded(point: Point, entries: Array) -> Array:
-    """Whether each entry has the value of at least two others, shape (n,)."""
-    _, inverse, counts = np.unique(point.values, return_inverse=True, return_counts=True)
-    many: Array = counts[inverse.ravel()[entries]] > 2
-    return many
 
 
 def _distinct(values: Array, tolerance: float) -> int:

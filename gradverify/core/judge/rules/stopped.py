@@ -22,13 +22,15 @@ from gradverify.core.nouns import Array, Stream
 
 _FAINT = 0.05  # of what a relative change of the entry would amount to; what is more is no unfinished iteration
 _LITTLE = 1e-6  # outputs, and steps, that may be below an absolute tolerance
-_NEAR = (0.5, 2.0, 0.05)  # natural steps within which a jump is looked for; and steps of 1, where these are smaller
-_FAR = (1.0, 3.0)  # logarithms of factors by which all entries grow or shrink, to look for one further away
-_OFFSETS = (-2.0, -1.0, 1.0, 2.0)  # steps along the way, around which a jump is looked for as well
+_NEAR = (0.5, 2.0, 0.05)  # steps within which a jump is looked for
 _SMALL = 1e-2  # of the largest output: forward's jumps are small beside it where it converges
 _JUMPS = 8.0  # how many of its jumps forward may be off by; at a rate of 0.9 it stops ten of them short of the limit
 _WINDOWS = 4.0 ** np.arange(3.0)  # ways that are wider than the nearest that crosses the jump
 _PANELS = 4
+_ROUNDINGS = 16.0  # of a backward, relative to the terms of its slope along a way
+_ASIDE = (
+    1e-3  # of a reach: differences of the fourth order over it are right to 1e-11 of a slope, and few jumps are near
+)
 _ALONE = 5  # rows of a stack that are evaluated alone as well: where the number of iterations differs, so do most rows
 _BESIDE, _SAME = 1e-7, 0.1  # a step at which no continuous gradient changes by this share of the gap ...
 _LOST = 1e-4  # ... above this share of what a relative change amounts to: a backward that iterates stops short as well
@@ -62,17 +64,15 @@ def stopped(dispute: Dispute) -> Answer:
 
     A forward that has no jump within any reach is none that stops short, and need not be searched at other points.
     """
-    natural = dispute.point.scale
-    ways = [_Way(dispute, np.minimum(natural, 1.0))]
-    if natural.max() > 1.0:
-        ways.append(_Way(dispute, natural))
-    if natural.min() < _LITTLE:
-        ways.append(_Way(dispute, np.ones_like(natural)))
+    natural, one = dispute.point.scale, np.ones_like(dispute.point.scale)
+    lengths = [np.minimum(natural, one), one, np.maximum(natural, one)]
+    unit = _Way(dispute, one)
+    ways = [unit if step is one else _Way(dispute, step) for step in lengths if step is one or (step != one).any()]
     if not _below(dispute, _LOST) and not ways[0].continuous():
         return answer(np.zeros(dispute.size, bool))
     found = any(way.explains(reach) for way in ways for reach in _NEAR)
-    found = found or any(ways[0].explains_afar(factor) for factor in _FAR)
-    found = found or any(ways[-1].explains_elsewhere(offset) for offset in _OFFSETS)
+    found = found or any(unit.explains_elsewhere(reach) for reach in _NEAR)
+    found = found or any(way.backward_explains(reach) for way in ways for reach in _NEAR)
     return replace(answer(np.full(dispute.size, found)), vain=not any(way.jumps for way in ways))
 
 
@@ -83,12 +83,11 @@ class _Way:
         self.point, self.case = dispute.point, dispute.case
         point, rng = self.point, dispute.case.rng(Stream.STOPPED)
         size, at = _room(point, step), dispute.entries
+        self.size = size
         self.factors = rng.uniform(0.5, 1.0, point.size)
         self.direction = size * rng.choice([-1.0, 1.0], point.size) * self.factors
         self.direction[at] = size[at] * np.sign(dispute.numerical - dispute.analytic)
         self.gap = float(dispute.gap @ size[at])
-        self.gap_near = float(dispute.gap @ np.minimum(point.scale[at], size[at]))
-        self.gap_afar = float(dispute.gap @ np.abs(point.values[at]))
         weight = np.abs(point.weights)
         self.loud = np.flatnonzero(weight > 0)
         self.noise = np.maximum(point.sigma[self.loud], np.finfo(float).tiny) * weight[self.loud]
@@ -108,29 +107,56 @@ class _Way:
         wider = [h for h in nearest * _WINDOWS if h <= max(reach, nearest)]
         return all(self._missing(h) <= most for h in wider)
 
-    def explains_afar(self, reach: float) -> bool:
-        """Whether the gap, all the way to a jump that is further off, would come to no more than the jump."""
-        jump = self._jump(lambda steps: self._outputs(self.point.values * np.exp(steps[:, None] * self.factors)), reach)
-        if jump is None or self.gap_afar == 0:
-            return False
-        return bool(self.gap_afar * abs(np.expm1(jump.at)) <= _JUMPS * np.sum(np.abs(jump.change)))
+    def explains_elsewhere(self, reach: float) -> bool:
+        """Whether a jump takes the gap back that forward makes where the entries of each primal are alike.
 
-    def explains_elsewhere(self, offset: float) -> bool:
-        """Whether forward jumps further along by as much as the gap comes to: the number of iterations may be the same
-        far around the point.
+        Of many entries that differ, some are always among the slowest, and the number of iterations is the same far
+        around the point.
         """
-        near = self.point.values + offset * self.direction
-        jump = self._jump(lambda steps: self._outputs(near + steps[:, None] * self.direction), _NEAR[0], _LITTLE)
-        return jump is not None and self.gap_near <= _JUMPS * float(np.sum(np.abs(jump.change)))
+        centre, direction = self._alike()
+        jump = self._jump(lambda steps: self._outputs(centre + steps[:, None] * direction), reach)
+        if jump is None:
+            return False
+        most = _JUMPS * float(np.sum(np.abs(jump.change)))
+        return all(self._missing(_NEAR[0] / h) <= most for h in _WINDOWS)
 
-    def _jump(self, outputs: Callable[[Array], Array], reach: float, small: float = _SMALL) -> Jump | None:
+    def backward_explains(self, reach: float) -> bool:
+        """Whether backward itself jumps by as much as the gap comes to, and forward's slope does not jump with it.
+
+        So does one that iterates, or takes what forward has saved of its iterations. At a kink of forward its slope
+        jumps as well, and the gap beside it is what it was.
+        """
+        here = abs(float(np.abs(self._gradient(0.0)) @ np.abs(self.direction)))
+        noise = np.array([_ROUNDINGS * np.finfo(float).eps * here])
+        jump = largest_jump(lambda steps: np.array([[self._slope(h)] for h in steps]), reach, noise, _SMALL * here)
+        if jump is None or abs(jump.at) == reach or not self.gap <= _JUMPS * abs(jump.change[0]):
+            return False
+        self.jumps, beside = True, _ASIDE * reach
+        change = self._lacking(jump.at + 3 * beside, beside) - self._lacking(jump.at - 3 * beside, beside)
+        return bool(abs(change - jump.change[0]) <= 0.5 * abs(jump.change[0]))
+
+    def _lacking(self, at: float, h: float) -> float:
+        """Backward's slope less forward's: a difference of the fourth order, with nodes up to 2 h away."""
+        nodes = at + h * np.array([-2.0, -1.0, 1.0, 2.0])
+        sums = self._outputs(self.point.values + nodes[:, None] * self.direction).sum(axis=1)
+        return self._slope(at) - float(sums @ [1.0, -8.0, 8.0, -1.0]) / (12.0 * h)
+
+    def _alike(self) -> tuple[Array, Array]:
+        """The mean of each primal in place of its entries, and a direction in which they grow together."""
+        centre, direction = np.empty(self.point.size), np.empty(self.point.size)
+        for slot in self.point.slots:
+            part = slice(slot.start, slot.stop)
+            centre[part], direction[part] = self.point.values[part].mean(), self.size[part].mean() * self.factors[part]
+        return centre, direction
+
+    def _jump(self, outputs: Callable[[Array], Array], reach: float) -> Jump | None:
         """One that is small beside the outputs, as where forward converges."""
         if not self.loud.size:
             return None
         here = self.point.base[self.loud] * self.point.weights[self.loud]
         ends = outputs(np.array([reach, -reach]))
         largest = np.nanmax(np.abs([here, *ends]), initial=0.0)  # at a point of zeros outputs may be 0 themselves
-        most = small * float(largest)
+        most = _SMALL * float(largest)
         jump = largest_jump(outputs, reach, self.noise, most)
         self.jumps |= jump is not None or not np.isfinite(ends).all()
         return jump if jump is not None and np.max(np.abs(jump.change)) <= most else None
@@ -173,21 +199,36 @@ class _Way:
         return missing if np.isfinite(missing) else np.inf
 
     def _slope(self, step: float) -> float:
+        return float(self._gradient(step) @ self.direction)
+
+    def _gradient(self, step: float) -> Array:
         moved = self._moved(self.point.values + step * self.direction)
         try:
             gradient = self.point.gradient(self.case.but(primals={**self.point.primals, **moved}))
         except LayerFailure:
-            return np.inf
-        return float(np.nan_to_num(gradient) @ self.direction)
+            return np.full(self.point.size, np.inf)
+        return np.nan_to_num(gradient)
+
+
+def _means(point: Point, flat: Array) -> Array:
+    """The mean over its primal for each entry, shape (P,)."""
+    means = [np.full(slot.stop - slot.start, flat[slot.start : slot.stop].mean()) for slot in point.slots]
+    return np.concatenate(means)
 
 
 def _room(point: Point, step: Array) -> Array:
-    """How far entries may move, shape (P,): a step, or as much as they are large where that leaves the domain."""
+    """How far entries may move, shape (P,): a step, or as much as they are large where that leaves the domain.
+
+    Those that are 0 move by a step where only that stays within it.
+    """
     room, sizes = np.abs(point.values).astype(float), point.layer.sizes_of(point.primals, point.options)
     for slot in point.slots:
         part = slice(slot.start, slot.stop)
         domain, values = point.layer.primal(slot.name).domain, point.values[part].reshape(slot.shape)
         away = _NEAR[0] * step[part].reshape(slot.shape)
-        if domain.name in ("real", "complex") or all(domain.contains(values + s * away, sizes) for s in (-1, 1)):
-            room[part] = step[part]
+        for moving in (np.ones(slot.shape, bool), values == 0):
+            near = (values + s * np.where(moving, away, 0.0) for s in (-1, 1))
+            if domain.name in ("real", "complex") or all(domain.contains(there, sizes) for there in near):
+                room[part][moving.ravel()] = step[part][moving.ravel()]
+                break
     return room

@@ -1,0 +1,206 @@
+"""What one measurement says, on numbers that can be read: verdict, scale, reason, and what widens its bound."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from gradverify.core.judge import measure
+from gradverify.core.judge.sweep import _clearest, _untold
+from gradverify.core.judge.verdicts import Sweep, judge
+from gradverify.core.nouns import AGREES, DISAGREES, UNRESOLVED, Estimate
+
+EPS = 2.0**-52
+FIRM, WIDE, COARSE, ROUNDINGS, CLEAR = 8.0, 1e-3, 1e-4, 1e-14, 100.0  # as the pages state them
+
+
+def said(analytic, value, bound, scale=1.0):
+    return judge(np.array([analytic]), np.array([value]), np.array([bound]), np.array([scale]))[0]
+
+
+def about(size=4, slots=((0, 4),), **facts):
+    """A point, as a sweep asks for it."""
+    slots = tuple(SimpleNamespace(start=a, stop=b) for a, b in slots)
+
+    def tops(flat):
+        return np.concatenate([np.full(s.stop - s.start, np.abs(flat[s.start : s.stop]).max()) for s in slots])
+
+    known = dict(size=size, slots=slots, tops=tops, scale=np.ones(size), loudness=2.0, eps=EPS, inner=0.0)
+    return SimpleNamespace(**(known | facts))
+
+
+# -- verdicts --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_within_its_bound_agrees_beyond_several_disagrees_and_between_is_in_doubt(sign):
+    bound = 1e-6
+    whole = bound + ROUNDINGS
+    for bounds, verdict in ((0.99, AGREES), (1.01, UNRESOLVED), (FIRM - 0.01, UNRESOLVED), (FIRM + 0.01, DISAGREES)):
+        assert said(1.0, 1.0 + sign * bounds * whole, bound) == verdict
+
+
+def test_the_rounding_of_either_value_is_no_error():
+    for analytic, value in ((1e3, 1e3 + 9e-12), (1e3 + 9e-12, 1e3)):
+        assert said(analytic, value, 0.0) == AGREES
+    assert said(1.0, 1.0 + 9e-14, 0.0) == DISAGREES
+
+
+@pytest.mark.parametrize(
+    ("values", "scale", "bound", "tells"),
+    [
+        ((1.0, 1.0), 0.0, 0.99 * WIDE, True),
+        ((1.0, 1.0), 0.0, 1.01 * WIDE, False),
+        ((0.0, 0.0), 1.0, 0.99 * COARSE, True),
+        ((0.0, 0.0), 1.0, 1.01 * COARSE, False),
+        ((0.0, 1e-3), 0.0, 0.99e-3 * WIDE, False),  # the error is far beyond the bound, but no bound is too wide for it
+        ((1.0, 1.0), 100.0, 5.0 * WIDE, True),  # one of the two is enough
+    ],
+)
+def test_a_bound_that_is_wide_for_the_entry_and_for_its_primal_cannot_tell(values, scale, bound, tells):
+    verdict = said(*values, bound, scale)
+    assert verdict == (AGREES if tells else DISAGREES if values[0] != values[1] else UNRESOLVED)
+
+
+def test_a_clear_error_is_wrong_however_wide_the_bound_but_not_if_it_is_infinite():
+    assert said(1.0, 100.0, 2.0) == DISAGREES
+    assert said(1.0, 100.0, np.inf) == UNRESOLVED
+
+
+# -- what is kept ----------------------------------------------------------------------------
+
+
+def test_nothing_is_known_of_a_blank_sweep():
+    sweep = Sweep.blank(about(), np.array([1.0, 2.0, -3.0, 0.0]))
+    assert (sweep.verdicts == UNRESOLVED).all() and np.isinf(sweep.bound).all() and np.isnan(sweep.numerical).all()
+    assert sweep.scale.tolist() == [3.0] * 4 and sweep.names == [""]
+
+
+def test_a_gradient_of_zeros_has_the_scale_of_the_outputs_over_the_step():
+    sweep = Sweep.blank(about(slots=((0, 2), (2, 4)), scale=np.full(4, 0.5)), np.array([0.0, 0.0, 0.3, 0.0]))
+    assert sweep.scale.tolist() == [4.0, 4.0, 0.3, 0.3]
+
+
+def test_reasons_are_kept_by_name_and_taken_over_from_another_sweep():
+    one, other = (Sweep.blank(about(), np.ones(4)) for _ in range(2))
+    one.settle(np.array([0]), UNRESOLVED, "own")
+    other.settle(np.array([2]), UNRESOLVED, "theirs")
+    other.store(np.array([1, 3]), np.array([1.0, 5.0]), np.array([0.1, 0.1]), np.array([AGREES, DISAGREES]))
+    one.take(other, np.array([1, 2]))
+    assert [one.names[k] for k in one.reasons] == ["own", "", "theirs", ""]
+    assert one.verdicts.tolist() == [UNRESOLVED, AGREES, UNRESOLVED, UNRESOLVED]
+    assert one.numerical[1] == 1 and one.bound[1] == 0.1 + ROUNDINGS and np.isnan(one.numerical[3])
+    assert one.among(np.array([1, 2]), UNRESOLVED).tolist() == [2]
+    assert other.bound[3] == 0.1 + 5 * ROUNDINGS  # of the larger of the two
+
+
+def test_what_no_rule_has_explained_says_why_it_is_open():
+    sweep = Sweep.blank(about(6, ((0, 6),)), np.array([1.0, 1.0, 1.0, np.inf, 1.0, 1.0]))
+    sweep.numerical[:] = [1.0, 1.5, 1.0, 1.0, 1.5, 1.5]
+    sweep.bound[:] = [1.0, 0.1, np.inf, np.inf, 0.1, 0.5]
+    sweep.settle(np.array([4]), UNRESOLVED, "rule")
+    sweep.explain(np.arange(6))
+    assert [sweep.names[k] for k in sweep.reasons] == ["wide", "close", "no slope", "not finite", "rule", "wide"]
+
+
+def test_a_scale_grows_with_the_numerical_gradient_and_never_shrinks():
+    sweep = Sweep.blank(about(), np.array([1.0, 0.0, 0.0, 0.0]))
+    sweep.widen(np.array([1]), np.array([-5.0]))
+    sweep.widen(np.array([2]), np.array([2.0]))
+    assert sweep.scale.tolist() == [5.0] * 4
+
+
+def test_the_floor_is_the_primals_scale_unless_all_of_it_is_noise():
+    sweep = Sweep.blank(about(scale=np.full(4, 0.5), inner=1e-3), np.array([1.0, 0.0, 1.0, 1.0]))
+    assert sweep.floor(np.arange(4), np.zeros(4)).tolist() == [1.0, 1e-3 / EPS / 0.5, 1.0, 1.0]
+    assert sweep.floor(np.array([1]), np.array([0.1])).tolist() == [1.0]
+    natural = 2.0 / 0.5
+    for units, own in ((63, False), (65, True)):
+        sweep.scale[:] = units * EPS * natural
+        assert (sweep.floor(np.array([0]), 1.0)[0] == sweep.scale[0]) == own
+    sweep.point.inner = 0.0
+    assert sweep.floor(np.array([1]), 0.0).tolist() == [natural]
+
+
+# -- which entries stand for a primal ----------------------------------------------------------
+
+
+def test_the_clearest_few_of_each_primal_stand_for_it():
+    doubt = np.array([CLEAR, 1e4, 2e4, CLEAR - 1, 3e4, 200.0, 1e3])
+    point = about(7, ((0, 5), (5, 7)))
+    assert _clearest(point, np.arange(7), doubt).tolist() == [True, True, True, False, True, True, True]
+    point = about(7, ((0, 7),))
+    assert _clearest(point, np.arange(7), doubt).tolist() == [False, True, True, False, True, False, True]
+    assert _clearest(point, np.array([6, 0]), np.array([1.0, CLEAR])).tolist() == [False, True]
+
+
+def test_the_others_of_a_primal_with_a_wrong_entry_are_left_out_and_say_so():
+    sweep = Sweep.blank(about(slots=((0, 2), (2, 4))), np.ones(4))
+    sweep.settle(np.array([2]), DISAGREES)
+    assert _untold(sweep, np.array([0, 1, 3])).tolist() == [0, 1]
+    assert sweep.names[sweep.reasons[3]] == "enough" and sweep.reasons[:2].tolist() == [0, 0]
+
+
+# -- measurements ------------------------------------------------------------------------------
+
+
+def estimate(value, bound):
+    value = np.array(value, float)
+    return Estimate(value, np.array(bound, float), np.zeros(value.shape))
+
+
+def test_a_better_estimate_is_kept_and_a_worse_one_only_if_told_to():
+    sweep = Sweep.blank(about(2, ((0, 2),)), np.ones(2))
+    both = np.arange(2)
+    measure.measured(sweep, both, estimate([1.0, 3.0], [1e-6, 1e-6]))
+    assert sweep.verdicts.tolist() == [AGREES, DISAGREES] and sweep.scale.tolist() == [3.0, 3.0]
+    measure.measured(sweep, both, estimate([3.0, 1.0], [1e-5, 1e-7]))
+    assert sweep.verdicts.tolist() == [AGREES, AGREES]
+    measure.measured(sweep, both, estimate([3.0, 3.0], [1e-5, 1e-5]), True)
+    assert sweep.verdicts.tolist() == [DISAGREES, DISAGREES]
+
+
+def test_an_error_that_rounding_inside_explains_is_faint():
+    for inner, faint in ((0.26, True), (0.24, False)):
+        sweep = Sweep.blank(about(1, ((0, 1),), inner=inner, scale=np.full(1, 0.5)), np.ones(1))
+        measure.measured(sweep, np.arange(1), estimate([3.0], [1e-6]))
+        assert (sweep.names[sweep.reasons[0]] == "faint") == faint
+        assert sweep.verdicts[0] == (UNRESOLVED if faint else DISAGREES)
+
+
+def test_what_backward_may_be_rounded_by_widens_the_bound_unless_it_would_hide_anything():
+    """A ten-thousandth of the gradient, or of the outputs over the step; what is not finite widens nothing."""
+    error = np.array([1e-7, 5e-7, 9e-7, 9e-7, 9e-7])
+    extra = np.array([2e-7, 1e-7, 1e-7, np.inf, 3e-4])
+    told = []
+
+    def allowance(small):
+        told.append(small)
+        return extra
+
+    sweep = Sweep.blank(about(5, ((0, 5),), scale=np.ones(5)), np.ones(5))
+    sweep.numerical[:], sweep.bound[:] = 1 + error, 1e-9
+    left = measure.allow(sweep, np.arange(5), allowance)
+    assert left.tolist() == [2, 3, 4] and told == [True]
+    assert sweep.verdicts[:2].tolist() == [AGREES, UNRESOLVED]
+    assert measure.allow(sweep, np.zeros(0, int), allowance).size == 0 and len(told) == 1
+
+
+@pytest.mark.parametrize(("error", "small"), [(1.9e-4, True), (2.1e-4, False)])
+def test_a_backward_is_told_whether_an_error_is_so_small_that_rounding_may_be_all_of_it(error, small):
+    told = []
+    sweep = Sweep.blank(about(1, ((0, 1),)), np.ones(1))
+    sweep.numerical[:], sweep.bound[:] = 1 + error, 1e-9
+    measure.allow(sweep, np.arange(1), lambda is_small: told.append(is_small) or np.zeros(1))
+    assert told == [small]
+
+
+def test_where_the_last_place_is_no_small_step_backward_may_be_off_by_all_of_its_rounding():
+    for scale, leaves in ((1.0, [0]), (2.0**40, [])):
+        sweep = Sweep.blank(about(1, ((0, 1),), scale=np.full(1, scale)), np.ones(1))
+        sweep.numerical[:], sweep.bound[:] = 1.5, 1e-9
+        sweep.settle(np.arange(1), DISAGREES)
+        assert measure.allow(sweep, np.arange(1), lambda small: np.ones(1)).tolist() == leaves
+        assert (sweep.names[sweep.reasons[0]] == "apart") == (not leaves)
