@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import textwrap
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
+from gradverify.adapters._kernel_remote import Remote
 from gradverify.adapters._kernel_wire import packed, unpacked
 from gradverify.cli import run
+from gradverify.core.evaluate import LayerFailure
+from gradverify.core.evaluate.limits import time_limit
 
 REFERENCE = """
     import torch
@@ -202,8 +206,6 @@ def test_wrong_usage_gets_2(scored, capsys):
 def test_nothing_that_comes_from_a_kernel_is_unpickled():
     import io
 
-    import numpy as np
-
     head, arrays = unpacked(packed({"a": [1, None]}, {"x": np.ones(2)}))
     assert head == {"a": [1, None]} and (arrays["x"] == 1).all()
     evil = io.BytesIO()
@@ -322,3 +324,29 @@ def test_what_a_kernel_keeps_from_its_first_call_is_found(scored):
     status, score = scored("First", OUTSIDE)
     assert (status, score["verdict"]) == (1, "wrong")
     assert {f["primal"] for f in score["findings"]} == {"w"}
+
+
+SLOW = """
+    class Slow(Norm):
+        @staticmethod
+        def forward(ctx, x, w):
+            time.sleep(1.0 * (len(x) == 3))
+            return Norm.forward(ctx, x, w)
+"""
+
+
+def test_an_answer_that_comes_too_late_is_not_taken_for_that_to_the_next_question(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kernel.py").write_text(textwrap.dedent(KERNEL + SLOW))
+    declaration = {"primals": {"x": "N D", "w": "D"}}
+    head = {"target": "kernel.py:Slow", "type": "float32", "codes": [], "package": "torch", "declaration": declaration}
+    remote = Remote(head, 30.0)
+    remote.load()
+    remote.names = ("x", "w")
+    try:
+        with pytest.raises(LayerFailure), time_limit(0.2):
+            remote.forward(np.ones((3, 2)), np.ones(2))
+        assert remote.forward(np.ones((1, 2)), np.ones(2))[0].shape == (1, 2)
+        assert not remote.ended
+    finally:
+        remote.close()

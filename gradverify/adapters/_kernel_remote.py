@@ -57,6 +57,7 @@ class Remote:
         self._fatal: dict[bytes, LayerFailure] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Any = None
+        self._late = False  # an answer is still to come
 
     def forward(self, *arrays: Array, **options: Any) -> tuple[Any, Saved]:
         """Outputs of the kernel, and what `backward` needs."""
@@ -107,7 +108,7 @@ class Remote:
             self._process.kill()
             self._process.wait()
             self._connection.close()
-        self._process = None
+        self._process, self._late = None, False
 
     def _asked(self, head: dict[str, Any], arrays: dict[str, Array], stage: str) -> tuple[dict[str, Any], Any]:
         fresh = None if np.empty is _EMPTY else str(float(np.empty(())))  # poisoned here, and so there
@@ -117,7 +118,7 @@ class Remote:
             raise self._fatal[key]
         if len(self.ended) >= _ENDS:
             raise LayerFailure(SLOW, stage, f"{TOO_SLOW}: its process ended {_ENDS} times, and is not started again")
-        if self._process is None:
+        if self._process is None or self._late:
             with _unlimited():
                 self.load()
         answer = self._exchanged(message, self.seconds)
@@ -142,6 +143,9 @@ class Remote:
             return unpacked(self._connection.recv_bytes()) if self._connection.poll(seconds) else None
         except (EOFError, OSError, ValueError, KeyError):
             return None
+        except BaseException:  # a time limit: what is still to come must not answer the next question
+            self._late = True
+            raise
 
     def _end(self) -> str:
         """How the process ended, which it has by now; or that it hangs."""
