@@ -332,12 +332,13 @@ def test_a_slow_layer_is_given_up_and_not_taken_for_one_that_never_returns(monke
             pass
         return x * 1.0, None
 
-    monkeypatch.setattr("gradverify.core.verify.examine.__defaults__", (0.1,))
+    monkeypatch.setattr("gradverify.core.verify.examine.__defaults__", (0.2,))  # three calls, and a third of one
     layer = Layer(forward, lambda dy, s: dy * 1.0, name="slow", x="N D")
     report = check_layer(layer, Settings(examples=20, properties=("gradient",), shrink=False))
     assert not report.findings
     assert "slow" in report.tallies["gradient"].reason
     assert report.tallies["gradient"].skipped == 3
+    assert any("not judged: the layer is slow" in note for note in report.notes)
 
 
 def test_another_size_at_which_a_layer_hangs_is_waited_for_once(monkeypatch):

@@ -48,8 +48,9 @@ def show(
         if report.lines is not None and not report.lines.complete and not report.findings:
             for said in report.lines.said():
                 _wrapped(f"{report.layer}: {said}", stream)
-        if not report.findings and not report.verified:
-            _wrapped(f"{report.layer}: {undecided(report)}", stream)
+        open_ = [undecided(report)] if not report.findings and not report.verified else []
+        for said in dict.fromkeys((*open_, *report.remarks)):
+            _wrapped(f"{report.layer}: {said}", stream)
         for text in render_findings(report, paint, _width(), replays):
             write(text, stream)
         for found in (finding.comparison for finding in report.findings if matrices):

@@ -70,7 +70,7 @@ class Search:
     first: int | None = None
     slow: Counter[str] = field(default_factory=Counter)
     refused: bool = False
-    beyond: set[str] = field(default_factory=set)  # what is too large to be judged, in words
+    beyond: set[str] = field(default_factory=set)  # what is too large, or too slow, to be judged, in words
     few: list[str] = field(default_factory=list)  # what drawing lacked, in words
     tuned: tuning.Tuning = field(init=False)
     recorder: Recorder = field(init=False)
@@ -108,7 +108,7 @@ class Search:
         )
 
     def notes(self) -> tuple[str, ...]:
-        """What the reader of a report is told besides: what was refused, and what was too large to be judged."""
+        """What the reader of a report is told besides: what was refused, and what was too large or too slow."""
         lacks = (refusal(self.layer),) if self.refused else self.coverage.lacks()
         return (*lacks, *self.few, *(f"not judged: {told}" for told in sorted(self.beyond)[:_TOLD]))
 
@@ -228,7 +228,7 @@ class Search:
             outcome = examine(self.layer, case, prop)
         self.recorder.add(outcome)
         self.tallies[prop.name].add(outcome, time.perf_counter() - begun)
-        if outcome.skipped and outcome.skipped.startswith(NO_MEMORY):
+        if outcome.skipped and outcome.skipped.startswith((NO_MEMORY, TOO_SLOW)):
             self.beyond.add(outcome.skipped)
         self.slow[prop.name] += bool(outcome.skipped and outcome.skipped.startswith(TOO_SLOW))
         prop = property_of(outcome, prop)

@@ -58,7 +58,7 @@ def guarded(stage: str, function: Callable[..., Any], /, *arguments: Any, **keyw
     So does what is meant for somebody else: `pytest.skip`, `hypothesis.assume`, `sys.exit`. Only what comes from
     outside of the layer goes through: Ctrl-C, and what the handler of a signal raises, as that of a time limit.
     """
-    outer, _began[:] = tuple(_began), (time.perf_counter(), stage)
+    outer, _began[:] = tuple(_began), (time.perf_counter(), stage, time.process_time())
     depth = sys.getrecursionlimit()
     try:
         with np.errstate(all="ignore"):
@@ -115,12 +115,17 @@ def running() -> float:
     return time.perf_counter() - _began[0] if _began[0] else 0.0
 
 
+def computed() -> float:
+    """Seconds of the processor that the call in progress has used; 0 outside of one."""
+    return time.process_time() - _began[2] if _began[0] else 0.0
+
+
 def stage() -> str:
     """What the call of the layer's code in progress computes, "forward" or "backward"; empty outside of one."""
     return str(_began[1])
 
 
-_began: list[Any] = [0.0, ""]  # of the innermost call in progress: when, by `perf_counter`, and what
+_began: list[Any] = [0.0, "", 0.0]  # of the innermost call in progress: when, by `perf_counter`, what, `process_time`
 
 
 def out_of_memory(error: BaseException) -> bool:

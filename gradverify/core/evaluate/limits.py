@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from gradverify.core.evaluate.failures import LayerFailure, running
+from gradverify.core.evaluate.failures import LayerFailure, computed, running
 
 TIMEOUT = "timeout"  # kind of the failure of a call that did not return
 SLOW = "slow"  # kind of the failure of a case that took too long although every call returned
@@ -61,7 +61,7 @@ def time_limit(seconds: float | None, inner: bool = False) -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, max(left, 0.05 * limit))
             return
         signal.setitimer(signal.ITIMER_REAL, _AGAIN * limit)  # whoever catches this must not run on without a limit
-        if running() - (_starved() - late) >= 0.5 * limit:
+        if max(computed(), running() - (_starved() - late)) >= 0.5 * limit:
             raise _Expired(TIMEOUT, "forward", f"the layer did not return within {limit:g} s")
         raise _Expired(SLOW, "forward", f"{TOO_SLOW}: a case took more than {limit:g} s")
 
