@@ -4,6 +4,9 @@ What is left undone is smooth in the primals as long as the number of iterations
 part of every difference over small steps. But it stays as small as the tolerance: where the number changes forward
 jumps, and takes back what the difference has added up. So a right backward, integrated over a way that crosses such
 jumps, is what the outputs change by but for about one of them; a wrong one is off by its error times the way.
+
+Backward jumps as well where it iterates, or takes what forward has saved of an iteration whose result is right to the
+square of that. There the gap itself jumps, and is no more than some of its jumps.
 """
 
 from __future__ import annotations
@@ -55,14 +58,14 @@ def _below(dispute: Dispute, share: float) -> bool:
 
 @add(
     "stopped",
-    "forward stops short of its limit: it jumps, and beyond its jumps backward is right",
+    "forward, or backward, stops short of its limit: it jumps, and beyond its jumps backward is right",
     cost=1200,  # of all entries together, where copies that iterate go one by one
     applies=_applies,
 )
 def stopped(dispute: Dispute) -> Answer:
-    """All entries, where the sum of their differences does not outgrow forward's jumps; none else.
+    """All entries, where the sum of their differences does not outgrow the jumps of forward or backward; none else.
 
-    A forward that has no jump within any reach is none that stops short, and need not be searched at other points.
+    A layer that has no jump within any reach is none that stops short, and need not be searched at other points.
     """
     natural, one = dispute.point.scale, np.ones_like(dispute.point.scale)
     lengths = [np.minimum(natural, one), one, np.maximum(natural, one)]
