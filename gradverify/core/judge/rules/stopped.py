@@ -74,8 +74,8 @@ def stopped(dispute: Dispute) -> Answer:
     if not _below(dispute, _LOST) and not ways[0].continuous():
         return answer(np.zeros(dispute.size, bool))
     found = any(way.explains(reach) for way in ways for reach in _NEAR)
-    found = found or any(unit.explains_elsewhere(reach) for reach in _NEAR)
-    found = found or any(way.backward_explains(reach) for way in ways for reach in _NEAR)
+    found = found or (unit.slight and any(unit.explains_elsewhere(reach) for reach in _NEAR))
+    found = found or any(way.slight and way.backward_explains(reach) for way in ways for reach in _NEAR)
     return replace(answer(np.full(dispute.size, found)), vain=not any(way.jumps for way in ways))
 
 
@@ -94,6 +94,8 @@ class _Way:
         weight = np.abs(point.weights)
         self.loud = np.flatnonzero(weight > 0)
         self.noise = np.maximum(point.sigma[self.loud], np.finfo(float).tiny) * weight[self.loud]
+        self.terms = float(np.abs(self._gradient(0.0)) @ np.abs(self.direction))
+        self.slight = self.gap <= _SMALL * self.terms  # beside what backward gives along the way
         self.jumps = False  # whether one was seen, or might have been beyond the edge of a domain
 
     def continuous(self) -> bool:
@@ -129,9 +131,8 @@ class _Way:
         So does one that iterates, or takes what forward has saved of its iterations. At a kink of forward its slope
         jumps as well, and the gap beside it is what it was.
         """
-        here = abs(float(np.abs(self._gradient(0.0)) @ np.abs(self.direction)))
-        noise = np.array([_ROUNDINGS * np.finfo(float).eps * here])
-        jump = largest_jump(lambda steps: np.array([[self._slope(h)] for h in steps]), reach, noise, _SMALL * here)
+        noise = np.array([_ROUNDINGS * np.finfo(float).eps * self.terms])
+        jump = largest_jump(lambda steps: np.array([[self._slope(h)] for h in steps]), reach, noise, _SMALL * self.terms)
         if jump is None or abs(jump.at) == reach or not self.gap <= _JUMPS * abs(jump.change[0]):
             return False
         self.jumps, beside = True, _ASIDE * reach
