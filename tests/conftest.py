@@ -27,6 +27,12 @@ settings.register_profile(
 settings.load_profile("gradverify-ci" if os.environ.get("CI") else "gradverify")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores, for `-n auto`: many tests wait for processes that they have started."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture
 def as_drawn(request, monkeypatch):
     """Findings stay on the case on which they were met, neither made small nor diagnosed: where a test asks what is

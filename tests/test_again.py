@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -123,6 +124,32 @@ def test_randomness_explains_all_but_crashes():
     assert not repeatable.explains(random, random)
     assert not repeatable.explains(random, ("complete", "crash", None))
     assert not repeatable.explains(("repeatable", "differs", "x"), ("gradient", "wrong", "x"))
+    kept = ("repeatable", "kept", "x")
+    assert repeatable.explains(kept, ("gradient", "wrong", "x"))
+    assert not repeatable.explains(kept, ("gradient", "wrong", "y"))
+
+
+def test_what_one_call_of_many_gives_is_chance():
+    calls = []
+
+    def once(dz, saved):
+        calls.append(0)
+        return dz * saved[1] * (2 if len(calls) == 3 else 1), dz * saved[0]
+
+    assert [found[:2] for found in told(repeatable, given(backward=once))] == [("x", "random")]
+
+
+def test_a_kernel_that_adds_to_what_other_calls_left_is_told_so_and_another_layer_by_when_it_shows():
+    held = np.zeros(3)
+
+    def adds(dz, saved):
+        held[:] += dz * saved[1]
+        return held.copy(), dz * saved[0]
+
+    kernel = dict(reference=SimpleNamespace(eps=0.0))
+    assert [found[:2] for found in told(repeatable, given(backward=adds, hooks=kernel))] == [("x", "kept")]
+    assert told(repeatable, given(hooks=kernel)) == []
+    assert told(repeatable, given(backward=adds)) == [("x", "differs", "when backward is called twice")]
 
 
 # -- reuse --------------------------------------------------------------------------------------
@@ -198,7 +225,9 @@ def keeps(**rules):
 
 def test_an_object_adds_up_all_of_its_gradients_or_replaces_all():
     last, last_but_two = lambda parts: parts[-1], lambda parts: sum(parts[-2:])
-    for x, y, wrong in ((sum, sum, 0), (last, last, 0), (sum, last, 1), (last, sum, 1), (last_but_two, sum, 1)):
+    two = lambda parts: parts[-1] if len(parts) == 2 else sum(parts)  # noqa: E731
+    pairs = ((sum, sum), (last, last), (sum, last), (last, sum), (last_but_two, sum), (two, sum))
+    for (x, y), wrong in zip(pairs, (0, 0, 1, 1, 1, 1)):
         layer = given(hooks=dict(again=keeps(x=x, y=y)), stateful=True)
         assert len(told(accumulates, layer)) == wrong
     alone = given(hooks=dict(again=keeps(x=sum)), stateful=True)
@@ -257,6 +286,13 @@ def test_each_mode_has_its_gradient_and_reads_it_in_time():
     assert modes.holds(moded(), CASE).entries == 12
 
 
+def test_a_mode_with_no_list_of_choices_is_on_or_off_and_an_object_with_a_state_is_not_interrupted():
+    assert [(primal, kind) for primal, kind, _ in told(modes, moded(right=False, train=True))] == [("y", "wrong")]
+    late = moded(late=True)
+    assert told(modes, late) and not told(modes, late.derive(declared=replace(late.declared, stateful=True)))
+
+
 def test_a_mode_is_an_option_of_that_name():
     assert modes.applies(moded()) is None
+    assert modes.applies(given()).endswith("is_training or eval")
     assert "no option named mode, train" in modes.applies(given())

@@ -36,14 +36,15 @@ def linear(k, x):
 
 
 def test_a_chain_ends_where_its_noise_is_as_small_as_was_asked_for():
-    made, asked = walked(linear, [2.0])  # 4 * 1e-16 / 2h
+    """Noise at the first step, of 2e-16 / h, tells which is the one before that is small enough."""
+    made, asked = walked(linear, [2.0])
     assert made.error == 0 and 0.2e-12 < made.noise <= 1e-12 and not made.through and not made.still
-    assert len(asked) == 4 and made.doubt == 0
+    assert len(asked) == 3 and made.doubt == 0
 
 
 def test_a_chain_whose_steps_all_agree_tells_so_where_they_are_too_few():
     made, asked = walked(linear, [2.0], fine=1e-20)
-    assert made.through and len(asked) == UP.size and np.isclose(made.noise[0], 2e-16 / UP[-1], atol=0)
+    assert made.through and len(asked) == 3 and np.isclose(made.noise[0], 2e-16 / UP[-1], atol=0)
 
 
 def test_a_wrong_gradient_is_left_with_how_clear_it_is_at_the_first_step():
@@ -76,7 +77,7 @@ def test_truncation_is_extrapolated_away_from_step_to_step_upward_and_downward()
 
 
 def test_what_agreed_once_and_then_no_more_keeps_the_last_that_did():
-    made, _ = walked(lambda k, x: 2 * x + (abs(x) > 5e-4) * x, [2.0], fine=1e-20)
+    made, _ = walked(lambda k, x: 2 * x + (abs(x) > 5e-4) * x, [2.0], fine=2.1e-16 / UP[3])
     assert np.isclose(made.noise[0], 2e-16 / UP[2], rtol=1e-3, atol=0) and not made.through
 
 
@@ -102,3 +103,18 @@ def test_steps_abreast_give_what_one_after_the_other_gives():
         assert len(asked) == 1
         for field in ("error", "noise", "through", "still", "doubt"):
             assert (getattr(one, field) == getattr(many, field)).all()
+
+
+def test_entries_end_together_where_each_ends_alone():
+    """One by itself, one that is asked for less noise, one that bends, one that is wrong and one that is still."""
+
+    def phi(k, x):
+        return (2 * x, 2 * x, 2 * x + 1e3 * x**3, 2.1 * x, 0.0, 2 * x + (abs(x) > 5e-4) * x)[k]
+
+    fine, analytic = np.array([1e-12, 1e-20, 1e-11, 1e-12, 1e-12, 2.1e-16 / UP[3]]), np.full(6, 2.0)
+    for steps in (UP, DOWN):
+        together = chain(point(phi, entries=6), np.arange(6), analytic, steps, fine)
+        for k in range(6):
+            alone = chain(point(phi, entries=6), np.array([k]), analytic, steps, fine[[k]])
+            for field in ("error", "noise", "through", "still", "doubt"):
+                assert getattr(together, field)[k] == getattr(alone, field)[0], (field, k)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import textwrap
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
+from gradverify.adapters._kernel_remote import Remote
 from gradverify.adapters._kernel_wire import packed, unpacked
 from gradverify.cli import run
+from gradverify.core.evaluate import LayerFailure
+from gradverify.core.evaluate.limits import time_limit
 
 REFERENCE = """
     import torch
@@ -202,11 +206,147 @@ def test_wrong_usage_gets_2(scored, capsys):
 def test_nothing_that_comes_from_a_kernel_is_unpickled():
     import io
 
-    import numpy as np
-
     head, arrays = unpacked(packed({"a": [1, None]}, {"x": np.ones(2)}))
     assert head == {"a": [1, None]} and (arrays["x"] == 1).all()
     evil = io.BytesIO()
     np.savez(evil, head=np.array([object()], dtype=object))
     with pytest.raises(ValueError, match="pickle"):
         unpacked(evil.getvalue())
+
+
+IN_NUMPY = """
+import numpy as np
+
+def forward(x, w):
+    return x * w, (x, w)
+
+def backward(g, saved):
+    x, w = saved
+    return g * w, (g * x).sum(0)
+
+def wrong(g, saved):
+    x, w = saved
+    return g * w, (g * x)[:1].sum(0)
+
+right, twin = (forward, backward), (forward, wrong)
+"""
+
+
+def test_a_kernel_in_numpy_is_screened_by_a_reference_in_numpy(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pair.py").write_text(IN_NUMPY)
+    (tmp_path / "plain.py").write_text('def plain(x, w):\n    return x * w\n\nplain.primals = {"x": "N D", "w": "D"}\n')
+    more = ["--reference", "plain.py:plain", "--examples", "12", "--json", "score.json"]
+    for name, kind, status in (("right", "float32", 0), ("right", "float16", 0), ("twin", "float32", 1)):
+        assert run(["kernel", f"pair.py:{name}", "--type", kind, *more]) == status
+    score = json.loads((tmp_path / "score.json").read_text())
+    assert score["verdict"] == "wrong" and {f["primal"] for f in score["findings"]} == {"w"}
+    assert run(["kernel", "pair.py:right", *more]) == 2
+    assert "'bfloat16' is no type of NumPy" in capsys.readouterr().err
+    assert run(["kernel", "pair.py:right", "--type", "float32", "--device", "cpu", *more]) == 2
+    assert "this one is in numpy" in capsys.readouterr().err
+
+
+IN_JAX = """
+import jax
+
+@jax.custom_vjp
+def kernel(x, w):
+    return x * w
+
+def twin(x, w):
+    return wrong(x, w)
+
+def summed(terms):
+    return terms.astype("float32").sum(0).astype(terms.dtype)
+
+kernel.defvjp(lambda x, w: (x * w, (x, w)), lambda s, g: (g * s[1], summed(g * s[0])))
+wrong = jax.custom_vjp(lambda x, w: x * w)
+wrong.defvjp(lambda x, w: (x * w, (x, w)), lambda s, g: (g * s[1], (g * s[0])[0]))
+"""
+
+
+@pytest.mark.slow
+def test_a_kernel_in_jax_is_held_against_a_reference_that_names_no_package(tmp_path, monkeypatch):
+    pytest.importorskip("jax")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kernels.py").write_text(IN_JAX)
+    (tmp_path / "plain.py").write_text('def plain(x, w):\n    return x * w\n\nplain.primals = {"x": "8 4", "w": "4"}\n')
+    for name, status in (("kernel", 0), ("twin", 1)):
+        more = ["--reference", "plain.py:plain", "--examples", "8"]
+        assert run(["kernel", f"kernels.py:{name}", *more]) == status
+
+
+EMPTY = """
+    class Empty(Norm):
+        @staticmethod
+        def backward(ctx, g):
+            dx, dw = Norm.backward(ctx, g)
+            buffer = torch.empty(dw.shape)
+            buffer += dw
+            return dx, buffer.to(dw.dtype)
+"""
+
+
+def test_memory_that_nobody_wrote_is_told_of_the_process_of_the_kernel(scored):
+    status, score = scored("Empty", EMPTY)
+    assert (status, score["verdict"]) == (1, "wrong")
+    assert "depends on what fresh memory holds" in score["findings"][0]["diagnoses"][0]
+
+
+OUTSIDE = """
+    scale = torch.full((1,), 2.0)
+
+    class Outside(Norm):
+        @staticmethod
+        def forward(ctx, x, w):
+            return Norm.forward(ctx, x, w) * scale.to(x.dtype) / 2
+
+    kept = {}
+
+    class First(Norm):
+        @staticmethod
+        def backward(ctx, g):
+            dx, dw = Norm.backward(ctx, g)
+            return dx, kept.setdefault(tuple(dw.shape), dw)
+"""
+
+
+def test_arrays_that_a_kernel_takes_from_outside_are_told_and_nothing_is_called_right(scored):
+    status, score = scored("Outside", OUTSIDE)
+    assert (status, score["verdict"]) == (3, "undecided")
+    assert "scale: forward takes this from outside" in score["reason"] and score["unverified"] == [score["reason"]]
+    status, score = scored("Outside", OUTSIDE, "--constant", "scale")
+    assert (status, score["verdict"], score["unverified"]) == (0, "right", [])
+
+
+def test_what_a_kernel_keeps_from_its_first_call_is_found(scored):
+    status, score = scored("First", OUTSIDE)
+    assert (status, score["verdict"]) == (1, "wrong")
+    assert {f["primal"] for f in score["findings"]} == {"w"}
+
+
+SLOW = """
+    class Slow(Norm):
+        @staticmethod
+        def forward(ctx, x, w):
+            time.sleep(1.0 * (len(x) == 3))
+            return Norm.forward(ctx, x, w)
+"""
+
+
+def test_an_answer_that_comes_too_late_is_not_taken_for_that_to_the_next_question(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "kernel.py").write_text(textwrap.dedent(KERNEL + SLOW))
+    declaration = {"primals": {"x": "N D", "w": "D"}}
+    head = {"target": "kernel.py:Slow", "type": "float32", "codes": [], "package": "torch", "declaration": declaration}
+    remote = Remote(head, 30.0)
+    remote.load()
+    remote.names = ("x", "w")
+    try:
+        with pytest.raises(LayerFailure), time_limit(0.2):
+            remote.forward(np.ones((3, 2)), np.ones(2))
+        assert remote.forward(np.ones((1, 2)), np.ones(2))[0].shape == (1, 2)
+        assert not remote.ended
+    finally:
+        remote.close()

@@ -169,6 +169,13 @@ def test_steps_that_cannot_be_used_are_passed_over_and_end_what_has_begun():
     assert not np.isfinite(chosen([1.0, 1.0, 1.0], [0.1, np.nan, 0.1]).bound)
 
 
+def test_a_change_says_twice_what_the_smaller_of_two_steps_is_off_by():
+    for power in (1, 2, 4):
+        rates = (1 + 3 * step(4) ** power)[None]
+        assert np.allclose(ladder._bias(rates, power)[0, 1:], 2 * 3 * step(4)[1:] ** power, rtol=1e-9, atol=0)
+        assert ladder._bias(rates, power)[0, 0] == 0 == ladder._bias(np.array([[np.nan, 1.0]]), power)[0, 1]
+
+
 def test_the_change_from_a_larger_step_widens_what_a_smaller_one_claims():
     """The rungs are off by c h^2, a fifteenth of their change: an interval as narrow as the noise would exclude 1."""
     for curvature in np.geomspace(1e-6, 1e6, 60):

@@ -20,6 +20,7 @@ from gradverify.core.evaluate import LayerFailure
 from gradverify.core.evaluate.limits import SLOW, TOO_SLOW
 
 Array = Any  # numpy.ndarray
+_EMPTY = np.empty
 _LOADING = 300.0  # seconds that an import may take
 _ENDS = 6  # of the process, after which it is not started again
 
@@ -41,16 +42,22 @@ class Remote:
     called : function of the reference that ran inside the kernel, if any
     replaced : names of torch that stand for something else since the kernel was loaded
     ended : how its process ended, each time that it did
+    outside : arrays that it takes from outside, and why they are not verified
+    package : that the kernel is written with
+    names : of primals, in the order of the judge's layer
     """
 
-    def __init__(self, head: dict[str, Any], names: tuple[str, ...], seconds: float) -> None:
-        self.head, self.names, self.seconds = head, names, seconds
+    def __init__(self, head: dict[str, Any], seconds: float) -> None:
+        self.head, self.seconds = head, seconds
+        self.package, self.names = "", tuple[str, ...]()
         self.called = ""
         self.replaced: tuple[str, ...] = ()
+        self.outside: dict[str, str] = {}
         self.ended: list[str] = []
         self._fatal: dict[bytes, LayerFailure] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Any = None
+        self._late = False  # an answer is still to come
 
     def forward(self, *arrays: Array, **options: Any) -> tuple[Any, Saved]:
         """Outputs of the kernel, and what `backward` needs."""
@@ -92,6 +99,7 @@ class Remote:
         if "failed" in head:
             self.close()
             raise TargetError(str(head["failed"]))
+        self.package = str(head["package"])
         return str(head["loaded"])
 
     def close(self) -> None:
@@ -100,16 +108,17 @@ class Remote:
             self._process.kill()
             self._process.wait()
             self._connection.close()
-        self._process = None
+        self._process, self._late = None, False
 
     def _asked(self, head: dict[str, Any], arrays: dict[str, Array], stage: str) -> tuple[dict[str, Any], Any]:
-        message = packed(head, arrays)
+        fresh = None if np.empty is _EMPTY else str(float(np.empty(())))  # poisoned here, and so there
+        message = packed({**head, "fresh": fresh}, arrays)
         key = hashlib.sha256(message).digest()
         if key in self._fatal:
             raise self._fatal[key]
         if len(self.ended) >= _ENDS:
             raise LayerFailure(SLOW, stage, f"{TOO_SLOW}: its process ended {_ENDS} times, and is not started again")
-        if self._process is None:
+        if self._process is None or self._late:
             with _unlimited():
                 self.load()
         answer = self._exchanged(message, self.seconds)
@@ -124,6 +133,7 @@ class Remote:
             raise LayerFailure(str(kind), str(stage), str(message), primal)
         self.called = self.called or str(told.get("called") or "")
         self.replaced = self.replaced or tuple(map(str, told.get("replaced") or ()))
+        self.outside |= dict(told.get("outside") or ())
         return told, found
 
     def _exchanged(self, message: bytes, seconds: float) -> tuple[dict[str, Any], Any] | None:
@@ -133,6 +143,9 @@ class Remote:
             return unpacked(self._connection.recv_bytes()) if self._connection.poll(seconds) else None
         except (EOFError, OSError, ValueError, KeyError):
             return None
+        except BaseException:  # a time limit: what is still to come must not answer the next question
+            self._late = True
+            raise
 
     def _end(self) -> str:
         """How the process ended, which it has by now; or that it hangs."""

@@ -10,6 +10,9 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from contextlib import nullcontext
+from importlib import import_module
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from types import CodeType, FrameType
 from typing import Any
@@ -18,7 +21,15 @@ import numpy as np
 
 from gradverify.adapters._kernel_wire import packed, unpacked
 from gradverify.core.evaluate import LayerFailure
+from gradverify.core.evaluate.outside import Outside
+from gradverify.core.nouns import Case
+from gradverify.core.properties.fresh import poisoned
 
+_HOMES: dict[str, tuple[str, ...]] = {
+    "torch": ("torch", "torch.nn.functional", "torch.autograd", "torch.linalg", "torch.testing"),
+    "jax": ("jax", "jax.numpy", "jax.nn", "jax.lax"),
+    "numpy": ("numpy", "numpy.linalg"),
+}
 _LEAST = 24  # bytes of code below which two functions may be alike by chance
 
 
@@ -27,55 +38,76 @@ def main(descriptor: int) -> None:
     connection = Connection(descriptor)
     head, _ = unpacked(connection.recv_bytes())
     try:
-        before = _functions()
-        layer = _loaded(head)
+        homes = _homes(head["package"] or "torch")
+        before = _functions(homes)
+        layer, package = _loaded(head)
     except BaseException as error:  # noqa: BLE001  whatever the author's file raises
         connection.send_bytes(packed({"failed": f"{type(error).__name__}: {error}"}, {}))
         return
-    connection.send_bytes(packed({"loaded": layer.name}, {}))
-    known = frozenset(head["codes"])
+    connection.send_bytes(packed({"loaded": layer.name, "package": package}, {}))
+    known, outside = frozenset(head["codes"]), Outside(layer)
     while True:
         try:
             question, arrays = unpacked(connection.recv_bytes())
         except EOFError:
             return
-        connection.send_bytes(_answered(layer, question, arrays, known, before))
+        connection.send_bytes(_answered(layer, question, arrays, known, homes, before, outside))
 
 
-def _answered(layer: Any, question: Any, arrays: Any, known: frozenset[str], before: dict[str, int]) -> bytes:
+def _answered(
+    layer: Any,
+    question: Any,
+    arrays: Any,
+    known: frozenset[str],
+    homes: dict[str, Any],
+    before: dict[str, int],
+    outside: Outside,
+) -> bytes:
     watch = Watch(known)
     options = {n: tuple(v) if isinstance(v, list) else v for n, v in question["options"].items()}
     try:
-        with watch:
+        with watch, nullcontext() if question["fresh"] is None else poisoned(float(question["fresh"])):
             raw, tape = layer.forward(*(arrays[p.name] for p in layer.primals), **options)
             outputs = raw if isinstance(raw, tuple) else (raw,)
             found: dict[str, Any] = {f"y {k}": np.array(y) for k, y in enumerate(outputs)}
-            kept = layer.hooks.reference.kept(tape)
+            kept = None if layer.hooks.reference is None else layer.hooks.reference.kept(tape)
             if question["pull"]:
                 v = tuple(arrays[f"v {k}"] for k in range(len(outputs)))
+                v = tuple(a.astype(y.dtype) if y.dtype.kind == "f" else a for a, y in zip(v, map(np.asarray, outputs)))
                 grads = layer.backward(v if len(v) > 1 else v[0], tape)
-                found = {f"g {n}": np.array(g) for n, g in grads.items() if g is not None}
+                found = {f"g {n}": np.array(g) for n, g in _by_name(layer, grads).items() if g is not None}
     except LayerFailure as failure:
         return packed({"failure": [failure.kind, failure.stage, str(failure), failure.primal]}, {})
     except (Exception, SystemExit) as error:  # noqa: BLE001  the author's code
         stage = "backward" if question["pull"] else "forward"
         return packed({"failure": ["crash", stage, f"{stage} raised {type(error).__name__}: {error}", None]}, {})
-    after = _functions()
+    after = _functions(homes)
     replaced = sorted(name for name in before if after.get(name) != before[name])
-    return packed({"kept": kept, "called": watch.called, "replaced": replaced[:8]}, found)
+    if question["pull"] and question["fresh"] is None:
+        case = Case(layer.name, {p.name: arrays[p.name] for p in layer.primals}, options)
+        if outside.due(case):
+            outside.look(case)
+    missing = [[item.name, item.reason] for item in outside.missing() if item.blocks]
+    return packed({"kept": kept, "called": watch.called, "replaced": replaced[:8], "outside": missing}, found)
 
 
-def _loaded(head: dict[str, Any]) -> Any:
-    from gradverify.adapters.torch_ import torch_layer
+def _loaded(head: dict[str, Any]) -> tuple[Any, str]:
+    """The kernel's layer, and the package that it is written with: its own, the reference's, or the likely one."""
+    from gradverify.adapters._kernel_judge import kernel_of, package_of
     from gradverify.targets import raw_object
 
     target = raw_object(head["target"])
-    declaration = {**head["declaration"], "kernel": head["type"], "reference": _unused}
-    return torch_layer(target, **declaration)
+    package = package_of(target) or head["package"] or ("numpy" if isinstance(target, tuple) else "torch")
+    return kernel_of(target, package, head["type"], head["declaration"]), package
 
 
-def _unused(*arrays: Any, **options: Any) -> Any:
-    raise AssertionError("the reference is with the judge")
+def _by_name(layer: Any, gradients: Any) -> dict[str, Any]:
+    """Gradients by primal, of a backward that gives them in order."""
+    if isinstance(gradients, dict):
+        return gradients
+    given = gradients if isinstance(gradients, (tuple, list)) else (gradients,)
+    names = [p.name for p in layer.primals]
+    return dict(zip(names if len(given) == len(names) else [p.name for p in layer.differentiable], given))
 
 
 class Watch:
@@ -110,12 +142,16 @@ def digest(code: CodeType) -> str | None:
     return hashlib.sha256(code.co_code + repr((code.co_names, code.co_varnames)).encode()).hexdigest()
 
 
-def _functions() -> dict[str, int]:
-    """What torch's own names stand for."""
-    import torch
+def _homes(package: str) -> dict[str, Any]:
+    """Where a package keeps the functions that a kernel may call."""
+    if find_spec(package) is None:
+        return {}
+    homes = {name: import_module(name) for name in _HOMES[package]}
+    return homes | ({"torch.Tensor": homes["torch"].Tensor} if package == "torch" else {})
 
-    homes = {"torch": torch, "torch.nn.functional": torch.nn.functional, "torch.Tensor": torch.Tensor}
-    homes |= {"torch.autograd": torch.autograd, "torch.linalg": torch.linalg, "torch.testing": torch.testing}
+
+def _functions(homes: dict[str, Any]) -> dict[str, int]:
+    """What a package's own names stand for."""
     return {
         f"{place}.{name}": id(value)
         for place, home in homes.items()

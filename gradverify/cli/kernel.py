@@ -25,9 +25,10 @@ _FEW = 64  # elements of a minimal case up to which its numbers are written out
 
 @click.command("kernel")
 @click.argument("target", metavar="FILE:OBJECT")
-@click.option("--reference", required=True, metavar="FILE:OBJECT", help="The same function in plain torch operations.")
+@click.option("--reference", required=True, metavar="FILE:OBJECT", help="The same function in plain operations.")
 @click.option("--primal", "primals", metavar="NAME=DIMS", multiple=True, help='For example x="N D"; once for each.')
 @click.option("--option", "options", metavar="NAME=VALUES", multiple=True, help="Choices as JSON: causal=[false,true]")
+@click.option("--constant", "constants", metavar="NAME", multiple=True, help="What gets no gradient: a scale, a table.")
 @click.option("--size", "sizes", metavar="AXIS=N[,N]", multiple=True, help="Sizes in production: T=4096,8192")
 @click.option(
     "--type",
@@ -44,8 +45,9 @@ _FEW = 64  # elements of a minimal case up to which its numbers are written out
 def command(target: str, reference: str, json_file: str | None, seconds: float, **given: Any) -> int:
     """Score a hand-written kernel, forward and backward, against a reference.
 
-    The kernel runs in a process of its own, which never sees the reference or the verdict: one that crashes or hangs
-    costs itself. Prints the verdict, and for each primal the digits lost beyond what a good kernel of the type must.
+    Both are written in torch, JAX or NumPy; in NumPy a kernel is a pair (forward, backward). The kernel runs in a
+    process of its own, which never sees the reference or the verdict: one that crashes or hangs costs itself. Prints
+    the verdict, and for each primal the digits lost beyond what a good kernel of the type must.
     Primals may stand on the reference instead: reference.primals = {"x": "N D"}.
 
     Exit status: 0 right, 1 wrong (crashed, hung and tampered included), 2 wrong usage or a file that cannot be loaded,
@@ -67,6 +69,7 @@ def scored(
     *,
     primals: tuple[str, ...] = (),
     options: tuple[str, ...] = (),
+    constants: tuple[str, ...] = (),
     sizes: tuple[str, ...] = (),
     kernel: str = "bfloat16",
     device: str | None = None,
@@ -80,9 +83,9 @@ def scored(
     TargetError, DeclarationError, UsageError
         If a file cannot be loaded, or the declaration cannot be used.
     """
+    from gradverify.adapters._kernel_judge import judge_of, package_of
     from gradverify.adapters._kernel_remote import Remote
     from gradverify.adapters._kernel_worker import digest
-    from gradverify.adapters.torch_ import torch_layer
     from gradverify.core.check.search import check_layer
     from gradverify.core.check.settings import Settings
     from gradverify.core.declare.hooks import Hooks
@@ -93,19 +96,26 @@ def scored(
     declaration: dict[str, Any] = {"primals": _primals(reference, plain, primals)}
     declaration |= {key: v for key, v in (("options", _options(options)), ("sizes", _sizes(sizes))) if v}
     declaration |= {} if device is None else {"device": device}
-    judge = torch_layer(plain, kernel=kernel, reference=plain, **declaration)
+    declaration |= {"constants": tuple(constants) or tuple(getattr(plain, "constants", ()))}
+    package = package_of(plain)
     codes = [found for code in _codes(getattr(plain, "__code__", None)) if (found := digest(code)) is not None]
-    head = {"target": target, "declaration": declaration, "type": kernel, "codes": codes}
-    remote = Remote(head, judge.primal_names, seconds)
+    head = {"target": target, "declaration": declaration, "type": kernel, "codes": codes, "package": package}
+    remote = Remote(head, seconds)
     try:
         name = remote.load()
+        own = tuple(
+            n for n in declaration["constants"] if n in declaration["primals"]
+        )  # others are of the kernel's file
+        judge = judge_of(plain, package or remote.package, kernel, {**declaration, "constants": own})
+        remote.names = judge.primal_names
+        dtype = kernel if (package or remote.package) == "numpy" else "float64"
         layer = judge.derive(
             name=name, forward=remote.forward, backward=remote.backward, hooks=Hooks(reference=judge.hooks.reference)
         )
         heard = Heard()
         token = watcher.set(heard)
         try:
-            report = check_layer(layer, Settings(examples=examples, seed=seed))
+            report = check_layer(layer, Settings(examples=examples, seed=seed, dtype=dtype))
         finally:
             watcher.reset(token)
     finally:
@@ -147,9 +157,13 @@ def _score(layer: Layer, report: Report, heard: Heard, remote: Any, reference: s
         verdict, status = "undecided", NOTHING
     if report.findings:
         verdict, status = "wrong", WRONG
-        verdict = "crashed" if kinds <= {"crash", "nondeterministic"} else verdict
+        verdict = "crashed" if "crash" in kinds and kinds <= {"crash", "nondeterministic"} else verdict
     if remote.ended:
         verdict, status = "hung" if "hangs" in remote.ended else "crashed", WRONG
+    unverified = [f"{name}: {why}" for name, why in remote.outside.items()]
+    why = _reason(report)
+    if verdict == "right" and unverified:
+        verdict, status, why = "undecided", NOTHING, unverified[0]
     if kinds == {"doubtful"}:  # the reference is not to be relied upon
         verdict, status = "undecided", NOTHING
     if cheats:
@@ -162,7 +176,8 @@ def _score(layer: Layer, report: Report, heard: Heard, remote: Any, reference: s
         "type": kernel,
         "verdict": verdict,
         "exit": status,
-        "reason": _reason(report) if verdict == "undecided" else None,
+        "reason": why if verdict == "undecided" else None,
+        "unverified": unverified,
         "notes": list(report.remarks),
         "cases": report.cases,
         "seed": report.seed,

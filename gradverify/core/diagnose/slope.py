@@ -74,7 +74,7 @@ def _tends(evidence: Evidence, probe: Probe) -> tuple[float, int] | None:
 
 def _ratios(evidence: Evidence, probe: Probe, scale: float, wrong: Array) -> Array | None:
     """Analytic over numerical where all values are scaled down, in entries that were wrong, for single outputs."""
-    case = changed(evidence, probe.case, lambda name, x: x * scale)
+    case = changed(evidence, probe.case, lambda x: x * scale)
     small = evidence.probe(case)
     if small is None or small.failure is not None or small.shape(evidence.primal) != wrong.shape:
         return None

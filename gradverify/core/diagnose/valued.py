@@ -17,13 +17,13 @@ _JITTER = 1e-3
 _VISIBLE = 10 * CLOSE
 
 
-def changed(evidence: Evidence, case: Case, change: Callable[[str, Array], Array]) -> Case | None:
+def changed(evidence: Evidence, case: Case, change: Callable[[Array], Array]) -> Case | None:
     """The case with every real primal changed, cotangents kept; None if that is not legal."""
     primals = {}
     for primal in evidence.layer.primals:
         array = np.asarray(case.primals[primal.name])
         real = primal.domain.kind == "real" and not primal.domain.discrete and array.dtype.kind == "f"
-        primals[primal.name] = np.asarray(change(primal.name, array.copy()), array.dtype) if real else array
+        primals[primal.name] = np.asarray(change(array.copy()), array.dtype) if real else array
     made = case.but(primals=primals)
     return made if variants.legal(evidence.layer, made) else None
 
@@ -32,7 +32,7 @@ def jittered(evidence: Evidence, case: Case, draw: int = 0) -> Case | None:
     """All real entries moved by about a thousandth, so that nothing is equal or exact."""
     rng = case.rng(Stream.JITTERED, draw)
 
-    def move(name: str, array: Array) -> Array:
+    def move(array: Array) -> Array:
         scale = np.maximum(np.abs(array), 0.1 * (float(np.abs(array).max(initial=0.0)) or 1.0))
         return np.asarray(
             array + _JITTER * scale * rng.uniform(0.5, 1.5, array.shape) * rng.choice([-1, 1], array.shape)
@@ -74,7 +74,7 @@ def tied(evidence: Evidence, case: Case) -> Case | None:
     rng = case.rng(Stream.UNTIED)
     seen: set[float] = set()
 
-    def move(name: str, array: Array) -> Array:
+    def move(array: Array) -> Array:
         flat = array.ravel()
         for k, value in enumerate(flat):
             if float(value) in seen:
@@ -177,7 +177,7 @@ def tail(evidence: Evidence) -> Diagnosis | None:
 
 def _right_at(evidence: Evidence, scale: float) -> bool:
     """Whether the case scaled down is right, judged as the finding was."""
-    case = changed(evidence, evidence.case, lambda name, a: a * scale)
+    case = changed(evidence, evidence.case, lambda a: a * scale)
     if case is None:
         return False
     name = evidence.finding.property

@@ -25,7 +25,8 @@ def holds(layer: Layer, case: Case) -> Outcome:
     if not outcome.findings or not all(map(_faint, outcome.findings)):
         return outcome
     given = exact.ready(layer, case)[0].cotangents or ()
-    large = case.but(cotangents=tuple((_LARGE * v).astype(v.dtype) for v in given))
+    with np.errstate(over="ignore"):
+        large = case.but(cotangents=tuple((_LARGE * v).astype(v.dtype) for v in given))
     if not _in_range(list(large.cotangents or ())) or not _grows(layer, case, given) or _holds(layer, large).findings:
         return outcome
     return replace(outcome, findings=(), notes=(_STOPS,))

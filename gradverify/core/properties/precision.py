@@ -81,6 +81,12 @@ def holds(layer: Layer, case: Case, name: str = NAME, more: Any = np.float64) ->
     return Outcome(name, tuple(findings), tuple(compared), sum(g.size for g in exactly.values()))
 
 
+def _free(layer: Layer) -> str | None:
+    """A kernel rounds to its type whatever it is given, and the property reference judges that."""
+    fixed = hasattr(layer.hooks.reference, "sample")
+    return "the code is fixed to a low precision: the property reference judges it" if fixed else None
+
+
 def more_digits(layer: Layer) -> str | None:
     """Why float64 cannot be judged here; None where it can."""
     if np.finfo(np.longdouble).eps < np.finfo(np.float64).eps:
@@ -191,6 +197,7 @@ add(
         NAME,
         "in float32 the gradient loses no more digits than its arithmetic must",
         holds,
+        applies=_free,
         regime=Regime(dtype="float32"),
         share=0.3,
         implied_by=("gradient", "special"),
