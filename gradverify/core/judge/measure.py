@@ -176,7 +176,7 @@ def _closer(sweep: Sweep, entries: Array) -> None:
 
     An even function such as 1/x^2 differences to 0 across its pole, and looks converged. Of two estimates that
     exclude each other the one at smaller steps is right: a larger step counts while it agrees with smaller ones.
-    Where the smaller ones tell nothing, steps a thousand times the entry do not either: they pass sin x for 0.
+    Where the smaller ones tell nothing beside numbers whose last place is no small step, the larger ones do not either.
     """
     own = np.abs(sweep.point.values)
     wrong = sweep.among(entries, DISAGREES)
@@ -185,7 +185,7 @@ def _closer(sweep: Sweep, entries: Array) -> None:
         return
     close = ladder.entrywise(sweep.point, small, sweep.analytic[small], scale=own[small].astype(float))
     apart = np.abs(close.value - sweep.numerical[small]) > close.bound + sweep.bound[small]
-    apart |= ~np.isfinite(close.bound)
+    apart |= ~np.isfinite(close.bound) & ladder.coarse(sweep.point)
     measured(
         sweep, small[apart], Estimate(*(part[apart] for part in (close.value, close.truncation, close.rounding))), True
     )

@@ -4,6 +4,9 @@ What is left undone is smooth in the primals as long as the number of iterations
 part of every difference over small steps. But it stays as small as the tolerance: where the number changes forward
 jumps, and takes back what the difference has added up. So a right backward, integrated over a way that crosses such
 jumps, is what the outputs change by but for about one of them; a wrong one is off by its error times the way.
+
+Backward jumps as well where it iterates, or takes what forward has saved of an iteration whose result is right to the
+square of that. There the gap itself jumps, and is no more than some of its jumps.
 """
 
 from __future__ import annotations
@@ -55,14 +58,14 @@ def _below(dispute: Dispute, share: float) -> bool:
 
 @add(
     "stopped",
-    "forward stops short of its limit: it jumps, and beyond its jumps backward is right",
+    "forward, or backward, stops short of its limit: it jumps, and beyond its jumps backward is right",
     cost=1200,  # of all entries together, where copies that iterate go one by one
     applies=_applies,
 )
 def stopped(dispute: Dispute) -> Answer:
-    """All entries, where the sum of their differences does not outgrow forward's jumps; none else.
+    """All entries, where the sum of their differences does not outgrow the jumps of forward or backward; none else.
 
-    A forward that has no jump within any reach is none that stops short, and need not be searched at other points.
+    A layer that has no jump within any reach is none that stops short, and need not be searched at other points.
     """
     natural, one = dispute.point.scale, np.ones_like(dispute.point.scale)
     lengths = [np.minimum(natural, one), one, np.maximum(natural, one)]
@@ -71,8 +74,8 @@ def stopped(dispute: Dispute) -> Answer:
     if not _below(dispute, _LOST) and not ways[0].continuous():
         return answer(np.zeros(dispute.size, bool))
     found = any(way.explains(reach) for way in ways for reach in _NEAR)
-    found = found or any(unit.explains_elsewhere(reach) for reach in _NEAR)
-    found = found or any(way.backward_explains(reach) for way in ways for reach in _NEAR)
+    found = found or (unit.slight and any(unit.explains_elsewhere(reach) for reach in _NEAR))
+    found = found or any(way.slight and way.backward_explains(reach) for way in ways for reach in _NEAR)
     return replace(answer(np.full(dispute.size, found)), vain=not any(way.jumps for way in ways))
 
 
@@ -91,6 +94,8 @@ class _Way:
         weight = np.abs(point.weights)
         self.loud = np.flatnonzero(weight > 0)
         self.noise = np.maximum(point.sigma[self.loud], np.finfo(float).tiny) * weight[self.loud]
+        self.terms = float(np.abs(self._gradient(0.0)) @ np.abs(self.direction))
+        self.slight = self.gap <= _SMALL * self.terms  # beside what backward gives along the way
         self.jumps = False  # whether one was seen, or might have been beyond the edge of a domain
 
     def continuous(self) -> bool:
@@ -126,9 +131,8 @@ class _Way:
         So does one that iterates, or takes what forward has saved of its iterations. At a kink of forward its slope
         jumps as well, and the gap beside it is what it was.
         """
-        here = abs(float(np.abs(self._gradient(0.0)) @ np.abs(self.direction)))
-        noise = np.array([_ROUNDINGS * np.finfo(float).eps * here])
-        jump = largest_jump(lambda steps: np.array([[self._slope(h)] for h in steps]), reach, noise, _SMALL * here)
+        noise = np.array([_ROUNDINGS * np.finfo(float).eps * self.terms])
+        jump = largest_jump(lambda steps: np.array([[self._slope(h)] for h in steps]), reach, noise, _SMALL * self.terms)
         if jump is None or abs(jump.at) == reach or not self.gap <= _JUMPS * abs(jump.change[0]):
             return False
         self.jumps, beside = True, _ASIDE * reach
