@@ -67,10 +67,13 @@ def stopped(dispute: Dispute) -> Answer:
 
     A layer that has no jump within any reach is none that stops short, and need not be searched at other points.
     """
-    natural, one = dispute.point.scale, np.ones_like(dispute.point.scale)
-    lengths = [np.minimum(natural, one), one, np.maximum(natural, one)]
-    unit = _Way(dispute, one)
-    ways = [unit if step is one else _Way(dispute, step) for step in lengths if step is one or (step != one).any()]
+    natural = dispute.point.scale
+    ways = [_Way(dispute, np.minimum(natural, 1.0))]
+    if natural.max() > 1.0:
+        ways.append(_Way(dispute, natural))
+    unit = _Way(dispute, np.ones_like(natural))
+    if natural.min() < _LITTLE:
+        ways.append(unit)
     if not _below(dispute, _LOST) and not ways[0].continuous():
         return answer(np.zeros(dispute.size, bool))
     found = any(way.explains(reach) for way in ways for reach in _NEAR)
@@ -95,7 +98,7 @@ class _Way:
         self.loud = np.flatnonzero(weight > 0)
         self.noise = np.maximum(point.sigma[self.loud], np.finfo(float).tiny) * weight[self.loud]
         self.terms = float(np.abs(self._gradient(0.0)) @ np.abs(self.direction))
-        self.slight = self.gap <= _SMALL * self.terms  # beside what backward gives along the way
+        self.slight = self.gap <= _SMALL * float(np.abs(dispute.analytic) @ size[at])
         self.jumps = False  # whether one was seen, or might have been beyond the edge of a domain
 
     def continuous(self) -> bool:
@@ -132,7 +135,8 @@ class _Way:
         jumps as well, and the gap beside it is what it was.
         """
         noise = np.array([_ROUNDINGS * np.finfo(float).eps * self.terms])
-        jump = largest_jump(lambda steps: np.array([[self._slope(h)] for h in steps]), reach, noise, _SMALL * self.terms)
+        most = _SMALL * self.terms
+        jump = largest_jump(lambda steps: np.array([[self._slope(h)] for h in steps]), reach, noise, most)
         if jump is None or abs(jump.at) == reach or not self.gap <= _JUMPS * abs(jump.change[0]):
             return False
         self.jumps, beside = True, _ASIDE * reach
