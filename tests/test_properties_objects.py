@@ -289,29 +289,3 @@ def test_a_mutation_does_not_hide_what_is_wrong_with_a_layout():
 
 
 ASKED = ("gradient", "complete", "pure", "layout", "linear", "repeatable", "reusable", "special")
-
-
-class ReusesItsOutput:
-    """Forward writes into one array of its own, which the caller still holds."""
-
-    def __init__(self):
-        self.y = None
-
-    def forward(self, x):
-        if self.y is None or self.y.shape != x.shape:
-            self.y = np.empty_like(x)
-        self.x = x.copy()
-        return np.sin(x, out=self.y)
-
-    def backward(self, dy):
-        return dy * np.cos(self.x)
-
-
-class HasANewOutput(ReusesItsOutput):
-    def forward(self, x):
-        return super().forward(x).copy()
-
-
-@pytest.mark.parametrize(("cls", "right"), [(HasANewOutput, True), (ReusesItsOutput, False)])
-def test_an_object_that_writes_again_into_what_it_returned_is_found(cls, right):
-    assert (not found(adapt.stateful(cls, x="N D"), "reusable")) is right

@@ -9,6 +9,7 @@ import numpy as np
 from gradverify.core.differentiate import ladder
 from gradverify.core.differentiate.central import NOISE_FACTOR, best_step, central
 from gradverify.core.differentiate.chain import abreast, chain
+from gradverify.core.differentiate.point import Point
 from gradverify.core.differentiate.sides import TINY, finer_scales
 from gradverify.core.judge.verdicts import APART, FAINT, FIRM, JUMP, UNDECLARED, Sweep, judge
 from gradverify.core.nouns import AGREES, DISAGREES, UNRESOLVED, Array, Estimate
@@ -183,12 +184,23 @@ def _closer(sweep: Sweep, entries: Array) -> None:
     small = wrong[(own[wrong] > 0) & (own[wrong] < SMALL * sweep.point.scale[wrong])]
     if small.size == 0:
         return
-    close = ladder.entrywise(sweep.point, small, sweep.analytic[small], scale=own[small].astype(float))
+    near = _moved(sweep.point, small, own) if ladder.coarse(sweep.point) else sweep.point
+    close = ladder.entrywise(near, small, sweep.analytic[small], scale=own[small].astype(float))
     apart = np.abs(close.value - sweep.numerical[small]) > close.bound + sweep.bound[small]
     apart |= ~np.isfinite(close.bound) & ladder.coarse(sweep.point)
     measured(
         sweep, small[apart], Estimate(*(part[apart] for part in (close.value, close.truncation, close.rounding))), True
     )
+
+
+def _moved(point: Point, entries: Array, step: Array) -> Point:
+    """The point with no weight on outputs that stay what they are when entries move: these lend but their rounding."""
+    rows = np.zeros((2, point.size))
+    rows[:, entries] = step[entries] * np.array([[1.0], [-1.0]])
+    y = point.outputs(point.unpacked(point.values + rows, point.slots), 2)
+    near = Point(point.layer, point.case, None, point.memory)
+    near.weights = np.where((y == point.base).all(axis=0), 0.0, point.weights)
+    return near
 
 
 def measured(sweep: Sweep, entries: Array, estimate: Estimate, anyway: bool = False) -> None:

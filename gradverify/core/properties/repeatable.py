@@ -86,10 +86,12 @@ def _same(one: dict[str, Array], other: dict[str, Array]) -> bool:
 
 
 def explains(mine: Fingerprint, other: Fingerprint) -> bool:
-    """Random numbers explain whatever else does not hold, but for code that fails; what is kept, that of its primal."""
+    """Random numbers explain whatever else does not hold, but for code that fails; what is kept, that of its primal, but
+    for memory that was never written, which explains it.
+    """
     if other[1] in ("random", KEPT, "crash"):
         return False
-    return mine[1] == "random" or (mine[1] == KEPT and mine[2] == other[2])
+    return mine[1] == "random" or (mine[1] == KEPT and mine[2] == other[2] and other[1] != fresh.KIND)
 
 
 def moot(layer: Layer, case: Case, outcome: Outcome) -> Outcome | None:

@@ -31,9 +31,7 @@ _JUMPS = 8.0  # how many of its jumps forward may be off by; at a rate of 0.9 it
 _WINDOWS = 4.0 ** np.arange(3.0)  # ways that are wider than the nearest that crosses the jump
 _PANELS = 4
 _ROUNDINGS = 16.0  # of a backward, relative to the terms of its slope along a way
-_ASIDE = (
-    1e-3  # of a reach: differences of the fourth order over it are right to 1e-11 of a slope, and few jumps are near
-)
+_ASIDE = 1e-3  # of a reach: differences of the fourth order over it are right to 1e-11 of a slope, and cross few jumps
 _ALONE = 5  # rows of a stack that are evaluated alone as well: where the number of iterations differs, so do most rows
 _BESIDE, _SAME = 1e-7, 0.1  # a step at which no continuous gradient changes by this share of the gap ...
 _LOST = 1e-4  # ... above this share of what a relative change amounts to: a backward that iterates stops short as well
@@ -77,9 +75,10 @@ def stopped(dispute: Dispute) -> Answer:
     if not _below(dispute, _LOST) and not ways[0].continuous():
         return answer(np.zeros(dispute.size, bool))
     found = any(way.explains(reach) for way in ways for reach in _NEAR)
-    found = found or (unit.slight and any(unit.explains_elsewhere(reach) for reach in _NEAR))
+    elsewhere = not found and any(unit.explains_elsewhere(reach) for reach in _NEAR)  # shows whether there are jumps
+    found = found or (unit.slight and elsewhere)
     found = found or any(way.slight and way.backward_explains(reach) for way in ways for reach in _NEAR)
-    return replace(answer(np.full(dispute.size, found)), vain=not any(way.jumps for way in ways))
+    return replace(answer(np.full(dispute.size, found)), vain=not any(way.jumps for way in (*ways, unit)))
 
 
 class _Way:
@@ -98,7 +97,8 @@ class _Way:
         self.loud = np.flatnonzero(weight > 0)
         self.noise = np.maximum(point.sigma[self.loud], np.finfo(float).tiny) * weight[self.loud]
         self.terms = float(np.abs(self._gradient(0.0)) @ np.abs(self.direction))
-        self.slight = self.gap <= _SMALL * float(np.abs(dispute.analytic) @ size[at])
+        least = _LITTLE * float(weight.sum())  # of a slope: outputs may be below the tolerance that forward stops at
+        self.slight = self.gap <= _SMALL * max(least, float(np.abs(dispute.analytic) @ size[at]))
         self.jumps = False  # whether one was seen, or might have been beyond the edge of a domain
 
     def continuous(self) -> bool:
