@@ -86,8 +86,8 @@ def _same(one: dict[str, Array], other: dict[str, Array]) -> bool:
 
 
 def explains(mine: Fingerprint, other: Fingerprint) -> bool:
-    """Random numbers explain whatever else does not hold, but for code that fails; what is kept, that of its primal, but
-    for memory that was never written, which explains it.
+    """Random numbers explain whatever else does not hold, but for code that fails; what is kept explains that of its
+    primal, but for memory that was never written, which explains what is kept.
     """
     if other[1] in ("random", KEPT, "crash"):
         return False
