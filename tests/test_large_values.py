@@ -163,3 +163,17 @@ def test_entries_beside_much_larger_ones_are_not_judged_by_steps_of_those(large)
     beside = Case("waves", {"x": np.array([large, -100.0, large])}, cotangents=(np.array([1.0, 2.0, 1.1]),), seed=1)
     assert not verify(layer(0.5), beside, "gradient").findings
     assert verify(layer(0.51), beside.but(primals={"x": np.array([3.0, -1.0, 2.0])}), "gradient").findings
+
+
+@pytest.mark.parametrize(("size", "rows"), [(3, 1), (3, 2), (5, 1), (6, 2), (7, 3)])
+@pytest.mark.parametrize("wrong", [0.0, 1e-6])
+def test_what_rounds_in_proportion_to_the_step_around_zeros_is_no_slope(size, rows, wrong):
+    """Steps that are powers of two times one number round alike, and show no noise."""
+
+    def forward(x):
+        c = x - x.mean(-1, keepdims=True)
+        return (c / np.sqrt((c * c).mean(-1, keepdims=True) + 1e-5)).sum(), x
+
+    layer = Layer(forward, lambda dy, x: np.zeros_like(x) + wrong * dy, name="centred", x="N D")
+    case = Case("centred", {"x": np.zeros((rows, size))}, cotangents=(np.array(1.2),))
+    assert bool(verify(layer, case, "gradient").findings) == bool(wrong)
