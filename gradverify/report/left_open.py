@@ -33,7 +33,12 @@ def _line(why: str, parts: Mapping[str, float]) -> str:
     ordered = sorted(parts.items(), key=lambda item: (-item[1], item[0]))
     named = [f"{layer} {_percent(part)}" for layer, part in ordered[:NAMED]]
     more = [f"{len(ordered) - NAMED} more"] if len(ordered) > NAMED else []
-    return f"unresolved{'' if why == NO_REASON else f': {why}'}: {', '.join(named + more)}"
+    return f"{headed(why)}: {', '.join(named + more)}"
+
+
+def headed(why: str) -> str:
+    """How a line begins that says what is unresolved for a reason, if anybody gave one."""
+    return "unresolved" if why == NO_REASON else f"unresolved: {why}"
 
 
 def _percent(part: float) -> str:

@@ -15,6 +15,7 @@ from gradverify.core.summarise.report import DIFFERENTIATING, Report
 from gradverify.core.summarise.tally import Tally
 from gradverify.core.texts import many
 from gradverify.report import code
+from gradverify.report.left_open import headed
 from gradverify.report.numbers import Paint, apart, entry, fitting, matrices, parts, short
 
 FULL = 5  # findings of one layer that are printed in full
@@ -103,9 +104,8 @@ def held(report: Report, width: int = 80) -> list[str]:
         elif kind == "open":
             rest.setdefault("nothing could be decided", []).append(name)
         elif kind == "skipped":
-            untried = (
-                f"skipped {'on every case ' * (report.examples != 1)}({tally.reason})" if tally.skipped else "not tried"
-            )
+            every = "" if report.examples == 1 else " on every case"
+            untried = f"skipped{every} ({tally.reason})" if tally.skipped else "not tried"
             rest.setdefault(untried, []).append(name)
     said = ({"held": held} if held else {}) | dict(sorted(rest.items(), key=lambda item: item[0] == "not tried"))
     return _wrapped([f"{words}: {'; '.join(names)}" for words, names in said.items()], 0, width)
@@ -216,7 +216,7 @@ def _why_open(report: Report) -> list[str]:
     for share in report.verified_by.verified:
         for why, count in share.unresolved.items():
             found.setdefault(why, []).append(f"{_named(share)} {count}")
-    return [f"unresolved{'' if why == NO_REASON else f': {why}'}: {', '.join(n)}" for why, n in found.items()]
+    return [f"{headed(why)}: {', '.join(named)}" for why, named in found.items()]
 
 
 def _named(share: Share) -> str:

@@ -69,9 +69,9 @@ def single_steps(sweep: Sweep, todo: Array, step: float | None, drawn: float | N
 
 def nearest(best: float, drawn: float | None) -> float:
     """The multiple of a drawn step by a power of RATIO that is nearest to the best step."""
-    return (
-        best if drawn is None else float(drawn * ladder.RATIO ** np.round(np.log(best / drawn) / np.log(ladder.RATIO)))
-    )
+    if drawn is None:
+        return best
+    return float(drawn * ladder.RATIO ** np.round(np.log(best / drawn) / np.log(ladder.RATIO)))
 
 
 def _loud(sweep: Sweep, entries: Array) -> int:
@@ -206,10 +206,11 @@ def _closer(sweep: Sweep, entries: Array) -> None:
     small = wrong[(own[wrong] > 0) & (own[wrong] < SMALL * sweep.point.scale[wrong])]
     if small.size == 0:
         return
-    near = _moved(sweep.point, small, own) if ladder.coarse(sweep.point) else sweep.point
+    coarse = ladder.coarse(sweep.point)
+    near = _moved(sweep.point, small, own) if coarse else sweep.point
     close = ladder.entrywise(near, small, sweep.analytic[small], scale=own[small].astype(float))
     apart = np.abs(close.value - sweep.numerical[small]) > close.bound + sweep.bound[small]
-    apart |= ~np.isfinite(close.bound) & ladder.coarse(sweep.point)
+    apart |= ~np.isfinite(close.bound) & coarse
     measured(
         sweep, small[apart], Estimate(*(part[apart] for part in (close.value, close.truncation, close.rounding))), True
     )

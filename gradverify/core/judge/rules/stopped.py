@@ -218,12 +218,6 @@ class _Way:
         return np.nan_to_num(gradient)
 
 
-def _means(point: Point, flat: Array) -> Array:
-    """The mean over its primal for each entry, shape (P,)."""
-    means = [np.full(slot.stop - slot.start, flat[slot.start : slot.stop].mean()) for slot in point.slots]
-    return np.concatenate(means)
-
-
 def _room(point: Point, step: Array) -> Array:
     """How far entries may move, shape (P,): a step, or as much as they are large where that leaves the domain.
 
