@@ -12,7 +12,7 @@ from gradverify.core import evaluate
 from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import Settings
 from gradverify.core.errors import DeclarationError
-from gradverify.core.properties import gradient, reusable
+from gradverify.core.properties import accumulates, gradient, reusable
 
 
 def check(layer, *properties, examples=4):
@@ -63,6 +63,37 @@ def test_a_generator_that_a_part_of_an_object_makes_late_gives_the_same_numbers_
     assert not gradient.holds(layer, case).findings
     assert not reusable.holds(layer, case).findings
     assert any("self.drop._rng" in line for line in layer.declared.lines())
+
+
+class Biased(Block):
+    """A second gradient on the object, which may be added to while the first is replaced."""
+
+    def __init__(self, D, H):
+        super().__init__(D, H)
+        self.b, self.db = np.zeros(H), np.zeros(H)
+
+    def forward(self, x):
+        return super().forward(x) + self.b
+
+    def backward(self, d):
+        self.db = d.sum(0)
+        return super().backward(d)
+
+
+class Adding(Biased):
+    def backward(self, d):
+        before = self.db
+        dx = super().backward(d)
+        self.db = before + self.db
+        return dx
+
+
+@pytest.mark.parametrize(("kind", "wrong"), [(Biased, 0), (Adding, 1)])
+def test_a_mask_that_is_drawn_in_each_round_on_one_object_is_not_taken_for_a_sum(kind, wrong):
+    layer = as_layer(kind, x="N D")
+    outcome = accumulates.holds(layer, drawn(layer, x=(3, 4), W=(4, 2), b=(2,)))
+    assert outcome.skipped is None
+    assert len(outcome.findings) == wrong, "which of two that differ is meant, nobody can tell"
 
 
 def test_a_mask_that_backward_draws_anew_is_found():

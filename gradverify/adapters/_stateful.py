@@ -221,8 +221,10 @@ class Stateful:
         with self.maker.chance.fixed(options, note=False):
             instance, built = self.fresh(self.cast(dict(rounds[0][0])), options)
         before = self.remember(instance, {n: self._pair(instance, n, {}) for n in self.parameters})
+        kept = _Kept(instance)
         for primals, cotangents in rounds:
             with self.maker.chance.fixed(options):
+                kept.rewind()
                 _, ran = self.run(instance, self.cast(dict(primals)), options, built)
             with self.maker.chance.anew(options):
                 self.pull(ran, cotangents if len(cotangents) > 1 else cotangents[0])
@@ -319,25 +321,40 @@ class Stateful:
 
     def session(self) -> tuple[Forward, Backward]:
         """A forward and a backward on one object, which is built at the first call."""
-        kept: dict[str, Any] = {}
+        kept: _Kept | None = None
 
         def forward(*arrays: Array, **options: Any) -> tuple[Any, Any]:
+            nonlocal kept
             primals = self.cast(dict(zip(self.names, arrays)))
             with self.maker.chance.fixed(options, note=False):
                 built: dict[str, Array] = {}
-                instance = kept.get("instance")
-                if instance is None:
+                if kept is None:
                     instance, built = self.fresh(primals, options)
-                    kept["generators"] = generators_of(instance)
-                    with suppress(Exception):  # what cannot be copied keeps the generators that it makes
-                        kept["before"] = copy.deepcopy(instance)
-                elif "before" in kept:
-                    forget(instance, kept["generators"], kept["before"])
-                self._flush(instance)
-                restore(kept["generators"])
+                    used = _Kept(instance)
+                else:
+                    used = kept
+                self._flush(used.instance)
+                used.rewind()
                 if all(n in self.pairs for n in built):  # else it could not be given other arrays later
-                    kept["instance"] = instance
+                    kept = used
             with self.maker.chance.fixed(options):
-                return self.run(instance, primals, options, built)
+                return self.run(used.instance, primals, options, built)
 
         return forward, self.backward
+
+
+class _Kept:
+    """An object for several calls; a mask that it draws is the same one at each."""
+
+    def __init__(self, instance: Any) -> None:
+        self.instance = instance
+        self._generators = generators_of(instance)
+        self._before = None
+        with suppress(Exception):  # what cannot be copied keeps the generators that a forward makes
+            self._before = copy.deepcopy(instance)
+
+    def rewind(self) -> None:
+        """Set its generators back to where they stood when it was new."""
+        if self._before is not None:
+            forget(self.instance, self._generators, self._before)
+        restore(self._generators)
