@@ -250,6 +250,37 @@ def test_a_loss_object_without_a_cotangent_gets_an_implicit_one():
     assert check(SquaredError, x="N D", t="N D", constants="t").ok
 
 
+def test_zeros_that_are_returned_for_ids_are_not_taken_for_the_gradient_of_the_table():
+    class Table:
+        def __init__(self, V, D):
+            self.W, self.dW = np.zeros((V, D)), None
+
+        def forward(self, ids):
+            self.ids = ids
+            return self.W[ids]
+
+        def backward(self, dy):
+            self.dW = np.zeros_like(self.W)
+            np.add.at(self.dW, self.ids, dy)
+            return np.zeros(self.ids.shape)
+
+    class Overwriting(Table):
+        def backward(self, dy):
+            self.dW = np.zeros_like(self.W)
+            self.dW[self.ids] += dy
+            return np.zeros(self.ids.shape)
+
+    class Returning(Table):
+        def backward(self, dy):
+            super().backward(dy)
+            return self.dW
+
+    declared = dict(ids="N T: indices V", W="V D", examples=8)
+    assert check(Table, **declared).ok
+    assert check(Returning, **declared).ok
+    assert {f.primal for f in check(Overwriting, **declared).findings} == {"W"}
+
+
 # -- what users' code does ------------------------------------------------------------------------
 
 

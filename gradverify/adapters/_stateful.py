@@ -200,7 +200,7 @@ class Stateful:
         before = self.remember(instance, pairs)
         with self.maker.chance.anew(saved.options):
             raw = self.pull(saved, cotangent)
-        gradients = self._returned(raw)
+        gradients = {} if self._of_ids(raw, saved) else self._returned(raw)
         for name in self.parameters:
             if name not in gradients:
                 gradients[name] = self.read(instance, self._pair(instance, name, {}), before)
@@ -289,6 +289,15 @@ class Stateful:
             found = {self.keys.get(k, str(k)): v for k, v in named.items()}
             return {**(self._in_order(values) if values else {}), **found}
         return self._in_order(values)
+
+    def _of_ids(self, raw: Any, ran: Ran) -> bool:
+        """Whether backward returned zeros for inputs such as ids, and left the gradients of the parameters."""
+        values, _ = parted(raw)
+        if self.wanted or self.gives is not None or any(np.any(v) for v in values):
+            return False
+        pairs = (self._pair(ran.instance, n, {}) for n in self.parameters)
+        shapes = [np.shape(ran.given[n]) for n in self.inputs]
+        return [np.shape(v) for v in values] == shapes and all(summed(ran.instance, p) is not None for p in pairs)
 
     @property
     def orders(self) -> tuple[tuple[str, ...], ...]:
