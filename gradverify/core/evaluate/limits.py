@@ -50,6 +50,7 @@ def time_limit(seconds: float | None, inner: bool = False) -> Iterator[None]:
 
     limit, begun, start, late = seconds, time.process_time(), _clock(), _starved()
     seen = (begun, start)
+    dropped: list[_Expired] = []
 
     def expire(signum: int, frame: FrameType | None) -> None:
         nonlocal seen
@@ -68,6 +69,7 @@ def time_limit(seconds: float | None, inner: bool = False) -> Iterator[None]:
     def swallowed(unraisable: sys.UnraisableHookArgs) -> None:
         """Python drops what is raised in a destructor or in the callback of a weak reference."""
         if isinstance(unraisable.exc_value, _Expired):
+            dropped.append(unraisable.exc_value)
             signal.setitimer(signal.ITIMER_REAL, _SOON)
         else:
             told(unraisable)
@@ -77,6 +79,8 @@ def time_limit(seconds: float | None, inner: bool = False) -> Iterator[None]:
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
+        if dropped:  # and the body ended before the timer did
+            raise dropped[0]
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, previous)
