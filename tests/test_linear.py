@@ -161,3 +161,17 @@ def test_which_cotangents_are_asked_and_how_many_entries_that_compares():
     (v,) = CASE.cotangents
     for factor in (0.0, 1.0, 2.0, 1024.0, 1 / 1024):
         assert any(np.allclose(dy, factor * v, rtol=1e-12, atol=0) for dy in seen)
+
+
+@pytest.mark.parametrize(("share", "wrong"), [(0.0, 0), (0.3, 1)])
+def test_rounding_of_terms_that_cancel_to_less_than_themselves_is_no_bend(share, wrong):
+    """x - tanh(x) near 0, as dy - dy (1 - t^2): what is left of it is a few roundings of the cotangent."""
+
+    def backward(dy, t):
+        return dy - dy * (1 - t * t) + share * 1e-12 * dy * np.abs(dy)
+
+    layer = Layer(lambda x: (x - np.tanh(x), np.tanh(x)), backward, name="shrink", x="N D")
+    x = np.array([[-2.74755946e-08, -2.88268183e-09], [-3.66210010e-09, 4.26657284e-09]])
+    case = Case("shrink", {"x": x}, cotangents=(np.array([[1.7, 0.3], [-1.4, -1.0]]),))
+    for seed in range(8):
+        assert len(linear.holds(layer, replace(case, seed=seed)).findings) == wrong

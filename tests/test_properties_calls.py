@@ -211,6 +211,19 @@ def test_layouts_with_gaps_and_with_one_expanded_axis_are_tried(backward):
     assert not findings(Layer(lambda x: (x**2, x), lambda dy, x: 2 * dy * x, name="square", x="N D"), "layout")
 
 
+def strided(dy, x):
+    """Reads the cotangent by the strides of the input, where both are dense; that shows where they differ."""
+    if not all(a.flags.c_contiguous or a.flags.f_contiguous for a in (dy, x)):
+        return 2 * dy * x
+    memory = np.array(dy, order="K").ravel(order="K")
+    return 2 * memory.reshape(dy.shape, order="C" if x.flags.c_contiguous else "F") * x
+
+
+def test_a_cotangent_that_is_read_by_the_strides_of_an_input_is_found():
+    assert findings(Layer(lambda x: (x**2, x), strided, name="square", x="N D"), "layout")
+    assert not findings(Layer(lambda x: (x**2, x), lambda dy, x: 2 * dy * x, name="square", x="N D"), "layout")
+
+
 def dropout(x):
     mask = (np.random.rand(*x.shape) < 0.5) * 2.0
     return x * mask, mask
