@@ -70,7 +70,8 @@ def detached(saved, g):
 def test_a_right_custom_vjp_is_silent_in_every_property():
     report = check(dense(right), examples=4, **DENSE)
     assert report.ok, str(report)
-    assert report.tallies["second_order"].cases and report.tallies["wants"].cases
+    assert report.tallies["second_order"].cases
+    assert report.tallies["wants"].reason == "backward is not told which gradients are wanted"
 
 
 @pytest.mark.parametrize(
@@ -78,6 +79,30 @@ def test_a_right_custom_vjp_is_silent_in_every_property():
 )
 def test_a_planted_error_is_found(backward, prop):
     assert (prop, "wrong") in kinds(check(dense(backward), prop, **DENSE))
+
+
+def told_what_is_wanted(factor):
+    """A product whose rule is told which inputs are perturbed, and scales one gradient where the other is not."""
+
+    @jax.custom_vjp
+    def product(x, y):
+        return x * y
+
+    def forward(x, y):
+        return x.value * y.value, (x.value, y.value, y.perturbed)
+
+    def backward(saved, g):
+        x, y, both = saved
+        return g * y * (1.0 if both else factor), g * x
+
+    product.defvjp(forward, backward, symbolic_zeros=True)
+    return product
+
+
+@pytest.mark.parametrize(("factor", "wrong"), [(1.0, set()), (2.0, {("wants", "differs")})])
+def test_a_rule_that_takes_symbolic_zeros_is_asked_for_each_subset(factor, wrong):
+    report = check(told_what_is_wanted(factor), "wants", x="N", y="N")
+    assert report.tallies["wants"].cases and set(kinds(report)) == wrong
 
 
 def test_the_gradient_of_a_detached_copy_is_only_wrong_in_second_order():

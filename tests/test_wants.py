@@ -93,3 +93,7 @@ def test_it_applies_to_several_primals_of_what_can_be_asked():
     alone = Layer(lambda a: (a, None), lambda dy, _, wants=("a",): dy, name="g", a="N")
     assert wants.applies(alone) == "there is only one primal"
     assert wants.applies(by_hook(lambda *_: {})) is None
+
+
+def test_a_hook_that_is_not_told_what_is_wanted_is_skipped_with_the_reason():
+    assert wants.holds(by_hook(lambda *_: None), CASE).skipped == "backward is not told which gradients are wanted"

@@ -20,6 +20,7 @@ from gradverify.core.evaluate import LayerFailure
 Array = Any  # numpy.ndarray or jax.Array
 # in what JAX raises
 _NO_RULE = "custom_vjp|do not support JVP|not support reverse-mode|Linearization failed|does not work for lax"
+_SYMBOLIC = "symbolic_zeros=True"  # in what JAX prints of a traced function, of any rule that takes them
 _FEW = 512  # copies that are not worth a compilation of their own
 
 
@@ -77,9 +78,26 @@ class Engine:
         """Gradients by primal name, for cotangents as the layer's outputs are: one, or a tuple."""
         return self._pull(cotangents, tape, self.differentiable)
 
-    def wants(self, cotangents: tuple[Array, ...], tape: Tape, names: tuple[str, ...]) -> dict[str, Array]:
-        """Gradients of some primals; the others are constants of the function that is differentiated."""
-        return self._pull(cotangents, tape, names)
+    def wants(self, cotangents: tuple[Array, ...], tape: Tape, names: tuple[str, ...]) -> dict[str, Array] | None:
+        """Gradients of some primals; the others are constants of the function that is differentiated.
+
+        None where no rule of the author's is told which are which: JAX tells those with symbolic zeros alone, and each
+        subset would be compiled by itself.
+        """
+        return self._pull(cotangents, tape, names) if self._symbolic(tape) else None
+
+    def _symbolic(self, tape: Tape) -> bool:
+        """Whether a rule in what is called takes symbolic zeros; asked once for each choice of options."""
+        jax = import_jax()
+        key = "symbolic", repr(sorted(tape.options.items()))
+        if key not in self._compiled:
+            try:
+                with _precision(tape.primals):
+                    traced = str(jax.make_jaxpr(self._outputs(tape.options))(tape.primals))
+            except Exception:  # control flow on values, as a rule: it cannot be traced, and must be asked
+                traced = _SYMBOLIC
+            self._compiled[key] = _SYMBOLIC in traced
+        return bool(self._compiled[key])
 
     def second(
         self, primals: Mapping[str, Array], cotangents: tuple[Array, ...], weights: Mapping[str, Array], **options: Any

@@ -80,7 +80,8 @@ class Hooks:
     reference : a high-precision forward with forward's arguments, returning the outputs alone
     jvp : (primals, tangents, **options) -> tangents of the outputs
     accumulate : (cotangents, saved, buffers by name) -> None, adds the gradients into the buffers
-    wants : (cotangents, saved, names) -> gradients by name of a subset of the primals
+    wants : (cotangents, saved, names) -> gradients by name of a subset of the primals; None where the author's code is
+        not told which
     second : (primals, cotangents, weights by name, **options) -> gradient by primal name of the
         weighted sum of the gradients: the backward of the backward
     batched : (stacked primals by name, options) -> outputs with the same leading axis

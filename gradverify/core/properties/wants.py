@@ -34,6 +34,8 @@ def holds(layer: Layer, case: Case) -> Outcome:
     pairs = []
     for wanted in (subset for size in sizes for subset in combinations(names, size)):
         got, lacking = _pull(layer, case, wanted)
+        if got is None:
+            return Outcome(NAME, skipped="backward is not told which gradients are wanted")
         if lacking is not None:
             told = f"when only {', '.join(wanted)} want gradients: {lacking}{_several(layer)}"
             return Outcome(NAME, findings=(Finding(NAME, lacking.kind, lacking.primal, told, case),))
@@ -46,14 +48,18 @@ def _several(layer: Layer) -> str:
     return "; wants= gets a tuple of cotangents, also where there is one" if layer.hooks.wants is not None else ""
 
 
-def _pull(layer: Layer, case: Case, wanted: tuple[str, ...]) -> tuple[dict[str, Array], evaluate.LayerFailure | None]:
-    """The wanted gradients, and what is wrong with the first that cannot be used."""
+def _pull(
+    layer: Layer, case: Case, wanted: tuple[str, ...]
+) -> tuple[dict[str, Array] | None, evaluate.LayerFailure | None]:
+    """The wanted gradients, None where backward is not told of them; and what is wrong with the first of no use."""
     evaluation = evaluate.run(layer, evaluate.copies(case.primals), case.options)
     cotangents = exact.copied(case.cotangents or ())
     with poisoned():
         raw: Any
         if layer.hooks.wants is not None:
             raw = evaluate.guarded("backward", layer.hooks.wants, cotangents, evaluation.saved, wanted)
+            if raw is None:
+                return None, None
         else:
             single = cotangents if len(evaluation.outputs) > 1 else cotangents[0]
             options = taken_by(layer.backward, case.options)
