@@ -19,6 +19,7 @@ from gradverify.core.properties import fresh, properties
 from gradverify.core.verify import examine
 
 SECONDS = 1.0  # that one numerical gradient may take for the last signature
+_ONCE = "if it is meant to be differentiable once, mark it with @once_differentiable (torch), or say second=False"
 ABOUT_CALLS = ("layout", "repeatable", "reusable", "reuse", "linear")
 
 
@@ -278,14 +279,14 @@ def second_order(evidence: Evidence) -> Diagnosis | None:
     if not finding.facts.get("finite", True):
         how, why = "not finite", "something overflows in the second backward, or is divided by zero"
     if finding.facts.get("nothing"):
-        why = (
-            "nothing of backward is recorded, as where it runs a kernel of its own; if it is meant to be "
-            "differentiable once, mark it with @once_differentiable, or say second=False"
-        )
+        why = f"nothing of backward is recorded, as where it runs a kernel of its own; {_ONCE}"
     lost = lost_flows(evidence.layer, evidence.case, evidence.primal) if finding.facts.get("finite", True) else ()
     if lost and not finding.facts.get("nothing"):
         names = " and ".join(lost)
-        why = f"what flows through {evidence.primal} into the gradient of {names} is lost, as where it is detached"
+        why = (
+            f"what flows through {evidence.primal} into the gradient of {names} is lost, as where it is detached, or "
+            f"backward reads what forward computed and saved; {_ONCE}"
+        )
     text = f"{first}the second along {evidence.primal} is {how}: {why}"
     return Diagnosis("second_order", "ORDER2", text, Fit.EXACT)
 

@@ -23,6 +23,7 @@ from gradverify.core.judge.exact import Gradients
 from gradverify.core.nouns import Array, Case, Finding, Outcome, Stream
 from gradverify.core.properties import Property, add
 from gradverify.core.properties.gradient import working_dtype
+from gradverify.core.tuning import current
 
 NAME = "second_order"
 SPECIAL = "second_special"
@@ -52,6 +53,9 @@ def holds(layer: Layer, case: Case, name: str = NAME) -> Outcome:
     second = layer.hooks.second
     if reason is not None or second is None:
         return Outcome(name, skipped=reason)
+    asked = [primal.name for primal in layer.differentiable if primal.name not in current().known]
+    if not asked:
+        return Outcome(name)
     wide = working_dtype(case)
     if wide is not None:  # differences of gradients in a lower type say nothing
         case = case.but(primals=evaluate.cast(case.primals, wide))
@@ -62,9 +66,9 @@ def holds(layer: Layer, case: Case, name: str = NAME) -> Outcome:
     weights = {n: rng.choice([-1.0, 1.0], g.shape) * rng.uniform(0.5, 1.5, g.shape) for n, g in first.items()}
     raw = _second(layer, case, weights)
     findings = []
-    for primal in layer.differentiable:
-        d = rng.choice([-1.0, 1.0], np.shape(case.primals[primal.name]))
-        line = _Line(layer, case, primal.name, d, weights)
+    for primal in asked:
+        d = rng.choice([-1.0, 1.0], np.shape(case.primals[primal]))
+        line = _Line(layer, case, primal, d, weights)
         claimed = line.claimed(raw)
         slope = line.slope(few=True)
         if not (slope.sharp and slope.smooth and slope.allows(claimed)):
@@ -74,8 +78,8 @@ def holds(layer: Layer, case: Case, name: str = NAME) -> Outcome:
             slope = line.slope(rounding)
             doubtful = not slope.smooth or slope.allows(claimed, 4 * rounding / line.unit + line.spread(claimed))
             if not doubtful and not line.kinked(claimed, abs(claimed - slope.value)):
-                findings.append(_finding(name, case, primal.name, claimed, slope, not raw))
-    return Outcome(name, tuple(findings), entries=len(layer.differentiable))
+                findings.append(_finding(name, case, primal, claimed, slope, not raw))
+    return Outcome(name, tuple(findings), entries=len(asked))
 
 
 def _second(layer: Layer, case: Case, weights: Gradients) -> Mapping[str, Any]:
