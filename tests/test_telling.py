@@ -55,6 +55,22 @@ def test_what_fails_at_one_size_only_is_shown_at_that_size():
     assert finding.telling is None or np.size(finding.telling.case.primals["x"]) > 1
 
 
+def test_one_axis_is_made_longer_where_sizes_that_all_differ_are_too_many_numbers():
+    def gated(x, c, W):
+        z = (x @ W).reshape(len(x), 8, -1).sum(1)
+        return c * z, (x, c, W, z)
+
+    def backward(dy, saved):
+        x, c, W, z = saved
+        dz = np.tile(dy * c, (1, 8))
+        return dz @ W.T, 2 * dy * z, x.T @ dz
+
+    finding = found(Layer(gated, backward, name="gated", x="N D", c="N H", W="D 8*H"))
+    assert finding.case.primals["c"].size == 1
+    assert finding.shown.comparison.wrong.sum() == 2
+    assert all((a == np.round(a)).all() for a in finding.shown.case.primals.values())
+
+
 @pytest.mark.parametrize("domain", ["real", "positive"])
 def test_every_case_that_is_offered_is_legal_and_small(domain):
     layer = Layer(
@@ -63,7 +79,7 @@ def test_every_case_that_is_offered_is_legal_and_small(domain):
         assume=lambda x, k: len(x) % k == 0,
     )  # fmt: skip
     finding = check_layer(layer, Settings(examples=40)).findings[0]
-    offered = list(telling(layer, finding.case))
+    offered = list(telling(layer, finding.case, "x"))
     assert offered
     for case in offered:
         assert legal(layer, case)

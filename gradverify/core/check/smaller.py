@@ -96,7 +96,10 @@ class Smaller:
         """The finding on a case that shows it, where the smallest one does not: a round one, or one as it was drawn."""
         if not self.settings.shrink or small.comparison is None or _tells(small):
             return None
-        cases = (*telling(self.layer, small.case), *(case for case in drawn if case.size <= _PICTURED))
+        cases = (
+            *telling(self.layer, small.case, small.comparison.primal),
+            *(case for case in drawn if case.size <= _PICTURED),
+        )
         found = (self._same(case, prop, small, few=False) for case in cases)
         return next((same for same in found if same is not None and _tells(same)), None)
 

@@ -6,8 +6,7 @@ factor nor an axis in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import cycle, product
 from typing import Any
 
@@ -31,26 +30,27 @@ def tells(case: Case, wrong: int) -> bool:
     return wrong > 1 and all(a.any() for a in floating)
 
 
-def telling(layer: Layer, case: Case) -> Iterator[Case]:
-    """Cases to try in place of the smallest: at sizes of 2 and 3 first, then at its own; the roundest values first.
+def telling(layer: Layer, case: Case, primal: str) -> Iterator[Case]:
+    """Cases to try in place of the smallest; the roundest values first.
 
-    All are legal, and have the options of the smallest.
+    At sizes of 2 and 3 first, then at its own with one axis of the primal longer than 1, then at its own. All are
+    legal, and have the options of the smallest.
     """
     names = variants.axis_names(layer)
-    apart = partial(variants.plain, layer, case, case.options, sizes=_lengths(layer, case, names))
-    own = partial(variants.plain, layer, case, case.options, like=case)
+    own = sizes_of(layer, case.primals, case.options) or {}
+    longer = ({**own, n: 2} for n in layer.primal(primal).dims.names if own.get(n) == 1)
+    given: list[dict[str, Any]] = [dict(sizes=s) for s in (_lengths(own, names), *longer)] if names else []
     fixed = sum(np.size(case.primals[primal.name]) for primal in layer.primals if not primal.dims.names)
-    for made, whole, draw in product((apart, own) if names else (own,), (_whole, _tenths), range(_DRAWS)):
-        plain = made(draw)
+    for at, whole, draw in product((*given, dict(like=case)), (_whole, _tenths), range(_DRAWS)):
+        plain = variants.plain(layer, case, case.options, draw, **at)
         if plain is not None and plain.size <= _SHOWN + min(fixed, _FIXED):
             rounded = _with_values(layer, plain, whole)
             if rounded is not None:
                 yield rounded
 
 
-def _lengths(layer: Layer, case: Case, names: Sequence[str]) -> dict[str, Any]:
+def _lengths(own: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """3, 2, 3, ... for the axes in turn, so that neighbours differ; groups of axes keep their number."""
-    own = sizes_of(layer, case.primals, case.options) or {}
     length = cycle((3, 2))
     return {n: tuple(next(length) for _ in own.get(n, (1,))) if n.startswith("*") else next(length) for n in names}
 
