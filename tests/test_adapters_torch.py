@@ -293,6 +293,23 @@ def test_a_mask_drawn_anew_in_backward_is_found():
     assert ("gradient", "wrong") in kinds(check(dropout, "gradient", x="N D", examples=4))
 
 
+@pytest.mark.parametrize(("drawn", "wrong"), [(True, set()), (False, {("precision", "precision")})])
+def test_a_mask_that_is_another_in_another_type_is_no_lost_digit(drawn, wrong):
+    class dropout(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            kept = torch.rand_like(x) > 0.3 if drawn else x > 0
+            ctx.save_for_backward(kept / 0.7)
+            return x * kept / 0.7
+
+        @staticmethod
+        def backward(ctx, dy):
+            (mask,) = ctx.saved_tensors
+            return dy * mask if drawn or dy.dtype == torch.float64 else (dy * mask).round(decimals=2)
+
+    assert kinds(check(dropout, "precision", x="N D", examples=60)) == wrong
+
+
 def test_plain_functions_are_recognised_by_what_they_name():
     assert adapter._recognises(torch.tanh) and adapter._recognises(lambda x: 2 * torch.tanh(x))
     assert adapter._recognises(lambda x, W, b: 2 * Dense.apply(x, W, b))
