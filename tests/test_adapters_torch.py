@@ -14,6 +14,7 @@ from gradverify.core import evaluate
 from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import Settings
 from gradverify.core.diagnose import diagnosed
+from gradverify.core.judge import exact
 from gradverify.core.properties import gradient
 
 torch = pytest.importorskip("torch")
@@ -676,3 +677,13 @@ def test_a_module_class_is_built_with_numbers_for_its_sizes(init):
         gv.check(lambda D: Scaled(D, wrong_sign), **few)
     with pytest.raises(gv.DeclarationError, match=r'it needs width.*init=\{"width": "D"\}'):
         gv.check(Scaled, **few)
+
+
+def test_what_autograd_keeps_is_moved_by_a_unit_in_the_last_place():
+    def settle(x):
+        return torch.tanh(x)
+
+    layer = as_layer(settle, x="N")
+    case, _ = evaluate.completed(layer, Case("settle", {"x": np.array([0.0, 9.0])}))
+    spread = exact.rounding_saved(layer, case)["x"]
+    assert spread[0] == 0 < spread[1] < 1e-14

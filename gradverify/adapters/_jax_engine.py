@@ -10,7 +10,7 @@ import functools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -42,10 +42,20 @@ def import_jax() -> Any:
 
 @dataclass(frozen=True)
 class Tape:
-    """What forward keeps for backward: a pure function is called again, on the same arguments."""
+    """What forward keeps for backward: a pure function is called again, on the same arguments.
+
+    Attributes
+    ----------
+    moved : a seed, and the part of itself by which what JAX keeps for backward moves; none where that stays
+    """
 
     primals: dict[str, Array]
     options: Mapping[str, Any]
+    moved: tuple[int, float | None] | None = None
+
+    def nudged(self, rng: np.random.Generator, part: float | None = None) -> Tape:
+        """With what JAX keeps moved by a unit in the last place, or by that part of itself."""
+        return replace(self, moved=(int(rng.integers(1 << 31)), part))
 
 
 @dataclass(frozen=True)
@@ -176,17 +186,28 @@ class Engine:
     def _pull(self, cotangents: Any, tape: Tape, names: tuple[str, ...]) -> dict[str, Array]:
         given = cotangents if isinstance(cotangents, tuple) else (cotangents,)
         moving, rest = self._parted(tape.primals, names)
+        seed, part = tape.moved or (None, None)
 
-        def pulled(moving: dict[str, Any], rest: dict[str, Any], vs: Any) -> Any:
-            return self._pullback(moving, rest, vs, tape.options)
+        def pulled(moving: dict[str, Any], rest: dict[str, Any], vs: Any, seed: Any) -> Any:
+            return self._pullback(moving, rest, vs, tape.options, seed, part)
 
-        found = self._do(f"backward {names}", pulled, tape.options, moving, rest, _like(given))
-        return dict(found)
+        kind = f"backward {names}" if seed is None else f"backward {names}, moved by {part}"
+        return dict(self._do(kind, pulled, tape.options, moving, rest, _like(given), seed))
 
-    def _pullback(self, moving: dict[str, Any], rest: dict[str, Any], vs: Any, options: Mapping[str, Any]) -> Any:
+    def _pullback(
+        self,
+        moving: dict[str, Any],
+        rest: dict[str, Any],
+        vs: Any,
+        options: Mapping[str, Any],
+        seed: Any = None,
+        part: float | None = None,
+    ) -> Any:
         jax = import_jax()
         outputs = self._outputs(options)
         ys, pull = jax.vjp(lambda m: outputs({**rest, **m}), moving)
+        if seed is not None:
+            pull = _nudged(pull, seed, part)
         return pull(tuple(_cotangent(v, y) for v, y in zip(vs, ys)))[0]
 
     def _parted(self, primals: Mapping[str, Array], names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -260,6 +281,21 @@ def _experimental() -> Any:
     from jax import experimental
 
     return experimental
+
+
+def _nudged(kept: Any, seed: Any, part: float | None) -> Any:
+    """A pytree whose numbers are moved by a unit in their last place, or by that part of themselves."""
+    jax = import_jax()
+    leaves, tree = jax.tree_util.tree_flatten(kept)
+    keys = jax.random.split(jax.random.PRNGKey(seed), max(1, len(leaves)))
+
+    def moved(value: Any, key: Any) -> Any:
+        if not jax.numpy.issubdtype(value.dtype, jax.numpy.inexact):
+            return value
+        eps = jax.numpy.finfo(value.dtype).eps if part is None else part
+        return (value * (1 + eps * jax.random.randint(key, value.shape, -1, 2))).astype(value.dtype)
+
+    return jax.tree_util.tree_unflatten(tree, [moved(value, key) for value, key in zip(leaves, keys)])
 
 
 def _like(cotangents: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -81,6 +81,21 @@ def laid_out_alike(call: Callable[[dict[str, Any]], Any], tensors: dict[str, Any
     return call({name: t.contiguous() for name, t in tensors.items()})
 
 
+def with_saved_moved(run: Callable[[], tuple[Any, ...]], seed: int, part: float | None) -> tuple[Any, ...]:
+    """What `run` gives, where tensors that autograd keeps move by a unit in their last place, or by that part."""
+    torch = import_torch()
+    generator = torch.Generator().manual_seed(seed)
+
+    def moved(kept: Any) -> Any:
+        if not (kept.is_floating_point() or kept.is_complex()):
+            return kept
+        turns = torch.randint(-1, 2, kept.shape, generator=generator).to(kept)
+        return kept.detach() * (1 + (torch.finfo(kept.dtype).eps if part is None else part) * turns)
+
+    with torch.autograd.graph.saved_tensors_hooks(moved, lambda kept: kept):
+        return run()
+
+
 def from_the_start(device: Any) -> None:
     """Inside `fixed`: let random numbers start from its seed once more."""
     for generator in _generators(device):

@@ -20,6 +20,7 @@ from gradverify.adapters._torch_direct import (
     one_thread,
     pulled,
     unmoved,
+    with_saved_moved,
     without_tape,
 )
 from gradverify.adapters._torch_watch import Watch
@@ -29,12 +30,22 @@ from gradverify.core.evaluate.failures import ELSEWHERE, error_line
 
 @dataclass(frozen=True, slots=True)
 class Tape:
-    """What forward keeps for backward: the leaves, the outputs with their graph, and where they came from."""
+    """What forward keeps for backward: the leaves, the outputs with their graph, and where they came from.
+
+    Attributes
+    ----------
+    again : the same forward once more, for outputs with a graph of their own
+    """
 
     leaves: dict[str, Tensor]
     outputs: tuple[Tensor, ...]
     options: Mapping[str, Any]
     watch: Watch
+    again: Callable[[], tuple[Tensor, ...]]
+
+    def nudged(self, rng: np.random.Generator, part: float | None = None) -> Tape:
+        """With what autograd keeps moved by a unit in the last place, or by that part of itself."""
+        return replace(self, outputs=with_saved_moved(self.again, int(rng.integers(1 << 31)), part))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +86,7 @@ class Engine:
         leaves = self._leaves(dict(zip(self.names, arrays)), self.differentiable)
         watch = self._watched(arrays, leaves.values())
         outputs = self._run(leaves, options)
-        tape = Tape(leaves, outputs, options, watch)
+        tape = Tape(leaves, outputs, options, watch, lambda: self._run(leaves, options))
         watch.write_back()
         found = tuple(array(y) for y in outputs)
         return (found[0] if len(found) == 1 else found), tape

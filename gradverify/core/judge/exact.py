@@ -282,7 +282,7 @@ def stored(layer: Layer, rng: np.random.Generator, part: float | None = None) ->
     """The layer with what forward saves moved by a unit in the last place, or that part of itself, as if rounded so.
 
     Where a softmax has settled on one item, the gradient p (g - sum p g) is what the rounding of p leaves, and no
-    change of the primals shows it.
+    change of the primals shows it. What an adapter keeps moves itself: `nudged(rng, part)`.
     """
 
     def moved(value: Any) -> Any:
@@ -290,6 +290,8 @@ def stored(layer: Layer, rng: np.random.Generator, part: float | None = None) ->
             return nudge(value, rng, part)
         if type(value) in (tuple, list):
             return type(value)(moved(item) for item in value)
+        if hasattr(type(value), "nudged"):
+            return value.nudged(rng, part)
         return {key: moved(item) for key, item in value.items()} if type(value) is dict else value
 
     def forward(*primals: Array, **options: Any) -> tuple[Any, Any]:
