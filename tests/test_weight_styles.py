@@ -251,3 +251,34 @@ def test_numbers_in_an_array_of_python_are_told_where_their_gradient_is_an_array
     report = examined(Dense(), x="N 2")
     assert not report.findings
     assert {item.name for item in report.blocking} == {"W_0", "W_1"}
+
+
+class Heads:
+    """Splits D among heads, so that it can be built and called at few sizes."""
+
+    def __init__(self, D, F, heads=4):
+        self.heads, self.params, self.grads = heads, {"W": drawn(D, D), "V": drawn(D, F)}, {}
+
+    def forward(self, x):
+        split = (x @ self.params["W"]).reshape(len(x), self.heads, -1)
+        self.x, self.y = x, np.tanh(split).reshape(x.shape)
+        return self.y @ self.params["V"]
+
+    def backward(self, dy):
+        d = (dy @ self.params["V"].T) * (1 - self.y**2)
+        self.grads = {"V": self.y.T @ dy, "W": self.x.T @ d}
+        return d @ self.params["W"].T
+
+
+class HeadsWrong(Heads):
+    def backward(self, dy):
+        dx = super().backward(dy)
+        self.grads["V"] = self.grads["V"] / self.heads
+        return dx
+
+
+@pytest.mark.parametrize(("kind", "wrong"), [(Heads, set()), (HeadsWrong, {"V"})])
+def test_sizes_of_weights_are_seen_where_an_axis_is_split_among_heads(kind, wrong):
+    report = examined(kind, x="N D", assume="D % 4 == 0")
+    assert {f.primal for f in report.findings if f.property == "gradient"} == wrong
+    assert {"x", "W", "V"} - wrong <= {share.name for share in report.verified_by.verified}

@@ -43,7 +43,7 @@ def telling(layer: Layer, case: Case, primal: str) -> Iterator[Case]:
     fixed = sum(np.size(case.primals[primal.name]) for primal in layer.primals if not primal.dims.names)
     for at, whole, draw in product((*given, dict(like=case)), (_whole, _tenths), range(_DRAWS)):
         plain = variants.plain(layer, case, case.options, draw, **at)
-        if plain is not None and plain.size <= _SHOWN + min(fixed, _FIXED):
+        if plain is not None and plain.size <= max(_SHOWN + min(fixed, _FIXED), case.size):
             rounded = _with_values(layer, plain, whole)
             if rounded is not None:
                 yield rounded
