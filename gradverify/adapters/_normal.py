@@ -26,8 +26,8 @@ TARGETS = (  # names of arguments of a loss that get no gradient unless told
     *("y", "t", "target", "targets", "y_true", "ytrue", "label", "labels", "truth", "actual", "y_actual", "expected"),
 )
 _PRIMES = ((2, 3, 5, 7, 11, 13, 17), (3, 5, 7, 2, 13, 11, 19), (7, 5, 3, 2, 4, 6, 8))
-_FOURS = tuple(tuple(4 * n for n in row) for row in ((1, 2, 3, 4, 5, 6, 7), (2, 1, 4, 3, 6, 5, 8), (3, 4, 2, 1, 6, 7, 5)))
-_SIZES = (*_PRIMES, *_FOURS, (4,), (1,))  # multiples of four for what is split among heads or groups
+_FOURS = ((4, 8, 12, 16, 20, 24, 28), (8, 4, 16, 12, 24, 20, 32), (12, 16, 8, 4, 24, 28, 20))  # split among heads
+_SIZES = (*_PRIMES, *_FOURS, (4,), (1,))
 
 
 @dataclass(frozen=True, slots=True)
