@@ -405,18 +405,32 @@ def test_a_forward_that_returns_its_own_buffer_again_is_found(by):
     assert "gradient of x" not in str(report)
 
 
-def test_an_object_that_is_declared_stateful_may_keep_its_output_until_the_next_forward():
+def test_a_backward_that_returns_its_own_buffer_again_is_found_and_nothing_is_said_of_what_it_reads():
+    kept = {}
+
+    def backward(dy, x):
+        return np.multiply(2 * x, dy, out=kept.setdefault(x.shape, np.empty(x.shape)))
+
+    report = check_layer(gv.Layer(lambda x: (x * x, x), backward, name="odd", x="N"), Settings(examples=12))
+    assert kinds(report) == {("reusable", "overwrites")}
+    assert "backward keeps the array" in report.findings[0].message
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_an_object_may_keep_its_output_until_the_next_forward_and_that_is_told(copied):
     class Squares:
         def forward(self, x):
             self.x = x
             self.y = getattr(self, "y", None) if getattr(self, "y", np.empty(0)).shape == x.shape else np.empty(x.shape)
             np.multiply(x, x, out=self.y)
-            return self.y
+            return self.y.copy() if copied else self.y
 
         def backward(self, dy):
             return 2 * self.x * dy
 
-    assert gv.check(Squares, x="N", examples=12, raises=False).ok
+    report = gv.check(Squares, x="N", examples=12, raises=False)
+    assert report.ok
+    assert ("writes into the array that it returned" in " ".join(str(report).split())) is not copied
 
 
 # -- texts ----------------------------------------------------------------------------------------

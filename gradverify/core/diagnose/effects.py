@@ -144,7 +144,7 @@ def state(evidence: Evidence) -> Diagnosis | None:
         return None
     what = str(finding.facts.get("what", ""))
     if finding.kind == "overwrites":
-        text = "forward returns an array that it keeps and writes into again: the caller needs a copy, or a new array"
+        text = f"{what} returns an array that it keeps and writes into again: the caller needs a copy, or a new array"
         return Diagnosis("state", "OVERWRITE", text, Fit.SEEN, {"what": what})
     if finding.kind == "crash":
         text = "backward fails after a call with other sizes: state of another call reaches it"

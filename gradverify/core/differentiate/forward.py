@@ -154,6 +154,8 @@ class Forward:
 
     def alike(self, found: Array, row: Array) -> bool:
         """Whether flat outputs are those of `row`, to rounding; shape (K,)."""
+        if found.shape != row.shape:  # the trial itself may have left something behind
+            return False
         with np.errstate(all="ignore"):
             slack = _REORDERED * self.eps * (np.abs(row) + _CANCELLED * np.abs(self.base).max(initial=0.0))
             close = np.abs(found - row) <= slack

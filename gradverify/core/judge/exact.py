@@ -7,7 +7,7 @@ cotangents by one unit in the last place, and only when a difference is in sight
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -31,7 +31,7 @@ _GRAINS = 4.0  # roundings of a gradient that is read from a subtraction, on eit
 _SPREADS = 16.0
 _HIDES = 1e-3  # of the largest term: what is rounded by more is a jump, and a mistake of a thousandth would pass for it
 _MOVED = 1e-3  # part of themselves by which primals move to hear their terms: far above rounding, far below a change
-_REACHES = (1.0, 0.1)  # relative changes over which a jump of the gradients is looked for
+_REACHES = 10.0 ** -np.arange(5.0)  # changes over which a jump of the gradients is looked for
 _UNFINISHED = 1e-3  # of the largest entry: what an iteration that stops leaves undone is small beside it
 
 
@@ -49,11 +49,11 @@ def expected(layer: Layer, case: Case) -> dict[str, Array]:
 
 
 def usable(layer: Layer, case: Case, raw: Mapping[str, Any]) -> dict[str, Array]:
-    """Gradients that can be compared; raises LayerFailure where one cannot."""
+    """Copies of gradients that can be compared, since backward may write into them again; LayerFailure where not."""
     good, bad = evaluate.usable(layer, case, raw)
     if bad:
         raise bad[0]
-    return good
+    return {name: np.array(gradient) for name, gradient in good.items()}
 
 
 def ready(layer: Layer, case: Case) -> tuple[Case, str | None]:
@@ -226,7 +226,7 @@ def rounding_saved(layer: Layer, case: Case) -> dict[str, Array]:
 
 
 def _in_reach(layer: Layer, case: Case, primal: str, error: Array, bound: Array) -> bool:
-    """Whether any error is so small that the most `unfinished` may add could settle it: that costs 500 gradients."""
+    """Whether any error is so small that the most `unfinished` may add could settle it: that costs 700 gradients."""
     try:
         most = _SPREADS * _UNFINISHED * _top(gradients(layer, case)[primal])
     except LayerFailure:
@@ -249,29 +249,35 @@ def unfinished(layer: Layer, case: Case) -> dict[str, Array]:
         base = {n: g for n, g in gradients(layer, case).items() if g.dtype.kind == "f"}
     except LayerFailure:
         return {}
-    tops = {n: _top(g) for n, g in base.items()}
-    noise = np.concatenate([np.full(g.size, 64 * _eps(g) * (tops[n] or 1.0)) for n, g in base.items()] or [np.ones(0)])
 
-    def at(step: float) -> Array:
-        primals = {n: (a * (1 + step * turns[n])).astype(a.dtype) for n, a in case.primals.items() if _floating(a)}
+    @cache
+    def at(step: float, absolute: float) -> dict[str, Array]:
+        """Primals move in proportion to themselves, or to 1: those that are small may change nothing."""
+        primals = {
+            n: (a + step * turns[n] * np.maximum(np.abs(a), absolute)).astype(a.dtype)
+            for n, a in case.primals.items()
+            if _floating(a)
+        }
         moved = tuple((a * (1 + step * w)).astype(a.dtype) if _floating(a) else a for a, w in zip(v, twists))
         try:
             there = gradients(layer, case.but(primals={**case.primals, **primals}, cotangents=moved))
         except LayerFailure:
-            return np.full(noise.size, np.nan)
-        return np.concatenate([np.asarray(there[n], float).ravel() for n in base])
+            return {n: np.full(g.shape, np.nan) for n, g in base.items()}
+        return {n: np.asarray(there[n], float) for n in base}
 
-    def along(steps: Array) -> Array:
-        return np.array([at(float(step)) for step in steps])
+    def jumps(name: str, gradient: Array) -> Iterator[float]:
+        noise, most = 64 * _eps(gradient) * (_top(gradient) or 1.0), _UNFINISHED * _top(gradient)
 
-    most = np.concatenate([np.full(g.size, _UNFINISHED * tops[n]) for n, g in base.items()] or [np.ones(0)])
-    jumps = (largest_jump(along, reach, noise, most) for reach in _REACHES) if noise.size else ()
-    found = next((jump for jump in jumps if jump is not None), None)
-    if found is None:
-        return {}
-    parts = np.split(np.abs(found.change), np.cumsum([g.size for g in base.values()])[:-1])
-    sizes = {n: float(part.max(initial=0.0)) for n, part in zip(base, parts)}
-    return {n: np.full(g.shape, sizes[n]) for n, g in base.items() if sizes[n] <= _UNFINISHED * tops[n]}
+        def along(steps: Array, absolute: float) -> Array:
+            return np.array([at(float(step), absolute)[name].ravel() for step in steps])
+
+        for way in (partial(along, absolute=0.0), partial(along, absolute=1.0)):
+            for reach in _REACHES:
+                jump = largest_jump(way, reach, np.full(gradient.size, noise), most)
+                size = 0.0 if jump is None else float(np.abs(jump.change).max(initial=0.0))
+                yield size if size <= most else 0.0
+
+    return {n: np.full(g.shape, max(jumps(n, g))) for n, g in base.items() if g.size}
 
 
 def _floating(array: Array) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 
 from gradverify.core import evaluate
@@ -46,18 +49,23 @@ def _calls(layer: Layer, case: Case, other: Case) -> Outcome:
         return exact.pulled(layer, which, evaluation, lambda: exact.copied(which.cotangents or ()))
 
     between = _two_objects(layer, case, other, expected) if layer.hooks.session else []
-    first = backward(case, forward(case))
-    second = backward(other, forward(other))
+    one = forward(case)
+    given = exact.copied(one.outputs)
+    first = backward(case, one)
+    two = forward(other)
+    kept = "" if _same(one.outputs, given) else "forward"
+    second = backward(other, two)
     pairs = [("in the first of two calls", first, expected), *between]
     if not layer.declared.stateful:
-        one = forward(case)
-        given = exact.copied(one.outputs)
-        two = forward(other)
-        if not all(exact.alike(now, before) for now, before in zip(one.outputs, given)):
-            return Outcome(NAME, (_overwritten(case),), entries=sum(y.size for y in given))
-        pairs.append(("after another forward ran in between", backward(case, one), expected))
+        one, two = forward(case), forward(other)
+        raw = one.pull(exact.copied(case.cotangents or ()))
+        held = exact.usable(layer, case, raw)
+        pairs.append(("after another forward ran in between", held, expected))
         pairs.append(("after its forward ran first", backward(case, forward(case)), expected))
         second_late = backward(other, two)
+        kept = kept or ("" if _same([raw[n] for n in held], held.values()) else "backward")
+        if kept:
+            return Outcome(NAME, (_overwritten(case, kept),), entries=sum(y.size for y in given))
         outcome_other = exact.outcome(
             layer, other, NAME, [("after the other backward ran", second_late, expected_other)]
         )
@@ -67,7 +75,8 @@ def _calls(layer: Layer, case: Case, other: Case) -> Outcome:
     late = exact.outcome(layer, other, NAME, [("in a second call with other values", second, expected_other)])
     findings = {f.primal: f for f in (*late.findings, *outcome_other.findings, *outcome.findings)}
     ours = tuple(f.but(case=case) for f in findings.values())
-    return Outcome(NAME, ours, entries=outcome.entries + late.entries + outcome_other.entries)
+    entries = outcome.entries + late.entries + outcome_other.entries
+    return Outcome(NAME, ours, entries=entries, notes=(_WRITES,) if kept else ())
 
 
 Pairs = list[tuple[str, dict[str, Array], dict[str, Array]]]
@@ -86,9 +95,20 @@ def _two_objects(layer: Layer, case: Case, other: Case, expected: dict[str, Arra
     return [("after the forward of another object of the class", got, expected)]
 
 
-def _overwritten(case: Case) -> Finding:
-    message = "what one forward returned is changed by the next: forward keeps the array, and writes into it again"
-    return Finding(NAME, "overwrites", None, message, case, facts={"what": "the outputs of an earlier call"})
+_WRITES = (
+    "forward writes into the array that it returned before: of two calls, copy what the first returns "
+    "(an object that is stateful may do so)"
+)
+
+
+def _same(arrays: Iterable[Any], before: Iterable[Array]) -> bool:
+    """Whether arrays are still what they were, all that are plain ones."""
+    return all(exact.alike(now, then) for now, then in zip(arrays, before) if isinstance(now, np.ndarray))
+
+
+def _overwritten(case: Case, stage: str) -> Finding:
+    message = f"what one {stage} returned is changed by the next: {stage} keeps the array, and writes into it again"
+    return Finding(NAME, "overwrites", None, message, case, facts={"what": stage})
 
 
 def _other(layer: Layer, case: Case, shorten: bool = True) -> Case:

@@ -15,10 +15,12 @@ from gradverify.core.differentiate import ladder
 from gradverify.core.differentiate.central import NOISE_FACTOR
 from gradverify.core.differentiate.inner_precision import computes_in
 from gradverify.core.differentiate.point import Point
+from gradverify.core.judge.dispute import Dispute
 from gradverify.core.judge.rules.cancelling import coincident_along
 from gradverify.core.judge.rules.plateau import in_a_row
+from gradverify.core.judge.rules.stopped import stopped
 from gradverify.core.judge.verdicts import FIRM
-from gradverify.core.nouns import Array, Case, Finding, Outcome
+from gradverify.core.nouns import Array, Case, Finding, Outcome, Verdict
 from gradverify.core.properties import Property, add, gradient
 from gradverify.core.properties.complete import not_a_number
 from gradverify.core.properties.gradient import Compared
@@ -66,7 +68,7 @@ def _ties(found: Compared) -> list[Finding]:
         parts = [members] if apart else _reaching_alike(point, members)
         if len(parts) > 1:
             groups += [(value, part, True) for part in parts if part.size > 1]
-        else:
+        elif not _stops(point, members, analytic, residual):
             findings.append(_finding(point, case, value, members, analytic, residual, slack))
     return findings
 
@@ -120,6 +122,13 @@ def _together(point: Point, case: Case, value: float, members: Array, analytic: 
     if abs(residual) <= slack + float(np.where(small, spread, 0.0) @ direction) or computes_in(point) is not None:
         return legal
     return legal if value == 0 and coincident_along(point, case, direction) else (residual, float(slack))
+
+
+def _stops(point: Point, members: Array, analytic: Array, residual: float) -> bool:
+    """Whether what is missing along tied entries is what an iteration leaves undone."""
+    known, share = analytic[members], np.full(members.size, residual / members.size)
+    answer = stopped(Dispute(point, members, known, known + share, np.zeros(members.size)))
+    return bool((answer.verdicts == Verdict.UNRESOLVED).all())
 
 
 def _reaching_alike(point: Point, members: Array) -> list[Array]:

@@ -24,12 +24,15 @@ from gradverify.core.judge.table import add
 from gradverify.core.nouns import Array, Stream
 
 _FAINT = 0.05  # of what a relative change of the entry would amount to; what is more is no unfinished iteration
-_LITTLE = 1e-6  # outputs, and steps, that may be below an absolute tolerance
+_LITTLE = 1e-6  # outputs that may be below an absolute tolerance
+_LOW = 0.01  # steps that may change nothing: beside b of 1000, conjugate gradients to 1e-4 see no matrix of 1e-4
 _NEAR = (0.5, 2.0, 0.05)  # steps within which a jump is looked for
 _SMALL = 1e-2  # of the largest output: forward's jumps are small beside it where it converges
 _JUMPS = 8.0  # how many of its jumps forward may be off by; at a rate of 0.9 it stops ten of them short of the limit
 _WINDOWS = 4.0 ** np.arange(3.0)  # ways that are wider than the nearest that crosses the jump
 _PANELS = 4
+_WIDTHS = 2.0 ** -np.arange(4.0, 34.0)  # of a spike: within it, differences lack at least ...
+_KEPT = 1.0  # ... half of what the gap comes to over the way, which is twice the width
 _ROUNDINGS = 16.0  # of a backward, relative to the terms of its slope along a way
 _ASIDE = 1e-3  # of a reach: differences of the fourth order over it are right to 1e-11 of a slope, and cross few jumps
 _ALONE = 5  # rows of a stack that are evaluated alone as well: where the number of iterations differs, so do most rows
@@ -38,18 +41,16 @@ _LOST = 1e-4  # ... above this share of what a relative change amounts to: a bac
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
 
 
-def _applies(dispute: Dispute) -> bool:
-    return dispute.point.grid is None and _below(dispute, _FAINT)
-
-
 def _below(dispute: Dispute, share: float) -> bool:
     """Whether every gap is below a share of what a relative change of the entry would amount to.
 
     That is what the outputs are; where they are 0 at the point, what the slope makes of it. Outputs that are tiny
-    beside 1 may be smaller than a tolerance that forward stops at.
+    beside 1, or beside others, may be smaller than a tolerance that forward stops at.
     """
-    move = np.minimum(dispute.point.scale[dispute.entries], 1.0)
-    least = max(dispute.point.loudness, _LITTLE * float(np.abs(dispute.point.weights).sum()))
+    point = dispute.point
+    move = np.minimum(point.scale[dispute.entries], 1.0)
+    largest = float(np.abs(point.base).max(initial=0.0))
+    least = max(point.loudness, max(_LITTLE, _SMALL * largest) * float(np.abs(point.weights).sum()))
     effect = np.maximum(least, np.abs(dispute.numerical) * move)
     return bool((dispute.gap * move <= share * effect).all())
 
@@ -58,7 +59,7 @@ def _below(dispute: Dispute, share: float) -> bool:
     "stopped",
     "forward, or backward, stops short of its limit: it jumps, and beyond its jumps backward is right",
     cost=1200,  # of all entries together, where copies that iterate go one by one
-    applies=_applies,
+    applies=lambda dispute: dispute.point.grid is None,
 )
 def stopped(dispute: Dispute) -> Answer:
     """All entries, where the sum of their differences does not outgrow the jumps of forward or backward; none else.
@@ -70,9 +71,13 @@ def stopped(dispute: Dispute) -> Answer:
     if natural.max() > 1.0:
         ways.append(_Way(dispute, natural))
     unit = _Way(dispute, np.ones_like(natural))
-    if natural.min() < _LITTLE:
+    if natural.min() < _LOW:
         ways.append(unit)
     if not _below(dispute, _LOST) and not ways[0].continuous():
+        return answer(np.zeros(dispute.size, bool))
+    if any(way.spiked() for way in ways):
+        return answer(np.ones(dispute.size, bool))
+    if not _below(dispute, _FAINT):
         return answer(np.zeros(dispute.size, bool))
     found = any(way.explains(reach) for way in ways for reach in _NEAR)
     elsewhere = not found and any(unit.explains_elsewhere(reach) for reach in _NEAR)  # shows whether there are jumps
@@ -96,7 +101,8 @@ class _Way:
         weight = np.abs(point.weights)
         self.loud = np.flatnonzero(weight > 0)
         self.noise = np.maximum(point.sigma[self.loud], np.finfo(float).tiny) * weight[self.loud]
-        self.terms = float(np.abs(self._gradient(0.0)) @ np.abs(self.direction))
+        self.own = np.where(np.isin(np.arange(point.size), at), self.direction, 0.0)
+        self.terms = float(np.abs(self._gradient(0.0, self.own)) @ np.abs(self.direction))
         least = _LITTLE * float(weight.sum())  # of a slope: outputs may be below the tolerance that forward stops at
         self.slight = self.gap <= _SMALL * max(least, float(np.abs(dispute.analytic) @ size[at]))
         self.jumps = False  # whether one was seen, or might have been beyond the edge of a domain
@@ -121,12 +127,23 @@ class _Way:
         Of many entries that differ, some are always among the slowest, and the number of iterations is the same far
         around the point.
         """
-        centre, direction = self._alike()
+        return self._takes_back(*self._alike(), reach)
+
+    def spiked(self) -> bool:
+        """Whether the gap is that of a spike, and jumps at its edges take it back: beyond them backward is right.
+
+        Where b is an eigenvector, conjugate gradients end after one step, and so they do beside it, as far as that is
+        within their tolerance.
+        """
+        for width in _WIDTHS:
+            if not self._between(-width, width, self.direction, 1) <= _KEPT * self.gap * width:
+                return width < _WIDTHS[0] and self._takes_back(self.point.values, self.direction, 4.0 * width)
+        return False
+
+    def _takes_back(self, centre: Array, direction: Array, reach: float) -> bool:
         jump = self._jump(lambda steps: self._outputs(centre + steps[:, None] * direction), reach)
-        if jump is None:
-            return False
-        most = _JUMPS * float(np.sum(np.abs(jump.change)))
-        return all(self._missing(_NEAR[0] / h) <= most for h in _WINDOWS)
+        most = 0.0 if jump is None else _JUMPS * float(np.sum(np.abs(jump.change)))
+        return jump is not None and all(self._missing(_NEAR[0] / h) <= most for h in _WINDOWS)
 
     def backward_explains(self, reach: float) -> bool:
         """Whether backward itself jumps by as much as the gap comes to, and forward's slope does not jump with it.
@@ -199,18 +216,31 @@ class _Way:
             return np.full(self.point.base.size, np.nan)
 
     def _missing(self, half: float) -> float:
-        """What the outputs change by between -half and half, and the integral of backward does not tell."""
-        above, below = self._outputs(self.point.values + np.array([[half], [-half]]) * self.direction)
-        centres, width = half * (np.arange(_PANELS) * 2 + 1 - _PANELS) / _PANELS, half / _PANELS
-        slopes = [self._slope(c + width * t) * w for c in centres for t, w in zip(_NODES, _WEIGHTS)]
+        """What the outputs change by between -half and half, and the integral of backward does not tell.
+
+        Where the others lead beyond a pole, or an eigenvector turns round on one side of the point, the entries in
+        dispute alone tell, or the other side.
+        """
+        missing = self._between(-half, half, self.direction)
+        if missing > _SMALL * self.gap:
+            ways = ((0.0, half, self.direction), (-half, 0.0, self.direction), (-half, half, self.own))
+            missing = min(missing, *(self._between(*way) for way in ways))
+        return missing
+
+    def _between(self, low: float, high: float, direction: Array, panels: int = _PANELS) -> float:
+        above, below = self._outputs(self.point.values + np.array([[high], [low]]) * direction)
+        width = 0.5 * (high - low) / panels
+        centres = low + width * (2 * np.arange(panels) + 1)
+        slopes = [self._slope(c + width * t, direction) * w for c in centres for t, w in zip(_NODES, _WEIGHTS)]
         missing = abs(float(np.sum(above - below)) - width * sum(slopes))
         return missing if np.isfinite(missing) else np.inf
 
-    def _slope(self, step: float) -> float:
-        return float(self._gradient(step) @ self.direction)
+    def _slope(self, step: float, direction: Array | None = None) -> float:
+        direction = self.direction if direction is None else direction
+        return float(self._gradient(step, direction) @ direction)
 
-    def _gradient(self, step: float) -> Array:
-        moved = self._moved(self.point.values + step * self.direction)
+    def _gradient(self, step: float, direction: Array) -> Array:
+        moved = self._moved(self.point.values + step * direction)
         try:
             gradient = self.point.gradient(self.case.but(primals={**self.point.primals, **moved}))
         except LayerFailure:
