@@ -652,9 +652,15 @@ def test_a_backward_that_runs_the_module_again_sees_the_drawn_parameters():
     assert {f.primal for f in wrong} == {"x", "weight"}
 
 
-def test_what_torch_refuses_is_said_as_such():
-    report = check(Checkpointed(reentrant=True), "gradient", x="N 3")
-    assert any("use_reentrant=False" in f.message for f in report)
+@pytest.mark.filterwarnings("ignore:None of the inputs")
+@pytest.mark.parametrize("factor", [1.0, 1.5])
+def test_a_reentrant_checkpoint_is_checked_and_what_torch_refuses_of_it_is_skipped(factor):
+    module = Checkpointed(reentrant=True)
+    module.second = WithAdjoint(factor)
+    module.first = torch.nn.Linear(3, 3)
+    report = check(module, "gradient", "complete", "second_order", x="N 3")
+    assert report.ok is (factor == 1.0)
+    assert report.tallies["second_order"].entries == 0
 
 
 class Scaled(nn.Module):

@@ -1091,6 +1091,14 @@ WRONG |= {
         r"passes where forward is flat: .*\(0 or 1 all of them\)",
         "sh",
     ),
+    "clamp beyond plain values, not masked": Wrong(
+        layer(lambda x: (np.clip(x, 0, 6), x), lambda dy, x: dy * (x > 0), x="N D"),
+        {"x": np.array([[275.0, -320.0], [-4.0, 237.0]])},
+        "flat",
+        "TERM",
+        r"passes where forward is flat: it takes part of the upstream gradient .*\((0 or )?6 all of them\)",
+        "x",
+    ),
     "straight through": Wrong(
         layer(lambda x: (np.round(x), None), lambda dy, _: dy, x="N D"),
         arrays(x=(3, 4)),
@@ -1315,6 +1323,7 @@ ALSO = {
     ("options", "keep rate"),
     ("upstream", "all averaged"),
     ("upstream", "all summed"),
+    ("tail", "clamp beyond plain values, not masked"),
     ("local", "weights left out"),
     ("overwritten", "repeats overwrite"),
     ("dropped", "odd sizes"),

@@ -133,15 +133,29 @@ def _generators(device: Any) -> list[Any]:
     return [torch.default_generator, *more]
 
 
+REENTRANT = "use_reentrant"  # torch names it where it refuses
+
+
 def pulled(outputs: list[Any], inputs: list[Any], cotangents: list[Any]) -> tuple[Any, ...]:
     """`torch.autograd.grad` for upstream gradients of the outputs' shapes; the graph stays.
 
     Given them, torch compares shapes in a way that imports sympy, which takes a second. So they come from the backward
-    of a node behind the outputs instead, as they are in memory.
+    of a node behind the outputs instead, as they are in memory. A reentrant checkpoint cannot be asked by name, and
+    adds to what leaves hold.
     """
     torch = import_torch()
     start = _start().apply(len(outputs), *cotangents, *outputs)
-    found: tuple[Any, ...] = torch.autograd.grad(start, inputs, retain_graph=True, allow_unused=True)
+    try:
+        found: tuple[Any, ...] = torch.autograd.grad(start, inputs, retain_graph=True, allow_unused=True)
+    except RuntimeError as error:
+        if REENTRANT not in str(error):
+            raise
+        for leaf in inputs:
+            leaf.grad = None
+        start.backward(retain_graph=True)
+        found = tuple(leaf.grad for leaf in inputs)
+        for leaf in inputs:
+            leaf.grad = None
     return found
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from gradverify.adapters._elsewhere import elsewhere
 from gradverify.adapters._torch_arrays import Array, Tensor, array, import_torch, moved, place, tensor, tensors_in
 from gradverify.adapters._torch_direct import (
+    REENTRANT,
     fixed,
     laid_out_alike,
     one_by_one,
@@ -304,7 +305,13 @@ class Engine:
         def run() -> Any:
             if not create_graph:
                 return pulled(ys, inputs, vs)
-            return torch.autograd.grad(ys, inputs, vs, retain_graph=True, create_graph=True, allow_unused=True)
+            try:
+                return torch.autograd.grad(ys, inputs, vs, retain_graph=True, create_graph=True, allow_unused=True)
+            except RuntimeError as error:
+                if REENTRANT not in str(error):
+                    raise
+                said = "no second backward: torch has none of a reentrant checkpoint (use_reentrant=False has)"
+                raise LayerFailure("missing", "second backward", said) from None
 
         with self._explained("backward"), fixed(self.device, 1), one_thread(_elements(leaves)):
             found = self._within(leaves, options, run)
@@ -369,8 +376,6 @@ def _elements(leaves: Mapping[str, Tensor]) -> int:
 
 
 def _hint(text: str) -> str:
-    if "use_reentrant" in text:
-        return "torch itself cannot ask a reentrant checkpoint for gradients by name: write use_reentrant=False"
     if "same device" in text:
         return "primals go where device=... says, by default to the CPU or to the module's parameters"
     if re.search(r"not implemented for '(Half|BFloat16)'", text) or "Low precision dtypes not supported" in text:

@@ -44,7 +44,7 @@ DEAR = (
     "jacobian",
     "first_call",
 )
-TOLD_BY_VALUES = ("tie", "singular", "tail", "mask", "repeats", "mutation", "uninitialised", "race", "upstream")
+TOLD_BY_VALUES = ("flat", "tie", "singular", "tail", "mask", "repeats", "mutation", "uninitialised", "race", "upstream")
 FICKLE = ("first_call", "race", "uninitialised")  # then one case gives now this and now that
 FACTS = "facts"  # the signature of what has none
 

@@ -52,4 +52,5 @@ class Stream(enum.IntEnum):
     GROWN = 44
     FORWARD_ROUNDING = 45
     BESIDE = 46
+    MIXED = 47
     SCREEN = 0x5C
