@@ -66,6 +66,10 @@ def derivative_dropped(saved, g):
     return g @ W.T, x.T @ g
 
 
+def cut(saved, g):
+    return *right(saved, g)[:1], *right(saved, jax.lax.stop_gradient(g))[1:]
+
+
 def detached(saved, g):
     return right(tuple(jax.lax.stop_gradient(a) for a in saved), g)
 
@@ -78,7 +82,8 @@ def test_a_right_custom_vjp_is_silent_in_every_property():
 
 
 @pytest.mark.parametrize(
-    ("backward", "prop"), [(wrong_sign, "gradient"), (derivative_dropped, "gradient"), (detached, "second_order")]
+    ("backward", "prop"),
+    [(wrong_sign, "gradient"), (derivative_dropped, "gradient"), (detached, "second_order"), (cut, "second_order")],
 )
 def test_a_planted_error_is_found(backward, prop):
     assert (prop, "wrong") in kinds(check(dense(backward), prop, **DENSE))

@@ -178,6 +178,21 @@ def test_a_backward_of_which_nothing_is_recorded_is_told_how_to_say_so():
     assert "detached" in told.text and "recorded" not in told.text
 
 
+def test_an_upstream_gradient_that_is_detached_is_found_in_second_order_alone():
+    class Cut(Dense):
+        @staticmethod
+        def backward(ctx, g):
+            x, W = ctx.saved_tensors[:2]
+            return g @ W.T, x.T @ g.detach(), g.sum(0)
+
+    layer = as_layer(Cut, **DENSE)
+    report = check(Cut, "second_order", "gradient", "linear", **DENSE)
+    (finding,) = report.findings
+    assert (finding.property, finding.primal) == ("second_order", None)
+    (told, *_) = diagnosed(layer, finding).diagnoses
+    assert "what flows through the upstream gradient" in told.text
+
+
 def test_second_false_leaves_the_second_backward_alone():
     assert as_layer(detached, second=False, **DENSE).hooks.second is None
 

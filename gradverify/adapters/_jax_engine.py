@@ -112,8 +112,11 @@ class Engine:
 
     def second(
         self, primals: Mapping[str, Array], cotangents: tuple[Array, ...], weights: Mapping[str, Array], **options: Any
-    ) -> dict[str, Array]:
-        """Gradient of the weighted sum of the gradients, by differentiating the pullback once more."""
+    ) -> dict[str | None, Any]:
+        """Gradient of the weighted sum of the gradients, by differentiating the pullback once more.
+
+        By cotangents under None, where all of them have a derivative.
+        """
         jax = import_jax()
 
         def weighted(moving: dict[str, Any], rest: dict[str, Any], vs: Any, w: dict[str, Any]) -> Any:
@@ -123,7 +126,10 @@ class Engine:
         moving, rest = self._parted({n: primals[n] for n in self.names}, self.differentiable)
         arguments = moving, rest, _like(tuple(cotangents)), dict(weights)
         with _ruled("second backward", "no second backward"):
-            return dict(self._do("second", jax.grad(weighted), options, *arguments))
+            if any(np.asarray(v).dtype.kind not in "fc" for v in cotangents):
+                return dict(self._do("second", jax.grad(weighted), options, *arguments))
+            by_primal, upstream = self._do("second upstream", jax.grad(weighted, (0, 2)), options, *arguments)
+            return {**by_primal, None: upstream if isinstance(upstream, tuple) else (upstream,)}
 
     def jvp(self, primals: Mapping[str, Array], tangents: Mapping[str, Array], **options: Any) -> tuple[Array, ...]:
         """Tangents of the outputs by forward-mode differentiation."""

@@ -114,10 +114,10 @@ class Engine:
 
     def second(
         self, primals: Mapping[str, Array], cotangents: tuple[Array, ...], weights: Mapping[str, Array], **options: Any
-    ) -> dict[str, Array]:
+    ) -> dict[str | None, Any]:
         """Gradient of the weighted sum of the gradients, by differentiating backward once more.
 
-        Empty where autograd recorded nothing of backward.
+        By cotangents under None. Empty where autograd recorded nothing of backward.
         """
         torch = import_torch()
         leaves = self._leaves(primals, self.differentiable)
@@ -133,19 +133,22 @@ class Engine:
             return {}
         if any(_forbidden(g) for g in grads.values() if g is not None):
             raise LayerFailure("missing", "second backward", "no second backward: marked with @once_differentiable")
-        wanted = {n: leaves[n] for n in grads}
+        wanted = [*(leaves[n] for n in grads), *(v for v in vs if v.requires_grad)]
         with self._explained("second backward"), fixed(self.device, 2), one_thread(_elements(leaves)):
             try:
                 found = self._within(
                     leaves,
                     options,
-                    lambda: torch.autograd.grad(sum(parts), list(wanted.values()), allow_unused=True),
+                    lambda: torch.autograd.grad(sum(parts), wanted, allow_unused=True),
                 )
             except RuntimeError as error:
                 if "is not implemented" in str(error):
                     raise LayerFailure("missing", "second backward", f"no second backward: {error}") from None
                 raise
-        return {n: array(torch.zeros_like(t) if g is None else g) for (n, t), g in zip(wanted.items(), found)}
+        full = [array(torch.zeros_like(t) if g is None else g) for t, g in zip(wanted, found)]
+        upstream = iter(full[len(grads) :])
+        arrays: dict[str | None, Any] = dict(zip(grads, full))
+        return arrays | {None: tuple(next(upstream) if v.requires_grad else None for v in vs)}
 
     def jvp(self, primals: Mapping[str, Array], tangents: Mapping[str, Array], **options: Any) -> tuple[Array, ...]:
         """Tangents of the outputs by forward-mode differentiation."""

@@ -83,7 +83,8 @@ class Hooks:
     wants : (cotangents, saved, names) -> gradients by name of a subset of the primals; None where the author's code is
         not told which
     second : (primals, cotangents, weights by name, **options) -> gradient by primal name of the
-        weighted sum of the gradients: the backward of the backward
+        weighted sum of the gradients: the backward of the backward; under None, where it is known, the gradients by
+        cotangent
     batched : (stacked primals by name, options) -> outputs with the same leading axis
     broadcast : (primals by name, some with leading axes, options) -> outputs by the code's own broadcasting, tried
         before `batched`

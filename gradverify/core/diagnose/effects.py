@@ -280,6 +280,9 @@ def second_order(evidence: Evidence) -> Diagnosis | None:
         how, why = "not finite", "something overflows in the second backward, or is divided by zero"
     if finding.facts.get("nothing"):
         why = f"nothing of backward is recorded, as where it runs a kernel of its own; {_ONCE}"
+    if finding.facts.get("upstream") and how != "not finite":
+        text = f"{first}what flows through the upstream gradient into the second is {'lost' if not ratio else 'wrong'}"
+        return Diagnosis("second_order", "ORDER2", f"{text}, as where it is detached", Fit.EXACT)
     lost = lost_flows(evidence.layer, evidence.case, evidence.primal) if finding.facts.get("finite", True) else ()
     if lost and not finding.facts.get("nothing"):
         names = " and ".join(lost)

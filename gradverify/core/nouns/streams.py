@@ -53,4 +53,5 @@ class Stream(enum.IntEnum):
     FORWARD_ROUNDING = 45
     BESIDE = 46
     MIXED = 47
+    SECOND_UPSTREAM = 48
     SCREEN = 0x5C

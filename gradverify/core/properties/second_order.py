@@ -47,7 +47,8 @@ def holds(layer: Layer, case: Case, name: str = NAME) -> Outcome:
 
     With g(x) the gradient for fixed cotangent v, and weights u on g, the second backward gives
     d<u, g(x)>/dx; it is compared with (<u, g(x + hd)> - <u, g(x - hd)>) / 2h over a ladder of h. Where
-    g has a kink along d, which shows in its one-sided slopes, nothing is said.
+    g has a kink along d, which shows in its one-sided slopes, nothing is said. Along a direction of v it gives <u, g>
+    with that direction for v, since g is linear in it.
     """
     case, reason = exact.ready(layer, case)
     second = layer.hooks.second
@@ -64,8 +65,8 @@ def holds(layer: Layer, case: Case, name: str = NAME) -> Outcome:
         return Outcome(name, skipped="the gradient is not finite at the point: it has no derivative")
     rng = case.rng(Stream.SECOND_WEIGHTS)
     weights = {n: rng.choice([-1.0, 1.0], g.shape) * rng.uniform(0.5, 1.5, g.shape) for n, g in first.items()}
-    raw = _second(layer, case, weights)
-    findings = []
+    raw, upstream = _second(layer, case, weights)
+    findings = [] if upstream is None else _upstream(name, layer, case, weights, upstream)
     for primal in asked:
         d = rng.choice([-1.0, 1.0], np.shape(case.primals[primal]))
         line = _Line(layer, case, primal, d, weights)
@@ -82,12 +83,34 @@ def holds(layer: Layer, case: Case, name: str = NAME) -> Outcome:
     return Outcome(name, tuple(findings), entries=len(asked))
 
 
-def _second(layer: Layer, case: Case, weights: Gradients) -> Mapping[str, Any]:
-    """The gradient of <weights, gradient> by the declared second backward."""
+def _upstream(name: str, layer: Layer, case: Case, weights: Gradients, found: tuple[Any, ...]) -> list[Finding]:
+    """What flows through the cotangents: along a direction of them, <weights, gradient> is that of the direction."""
+    rng = case.rng(Stream.SECOND_UPSTREAM)
+    d = tuple(
+        np.asarray(rng.choice([-1.0, 1.0], v.shape) * (g is not None), v.dtype)
+        for v, g in zip(case.cotangents or (), found)
+    )
+    terms = {n: weights[n] * g for n, g in exact.gradients(layer, case, d).items()}
+    claimed = float(sum(np.sum(g * v).real for g, v in zip(found, d) if g is not None))
+    value, size = (float(sum(np.sum(f(t)).real for t in terms.values())) for f in (np.asarray, np.abs))
+    slope = _Slope(value, _SAME * size, smooth=True, sharp=True)
+    if slope.allows(claimed) or not np.isfinite(size):
+        return []
+    message = (
+        f"the second derivative along a direction of the upstream gradient is {claimed:.8g}, backward of that "
+        f"direction gives {value:.8g}"
+    )
+    finding = _finding(name, case, "", claimed, slope, False)
+    return [finding.but(primal=None, message=message, facts={**finding.facts, "upstream": True})]
+
+
+def _second(layer: Layer, case: Case, weights: Gradients) -> tuple[Mapping[str, Any], tuple[Any, ...] | None]:
+    """The gradient of <weights, gradient> by the declared second backward; by cotangents too, where it tells."""
     assert layer.hooks.second is not None
     arguments = evaluate.copies(case.primals), exact.copied(case.cotangents or ()), dict(weights)
     raw = evaluate.guarded("second backward", layer.hooks.second, *arguments, **case.options)
-    return evaluate.by_name(layer, raw, "second backward")
+    upstream = raw.pop(None, None) if isinstance(raw, dict) else None
+    return evaluate.by_name(layer, raw, "second backward"), upstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +216,7 @@ class _Line:
         rng, found = self.case.rng(Stream.SECOND_ROUNDING), 0.0
         for _ in range(_DRAWS):
             moved = self.case.but(primals={n: exact.nudge(a, rng) for n, a in self.case.primals.items()})
-            found = max(found, abs(self.claimed(_second(self.layer, moved, self.weights)) - claimed))
+            found = max(found, abs(self.claimed(_second(self.layer, moved, self.weights)[0]) - claimed))
         return _UNSEEN * found if np.isfinite(found) else 0.0
 
     def kinked(self, claimed: float, gap: float) -> bool:
