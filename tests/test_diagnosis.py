@@ -1356,6 +1356,23 @@ def test_the_signature_of_a_bug_is_named_first_holds_elsewhere_and_no_other_clas
         assert holds(wrong.layer, finding, diagnosis), diagnosis.text
 
 
+@pytest.mark.parametrize(("factors", "offered"), [((2, 2), True), ((2, 1), False), ((-1, -1), True), ((1, -1), False)])
+def test_a_factor_is_offered_for_declaration_only_where_all_gradients_have_it(factors, offered):
+    def backward(dy, saved):
+        dx, dW, db = dense_back(dy, saved)
+        return factors[0] * dx, factors[1] * dW, factors[0] * db
+
+    wrong = layer(dense, backward, **DENSE)
+    report = check(wrong, examples=10, properties="gradient", raises=False)
+    assert ("declare factor=" in " ".join(str(report).split())) is offered
+
+
+def test_a_factor_that_some_cases_lack_is_not_offered():
+    wrong = layer(lambda x: (x * x, x), lambda dy, x: dy * x * np.where(np.abs(x).max() > 9, 4, 2), x="N")
+    report = check(wrong, examples=20, properties="gradient", raises=False)
+    assert report.findings and "declare factor=" not in " ".join(str(report).split())
+
+
 @pytest.mark.parametrize("name", signatures.names())
 def test_every_signature_is_silent_where_the_gradient_is_right(name):
     right = layer(dense, dense_back, **DENSE)

@@ -18,6 +18,7 @@ from gradverify.core.shrink.search import sizes_of
 
 _NUMBERS = (2.0, 0.5, 3.0, 1 / 3, 4.0, 0.25, 10.0, 0.1, 2**0.5, 0.5**0.5, np.pi, 1 / np.pi)
 
+_OTHERS = 6  # plain cases, of other sizes and values, that a factor is tried on before it is offered
 _OFFSETS = (-1, 1, -2, 2, -3, 3)  # of a size: what is counted between n places, or at them and beside them
 
 
@@ -62,7 +63,8 @@ def sign(evidence: Evidence) -> Diagnosis | None:
     d = f"the gradient of {evidence.primal}"
     found = ratios(evidence)
     if found and all(abs(r + 1) < 1e-6 for _, r in found):
-        hint = "; if it is meant to be (a descent direction, a maximised objective), declare factor=-1"
+        meant = "; if it is meant to be (a descent direction, a maximised objective), declare factor=-1"
+        hint = meant if _declarable(evidence, -1.0) else ""
         return Diagnosis("sign", "SIGN", f"{d} has the wrong sign{evidence.given}{hint}", Fit.EXACT, _tried(found))
     if evidence.everywhere(lambda p: _some_signs(*evidence.pair(p))):
         return Diagnosis("sign", "SIGN", f"{d} has the right size, but the wrong sign in some entries", Fit.FORM)
@@ -91,7 +93,12 @@ def factor(evidence: Evidence) -> Diagnosis | None:
             where += ", and the sign is wrong" if negated else ""
             words = f"-{words}" if negated else words
             text = f"{d} is the right one times {words}{where}{evidence.given}, in all of {len(found)} cases tried"
-            return Diagnosis("factor", "FACTOR", _hint(text, words), _fit(evidence, of_options), tried)
+            hint = (
+                ""
+                if of_options or not _declarable(evidence, found[0][1])
+                else f"; if this is meant, declare factor={words}"
+            )
+            return Diagnosis("factor", "FACTOR", text + hint, _fit(evidence, of_options), tried)
     low, high = min(r for _, r in found), max(r for _, r in found)
     if high - low < 1e-4 and abs(high - 1) < 1e-4:
         return None  # a small error of any kind is nearly a factor
@@ -109,9 +116,14 @@ def _fit(evidence: Evidence, of_options: bool) -> Fit:
     return Fit.PART if situation.needs == "sizes" else Fit.LAW
 
 
-def _hint(text: str, words: str) -> str:
-    known = words.lstrip("-").replace(".", "", 1).replace("/", "", 1).isdigit()
-    return f"{text}; if this is meant, declare factor={words}" if known else text
+def _declarable(evidence: Evidence, factor: float) -> bool:
+    """Whether a declared factor would make it right: it holds of every gradient, on other cases as well."""
+    cases = [evidence.probe(evidence.plain(draw, evidence.defaults)) for draw in range(_OTHERS)]
+    probes = [probe for probe in cases if probe is not None]
+    return bool(probes) and all(
+        probe.failure is None and all(close(a, factor * probe.numerical(n)) for n, a in probe.analytic.items())
+        for probe in probes
+    )
 
 
 def _tried(found: list[tuple[Probe, float]]) -> dict[str, Any]:
