@@ -37,7 +37,7 @@ _ROUNDINGS = 16.0  # of a backward, relative to the terms of its slope along a w
 _ASIDE = 1e-3  # of a reach: differences of the fourth order over it are right to 1e-11 of a slope, and cross few jumps
 _AMONG = np.array([-0.83, -0.59, -0.31, 0.23, 0.47, 0.71])  # places among stairs, as shares of the reach
 _ALONE = 5  # rows of a stack that are evaluated alone as well: where the number of iterations differs, so do most rows
-_BESIDE, _SAME = 1e-7, 0.1  # a step at which no continuous gradient changes by this share of the gap ...
+_BESIDE, _SAME = 1e-7, 0.1  # a step, at most, at which no continuous gradient changes by this share of the gap ...
 _LOST = 1e-4  # ... above this share of what a relative change amounts to: a backward that iterates stops short as well
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
 
@@ -110,8 +110,8 @@ class _Way:
 
     def continuous(self) -> bool:
         """Whether backward gives next to the point what it gives there; what is wrong at one value alone does not."""
-        here = self._slope(0.0)
-        return all(abs(self._slope(step) - here) <= _SAME * self.gap for step in (-_BESIDE, _BESIDE))
+        here, beside = self._slope(0.0), min(_BESIDE, _SMALL * self.gap)
+        return all(abs(self._slope(step) - here) <= _SAME * self.gap for step in (-beside, beside))
 
     def explains(self, reach: float) -> bool:
         """Whether a jump within reach takes the gap back."""
