@@ -461,3 +461,93 @@ def pagerank():
         return P * (dP - np.sum(P * dP, 0)), share * u
 
     return forward, backward, {"share": lambda dy, s: backward(dy, s, share=0.85)}
+
+
+@solver(M="N N: between -1 1")
+def eigenvector():
+    """The leading one of M M' + diag(1, 2, ..), from a start that some leading ones are nearly orthogonal to."""
+
+    def forward(M):
+        n = len(M)
+        A = M @ M.T + np.diag(1.0 + np.arange(n))
+        start = np.cos(1.0 + 2.0 * np.arange(n))
+        v = until(lambda v: A @ v / np.linalg.norm(A @ v), start / np.linalg.norm(start), 1e-7)
+        return v, (M, A, v)
+
+    def backward(dv, saved, inverse=True, symmetric=True):
+        M, A, v = saved
+        shifted = A - v @ A @ v * np.eye(len(v))
+        u = -np.linalg.pinv(shifted, rcond=1e-6) @ dv if inverse else dv
+        half = np.outer(u, v)
+        return (half + half.T) @ M if symmetric else 2 * half @ M
+
+    return (
+        forward,
+        backward,
+        {
+            "no inverse": lambda dv, s: backward(dv, s, inverse=False),
+            "asymmetric": lambda dv, s: backward(dv, s, symmetric=False),
+        },
+    )
+
+
+@solver(M="N N: between -1 1", b="N")
+def loose_gradients():
+    """(M' M + I) x = b by few conjugate gradients, and backward by as few."""
+
+    def forward(M, b):
+        x = conjugate(lambda v: M.T @ (M @ v) + v, b, 1e-4)
+        return x, (M, x)
+
+    def backward(dx, saved, sign=-1.0):
+        M, x = saved
+        u = conjugate(lambda v: M.T @ (M @ v) + v, dx, 1e-4)
+        return sign * M @ (np.outer(u, x) + np.outer(x, u)), u
+
+    return forward, backward, {"sign": lambda dx, s: backward(dx, s, sign=1.0)}
+
+
+@solver(x="N")
+def location():
+    """The place of a sample under a distribution of Student's, by reweighting from 0."""
+
+    def weights(x, m):
+        return 1 / (1 + (x - m) ** 2)
+
+    def forward(x):
+        m = np.zeros(())
+        for _ in range(500):
+            w = weights(x, m)
+            m, old = np.sum(w * x) / (np.sum(w) + 2.0), m
+            if abs(m - old) < 1e-4 * (1 + abs(m)):
+                break
+        return m, (x, m)
+
+    def backward(dm, saved, through=1.0):
+        x, m = saved
+        w = weights(x, m)
+        slope = w - through * 2 * (x - m) ** 2 * w**2
+        return dm * slope / (np.sum(slope) + 2.0)
+
+    return forward, backward, {"weights constant": lambda dm, s: backward(dm, s, through=0.0)}
+
+
+@solver(C="N M: between 0 3")
+def transport():
+    """What transport costs with an entropy, by Sinkhorn's iteration: right to the square of what the plan is."""
+
+    def forward(C):
+        n, m = C.shape
+        K, u = np.exp(-2 * C), np.ones(n)
+        for _ in range(5000):
+            v = 1 / m / (K.T @ u)
+            u, old = 1 / n / (K @ v), u
+            if np.max(np.abs(u / old - 1), initial=0.0) < 1e-6:
+                break
+        return 0.5 * (np.mean(np.log(u)) + np.mean(np.log(v))), u[:, None] * K * v
+
+    return (
+        forward,
+        lambda dy, plan: dy * plan,
+        {"half": lambda dy, plan: 0.5 * dy * plan, "even": lambda dy, plan: dy * (plan + 0.1 / plan.size)},
+    )

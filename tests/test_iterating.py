@@ -93,6 +93,50 @@ def test_a_backward_that_takes_what_forward_left_undone_is_not_called_wrong():
     assert gv.verify(rayleigh(2.001), case, ["gradient"]).findings
 
 
+SPIKES = {  # where an iteration ends at once, and beside it as far as its tolerance goes
+    "location": {"x": np.array([1.0, 0.0, -1.0])},
+    "loose_gradients": {"M": np.diag([0.0, 0.0, 1e-4]), "b": np.array([1000.0, 0.0, 1.0])},
+}
+
+
+@pytest.mark.parametrize("name", SPIKES)
+@pytest.mark.parametrize("asked", ["gradient", "special", "linear"])
+def test_a_point_at_which_an_iteration_ends_at_once_is_a_spike_and_no_mistake(name, asked):
+    case = gv.Case(name, SPIKES[name], seed=18358)
+    assert not gv.verify(built(name), case, [asked]).findings
+
+
+def newton(factor=3.0):
+    """y^3 + a y = b, all entries until the slowest is there: a direction of all of them leads beyond a pole."""
+
+    def forward(a, b):
+        y = until(lambda y: y - (a * y + y**3 - b) / (a + 3 * y * y), b / a, 1e-5)
+        return y, (a, y)
+
+    def backward(dy, saved):
+        a, y = saved
+        u = dy / (a + factor * y * y)
+        return -u * y, u
+
+    return gv.Layer(forward, backward, name="newton", a="N: between 0.2 5", b="N")
+
+
+@pytest.mark.slow
+def test_one_entry_of_many_is_told_along_itself():
+    for seed in (0, 1):
+        rng = np.random.default_rng(seed)
+        primals = {"a": np.round(rng.uniform(0.2, 3, 200), 1), "b": np.round(rng.uniform(-2, 2, 200))}
+        case = gv.Case("newton", primals, seed=seed)
+        assert not gv.verify(newton(), case, ["gradient"]).findings
+    few = case.but(primals={n: a[:20] for n, a in primals.items()})
+    assert gv.verify(newton(3.001), few, ["gradient"]).findings
+
+
+def test_stairs_of_a_backward_that_stops_short_are_no_mistake():
+    case = gv.Case("transport", {"C": np.array([[0, 0.5, 2.658], [0.5078125, 1, 1]])}, seed=27005)
+    assert not gv.verify(built("transport"), case.but(cotangents=(np.array(-1.3),)), ["gradient"]).findings
+
+
 @pytest.mark.parametrize("digits", [5, 7])
 def test_stairs_of_rounding_excuse_no_wrong_formula(digits):
     def forward(x):

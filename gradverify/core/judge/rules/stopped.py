@@ -83,6 +83,7 @@ def stopped(dispute: Dispute) -> Answer:
     found = any(way.explains(reach) for way in ways for reach in _NEAR)
     elsewhere = not found and any(unit.explains_elsewhere(reach) for reach in _NEAR)  # shows whether there are jumps
     found = found or (unit.slight and elsewhere)
+    found = found or any(way.tells_aside() for way in (*ways, unit))
     found = found or any(way.slight and way.backward_explains(reach) for way in ways for reach in _NEAR)
     return replace(answer(np.full(dispute.size, found)), vain=not any(way.jumps for way in (*ways, unit)))
 
@@ -106,6 +107,7 @@ class _Way:
         self.terms = float(np.abs(self._gradient(0.0, self.own)) @ np.abs(self.direction))
         least = _LITTLE * float(weight.sum())  # of a slope: outputs may be below the tolerance that forward stops at
         self.slight = self.gap <= _SMALL * max(least, float(np.abs(dispute.analytic) @ size[at]))
+        self.most = 0.0  # that the largest jump that was seen may leave undone
         self.jumps = False  # whether one was seen, or might have been beyond the edge of a domain
 
     def continuous(self) -> bool:
@@ -118,7 +120,7 @@ class _Way:
         jump = self._jump(lambda steps: self._outputs(self.point.values + steps[:, None] * self.direction), reach)
         if jump is None or self.gap == 0:
             return False
-        nearest, most = 1.1 * abs(jump.at), _JUMPS * float(np.sum(np.abs(jump.change)))
+        nearest, most = 1.1 * abs(jump.at), _undone(jump)
         wider = [h for h in nearest * _WINDOWS if h <= max(reach, nearest)]
         return all(self._missing(h) <= most for h in wider)
 
@@ -143,8 +145,7 @@ class _Way:
 
     def _takes_back(self, centre: Array, direction: Array, reach: float) -> bool:
         jump = self._jump(lambda steps: self._outputs(centre + steps[:, None] * direction), reach)
-        most = 0.0 if jump is None else _JUMPS * float(np.sum(np.abs(jump.change)))
-        return jump is not None and all(self._missing(_NEAR[0] / h) <= most for h in _WINDOWS)
+        return jump is not None and all(self._missing(_NEAR[0] / h) <= _undone(jump) for h in _WINDOWS)
 
     def backward_explains(self, reach: float) -> bool:
         """Whether backward itself jumps by as much as the gap comes to, and forward's slope does not jump with it.
@@ -188,7 +189,10 @@ class _Way:
         most = _SMALL * float(largest)
         jump = largest_jump(outputs, reach, self.noise, most)
         self.jumps |= jump is not None or not np.isfinite(ends).all()
-        return jump if jump is not None and np.max(np.abs(jump.change)) <= most else None
+        if jump is None or np.max(np.abs(jump.change)) > most:
+            return None
+        self.most = max(self.most, _undone(jump))
+        return jump
 
     def _moved(self, values: Array) -> dict[str, Array]:
         return {n: a[0] for n, a in self.point.unpacked(np.array(values)[None], self.point.slots).items()}
@@ -219,17 +223,21 @@ class _Way:
         except LayerFailure:
             return np.full(self.point.base.size, np.nan)
 
-    def _missing(self, half: float) -> float:
-        """What the outputs change by between -half and half, and the integral of backward does not tell.
+    def tells_aside(self) -> bool:
+        """Whether jumps that were seen take the gap back along the entries in dispute alone, or on one side.
 
-        Where the others lead beyond a pole, or an eigenvector turns round on one side of the point, the entries in
-        dispute alone tell, or the other side.
+        The others may lead beyond a pole, and an eigenvector turn round on the other side.
         """
-        missing = self._between(-half, half, self.direction)
-        if missing > _SMALL * self.gap:
-            ways = ((0.0, half, self.direction), (-half, 0.0, self.direction), (-half, half, self.own))
-            missing = min(missing, *(self._between(*way) for way in ways))
-        return missing
+        ways = ((-1.0, 1.0, self.own), (0.0, 1.0, self.direction), (-1.0, 0.0, self.direction))
+        lengths = _NEAR[0] / _WINDOWS
+        return self.slight and any(
+            all(self._between(low * h, high * h, direction) <= self.most for h in lengths)
+            for low, high, direction in ways
+        )
+
+    def _missing(self, half: float) -> float:
+        """What the outputs change by between -half and half, and the integral of backward does not tell."""
+        return self._between(-half, half, self.direction)
 
     def _between(self, low: float, high: float, direction: Array, panels: int = _PANELS) -> float:
         above, below = self._outputs(self.point.values + np.array([[high], [low]]) * direction)
@@ -250,6 +258,11 @@ class _Way:
         except LayerFailure:
             return np.full(self.point.size, np.inf)
         return np.nan_to_num(gradient)
+
+
+def _undone(jump: Jump) -> float:
+    """How much forward may be off by where it jumps so."""
+    return _JUMPS * float(np.sum(np.abs(jump.change)))
 
 
 def _room(point: Point, step: Array) -> Array:
