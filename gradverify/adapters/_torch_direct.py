@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters._torch_arrays import import_torch
+from gradverify.core.evaluate import LayerFailure
 
 SEED = 20240229
 _EMPTY = np.empty
@@ -156,6 +157,20 @@ def pulled(outputs: list[Any], inputs: list[Any], cotangents: list[Any]) -> tupl
         found = tuple(leaf.grad for leaf in inputs)
         for leaf in inputs:
             leaf.grad = None
+    return found
+
+
+def recorded(outputs: list[Any], inputs: list[Any], cotangents: list[Any]) -> tuple[Any, ...]:
+    """The same, with a graph of its own; LayerFailure where torch has none."""
+    try:
+        found: tuple[Any, ...] = import_torch().autograd.grad(
+            outputs, inputs, cotangents, retain_graph=True, create_graph=True, allow_unused=True
+        )
+    except RuntimeError as error:
+        if REENTRANT not in str(error):
+            raise
+        said = "no second backward: torch has none of a reentrant checkpoint (use_reentrant=False has)"
+        raise LayerFailure("missing", "second backward", said) from None
     return found
 
 

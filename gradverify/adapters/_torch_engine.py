@@ -14,12 +14,12 @@ import numpy as np
 from gradverify.adapters._elsewhere import elsewhere
 from gradverify.adapters._torch_arrays import Array, Tensor, array, import_torch, moved, place, tensor, tensors_in
 from gradverify.adapters._torch_direct import (
-    REENTRANT,
     fixed,
     laid_out_alike,
     one_by_one,
     one_thread,
     pulled,
+    recorded,
     unmoved,
     with_saved_moved,
     without_tape,
@@ -137,9 +137,7 @@ class Engine:
         with self._explained("second backward"), fixed(self.device, 2), one_thread(_elements(leaves)):
             try:
                 found = self._within(
-                    leaves,
-                    options,
-                    lambda: torch.autograd.grad(sum(parts), wanted, allow_unused=True),
+                    leaves, options, lambda: torch.autograd.grad(sum(parts), wanted, allow_unused=True)
                 )
             except RuntimeError as error:
                 if "is not implemented" in str(error):
@@ -293,7 +291,6 @@ class Engine:
         options: Mapping[str, Any],
         create_graph: bool = False,
     ) -> dict[str, Tensor | None]:
-        torch = import_torch()
         pairs = [(y, v) for y, v in zip(outputs, cotangents) if y.requires_grad]
         if not pairs:
             raise LayerFailure(
@@ -306,15 +303,7 @@ class Engine:
         ys, inputs, vs = [y for y, _ in pairs], list(wanted.values()), [v for _, v in pairs]
 
         def run() -> Any:
-            if not create_graph:
-                return pulled(ys, inputs, vs)
-            try:
-                return torch.autograd.grad(ys, inputs, vs, retain_graph=True, create_graph=True, allow_unused=True)
-            except RuntimeError as error:
-                if REENTRANT not in str(error):
-                    raise
-                said = "no second backward: torch has none of a reentrant checkpoint (use_reentrant=False has)"
-                raise LayerFailure("missing", "second backward", said) from None
+            return recorded(ys, inputs, vs) if create_graph else pulled(ys, inputs, vs)
 
         with self._explained("backward"), fixed(self.device, 1), one_thread(_elements(leaves)):
             found = self._within(leaves, options, run)

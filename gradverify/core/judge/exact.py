@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,7 @@ _UNFINISHED = 1e-3  # of the largest entry: what an iteration that stops leaves 
 def gradients(layer: Layer, case: Case, cotangents: tuple[Array, ...] | None = None) -> dict[str, Array]:
     """Usable gradients of one fresh forward and backward, on copies; the case must be completed."""
     given = cotangents if cotangents is not None else case.cotangents or ()
-    raw = evaluate.gradients(layer, case.primals, case.options, given)
-    return usable(layer, case, raw)
+    return usable(layer, case, evaluate.gradients(layer, case.primals, case.options, given))
 
 
 def expected(layer: Layer, case: Case) -> dict[str, Array]:
@@ -238,9 +238,8 @@ def _in_reach(layer: Layer, case: Case, primal: str, error: Array, bound: Array)
 def unfinished(layer: Layer, case: Case) -> dict[str, Array]:
     """Jumps of the gradients between neighbours, by primal, as of a backward that iterates to a tolerance.
 
-    Where it does, or gets what a forward found that does, gradients of the same case are equal to about that
-    tolerance only: a batch that is split stops earlier, and the sum of two cotangents later. What jumps by more than a
-    small part of the gradient is a choice, and no unfinished iteration.
+    Then gradients of the same case are equal to about that only: a batch that is split stops earlier, and the sum of
+    two cotangents later. What jumps by more than a small part of the gradient is a choice.
     """
     rng, v = case.rng(Stream.UNFINISHED), case.cotangents or ()
     turns = {n: rng.uniform(-0.5, 0.5, a.shape) for n, a in case.primals.items()}
@@ -253,35 +252,31 @@ def unfinished(layer: Layer, case: Case) -> dict[str, Array]:
     @cache
     def at(step: float, absolute: float) -> dict[str, Array]:
         """Primals move in proportion to themselves, or to 1: those that are small may change nothing."""
-        primals = {
-            n: (a + step * turns[n] * np.maximum(np.abs(a), absolute)).astype(a.dtype)
-            for n, a in case.primals.items()
-            if _floating(a)
-        }
+        away = {n: step * turns[n] * np.maximum(np.abs(a), absolute) for n, a in case.primals.items() if _floating(a)}
+        primals = {n: (a + away[n]).astype(a.dtype) if n in away else a for n, a in case.primals.items()}
         moved = tuple((a * (1 + step * w)).astype(a.dtype) if _floating(a) else a for a, w in zip(v, twists))
         try:
-            there = gradients(layer, case.but(primals={**case.primals, **primals}, cotangents=moved))
+            there = gradients(layer, case.but(primals=primals), moved)
         except LayerFailure:
             return {n: np.full(g.shape, np.nan) for n, g in base.items()}
         return {n: np.asarray(there[n], float) for n in base}
 
     def jumps(name: str, gradient: Array) -> Iterator[float]:
-        noise, most = 64 * _eps(gradient) * (_top(gradient) or 1.0), _UNFINISHED * _top(gradient)
+        most = _UNFINISHED * _top(gradient)
+        noise = np.full(gradient.size, 64 * _eps(gradient) * (_top(gradient) or 1.0))
 
         def along(steps: Array, absolute: float) -> Array:
             return np.array([at(float(step), absolute)[name].ravel() for step in steps])
 
-        for way in (partial(along, absolute=0.0), partial(along, absolute=1.0)):
-            for reach in _REACHES:
-                jump = largest_jump(way, reach, np.full(gradient.size, noise), most)
-                size = 0.0 if jump is None else float(np.abs(jump.change).max(initial=0.0))
-                yield size if size <= most else 0.0
+        for absolute, reach in product((0.0, 1.0), _REACHES):
+            jump = largest_jump(partial(along, absolute=absolute), reach, noise, most)
+            yield 0.0 if jump is None or _top(jump.change) > most else _top(jump.change)
 
     return {n: np.full(g.shape, max(jumps(n, g))) for n, g in base.items() if g.size}
 
 
 def _floating(array: Array) -> bool:
-    return bool(np.asarray(array).dtype.kind in "fc")
+    return np.asarray(array).dtype.kind in "fc"
 
 
 def stored(layer: Layer, rng: np.random.Generator, part: float | None = None) -> Layer:
