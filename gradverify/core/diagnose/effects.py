@@ -224,10 +224,17 @@ def race(evidence: Evidence) -> Diagnosis | None:
     """The same call gives now this and now that."""
     finding = evidence.finding
     if finding.kind == "random" and finding.primal is None:
-        text = "forward is random: it draws numbers of its own; pass them in as a primal, or fix the seed"
+        text = (
+            "forward gives other outputs from call to call: it draws numbers of its own (pass them in as a primal, or "
+            "fix the seed), or keeps something of earlier calls"
+        )
         return Diagnosis("race", "RNG", text, Fit.SOME)
     if unfilled(evidence) or finding.kind == KEPT:
         return None
+    if finding.property == "complete" and finding.kind == "nondeterministic":
+        stage = finding.facts.get("stage", "the code")
+        text = f"{stage} fails in some calls of one case and not in others: what earlier calls left, a race, or chance"
+        return Diagnosis("race", "RACE", text, Fit.SEEN)
     if finding.kind in ("nondeterministic", "random") or _varies(evidence):
         d = f"the gradient of {evidence.primal}"
         text = f"{d} differs from run to run on one case: a race, or random numbers in backward"
