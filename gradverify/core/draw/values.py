@@ -178,13 +178,7 @@ _CASE_REGIMES = (
     *("far offset", "far offset", "about", "about"),
 )
 _LOW_REGIMES = (*_CASE_REGIMES, *("cancelling",) * len(_CASE_REGIMES))
-_OWN_REGIMES = (
-    "plain",
-    "plain",
-    "plain",
-    "zeros",
-    *(r for r in _REGIMES if r != "cancelling"),
-)  # planted numbers spoil most zeros
+_OWN_REGIMES = (*("plain",) * 3, "zeros", *(r for r in _REGIMES if r != "cancelling"))  # planting spoils most zeros
 
 
 def plant(knobs: Knobs, arrays: Mapping[str, Array], constants: tuple[float, ...], special: bool = False) -> None:

@@ -13,6 +13,11 @@ from gradverify.core.nouns import Array, Case, Finding
 KEPT = "kept"  # kind of a finding: a gradient begins with what other calls left
 
 
+def steady(finding: Finding) -> bool:
+    """Whether a case that shows the finding shows it at every call; what comes by chance, or adds up, may not."""
+    return finding.kind not in ("random", KEPT)
+
+
 def randomness(layer: Layer, case: Case) -> tuple[Finding, ...]:
     """Findings of `repeatable` if forward or backward gives something else at the next call.
 
