@@ -43,11 +43,7 @@ rules: Registry[Rule] = Registry("rule", "gradverify.rules")
 
 
 def add(
-    name: str,
-    says: str,
-    *,
-    cost: int,
-    applies: Callable[[Dispute], bool] = lambda dispute: True,
+    name: str, says: str, *, cost: int, applies: Callable[[Dispute], bool] = lambda dispute: True
 ) -> Callable[[Callable[[Dispute], Answer]], Callable[[Dispute], Answer]]:
     """Register a function as a rule: a decorator."""
 

@@ -26,11 +26,7 @@ _FAINT = 1e-6  # a disagreement above this share of the natural gradient is not 
 _LIMIT = 8  # entries; more than a few that are wrong by rounding alone are not met
 
 
-@add(
-    "integral",
-    "backward, integrated around the point, is what the outputs change by",
-    cost=1001,
-)
+@add("integral", "backward, integrated around the point, is what the outputs change by", cost=1001)
 def integral(dispute: Dispute) -> Answer:
     """Which entries have a continuous gradient with the right integral."""
     found = np.zeros(dispute.size, bool)
