@@ -7,7 +7,6 @@ from typing import Any, Union
 
 import numpy as np
 
-from gradverify.core.declare.domains import Domain
 from gradverify.core.nouns import Array, Case
 from gradverify.core.shrink.search import Search
 
@@ -35,13 +34,8 @@ def _array(case: Case, slot: Slot) -> Array:
     return np.asarray(case.primals[slot] if isinstance(slot, str) else (case.cotangents or ())[slot])
 
 
-def _domain(search: Search, slot: Slot) -> Domain | None:
-    return search.layer.primal(slot).domain if isinstance(slot, str) else None
-
-
 def _simplest(search: Search, slot: Slot) -> int:
-    domain = _domain(search, slot)
-    return int(domain is not None and domain.name in _SIMPLE_IS_ONE)
+    return int(isinstance(slot, str) and search.layer.primal(slot).domain.name in _SIMPLE_IS_ONE)
 
 
 def _whole(search: Search, slot: Slot) -> Iterator[Array]:

@@ -129,20 +129,17 @@ def _case(finding: Finding, file: str | None, level: int) -> Markup:
     items += [("seed", str(case.seed)), *([("step", short(case.step))] if case.step is not None else [])]
     pasted = [code.python(case), *code.calls(finding.shown.comparison)]
     worst = None if finding.worst is None else _shapes(finding.worst)
+    large = f"The arrays are too large to show{'; they are in the case file' if file else ''}."
     return el(
         "div",
         el(f"h{level}", "The smallest case found" if finding.telling is None else "A small case that shows it"),
         pairs(items),
-        _code("\n".join(pasted), "the case as code") if case.size <= PASTED else _too_large(file),
+        _code("\n".join(pasted), "the case as code") if case.size <= PASTED else el("p", large),
         None if finding.telling is None else el("p", f"The smallest case that fails: {least}."),
         el("p", f"Worst seen on {worst}.") if worst and worst != least else None,
         None if file is None else el("p", "Replay it:"),
         None if file is None else _code(_replay(file, case), "the replay command"),
     )
-
-
-def _too_large(file: str | None) -> Markup:
-    return el("p", f"The arrays are too large to show{'; they are in the case file' if file else ''}.")
 
 
 def _replay(file: str, case: Case) -> str:
