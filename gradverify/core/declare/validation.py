@@ -158,7 +158,7 @@ def _mentioned(layer: Declaration, constants: tuple[str, ...]) -> None:
         if not isinstance(factor, Real) or not math.isfinite(factor) or float(factor) == 0:
             raise DeclarationError(f"layer {layer.name!r}, factor: expected a number that is not zero, got {factor!r}")
     rough = declared.accuracy
-    if not isinstance(rough, Real) or not 0 <= float(rough) <= 0.1:
+    if not isinstance(rough, Real) or not 0 <= float(rough) <= 0.1:  # with less than a digit no gradient is told
         raise DeclarationError(
             f"layer {layer.name!r}, accuracy: expected the tolerance at which forward stops, such as 1e-8 "
             f"(at most 0.1), got {rough!r}"

@@ -12,6 +12,7 @@ from gradverify.core import evaluate
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.detached import lost_flows
 from gradverify.core.diagnose.evidence import ABOUT_GRADIENTS, Evidence
+from gradverify.core.diagnose.probe import CLOSE
 from gradverify.core.diagnose.untouched import explains
 from gradverify.core.judge.randomness import KEPT
 from gradverify.core.nouns import Case, Diagnosis, Finding, Fit, Stream
@@ -298,7 +299,7 @@ def forward_mode(evidence: Evidence) -> Diagnosis | None:
     if finding.property != "forward_mode":
         return None
     ratio = finding.facts.get("ratio")
-    signed = ratio is not None and abs(ratio + 1) < 1e-6
+    signed = ratio is not None and abs(ratio + 1) < CLOSE
     text = "the forward-mode rule has the wrong sign" if signed else "the forward-mode rule misses or mistakes a term"
     return Diagnosis(
         "forward_mode", "SIGN" if signed else "TERM", text, Fit.FORM if signed else Fit.VAGUE, {"ratio": ratio}

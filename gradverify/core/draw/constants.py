@@ -18,7 +18,7 @@ from gradverify.core.declare.authored import FOREIGN, MOST, behind, contents, fo
 from gradverify.core.declare.layer import Layer
 
 _FULL = {"int8": 128.0, "uint8": 256.0}  # what a narrow type cannot count
-_DEPTH = 4
+_DEPTH = 4  # functions that call one another: a helper of a helper of the layer
 LARGEST = 1e60  # beyond, a product of five leaves the range of a double
 
 

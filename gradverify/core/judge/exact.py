@@ -28,7 +28,7 @@ EXPECTED = ("got", "expected")  # and where the other side is computed from one 
 
 _ULPS = 4096.0  # reductions in another order move the last digits; bugs move the first
 _GRAINS = 4.0  # roundings of a gradient that is read from a subtraction, on either side of a comparison
-_SPREADS = 16.0
+_SPREADS = 16.0  # of its own rounding or spread, each heard once or a few times: the largest of many is some times that
 _HIDES = 1e-3  # of the largest term: what is rounded by more is a jump, and a mistake of a thousandth would pass for it
 _MOVED = 1e-3  # part of themselves by which primals move to hear their terms: far above rounding, far below a change
 _REACHES = (1.0, 0.1)  # relative changes over which a jump of the gradients is looked for

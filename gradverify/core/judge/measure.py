@@ -14,6 +14,7 @@ from gradverify.core.differentiate.sides import TINY, finer_scales
 from gradverify.core.judge.verdicts import APART, FAINT, FIRM, JUMP, UNDECLARED, Sweep, judge
 from gradverify.core.nouns import AGREES, DISAGREES, UNRESOLVED, Array, Estimate
 
+INNER = 4  # times what values inside are rounded by: two outputs are subtracted, and either may be off by two of it
 _HIDES = 1e-4  # of a gradient: what backward is rounded by hides no more, whatever its rounding is measured to be
 FINE = 4e-9  # a single step decides only where its bound is below this share of the largest entry
 UPWARD = ladder.RATIO ** np.arange(8.0)  # steps from the best one upward, each RATIO times the one before
@@ -235,7 +236,7 @@ def measured(sweep: Sweep, entries: Array, estimate: Estimate, anyway: bool = Fa
     known = sweep.analytic[entries]
     verdicts = judge(known, value, bound, sweep.floor(entries, value))
     sweep.store(entries, value, bound, verdicts)
-    faint = np.abs(value - known) <= 4 * sweep.point.inner / sweep.point.scale[entries]
+    faint = np.abs(value - known) <= INNER * sweep.point.inner / sweep.point.scale[entries]
     sweep.settle(entries[faint & (verdicts == DISAGREES)], UNRESOLVED, FAINT)
 
 

@@ -17,7 +17,7 @@ from gradverify.core.properties import Fingerprint, Property, add, fresh
 from gradverify.core.properties._runs import RUNS
 
 NAME = "repeatable"
-_TIMES = 3
+_TIMES = 3  # calls at the least: what two have by chance in common, a third seldom has
 _MOST, _SECONDS = 40, 1e-3  # forwards that are asked again, and the time for it: what fails one call of many shows
 
 

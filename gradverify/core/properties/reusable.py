@@ -101,7 +101,7 @@ def _other(layer: Layer, case: Case, shorten: bool = True) -> Case:
     arrays = {p.name: np.array(case.primals[p.name]) for p in layer.primals}
     names = shortened(layer, case) if rng.random() < 0.5 and shorten else ()
     shorter = _cut(layer, arrays, names[rng.integers(len(names))]) if names else arrays
-    turned = rng.random() < 0.3
+    turned = rng.random() < 0.3  # the same values in another order, now and then
     for sizes in (shorter, arrays):
         for factors in (None, *_FACTORS) if turned else _FACTORS:
             moved = {p.name: _moved(p, sizes[p.name], factors, rng) for p in layer.primals}
@@ -120,6 +120,7 @@ def _other(layer: Layer, case: Case, shorten: bool = True) -> Case:
     return case
 
 
+# by which values are multiplied: of either sign, of one sign where a domain wants it, and not at all
 _FACTORS = ((-1.25, -0.75, 0.5, 1.0, 1.25), (0.5, 0.75, 1.0, 1.25), (1.0,))
 
 

@@ -14,7 +14,7 @@ Slot = Union[str, int]  # a primal by name, or a cotangent by position
 
 _SIMPLE_IS_ONE = ("mask", "signs", "bool")
 _MANY = 200  # arrays with more places than this are simplified in blocks only
-_RUNS = 64
+_RUNS = 64  # blocks in which such an array is simplified at the finest: each costs a try
 
 
 def simplify(search: Search) -> None:
