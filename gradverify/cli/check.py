@@ -13,9 +13,9 @@ import click
 
 from gradverify.cli import _cases, _progress, _project, _show, _workers
 from gradverify.cli._output import (
-    BYTES,
     color_option,
     data_stream,
+    memory,
     note,
     targets_named,
     writable,
@@ -52,7 +52,7 @@ _WIDE = 200  # characters of a line that a layer has printed
 @click.option("--memory", type=int, metavar="BYTES", help="Bytes of perturbed copies that may be in flight.")
 @click.option("--fail-under-coverage", "least", type=float, metavar="PERCENT", help="Status 3 where less code ran.")
 @click.option("--show-matrices", is_flag=True, help="Print the two gradients in full, also where they agree.")
-@click.option("--case-memory", type=BYTES, default="4G", show_default=True, metavar="B", help="What a layer may use.")
+@click.option("--case-memory", type=memory, default="4G", show_default=True, metavar="B", help="What a layer may use.")
 @_workers.worker_options
 @color_option
 def command(

@@ -10,6 +10,7 @@ import numpy as np
 
 from gradverify.core import evaluate, tuning
 from gradverify.core.declare.layer import Layer
+from gradverify.core.evaluate.foreign import same
 from gradverify.core.judge import exact
 from gradverify.core.judge.randomness import KEPT, random_gradient, randomness
 from gradverify.core.nouns import Array, Case, Finding, Outcome
@@ -82,7 +83,7 @@ def _by_chance(layer: Layer, case: Case, findings: tuple[Finding, ...]) -> Outco
 
 
 def _same(one: dict[str, Array], other: dict[str, Array]) -> bool:
-    return all(np.array_equal(one[n], other[n], equal_nan=True) for n in one)
+    return all(same(one[n], other[n]) for n in one)
 
 
 def explains(mine: Fingerprint, other: Fingerprint) -> bool:
