@@ -7,6 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from gradverify import Case, Layer
+from gradverify.core.differentiate.central import best_step
+from gradverify.core.differentiate.ladder import RATIO
+from gradverify.core.differentiate.point import Point
 from gradverify.core.judge import measure
 from gradverify.core.judge.sweep import _clearest, _untold
 from gradverify.core.judge.verdicts import Sweep, judge
@@ -204,3 +208,133 @@ def test_where_the_last_place_is_no_small_step_backward_may_be_off_by_all_of_its
         sweep.settle(np.arange(1), DISAGREES)
         assert measure.allow(sweep, np.arange(1), lambda small: np.ones(1)).tolist() == leaves
         assert (sweep.names[sweep.reasons[0]] == "apart") == (not leaves)
+
+
+# -- what single steps settle, and what goes on ---------------------------------------------------
+
+
+def swept(forward, slope, x, **declaration):
+    """A blank sweep of a layer of x alone at a point, with the gradient that is claimed."""
+    layer = Layer(lambda x: (forward(x), None), lambda dy, _: dy * slope, name="layer", x="N", **declaration)
+    x = np.asarray(x, float)
+    case = Case("layer", {"x": x}, cotangents=(np.ones_like(forward(x)),))
+    return Sweep.blank(Point(layer, case), np.broadcast_to(np.asarray(slope, float), x.shape).copy())
+
+
+def settled(sweep, step=None, drawn=None):
+    left, _ = measure.single_steps(sweep, np.arange(sweep.point.size), step, drawn)
+    return left.tolist()
+
+
+@pytest.mark.parametrize("drawn", [3e-2, 1e-5, 7e-8])
+def test_the_multiple_of_a_drawn_step_that_stands_for_the_best_is_the_nearest_by_a_power_of_the_ratio(drawn):
+    best = best_step(EPS)
+    power = np.log(measure.nearest(best, drawn) / drawn) / np.log(RATIO)
+    assert power == pytest.approx(np.round(power), abs=1e-9)
+    assert abs(np.log(measure.nearest(best, drawn) / best)) <= 0.5 * np.log(RATIO) * (1 + 1e-9)
+    assert measure.nearest(best, None) == best
+
+
+def test_loud_outputs_leave_out_the_steps_at_which_most_entries_cannot_be_decided():
+    one = 4e-9 * best_step(EPS) / EPS  # as loud as the best step can bear
+    for loudness, skipped in ((0.99, 0), (1.01, 1), (0.99 * RATIO, 1), (1.01 * RATIO, 2), (1e3, 2)):
+        sweep = Sweep.blank(about(loudness=loudness * one), np.ones(4))
+        assert measure._loud(sweep, np.arange(4)) == skipped
+    for quiet, skipped in ((1, 1), (2, 1), (3, 0)):  # the half may stay behind
+        scale = np.where(np.arange(4) < quiet, 4.0, 1.0)
+        sweep = Sweep.blank(about(loudness=2 * one, scale=scale), np.ones(4))
+        assert measure._loud(sweep, np.arange(4)) == skipped
+    assert measure._loud(sweep, np.zeros(0, int)) == 0
+
+
+def test_a_step_that_is_given_is_tried_first_but_none_that_moves_nothing():
+    right = swept(lambda x: 3 * x, 3.0, [0.7, -1.3])
+    assert settled(right, step=1e-2) == []
+    assert (right.bound < 1e-12).all()  # a hundredth of what rounding leaves at the best step
+    assert settled(swept(lambda x: 3 * x, 3.0, [0.7, -1.3]), step=1e-30) == []
+
+
+def test_where_truncation_is_in_the_way_smaller_steps_settle_what_is_right_and_none_what_is_wrong():
+    x = np.array([0.7, -1.3])
+    assert settled(swept(lambda x: np.sin(3e3 * x), 3e3 * np.cos(3e3 * x), x)) == []
+    assert settled(swept(lambda x: np.sin(3e3 * x), 3.0003e3 * np.cos(3e3 * x), x)) == [0, 1]
+
+
+def test_what_agrees_at_every_step_needs_no_finer_one_unless_it_is_too_wide():
+    assert settled(swept(lambda x: 1e9 + x, 1.0, [0.7, -1.3])) == []
+    assert settled(swept(lambda x: 1e13 + x, 1.0, [0.7, -1.3])) == [0, 1]
+
+
+def test_what_moves_no_output_has_no_gradient_and_one_that_is_claimed_is_left():
+    for claimed, left in ((0.0, []), (1e-3, [1])):
+        slope = np.array([1.0, claimed])
+        sweep = swept(lambda x: x * [1.0, 0.0], slope, [0.7, -1.3])
+        assert settled(sweep) == left
+        assert sweep.verdicts[0] == AGREES and sweep.numerical[0] == pytest.approx(1.0)
+    sweep = swept(lambda x: np.where(np.abs(x) > 1.05, 3 * x, 0.0) + 1.0, 0.0, [1.0])  # still, but for a large step
+    assert settled(sweep) == []
+
+
+# -- jumps ---------------------------------------------------------------------------------------
+
+
+def named(sweep):
+    return [sweep.names[k] for k in sweep.reasons]
+
+
+def jumping(forward, count, slope=1.0, **declaration):
+    sweep = swept(forward, slope, np.zeros(count), **declaration)
+    measure._jumping(sweep, np.arange(count))
+    return named(sweep)
+
+
+def torn(x):
+    return np.where(x > 0, x + 1.0, x)
+
+
+def test_all_entries_are_looked_at_where_the_first_ones_jump_and_only_these_where_they_do_not():
+    assert jumping(torn, 20) == ["undeclared"] * 20
+    assert jumping(torn, 20, jumps=True) == ["jump"] * 20
+    later = np.arange(20) >= 16
+    assert jumping(lambda x: np.where(later, torn(x), x), 20) == [""] * 20
+
+
+def test_a_jump_is_no_step_between_levels_no_steep_slope_and_not_small_beside_the_outputs():
+    assert jumping(lambda x: (x > 0) + 0.0, 1, slope=0.0) == ["jump"]
+    assert jumping(lambda x: (x > 0) + 0.0, 1, slope=1.0) == ["undeclared"]
+    assert jumping(lambda x: np.where(x > 0, 2e-3, 0) + 1 + x / 100, 1, slope=0.01) == ["undeclared"]
+    assert jumping(lambda x: np.where(x > 0, 5e-4, 0) + 1 + x / 100, 1, slope=0.01) == ["jump"]
+    assert jumping(lambda x: np.tanh(1e12 * x), 1) == ["jump"]
+    assert jumping(lambda x: x, 1) == [""]
+
+
+def test_where_a_value_is_large_a_transition_may_be_as_steep_as_a_jump():
+    for other, reason in ((10.0, "undeclared"), (1e4, "jump")):
+        sweep = swept(lambda x: np.where(x > 0, 1.0, 0.0) + 1e-6 * x, 1e-6, [0.0, other])
+        measure._jumping(sweep, np.array([0]))
+        assert named(sweep)[0] == reason
+
+
+# -- looked at again -------------------------------------------------------------------------------
+
+
+def test_a_pole_that_larger_steps_cross_is_told_at_steps_of_the_entrys_own_size():
+    """1/x^2 is even, and differences to 0 over a step across its pole."""
+    x = np.array([1e-4, 1.0, -1.0])
+    for factor, verdict in ((1.0, AGREES), (1.001, DISAGREES)):
+        sweep = swept(lambda x: 1 / (x * x), factor * -2 / x**3, x)
+        sweep.store(np.array([0]), 0.0, np.full(1, 1e-9), DISAGREES)
+        measure._closer(sweep, np.arange(3))
+        assert sweep.verdicts[0] == verdict
+
+
+def test_rounding_in_proportion_to_the_step_is_heard_at_steps_with_other_digits():
+    """Around zeros a mean of x minus x leaves a constant share of each step, and no noise."""
+    sweep = swept(lambda x: (x - x.mean()) / np.sqrt(((x - x.mean()) ** 2).mean() + 1e-5), 0.0, np.zeros(3))
+    sweep.point.weights = np.ones(3)
+    at = np.arange(3)
+    measure.measured(sweep, at, estimate(np.full(3, 1e-11), np.full(3, 1e-14)))
+    before = sweep.bound.copy()
+    sweep.settle(at, DISAGREES)
+    measure._other_digits(sweep, at)
+    assert (sweep.bound >= before).all()
