@@ -328,13 +328,76 @@ def test_a_pole_that_larger_steps_cross_is_told_at_steps_of_the_entrys_own_size(
         assert sweep.verdicts[0] == verdict
 
 
+def test_an_entry_of_ordinary_size_or_none_has_been_looked_at_as_closely_as_can_be():
+    x = np.array([0.0, 1.0, -1.0])
+    sweep = swept(lambda x: 2 * x, 2.0, x)
+    sweep.store(np.arange(2), 0.0, np.full(2, 1e-9), DISAGREES)
+    measure._closer(sweep, np.arange(3))
+    assert sweep.verdicts[:2].tolist() == [DISAGREES] * 2 and sweep.numerical[:2].tolist() == [0.0] * 2
+
+
+def test_outputs_that_stay_where_they_are_when_an_entry_moves_have_no_weight():
+    point = swept(lambda x: np.array([2 * x[0], 3 * x[1], np.abs(x[0]), 1.0]), 1.0, [0.5, 2.0]).point
+    for entry, weights in ((0, [1, 0, 1, 0]), (1, [0, 1, 0, 0])):
+        assert measure._moved(point, np.array([entry]), np.array([0.5, 2.0])).weights.tolist() == weights
+
+
+# -- up the ladder ---------------------------------------------------------------------------------
+
+
+def climbed(forward, slope, x, **declaration):
+    sweep = swept(forward, slope, x, **declaration)
+    with np.errstate(all="ignore"):
+        measure.climb(sweep, np.arange(sweep.point.size))
+    return sweep
+
+
+@pytest.mark.parametrize("side", [1.0, -1.0])
+def test_at_the_edge_of_a_domain_one_side_tells(side):
+    def forward(x):
+        return np.where(side * x >= 0, np.sin(2 * x), np.nan)
+
+    for slope, verdict in ((2.0, AGREES), (2.1, DISAGREES)):
+        assert climbed(forward, slope, [0.0]).verdicts.tolist() == [verdict]
+
+
+def test_steps_of_the_size_of_1_tell_of_an_entry_that_is_far_smaller():
+    for slope, verdict in ((3.0, AGREES), (3.1, DISAGREES)):
+        assert climbed(lambda x: 1 + np.sin(3 * x), slope, [1e-12]).verdicts.tolist() == [verdict]
+
+
+def test_a_jump_is_named_whether_it_looks_like_a_slope_or_like_none():
+    assert named(climbed(torn, 1.0, [0.0])) == ["undeclared"]
+    assert named(climbed(lambda x: np.where(x > 0, 1e50, -1e50) + x, 1.0, [0.0])) == ["undeclared"]
+    assert named(climbed(np.sin, np.cos(0.5), [0.5])) == [""]
+    assert climbed(np.sin, 1.1 * np.cos(0.5), [0.5]).verdicts.tolist() == [DISAGREES]
+
+
+def test_a_step_is_one_between_levels_only_where_it_is_flat_on_both_sides():
+    for beside in (lambda x: np.where(x > 0, 1 + x, 0.0), lambda x: np.where(x > 0, 1.0, x)):
+        assert jumping(beside, 1, slope=0.0) == ["undeclared"]
+
+
 def test_rounding_in_proportion_to_the_step_is_heard_at_steps_with_other_digits():
-    """Around zeros a mean of x minus x leaves a constant share of each step, and no noise."""
-    sweep = swept(lambda x: (x - x.mean()) / np.sqrt(((x - x.mean()) ** 2).mean() + 1e-5), 0.0, np.zeros(3))
-    sweep.point.weights = np.ones(3)
-    at = np.arange(3)
-    measure.measured(sweep, at, estimate(np.full(3, 1e-11), np.full(3, 1e-14)))
-    before = sweep.bound.copy()
-    sweep.settle(at, DISAGREES)
-    measure._other_digits(sweep, at)
-    assert (sweep.bound >= before).all()
+    """The normed values of zeros add up to a constant share of each step, and to no noise."""
+
+    def normed(x):
+        d = x - x.mean()
+        return (d / np.sqrt((d * d).mean() + 1e-5)).sum()
+
+    assert climbed(normed, 0.0, np.zeros(3)).verdicts.tolist() == [UNRESOLVED] * 3
+    assert climbed(normed, 1e-3, np.zeros(3)).verdicts.tolist() == [DISAGREES] * 3
+
+
+def test_the_value_that_is_kept_is_the_measured_one():
+    claimed = 3 + 2e-10
+    sweep = swept(lambda x: 3 * x, claimed, [0.7])
+    assert settled(sweep) == [] and abs(sweep.numerical[0] - 3) < 0.2 * abs(sweep.numerical[0] - claimed)
+
+
+def test_one_error_that_rounding_may_explain_is_enough_to_look_closer():
+    told = []
+    sweep = Sweep.blank(about(2, ((0, 2),)), np.ones(2))
+    sweep.numerical[:], sweep.bound[:] = [1 + 1e-6, 2.0], 1e-9
+    measure.allow(sweep, np.arange(2), lambda small: told.append(small) or np.zeros(2))
+    assert told == [True]
