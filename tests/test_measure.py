@@ -401,3 +401,11 @@ def test_one_error_that_rounding_may_explain_is_enough_to_look_closer():
     sweep.numerical[:], sweep.bound[:] = [1 + 1e-6, 2.0], 1e-9
     measure.allow(sweep, np.arange(2), lambda small: told.append(small) or np.zeros(2))
     assert told == [True]
+
+
+@pytest.mark.parametrize("value", [1e-30, 1e-15, 1e-8])
+def test_no_slope_is_negligible_because_an_entry_is_tiny(value):
+    """Outputs over the entry are 1e30 there, beside which every slope is nothing."""
+    for slope, verdicts in ((3.0, {AGREES}), (3.1, {DISAGREES, UNRESOLVED})):
+        assert climbed(lambda x: 1 + np.sin(3 * x), slope, [value]).verdicts[0] in verdicts
+    assert climbed(lambda x: 1 + np.sin(3 * x), 3.1, [1e-30]).verdicts[0] == DISAGREES
