@@ -142,7 +142,7 @@ def test_a_backward_without_rounding_has_no_spread_and_one_that_fails_has_none_t
 
 def test_a_spread_is_the_largest_of_its_samples_each_over_what_its_cotangent_was_multiplied_with():
     """A backward that adds a number to what it is handed: 3 v gives a third of that too little."""
-    spread = exact.rounding(layer_of(lambda dy, x: dy + 0.11), ONES)["x"]
+    spread = exact.rounding(layer_of(lambda dy, x: dy + 0.11), case_of(np.ones(4), np.full(4, 5.0)))["x"]
     assert spread == pytest.approx(0.1, rel=1e-9)  # 0.11 less an eleventh of it
 
 
@@ -171,6 +171,36 @@ def test_a_spread_that_would_hide_anything_adds_nothing_and_one_entry_speaks_for
         assert told == pytest.approx(added, rel=1e-6), extra
 
 
+@pytest.mark.parametrize(
+    ("eps", "sizes", "cap"),
+    [
+        (EPS, (4.0, 2.0), 4e-3),  # a thousandth of the largest, or of the terms that it is a sum of
+        (EPS, (2.0, 4.0), 4e-3),
+        (2.0**-10, (4.0, 2.0), 4 * 2.0**-5),  # or half of the digits, where there are few
+        (EPS, (0.0, 0.0), np.inf),
+    ],
+)
+def test_a_spread_counts_up_to_a_part_of_the_largest_term(eps, sizes, cap):
+    for share, counts in ((0.99, True), (1.01, cap == np.inf)):
+        extra = np.array([share * cap if cap < np.inf else 1e9])
+        told = exact._allowed(PLAIN, ONES, "x", extra, np.zeros(1, bool), sizes, eps)[0]
+        assert (told >= 16 * extra[0] * 0.999) == counts
+
+
+def test_what_others_are_rounded_by_counts_for_an_entry_up_to_half_of_the_digits_of_its_terms():
+    for size in (0.5, 8.0):
+        told = exact._allowed(PLAIN, ONES, "x", np.array([4e-4, 0.0]), np.ones(2, bool), (1.0, size), EPS)
+        assert told == pytest.approx([16 * 4e-4, 16 * EPS**0.5 * size])
+
+
+def test_terms_that_cancel_lend_a_thousandth_of_their_size_where_that_is_asked_for():
+    hidden = layer_of(lambda dy, x: dy + 1e4 * (x - x.mean()))
+    extra, sizes = np.array([2e-3]), (1.0, 1.0)
+    for far, counts in ((True, True), (False, False)):
+        told = exact._allowed(hidden, ONES, "x", extra, np.array([far]), sizes, EPS)[0]
+        assert (told > 0) == counts
+
+
 def test_terms_that_cancel_are_heard_where_primals_move_by_a_thousandth():
     cancels = layer_of(lambda dy, x: dy * (100 * x - 100 * x.copy() + 1 + 0 * x) + 50 * (x - x.mean()))
     assert exact._terms(cancels, case_of(np.ones(4)), "x") == pytest.approx(50, rel=0.8)
@@ -180,9 +210,9 @@ def test_terms_that_cancel_are_heard_where_primals_move_by_a_thousandth():
 # -- iterations that stop -------------------------------------------------------------------------
 
 
-def stopping(size):
+def stopping(size, scale=1.0):
     """A backward that stops now after one step more, now after one less, and is off by as much."""
-    return layer_of(lambda dy, x: dy * (1.0 + size * np.floor(40 * x.sum())))
+    return layer_of(lambda dy, x: scale * dy * (1.0 + size * np.floor(40 * x.sum())))
 
 
 def test_jumps_of_the_gradient_between_neighbours_count_where_they_are_small_beside_it():
@@ -193,6 +223,9 @@ def test_jumps_of_the_gradient_between_neighbours_count_where_they_are_small_bes
         if told:
             assert np.ptp(found["x"]) == 0 and 0.5 * size < found["x"][0] < 3 * size
     assert exact.unfinished(PLAIN, case) == {}
+    for scale in (1e-3, 1e3):  # beside a gradient of any size
+        (size,) = set(exact.unfinished(stopping(1e-7, scale), case)["x"])
+        assert 0.5e-7 * scale < size < 3e-7 * scale
 
 
 def test_an_error_beyond_all_that_an_iteration_may_leave_is_not_looked_into():
