@@ -60,7 +60,7 @@ def ordered() -> list[Rule]:
 
 
 @dataclass(slots=True)
-class Outcome:
+class Settled:
     """What became of a dispute; every array has shape (n,).
 
     Attributes
@@ -76,10 +76,10 @@ class Outcome:
     bound: Array
 
 
-def tried(dispute: Dispute) -> Outcome:
+def tried(dispute: Dispute) -> Settled:
     """The dispute before every rule, until nothing is left of it."""
     n = dispute.size
-    found = Outcome(
+    found = Settled(
         np.full(n, DISAGREES, np.int8), np.full(n, "", object), dispute.numerical.copy(), dispute.bound.copy()
     )
     left = np.arange(n)
