@@ -248,7 +248,7 @@ def test_loud_outputs_leave_out_the_steps_at_which_most_entries_cannot_be_decide
 
 
 def test_a_step_that_is_given_is_tried_first_but_none_that_moves_nothing():
-    right = swept(lambda x: 3 * x, 3.0, [0.7, -1.3])
+    right = swept(lambda x: 3 * np.clip(x, -9, 9), 3.0, [0.7, -1.3])
     assert settled(right, step=1e-2) == []
     assert (right.bound < 1e-12).all()  # a hundredth of what rounding leaves at the best step
     assert settled(swept(lambda x: 3 * x, 3.0, [0.7, -1.3]), step=1e-30) == []
@@ -263,6 +263,7 @@ def test_where_truncation_is_in_the_way_smaller_steps_settle_what_is_right_and_n
 def test_what_agrees_at_every_step_needs_no_finer_one_unless_it_is_too_wide():
     assert settled(swept(lambda x: 1e9 + x, 1.0, [0.7, -1.3])) == []
     assert settled(swept(lambda x: 1e13 + x, 1.0, [0.7, -1.3])) == [0, 1]
+    assert settled(swept(lambda x: x + np.array([1e9, 0.0]), 1.0, [0.7, -1.3])) == []  # one so, the other at once
 
 
 def test_what_moves_no_output_has_no_gradient_and_one_that_is_claimed_is_left():
@@ -371,6 +372,23 @@ def test_a_jump_is_named_whether_it_looks_like_a_slope_or_like_none():
     assert named(climbed(lambda x: np.where(x > 0, 1e50, -1e50) + x, 1.0, [0.0])) == ["undeclared"]
     assert named(climbed(np.sin, np.cos(0.5), [0.5])) == [""]
     assert climbed(np.sin, 1.1 * np.cos(0.5), [0.5]).verdicts.tolist() == [DISAGREES]
+
+
+def test_the_largest_value_of_all_primals_says_whether_a_transition_may_be_as_steep():
+    for other, reason in ((10.0, "undeclared"), (1e4, "jump")):
+        layer = Layer(
+            lambda x, w: (np.where(x > 0, 1.0, 0.0) + 1e-6 * x + 0 * w.sum(), None), lambda dy, _: (dy, dy),
+            name="layer", x="N", w="M",
+        )  # fmt: skip
+        primals = {"x": np.zeros(1), "w": np.array([other])}
+        point = Point(layer, Case("layer", primals, cotangents=(np.ones(1),)))
+        sweep = Sweep.blank(point, np.array([1e-6, 0.0]))
+        measure._jumping(sweep, np.array([0]))
+        assert named(sweep)[0] == reason
+
+
+def test_a_level_need_not_go_on_for_ever():
+    assert jumping(lambda x: np.where(x > 0, 1.0 + (x > 100), 0.0 - (x < -100)), 1, slope=0.0) == ["jump"]
 
 
 def test_a_step_is_one_between_levels_only_where_it_is_flat_on_both_sides():
