@@ -86,6 +86,8 @@ def command(
     if not targets and not everything and project.targets:
         targets = project.targets
         _project.told(targets)
+    from gradverify.corpus import replay_command
+
     with data_stream() as data:
         writable(json_file)
         writable(html_file)
@@ -102,7 +104,7 @@ def command(
         # one that did not come to its end has not verified what it does not find
         reports = [r.report for r in results if (r.whole and r.error is None) or r.report.findings]
         files = _cases.save(reports)
-        replays = {finding: _cases.replay_command(path, finding) for finding, path in files.items()}
+        replays = {finding: replay_command(path, finding.case) for finding, path in files.items()}
         text = sys.stderr if json_file == "-" else data
         ended = None if finished else _interrupted(len(done), total, reports)
         _show.show(reports, replays, text, color, matrices, time.monotonic() - begun, ended)
