@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -438,3 +439,9 @@ def test_a_slope_far_steeper_than_any_step_is_told_at_steps_of_its_own_length(sl
 )
 def test_a_stair_of_whole_numbers_is_flat_where_a_short_step_leaves_it(forward, value, slope, verdict):
     assert asked("whole", point(forward, [value]), slope, 1.0) == verdict
+
+
+def test_the_page_on_numerics_has_a_row_for_every_rule():
+    page = (Path(__file__).parents[1] / "docs" / "numerics.md").read_text(encoding="utf-8")
+    for rule in table.ordered():
+        assert f"| `{rule.name}` |" in page
