@@ -80,6 +80,7 @@ def test_a_type_is_narrow_whose_range_everyday_numbers_overflow():
     for dtype, narrow in ((np.float16, True), (np.float32, False), (np.float64, False)):
         assert exact.narrow(case_of(np.ones(2, dtype))) == narrow
     assert not exact.narrow(Case("layer", {"x": np.array([1, 2], np.int8)}))
+    assert exact.narrow(Case("layer", {"x": np.ones(2), "y": np.ones(2, np.float16)}))  # one is enough
 
 
 def test_outputs_are_alike_up_to_the_order_of_sums_and_whole_numbers_are_the_same():
@@ -228,6 +229,17 @@ def test_jumps_of_the_gradient_between_neighbours_count_where_they_are_small_bes
         assert 0.5e-7 * scale < size < 3e-7 * scale
 
 
+def test_jumps_are_told_of_the_primal_that_has_them():
+    def backward(dy, saved):
+        x, y = saved
+        return dy * (1 + 1e-7 * np.floor(40 * x.sum())), 3 * dy
+
+    layer = Layer(lambda x, y: (x + 3 * y, (x, y)), backward, name="layer", x="N", y="N")
+    x = np.array([0.31, 0.72, 0.53, 0.94])
+    found = exact.unfinished(layer, Case("layer", {"x": x, "y": x}, cotangents=(np.ones(4),)))
+    assert found["x"].max() > 0.5e-7 and found["y"].max() < 1e-12
+
+
 def test_an_error_beyond_all_that_an_iteration_may_leave_is_not_looked_into():
     bound = np.zeros(1)
     for error, asked in ((15e-3, True), (17e-3, False)):
@@ -268,6 +280,7 @@ def test_a_gradient_read_from_a_subtraction_may_be_off_by_its_rounding_on_both_s
     for off, loose, agrees in ((3.9e-6, 1.0, True), (4.1e-6, 1.0, False), (4.1e-6, 8.0, True)):
         told = exact.compare(read, ONES, {"x": wanted + off}, {"x": wanted}, same=True, loose=loose)["x"]
         assert (told.verdicts == AGREES).all() == agrees
+    assert exact.compare(read, ONES, {"x": wanted + 4.1e-6}, {"x": wanted}, same=True)["x"].wrong.all()
 
 
 def test_where_forward_is_not_finite_gradients_say_nothing():
