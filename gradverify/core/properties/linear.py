@@ -53,11 +53,9 @@ def _faint(finding: Finding) -> bool:
         return bool(np.abs(told.analytic - told.numerical).max() <= _UNDONE * np.abs(told.numerical).max() < np.inf)
 
 
+@exact.where_finite(NAME)
 def _holds(layer: Layer, case: Case) -> Outcome:
     """pull(0) = 0, pull(c v) = c pull(v) for small and large c, pull(v + w) = pull(v) + pull(w); half of w is 0."""
-    case, reason = exact.ready(layer, case)
-    if reason is not None:
-        return Outcome(NAME, skipped=reason)
     v = case.cotangents or ()
     w = draw_cotangents(case.but(seed=case.seed + 1), run(layer, copies(case.primals), case.options).outputs)
     w = tuple(

@@ -41,8 +41,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
                 return Outcome(NAME, (Finding(NAME, "random", None, message, case),), entries=a.size)
     if reason is not None:
         return Outcome(NAME, skipped=reason)
-    v = case.cotangents or ()
-    once = exact.pulled(layer, case, first, lambda: exact.copied(v))
+    once = exact.pulled(layer, case, first)
     once = {n: np.array(g) for n, g in once.items()}
     begun = time.perf_counter()
     afresh: list[dict[str, Array]] = []
@@ -54,7 +53,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
         if kept:
             return Outcome(NAME, kept)
     if not layer.declared.stateful:
-        second = exact.pulled(layer, case, first, lambda: exact.copied(v))
+        second = exact.pulled(layer, case, first)
         pairs.insert(0, ("when backward is called twice", second, once))
     outcome = exact.outcome(layer, case, NAME, pairs, same=True)
     # as many as are always compared: how many more there was time for is not the same at the next run

@@ -16,11 +16,9 @@ from gradverify.core.properties import Property, add
 NAME = "reusable"
 
 
+@exact.where_finite(NAME)
 def holds(layer: Layer, case: Case) -> Outcome:
     """Forward a, backward a, forward b, backward b; without state also forward a, forward b, backward a."""
-    case, reason = exact.ready(layer, case)
-    if reason is not None:
-        return Outcome(NAME, skipped=reason)
     other = _other(layer, case)
     if all(np.shape(other.primals[n]) == np.shape(a) for n, a in case.primals.items()):
         return _calls(layer, case, other)
@@ -43,7 +41,7 @@ def _calls(layer: Layer, case: Case, other: Case) -> Outcome:
         return evaluate.run(layer, evaluate.copies(which.primals), which.options, pair)
 
     def backward(which: Case, evaluation: evaluate.Evaluation) -> dict[str, Array]:
-        return exact.pulled(layer, which, evaluation, lambda: exact.copied(which.cotangents or ()))
+        return exact.pulled(layer, which, evaluation)
 
     between = _two_objects(layer, case, other, expected) if layer.hooks.session else []
     first = backward(case, forward(case))
@@ -82,7 +80,7 @@ def _two_objects(layer: Layer, case: Case, other: Case, expected: dict[str, Arra
     ours, theirs = layer.hooks.session(), layer.hooks.session()
     one = evaluate.run(layer, evaluate.copies(case.primals), case.options, ours)
     evaluate.run(layer, evaluate.copies(other.primals), other.options, theirs)
-    got = exact.pulled(layer, case, one, lambda: exact.copied(case.cotangents or ()))
+    got = exact.pulled(layer, case, one)
     return [("after the forward of another object of the class", got, expected)]
 
 
