@@ -88,6 +88,10 @@ def test_double_precision_is_judged_where_there_are_more_digits():
     for digits, wrong in ((40, False), (20, True)):
         told = precision.holds(tail(digits), case_of(X, np.float64), precision.DOUBLE, np.longdouble)
         assert bool(told.findings) == wrong
+    assert "in float64 the gradient of x loses" in told.findings[0].message
+    assert "with more digits" in told.findings[0].message
+    more = np.finfo(np.longdouble).eps < np.finfo(float).eps
+    assert (precision.more_digits(PLAIN) is None) == more
 
 
 # -- what is unavoidable ---------------------------------------------------------------------------
@@ -124,9 +128,13 @@ def test_a_backward_may_lose_ten_times_the_digits_that_its_forward_does():
     def forward(x):
         return x * (1 + 1e-4 * (x.dtype == SINGLE)), x
 
-    for off, wrong in ((9e-4, False), (2e-3, True)):
-        layer = layer_of(lambda dy, x, off=off: (dy * (1 + off * (x.dtype == SINGLE))).astype(x.dtype), forward)
-        assert bool(precision.holds(layer, case_of(X)).findings) == wrong
+    for scale in (1e-2, 1.0, 1e2):
+        for off, wrong in ((9e-4, False), (2e-3, True)):
+            layer = layer_of(
+                lambda dy, x, scale=scale, off=off: (scale * dy * (1 + off * (x.dtype == SINGLE))).astype(x.dtype),
+                lambda x, scale=scale: (scale * forward(x)[0], x),
+            )
+            assert bool(precision.holds(layer, case_of(X)).findings) == wrong
 
 
 # -- terms, and the comparison ---------------------------------------------------------------------
@@ -144,6 +152,8 @@ def test_a_backward_may_lose_ten_times_the_digits_that_its_forward_does():
 def test_terms_are_outputs_over_entries_or_over_their_spread(x, outputs, size):
     assert precision._terms(case_of(x, np.float64), "x", (np.array(outputs),)) == pytest.approx(size)
     assert precision._terms(case_of([], np.float64), "x", ()) == 0.0
+    turned = Case("layer", {"x": np.array([3j, 4.0])}, cotangents=(np.ones(2),))
+    assert precision._terms(turned, "x", (np.array([5.0, -50.0]),)) == pytest.approx(50 / 0.5)
 
 
 def compared(judged, truth, spread, terms=0.0):
