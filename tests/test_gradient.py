@@ -28,6 +28,10 @@ X = np.linspace(0.3, 1.9, 8)
 def test_a_forward_that_is_not_finite_has_nothing_to_differentiate():
     with np.errstate(all="ignore"):
         assert gradient.holds(layer_of(lambda dy, x: dy, lambda x: (x / 0, x)), case_of(X)).skipped == gradient.NOTHING
+        one = layer_of(lambda dy, x: dy, lambda x: (x / (x - X[3]), x))
+        assert gradient.holds(one, case_of(X)).skipped == gradient.NOTHING
+        two = layer_of(lambda dy, x: dy[0], lambda x: ((x, x / 0), x))
+        assert gradient.holds(two, Case("layer", {"x": X}, cotangents=(X, X))).skipped == gradient.NOTHING
 
 
 def test_what_is_not_differentiable_or_fixed_to_a_low_type_is_not_asked():
@@ -46,6 +50,33 @@ def test_low_types_are_differentiated_in_float64_and_others_as_they_are():
     mixed = Case("layer", {"a": np.ones(1, np.float32), "b": np.ones(1)})
     assert gradient.working_dtype(mixed) is None
     assert gradient.holds(RIGHT, case_of(X.astype(np.float32))).compared[0].verdicts.tolist() == [AGREES] * 8
+    coarse = layer_of(lambda dy, x: dy * x * (1 + 0.01 * (x.dtype == np.float32)))  # for the property precision
+    assert gradient.holds(coarse, case_of(X.astype(np.float32))).compared[0].verdicts.tolist() == [AGREES] * 8
+
+
+def test_code_that_computes_in_float32_is_judged_as_such():
+    def forward(x):
+        y = np.tanh(x.astype(np.float32))
+        return y.astype(np.float64), y
+
+    def backward(dy, y):
+        return dy.astype(np.float32) * (1 - y * y)
+
+    for factor, wrong in ((1.0, False), (1.1, True)):
+        layer = layer_of(lambda dy, y, factor=factor: factor * backward(dy, y), forward)
+        assert gradient.holds(layer, case_of(X)).compared[0].wrong.any() == wrong
+
+
+def test_what_is_verified_is_told_of_each_output_as_well_where_that_is_asked():
+    layer = Layer(
+        lambda x: ((x * x, 3 * x), x), lambda dy, x: 2 * x * dy[0] + 3 * dy[1], name="layer", x="N",
+        returns={"square": "N", "triple": "N"},
+    )  # fmt: skip
+    case = Case("layer", {"x": X}, cotangents=(np.ones(8), np.ones(8)))
+    with tuning.using(tuning.Tuning(outputs=True)):
+        assert set(gradient.holds(layer, case).outputs) == {"square", "triple"}
+    with tuning.using(tuning.Tuning(outputs=False)):
+        assert not gradient.holds(layer, case).outputs
 
 
 def test_entries_are_counted_that_are_finite_and_findings_are_of_what_is_wrong():
@@ -147,5 +178,7 @@ def test_two_numbers_that_look_alike_are_written_with_the_digits_that_tell_them_
     assert told.message == (
         "the gradient of x is wrong in 1 of 2 entries: at x[0] analytic 1.0000001, numerical 1 ± 1e-09"
     )
+    third = Comparison("x", a[:1] * 4 / 3, n[:1], np.full(1, 1e-9), verdicts[:1], 2.0, ("N",))
+    assert "analytic 1.33333, numerical 1 ± 1e-09" in gradient.finding(case_of([1.0]), third).message
     one = Comparison("x", a[:1] + 1, n[:1], np.full(1, 1e-9), verdicts[:1], 2.0, ("N",))
     assert "in 1 of 1 entry: at x[0] analytic 2, numerical 1 ± 1e-09" in gradient.finding(case_of([1.0]), one).message
