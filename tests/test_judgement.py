@@ -364,7 +364,7 @@ def test_a_value_is_that_of_a_kink_between_its_sides_or_near_the_one_that_is_dec
 
 def test_sides_that_differ_by_no_more_than_their_bounds_are_no_kink():
     for apart, jump in ((0.49, False), (0.51, True)):
-        told, found = between(np.array([0.0]), side(0.0, 0.3), side(-apart, 0.2), "between")
+        told, found = between(np.array([1.0]), side(1.0, 0.3), side(1.0 - apart, 0.2), "between")
         assert told.tolist() == found.tolist() == [jump]
     assert not between(np.array([0.0]), side(np.nan, 0.3), side(1.0, 0.2), "between")[1].any()
 
@@ -434,11 +434,55 @@ def test_a_slope_far_steeper_than_any_step_is_told_at_steps_of_its_own_length(sl
         (np.floor, 1e6, 0.0, UNRESOLVED),  # on a step, one side of which it stays on
         (np.sin, 1e6, 0.0, DISAGREES),
         (np.floor, 1e17, 0.0, UNRESOLVED),  # every number is whole, and no short step can be taken
+        (np.floor, 1e6 + 0.9, 0.0, UNRESOLVED),  # nor does a step upward stay
+        (np.floor, 2e3 + 0.5, 0.0, UNRESOLVED),
         (np.floor, 1e2 + 0.5, 0.0, DISAGREES),
     ],
 )
 def test_a_stair_of_whole_numbers_is_flat_where_a_short_step_leaves_it(forward, value, slope, verdict):
     assert asked("whole", point(forward, [value]), slope, 1.0) == verdict
+
+
+def test_what_is_read_from_an_update_is_so_for_its_own_primal_alone():
+    layer = Layer(lambda x, y: (x + y, None), lambda dy, _: (dy, dy), name="layer", x="N", y="N")
+    pair = Case("layer", {"x": np.ones(2), "y": np.ones(2)}, cotangents=(np.ones(2),))
+    for name, excused in (("x", [0, 1]), ("y", [2, 3])):
+        grains = {name: 1e-4}
+        where = Point(layer.derive(hooks=Hooks(gradient_rounding=lambda primals, grains=grains: grains)), pair)
+        dispute = Dispute(where, np.arange(4), np.full(4, 1 + 1e-4), np.ones(4), np.zeros(4))
+        answered = table.rules.get("updated").asks(dispute).verdicts
+        assert np.flatnonzero(answered == UNRESOLVED).tolist() == excused
+
+
+def test_a_difference_is_no_more_than_the_slope_changes_over_the_grain_or_it_is_one():
+    where = point(lambda x: ((x + 2.0**20) - 2.0**20) ** 2, [0.75, 0.5, 0.25])
+    change = 2.0 * grain.width_of(where, np.arange(3))  # the second derivative is 2
+    for share, verdict in ((0.9, UNRESOLVED), (1.1, DISAGREES)):
+        assert asked("grain", where, 1.5 + share * change[0], 1.5) == verdict
+    dispute = Dispute(where, np.arange(3), 2 * where.values + change * [0.5, 0.9, 3.0], 2 * where.values, change)
+    assert table.rules.get("grain").asks(dispute).verdicts.tolist() == [UNRESOLVED, UNRESOLVED, DISAGREES]
+    dispute = Dispute(where, np.arange(3), 2 * where.values + change * [0.5, 3.0, 0.9], 2 * where.values, change)
+    assert table.rules.get("grain").asks(dispute).verdicts.tolist() == [UNRESOLVED, DISAGREES, UNRESOLVED]
+
+
+@pytest.mark.parametrize(
+    ("value", "analytic", "numerical", "verdict"),
+    [
+        (1e-20, 1.0, 0.0, UNRESOLVED),  # small steps move nothing, and those of the size of 1 agree
+        (1e-20, 2.0, 0.0, DISAGREES),
+        (1e-20, 1.0, 0.5, DISAGREES),  # they moved something
+    ],
+)
+def test_steps_of_the_size_of_1_are_larger_ones_for_an_entry_that_moves_nothing(value, analytic, numerical, verdict):
+    assert asked("plateau", point(lambda x: (1 + x) - 1, [value]), analytic, numerical) == verdict
+
+
+def test_a_kink_gives_the_middle_of_its_sides_as_the_value_and_both_bounds():
+    where = point(lambda x: np.where(x > 0, 4 * x, 2 * x), [0.0, 1.0])
+    dispute = Dispute(where, np.arange(2), np.array([2.5, 4.5]), np.array([3.0, 4.0]), np.full(2, 1e-9))
+    told = table.rules.get("kink").asks(dispute)
+    assert told.verdicts.tolist() == [KINK, DISAGREES]
+    assert told.numerical == pytest.approx([3.0, 4.0]) and 0 < told.bound[0] < 1e-9 and told.bound[1] == 1e-9
 
 
 def test_the_page_on_numerics_has_a_row_for_every_rule():
