@@ -275,9 +275,7 @@ def unfinished(layer: Layer, case: Case) -> dict[str, Array]:
             return np.full(noise.size, np.nan)
         return np.concatenate([np.asarray(there[n], float).ravel() for n in base])
 
-    jumps = (
-        largest_jump(lambda steps: np.array([at(float(h)) for h in steps]), reach, noise, most) for reach in _REACHES
-    )
+    jumps = (largest_jump(lambda steps: np.array([*map(at, steps)]), reach, noise, most) for reach in _REACHES)
     found = next((jump for jump in jumps if jump is not None), None)
     if found is None:
         return {}
@@ -385,9 +383,8 @@ def _finding(name: str, kind: str, what: str, case: Case, comparison: Comparison
     ratio = comparison.ratio[comparison.wrong]
     severity = float(np.max(np.where(np.isfinite(ratio), ratio, np.inf)))
     message = f"{what}, the gradient of {comparison.primal} changes: at {place} it is {a:.6g} instead of {b:.6g}"
-    scalar, remainder = best_ratio(
-        *(np.nan_to_num(np.asarray(x).real.ravel().astype(float)) for x in (comparison.analytic, comparison.numerical))
-    )
+    got, wanted = (np.nan_to_num(np.real(x).ravel().astype(float)) for x in (comparison.analytic, comparison.numerical))
+    scalar, remainder = best_ratio(got, wanted)
     facts = {"ratio": scalar, "remainder": remainder, "wrong": int(comparison.wrong.sum()), "what": what}
     return Finding(name, kind, comparison.primal, message, case, comparison, severity, facts)
 
