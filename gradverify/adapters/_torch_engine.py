@@ -136,9 +136,7 @@ class Engine:
         with self._explained("second backward"), fixed(self.device, 2), one_thread(_elements(leaves)):
             try:
                 found = self._within(
-                    leaves,
-                    options,
-                    lambda: torch.autograd.grad(sum(parts), list(wanted.values()), allow_unused=True),
+                    leaves, options, lambda: torch.autograd.grad(sum(parts), list(wanted.values()), allow_unused=True)
                 )
             except RuntimeError as error:
                 if "is not implemented" in str(error):
