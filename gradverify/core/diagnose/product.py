@@ -34,7 +34,8 @@ def untransposed(evidence: Evidence) -> Diagnosis | None:
     if not evidence.about_gradient or not evidence.probes:
         return None
     for x, W, turned in _pairs(evidence):
-        if evidence.primal == x and evidence.everywhere(partial(_other_side, x, W, turned)):
+        square = len({axis.text for axis in evidence.layer.primal(W).dims.axes}) == 1
+        if evidence.primal == x and square and evidence.everywhere(partial(_other_side, x, W, turned)):
             wrong, right = (f"{W}.T", W) if turned else (W, f"{W}.T")
             text = (
                 f"the gradient of {x} is d @ {wrong} where it must be d @ {right}{evidence.given}: a transpose is "
@@ -81,7 +82,7 @@ def _other_side(x: str, W: str, turned: bool, probe: Probe) -> bool:
     right = np.asarray(probe.case.primals[W], float)
     right = right.T if turned else right
     wrong, true = probe.analytic[x], probe.numerical(x)
-    if right.shape[0] != right.shape[1] or np.array_equal(right, right.T) or wrong.shape[-1:] != right.shape[:1]:
+    if np.array_equal(right, right.T) or wrong.shape[-1:] != right.shape[:1]:
         return False
     d = np.linalg.lstsq(right, true.reshape(-1, len(right)).T, rcond=None)[0].T
     return close(d @ right, wrong.reshape(-1, len(right))) and close(d @ right.T, true.reshape(-1, len(right)))
