@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gradverify.adapters import as_layer
+from gradverify.adapters import layer_of
 from gradverify.compose import under_loss
 from gradverify.core.check.progress import shown
 from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import EXAMPLES, Settings
 from gradverify.core.declare.layer import Layer
-from gradverify.core.declare.registry import layers
-from gradverify.core.errors import GradientMismatch, UsageError
+from gradverify.core.errors import GradientMismatch
 from gradverify.core.nouns import Case
 from gradverify.core.summarise.report import Report
 from gradverify.core.verify import listed, no_pass, verify_layer
@@ -66,9 +65,8 @@ def check(
         For a target, a declaration or an argument that cannot be used.
     """
     __tracebackhide__ = True  # pytest shows the line of the test that called
-    layer = _resolve(target, backward, declaration)
-    if loss is not None:
-        layer = under_loss(layer, loss)
+    layer = layer_of(target, backward, **declaration)
+    layer = layer if loss is None else under_loss(layer, loss)
     settings = Settings(
         examples=EXAMPLES if examples is None else examples,
         seed=seed,
@@ -84,14 +82,6 @@ def check(
     if raises and not report.verified:
         raise no_pass(report)
     return report
-
-
-def _resolve(target: Any, backward: Callable[..., Any] | None, declaration: dict[str, Any]) -> Layer:
-    if isinstance(target, str):
-        if backward is not None or declaration:
-            raise UsageError(f"{target!r} is a registered layer; it takes no backward and no declaration")
-        return layers.get(target)
-    return as_layer(target if backward is None else (target, backward), **declaration)
 
 
 def verify(layer: Layer | str | Any, case: Case, names: Sequence[str] | str | None = None) -> Report:
@@ -113,8 +103,4 @@ def verify(layer: Layer | str | Any, case: Case, names: Sequence[str] | str | No
     DeclarationError, TargetError, UsageError
         If there is no such layer, it cannot be used, or the case does not fit it.
     """
-    if isinstance(layer, str):
-        layer = layers.get(layer)
-    elif not isinstance(layer, Layer):
-        layer = as_layer(layer)
-    return verify_layer(layer, case, names)
+    return verify_layer(layer_of(layer), case, names)

@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.regime import Regime
 from gradverify.core.declare.registry import layers
 from gradverify.core.errors import UsageError
@@ -47,11 +46,12 @@ def given(
     """
     import hypothesis
 
+    from gradverify.adapters import layer_of
     from gradverify.core.draw import cases
 
     if "case" in strategies:
         raise UsageError("the argument 'case' is the drawn Case; give your own strategy another name")
-    layer = _layer(target)
+    layer = layer_of(target)
     origin = layer.origin or (layer.name if layer.name in layers else None)
     drawn = cases(layer, Regime(special=special, small=small), dtype=dtype, eps=eps, target=origin)
 
@@ -62,9 +62,3 @@ def given(
         return decorated  # type: ignore[no-any-return]
 
     return decorate
-
-
-def _layer(target: Any) -> Layer:
-    from gradverify.adapters import as_layer
-
-    return layers.get(target) if isinstance(target, str) else as_layer(target)

@@ -293,12 +293,16 @@ def _object(module: ModuleType, names: list[str], place: str, wanted: str) -> La
     origin = f"{place}:{wanted}"
     if wanted in names:
         return layers.get(wanted).derive(origin=origin)
+    return _adapted(_within(module, names, place, wanted), names, origin).derive(origin=origin)
+
+
+def _within(module: ModuleType, names: list[str], place: str, wanted: str) -> Any:
     value: Any = module
     for part in wanted.split("."):
         if not hasattr(value, part):
             raise TargetError(_no_object(module, names, place, wanted))
         value = getattr(value, part)
-    return _adapted(value, names, origin).derive(origin=origin)
+    return value
 
 
 def raw_object(target: str) -> Any:
@@ -314,12 +318,7 @@ def raw_object(target: str) -> Any:
     if wanted is None:
         raise TargetError(f"{target!r} names no object: write {target}:NAME")
     module, names = _import_file(place) if _is_file(place) else _import_module(place, target)
-    value: Any = module
-    for part in wanted.split("."):
-        if not hasattr(value, part):
-            raise TargetError(_no_object(module, names, place, wanted))
-        value = getattr(value, part)
-    return value
+    return _within(module, names, place, wanted)
 
 
 def _adapted(value: Any, names: list[str], origin: str) -> Layer:

@@ -109,7 +109,7 @@ class Unrolled:
         """Gradients by name; those of the parameters are summed over the steps."""
         steps, values, options = saved
         cell, emitted = self.cell, cell_output(self.cell)
-        upstream = _over_time(cotangents[0], emitted)
+        upstream = np.moveaxis(cotangents[0], time_axis(emitted), 0)
         carry = {state: np.array(v) for state, v in zip(cell.states, cotangents[1:])}
         sums: Arrays = {}
         each: dict[str, list[Array]] = {name: [] for name in cell.inputs}
@@ -273,10 +273,6 @@ def time_axis(primal: Primal) -> int:
     """Where the axis of time goes, in front of a primal's own; from the end, as copies stack in front."""
     many = any(axis.kind == "many" for axis in primal.dims.axes)
     return 0 if many else -len(primal.dims.axes) - 1
-
-
-def _over_time(array: Array, primal: Primal) -> Array:
-    return np.moveaxis(array, time_axis(primal), 0)
 
 
 def _shaped(cell: Cell, state: str, gradient: Array, cotangent: Array, t: int) -> Array:

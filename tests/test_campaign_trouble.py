@@ -16,7 +16,7 @@ from campaigns import QUICK, events, run
 from gradverify.campaign import Campaign, Plan, Snapshot, Store
 from gradverify.campaign import journal as journals
 from gradverify.campaign.guard import Guard
-from gradverify.campaign.schedule import Progress
+from gradverify.campaign.schedule import Standing
 from gradverify.campaign.unit import Record, Row, Unit
 from gradverify.cli import fuzz
 from gradverify.cli import run as command
@@ -182,7 +182,7 @@ def test_an_executor_that_takes_no_work_ends_the_campaign_in_an_orderly_way(tmp_
 
 
 def test_rows_from_which_mutants_are_made_stay_a_bounded_number():
-    layer = Progress("dense", "dense")
+    layer = Standing("dense", "dense")
     for k in range(5000):
         layer.learn(Row(Regime(), k.to_bytes(4, "big"), (k,), 0.5 if k == 7 else 0.0))
     assert 64 <= len(layer.rows) < 128
@@ -195,8 +195,8 @@ def test_rows_from_which_mutants_are_made_stay_a_bounded_number():
 def test_the_table_and_the_line_say_how_it_stands():
     from rich.console import Console
 
-    layers = [Progress("dense", "dense", cases=7, ratio=0.5), Progress("bad", "bad", cases=3, findings=2)]
-    layers += [Progress(f"other{k}", "") for k in range(9)]
+    layers = [Standing("dense", "dense", cases=7, ratio=0.5), Standing("bad", "bad", cases=3, findings=2)]
+    layers += [Standing(f"other{k}", "") for k in range(9)]
     snapshot = Snapshot(tuple(layers), seconds=61.0, left=3600.0, workers=2, lost=1)
     console = Console(width=60, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     with console.file:

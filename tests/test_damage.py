@@ -21,8 +21,8 @@ import pytest
 
 from gradverify import casefile, cli, files, verify
 from gradverify.campaign import journal
-from gradverify.campaign.ledger import Ledger
-from gradverify.campaign.schedule import Progress
+from gradverify.campaign.books import Books
+from gradverify.campaign.schedule import Standing
 from gradverify.campaign.store import Store, StoreError
 from gradverify.campaign.unit import Found, Record, Row
 from gradverify.core.declare.regime import Regime
@@ -305,8 +305,8 @@ def store_read(rng, folder):
         assert path.name in message
         assert path.name in ("campaign.json", "events.ndjson")
         return
-    ledger = Ledger(store, {"dense": Progress("dense", "dense")})
-    ledger.remember()
+    books = Books(store, {"dense": Standing("dense", "dense")})
+    books.remember()
     entries = store.findings()
     store.close()
     kept = [entry for entry in entries if entry.file != path and path.suffix == ".npz"]

@@ -1259,7 +1259,25 @@ def residual(x, b, V):
     return h @ V, (V, h)
 
 
+def bent(x, U):
+    return np.sin(x @ U), (x, U)
+
+
+def not_transposed(dy, saved):
+    x, U = saved
+    d = dy * np.cos(x @ U)
+    return d @ U, x.T @ d
+
+
 WRONG |= {
+    "a transpose that a square matrix lets pass": Wrong(
+        layer(bent, not_transposed, x="N D", U="D D"),
+        arrays(x=(2, 3), U=(3, 3)),
+        "untransposed",
+        "INDEX",
+        r"the gradient of x is d @ U where it must be d @ U.T: a transpose is missing",
+        "x",
+    ),
     "behind a product": Wrong(
         layer(swish, swish_back, x="N D", W="D H", V="D H", returns="N H"),
         arrays(x=(2, 3), W=(3, 2), V=(3, 2)),
@@ -1422,6 +1440,17 @@ def test_two_formulas_that_are_wrong_apart_are_no_mistake_behind_their_product()
     case = checked(wrong, Case("wrong", arrays(x=(2, 3), W=(3, 2), V=(3, 2))))
     finding = examine(wrong, case, properties.get("gradient")).findings[0]
     assert signatures.get("product").fits(Evidence(wrong, finding)) is None
+
+
+def test_a_factor_before_a_square_product_is_no_missing_transpose():
+    def larger(dy, saved):
+        dU = not_transposed(dy, saved)[1]
+        return 1.5 * (dy * np.cos(saved[0] @ saved[1])) @ saved[1].T, dU
+
+    wrong = layer(bent, larger, x="N D", U="D D")
+    case = Case("wrong", arrays(x=(2, 3), U=(3, 3)))
+    finding = examine(wrong, checked(wrong, case), properties.get("gradient")).findings[0]
+    assert signatures.get("untransposed").fits(Evidence(wrong, finding)) is None
 
 
 def test_probes_and_differences_agree():

@@ -5,15 +5,21 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from gradverify.core.declare.hooks import Hooks
 from gradverify.core.declare.layer import Layer
+from gradverify.core.differentiate.point import Point
 from gradverify.core.judge import says, sweep, table
 from gradverify.core.judge.dispute import Answer, Dispute, answer
+from gradverify.core.judge.rules import grain
+from gradverify.core.judge.rules.kink import between
+from gradverify.core.judge.rules.plateau import in_a_row
 from gradverify.core.judge.verdicts import PLAIN
-from gradverify.core.nouns import AGREES, DISAGREES, KINK, UNRESOLVED, Case
+from gradverify.core.nouns import AGREES, DISAGREES, KINK, UNRESOLVED, Case, Estimate
 from gradverify.core.properties import gradient
 from gradverify.core.tuning import Tuning, using
 from gradverify.report.explanation import verdicts
@@ -331,3 +337,155 @@ def test_explain_tells_why_entry_by_entry():
     compared = at(relu, lambda dy, x: dy * (x > 0), [0.0, 1.0, 0.0], [1.0, 2.0, 3.0])
     text = " ".join(verdicts([compared]).split())
     assert "x: 1 agree, 2 at kinks kink: x[N=0], x[N=2]: the slopes on the two sides differ" in text
+
+
+# -- what the rules measure ------------------------------------------------------------------------
+
+
+def side(value, bound):
+    return Estimate(np.array([value]), np.array([bound]), np.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("convention", "accepted"),
+    [
+        ("between", {-0.6: False, -0.4: True, 0.5: True, 2.4: True, 2.6: False}),
+        ("left", {-0.4: True, 0.6: False, 2.0: False}),
+        ("right", {2.4: True, 1.4: False, 0.0: False}),
+        ("middle", {1.4: True, 0.6: True, 1.6: False, 0.0: False}),
+    ],
+)
+def test_a_value_is_that_of_a_kink_between_its_sides_or_near_the_one_that_is_declared(convention, accepted):
+    for analytic, wanted in accepted.items():
+        for left, right in ((0.0, 2.0), (2.0, 0.0)) if convention in ("between", "middle") else ((0.0, 2.0),):
+            told, jump = between(np.array([analytic]), side(left, 0.3), side(right, 0.2), convention)
+            assert told.tolist() == [wanted] and jump.tolist() == [True], (analytic, left)
+
+
+def test_sides_that_differ_by_no_more_than_their_bounds_are_no_kink():
+    for apart, jump in ((0.49, False), (0.51, True)):
+        told, found = between(np.array([1.0]), side(1.0, 0.3), side(1.0 - apart, 0.2), "between")
+        assert told.tolist() == found.tolist() == [jump]
+    assert not between(np.array([0.0]), side(np.nan, 0.3), side(1.0, 0.2), "between")[1].any()
+
+
+def test_steps_in_a_row_count_from_four_on_and_from_three_where_small_ones_move_nothing():
+    near, far = 0.019, 0.021  # of the disagreement
+    for row, still, found in (
+        ([far, near, near, near, near, far], False, True),
+        ([near, near, near, far, near, near], False, False),
+        ([near, near, near, far, near, near], True, True),
+        ([near, near, far, near, near, far], True, False),
+        ([far, np.nan, -near, -near, -near, -near], False, True),
+    ):
+        told = in_a_row(2.0 * np.array([row]), np.array([2.0]), np.array([still]))
+        assert told.tolist() == [found], row
+
+
+def point(forward, x):
+    layer = Layer(lambda x: (forward(x), x), lambda dy, x: dy, name="layer", x="N")
+    x = np.array(x, float)
+    return Point(layer, Case("layer", {"x": x}, cotangents=(np.ones(x.shape),)))
+
+
+def test_the_grain_is_as_wide_as_the_steps_that_move_nothing():
+    where = point(lambda x: (x + 2.0**20) - 2.0**20, [0.75, 0.5])
+    width = grain.width_of(where, np.arange(2))
+    assert (width >= 2.0**-33).all() and (width <= 8 * 2.0**-33).all()  # half of what 2^20 is rounded to
+    assert grain.width_of(point(np.sin, [0.75, 0.5]), np.arange(2)).tolist() == [0.0, 0.0]
+    still = point(lambda x: 0 * x + 1.0, [0.75])  # nothing ever moves: that is no grain
+    assert grain.width_of(still, np.arange(1)).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("width", [0.0, 2.0**-12])
+def test_a_curvature_is_that_of_the_entry_alone(width):
+    where = point(lambda x: 3 * x * x + np.array([1.0, 2.0]), [0.75, 0.5])
+    assert grain._curvature(where, np.arange(2), np.full(2, width)) == pytest.approx([6.0, 6.0], rel=1e-6)
+
+
+def asked(rule, where, analytic, numerical):
+    """What one rule says of a single entry in dispute."""
+    dispute = Dispute(where, np.array([0]), np.array([analytic]), np.array([numerical]), np.array([1e-9]))
+    return int(table.rules.get(rule).asks(dispute).verdicts[0])
+
+
+@pytest.mark.parametrize(("off", "verdict"), [(3.9, UNRESOLVED), (4.1, DISAGREES)])
+def test_a_gradient_that_is_read_from_an_update_may_be_off_by_its_rounding_and_no_more(off, verdict):
+    """(w - (w - rate g)) / rate loses what w rounds away, which no difference of outputs shows."""
+    where = point(lambda x: x, [1.0])
+    rule = table.rules.get("updated")
+    dispute = Dispute(where, np.array([0]), np.array([1.0 + off * 1e-4]), np.array([1.0]), np.array([0.0]))
+    assert not rule.applies(dispute)
+    where.layer = where.layer.derive(hooks=Hooks(gradient_rounding=lambda primals: {"x": 1e-4}))
+    assert rule.applies(dispute) and rule.asks(dispute).verdicts[0] == verdict
+
+
+@pytest.mark.parametrize(("slope", "verdict"), [(1e9, UNRESOLVED), (1.1e9, DISAGREES), (-1e9, DISAGREES)])
+def test_a_slope_far_steeper_than_any_step_is_told_at_steps_of_its_own_length(slope, verdict):
+    assert asked("steep", point(lambda x: np.tanh(1e9 * x), [0.0]), slope, 0.0) == verdict
+    assert asked("steep", point(lambda x: np.tanh(1e2 * x), [0.0]), 1e2 * slope / 1e9, 0.0) == DISAGREES  # no need
+
+
+@pytest.mark.parametrize(
+    ("forward", "value", "slope", "verdict"),
+    [
+        (np.floor, 1e6 + 0.5, 0.0, UNRESOLVED),
+        (np.floor, 1e6 + 0.5, 0.5, DISAGREES),  # a gradient of 0 alone is one of a stair
+        (np.floor, 1e6, 0.0, UNRESOLVED),  # on a step, one side of which it stays on
+        (np.sin, 1e6, 0.0, DISAGREES),
+        (np.floor, 1e17, 0.0, UNRESOLVED),  # every number is whole, and no short step can be taken
+        (np.floor, 1e6 + 0.9, 0.0, UNRESOLVED),  # nor does a step upward stay
+        (np.floor, 2e3 + 0.5, 0.0, UNRESOLVED),
+        (np.floor, 1e2 + 0.5, 0.0, DISAGREES),
+    ],
+)
+def test_a_stair_of_whole_numbers_is_flat_where_a_short_step_leaves_it(forward, value, slope, verdict):
+    assert asked("whole", point(forward, [value]), slope, 1.0) == verdict
+
+
+def test_what_is_read_from_an_update_is_so_for_its_own_primal_alone():
+    layer = Layer(lambda x, y: (x + y, None), lambda dy, _: (dy, dy), name="layer", x="N", y="N")
+    pair = Case("layer", {"x": np.ones(2), "y": np.ones(2)}, cotangents=(np.ones(2),))
+    for name, excused in (("x", [0, 1]), ("y", [2, 3])):
+        grains = {name: 1e-4}
+        where = Point(layer.derive(hooks=Hooks(gradient_rounding=lambda primals, grains=grains: grains)), pair)
+        dispute = Dispute(where, np.arange(4), np.full(4, 1 + 1e-4), np.ones(4), np.zeros(4))
+        answered = table.rules.get("updated").asks(dispute).verdicts
+        assert np.flatnonzero(answered == UNRESOLVED).tolist() == excused
+
+
+def test_a_difference_is_no_more_than_the_slope_changes_over_the_grain_or_it_is_one():
+    where = point(lambda x: ((x + 2.0**20) - 2.0**20) ** 2, [0.75, 0.5, 0.25])
+    change = 2.0 * grain.width_of(where, np.arange(3))  # the second derivative is 2
+    for share, verdict in ((0.9, UNRESOLVED), (1.1, DISAGREES)):
+        assert asked("grain", where, 1.5 + share * change[0], 1.5) == verdict
+    dispute = Dispute(where, np.arange(3), 2 * where.values + change * [0.5, 0.9, 3.0], 2 * where.values, change)
+    assert table.rules.get("grain").asks(dispute).verdicts.tolist() == [UNRESOLVED, UNRESOLVED, DISAGREES]
+    dispute = Dispute(where, np.arange(3), 2 * where.values + change * [0.5, 3.0, 0.9], 2 * where.values, change)
+    assert table.rules.get("grain").asks(dispute).verdicts.tolist() == [UNRESOLVED, DISAGREES, UNRESOLVED]
+
+
+@pytest.mark.parametrize(
+    ("value", "analytic", "numerical", "verdict"),
+    [
+        (1e-20, 1.0, 0.0, UNRESOLVED),  # small steps move nothing, and those of the size of 1 agree
+        (1e-20, 2.0, 0.0, DISAGREES),
+        (1e-20, 1.0, 0.5, DISAGREES),  # they moved something
+    ],
+)
+def test_steps_of_the_size_of_1_are_larger_ones_for_an_entry_that_moves_nothing(value, analytic, numerical, verdict):
+    assert asked("plateau", point(lambda x: (1 + x) - 1, [value]), analytic, numerical) == verdict
+
+
+def test_a_kink_gives_the_middle_of_its_sides_as_the_value_and_both_bounds():
+    where = point(lambda x: np.where(x > 0, 4 * x, 2 * x), [0.0, 1.0])
+    dispute = Dispute(where, np.arange(2), np.array([2.5, 4.5]), np.array([3.0, 4.0]), np.full(2, 1e-9))
+    told = table.rules.get("kink").asks(dispute)
+    assert told.verdicts.tolist() == [KINK, DISAGREES]
+    assert told.numerical == pytest.approx([3.0, 4.0]) and 0 < told.bound[0] < 1e-9 and told.bound[1] == 1e-9
+
+
+def test_the_page_on_numerics_has_a_row_for_every_rule():
+    page = (Path(__file__).parents[1] / "docs" / "numerics.md").read_text(encoding="utf-8")
+    for rule in table.ordered():
+        assert f"| `{rule.name}` |" in page

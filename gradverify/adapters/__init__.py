@@ -16,7 +16,7 @@ from gradverify.adapters._trial import tried
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.registry import Registry, import_submodules, layers
 from gradverify.core.declare.validation import named
-from gradverify.core.errors import DeclarationError
+from gradverify.core.errors import DeclarationError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,21 @@ def as_layer(target: Any, /, *, name: str | None = None, **declaration: Any) -> 
     if seen is None:
         raise unrecognised(target)
     return tried(seen.adapt)(target, **({"name": name} if name else {}), **declaration)
+
+
+def layer_of(target: Any, backward: Callable[..., Any] | None = None, /, **declaration: Any) -> Layer:
+    """The layer of a registered name, of a forward and its backward, or of anything that an adapter takes.
+
+    Raises
+    ------
+    TargetError, UsageError, DeclarationError
+        If there is no layer of that name, it is given a backward or a declaration, or no adapter takes the target.
+    """
+    if not isinstance(target, str):
+        return as_layer(target if backward is None else (target, backward), **declaration)
+    if backward is not None or declaration:
+        raise UsageError(f"{target!r} is a registered layer; it takes no backward and no declaration")
+    return layers.get(target)
 
 
 def recognised(target: Any) -> bool:

@@ -362,12 +362,7 @@ def _same(value: Any, other: Any) -> bool:
     )
 
 
-def _layer(
-    inner: Stateful,
-    primals: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    label: str,
-) -> Layer:
+def _layer(inner: Stateful, primals: Mapping[str, Any], settings: Mapping[str, Any], label: str) -> Layer:
     ordered = {n: primals[n] for n in (*inner.inputs, *(n for n in primals if n not in inner.inputs))}
     layer = Layer(
         inner.forward,

@@ -18,7 +18,7 @@ from gradverify.adapters._chance import Chance
 from gradverify.adapters._trial import limited
 from gradverify.core.declare.declaration import Declared
 from gradverify.core.declare.dims import sizes_in
-from gradverify.core.declare.layer import KEYWORDS, Layer
+from gradverify.core.declare.layer import KEYWORDS, Layer, as_names
 from gradverify.core.evaluate import LayerFailure, guarded, run
 from gradverify.core.nouns import Array
 
@@ -72,8 +72,7 @@ def split(declaration: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
 
 def constants(settings: Mapping[str, Any], *more: str) -> tuple[str, ...]:
     """The names declared constant, and some more."""
-    given = settings.get("constants", ())
-    return tuple(dict.fromkeys([*((given,) if isinstance(given, str) else given), *more]))
+    return tuple(dict.fromkeys([*as_names(settings.get("constants", ())), *more]))
 
 
 def examples(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gradverify.adapters._weights import Weight
 
 CACHES = ("cache", "caches", "saved", "ctx", "context", "mem", "memory", "residual", "residuals", "stash", "tape")
+_SHAPES = 64  # whose sizes are kept
 _WATCHED = 16  # forwards in which generators are looked for; later ones would show nothing new
 FLUSHES = ("flush_gradients", "zero_grad", "zero_grads", "zero_gradients", "clear_gradients", "reset_gradients")
 
@@ -78,6 +79,7 @@ class Stateful:
     updated: set[str] = field(default_factory=set)  # parameters that backward was seen to change
     runs: int = 0  # in which generators were looked for
     modes: bool = False  # whether options change what it does
+    bound: dict[Any, Mapping[str, Any]] = field(default_factory=dict)  # sizes at the shapes that were seen last
     keys: dict[Any, str] = field(default_factory=dict)  # of a dict that backward returns, and primals they are of
 
     @property
@@ -177,12 +179,18 @@ class Stateful:
             self.signatures[key] = tuple(accepted_by(bound)), tuple(required(bound) or ())
         return self.signatures[key]
 
-    def _sizes(self, primals: Mapping[str, Array]) -> dict[str, Any]:
-        sizes: dict[str, Any] = dict(self.assumed)
-        for name, array in primals.items():
-            if name in self.dims:
-                sizes = self.dims[name].bind(np.shape(array), sizes)
-        return sizes
+    def _sizes(self, primals: Mapping[str, Array]) -> Mapping[str, Any]:
+        """Sizes by name; known shapes are not read again, which takes longer than most forwards."""
+        key = (*self.assumed.items(), *((n, np.shape(a)) for n, a in primals.items()))
+        if key not in self.bound:
+            if len(self.bound) >= _SHAPES:
+                self.bound.clear()
+            sizes: dict[str, Any] = dict(self.assumed)
+            for name, array in primals.items():
+                if name in self.dims:
+                    sizes = self.dims[name].bind(np.shape(array), sizes)
+            self.bound[key] = sizes
+        return self.bound[key]
 
     def _pair(self, instance: Any, name: str, built: Mapping[str, Array]) -> Pair:
         """Where a parameter stands: as told or found, else the attribute of its name."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradverify.adapters._torch_arrays import Tensor, import_torch, tensor
+from gradverify.core.declare.layer import as_names
 from gradverify.core.declare.validation import parameters, takes
 from gradverify.core.errors import DeclarationError
 from gradverify.core.nouns.ledger import NotVerified
@@ -47,15 +48,14 @@ def module_parts(
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     _usable(label, state, device)
     alias = {path: path.replace(".", "_") for path in state}
-    keep = {keep} if isinstance(keep, str) else set(keep)
+    keep = set(as_names(keep))
     drawn = [p for p, t in state.items() if _drawn(t) and not {p, alias[p]} & keep]
     own = {alias[p]: inputs.pop(alias[p], None) for p in drawn}
     if len(own) < len(drawn):
         raise DeclarationError(f"layer {label!r}: two of {', '.join(drawn)} get the same name with their dots replaced")
     constants = tuple(alias[p] for p in drawn if not state[p].requires_grad)
     primals = {**inputs, **{alias[p]: _spec(state[p], own[alias[p]]) for p in drawn}}
-    told = settings.get("constants", ())
-    settings = {**settings, "constants": (*((told,) if isinstance(told, str) else told), *constants)}
+    settings = {**settings, "constants": (*as_names(settings.get("constants", ())), *constants)}
     if _has_mode(module) and MODE not in (settings.get("options") or {}):
         settings["options"] = {**(settings.get("options") or {}), MODE: [False, True]}
     options = [name for name in settings.get("options") or () if name != MODE or _takes(module, (MODE,))]

@@ -34,22 +34,16 @@ _NAMELESS = re.compile(r"(?:param|parameter|weight)s?", re.IGNORECASE)
 
 
 @dataclass
-class Undeclared:
-    """What several looks at an object showed of its arrays.
+class Undeclared(Survey):
+    """What several looks at an object showed of its arrays, together.
 
     Attributes
     ----------
-    weights : by path
     shapes : sizes and the shapes that the weights had there, by primal name
     names : of the weights, as primals
     """
 
-    inner: Stateful
-    weights: dict[Path, Weight] = field(default_factory=dict)
-    state: set[Path] = field(default_factory=set)
-    moving: set[Path] = field(default_factory=set)
-    settings: set[Path] = field(default_factory=set)
-    order: tuple[str | Path, ...] | None = None
+    inner: Stateful = field(kw_only=True)
     names: dict[Path, str] = field(default_factory=dict)
     shapes: list[tuple[dict[str, Any], dict[str, tuple[int, ...]]]] = field(default_factory=list)
 
@@ -119,7 +113,7 @@ def undeclared(
     DeclarationError
         If the object has none of that name among its arrays.
     """
-    runs, found = inner.runs, Undeclared(inner)
+    runs, found = inner.runs, Undeclared(inner=inner)
     found.look(layer)
     inner.runs = runs
     _known(constants, made, (*found.weights, *found.state, *found.settings))

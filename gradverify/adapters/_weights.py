@@ -20,7 +20,7 @@ from gradverify.adapters import _names
 from gradverify.adapters._normal import flat, parted
 from gradverify.core.declare.held import Path, arrays_of, fetch, own, store
 from gradverify.core.errors import DeclarationError
-from gradverify.core.evaluate import LayerFailure
+from gradverify.core.evaluate import LayerFailure, foreign
 from gradverify.core.nouns import Array
 
 if TYPE_CHECKING:
@@ -199,9 +199,7 @@ def same(one: list[Any] | None, other: list[Any] | None) -> bool:
     """Whether two lists of arrays are equal; NaN equals NaN."""
     if one is None or other is None:
         return one is other
-    return len(one) == len(other) and all(
-        np.array_equal(a, b, equal_nan=np.asarray(a).dtype.kind in "fc") for a, b in zip(one, other)
-    )
+    return len(one) == len(other) and all(map(foreign.same, one, other))
 
 
 def _shaken(array: Any, share: float, rng: np.random.Generator) -> Any:

@@ -193,15 +193,7 @@ add(
         priority=100,
     )
 )
-add(
-    Adapter(
-        "pair",
-        _is_pair,
-        _from_pair,
-        'gradverify.check(forward, backward, x="N D", W="D H")',
-        priority=90,
-    )
-)
+add(Adapter("pair", _is_pair, _from_pair, 'gradverify.check(forward, backward, x="N D", W="D H")', priority=90))
 add(
     Adapter(
         "class",

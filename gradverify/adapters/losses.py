@@ -21,7 +21,7 @@ from gradverify.adapters._trial import tried
 from gradverify.core.declare.dims import numbers_in
 from gradverify.core.declare.functions import taken_by
 from gradverify.core.declare.held import arrays_of
-from gradverify.core.declare.layer import Layer, Loss
+from gradverify.core.declare.layer import Layer, Loss, as_names
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.nouns import Array
@@ -154,7 +154,7 @@ def loss(
     if not primals:
         names = accepted_by(value) or ["x"]
         raise DeclarationError(f'{label}: name its arrays with their dimensions, e.g. {names[0]}="N K"')
-    chosen = ((wrt,) if isinstance(wrt, str) else tuple(wrt)) if wrt is not None else None
+    chosen = None if wrt is None else as_names(wrt)
     first = _order(value, tuple(primals))
     second = tuple(order) if order is not None else _order(gradient, first) if gradient is not None else first
     shape = sketch(primals, settings, Loss, name=label)

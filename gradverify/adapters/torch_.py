@@ -97,7 +97,7 @@ def torch_layer(target: Any, /, *, name: str | None = None, **declaration: Any) 
         tuple(p.name for p in probe.differentiable),
         device or torch.device("cpu"),
         _kernel(label, own),
-        _grid(own),
+        getattr(torch, own["kernel"]) if own.get("kernel") in _EIGHT else None,
         updated,
         strict=is_function,
     )
@@ -137,7 +137,7 @@ def _layer(
     hooks |= {"native": functools.partial(OnDevice, engine), "looped": engine.looped}
     if own.get("second", True) is not False and engine.kernel is None:
         hooks["second"] = engine.second
-    if engine.kernel is None and (not engine.strict or _has_jvp(target)):
+    if engine.kernel is None and (not engine.strict or target.jvp is not import_torch().autograd.Function.jvp):
         hooks["jvp"] = engine.jvp
     if "reference" in own:
         products = own["kernel"] if own["kernel"] in _ROUGH else None
@@ -189,15 +189,6 @@ def _kernel(label: str, own: Mapping[str, Any]) -> Any:
             "operations; differences in that type alone resolve nothing"
         )
     return getattr(import_torch(), "bfloat16" if kernel in _EIGHT else _ROUGH.get(kernel, kernel))
-
-
-def _grid(own: Mapping[str, Any]) -> Any:
-    """The 8-bit type that primals are stored in, or None."""
-    return getattr(import_torch(), own["kernel"]) if own.get("kernel") in _EIGHT else None
-
-
-def _has_jvp(function: Any) -> bool:
-    return function.jvp is not import_torch().autograd.Function.jvp
 
 
 def _parameters(function: Callable[..., Any]) -> list[str]:

@@ -11,7 +11,7 @@ from gradverify.adapters._chance import Chance
 from gradverify.adapters._normal import called, finished, split
 from gradverify.adapters._trial import tried
 from gradverify.core.declare.functions import taken_by
-from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.layer import Layer, as_names
 from gradverify.core.errors import DeclarationError
 from gradverify.core.nouns import Array
 
@@ -69,14 +69,10 @@ def vjp_maker(
         )
     silent = tuple(n for n, maker in zip(primals, makers) if maker is None)
     if silent:
-        settings["zero"] = tuple(dict.fromkeys([*silent, *_listed(settings.get("zero", ()))]))
+        settings["zero"] = tuple(dict.fromkeys([*silent, *as_names(settings.get("zero", ()))]))
     inner = Makers(function, makers, tuple(primals), Chance(function, *makers))
     layer = Layer(inner.forward, inner.backward, name=label, primals=primals, **settings)
     return finished(layer, chance=inner.chance)
-
-
-def _listed(value: Any) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)
 
 
 add(

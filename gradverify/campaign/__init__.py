@@ -3,7 +3,7 @@
 In the order of the data: `engine` sends units (`unit`) of the layer that is most urgent (`schedule`) to an
 executor (`pool`, `dask`); a `guard` beside each worker keeps a `child` process at work, which draws
 and examines cases (`explore`, `interest`) and notes each in a `journal` first; what ended a child is tried
-again (`trial`); what comes home goes through the `ledger` into the `store`.
+again (`trial`); what comes home goes through the `books` into the `store`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A campaign: units over an executor until the time is spent, and what they bring home into the ledger."""
+"""A campaign: units over an executor until the time is spent, and what they bring home into the books."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from gradverify.campaign.books import Books
 from gradverify.campaign.flight import ExecutorLost, Factory, Flight, Landing
 from gradverify.campaign.guard import Guard
-from gradverify.campaign.ledger import Ledger
-from gradverify.campaign.schedule import Progress, next_layer, seed_of
+from gradverify.campaign.schedule import Standing, next_layer, seed_of
 from gradverify.campaign.store import Entry, Store, StoreError
 from gradverify.campaign.unit import Delta, Found, Plan, Unit
 from gradverify.core.errors import UsageError
@@ -40,7 +40,7 @@ class Snapshot:
     stopping : whether the end has been asked for, and units in flight are coming home
     """
 
-    layers: tuple[Progress, ...]
+    layers: tuple[Standing, ...]
     seconds: float
     left: float | None
     workers: int
@@ -63,7 +63,7 @@ class Summary:
     """
 
     reason: str
-    layers: tuple[Progress, ...]
+    layers: tuple[Standing, ...]
     findings: tuple[Entry, ...]
     unsettled: tuple[Found, ...]
     seconds: float
@@ -127,8 +127,8 @@ class Campaign:
             If the store cannot be used at the start; later it ends the run in an orderly way.
         """
         plan = dataclasses.replace(self.plan, folder=os.getcwd(), named=tuple(self.targets))
-        layers = {name: Progress(name, target) for name, target in listed(plan)}
-        run = _Run(self, plan, Ledger(self.store, layers))
+        layers = {name: Standing(name, target) for name, target in listed(plan)}
+        run = _Run(self, plan, Books(self.store, layers))
         self.running = True
         try:
             return run.run()
@@ -139,9 +139,9 @@ class Campaign:
 class _Run:
     """The state of a run: what is in flight, and on which executor."""
 
-    def __init__(self, campaign: Campaign, plan: Plan, ledger: Ledger) -> None:
-        self.campaign, self.plan, self.ledger = campaign, plan, ledger
-        self.layers, self.store = ledger.layers, campaign.store
+    def __init__(self, campaign: Campaign, plan: Plan, books: Books) -> None:
+        self.campaign, self.plan, self.books = campaign, plan, books
+        self.layers, self.store = books.layers, campaign.store
         self.flight = Flight(campaign.executor, campaign.workers)
         self.inbox: deque[Delta | Landing] = deque()
         self.number = 0
@@ -149,7 +149,7 @@ class _Run:
         self.shown = self.saved = 0.0
 
     def run(self) -> Summary:
-        self.ledger.remember()
+        self.books.remember()
         about = {"seed": self.campaign.seed, "seconds": self.campaign.seconds, "layers": sorted(self.layers)}
         self.store.event("start", **about, workers=self.flight.capacity)
         trouble: list[str] = []
@@ -159,18 +159,18 @@ class _Run:
         with suppress(StoreError):
             self._absorb(0.0)
             self._save()
-            self.store.event("end", reason=reason, spent=round(self._spent(), 3), cases=self.ledger.cases)
+            self.store.event("end", reason=reason, spent=round(self._spent(), 3), cases=self.books.cases)
         return Summary(
             reason,
             tuple(self.layers.values()),
-            tuple(self.ledger.findings()),
-            tuple(self.ledger.unsettled.values()),
+            tuple(self.books.findings()),
+            tuple(self.books.unsettled.values()),
             self._spent(),
-            self.ledger.cases,
-            self.ledger.lost,
-            self.ledger.waiting,
-            tuple(self.ledger.fixed),
-            tuple(dict.fromkeys((*trouble, *self.ledger.trouble, *self.store.damaged))),
+            self.books.cases,
+            self.books.lost,
+            self.books.waiting,
+            tuple(self.books.fixed),
+            tuple(dict.fromkeys((*trouble, *self.books.trouble, *self.store.damaged))),
         )
 
     def _orderly(self, stage: Callable[[], str | None], reason: str, trouble: list[str]) -> str:
@@ -193,7 +193,7 @@ class _Run:
                 return "interrupted"
             if self._left() == 0.0:
                 return "time"
-            if most is not None and self.ledger.news >= most:
+            if most is not None and self.books.news >= most:
                 return "findings"
             while self.flight.room and (unit := self._next()) is not None:
                 self.layers[unit.layer].running += 1
@@ -238,7 +238,7 @@ class _Run:
             try:
                 if isinstance(arrived, Delta):
                     self.layers[arrived.layer].fresh |= bool(arrived.rows)
-                    self.ledger.absorb(arrived)
+                    self.books.absorb(arrived)
                 else:
                     self._landed(arrived)
             except KeyboardInterrupt:
@@ -249,10 +249,10 @@ class _Run:
         layer = self.layers[landing.unit.layer]
         layer.spent += landing.seconds
         if landing.lost and landing.error is not None:
-            self.ledger.losing(layer, landing.unit.number, landing.error)
+            self.books.losing(layer, landing.unit.number, landing.error)
         if landing.given_up and landing.error is not None:
             layer.deaths += 1
-            self.ledger.giving_up(layer, landing.error, landing.unit.number)
+            self.books.giving_up(layer, landing.error, landing.unit.number)
         if landing.error is None or landing.given_up:  # else it is sent again
             layer.running -= 1
 
@@ -265,21 +265,21 @@ class _Run:
             self._tell()
         self._absorb(0.0)
         for unit in self.flight.units.values():
-            self.ledger.giving_up(self.layers[unit.layer], _STUCK, unit.number)
+            self.books.giving_up(self.layers[unit.layer], _STUCK, unit.number)
 
     def _tell(self) -> None:
         now = time.monotonic()
         if now > self.shown + _SHOWN:
             self.shown = now
             layers, flight = tuple(self.layers.values()), self.flight
-            told = (layers, self._spent(), self._left(), flight.capacity, self.ledger.lost, flight.stopping)
+            told = (layers, self._spent(), self._left(), flight.capacity, self.books.lost, flight.stopping)
             self.campaign.listen(Snapshot(*told))
         if now > self.saved + _SAVED:
             self.saved = now
             self._save()
 
     def _save(self) -> None:
-        self.ledger.save(seed=self.campaign.seed, spent=round(self._spent(), 3), units=self.number)
+        self.books.save(seed=self.campaign.seed, spent=round(self._spent(), 3), units=self.number)
 
     def _spent(self) -> float:
         return time.monotonic() - self.started

@@ -6,7 +6,7 @@ import os
 import platform
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -303,7 +303,7 @@ def found_of(
         finding.property,
         finding.kind,
         finding.primal,
-        _first(diagnosis.name for diagnosis in finding.diagnoses),
+        finding.diagnoses[0].name if finding.diagnoses else None,
         prop.name,
         raw,
         finding.message,
@@ -314,7 +314,3 @@ def found_of(
         regime,
         settled,
     )
-
-
-def _first(names: Iterable[str]) -> str | None:
-    return next(iter(names), None)

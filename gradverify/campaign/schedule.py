@@ -18,7 +18,7 @@ _REGIMES: dict[Regime, Regime] = {}  # one object for each, as every row that co
 
 
 @dataclass(slots=True)
-class Progress:
+class Standing:
     """What is known of one layer in a campaign.
 
     Attributes
@@ -92,7 +92,7 @@ class Progress:
         return (not (self.pending and not self.running), (self.spent + 5.0 * self.running) / weight)
 
 
-def next_layer(layers: Iterable[Progress]) -> Progress | None:
+def next_layer(layers: Iterable[Standing]) -> Standing | None:
     """The most urgent layer that can be tried at all."""
     tried = (layer for layer in layers if layer.error is None and layer.idle is None)
     return min(tried, key=lambda layer: layer.urgency, default=None)

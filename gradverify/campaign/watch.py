@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -139,19 +140,27 @@ class _Reported(Search):
         return finding if self.watch.worker.stopped() else super().minimal(finding, prop, lead)
 
 
+@contextmanager
+def _watching(worker: Child, job: Job) -> Iterator[Watch]:
+    """What hears of every case inside."""
+    watch = Watch(worker, job)
+    token = watcher.set(watch)
+    try:
+        yield watch
+    finally:
+        watcher.reset(token)
+
+
 def work(worker: Child, job: Job) -> tuple[Report, Any, bool] | str:
     """What a worker does with a job, and whether it came to its end; or why its layer cannot be loaded."""
     layer = None if job.target is None else worker.layer(job.target, job.plan)
     if isinstance(layer, str):
         return layer
-    watch = Watch(worker, job)
-    token = watcher.set(watch)
     try:
-        answer = job.work(watch, layer, job.settings, *job.arguments)
+        with _watching(worker, job) as watch:
+            answer = job.work(watch, layer, job.settings, *job.arguments)
     except GradverifyError as error:  # what the caller has registered, or can load, is not here
         return str(error)
-    finally:
-        watcher.reset(token)
     worker.journal.clear()  # else the case at hand is asked for
     return (*answer, not worker.stopped())
 
@@ -161,12 +170,8 @@ def settle(worker: Child, job: Job, found: list[tuple[Finding, str]]) -> list[Fi
     layer = worker.layer(job.target or job.layer, job.plan)
     if isinstance(layer, str):
         return layer
-    watch = Watch(worker, job)
-    token = watcher.set(watch)
-    try:
+    with _watching(worker, job) as watch:
         return watch.settle(layer, job.settings, found)
-    finally:
-        watcher.reset(token)
 
 
 def checked(watch: Watch, layer: Layer, settings: Settings) -> tuple[Report, Any]:

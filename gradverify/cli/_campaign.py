@@ -14,7 +14,7 @@ from gradverify.core.texts import many
 
 if TYPE_CHECKING:
     from gradverify.campaign import Snapshot, Store, Summary
-    from gradverify.campaign.schedule import Progress
+    from gradverify.campaign.schedule import Standing
 
 OK, FOUND, FAILED, NOTHING = 0, 1, 2, 3
 SECONDS = 10.0  # between two lines where there is no terminal
@@ -86,7 +86,7 @@ def _table(now: Snapshot, most: int) -> Any:
     return Group(title, table)
 
 
-def row(layer: Progress) -> tuple[str, ...]:
+def row(layer: Standing) -> tuple[str, ...]:
     """Layer, cases, cases per second, worst disagreement in units of its bound, findings."""
     rate = layer.rate
     return (

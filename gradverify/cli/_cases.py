@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,12 +33,6 @@ def save(reports: Iterable[Report], folder: Path = FOLDER) -> dict[Finding, str]
         except CaseFileError as error:
             note(f"gradverify: the case of {finding.case.layer!r} is not saved: {error}")
     return files
-
-
-def replay_command(path: str, finding: Finding) -> str:
-    """What to type; a layer that no target names needs one."""
-    target = "" if finding.case.target else " --target TARGET"
-    return f"gradverify replay {shlex.quote(path)}{target}"
 
 
 def _save(finding: Finding, folder: Path) -> str:

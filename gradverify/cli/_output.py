@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import click
 
@@ -20,28 +20,15 @@ _LEAST = 64 << 20
 _SIZES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
-if TYPE_CHECKING:
-    _Type = click.ParamType[int]
-else:  # of click 8.1 and 8.2 it has no parameter
-    _Type = click.ParamType
-
-
-class Bytes(_Type):
-    """Bytes, as 500M or 4G."""
-
-    name = "bytes"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        match = re.fullmatch(r"(\d+)([KMG]?)", str(value), re.IGNORECASE)
-        if match is None:
-            self.fail(f"{value!r} is no number of bytes; write 500M, 4G", param, ctx)
-        size = int(match[1]) * _SIZES[match[2].upper()]
-        if 0 < size < _LEAST:
-            self.fail(f"{value!r} is too little for any layer; at least {_LEAST >> 20}M, or 0 for no limit", param, ctx)
-        return size
-
-
-BYTES = Bytes()
+def memory(value: str) -> int:
+    """The type of an option: bytes, as 500M or 4G."""
+    match = re.fullmatch(r"(\d+)([KMG]?)", value, re.IGNORECASE)
+    if match is None:
+        raise click.BadParameter(f"{value!r} is no number of bytes; write 500M, 4G")
+    size = int(match[1]) * _SIZES[match[2].upper()]
+    if 0 < size < _LEAST:
+        raise click.BadParameter(f"{value!r} is too little for any layer; at least {_LEAST >> 20}M, or 0 for no limit")
+    return size
 
 
 def targets_named(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
@@ -56,8 +43,8 @@ def targets_named(ctx: click.Context, param: click.Parameter, incomplete: str) -
 
 def color_option(function: F) -> F:
     """`--color/--no-color`; by default colour follows NO_COLOR, FORCE_COLOR and the terminal."""
-    option = click.option("--color/--no-color", default=None, help="Colour, or none; the default asks the terminal.")
-    return option(function)
+    text = "Colour, or none; the default asks the terminal."
+    return click.option("--color/--no-color", default=None, help=text)(function)
 
 
 def colored(stream: TextIO, wanted: bool | None) -> bool:

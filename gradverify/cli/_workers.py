@@ -24,11 +24,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 def worker_options(function: F) -> F:
     """`-j` and `--in-process`."""
     text = "Layers at once, each in a process of its own; the default is one for each core."
-    function = click.option("-j", "--jobs", "--workers", "workers", type=click.IntRange(1), metavar="N", help=text)(
-        function
-    )
+    jobs = click.option("-j", "--jobs", "--workers", "workers", type=click.IntRange(1), metavar="N", help=text)
     text = "Run everything in this process, one after the other, as a debugger needs it; nothing is supervised."
-    return click.option("--in-process", is_flag=True, help=text)(function)
+    return click.option("--in-process", is_flag=True, help=text)(jobs(function))
 
 
 def supervises(in_process: bool) -> bool:

@@ -13,9 +13,9 @@ import click
 
 from gradverify.cli import _cases, _progress, _project, _show, _workers
 from gradverify.cli._output import (
-    BYTES,
     color_option,
     data_stream,
+    memory,
     note,
     targets_named,
     writable,
@@ -52,7 +52,7 @@ _WIDE = 200  # characters of a line that a layer has printed
 @click.option("--memory", type=int, metavar="BYTES", help="Bytes of perturbed copies that may be in flight.")
 @click.option("--fail-under-coverage", "least", type=float, metavar="PERCENT", help="Status 3 where less code ran.")
 @click.option("--show-matrices", is_flag=True, help="Print the two gradients in full, also where they agree.")
-@click.option("--case-memory", type=BYTES, default="4G", show_default=True, metavar="B", help="What a layer may use.")
+@click.option("--case-memory", type=memory, default="4G", show_default=True, metavar="B", help="What a layer may use.")
 @_workers.worker_options
 @color_option
 def command(
@@ -86,6 +86,8 @@ def command(
     if not targets and not everything and project.targets:
         targets = project.targets
         _project.told(targets)
+    from gradverify.corpus import replay_command
+
     with data_stream() as data:
         writable(json_file)
         writable(html_file)
@@ -102,7 +104,7 @@ def command(
         # one that did not come to its end has not verified what it does not find
         reports = [r.report for r in results if (r.whole and r.error is None) or r.report.findings]
         files = _cases.save(reports)
-        replays = {finding: _cases.replay_command(path, finding) for finding, path in files.items()}
+        replays = {finding: replay_command(path, finding.case) for finding, path in files.items()}
         text = sys.stderr if json_file == "-" else data
         ended = None if finished else _interrupted(len(done), total, reports)
         _show.show(reports, replays, text, color, matrices, time.monotonic() - begun, ended)

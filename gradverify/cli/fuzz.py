@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gradverify.cli import _campaign, _project
-from gradverify.cli._output import BYTES, color_option, data_stream, note, targets_named
+from gradverify.cli._output import color_option, data_stream, memory, note, targets_named
 from gradverify.cli._signals import asked_first
 
 if TYPE_CHECKING:
@@ -25,28 +25,18 @@ FOLDER = Path(".gradverify") / "fuzz"
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-if TYPE_CHECKING:
-    _Type = click.ParamType[float]
-else:  # of click 8.1 and 8.2 it has no parameter
-    _Type = click.ParamType
-
-
-class Duration(_Type):
-    """Seconds, as 90, 90s, 10m, 1h30m or 2d."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        parts = re.findall(r"(\d+(?:\.\d*)?)([smhd]?)", str(value))
-        seconds = sum(float(number) * _UNITS[unit or "s"] for number, unit in parts)
-        if "".join(n + u for n, u in parts) != str(value) or seconds <= 0:
-            self.fail(f"{value!r} is no duration; write 90s, 10m, 1h30m", param, ctx)
-        return seconds
+def duration(value: str) -> float:
+    """The type of an option: seconds, as 90, 90s, 10m, 1h30m or 2d."""
+    parts = re.findall(r"(\d+(?:\.\d*)?)([smhd]?)", value)
+    seconds = sum(float(number) * _UNITS[unit or "s"] for number, unit in parts)
+    if "".join(n + u for n, u in parts) != value or seconds <= 0:
+        raise click.BadParameter(f"{value!r} is no duration; write 90s, 10m, 1h30m")
+    return seconds
 
 
 @click.command("fuzz")
 @click.argument("targets", metavar="[TARGET]...", nargs=-1, shell_complete=targets_named)
-@click.option("--for", "seconds", type=Duration(), metavar="TIME", help="Stop after 90s, 10m, 1h30m; else on Ctrl-C.")
+@click.option("--for", "seconds", type=duration, metavar="TIME", help="Stop after 90s, 10m, 1h30m; else on Ctrl-C.")
 @click.option("-j", "--workers", type=click.IntRange(1), metavar="N", help="Units at once; the default is all cores.")
 @click.option("--store", "folder", metavar="DIR", help="Keep everything here; a store that exists is resumed.")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="S", help="Seed of the drawing.")
@@ -55,8 +45,8 @@ class Duration(_Type):
 @click.option("--dtype", metavar="D", default="float64", show_default=True, help="Floating type of the primals.")
 @click.option("--eps", type=float, metavar="E", help="Relative step of the first difference, instead of a drawn one.")
 @click.option("--property", "properties", metavar="P", multiple=True, help="Try this property only; may be repeated.")
-@click.option("--case-seconds", type=Duration(), default="10s", show_default=True, metavar="T", help="Limit of a case.")
-@click.option("--case-memory", type=BYTES, default="4G", show_default=True, metavar="B", help="What a layer may use.")
+@click.option("--case-seconds", type=duration, default="10s", show_default=True, metavar="T", help="Limit of a case.")
+@click.option("--case-memory", type=memory, default="4G", show_default=True, metavar="B", help="What a layer may use.")
 @color_option
 def command(
     targets: tuple[str, ...],

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from gradverify.cli._output import data_stream, targets_named, write
+from gradverify.cli._output import data_stream, targets_named, writable, write
 from gradverify.core.errors import UsageError
 
 _HEAD = '"""Backward passes, checked by gradverify: python -m pytest {file}"""'
@@ -54,8 +54,7 @@ def command(targets: tuple[str, ...], file: str) -> int:
         path = Path(file)
         if path.exists():
             raise UsageError(f"{file!r} exists; name another file: gradverify init --output FILE")
-        if not path.absolute().parent.is_dir():
-            raise UsageError(f"cannot write {file!r}: there is no folder {str(path.absolute().parent)!r}")
+        writable(file)
         text = "\n".join([_HEAD.format(file=file), "", _tests(targets) if targets else _EXAMPLE])
         path.write_text(text, encoding="utf-8")
         write(f"wrote {file}; run it: python -m pytest {file}", data)

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from gradverify.cli._output import data_stream, write, write_json
+from gradverify.core.texts import short
 
 WIDTH = 100  # of a line of text; a kind that is asked for, and JSON, have it all
 KINDS = ("layers", "losses", "properties", "adapters")
@@ -60,13 +61,9 @@ def _section(kind: str, rows: list[dict[str, Any]], whole: bool) -> str:
     else:
         said = [row["says"] for row in rows]
     lines = [f"  {row['name']:<{width}}  {_source(row['from'])}{text}" for row, text in zip(rows, said)]
-    return "\n".join([f"{kind} ({len(rows)})", *(line if whole else _cut(line) for line in lines)])
+    return "\n".join([f"{kind} ({len(rows)})", *(line if whole else short(line, WIDTH) for line in lines)])
 
 
 def _source(origin: str) -> str:
     """Where something came from, unless it came with gradverify."""
     return "" if origin.partition(".")[0] == "gradverify" else f"[{origin}] "
-
-
-def _cut(line: str) -> str:
-    return line if len(line) <= WIDTH else f"{line[: WIDTH - 2].rstrip()} …"

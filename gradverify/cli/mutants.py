@@ -100,12 +100,9 @@ def _filtered(mutants: Sequence[Mutant], numbers: Sequence[int], classes: Sequen
     if missing:
         raise UsageError(f"there is no mutant {missing[0]}; numbers go from {min(known)} to {max(known)}")
     if not found:
-        raise UsageError(f"no mutant is of the class {', '.join(classes)}; {_classes(mutants)}")
+        there = ", ".join(sorted({m.bug_class for m in mutants}))
+        raise UsageError(f"no mutant is of the class {', '.join(classes)}; classes are {there}")
     return found
-
-
-def _classes(mutants: Sequence[Mutant]) -> str:
-    return f"classes are {', '.join(sorted({m.bug_class for m in mutants}))}"
 
 
 def _refuse_wrong(report: Report) -> None:

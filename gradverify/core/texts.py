@@ -37,10 +37,15 @@ def indent(text: str) -> str:
     return text[: len(text) - len(text.lstrip(" "))]
 
 
-def first_line(text: str, most: int = LINE) -> str:
+def first_line(text: str) -> str:
     """The first line that is not empty."""
-    lines = text[: 4 * most].strip().splitlines()
-    return line(lines[0], most) if lines else ""
+    lines = text[: 4 * LINE].strip().splitlines()
+    return line(lines[0]) if lines else ""
+
+
+def short(text: str, most: int) -> str:
+    """The text, cut to at most so many characters."""
+    return text if len(text) <= most else f"{text[: most - 1].rstrip()}…"
 
 
 def meant(name: object, known: Iterable[str], most: int = 3) -> str:

@@ -215,7 +215,8 @@ def _examine(layer: Layer, case: Case, prop: Property, seconds: float | None) ->
         if failure.kind in (SLOW, ELSEWHERE):
             return Outcome(prop.name, skipped=str(failure))
         if failure.kind == "crash" and case.size >= _MUCH and out_of_memory(failure):
-            return Outcome(prop.name, skipped=f"{NO_MEMORY} on {_shapes(case)}: {failure}")
+            shapes = (f"{name} {'x'.join(map(str, a.shape)) or 'scalar'}" for name, a in case.primals.items())
+            return Outcome(prop.name, skipped=f"{NO_MEMORY} on {', '.join(shapes)}: {failure}")
         if undefined(failure) and (failure.stage == "forward" or _runs_beside(layer, case)):
             note = f"not checked where linear algebra has no answer: {failure}"
             return Outcome(prop.name, skipped=note, notes=(note,) if prop.name == COMPLETE else ())
@@ -242,10 +243,6 @@ def _runs(layer: Layer, case: Case) -> bool:
     return True
 
 
-def _shapes(case: Case) -> str:
-    return ", ".join(f"{name} {'x'.join(map(str, a.shape)) or 'scalar'}" for name, a in case.primals.items())
-
-
 def property_of(outcome: Outcome, prop: Property) -> Property:
     """The property that an outcome is of: the one that was tried, or the one that tells why it cannot be."""
     return properties.get(outcome.property) if outcome.property in properties else prop
@@ -264,12 +261,9 @@ def _unless_moot(layer: Layer, case: Case, prop: Property, outcome: Outcome) -> 
 def no_pass(report: Report) -> AssertionError:
     """The error for a report that has no finding, and in which not all that was asked for was verified."""
     if report.decided and report.blocking:
-        return PartlyVerified(report, f"{report.layer}: no gradient was found for {_names(report)}\n{report}")
+        names = ", ".join(item.name for item in report.blocking)
+        return PartlyVerified(report, f"{report.layer}: no gradient was found for {names}\n{report}")
     return NothingVerified(report, f"{report.layer}: nothing could be verified\n{report}")
-
-
-def _names(report: Report) -> str:
-    return ", ".join(item.name for item in report.blocking)
 
 
 def ranked(findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.registry import layers
 from gradverify.core.errors import DeclarationError, GradverifyError, TargetError
 from gradverify.core.properties import Property
+from gradverify.core.texts import meant
 from gradverify.core.verify import selected
 from gradverify.pytest_plugin import settings, shared
 from gradverify.pytest_plugin.failure import Failed, representation
@@ -71,17 +71,13 @@ def plan(told: settings.Settings, wanted: tuple[str, ...]) -> list[Planned]:
     for one in wanted:
         if not any(_names(one, test.nodeid) for test in tests):
             known = {part for test in tests for part in (test.nodeid, f"{ROOT}::{test.layer.name}")}
-            close = difflib.get_close_matches(one, sorted(known), n=3)
-            raise pytest.UsageError(f"not found: {one}{_hint(close) if tests else f' ({ROOT}_modules names no layer)'}")
+            near = meant(one, sorted(known)) if tests else f" ({ROOT}_modules names no layer)"
+            raise pytest.UsageError(f"not found: {one}{near}")
     return [test for test in tests if not wanted or any(_names(one, test.nodeid) for one in wanted)]
 
 
 def _names(wanted: str, nodeid: str) -> bool:
     return nodeid == wanted or wanted == ROOT or nodeid.startswith((f"{wanted}::", f"{wanted}["))
-
-
-def _hint(close: list[str]) -> str:
-    return f"; did you mean {', '.join(close)}?" if close else ""
 
 
 def _tests(told: settings.Settings, layer: Layer, prop: Property) -> Iterator[Planned]:

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
+from gradverify.adapters import layer_of
 from gradverify.compose import under_loss
 from gradverify.core.check.settings import Settings
-from gradverify.core.declare.layer import Layer
-from gradverify.core.declare.registry import layers
-from gradverify.core.errors import GradientMismatch, UsageError
+from gradverify.core.errors import GradientMismatch
 from gradverify.core.summarise.report import Report
 from gradverify.core.verify import no_pass
 from gradverify.pytest_plugin import shared
@@ -54,7 +53,7 @@ class Checker:
         """
         __tracebackhide__ = True
         told, item = self._run.settings, self._current()
-        layer = _layer(target, backward, declaration)
+        layer = layer_of(target, backward, **declaration)
         layer = layer if loss is None else under_loss(layer, loss)
         names = (properties,) if isinstance(properties, str) else tuple(properties or ())
         settings = Settings(
@@ -72,13 +71,3 @@ class Checker:
         if raises and not result.report.verified:
             raise no_pass(result.report)
         return result.report
-
-
-def _layer(target: Any, backward: Callable[..., Any] | None, declaration: dict[str, Any]) -> Layer:
-    from gradverify.adapters import as_layer
-
-    if not isinstance(target, str):
-        return as_layer(target if backward is None else (target, backward), **declaration)
-    if backward is not None or declaration:
-        raise UsageError(f"{target!r} is a registered layer; it takes no backward and no declaration")
-    return layers.get(target)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.core.judge import says
-from gradverify.core.nouns import Comparison, Diagnosis, Finding, Verdict
+from gradverify.core.nouns import Comparison, Finding, Verdict
 from gradverify.report.numbers import entry, short
 from gradverify.report.terminal import painter
 
@@ -26,7 +26,7 @@ def diagnoses(finding: Finding, color: bool = False, width: int = 80) -> str:
         head = f"{number}. {diagnosis.bug_class} ({diagnosis.name}, {diagnosis.fit.name.lower()}): {diagnosis.text}"
         wrapped = textwrap.wrap(head, width, initial_indent="  ", subsequent_indent="     ")
         lines += [painter("yellow", color)(line) for line in wrapped]
-        said = _evidence(diagnosis)
+        said = ", ".join(f"{name} {_plain(value)}" for name, value in diagnosis.evidence.items())
         if said:
             lines += textwrap.wrap(f"evidence: {said}", width, initial_indent="     ", subsequent_indent="     ")
     return "\n".join(lines)
@@ -48,10 +48,6 @@ def verdicts(compared: Iterable[Comparison], width: int = 80) -> str:
             text = f"{verdict}: {shown}{more}: {says(name)} ({name})"
             lines += textwrap.wrap(text, width, initial_indent="    ", subsequent_indent="      ")
     return "\n".join(lines)
-
-
-def _evidence(diagnosis: Diagnosis) -> str:
-    return ", ".join(f"{name} {_plain(value)}" for name, value in diagnosis.evidence.items())
 
 
 def _plain(value: Any) -> str:

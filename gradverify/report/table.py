@@ -40,11 +40,7 @@ def _fitting(rows: list[tuple[str, ...]], width: int | None) -> list[str]:
         lines = columns(rows)
     if width is not None and max(map(len, lines)) > width:
         lines = columns([(texts.line(row[0], _NAME), *row[1:]) for row in rows])
-    return [_cut(line, width or len(line)) for line in lines]
-
-
-def _cut(line: str, width: int) -> str:
-    return line if len(line) <= width else f"{line[: width - 1].rstrip()}…"
+    return [texts.short(line, width or len(line)) for line in lines]
 
 
 def verdict(report: Report) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from gradverify.core.nouns import WORST_SEEN, Case, Comparison, Finding
-from gradverify.core.nouns.ledger import NO_REASON, NotVerified, Share, constants, declaration
+from gradverify.core.nouns.ledger import NotVerified, Share, constants, declaration
 from gradverify.core.properties import properties
 from gradverify.core.summarise.report import DIFFERENTIATING, Report
 from gradverify.core.summarise.tally import Tally
@@ -221,12 +221,6 @@ def _why_open(report: Report) -> list[str]:
 
 def _named(share: Share) -> str:
     return share.name if share.kind == "primal" else f"{share.name} (output)"
-
-
-def left_open(share: Share) -> str:
-    """How many entries are unresolved, and why."""
-    counts = (f"{n}" if why == NO_REASON else f"{n} {why}" for why, n in share.unresolved.items())
-    return ", ".join(counts)
 
 
 def _tallies(report: Report) -> list[str]:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from gradverify.campaign import Store
-from gradverify.campaign.ledger import unexplained
+from gradverify.campaign.books import unexplained
 from gradverify.campaign.store import Entry
 from tests.bench.machine import heading, table
 

@@ -175,9 +175,6 @@ class Search:
                 chosen.append(prop)
         return chosen
 
-    def _stream(self, regime: Regime) -> int:
-        return zlib.crc32(f"{self.seed} {self.layer.name} {regime}".encode())
-
     def _draw(self, regime: Regime, props: list[Property]) -> None:
         from gradverify.core.draw import drawing_of, explored
 
@@ -211,7 +208,7 @@ class Search:
             return reached
 
         try:
-            explored(drawing, wanted, self._stream(regime), body)
+            explored(drawing, wanted, zlib.crc32(f"{self.seed} {self.layer.name} {regime}".encode()), body)
         except _Enough:
             self.first = self.cases  # the next group of properties gets its own chance
         else:

@@ -12,7 +12,7 @@ from gradverify.core.check.settings import Settings
 from gradverify.core.declare.layer import Layer
 from gradverify.core.diagnose import diagnosed
 from gradverify.core.diagnose.telling import telling, tells
-from gradverify.core.judge.randomness import KEPT
+from gradverify.core.judge.randomness import steady
 from gradverify.core.nouns import WORST_SEEN, Case, Finding
 from gradverify.core.properties import Property
 from gradverify.core.shrink import shrink
@@ -67,7 +67,7 @@ class Smaller:
         return shrink(self.layer, finding.case, fails, seconds=seconds, first=self.small, like=like)
 
     def _fails(self, finding: Finding, prop: Property, case: Case) -> bool:
-        times = 1 if _steady(finding) else _CONFIRM  # on a smaller case two random calls may agree by chance
+        times = 1 if steady(finding) else _CONFIRM  # on a smaller case two random calls may agree by chance
         tries = (self._same(case, prop, finding) for _ in range(times))
         return all(same is not None and _as_clear(same, finding) for same in tries)
 
@@ -77,16 +77,16 @@ class Smaller:
         again = [self._at(case, prop).get(finding.fingerprint)]
         if lead is None:
             again.append(self._same(case, prop, finding))
-        if not _steady(finding) or any(found is None for found in again):
+        if not steady(finding) or any(found is None for found in again):
             again += [self._same(case, prop, finding) for _ in range(_CONFIRM - len(again))]
         told = [found for found in again if found is not None]
-        if _steady(finding) and len(told) == len(again):
+        if steady(finding) and len(told) == len(again):
             shown = self._telling(told[0], (worst, finding.case), prop) if lead is None else None
             if told[0].severity >= severity:
                 worst, severity = case, told[0].severity
             return self._diagnosed(beside(told[0], worst, severity).but(telling=shown), lead)
         fickle = (told[0] if told else finding).but(
-            kind="nondeterministic" if _steady(finding) else finding.kind,
+            kind="nondeterministic" if steady(finding) else finding.kind,
             worst=worst,
             message=f"nondeterministic ({len(told)} of {len(again)} runs of one case): {finding.message}",
         )
@@ -123,10 +123,6 @@ class Smaller:
         """The finding with what it looks like, unless cases are to be left as they were drawn."""
         self.stage(DIAGNOSING)
         return diagnosed(self.layer, finding, lead) if self.settings.shrink else finding
-
-
-def _steady(finding: Finding) -> bool:
-    return finding.kind not in ("random", KEPT)
 
 
 def _as_clear(same: Finding, finding: Finding) -> bool:

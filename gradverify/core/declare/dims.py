@@ -27,12 +27,7 @@ from gradverify.core.errors import DeclarationError
 Sizes = Mapping[str, Union[int, tuple[int, ...]]]
 
 _NAME = re.compile(r"[A-Za-z_]\w*\Z")
-_OPERATORS = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
-}
+_OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv}
 
 
 @dataclass(frozen=True, slots=True)

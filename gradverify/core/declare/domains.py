@@ -176,10 +176,6 @@ def _is_integer(array: Array, low: float, high: float) -> bool:
     return array.dtype.kind in "iu" and bool(array.min() >= low and array.max() <= high)
 
 
-def _lengths(raw: Array, longest: float) -> Array:
-    return _integers(raw, 1, longest)
-
-
 def _offsets(raw: Array, total: float) -> Array:
     """0, increasing starts, and the total, along the last axis; sequences are empty only where there are too many."""
     count, found = raw.shape[-1] - 1, np.zeros(raw.shape, dtype=np.int64)
@@ -226,7 +222,9 @@ _TABLE: Mapping[str, _Word] = {
         "int", (1,), lambda raw, count: _integers(raw, 0, count - 1), lambda a, count: _is_integer(a, 0, count - 1)
     ),
     "integers": _Word("int", (2,), _integers, _is_integer),
-    "lengths": _Word("int", (1,), _lengths, lambda a, longest: _is_integer(a, 1, longest)),
+    "lengths": _Word(
+        "int", (1,), lambda raw, longest: _integers(raw, 1, longest), lambda a, longest: _is_integer(a, 1, longest)
+    ),
     "offsets": _Word("int", (1,), _offsets, _are_offsets),
 }
 _SYNONYMS = {

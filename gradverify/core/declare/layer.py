@@ -68,9 +68,9 @@ class Layer(Declaration):
                 raise DeclarationError(f"layer {label!r}: {key!r} is declared twice, by keyword and in primals")
             arrays[key] = spec
         condition = declaration.get("assume")
-        constants = _names(declaration.get("constants", ()))
+        constants = as_names(declaration.get("constants", ()))
         if "zero" in declaration:
-            declaration["zero"] = _names(declaration["zero"])
+            declaration["zero"] = as_names(declaration["zero"])
         found = tuple(_primal(label, key, arrays[key], constants) for key in _order(forward, arrays))
         whole = tuple(p.name for p in found if p.domain.strategy is not None and not p.differentiable)
         unwanted = tuple(dict.fromkeys((*constants, *whole)))
@@ -144,7 +144,8 @@ _HOOKS = {field.name for field in fields(Hooks)}
 KEYWORDS = frozenset(_SETTINGS | _DECLARED | _HOOKS | {"name", "primals"})
 
 
-def _names(value: str | Sequence[str]) -> tuple[str, ...]:
+def as_names(value: str | Sequence[str]) -> tuple[str, ...]:
+    """One name or several, as a tuple."""
     return (value,) if isinstance(value, str) else tuple(value)
 
 

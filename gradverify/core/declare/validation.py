@@ -158,7 +158,7 @@ def _mentioned(layer: Declaration, constants: tuple[str, ...]) -> None:
         if not isinstance(factor, Real) or not math.isfinite(factor) or float(factor) == 0:
             raise DeclarationError(f"layer {layer.name!r}, factor: expected a number that is not zero, got {factor!r}")
     rough = declared.accuracy
-    if not isinstance(rough, Real) or not 0 <= float(rough) <= 0.1:
+    if not isinstance(rough, Real) or not 0 <= float(rough) <= 0.1:  # with less than a digit no gradient is told
         raise DeclarationError(
             f"layer {layer.name!r}, accuracy: expected the tolerance at which forward stops, such as 1e-8 "
             f"(at most 0.1), got {rough!r}"
@@ -186,14 +186,14 @@ def _domain(layer: Declaration, primal: Primal, names: set[str]) -> None:
             f"which is no option (has {_listed(layer.options)})"
         )
     for argument in domain.arguments:
-        if argument not in names and argument not in layer.options and _number(argument) is None:
+        if argument not in names and argument not in layer.options and number(argument) is None:
             raise DeclarationError(
                 f"layer {layer.name!r}, primal {primal.name!r}: the domain {domain.name!r} is given "
                 f"{argument!r}, which is neither a number, a dimension of a primal nor an option: "
                 "a size that only an object is built with is declared with the parameter that has it, "
                 f'W="D {argument}", or as an option, options={{"{argument}": [3, 5]}}'
             )
-    bounds = [_number(argument) for argument in domain.arguments]
+    bounds = [number(argument) for argument in domain.arguments]
     if None in bounds:
         return
     if (domain.name in ("between", "inside") and not bounds[0] < bounds[1]) or (  # type: ignore[operator]
@@ -279,7 +279,8 @@ def parameters(function: Callable[..., Any], wrapped: bool = False) -> inspect.S
         return None
 
 
-def _number(text: str) -> float | None:
+def number(text: str) -> float | None:
+    """The number that a text is; None where it is none."""
     try:
         return float(text)
     except ValueError:

@@ -12,6 +12,7 @@ from gradverify.core import evaluate
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.detached import lost_flows
 from gradverify.core.diagnose.evidence import ABOUT_GRADIENTS, Evidence
+from gradverify.core.diagnose.probe import CLOSE
 from gradverify.core.diagnose.untouched import explains
 from gradverify.core.judge.randomness import KEPT
 from gradverify.core.nouns import Case, Diagnosis, Finding, Fit, Stream
@@ -242,34 +243,20 @@ def race(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-@add("wants", "MODE")
-def wants(evidence: Evidence) -> Diagnosis | None:
-    """The gradient depends on which others are wanted."""
-    if evidence.finding.property != "wants":
-        return None
-    what = evidence.finding.facts.get("what", "")
-    text = f"{what}, the gradient of {evidence.primal} is another one: it is computed along with one not wanted then"
-    return Diagnosis("wants", "MODE", text, Fit.EXACT)
+def _as_asked(name: str, bug_class: str, fit: Fit, why: str) -> None:
+    """A signature that says what its property has asked, and what follows."""
+
+    @add(name, bug_class)
+    def told(evidence: Evidence) -> Diagnosis | None:
+        if (evidence.finding.property, evidence.finding.kind) != (name, "differs"):
+            return None
+        text = f"{evidence.finding.facts.get('what', '')}, the gradient of {evidence.primal} {why}"
+        return Diagnosis(name, bug_class, text, fit)
 
 
-@add("modes", "MODE")
-def modes(evidence: Evidence) -> Diagnosis | None:
-    """A call in another mode reaches the backward of this one."""
-    finding = evidence.finding
-    if finding.property != "modes" or finding.kind != "differs":
-        return None
-    text = f"{finding.facts.get('what', '')}, the gradient of {evidence.primal} changes: the mode is read too late"
-    return Diagnosis("modes", "MODE", text, Fit.LAW)
-
-
-@add("batch", "INDEX")
-def batch(evidence: Evidence) -> Diagnosis | None:
-    """Rows of the batch see each other."""
-    if evidence.finding.property != "batch":
-        return None
-    what = evidence.finding.facts.get("what", "")
-    text = f"{what}, the gradient of {evidence.primal} changes: what one row gets depends on the other rows"
-    return Diagnosis("batch", "INDEX", text, Fit.FORM)
+_as_asked("wants", "MODE", Fit.EXACT, "is another one: it is computed along with one not wanted then")
+_as_asked("modes", "MODE", Fit.LAW, "changes: the mode is read too late")
+_as_asked("batch", "INDEX", Fit.FORM, "changes: what one row gets depends on the other rows")
 
 
 @add("second_order", "ORDER2")
@@ -308,7 +295,7 @@ def forward_mode(evidence: Evidence) -> Diagnosis | None:
     if finding.property != "forward_mode":
         return None
     ratio = finding.facts.get("ratio")
-    signed = ratio is not None and abs(ratio + 1) < 1e-6
+    signed = ratio is not None and abs(ratio + 1) < CLOSE
     text = "the forward-mode rule has the wrong sign" if signed else "the forward-mode rule misses or mistakes a term"
     return Diagnosis(
         "forward_mode", "SIGN" if signed else "TERM", text, Fit.FORM if signed else Fit.VAGUE, {"ratio": ratio}

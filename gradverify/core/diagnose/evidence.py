@@ -25,7 +25,7 @@ from gradverify.core.nouns import Array, Case, Finding
 from gradverify.core.properties import properties
 from gradverify.core.verify import examine
 
-DRAWS = 3
+DRAWS = 3  # upstream gradients for each case: a law that holds by chance under one is refuted by another
 ABOUT_GRADIENTS = ("gradient", "special", "complete", "modes")
 ABOUT_OTHERS = ("random", "outputs", "dtype", "tie", "differs")
 

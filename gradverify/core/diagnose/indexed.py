@@ -10,7 +10,7 @@ import numpy as np
 
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
-from gradverify.core.diagnose.probe import Probe, close
+from gradverify.core.diagnose.probe import CLOSE, NOTHING, Probe, close
 from gradverify.core.judge.facts import best_ratio
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
@@ -124,11 +124,11 @@ def _times(probes: tuple[Probe, ...], name: str, other: str) -> float | None:
         if a is None or a.shape != right.shape or not np.isfinite(a).all() or close(a, probe.numerical(name)):
             return None
         ratio, _ = best_ratio(a.ravel(), right.ravel())
-        if not np.isfinite(ratio) or abs(ratio) < 1e-9 or not close(a, ratio * right):
+        if not np.isfinite(ratio) or abs(ratio) < NOTHING or not close(a, ratio * right):
             return None
         found.append(1.0 if close(a, right) else ratio)
     several = len(found) > 1 and all(np.count_nonzero(p.numerical(other)) > 2 for p in probes)
-    same = max(found) - min(found) <= 1e-6 * abs(found[0])
+    same = max(found) - min(found) <= CLOSE * abs(found[0])
     return found[0] if set(found) == {1.0} or (several and same) else None
 
 
@@ -143,10 +143,10 @@ def _besides(name: str, mine: float, other: str, theirs: float | None) -> str:
     """What else is wrong with gradients that stand in each other's place."""
 
     def said(r: float) -> str:
-        return "negated" if abs(r + 1) < 1e-6 else f"multiplied by {r:.6g}"
+        return "negated" if abs(r + 1) < CLOSE else f"multiplied by {r:.6g}"
 
-    wrong = [(n, r) for n, r in ((name, mine), (other, theirs)) if r is not None and abs(r - 1) > 1e-6]
-    if len(wrong) == 2 and abs(wrong[0][1] - wrong[1][1]) <= 1e-6 * abs(wrong[0][1]):
+    wrong = [(n, r) for n, r in ((name, mine), (other, theirs)) if r is not None and abs(r - 1) > CLOSE]
+    if len(wrong) == 2 and abs(wrong[0][1] - wrong[1][1]) <= CLOSE * abs(wrong[0][1]):
         return f", and both are {said(wrong[0][1])}"
     return "".join(f", and what stands for {n} is {said(r)}" for n, r in wrong)
 

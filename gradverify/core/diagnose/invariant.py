@@ -14,7 +14,7 @@ import numpy as np
 from gradverify.core import evaluate
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
-from gradverify.core.diagnose.probe import Probe, close
+from gradverify.core.diagnose.probe import CLOSE, Probe, close
 from gradverify.core.nouns import Array, Case, Diagnosis, Fit, Stream
 
 _SAME = 1e-9  # relative change of outputs that counts as none
@@ -59,7 +59,7 @@ def _broken(evidence: Evidence, name: str, axis: int, probe: Probe) -> bool:
 
 
 def _adds_up(gradient: Array, axis: int) -> bool:
-    return bool(np.max(np.abs(gradient.sum(axis))) <= 1e-6 * np.max(np.abs(gradient).sum(axis)))
+    return bool(np.max(np.abs(gradient.sum(axis))) <= CLOSE * np.max(np.abs(gradient).sum(axis)))
 
 
 def _same_outputs(probe: Probe, case: Case) -> bool:

@@ -16,7 +16,7 @@ from gradverify.core import evaluate
 from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.outputs import labels_of
-from gradverify.core.diagnose.probe import Probe, close
+from gradverify.core.diagnose.probe import APART, Probe, close
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
 _MOST = 250  # outputs, each of which costs one backward
@@ -178,7 +178,7 @@ def _weights(evidence: Evidence, pairs: Sequence[Jacobians]) -> Description | No
     alone = all((~j.gone("numerical")).sum(0).max(initial=0) <= 1 for j in pairs)
     right = [(j, j.there("numerical")) for j in pairs]
     ratios = np.concatenate([j.analytic[there] / j.numerical[there] for j, there in right])
-    if np.ptp(ratios) < 1e-4 * np.abs(ratios).max():
+    if np.ptp(ratios) < APART * np.abs(ratios).max():
         return None  # one factor, of which others tell more
     spread = f"from {ratios.min():.3g} to {ratios.max():.3g} times the right one"
     d = f"the gradient of {evidence.primal}"

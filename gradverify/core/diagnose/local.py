@@ -10,7 +10,7 @@ import numpy as np
 
 from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
-from gradverify.core.diagnose.probe import CLOSE, Probe, close
+from gradverify.core.diagnose.probe import APART, CLOSE, Probe, close
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
 _SATURATED = 1e-3  # relative error of a difference that was divided by the slope of a saturated unit, at the most
@@ -51,7 +51,7 @@ def local(evidence: Evidence) -> Diagnosis | None:
     """The ratio of the gradients is a known function of a primal or an output: a factor of the chain is missing."""
     if not evidence.about_gradient or not evidence.probes:
         return None
-    if not evidence.everywhere(lambda p: bool(np.ptp(_ratio(evidence, p)) > 1e-4)):
+    if not evidence.everywhere(lambda p: bool(np.ptp(_ratio(evidence, p)) > APART)):
         return None
     for source, name in _sources(evidence):
         for words, function in (OF_OUTPUT if source == "output" else OF_INPUT).items():
@@ -138,7 +138,7 @@ def _factors(evidence: Evidence, axes: tuple[int, ...], probe: Probe) -> Array |
 
 def _scaled_along(evidence: Evidence, axes: tuple[int, ...], probe: Probe) -> bool:
     ratio = _factors(evidence, axes, probe)
-    return ratio is not None and float(np.ptp(ratio)) > 1e-4 and bool(np.all(ratio))
+    return ratio is not None and float(np.ptp(ratio)) > APART and bool(np.all(ratio))
 
 
 # Of all other axes of a primal; eps under a root is left out, so that the numbers are nearly these.

@@ -10,7 +10,7 @@ from gradverify.core.nouns import Case, Diagnosis, Fit
 
 _APART = 9  # places, among which two seldom choose the same
 _CROWD = 6  # that must meet where there is one place
-_DRAWS = 4
+_DRAWS = 4  # cases where no two should meet, of which most must be right: by chance two meet now and then
 
 
 @add("met", "OVERWRITE")

@@ -9,7 +9,7 @@ import numpy as np
 from gradverify.core.declare.declaration import Primal
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
-from gradverify.core.diagnose.probe import Probe, close
+from gradverify.core.diagnose.probe import APART, CLOSE, Probe, close
 from gradverify.core.diagnose.terms import SMALL, matters, relative
 from gradverify.core.judge.facts import best_ratio
 from gradverify.core.nouns import Array, Case, Diagnosis, Fit
@@ -144,8 +144,8 @@ def _share(evidence: Evidence, zeros: list[Case]) -> float | None:
         if np.count_nonzero(right) < 2 or not np.isfinite(ratio) or not close(a, n - right + ratio * right):
             return None
         found.append(ratio)
-    same = len(found) > 1 and max(found) - min(found) < 1e-6
-    return found[0] if same and abs(found[0] - 1) > 1e-4 else None
+    same = len(found) > 1 and max(found) - min(found) < CLOSE
+    return found[0] if same and abs(found[0] - 1) > APART else None
 
 
 def _as_if_ones(evidence: Evidence, probe: Probe, ones: Case | None) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.outputs import labels_of
-from gradverify.core.diagnose.probe import Probe, close
+from gradverify.core.diagnose.probe import CLOSE, NOTHING, Probe, close
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
 _NAMED = {2.0: "twice", 0.5: "half", -1.0: "minus"}
@@ -53,11 +53,11 @@ def partly(evidence: Evidence) -> Diagnosis | None:
 
 
 def _diagnosis(evidence: Evidence, factor: float, words: str, what: str = "") -> Diagnosis:
-    said = next((f"{name} the right one" for v, name in _NAMED.items() if abs(factor - v) < 1e-6), "")
+    said = next((f"{name} the right one" for v, name in _NAMED.items() if abs(factor - v) < CLOSE), "")
     said = said or f"{factor:.6g} times the right one"
     text = f"the gradient of {evidence.primal} is {said} in {what}{words}{evidence.given}, and right in the rest"
     facts = {"factor": factor, "cases": len(evidence.probes)}
-    bug_class = "SIGN" if abs(factor + 1) < 1e-6 else "FACTOR"
+    bug_class = "SIGN" if abs(factor + 1) < CLOSE else "FACTOR"
     known = bool(said) and "times" not in said
     return Diagnosis("partly", bug_class, text, Fit.LAW if known else Fit.FORM, facts)
 
@@ -65,9 +65,9 @@ def _diagnosis(evidence: Evidence, factor: float, words: str, what: str = "") ->
 def _common(factors: list[float | None]) -> float | None:
     """The one factor of all cases that is no plain 1 or 0; cases in which the part is empty say nothing."""
     known = [f for f in factors if f is not None and not np.isnan(f)]
-    if len(known) < 2 or None in factors or max(known) - min(known) > 1e-6 * abs(known[0]):
+    if len(known) < 2 or None in factors or max(known) - min(known) > CLOSE * abs(known[0]):
         return None
-    return None if abs(known[0]) < 1e-6 or abs(known[0] - 1) < 1e-6 else known[0]
+    return None if abs(known[0]) < CLOSE or abs(known[0] - 1) < CLOSE else known[0]
 
 
 def _of_entries(evidence: Evidence, part: Part, probe: Probe) -> float | None:
@@ -92,10 +92,10 @@ def _of_outputs(evidence: Evidence, part: Part, probe: Probe) -> float | None:
 def _factor(a: Array, inside: Array, outside: Array) -> float | None:
     """c with a = c * inside + outside; NaN if nothing is inside, None if there is none or all is inside."""
     top = float(np.abs(inside + outside).max(initial=0.0))
-    if not np.isfinite(a).all() or float(np.abs(outside).max(initial=0.0)) <= 1e-9 * top:
+    if not np.isfinite(a).all() or float(np.abs(outside).max(initial=0.0)) <= NOTHING * top:
         return None
     power = float(np.sum(inside * inside))
-    if power <= (1e-9 * top) ** 2:
+    if power <= (NOTHING * top) ** 2:
         return float("nan") if close(a, outside) else None
     c = float(np.sum((a - outside) * inside)) / power
     return c if close(a, c * inside + outside) else None

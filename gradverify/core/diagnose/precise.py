@@ -12,6 +12,7 @@ from gradverify.core.diagnose.indexed import as_if
 from gradverify.core.diagnose.probe import Probe, close
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
+# How far a number that was summed in a type may be from the right one: some tens of its roundings.
 _TYPES = (("float16", np.float16, 2e-2), ("float32", np.float32, 1e-5))
 
 

@@ -20,6 +20,8 @@ from gradverify.core.evaluate import LayerFailure
 from gradverify.core.nouns import Array, Case, Comparison
 
 CLOSE = 1e-6  # relative to the largest entry: one central difference is good for about 1e-9
+NOTHING = 1e-9  # of the largest entry: no more than a central difference is off by
+APART = 1e-4  # by which ratios differ that are not one number: a hundred times what they may differ by if they are
 
 
 def close(a: Array, b: Array, tolerance: float = CLOSE) -> bool:

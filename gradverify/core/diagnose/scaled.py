@@ -11,11 +11,12 @@ import numpy as np
 
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
-from gradverify.core.diagnose.probe import Probe, close
+from gradverify.core.diagnose.probe import APART, CLOSE, NOTHING, Probe, close
 from gradverify.core.judge.facts import best_ratio
 from gradverify.core.nouns import Array, Diagnosis, Fit
 from gradverify.core.shrink.search import sizes_of
 
+# Factors that are left out or put in by mistake: squares, means, decades, norms and circles.
 _NUMBERS = (2.0, 0.5, 3.0, 1 / 3, 4.0, 0.25, 10.0, 0.1, 2**0.5, 0.5**0.5, np.pi, 1 / np.pi)
 
 _OTHERS = 6  # plain cases, of other sizes and values, that a factor is tried on before it is offered
@@ -28,9 +29,9 @@ def ratio_of(evidence: Evidence, probe: Probe) -> float | None:
     if not (np.isfinite(a).all() and np.isfinite(n).all()):
         return None
     ratio, _ = best_ratio(a.ravel(), n.ravel())
-    if not np.isfinite(ratio) or abs(ratio) < 1e-9 or not close(a, ratio * n) or np.count_nonzero(n) < 1:
+    if not np.isfinite(ratio) or abs(ratio) < NOTHING or not close(a, ratio * n) or np.count_nonzero(n) < 1:
         return None
-    return None if abs(ratio - 1) < 1e-6 else ratio
+    return None if abs(ratio - 1) < CLOSE else ratio
 
 
 def _informative(evidence: Evidence) -> list[Probe]:
@@ -62,7 +63,7 @@ def sign(evidence: Evidence) -> Diagnosis | None:
         return None
     d = f"the gradient of {evidence.primal}"
     found = ratios(evidence)
-    if found and all(abs(r + 1) < 1e-6 for _, r in found):
+    if found and all(abs(r + 1) < CLOSE for _, r in found):
         meant = "; if it is meant to be (a descent direction, a maximised objective), declare factor=-1"
         hint = meant if _declarable(evidence, -1.0) else ""
         return Diagnosis("sign", "SIGN", f"{d} has the wrong sign{evidence.given}{hint}", Fit.EXACT, _tried(found))
@@ -81,13 +82,13 @@ def factor(evidence: Evidence) -> Diagnosis | None:
     if not evidence.about_gradient:
         return None
     found = ratios(evidence)
-    if not found or all(abs(r + 1) < 1e-6 for _, r in found):
+    if not found or all(abs(r + 1) < CLOSE for _, r in found):
         return None
     d = f"the gradient of {evidence.primal}"
     tried = _tried(found)
     negated = all(r < 0 for _, r in found)
     for words, values, of_options in _names(evidence, [p for p, _ in found]):
-        if all(abs(abs(r) - v) <= 1e-6 * abs(v) and (r < 0) == negated for (_, r), v in zip(found, values)):
+        if all(abs(abs(r) - v) <= CLOSE * abs(v) and (r < 0) == negated for (_, r), v in zip(found, values)):
             mean = words.strip("1/").isidentifier() and not of_options
             where = " (sum for mean, or the other way round)" if mean else ""
             where += ", and the sign is wrong" if negated else ""
@@ -100,9 +101,9 @@ def factor(evidence: Evidence) -> Diagnosis | None:
             )
             return Diagnosis("factor", "FACTOR", text + hint, _fit(evidence, of_options), tried)
     low, high = min(r for _, r in found), max(r for _, r in found)
-    if high - low < 1e-4 and abs(high - 1) < 1e-4:
+    if high - low < APART and abs(high - 1) < APART:
         return None  # a small error of any kind is nearly a factor
-    same = high - low <= 1e-6 * abs(high)
+    same = high - low <= CLOSE * abs(high)
     value = f"{found[0][1]:.6g}" if same else f"a number from {low:.4g} to {high:.4g}, one for each case"
     text = f"{d} is the right one times {value}{evidence.given}"
     return Diagnosis("factor", "FACTOR", text, Fit.PART if same else Fit.VAGUE, tried)

@@ -11,7 +11,7 @@ from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.nouns import Case, Diagnosis, Fit
 from gradverify.core.shrink.search import sizes_of
 
-_LENGTHS = range(1, 9)
+_LENGTHS = range(1, 9)  # sizes that are tried: a law of parity or of a block of 4 shows among them
 
 
 @add("sizes", "SHAPE")

@@ -14,8 +14,8 @@ from gradverify.core.nouns import Array, Diagnosis, Fit
 # Of all values; the slope of tanh, and of a sigmoid, differs from that at 0 by the square of what goes in: of a value
 # such as a bias, or of a product of two, as in x W.
 _SCALES = (0.1, 0.03)
-_FALLS = (_SCALES[1] / _SCALES[0]) ** 2
-_LIMITS = {
+_FALLS = (_SCALES[1] / _SCALES[0]) ** 2  # what is left of a square from the one scale to the other
+_LIMITS = {  # of the ratio, and the side that it comes from
     (1.0, 1): "the slope of a tanh (1 at 0) is missing",
     (1.0, -1): "the slope of a tanh (1 at 0) is taken twice",
     (4.0, 1): "the slope of a sigmoid (1/4 at 0) is missing",

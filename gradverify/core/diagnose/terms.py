@@ -10,7 +10,7 @@ import numpy as np
 
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
-from gradverify.core.diagnose.probe import Probe, close
+from gradverify.core.diagnose.probe import CLOSE, Probe, close
 from gradverify.core.diagnose.scaled import ratios
 from gradverify.core.nouns import Array, Case, Diagnosis, Fit
 
@@ -192,7 +192,7 @@ def skip(evidence: Evidence) -> Diagnosis | None:
     if not evidence.about_gradient or len(evidence.probes) < 2:
         return None
     found = [c for c in (_of_upstream(evidence, probe) for probe in evidence.probes) if c is not None]
-    if len(found) < len(evidence.probes) or max(found) - min(found) > 1e-6:
+    if len(found) < len(evidence.probes) or max(found) - min(found) > CLOSE:
         return None
     c = found[0]
     what = {
@@ -209,6 +209,6 @@ def _of_upstream(evidence: Evidence, probe: Probe) -> float | None:
     for dy in probe.case.cotangents or ():
         if dy.shape == n.shape and n.size > 2 and dy.dtype.kind == "f":
             c = float(np.sum((a - n) * dy) / np.sum(dy * dy))
-            if abs(c) > 1e-6 and close(a, n + c * dy):
+            if abs(c) > CLOSE and close(a, n + c * dy):
                 return c
     return None

@@ -13,8 +13,8 @@ from gradverify.core.nouns import Array, Case, Diagnosis, Fit, Stream
 from gradverify.core.properties import properties
 from gradverify.core.verify import examine
 
-_JITTER = 1e-3
-_VISIBLE = 10 * CLOSE
+_JITTER = 1e-3  # of the largest entry: ties come apart, and little else changes
+_VISIBLE = 10 * CLOSE  # an error that jitter has moved a little is seen all the same
 
 
 def changed(evidence: Evidence, case: Case, change: Callable[[Array], Array]) -> Case | None:

@@ -20,6 +20,8 @@ from gradverify.core.nouns import Array, Case, Stream
 from gradverify.core.shrink.search import sizes_of
 
 _LARGE = 600  # elements of all primals together; above that, sizes are taken from the small pools
+# Sizes of the first, second, ... axis: no two alike in a pool, where many elements do not forbid it, and other ones in
+# the next, so that what depends on a size is told from what depends on another.
 _SMALL = ((3, 2, 2, 2, 2, 2), (2, 2, 3, 2, 2, 3), (2, 3, 2, 2, 3, 2))
 _POOLS = ((3, 2, 5, 4, 6, 7), (2, 5, 3, 4, 7, 6), (4, 3, 2, 5, 6, 7), (5, 4, 3, 6, 2, 7), (6, 7, 5, 8, 4, 9))
 

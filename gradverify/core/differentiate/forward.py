@@ -15,6 +15,7 @@ import numpy as np
 from gradverify.core.declare.functions import accepted
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import LayerFailure, cast, guarded, outputs_of, run
+from gradverify.core.evaluate.foreign import same
 from gradverify.core.evaluate.limits import TRIAL, time_limit
 from gradverify.core.nouns import Array, Case
 
@@ -212,9 +213,7 @@ class Forward:
         given = {name: np.array(a) for name, a in primals.items()}
         outputs = run(self.layer, given, self.options).outputs
         if self._writes is None:
-            self._writes = any(
-                not np.array_equal(given[n], a, equal_nan=a.dtype.kind in "fc") for n, a in primals.items()
-            )
+            self._writes = not all(same(given[n], a) for n, a in primals.items())
         return outputs
 
     def _flat(self, parts: list[Array]) -> Array:

@@ -16,9 +16,10 @@ import numpy as np
 
 from gradverify.core.declare.authored import FOREIGN, MOST, behind, contents, foreign, functions, lineage, ours
 from gradverify.core.declare.layer import Layer
+from gradverify.core.declare.validation import number
 
 _FULL = {"int8": 128.0, "uint8": 256.0}  # what a narrow type cannot count
-_DEPTH = 4
+_DEPTH = 4  # functions that call one another: a helper of a helper of the layer
 LARGEST = 1e60  # beyond, a product of five leaves the range of a double
 
 
@@ -28,19 +29,12 @@ def constants(layer: Layer) -> tuple[float, ...]:
     for spec in layer.options.values():
         found.update(_numbers(spec))
     for primal in layer.primals:
-        found.update(_numbers([_number(a) for a in primal.domain.arguments]))
+        found.update(_numbers([number(a) for a in primal.domain.arguments]))
     seen: set[int] = set()
     for function in (layer.forward, layer.backward, layer.assume, layer.declared.surrogate):
         found.update(_mentioned(function, seen, _DEPTH))
     useful = {abs(c) for c in found if 1e-6 < abs(c) <= LARGEST and abs(c) != 1}
     return tuple(sorted(useful))[:MOST]
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def _numbers(value: Any, depth: int = _DEPTH) -> Iterator[float]:

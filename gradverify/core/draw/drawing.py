@@ -25,8 +25,8 @@ Draw = Callable[[st.SearchStrategy[Any]], Any]
 _ATTEMPTS = 20  # before a case is given up, so that an author's `assume` may refuse nine of ten
 _STEPS = (None, *(float(f"1e-{k}") for k in range(7, 1, -1)), *(float(f"3e-{k}") for k in range(7, 2, -1)))
 _VALUE_BYTES = 27  # of a case: manner, seed, step, planted entries
-_PRIMAL_BYTES = 6
-_FEW = 8
+_PRIMAL_BYTES = 6  # of each primal: whether it has a manner of its own, and which
+_FEW = 8  # values that an author's strategy draws for an array, which are repeated: it may take a millisecond for each
 _TABLES = 8  # assignments of options for which allowed sizes are searched
 
 Tables = dict[str, "allowed.Table | None"]  # of allowed sizes, for each assignment of options

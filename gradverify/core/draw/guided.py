@@ -12,6 +12,7 @@ from gradverify.core.nouns import Case
 
 _GUIDED = 0.25  # of the cases are mutants, where anything was reached by some cases and not by others
 _AGAIN = 4  # runs, where one ends early: Hypothesis gives up a strategy that draws now this and now that
+_TRIES = 20  # rows for each case that is wanted: a mutant may be refused by `assume`
 _SETTLED = 4  # first cases, whose news is only that they were the first
 
 
@@ -43,7 +44,7 @@ def explored(drawing: Drawing, examples: int, seed: int, body: Callable[[Case], 
         return
     pool = Pool((), drawing.lengths, random.Random(seed), kept)
     tried = 0
-    while seen < examples and tried < 20 * examples:
+    while seen < examples and tried < _TRIES * examples:
         tried += 1
         row = pool.next()
         case = drawing.alone(row)

@@ -21,11 +21,7 @@ class Pool:
     """
 
     def __init__(
-        self,
-        rows: Iterable[bytes],
-        lengths: tuple[int, int, int],
-        rng: random.Random,
-        reached: Iterable[bytes] = (),
+        self, rows: Iterable[bytes], lengths: tuple[int, int, int], rng: random.Random, reached: Iterable[bytes] = ()
     ) -> None:
         size = sum(lengths)
         self.rows = [row for row in rows if len(row) == size]

@@ -19,17 +19,18 @@ from gradverify.core.draw.knobs import Knobs
 Shape = tuple[int, ...]
 Sizes = dict[str, Union[int, Shape]]
 
+# What is drawn, as often as it stands here: sizes of 1 and small primes, which tell axes apart, and some of them equal.
 _SIZES = (1, 2, 3, 2, 3, 4, 5, 7, 1, 2, 3, 5)
 _SMALL = (1, 2, 3, 2)
 _DISTINCT = (2, 3, 5, 4, 7, 1)
 _LONG = (8, 9, 15, 16, 17, 32, 33, 8, 9, 17, 33, 65, 129)  # about the blocks in which kernels work
-_LONGEST = 256
-_TILE = (9, 17, 8, 5)
-_TILED = 300  # elements of two axes that are long at once
+_LONGEST = 256  # number in the code that is taken for a block
+_TILE = (9, 17, 8, 5)  # two axes that are long at once
+_TILED = 300  # elements of both
 _WIDE = (1, 3, 5, 7, 2, 4, 8, 6)  # for layers that know no axis by name
 _RANKS = (1, 2, 1, 2, 0, 3)
 _PATTERNS = ("free", "equal", "free", "distinct")
-_CAPS = (64, 100, 200, 64)
+_CAPS = (64, 100, 200, 64)  # elements of a primal: the layer runs some hundred times on each case
 _LONG_CAP = 600
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 Array = Any  # numpy.ndarray; the shape is in the docstrings
 
+# SplitMix64: Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (2014)
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _U64 = np.uint64

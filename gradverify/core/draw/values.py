@@ -21,6 +21,7 @@ Array = Any  # numpy.ndarray; the shape is in the docstrings
 Shape = tuple[int, ...]
 
 LARGEST = 1e4  # what float16 still holds, with room for a sum
+# What is drawn, as often as it stands here: most arrays are plain ones of the size of 1, as a user has them.
 _STYLES = ("integers", "tenths", "full", "full", "tenths", "full", "full", "full")
 _SCALES = (1.0,) * 28 + (0.1, 0.1, 0.1, 10.0, 10.0, 10.0, 0.01, 0.01, 100.0, 100.0, 1e-4, 1e3)
 _PLANTED = (0, 0, 1, 0, 1, 2, 1, 3)
@@ -178,13 +179,7 @@ _CASE_REGIMES = (
     *("far offset", "far offset", "about", "about"),
 )
 _LOW_REGIMES = (*_CASE_REGIMES, *("cancelling",) * len(_CASE_REGIMES))
-_OWN_REGIMES = (
-    "plain",
-    "plain",
-    "plain",
-    "zeros",
-    *(r for r in _REGIMES if r != "cancelling"),
-)  # planted numbers spoil most zeros
+_OWN_REGIMES = (*("plain",) * 3, "zeros", *(r for r in _REGIMES if r != "cancelling"))  # planting spoils most zeros
 
 
 def plant(knobs: Knobs, arrays: Mapping[str, Array], constants: tuple[float, ...], special: bool = False) -> None:

@@ -41,10 +41,7 @@ class Evaluation:
 
 
 def run(
-    layer: Layer,
-    primals: Mapping[str, Array],
-    options: Mapping[str, Any],
-    pair: tuple[Forward, Backward] | None = None,
+    layer: Layer, primals: Mapping[str, Array], options: Mapping[str, Any], pair: tuple[Forward, Backward] | None = None
 ) -> Evaluation:
     """One forward on the arrays as given (no copies are made), and its pullback.
 

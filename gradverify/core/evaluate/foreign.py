@@ -20,6 +20,11 @@ from gradverify.core.nouns import Array
 MOST = 1 << 27
 
 
+def same(one: Any, other: Any) -> bool:
+    """Whether two arrays, or numbers, are equal; NaN equals NaN."""
+    return np.array_equal(one, other, equal_nan=all(np.asarray(a).dtype.kind in "fc" for a in (one, other)))
+
+
 def array(value: Any, what: str, stage: str, kind: str, primal: str | None = None) -> Array:
     """The value as a plain ndarray, which shares its memory where it can.
 

@@ -48,7 +48,8 @@ def time_limit(seconds: float | None, inner: bool = False) -> Iterator[None]:
         yield
         return
 
-    limit, begun, start, late = seconds, time.process_time(), _clock(), _starved()
+    limit, begun, late = seconds, time.process_time(), _starved()
+    start = time.perf_counter() - late
     seen = (begun, start)
     dropped: list[_Expired] = []
 

@@ -19,6 +19,7 @@ from gradverify.core.declare.held import Path, arrays_of, fetch, store, values
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.outside import names_of, reachable, shown
 from gradverify.core.evaluate import LayerFailure, run
+from gradverify.core.evaluate.foreign import same
 from gradverify.core.evaluate.limits import time_limit
 from gradverify.core.nouns import Array, Case
 from gradverify.core.nouns.ledger import NotVerified
@@ -208,6 +209,4 @@ def _other(value: Any, share: float, rng: np.random.Generator) -> Any:
 
 
 def _same(one: Sequence[Array], other: Sequence[Array]) -> bool:
-    return len(one) == len(other) and all(
-        np.array_equal(a, b, equal_nan=np.asarray(a).dtype.kind in "fc") for a, b in zip(one, other)
-    )
+    return len(one) == len(other) and all(map(same, one, other))

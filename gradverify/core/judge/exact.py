@@ -8,7 +8,7 @@ cotangents by one unit in the last place, and only when a difference is in sight
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from functools import cache, partial, wraps
 from itertools import product
 from typing import Any
 
@@ -29,7 +29,7 @@ EXPECTED = ("got", "expected")  # and where the other side is computed from one 
 
 _ULPS = 4096.0  # reductions in another order move the last digits; bugs move the first
 _GRAINS = 4.0  # roundings of a gradient that is read from a subtraction, on either side of a comparison
-_SPREADS = 16.0
+_SPREADS = 16.0  # of its own rounding or spread, each heard once or a few times: the largest of many is some times that
 _HIDES = 1e-3  # of the largest term: what is rounded by more is a jump, and a mistake of a thousandth would pass for it
 _MOVED = 1e-3  # part of themselves by which primals move to hear their terms: far above rounding, far below a change
 _REACHES = 10.0 ** -np.arange(5.0)  # changes over which a jump of the gradients is looked for
@@ -62,6 +62,20 @@ def ready(layer: Layer, case: Case) -> tuple[Case, str | None]:
     if not all(np.isfinite(y).all() for y in known.outputs if y.dtype.kind in "fc"):
         return known.case, "forward is not finite at the point"
     return known.case, None
+
+
+def where_finite(name: str) -> Callable[[Callable[..., Outcome]], Callable[..., Outcome]]:
+    """A property that is asked of completed cases, where forward is finite; of others it is skipped with the reason."""
+
+    def decorate(holds: Callable[..., Outcome]) -> Callable[..., Outcome]:
+        @wraps(holds)
+        def asked(layer: Layer, case: Case, **more: Any) -> Outcome:
+            case, reason = ready(layer, case)
+            return Outcome(name, skipped=reason) if reason is not None else holds(layer, case, **more)
+
+        return asked
+
+    return decorate
 
 
 def outcome(
@@ -111,14 +125,9 @@ def compare(
 ) -> dict[str, Comparison]:
     """Comparison of two gradients by primal; the bound is the rounding of backward, less where that was the same."""
     found: dict[str, Comparison] = {}
-    if not expected:
-        return found
     unit = _unit(layer, case)
-    grain = (
-        {n: loose * _GRAINS * g for n, g in layer.hooks.gradient_rounding(case.primals).items()}
-        if layer.hooks.gradient_rounding
-        else {}
-    )
+    measured = layer.hooks.gradient_rounding
+    grain = {} if measured is None else {n: loose * _GRAINS * g for n, g in measured(case.primals).items()}
     spreads = [] if same else [cache(partial(spread, layer, case)) for spread in (rounding, rounding_saved, unfinished)]
     for primal in expected:
         a, b = np.asarray(got[primal]), np.asarray(expected[primal])
@@ -126,26 +135,25 @@ def compare(
             error = np.abs(a - b)
             sizes = np.abs(b) if terms is None else np.maximum(np.abs(b), np.abs(terms[primal]))
             top = _top(sizes)
-            eps = max(unit, _eps(b))
-            bound = np.full(b.shape, max(least, _share(eps)) * top + _ULPS * _tiny(b)) + grain.get(primal, 0.0)
+            eps = max(unit, _limit(b))
+            smallest = max(least, _share(eps)) * top + _ULPS * _limit(b, "tiny")
+            bound = np.full(b.shape, smallest) + grain.get(primal, 0.0)
             far = ~(error <= bound) & ~((a == b) | (np.isnan(a) & np.isnan(b)))
             if narrow(case):
                 far &= np.isfinite(a) & np.isfinite(b)  # where the range of the type ends depends on the order of sums
         if far.any():
             natural = natural_size(layer, case, primal)
             bound = bound + _share(eps) * natural
-            for spread in spreads:
+            for spread in (*spreads, None):
+                with np.errstate(all="ignore"):
+                    far &= ~(error <= bound)
+                if spread is None or not far.any():
+                    break
                 if spread is spreads[-1] and not _in_reach(layer, case, primal, error[far], bound[far]):
                     break
                 extra = spread().get(primal)
                 if extra is not None and extra.shape == bound.shape:
                     bound = bound + _allowed(layer, case, primal, extra, far, (top, natural), eps)
-                with np.errstate(all="ignore"):
-                    far &= ~(error <= bound)
-                if not far.any():
-                    break
-            with np.errstate(all="ignore"):
-                far &= ~(error <= bound)
         verdicts = np.where(far, Verdict.DISAGREES, Verdict.AGREES).astype(np.int8)
         labels = layer.primal(primal).dims.labels(b.ndim)
         found[primal] = Comparison(primal, a, b, bound, verdicts, top, labels, sides=sides)
@@ -252,9 +260,10 @@ def unfinished(layer: Layer, case: Case) -> dict[str, Array]:
     @cache
     def at(step: float, absolute: float) -> dict[str, Array]:
         """Primals move in proportion to themselves, or to 1: those that are small may change nothing."""
-        away = {n: step * turns[n] * np.maximum(np.abs(a), absolute) for n, a in case.primals.items() if _floating(a)}
-        primals = {n: (a + away[n]).astype(a.dtype) if n in away else a for n, a in case.primals.items()}
-        moved = tuple((a * (1 + step * w)).astype(a.dtype) if _floating(a) else a for a, w in zip(v, twists))
+        floating = {n: a for n, a in case.primals.items() if a.dtype.kind in "fc"}
+        away = {n: step * turns[n] * np.maximum(np.abs(a), absolute) for n, a in floating.items()}
+        primals = {**case.primals, **{n: (a + away[n]).astype(a.dtype) for n, a in floating.items()}}
+        moved = tuple((a * (1 + step * w)).astype(a.dtype) for a, w in zip(v, twists))
         try:
             there = gradients(layer, case.but(primals=primals), moved)
         except LayerFailure:
@@ -263,7 +272,7 @@ def unfinished(layer: Layer, case: Case) -> dict[str, Array]:
 
     def jumps(name: str, gradient: Array) -> Iterator[float]:
         most = _UNFINISHED * _top(gradient)
-        noise = np.full(gradient.size, 64 * _eps(gradient) * (_top(gradient) or 1.0))
+        noise = np.full(gradient.size, 64 * _limit(gradient) * (_top(gradient) or 1.0))
 
         def along(steps: Array, absolute: float) -> Array:
             return np.array([at(float(step), absolute)[name].ravel() for step in steps])
@@ -273,10 +282,6 @@ def unfinished(layer: Layer, case: Case) -> dict[str, Array]:
             yield 0.0 if jump is None or _top(jump.change) > most else _top(jump.change)
 
     return {n: np.full(g.shape, max(jumps(n, g))) for n, g in base.items() if g.size}
-
-
-def _floating(array: Array) -> bool:
-    return np.asarray(array).dtype.kind in "fc"
 
 
 def stored(layer: Layer, rng: np.random.Generator, part: float | None = None) -> Layer:
@@ -355,10 +360,6 @@ def size(array: Array) -> float:
     return (float(np.sqrt(np.mean(np.square(x, dtype=np.float64)))) if x.size else 0.0) or 1.0
 
 
-def _tiny(array: Array) -> float:
-    return float(np.finfo(array.real.dtype).tiny) if array.dtype.kind in "fc" else 0.0
-
-
 def narrow(case: Case) -> bool:
     """Whether a primal has a type whose range everyday numbers overflow: float16 ends at 65,504."""
     return any(a.dtype.kind == "f" and float(np.finfo(a.dtype).max) < 1e6 for a in case.primals.values())
@@ -366,12 +367,13 @@ def narrow(case: Case) -> bool:
 
 def _unit(layer: Layer, case: Case) -> float:
     """Of the arithmetic behind a gradient: what came in, or was computed, with few digits may go out with more."""
-    given = (_eps(np.asarray(a)) for a in (*case.primals.values(), *(case.cotangents or ())))
+    given = (_limit(np.asarray(a)) for a in (*case.primals.values(), *(case.cotangents or ())))
     return max(float(getattr(layer.hooks.reference, "eps", 0.0)), layer.declared.accuracy, *given)
 
 
-def _eps(array: Array) -> float:
-    return float(np.finfo(array.real.dtype).eps) if array.dtype.kind in "fc" else 0.0
+def _limit(array: Array, name: str = "eps") -> float:
+    """A limit of the type of an array; 0 for whole numbers."""
+    return float(getattr(np.finfo(array.real.dtype), name)) if array.dtype.kind in "fc" else 0.0
 
 
 def _finding(name: str, kind: str, what: str, case: Case, comparison: Comparison) -> Finding:
@@ -381,18 +383,15 @@ def _finding(name: str, kind: str, what: str, case: Case, comparison: Comparison
     ratio = comparison.ratio[comparison.wrong]
     severity = float(np.max(np.where(np.isfinite(ratio), ratio, np.inf)))
     message = f"{what}, the gradient of {comparison.primal} changes: at {place} it is {a:.6g} instead of {b:.6g}"
-    scalar, remainder = best_ratio(
-        *(np.nan_to_num(np.asarray(x).real.ravel().astype(float)) for x in (comparison.analytic, comparison.numerical))
-    )
+    got, wanted = (np.nan_to_num(np.real(x).ravel().astype(float)) for x in (comparison.analytic, comparison.numerical))
+    scalar, remainder = best_ratio(got, wanted)
     facts = {"ratio": scalar, "remainder": remainder, "wrong": int(comparison.wrong.sum()), "what": what}
     return Finding(name, kind, comparison.primal, message, case, comparison, severity, facts)
 
 
-def pulled(
-    layer: Layer, case: Case, evaluation: evaluate.Evaluation, cotangents: Callable[[], tuple[Array, ...]]
-) -> dict[str, Array]:
-    """Usable gradients from an open evaluation."""
-    return usable(layer, case, evaluation.pull(cotangents()))
+def pulled(layer: Layer, case: Case, evaluation: evaluate.Evaluation) -> dict[str, Array]:
+    """Usable gradients from an open evaluation, for copies of the case's cotangents."""
+    return usable(layer, case, evaluation.pull(copied(case.cotangents or ())))
 
 
 def copied(arrays: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -14,6 +14,7 @@ from gradverify.core.differentiate.sides import TINY, finer_scales
 from gradverify.core.judge.verdicts import APART, FAINT, FIRM, JUMP, UNDECLARED, Sweep, judge
 from gradverify.core.nouns import AGREES, DISAGREES, UNRESOLVED, Array, Estimate
 
+INNER = 4  # times what values inside are rounded by: two outputs are subtracted, and either may be off by two of it
 _HIDES = 1e-4  # of a gradient: what backward is rounded by hides no more, whatever its rounding is measured to be
 FINE = 4e-9  # a single step decides only where its bound is below this share of the largest entry
 UPWARD = ladder.RATIO ** np.arange(8.0)  # steps from the best one upward, each RATIO times the one before
@@ -116,7 +117,7 @@ def climb(sweep: Sweep, todo: Array) -> None:
         todo = sweep.among(todo, UNRESOLVED)
     tiny = todo[point.scale[todo] < TINY]  # steps relative to a tiny entry may be far below the length scale
     if tiny.size:
-        measured(sweep, tiny, ladder.entrywise(point, tiny, known[tiny], scale=np.ones(tiny.size)))
+        measured(sweep, tiny, ladder.entrywise(point, tiny, known[tiny], scale=np.ones(tiny.size)), length=1.0)
     for finer in finer_scales(point):
         todo = todo[~np.isfinite(sweep.bound[todo])]
         if todo.size:
@@ -226,8 +227,10 @@ def _moved(point: Point, entries: Array, step: Array) -> Point:
     return near
 
 
-def measured(sweep: Sweep, entries: Array, estimate: Estimate, anyway: bool = False) -> None:
-    """Keep estimates that are better than what is known, or all of them."""
+def measured(
+    sweep: Sweep, entries: Array, estimate: Estimate, anyway: bool = False, length: float | None = None
+) -> None:
+    """Keep estimates that are better than what is known, or all of them; `length` is that of steps but natural ones."""
     value, bound = np.asarray(estimate.value, float), np.asarray(estimate.bound, float)
     better = (bound < sweep.bound[entries]) | anyway
     entries, value, bound = entries[better], value[better], bound[better]
@@ -235,7 +238,7 @@ def measured(sweep: Sweep, entries: Array, estimate: Estimate, anyway: bool = Fa
     known = sweep.analytic[entries]
     verdicts = judge(known, value, bound, sweep.floor(entries, value))
     sweep.store(entries, value, bound, verdicts)
-    faint = np.abs(value - known) <= 4 * sweep.point.inner / sweep.point.scale[entries]
+    faint = np.abs(value - known) <= INNER * sweep.point.inner / (length or sweep.point.scale[entries])
     sweep.settle(entries[faint & (verdicts == DISAGREES)], UNRESOLVED, FAINT)
 
 

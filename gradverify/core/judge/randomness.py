@@ -7,10 +7,16 @@ import numpy as np
 from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import LayerFailure
+from gradverify.core.evaluate.foreign import same
 from gradverify.core.judge import exact
 from gradverify.core.nouns import Array, Case, Finding
 
 KEPT = "kept"  # kind of a finding: a gradient begins with what other calls left
+
+
+def steady(finding: Finding) -> bool:
+    """Whether a case that shows the finding shows it at every call; what comes by chance, or adds up, may not."""
+    return finding.kind not in ("random", KEPT)
 
 
 def randomness(layer: Layer, case: Case) -> tuple[Finding, ...]:
@@ -25,7 +31,7 @@ def randomness(layer: Layer, case: Case) -> tuple[Finding, ...]:
         return (Finding("repeatable", "random", None, message, case),)
     completed, _ = evaluate.completed(layer, case)
     first, *others = [_copied_gradients(layer, completed) for _ in range(3)]
-    changing = [n for n in first if any(n in g and not _equal(first[n], g[n]) for g in others)]
+    changing = [n for n in first if any(n in g and not same(first[n], g[n]) for g in others)]
     left = _left(layer, completed) if changing else frozenset()
     for name in (n for n in changing if n not in left):
         return (random_gradient(case, name),)
@@ -51,7 +57,7 @@ def _left(layer: Layer, case: Case) -> frozenset[str]:
     """
     nothing = case.but(cotangents=tuple(v * 0 for v in case.cotangents or ()))
     first, second = (_copied_gradients(layer, nothing) for _ in range(2))
-    return frozenset(n for n in first if n in second and _equal(first[n], second[n]) and np.any(first[n]))
+    return frozenset(n for n in first if n in second and same(first[n], second[n]) and np.any(first[n]))
 
 
 def _same_outputs(layer: Layer, case: Case) -> bool:
@@ -62,14 +68,10 @@ def _same_outputs(layer: Layer, case: Case) -> bool:
         )
     except LayerFailure:
         return True
-    return all(_equal(a, b) for a, b in zip(first, second))
+    return all(map(same, first, second))
 
 
 def _copied_gradients(layer: Layer, case: Case) -> dict[str, Array]:
     """Those that can be compared, as they are before another call may write into them."""
     raw = evaluate.gradients(layer, case.primals, case.options, case.cotangents or ())
     return {name: np.array(gradient) for name, gradient in evaluate.usable(layer, case, raw)[0].items()}
-
-
-def _equal(a: Array, b: Array) -> bool:
-    return np.array_equal(a, b, equal_nan=a.dtype.kind in "fc" and b.dtype.kind in "fc")

@@ -43,11 +43,7 @@ rules: Registry[Rule] = Registry("rule", "gradverify.rules")
 
 
 def add(
-    name: str,
-    says: str,
-    *,
-    cost: int,
-    applies: Callable[[Dispute], bool] = lambda dispute: True,
+    name: str, says: str, *, cost: int, applies: Callable[[Dispute], bool] = lambda dispute: True
 ) -> Callable[[Callable[[Dispute], Answer]], Callable[[Dispute], Answer]]:
     """Register a function as a rule: a decorator."""
 
@@ -64,7 +60,7 @@ def ordered() -> list[Rule]:
 
 
 @dataclass(slots=True)
-class Outcome:
+class Settled:
     """What became of a dispute; every array has shape (n,).
 
     Attributes
@@ -80,10 +76,10 @@ class Outcome:
     bound: Array
 
 
-def tried(dispute: Dispute) -> Outcome:
+def tried(dispute: Dispute) -> Settled:
     """The dispute before every rule, until nothing is left of it."""
     n = dispute.size
-    found = Outcome(
+    found = Settled(
         np.full(n, DISAGREES, np.int8), np.full(n, "", object), dispute.numerical.copy(), dispute.bound.copy()
     )
     left = np.arange(n)

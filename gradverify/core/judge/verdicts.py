@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradverify.core.differentiate.point import Point
+from gradverify.core.differentiate.sides import TINY
 from gradverify.core.nouns import AGREES, DISAGREES, UNRESOLVED, Array
 from gradverify.core.nouns.ledger import TORN
 
@@ -110,11 +111,11 @@ class Sweep:
 
     def floor(self, entries: Array, value: Array | float) -> Array:
         """Scale below which a bound is fine enough to tell: the primal's own, or the natural one where all is noise."""
-        point = self.point
-        natural = point.loudness / point.scale[entries]
+        point, length = self.point, self.point.scale[entries]
+        natural = point.loudness / np.where(length < TINY, 1.0, length)  # an entry of 1e-15 makes no slope negligible
         scale = self.scale[entries]
         dead = (value == 0) & (self.analytic[entries] == 0)
-        natural = np.where(dead, np.maximum(natural, point.inner / point.eps / point.scale[entries]), natural)
+        natural = np.where(dead, np.maximum(natural, point.inner / point.eps / length), natural)
         return np.where((scale > 64 * point.eps * natural) & ~dead, scale, natural)
 
     def widen(self, entries: Array, numerical: Array) -> None:

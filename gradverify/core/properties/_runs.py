@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradverify.core.declare.layer import Layer
+from gradverify.core.evaluate.foreign import same
 from gradverify.core.judge import exact
 from gradverify.core.nouns import Array, Case, Comparison, Finding
 
@@ -86,4 +87,4 @@ def repeated(layer: Layer, case: Case, first: Judged, compare: Callable[[Judged]
 
 def _varying(made: Sequence[Judged]) -> tuple[str, ...]:
     first = made[0]
-    return tuple(n for n in first if not all(np.array_equal(first[n], m[n], equal_nan=True) for m in made[1:]))
+    return tuple(n for n in first if not all(same(first[n], m[n]) for m in made[1:]))

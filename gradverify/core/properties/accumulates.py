@@ -28,11 +28,9 @@ def applies(layer: Layer) -> str | None:
     return "the layer returns its gradients; it accumulates into no buffers"
 
 
+@exact.where_finite(NAME)
 def holds(layer: Layer, case: Case) -> Outcome:
     """Buffers pre-filled with a constant end at that constant plus the gradient; twice is twice."""
-    case, reason = exact.ready(layer, case)
-    if reason is not None:
-        return Outcome(NAME, skipped=reason)
     expected = exact.expected(layer, case)
     if layer.hooks.accumulate is None:
         return _on_an_object(layer, case, expected)

@@ -20,11 +20,9 @@ def applies(layer: Layer) -> str | None:
     return None
 
 
+@exact.where_finite(NAME)
 def holds(layer: Layer, case: Case) -> Outcome:
     """Gradients of two halves: joined for primals with the batch axis, added for the others; same permuted."""
-    case, reason = exact.ready(layer, case)
-    if reason is not None:
-        return Outcome(NAME, skipped=reason)
     size = _size(layer, case)
     if size < 2:
         return Outcome(NAME, skipped="a batch of one cannot be split")

@@ -46,14 +46,12 @@ def _filled(allocate: Callable[..., Array], value: float) -> Callable[..., Array
     return allocated
 
 
+@exact.where_finite(NAME)
 def holds(layer: Layer, case: Case) -> Outcome:
     """Forward and backward give what they give otherwise where fresh memory holds NaN.
 
     A NaN that comes out is held against memory of zeros: what else the memory held may have been a NaN, too.
     """
-    case, reason = exact.ready(layer, case)
-    if reason is not None:
-        return Outcome(NAME, skipped=reason)
 
     def given(value: float) -> dict[str, Array]:
         primals, cotangents = evaluate.copies(case.primals), exact.copied(case.cotangents or ())

@@ -72,6 +72,7 @@ LAYOUTS: dict[str, Change] = {
 }
 
 
+@exact.where_finite(NAME)
 def holds(layer: Layer, case: Case, writable: bool = False) -> Outcome:
     """Primals and cotangents in six layouts; cotangents expanded from one value, or along one axis (stride 0).
 
@@ -80,9 +81,6 @@ def holds(layer: Layer, case: Case, writable: bool = False) -> Outcome:
     What then differs is asked of each alone.
     With `writable`, arrays that cannot be written into are copied first, for code that writes into what it is given.
     """
-    case, reason = exact.ready(layer, case)
-    if reason is not None:
-        return Outcome(NAME, skipped=reason)
     expected = exact.expected(layer, case)
     plain = exact.copied(case.cotangents or ())
     layouts: dict[str, Change] = {

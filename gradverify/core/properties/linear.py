@@ -13,7 +13,8 @@ from gradverify.core.nouns import Array, Case, Finding, Outcome, Stream
 from gradverify.core.properties import Property, add
 
 NAME = "linear"
-_FAINT, _LARGE = 0.05, 2.0**30  # beside a cotangent so much larger, an absolute tolerance is so much smaller
+_UNDONE = 0.05  # of the largest entry: a share that an iteration may leave undone
+_LARGE = 2.0**30  # beside a cotangent so much larger, an absolute tolerance is so much smaller
 _MORE = 8.0  # times, for cotangents 2^-40 times as large instead of 2^-10: an iteration that makes no step is all wrong
 _STOPS = "backward is linear up to a small number that does not grow with the upstream gradient, as a tolerance"
 _LEAST = 1e-9  # of the largest entry: series and iterations choose their length by the size of the cotangent, too
@@ -44,19 +45,17 @@ def _grows(layer: Layer, case: Case, cotangents: tuple[Array, ...]) -> bool:
 
 
 def _faint(finding: Finding) -> bool:
-    """Whether it is about little: a share that an iteration may leave undone."""
+    """Whether it is about little."""
     told = finding.comparison
     if told is None:
         return False
     with np.errstate(all="ignore"):
-        return bool(np.abs(told.analytic - told.numerical).max() <= _FAINT * np.abs(told.numerical).max() < np.inf)
+        return bool(np.abs(told.analytic - told.numerical).max() <= _UNDONE * np.abs(told.numerical).max() < np.inf)
 
 
+@exact.where_finite(NAME)
 def _holds(layer: Layer, case: Case) -> Outcome:
     """pull(0) = 0, pull(c v) = c pull(v) for small and large c, pull(v + w) = pull(v) + pull(w); half of w is 0."""
-    case, reason = exact.ready(layer, case)
-    if reason is not None:
-        return Outcome(NAME, skipped=reason)
     v = case.cotangents or ()
     w = draw_cotangents(case.but(seed=case.seed + 1), run(layer, copies(case.primals), case.options).outputs)
     w = tuple(

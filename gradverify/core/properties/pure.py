@@ -9,7 +9,7 @@ import numpy as np
 
 from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
-from gradverify.core.evaluate.foreign import arrays_in
+from gradverify.core.evaluate.foreign import arrays_in, same
 from gradverify.core.judge import exact
 from gradverify.core.nouns import Array, Case, Finding, Outcome
 from gradverify.core.properties import Property, add, layout
@@ -36,18 +36,18 @@ def holds(layer: Layer, case: Case) -> Outcome:
     findings += [
         _mutated("backward", f"the parameter {n} of the object", n, case)
         for n, a in parameters.items()
-        if n in now and not _equal(now[n], a)
+        if n in now and not same(now[n], a)
     ]
     findings += [_mutated("backward", f"the primal {n}", n, case) for n, a in _changed(primals, case.primals)]
     findings += [
         _mutated("backward", _cotangent(k, len(upstream)), None, case)
         for k, (now, before) in enumerate(zip(cotangents, upstream))
-        if not _equal(now, before)
+        if not same(now, before)
     ]
     findings += [
         _mutated("backward", f"the output {k}", None, case)
         for k, (now, before) in enumerate(zip(evaluation.outputs, outputs))
-        if not _equal(now, before)
+        if not same(now, before)
     ]
     if not findings and not layer.declared.stateful:
         findings += [_mutated("backward", f"{n}, which forward saved", None, case) for n, a in _changed(saved, kept)]
@@ -71,11 +71,7 @@ def _nothing_held(saved: Any) -> dict[str, Array]:
 
 
 def _changed(now: dict[str, Array], before: Any) -> Iterator[tuple[str, Array]]:
-    return ((name, array) for name, array in now.items() if not _equal(array, before[name]))
-
-
-def _equal(a: Array, b: Array) -> bool:
-    return np.array_equal(a, b, equal_nan=a.dtype.kind in "fc")
+    return ((name, array) for name, array in now.items() if not same(array, before[name]))
 
 
 def _cotangent(k: int, count: int) -> str:

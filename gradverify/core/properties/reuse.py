@@ -13,18 +13,15 @@ from gradverify.core.properties import Property, add
 NAME = "reuse"
 
 
+@exact.where_finite(NAME)
 def holds(layer: Layer, case: Case) -> Outcome:
     """f(x) + f(x) with both tapes open at once; and one array object passed for two primals of one shape."""
-    case, reason = exact.ready(layer, case)
-    if reason is not None:
-        return Outcome(NAME, skipped=reason)
     expected = exact.expected(layer, case)
     pairs = []
     if not layer.declared.stateful:
         primals = evaluate.copies(case.primals)
         tapes = [evaluate.run(layer, primals, case.options) for _ in range(2)]
-        v = case.cotangents or ()
-        parts = [exact.pulled(layer, case, tape, lambda: exact.copied(v)) for tape in tapes]
+        parts = [exact.pulled(layer, case, tape) for tape in tapes]
         held = [{n: np.array(g) for n, g in part.items()} for part in parts]
         summed = {n: held[0][n] + held[1][n] for n in expected}
         pairs.append(("when it is used twice in one graph", summed, {n: 2 * g for n, g in expected.items()}))
@@ -59,7 +56,7 @@ def _tied(layer: Layer, case: Case) -> Outcome:
     primals = evaluate.copies(equal.primals)
     primals[second] = primals[first]
     evaluation = evaluate.run(layer, primals, equal.options)
-    got = exact.pulled(layer, equal, evaluation, lambda: exact.copied(equal.cotangents or ()))
+    got = exact.pulled(layer, equal, evaluation)
     return exact.outcome(
         layer, equal, NAME, [(f"when one array is passed for both {first} and {second}", got, expected)]
     )

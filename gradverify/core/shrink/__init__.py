@@ -12,7 +12,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.nouns import Case
 from gradverify.core.shrink import axes, entries, options
 from gradverify.core.shrink.refill import refilled
-from gradverify.core.shrink.search import Search, TimeUp
+from gradverify.core.shrink.search import Shrinker, TimeUp
 
 __all__ = ["shrink"]
 
@@ -35,7 +35,7 @@ def shrink(
     first : smaller cases to begin with, of which the smallest that fails is taken
     like : a case that was made small for something alike; where it fails as it is, or with other values, that will do
     """
-    search = Search(layer, case, fails, seconds)
+    search = Shrinker(layer, case, fails, seconds)
     try:
         for known in (like, *refilled(layer, like)) if like is not None else ():
             if search.attempt(known):

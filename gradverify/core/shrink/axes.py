@@ -17,13 +17,13 @@ from gradverify.core import evaluate
 from gradverify.core.declare.dims import Axis, Dims, tree
 from gradverify.core.errors import DeclarationError
 from gradverify.core.nouns import Array, Case
-from gradverify.core.shrink.search import Search, sizes_of
+from gradverify.core.shrink.search import Shrinker, sizes_of
 
 Key = Union[str, tuple[str, int]]  # a name, or one axis of a group: ("*batch", 0)
 Kept = Mapping[Key, Sequence[int]]  # places that stay; none for an axis of a group means that the axis goes
 
 
-def shorten(search: Search) -> None:
+def shorten(search: Shrinker) -> None:
     """All axes at once, then axes of the same size together, then each alone."""
     leap(search)
     for key in _lengths(search):
@@ -33,7 +33,7 @@ def shorten(search: Search) -> None:
         _shorten(search, group)
 
 
-def leap(search: Search) -> None:
+def leap(search: Shrinker) -> None:
     """All axes to 1 or to 2 at once."""
     for most in (1, 2):
         longer = [key for key, n in _lengths(search).items() if n > most]
@@ -50,7 +50,7 @@ def _groups(lengths: Mapping[Key, int]) -> Iterator[tuple[Key, ...]]:
     yield from ((key,) for length, keys in by_size.items() if length > 1 for key in keys)
 
 
-def _shorten(search: Search, group: tuple[Key, ...]) -> None:
+def _shorten(search: Shrinker, group: tuple[Key, ...]) -> None:
     length = _length(search, group)
     for few in (range(1), range(length - 1, length), range(2), range(length - 2, length)):
         if 0 < len(few) < length and search.attempt(cut(search, dict.fromkeys(group, few))):
@@ -66,14 +66,14 @@ def _shorten(search: Search, group: tuple[Key, ...]) -> None:
         chunk //= 2
 
 
-def _length(search: Search, group: tuple[Key, ...]) -> int:
+def _length(search: Shrinker, group: tuple[Key, ...]) -> int:
     """The common length of the axes of a group; 0 where they have none any more."""
     lengths = _lengths(search)
     found = {lengths.get(key, 0) for key in group}
     return found.pop() if len(found) == 1 else 0
 
 
-def _lengths(search: Search) -> dict[Key, int]:
+def _lengths(search: Shrinker) -> dict[Key, int]:
     """Lengths of all axes that have a name of their own, options apart."""
     lengths: dict[Key, int] = {}
     names = dict.fromkeys(n for primal in search.layer.primals for n in primal.dims.names)
@@ -88,7 +88,7 @@ def _lengths(search: Search) -> dict[Key, int]:
     return lengths
 
 
-def cut(search: Search, kept: Kept, options: Mapping[str, Any] | None = None) -> Case | None:
+def cut(search: Shrinker, kept: Kept, options: Mapping[str, Any] | None = None) -> Case | None:
     """The best case with only the kept places of the axes named, and perhaps other options.
 
     Axes that are not named stay whole. None if the arrays cannot be cut so, or leave their domains.
@@ -189,7 +189,7 @@ def _renumbered(array: Array, kept: Sequence[int] | None, count: int | None) -> 
     return np.where(array >= 0, order[np.maximum(array, 0)], array).astype(array.dtype)
 
 
-def _with_cotangents(search: Search, case: Case, kept: Kept, sizes: Mapping[str, Any]) -> Case | None:
+def _with_cotangents(search: Shrinker, case: Case, kept: Kept, sizes: Mapping[str, Any]) -> Case | None:
     """The case with cotangents that fit its outputs: the kept places of the old ones where that is possible."""
     if case.cotangents is None:
         return case

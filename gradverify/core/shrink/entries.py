@@ -7,18 +7,17 @@ from typing import Any, Union
 
 import numpy as np
 
-from gradverify.core.declare.domains import Domain
 from gradverify.core.nouns import Array, Case
-from gradverify.core.shrink.search import Search
+from gradverify.core.shrink.search import Shrinker
 
 Slot = Union[str, int]  # a primal by name, or a cotangent by position
 
 _SIMPLE_IS_ONE = ("mask", "signs", "bool")
 _MANY = 200  # arrays with more places than this are simplified in blocks only
-_RUNS = 64
+_RUNS = 64  # blocks in which such an array is simplified at the finest: each costs a try
 
 
-def simplify(search: Search) -> None:
+def simplify(search: Shrinker) -> None:
     """Whole arrays first, all of them, then blocks and single places of each."""
     slots: list[Slot] = [*search.best.primals, *range(len(search.best.cotangents or ()))]
     for slot in slots:
@@ -35,16 +34,11 @@ def _array(case: Case, slot: Slot) -> Array:
     return np.asarray(case.primals[slot] if isinstance(slot, str) else (case.cotangents or ())[slot])
 
 
-def _domain(search: Search, slot: Slot) -> Domain | None:
-    return search.layer.primal(slot).domain if isinstance(slot, str) else None
+def _simplest(search: Shrinker, slot: Slot) -> int:
+    return int(isinstance(slot, str) and search.layer.primal(slot).domain.name in _SIMPLE_IS_ONE)
 
 
-def _simplest(search: Search, slot: Slot) -> int:
-    domain = _domain(search, slot)
-    return int(domain is not None and domain.name in _SIMPLE_IS_ONE)
-
-
-def _whole(search: Search, slot: Slot) -> Iterator[Array]:
+def _whole(search: Shrinker, slot: Slot) -> Iterator[Array]:
     array = _array(search.best, slot)
     simplest = _simplest(search, slot)
     yield np.full_like(array, simplest)
@@ -55,7 +49,7 @@ def _whole(search: Search, slot: Slot) -> Iterator[Array]:
         yield from (np.rint(array) + 0, np.round(array, 1) + 0, array + 0)  # + 0: no negative zeros
 
 
-def _replace(search: Search, slot: Slot, array: Array) -> bool:
+def _replace(search: Shrinker, slot: Slot, array: Array) -> bool:
     """Try another array in a slot; only simpler ones, in the domain, and never with all cotangents zero."""
     best, old = search.best, _array(search.best, slot)
     if _complexity(search, slot, array) >= _complexity(search, slot, old):
@@ -71,14 +65,14 @@ def _replace(search: Search, slot: Slot, array: Array) -> bool:
     return any(v.any() for v in cotangents) and search.attempt(best.but(cotangents=tuple(cotangents)))
 
 
-def _edit(search: Search, slot: Slot, places: Any, value: Any) -> bool:
+def _edit(search: Shrinker, slot: Slot, places: Any, value: Any) -> bool:
     """Try a value at some places (positions in the flattened array)."""
     array = np.array(_array(search.best, slot))
     array.reshape(-1)[places] = value
     return _replace(search, slot, array)
 
 
-def _empty(search: Search, slot: Slot) -> None:
+def _empty(search: Shrinker, slot: Slot) -> None:
     """Set runs of places to the simplest value, shorter and shorter ones."""
     simplest = _simplest(search, slot)
     places = np.flatnonzero(_array(search.best, slot) != simplest)
@@ -91,7 +85,7 @@ def _empty(search: Search, slot: Slot) -> None:
         chunk //= 2
 
 
-def _round(search: Search, slot: Slot) -> None:
+def _round(search: Shrinker, slot: Slot) -> None:
     """Rounder values for single places that are not the simplest, as far as there are few."""
     places = np.flatnonzero(_array(search.best, slot) != _simplest(search, slot))
     if len(places) > _MANY:
@@ -111,7 +105,7 @@ def _candidates(value: Any) -> Iterator[Any]:
         yield from (np.rint(value) + 0, 2 * np.rint(value) + 0, np.round(value, 1) + 0, np.round(value, 2))
 
 
-def _smaller(search: Search, slot: Slot, place: int) -> None:
+def _smaller(search: Shrinker, slot: Slot, place: int) -> None:
     """The smallest magnitude of an integer value at which the case still fails, by bisection."""
     value = _array(search.best, slot).reshape(-1)[place]
     if np.iscomplexobj(value) or not 2 < abs(value) < 2**31 or value != np.rint(value):
@@ -125,7 +119,7 @@ def _smaller(search: Search, slot: Slot, place: int) -> None:
             low = middle
 
 
-def _complexity(search: Search, slot: Slot, array: Array) -> float:
+def _complexity(search: Shrinker, slot: Slot, array: Array) -> float:
     """How hard an array is to read: 0 for each simplest entry, little for small integers, much for many digits."""
     values = np.asarray(array)
     if values.dtype.kind == "c":

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from gradverify.core.shrink.axes import cut
-from gradverify.core.shrink.search import Search
+from gradverify.core.shrink.search import Shrinker
 
 _MOST = 8  # choices tried for one option
 
 
-def simplify(search: Search) -> None:
+def simplify(search: Shrinker) -> None:
     """Try earlier choices, one option at a time, and the checker's own step."""
     for name, spec in search.layer.options.items():
         if name not in search.best.options:
@@ -37,7 +37,7 @@ def _simpler(spec: Any, value: Any) -> Iterator[Any]:
             yield choice
 
 
-def _with(search: Search, name: str, value: Any) -> Any:
+def _with(search: Shrinker, name: str, value: Any) -> Any:
     """The best case with one option changed; where the option is a size, arrays are cut to it."""
     options = {**search.best.options, name: value}
     if not any(name in primal.dims.names for primal in search.layer.primals):

@@ -10,7 +10,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.nouns import Case, Stream
 from gradverify.core.shrink.search import sizes_of
 
-TIMES = 2
+TIMES = 2  # draws: one may hide the finding by chance
 
 
 def refilled(layer: Layer, case: Case) -> Iterator[Case]:

@@ -21,7 +21,7 @@ class TimeUp(Exception):
     """The time is spent."""
 
 
-class Search:
+class Shrinker:
     """State of one search: the best case, and when to stop.
 
     Attributes

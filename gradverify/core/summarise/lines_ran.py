@@ -169,15 +169,13 @@ class Ran:
         some, every = self.counts(role)
         fixed = [argument for argument in self.fixed if argument.role == role]
         words = [f"{role}: {some} of {many(every, 'line')} ran"]
-        never = [part for function in self.of(role) for part in _ranges(function, self._several(role))]
+        several = len({function.file for function in self.of(role)}) > 1
+        never = [part for function in self.of(role) for part in _ranges(function, several)]
         missed = sorted({side for f in self.of(role) for side in f.missed}, key=_order)
         words += [f"never: {', '.join(never)}"] if never else []
         words += [f"one side only: {', '.join(map(str, missed))}"] if missed else []
         words += [f"not declared: {', '.join(map(str, fixed))}"] if fixed else []
         return "; ".join(words)
-
-    def _several(self, role: str) -> bool:
-        return len({function.file for function in self.of(role)}) > 1
 
     @property
     def headline(self) -> str:

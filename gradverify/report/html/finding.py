@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from gradverify.core.nouns import Case, Comparison, Diagnosis, Finding
+from gradverify.corpus import replay_command
 from gradverify.report import code
 from gradverify.report.html.heatmap import heatmaps
 from gradverify.report.html.ladder import ladder_plot
@@ -129,25 +129,17 @@ def _case(finding: Finding, file: str | None, level: int) -> Markup:
     items += [("seed", str(case.seed)), *([("step", short(case.step))] if case.step is not None else [])]
     pasted = [code.python(case), *code.calls(finding.shown.comparison)]
     worst = None if finding.worst is None else _shapes(finding.worst)
+    large = f"The arrays are too large to show{'; they are in the case file' if file else ''}."
     return el(
         "div",
         el(f"h{level}", "The smallest case found" if finding.telling is None else "A small case that shows it"),
         pairs(items),
-        _code("\n".join(pasted), "the case as code") if case.size <= PASTED else _too_large(file),
+        _code("\n".join(pasted), "the case as code") if case.size <= PASTED else el("p", large),
         None if finding.telling is None else el("p", f"The smallest case that fails: {least}."),
         el("p", f"Worst seen on {worst}.") if worst and worst != least else None,
         None if file is None else el("p", "Replay it:"),
-        None if file is None else _code(_replay(file, case), "the replay command"),
+        None if file is None else _code(replay_command(file, case), "the replay command"),
     )
-
-
-def _too_large(file: str | None) -> Markup:
-    return el("p", f"The arrays are too large to show{'; they are in the case file' if file else ''}.")
-
-
-def _replay(file: str, case: Case) -> str:
-    """What to type; a layer that no target names needs one."""
-    return f"gradverify replay {shlex.quote(file)}{'' if case.target else ' --target TARGET'}"
 
 
 def _code(text: str, label: str) -> Markup:

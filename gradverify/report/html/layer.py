@@ -17,7 +17,7 @@ from gradverify.report.html.overview import SAID, SIGNS, figures, reason, row_id
 from gradverify.report.html.source import marked
 from gradverify.report.numbers import short
 from gradverify.report.table import verdict
-from gradverify.report.terminal import explained, left_open, not_verified, state
+from gradverify.report.terminal import explained, not_verified, state
 
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -91,7 +91,7 @@ def _verified(report: Report) -> Markup | None:
             el("td", share.kind),
             el("td", str(share.entries)),
             el("td", "-" if share.resolution is None else short(share.resolution, 2)),
-            el("td", left_open(share) or "-"),
+            el("td", ", ".join(f"{n} {why}".rstrip() for why, n in share.unresolved.items()) or "-"),
         )
         for share in shares
     ]

@@ -18,19 +18,15 @@ from gradverify.core.judge.table import add
 from gradverify.core.nouns import Array, Case
 
 _NEAR = 1e-7  # of the entry: no distance at which a continuous gradient changes much
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
-_HALVES = 4.0 ** -np.arange(1.0, 7.0)
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)  # exact to the degree 15; what is left says nothing (`_SHARE`)
+_HALVES = 4.0 ** -np.arange(1.0, 7.0)  # half lengths of the way, in natural steps, from a fourth to 1/4096
 _TINY = 1e-2  # natural steps below which ways of the length of 1 are tried too: noise is less over longer ones
 _SHARE = 0.1  # of the disagreement that the integral may be off by
 _FAINT = 1e-6  # a disagreement above this share of the natural gradient is not due to rounding
 _LIMIT = 8  # entries; more than a few that are wrong by rounding alone are not met
 
 
-@add(
-    "integral",
-    "backward, integrated around the point, is what the outputs change by",
-    cost=1001,
-)
+@add("integral", "backward, integrated around the point, is what the outputs change by", cost=1001)
 def integral(dispute: Dispute) -> Answer:
     """Which entries have a continuous gradient with the right integral."""
     found = np.zeros(dispute.size, bool)

@@ -24,6 +24,7 @@ _STEP = 0.01  # of their distance, for the slopes at neighbours
 _BESIDE = 0.02  # of that distance: an entry among its ties, and yet not on its own kink
 _APART = (-0.9, 0.2)  # powers of 10 of that distance: others are out of reach of a step from beside, _NEARER too
 _NEARER = 8.0  # how much nearer other neighbours are, that tell a kink from curvature
+_BENT = 0.02  # of the gap: slopes that differ by less explain none of it
 _FIRST, _MORE = 12, 24  # neighbours that tell whether there is a kink; those that span its slopes
 _EDGE, _CLOSE = (
     0.02,
@@ -150,7 +151,7 @@ def _looked(
     """
     far, rounding = neighbours(point, case, entries, offset, count)
     with np.errstate(all="ignore"):
-        kinked = np.nanmax(np.abs(far - numerical) - rounding, axis=0, initial=0.0) > 0.02 * gap
+        kinked = np.nanmax(np.abs(far - numerical) - rounding, axis=0, initial=0.0) > _BENT * gap
     if not kinked.any():
         return far, kinked
     near, rounding = neighbours(point, case, entries, offset, count, nearer=_NEARER)

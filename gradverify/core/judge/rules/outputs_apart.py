@@ -41,7 +41,7 @@ def outputs_apart(dispute: Dispute) -> Answer:
     nothing = answer(np.zeros(dispute.size, bool))
     left, right, noise = _sides(point, entries)
     slack = noise + _CLOSE * np.maximum(np.abs(left), np.abs(right))
-    kinked = np.abs(right - left) > 4 * slack
+    kinked = np.abs(right - left) > 4 * slack  # each side is off by one slack, and their difference by two
     touched = np.flatnonzero((kinked | (np.abs(left) + np.abs(right) > slack)).any(axis=0))
     if touched.size > _MOST or not kinked.any():
         return nothing

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from gradverify.campaign.schedule import Progress
+from gradverify.campaign.schedule import Standing
 from gradverify.campaign.store import Entry, Store
 from gradverify.campaign.unit import Delta, Fingerprint, Found, Record, digest, give_back, record_of, resident
 from gradverify.core.declare.regime import Regime
@@ -18,7 +18,7 @@ _FAILURES = 3  # errors in gradverify itself until a layer is given up
 _DEADLY = ("crash", "timeout", "memory")
 
 
-class Ledger:
+class Books:
     """The books of one run.
 
     Attributes
@@ -30,7 +30,7 @@ class Ledger:
     memory : resident bytes of each worker that was heard of since the last event of progress
     """
 
-    def __init__(self, store: Store, layers: Mapping[str, Progress]) -> None:
+    def __init__(self, store: Store, layers: Mapping[str, Standing]) -> None:
         self.store, self.layers = store, layers
         self.cases = self.lost = 0
         self.counts: dict[str, int] = {}
@@ -68,7 +68,7 @@ class Ledger:
             layer.before = layer.cases
             self._entries[name] = layer.entries
 
-    def _recall(self, layer: Progress, found: Found) -> None:
+    def _recall(self, layer: Standing, found: Found) -> None:
         """A finding of an earlier run is known, and is tried again: perhaps it is fixed."""
         layer.known[found.raw] = (found.key, found.size)
         layer.findings = len(_unexplained(layer))
@@ -113,17 +113,17 @@ class Ledger:
         if delta.memory:
             self.memory[f"{delta.host}:{delta.pid}"] = delta.memory
 
-    def losing(self, layer: Progress, unit: int, why: str) -> None:
+    def losing(self, layer: Standing, unit: int, why: str) -> None:
         """A worker process was lost while it worked on a unit; not the layer's fault."""
         self.lost += 1
         self.store.event("lost", layer=layer.name, unit=unit, why=why)
 
-    def giving_up(self, layer: Progress, why: str, unit: int) -> None:
+    def giving_up(self, layer: Standing, why: str, unit: int) -> None:
         """A layer cannot be tried any more."""
         layer.error = why
         self.store.event("error", layer=layer.name, unit=unit, why=why)
 
-    def _failed(self, layer: Progress, why: str, unit: int) -> None:
+    def _failed(self, layer: Standing, why: str, unit: int) -> None:
         """An error in gradverify itself: it is told, and after some of them the layer is not tried any more."""
         layer.failures += 1
         self.store.event("internal", layer=layer.name, unit=unit, why=why)
@@ -131,7 +131,7 @@ class Ledger:
         if layer.failures >= _FAILURES:
             self.giving_up(layer, f"gradverify itself failed {layer.failures} times", unit)
 
-    def _found(self, layer: Progress, found: Found, unit: int) -> None:
+    def _found(self, layer: Standing, found: Found, unit: int) -> None:
         if not found.settled and found.case:
             data = record_of(found, layer.target)
             self.unsettled[digest(data)] = found
@@ -160,12 +160,12 @@ class Ledger:
             case=None if entry.file is None else str(entry.file.relative_to(self.store.folder)),
         )
 
-    def _met(self, layer: Progress, raw: Fingerprint, number: int) -> None:
+    def _met(self, layer: Standing, raw: Fingerprint, number: int) -> None:
         if raw in layer.known:
             key = layer.known[raw][0]
             self.counts[key] = self.counts.get(key, 0) + number
 
-    def _dropped(self, layer: Progress, name: str) -> None:
+    def _dropped(self, layer: Standing, name: str) -> None:
         """A pending case was tried again, or made small."""
         found = self._retests.pop(name, None)
         # what fails now and then has not been fixed because it did not fail just now
@@ -178,14 +178,14 @@ class Ledger:
             self.store.event("fixed", layer=layer.name, id=key)
         self._release(layer, name)
 
-    def _unfit(self, layer: Progress, name: str, why: str) -> None:
+    def _unfit(self, layer: Standing, name: str, why: str) -> None:
         """A pending case does not fit its layer any more; a finding stays, as nobody knows whether it is fixed."""
         found = self._retests.pop(name, None)
         what = f"a case of {layer.name}" if found is None else f"the finding {found.key} of {layer.name}"
         self._trouble.append(f"{what} could not be tried again: {why}")
         self._release(layer, name)
 
-    def _stuck(self, layer: Progress, name: str) -> None:
+    def _stuck(self, layer: Standing, name: str) -> None:
         """A process ended while it settled a pending case: it is tried once more as it is, and then kept as it is."""
         if name not in layer.fragile:
             layer.fragile.add(name)
@@ -195,7 +195,7 @@ class Ledger:
             self._found(layer, replace(found, settled=True), 0)
         self._release(layer, name)
 
-    def _release(self, layer: Progress, name: str) -> None:
+    def _release(self, layer: Standing, name: str) -> None:
         self.unsettled.pop(name, None)
         if layer.pending.pop(name, None) is not None:
             self.store.release(name)
@@ -253,7 +253,7 @@ def unexplained(entries: Iterable[Entry]) -> list[Entry]:
     return [entry for entry in entries if not explained(entry.found.raw, others(entry.found))]
 
 
-def _unexplained(layer: Progress) -> set[str]:
+def _unexplained(layer: Standing) -> set[str]:
     """Ids of the findings of a layer that no other one explains."""
     known = layer.known
     return {
