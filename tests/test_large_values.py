@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from gradverify import Case, Layer, verify
+from gradverify.core.check.search import check_layer
+from gradverify.core.check.settings import Settings
 from gradverify.core.declare.registry import layers
 from gradverify.core.properties import gradient, special
 
@@ -60,7 +62,7 @@ def test_offsets_that_absorb_leave_entries_open_and_none_wrong(name):
     rng = np.random.default_rng(0)
     for _ in range(25):
         case = drawn(name, rng, absorbing)
-        assert verify(name, case, ("gradient", "special")).ok, case
+        assert not verify(name, case, ("gradient", "special")).findings, case
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -177,3 +179,12 @@ def test_what_rounds_in_proportion_to_the_step_around_zeros_is_no_slope(size, ro
     layer = Layer(forward, lambda dy, x: np.zeros_like(x) + wrong * dy, name="centred", x="N D")
     case = Case("centred", {"x": np.zeros((rows, size))}, cotangents=(np.array(1.2),))
     assert bool(verify(layer, case, "gradient").findings) == bool(wrong)
+
+
+@pytest.mark.parametrize(("offset", "factor", "blind"), [(5e14, 1.0, True), (5e14, 7.0, True), (5e2, 1.0, False)])
+def test_a_primal_of_which_any_gradient_would_pass_is_not_verified(offset, factor, blind):
+    layer = Layer(lambda x: (offset + x, None), lambda dy, _: factor * dy, name="offset", x="N: between -1 1")
+    report = check_layer(layer, Settings(examples=20))
+    assert not report.findings and report.ok == (not blind)
+    assert [item.name for item in report.blocking] == (["x"] if blind else [])
+    assert not blind or "times the gradient passes" in report.blocking[0].reason

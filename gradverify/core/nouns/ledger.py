@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 NO_REASON = "unresolved"  # where nobody gave a reason
+BLIND = 1.0  # a resolution at which a gradient of zero would pass, whatever the right one is
 TORN = "forward jumps here, and nobody declares that it may"
 
 
@@ -162,6 +163,10 @@ def weighted(
     return found
 
 
+def _blind(resolution: float) -> str:
+    return f"differences leave so much open that in each case an error of {resolution:.2g} times the gradient passes"
+
+
 def ledger(tallies: Iterable[Any], missing: Iterable[NotVerified]) -> Ledger:
     """Of the tallies of properties that compare with numerical derivatives, and of what no property looks at."""
     counts: dict[str, Counts] = {}
@@ -175,6 +180,11 @@ def ledger(tallies: Iterable[Any], missing: Iterable[NotVerified]) -> Ledger:
         NotVerified(share.name, f"no entry could be decided: {', '.join(share.unresolved)}")
         for share in shares
         if share.entries and not share.decided
+    ]
+    left += [
+        NotVerified(name, _blind(min(part.resolutions)), blocks=True)
+        for name, part in counts.items()
+        if min(part.resolutions, default=0.0) >= BLIND
     ]
     left += [
         NotVerified(share.name, "forward jumps at drawn values: jumps=True declares that it may", blocks=True)
