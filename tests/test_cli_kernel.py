@@ -326,6 +326,33 @@ def test_what_a_kernel_keeps_from_its_first_call_is_found(scored):
     assert {f["primal"] for f in score["findings"]} == {"w"}
 
 
+EXHAUSTED = """
+    class Exhausted(Norm):
+        @staticmethod
+        def forward(ctx, x, w):
+            if len(x) > 1000:
+                torch.empty(1 << 50)
+            return Norm.forward(ctx, x, w)
+
+    class Killed(Norm):
+        @staticmethod
+        def forward(ctx, x, w):
+            if len(x) > 1000:
+                os.kill(os.getpid(), 9)  # as a system does that is out of memory
+            return Norm.forward(ctx, x, w)
+"""
+
+
+@pytest.mark.parametrize("name", ["Exhausted", pytest.param("Killed", marks=pytest.mark.slow)])
+def test_a_size_for_which_memory_does_not_suffice_is_told_and_smaller_ones_are_judged(scored, name):
+    status, score = scored(name, EXHAUSTED, "--size", "N=200000", "--size", "D=2", "--examples", "20")
+    assert (status, score["verdict"], score["findings"]) == (3, "undecided", [])
+    assert "not judged: out of memory on x 200000x2" in score["reason"] and score["notes"] == [score["reason"]]
+    assert score["primals"]["x"]["entries"]
+    small = scored(name, EXHAUSTED, "--size", "N=2000", "--size", "D=2", "--examples", "20")
+    assert (small[0], small[1]["verdict"]) == (1, "crashed")
+
+
 SLOW = """
     class Slow(Norm):
         @staticmethod

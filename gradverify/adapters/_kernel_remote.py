@@ -22,6 +22,7 @@ from gradverify.core.evaluate.limits import SLOW, TOO_SLOW
 Array = Any  # numpy.ndarray
 _EMPTY = np.empty
 _LOADING = 300.0  # seconds that an import may take
+KILLED = "was ended by signal 9, as by a system that is out of memory"
 _ENDS = 6  # of the process, after which it is not started again
 
 
@@ -156,6 +157,8 @@ class Remote:
             self.close()
             return "hangs"
         self.close()
+        if status == -signal.SIGKILL:
+            return KILLED
         return f"left with status {status}" if status >= 0 else f"was ended by signal {-status}"
 
 

@@ -102,6 +102,14 @@ def holds(layer: Layer, case: Case) -> Outcome:
     return Outcome(NAME, tuple(findings), tuple(comparisons), entries, notes=notes)
 
 
+def within(layer: Layer, case: Case) -> bool:
+    """Whether the gradients at a case are seen to be those of a good kernel."""
+    if not hasattr(layer.hooks.reference, "sample"):
+        return False
+    outcome = holds(layer, case)
+    return outcome.skipped is None and not outcome.findings
+
+
 def _of_all(runs: _runs.Runs, case: Case, comparisons: list[Comparison], findings: list[Finding]) -> list[Finding]:
     """The findings, where they hold of all runs; of primals that are wrong in some runs, that."""
     known = {f.primal: f for f in findings}
@@ -151,7 +159,10 @@ def _unusable(case: Case, failure: LayerFailure) -> Outcome:
     """The reference's own code fails: no fault of the kernel, unless it is time or memory that lacks."""
     if failure.kind in (SLOW, "timeout") or out_of_memory(failure):
         raise failure
-    message = f"the reference cannot be used, and nothing can be judged by it: {failure}"
+    message = (
+        f"the reference cannot be used, and nothing can be judged by it: {failure}; where it takes no such case, "
+        "leave those out by assume=..."
+    )
     return Outcome(NAME, (Finding(NAME, "doubtful", None, message, case),))
 
 
