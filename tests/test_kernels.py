@@ -652,3 +652,50 @@ def test_one_rounding_of_a_small_number_counts_as_that_of_a_large_one():
     smallest = 2.0**-24
     bound = allowed(np.array([0.0, 1.0]), [np.array([0.0, 1.0])], 2.0**-11, smallest)
     assert bound.tolist() == [3 * smallest / 2, 3 * 2.0**-11]
+
+
+def in_numpy(x, w):
+    return np.multiply(w, x)
+
+
+@pytest.mark.parametrize("kernel", ["bfloat16", "float16", "float32"])
+def test_a_reference_in_numpy_is_screened_for_a_kernel_in_torch(kernel):
+    settings = Settings(examples=40, properties=("complete", "reference", "linear"), shrink=False)
+    assert not check_layer(layer(scale(), in_numpy, kernel), settings).findings
+    for wrong in (Unscaled, TailLost):
+        found = check_layer(layer(wrong, in_numpy, kernel, sizes={"N": 600, "D": 8}), settings).findings
+        assert {f.primal for f in found} == {"x" if wrong is Unscaled else "w"}
+
+
+def test_a_forward_that_overflows_is_found_by_a_reference_in_numpy():
+    def softmax(x, taken):
+        s = x.float() - (x.float().amax(1, keepdim=True) if taken else 0)
+        return torch.exp(s) / torch.exp(s).sum(1, keepdim=True)
+
+    def kernel(taken):
+        class Softmax(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x):
+                ctx.save_for_backward(softmax(x, taken))
+                return ctx.to_save[0].to(x.dtype)
+
+            @staticmethod
+            def backward(ctx, g):
+                (p,) = ctx.saved_tensors
+                return (p * (g.float() - (p * g.float()).sum(1, keepdim=True))).to(g.dtype)
+
+        return Softmax
+
+    def plain(x):
+        e = np.exp(x - x.max(1, keepdims=True))
+        return e / e.sum(1, keepdims=True)
+
+    at = Case("softmax", {"x": np.array([[300.0, 299.0, 1.0]])}, seed=0)
+    right, wrong = (as_layer(kernel(t), x="N D", kernel="bfloat16", reference=plain) for t in (True, False))
+    assert not verify(right, at, "reference").findings
+    assert kinds(verify(wrong, at, "reference")) == {("reference", "forward", None)}
+
+
+def test_a_reference_in_numpy_is_refused_for_types_that_numpy_has_not():
+    with pytest.raises(DeclarationError, match="tf32 takes one in torch operations"):
+        layer(scale(), in_numpy, "tf32")

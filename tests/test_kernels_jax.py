@@ -162,3 +162,29 @@ def test_without_compilation_values_and_gradients_are_those_of_jax(function):
     found = reference.backward(v, truth)
     for name, gradient in zip("xw", gradients):
         np.testing.assert_allclose(found[name], gradient, rtol=1e-11, atol=1e-12)
+
+
+def rectified(fault=""):
+    """Its mask is taken from the output, which is rounded: what is nearly zero may be zero there."""
+
+    def forward(x, w):
+        y = jnp.maximum((x.astype("float32") @ w.astype("float32")), 0).astype(x.dtype)
+        return y, (x, w, y)
+
+    def backward(saved, g):
+        x, w, y = wide(*saved)
+        g = g.astype("float32") if fault else jnp.where(y > 0, g.astype("float32"), 0)
+        return (g @ w.T).astype(saved[0].dtype), (x.T @ g).astype(saved[0].dtype)
+
+    kernel = jax.custom_vjp(lambda x, w: forward(x, w)[0])
+    kernel.defvjp(forward, backward)
+    return kernel
+
+
+def test_a_mask_of_what_is_kept_may_be_that_of_rounded_values():
+    dims = {"x": "N D", "w": "D H", "kernel": "float16", "reference": lambda x, w: jax.nn.relu(x @ w)}
+    rng = np.random.default_rng(0)
+    case = Case("rectified", {"x": 1e-4 * rng.standard_normal((6, 2)), "w": 1e-4 * rng.standard_normal((2, 3))}, seed=1)
+    assert verify(as_layer(rectified(), **dims), case, "reference").ok
+    large = case.but(primals={n: 1e4 * a for n, a in case.primals.items()})
+    assert not verify(as_layer(rectified("no mask"), **dims), large, "reference").ok

@@ -24,6 +24,7 @@ _EXACT = {
     "neg", "abs", "sign", "max", "min", "reduce_max", "reduce_min", "convert_element_type", "copy", "stop_gradient",
     "iota", "dynamic_slice", "dynamic_update_slice", "expand_dims", "scatter", "clamp", "floor", "round", "argmax",
 }  # fmt: skip
+_ORDERS = ("gt", "ge", "lt", "le")
 _COPIES = 64  # up to which a loop takes less time than to compile
 _ADDED = {"add", "add_any", "sub"}
 _CARRIED = {"mul", "div", *_ADDED, *_EXACT} - {"argmax", "iota", "scatter", "sign", "floor", "round"}
@@ -187,6 +188,8 @@ class _Noise(Run):
         """Results of an operation, each off by its bound."""
         if name in _EXACT:
             return done(eqn, given)
+        if name in _ORDERS and self.kept is not None and np.size(given[0]) >= self.kept:
+            given = [self.low(a) for a in given]  # a mask that backward may take from what is kept
         spread: list[Any] = [0.0] * len(eqn.outvars)
         if name in _PRODUCTS:
             exact, given = given, [self.low(a) for a in given]

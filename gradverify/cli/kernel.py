@@ -106,9 +106,9 @@ def scored(
         own = tuple(
             n for n in declaration["constants"] if n in declaration["primals"]
         )  # others are of the kernel's file
-        judge = judge_of(plain, package or remote.package, kernel, {**declaration, "constants": own})
+        judge = judge_of(plain, package or remote.package, remote.package, kernel, {**declaration, "constants": own})
         remote.names = judge.primal_names
-        dtype = kernel if (package or remote.package) == "numpy" else "float64"
+        dtype = kernel if remote.package == "numpy" else "float64"
         layer = judge.derive(
             name=name, forward=remote.forward, backward=remote.backward, hooks=Hooks(reference=judge.hooks.reference)
         )
