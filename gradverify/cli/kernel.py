@@ -151,7 +151,7 @@ class Heard:
 def _score(layer: Layer, report: Report, heard: Heard, remote: Any, reference: str, kernel: str) -> dict[str, Any]:
     from gradverify.adapters._kernel_remote import KILLED
 
-    cheats = [f"calls {remote.called!r}, which is the reference's own code"] if remote.called else []
+    cheats = [remote.called] if remote.called else []
     cheats += [f"replaces {', '.join(remote.replaced)}"] if remote.replaced else []
     kinds = {f.kind for f in report.findings}
     verdict, status = "right", RIGHT
@@ -165,7 +165,8 @@ def _score(layer: Layer, report: Report, heard: Heard, remote: Any, reference: s
         verdict, status = "hung" if "hangs" in ended else "crashed", WRONG
     unverified = [f"{name}: {why}" for name, why in remote.outside.items()]
     why = _reason(report)
-    left = [*unverified, *(note for note in report.notes if "memory" in note)]  # who has no memory shows no answer
+    # who has no memory, or no device, shows no answer
+    left = [*unverified, *(note for note in report.notes if "memory" in note), *filter(None, (remote.absent,))]
     if verdict == "right" and left:
         verdict, status, why = "undecided", NOTHING, left[0]
     if kinds == {"doubtful"}:  # the reference is not to be relied upon
