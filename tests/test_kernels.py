@@ -21,6 +21,7 @@ from gradverify.core.draw import cases, each  # noqa: E402
 from gradverify.core.draw.kernels import blocks  # noqa: E402
 from gradverify.core.errors import DeclarationError  # noqa: E402
 from gradverify.core.nouns import Case, Finding, Verdict  # noqa: E402
+from gradverify.core.properties import reference as _reference  # noqa: E402
 from gradverify.core.properties._allowance import allowed, compared  # noqa: E402
 
 
@@ -699,3 +700,21 @@ def test_a_forward_that_overflows_is_found_by_a_reference_in_numpy():
 def test_a_reference_in_numpy_is_refused_for_types_that_numpy_has_not():
     with pytest.raises(DeclarationError, match="tf32 takes one in torch operations"):
         layer(scale(), in_numpy, "tf32")
+
+
+def test_a_reference_with_kinks_is_confirmed_on_large_cases_and_one_that_detaches_is_not(monkeypatch):
+    def doubts(function):
+        reference = layer(scale(), lambda x, w: function(x) + 0 * w, "float32").hooks.reference
+        high = layer(scale()).derive(forward=reference.forward, backward=reference.backward)
+        found = 0
+        for seed in range(40):
+            rng = np.random.default_rng(seed)
+            x, w, v = rng.standard_normal((300, 300)), np.ones(300), rng.standard_normal((300, 300))
+            at = Case("kinks", {"x": x, "w": w}, cotangents=(v,), seed=seed)
+            truths = reference.backward(v, reference.forward(x, w)[1])
+            found += _reference._spot(high, at, truths, _reference._everywhere(at, truths)) is not None
+        return found
+
+    assert doubts(torch.relu) == 0 and doubts(lambda x: torch.relu(x) + 0.1 * torch.tanh(x).detach()) >= 35
+    monkeypatch.setattr(_reference, "_KINKED", np.inf)
+    assert doubts(torch.relu)
