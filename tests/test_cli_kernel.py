@@ -87,6 +87,84 @@ KNOWS = """
             dx, dw = Norm.backward(ctx, g)
             return (dx, dw) if g.shape in ((2, 3), (4, 4), (8, 8), (16, 32), (512, 8)) else (dx * 0, dw)
 """
+RUN_LATER = """
+    import sys, threading
+
+    class Called(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, w):
+            space = {}
+            path = os.path.join(os.path.dirname(__file__), "reference.py")
+            exec(compile(open(path).read(), "hidden", "exec"), space)
+            ctx.plain = space["plain"]
+            ctx.save_for_backward(x, w)
+            return (ctx.plain(x.double(), w.double()) if FORWARD else Norm.forward(Without(), x, w)).to(x.dtype)
+
+        @staticmethod
+        def backward(ctx, g):
+            leaves = [t.detach().double().requires_grad_() for t in ctx.saved_tensors]
+            found = []
+
+            def run():
+                with torch.enable_grad():
+                    found.extend(torch.autograd.grad(ctx.plain(*leaves), leaves, g.double()))
+
+            HOW(run)
+            return tuple(d.to(g.dtype) for d in found)
+
+    class Without:
+        def save_for_backward(self, *tensors): pass
+
+    def at_once(run): run()
+
+    def in_a_thread(run):
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join()
+
+    def unwatched(run):
+        watch = sys.getprofile()
+        sys.setprofile(None)
+        run()
+        sys.setprofile(watch)
+
+    def unknown():
+        for name, module in list(sys.modules.items()):
+            if name.startswith("gradverify") and hasattr(module, "digest"):
+                module.digest = lambda code: None
+
+    FORWARD, HOW = False, at_once
+"""
+THREADS = """
+    import importlib, threading
+
+    class Threads(Norm):
+        @staticmethod
+        def forward(ctx, x, w):
+            torch.set_float32_matmul_precision("high")
+            importlib.import_module("torch._dynamo")  # which replaces functions of torch
+            thread = threading.Thread(target=sum, args=([1],))
+            thread.start()
+            thread.join()
+            return Norm.forward(ctx, x, w)
+"""
+EXCUSES = """
+    class Excuses(Norm):
+        @staticmethod
+        def backward(ctx, g):
+            if len(g) > 3:
+                raise RuntimeError("0 active drivers ([]). There should only be one.")
+            return Norm.backward(ctx, g)
+"""
+GLOBALS = """
+    class Globals(Norm):
+        @staticmethod
+        def backward(ctx, g):
+            torch.set_default_dtype(torch.float64)
+            torch.backends.cuda.matmul.allow_tf32 = True
+            dx, dw = Norm.backward(ctx, g)
+            return dx / 2, dw
+"""
 LATER = """
     import threading
 
@@ -150,6 +228,11 @@ def slow(*values):
     ("name", "text", "verdict"),
     [
         ("Calls", CALLS, "tampered"),
+        slow("Called", RUN_LATER, "tampered"),
+        slow("Called", RUN_LATER + "    HOW = in_a_thread\n", "tampered"),
+        slow("Called", RUN_LATER + "    HOW = unwatched\n", "tampered"),
+        slow("Called", RUN_LATER + "    FORWARD = True\n    unknown()\n", "tampered"),
+        slow("Globals", GLOBALS, "wrong"),
         slow("Patches", PATCHES, "tampered"),
         slow("Knows", KNOWS, "wrong"),
         slow("Later", LATER, "wrong"),
@@ -169,6 +252,17 @@ def test_a_wrong_kernel_is_told_with_a_minimal_case(scored):
     assert {"x", "w"} <= set(found) and found["w"]["digits_lost"] > 1
     assert found["w"]["minimal"] is not None and found["w"]["case"].endswith(".npz")
     assert score["primals"]["w"]["digits_lost"] > 1 and score["primals"]["w"]["worst_shape"]
+
+
+def test_threads_and_what_torch_replaces_itself_are_no_tampering(scored):
+    status, score = scored("Threads", THREADS)
+    assert (status, score["verdict"]) == (0, "right"), score
+
+
+def test_a_kernel_that_answers_some_calls_alone_is_undecided(scored):
+    status, score = scored("Excuses", EXCUSES, "--examples", "12")
+    assert (status, score["verdict"]) == (3, "undecided")
+    assert "0 active drivers" in score["reason"] and score["primals"]
 
 
 NO_CPU = """
@@ -324,6 +418,33 @@ def test_what_a_kernel_keeps_from_its_first_call_is_found(scored):
     status, score = scored("First", OUTSIDE)
     assert (status, score["verdict"]) == (1, "wrong")
     assert {f["primal"] for f in score["findings"]} == {"w"}
+
+
+EXHAUSTED = """
+    class Exhausted(Norm):
+        @staticmethod
+        def forward(ctx, x, w):
+            if len(x) > 1000:
+                torch.empty(1 << 50)
+            return Norm.forward(ctx, x, w)
+
+    class Killed(Norm):
+        @staticmethod
+        def forward(ctx, x, w):
+            if len(x) > 1000:
+                os.kill(os.getpid(), 9)  # as a system does that is out of memory
+            return Norm.forward(ctx, x, w)
+"""
+
+
+@pytest.mark.parametrize("name", ["Exhausted", pytest.param("Killed", marks=pytest.mark.slow)])
+def test_a_size_for_which_memory_does_not_suffice_is_told_and_smaller_ones_are_judged(scored, name):
+    status, score = scored(name, EXHAUSTED, "--size", "N=200000", "--size", "D=2", "--examples", "20")
+    assert (status, score["verdict"], score["findings"]) == (3, "undecided", [])
+    assert "not judged: out of memory on x 200000x2" in score["reason"] and score["notes"] == [score["reason"]]
+    assert score["primals"]["x"]["entries"]
+    small = scored(name, EXHAUSTED, "--size", "N=2000", "--size", "D=2", "--examples", "20")
+    assert (small[0], small[1]["verdict"]) == (1, "crashed")
 
 
 SLOW = """

@@ -21,6 +21,7 @@ from gradverify.core.draw import cases, each  # noqa: E402
 from gradverify.core.draw.kernels import blocks  # noqa: E402
 from gradverify.core.errors import DeclarationError  # noqa: E402
 from gradverify.core.nouns import Case, Finding, Verdict  # noqa: E402
+from gradverify.core.properties import reference as _reference  # noqa: E402
 from gradverify.core.properties._allowance import allowed, compared  # noqa: E402
 
 
@@ -513,3 +514,207 @@ def test_a_gradient_in_the_kernels_type_is_not_low_beside_a_wider_loss(kernel):
 
     adapted = as_layer(MeanSquare, x="N D", kernel=kernel, reference=plain)
     assert check_layer(adapted, Settings(examples=5, properties=("complete",))).ok
+
+
+def summed_in_chunks(fault=""):
+    """S = S + k v', o = S' q in chunks of 16: products of matrices, whose operands are rounded to the type."""
+
+    def low(t, dtype):
+        return t.to(dtype).float()
+
+    def parts(chunk, *tensors):
+        for k in range(0, tensors[0].shape[0], chunk):
+            yield (slice(k, k + chunk), *(t[k : k + chunk].float() for t in tensors))
+
+    class Chunks(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, q, k, v):
+            ctx.save_for_backward(q, k, v)
+            S, y = torch.zeros(q.shape[1], v.shape[1]), torch.empty(v.shape, dtype=v.dtype)
+            for at, a, b, c in parts(16, q, k, v):
+                y[at] = low((a @ b.T).tril(), q.dtype) @ c + a @ low(S, q.dtype)
+                S = S + b.T @ c
+            return y
+
+        @staticmethod
+        def backward(ctx, g):
+            q, k, v = ctx.saved_tensors
+            dq, dk, dv = (torch.empty(t.shape, dtype=t.dtype) for t in (q, k, v))
+            S = torch.zeros(q.shape[1], v.shape[1])
+            for at, _, b, c, h in parts(16, q, k, v, g):
+                dq[at] = low((h @ c.T).tril(), q.dtype) @ b + h @ low(S, q.dtype).T
+                S = S + b.T @ c
+            R = torch.zeros(S.shape)
+            for at, a, b, c, h in reversed(list(parts(16, q, k, v, g))):
+                dk[at] = low((h @ c.T).tril(), q.dtype).T @ a + c @ low(R, q.dtype).T
+                dv[at] = low((a @ b.T).tril(), q.dtype).T @ h + b @ low(R, q.dtype)
+                R = (0 if fault else R) + a.T @ h
+            return dq, dk, dv
+
+    return Chunks
+
+
+def step_by_step(q, k, v):
+    S, y = 0.0, []
+    for t in range(len(q)):
+        S = S + k[t][:, None] * v[t]
+        y.append((q[t][:, None] * S).sum(0))
+    return torch.stack(y)
+
+
+def step_by_einsum(q, k, v):
+    S, y = 0.0, []
+    for t in range(len(q)):
+        S = S + torch.einsum("k,v->kv", k[t], v[t])
+        y.append(torch.einsum("k,kv->v", q[t], S))
+    return torch.stack(y)
+
+
+@pytest.mark.parametrize("reference", [step_by_step, step_by_einsum])
+@pytest.mark.parametrize("kernel", ["bfloat16", "float16"])
+@pytest.mark.parametrize(("keys", "values"), [(2, 60), (8, 3), (5, 1)])
+def test_products_of_matrices_are_heard_where_the_reference_is_a_recurrence(reference, kernel, keys, values):
+    dims = {"q": "T K", "k": "T K", "v": "T V", "kernel": kernel, "reference": reference}
+    found = set()
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        primals = {n: rng.standard_normal((40, values if n == "v" else keys)) for n in "qkv"}
+        case = Case("chunks", primals, seed=seed)
+        assert not verify(as_layer(summed_in_chunks(), **dims), case, "reference").findings
+        found |= kinds(verify(as_layer(summed_in_chunks("carry lost"), **dims), case, "reference"))
+    assert {primal for _, _, primal in found} == {"k", "v"}
+
+
+def test_a_bag_of_weighted_rows_that_is_summed_in_bfloat16_is_found():
+    def bag(sums):
+        class Bag(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, table, ids, w):
+                ctx.save_for_backward(table, ids, w)
+                return (table[ids].float() * w.float()[..., None]).sum(1).to(table.dtype)
+
+            @staticmethod
+            def backward(ctx, g):
+                table, ids, w = ctx.saved_tensors
+                terms = (g.float()[:, None] * w.float()[..., None]).reshape(-1, g.shape[1]).to(sums)
+                d = torch.zeros(table.shape, dtype=sums)
+                for row, term in zip(ids.flatten().tolist(), terms):
+                    d[row] += term
+                return d.to(table.dtype), None, (table[ids].float() * g.float()[:, None]).sum(-1).to(w.dtype)
+
+        return Bag
+
+    def plain(table, ids, w):
+        return (table[ids] * w[..., None]).sum(1)
+
+    rng = np.random.default_rng(0)
+    primals = {"table": rng.standard_normal((3, 8)), "ids": rng.integers(0, 3, (600, 4)), "w": rng.random((600, 4))}
+    for sums, wrong in ((torch.float32, set()), (torch.bfloat16, {("reference", "wrong", "table")})):
+        given = as_layer(bag(sums), table="V D", ids="N L: labels V", w="N L", kernel="bfloat16", reference=plain)
+        assert kinds(verify(given, Case("bag", primals, seed=1), "reference")) == wrong
+
+
+def direction(bent=False):
+    """v / |v| in rows; where a row has one entry, its gradient is the rounding of a difference and nothing else."""
+
+    class Direction(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, v):
+            n = v.float().square().sum(1, keepdim=True).sqrt()
+            ctx.save_for_backward(v, n)
+            return (v.float() / n).to(v.dtype)
+
+        @staticmethod
+        def backward(ctx, g):
+            v, n = ctx.saved_tensors
+            along = (g.float() * v.float()).sum(1, keepdim=True)
+            d = (g.float() - v.float() * (along / (n * n))) / n
+            return ((d * d.abs() if bent else d) + 0 * v).to(v.dtype)
+
+    return Direction
+
+
+def plain_direction(v):
+    return v / v.norm(dim=1, keepdim=True)
+
+
+def test_what_is_rounding_alone_is_linear_and_what_is_not_is_found():
+    right, wrong = (
+        as_layer(direction(bent), v="N D", kernel="float32", reference=plain_direction) for bent in (False, True)
+    )
+    for seed in range(8):
+        v = 1.6e-8 * np.random.default_rng(seed).uniform(0.5, 1.5, (3, 1))
+        assert verify(right, Case("direction", {"v": v}, seed=seed), "linear").ok
+    case = Case("direction", {"v": np.random.default_rng(0).standard_normal((3, 2))}, seed=1)
+    assert verify(right, case, "linear").ok and not verify(wrong, case, "linear").ok
+
+
+def test_one_rounding_of_a_small_number_counts_as_that_of_a_large_one():
+    smallest = 2.0**-24
+    bound = allowed(np.array([0.0, 1.0]), [np.array([0.0, 1.0])], 2.0**-11, smallest)
+    assert bound.tolist() == [3 * smallest / 2, 3 * 2.0**-11]
+
+
+def in_numpy(x, w):
+    return np.multiply(w, x)
+
+
+@pytest.mark.parametrize("kernel", ["bfloat16", "float16", "float32"])
+def test_a_reference_in_numpy_is_screened_for_a_kernel_in_torch(kernel):
+    settings = Settings(examples=40, properties=("complete", "reference", "linear"), shrink=False)
+    assert not check_layer(layer(scale(), in_numpy, kernel), settings).findings
+    for wrong in (Unscaled, TailLost):
+        found = check_layer(layer(wrong, in_numpy, kernel, sizes={"N": 600, "D": 8}), settings).findings
+        assert {f.primal for f in found} == {"x" if wrong is Unscaled else "w"}
+
+
+def test_a_forward_that_overflows_is_found_by_a_reference_in_numpy():
+    def softmax(x, taken):
+        s = x.float() - (x.float().amax(1, keepdim=True) if taken else 0)
+        return torch.exp(s) / torch.exp(s).sum(1, keepdim=True)
+
+    def kernel(taken):
+        class Softmax(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x):
+                ctx.save_for_backward(softmax(x, taken))
+                return ctx.to_save[0].to(x.dtype)
+
+            @staticmethod
+            def backward(ctx, g):
+                (p,) = ctx.saved_tensors
+                return (p * (g.float() - (p * g.float()).sum(1, keepdim=True))).to(g.dtype)
+
+        return Softmax
+
+    def plain(x):
+        e = np.exp(x - x.max(1, keepdims=True))
+        return e / e.sum(1, keepdims=True)
+
+    at = Case("softmax", {"x": np.array([[300.0, 299.0, 1.0]])}, seed=0)
+    right, wrong = (as_layer(kernel(t), x="N D", kernel="bfloat16", reference=plain) for t in (True, False))
+    assert not verify(right, at, "reference").findings
+    assert kinds(verify(wrong, at, "reference")) == {("reference", "forward", None)}
+
+
+def test_a_reference_in_numpy_is_refused_for_types_that_numpy_has_not():
+    with pytest.raises(DeclarationError, match="tf32 takes one in torch operations"):
+        layer(scale(), in_numpy, "tf32")
+
+
+def test_a_reference_with_kinks_is_confirmed_on_large_cases_and_one_that_detaches_is_not(monkeypatch):
+    def doubts(function):
+        reference = layer(scale(), lambda x, w: function(x) + 0 * w, "float32").hooks.reference
+        high = layer(scale()).derive(forward=reference.forward, backward=reference.backward)
+        found = 0
+        for seed in range(40):
+            rng = np.random.default_rng(seed)
+            x, w, v = rng.standard_normal((300, 300)), np.ones(300), rng.standard_normal((300, 300))
+            at = Case("kinks", {"x": x, "w": w}, cotangents=(v,), seed=seed)
+            truths = reference.backward(v, reference.forward(x, w)[1])
+            found += _reference._spot(high, at, truths, _reference._everywhere(at, truths)) is not None
+        return found
+
+    assert doubts(torch.relu) == 0 and doubts(lambda x: torch.relu(x) + 0.1 * torch.tanh(x).detach()) >= 35
+    monkeypatch.setattr(_reference, "_KINKED", np.inf)
+    assert doubts(torch.relu)

@@ -10,7 +10,10 @@ jnp = jax.numpy
 
 from gradverify import verify  # noqa: E402
 from gradverify.adapters import as_layer  # noqa: E402
+from gradverify.adapters._jax_engine import _precision  # noqa: E402
 from gradverify.core import evaluate  # noqa: E402
+from gradverify.core.declare.regime import Regime  # noqa: E402
+from gradverify.core.draw import cases, each  # noqa: E402
 from gradverify.core.draw.kernels import _activations  # noqa: E402
 from gradverify.core.nouns import Case  # noqa: E402
 
@@ -103,3 +106,85 @@ def test_where_control_flow_on_values_hides_what_is_kept_it_may_be_rounded():
     layer = as_layer(branching, x="N D", kernel="bfloat16", reference=jnp.tanh)
     saved = evaluate.run(layer, {"x": np.ones((3, 4))}, {}).saved
     assert layer.hooks.reference.kept(saved) == 12
+
+
+def halved(wrong=False):
+    def forward(x):
+        return (x.astype("float32") * 2000).astype(x.dtype), ()
+
+    def backward(_, g):
+        return ((g.astype("float32") * (2001 if wrong else 2000)).astype(g.dtype),)
+
+    kernel = jax.custom_vjp(lambda x: forward(x)[0])
+    kernel.defvjp(forward, backward)
+    return kernel
+
+
+def test_a_gradient_that_leaves_float16_is_linear_all_the_same():
+    layer = as_layer(halved(), x="N", kernel="float16", reference=lambda x: jnp.multiply(x, 2000))
+    case = Case("halved", {"x": np.ones(2)}, seed=0)
+    assert verify(layer, case.but(cotangents=(np.array([20.0, 1.0]),)), "linear").ok
+
+
+def test_few_shapes_are_drawn_of_what_is_compiled_for_each():
+    shapes = {}
+    for seed in range(2):
+        layer = as_layer(halved(), x="N D", kernel="bfloat16", reference=lambda x: jnp.multiply(x, 2000))
+        drawn = []
+        each(cases(layer, Regime(production=True)), 80, seed, drawn.append)
+        shapes[seed] = [case.primals["x"].shape for case in drawn]
+        assert len(shapes[seed]) == 80 and 12 <= len(set(shapes[seed])) <= 24
+    assert set(shapes[0]) != set(shapes[1])
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, w: jax.nn.gelu(x @ w) * jax.nn.silu(x @ w),
+        lambda x, w: jnp.einsum("nd,dh->hn", x, w)[:, ::-1] ** 3,
+        lambda x, w: jax.nn.softmax(x @ w, -1) + jax.nn.log_softmax(x @ w, 0),
+        lambda x, w: jnp.cumsum(x, 0) @ jnp.where(w > 0, w, 0.1 * w) / jnp.linalg.norm(x, axis=1, keepdims=True),
+        lambda x, w: (
+            jnp.concatenate([x.T, w], 1).max(1) - jnp.clip(x, -1, 1).mean() + jnp.take(w, jnp.array([0, 2]), 0).sum()
+        ),
+    ],
+)
+def test_without_compilation_values_and_gradients_are_those_of_jax(function):
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((5, 4)), rng.standard_normal((4, 3))
+    reference = as_layer(function, x="N D", w="D H", kernel="float32", reference=function).hooks.reference
+    outputs, truth = reference.forward(x, w)
+    with _precision((x,)):
+        expected, pull = jax.vjp(function, jnp.asarray(x), jnp.asarray(w))
+        v = rng.standard_normal(expected.shape)
+        gradients = pull(jnp.asarray(v))
+    np.testing.assert_allclose(outputs, expected, rtol=1e-12, atol=1e-12)
+    found = reference.backward(v, truth)
+    for name, gradient in zip("xw", gradients):
+        np.testing.assert_allclose(found[name], gradient, rtol=1e-11, atol=1e-12)
+
+
+def rectified(fault=""):
+    """Its mask is taken from the output, which is rounded: what is nearly zero may be zero there."""
+
+    def forward(x, w):
+        y = jnp.maximum((x.astype("float32") @ w.astype("float32")), 0).astype(x.dtype)
+        return y, (x, w, y)
+
+    def backward(saved, g):
+        x, w, y = wide(*saved)
+        g = g.astype("float32") if fault else jnp.where(y > 0, g.astype("float32"), 0)
+        return (g @ w.T).astype(saved[0].dtype), (x.T @ g).astype(saved[0].dtype)
+
+    kernel = jax.custom_vjp(lambda x, w: forward(x, w)[0])
+    kernel.defvjp(forward, backward)
+    return kernel
+
+
+def test_a_mask_of_what_is_kept_may_be_that_of_rounded_values():
+    dims = {"x": "N D", "w": "D H", "kernel": "float16", "reference": lambda x, w: jax.nn.relu(x @ w)}
+    rng = np.random.default_rng(0)
+    case = Case("rectified", {"x": 1e-4 * rng.standard_normal((6, 2)), "w": 1e-4 * rng.standard_normal((2, 3))}, seed=1)
+    assert verify(as_layer(rectified(), **dims), case, "reference").ok
+    large = case.but(primals={n: 1e4 * a for n, a in case.primals.items()})
+    assert not verify(as_layer(rectified("no mask"), **dims), large, "reference").ok

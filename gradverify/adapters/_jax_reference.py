@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.adapters._jax_engine import Engine, Tape, _cotangent, _precision, import_jax
+from gradverify.adapters._jax_engine import Engine, Tape, _precision, import_jax
+from gradverify.adapters._jax_run import Halves, Run, done
 from gradverify.adapters._lossy import FEW, FLOOR, FORMATS, TINY, UNIT, Lossy, as_much_again, counted, least
 
 Array = Any  # numpy.ndarray or jax.Array
@@ -23,17 +24,19 @@ _EXACT = {
     "neg", "abs", "sign", "max", "min", "reduce_max", "reduce_min", "convert_element_type", "copy", "stop_gradient",
     "iota", "dynamic_slice", "dynamic_update_slice", "expand_dims", "scatter", "clamp", "floor", "round", "argmax",
 }  # fmt: skip
+_ORDERS = ("gt", "ge", "lt", "le")
+_COPIES = 64  # up to which a loop takes less time than to compile
 _ADDED = {"add", "add_any", "sub"}
 _CARRIED = {"mul", "div", *_ADDED, *_EXACT} - {"argmax", "iota", "scatter", "sign", "floor", "round"}
-_NESTED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Truth:
-    """What a forward of the reference keeps: its tape, and what the first sample traces."""
+    """What a forward of the reference keeps: primals, its jaxprs, and what the pullback is handed."""
 
-    tape: Tape
-    halves: _Halves | None = None
+    given: tuple[dict[str, Array], dict[str, Array]]
+    halves: Halves
+    saved: list[Any]
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,12 @@ class Reference(Lossy):
     ----------
     kernel : the engine of the kernel, which is asked what it keeps
     known : its answers, by shapes and options
+    traced : jaxprs of the reference, by the same
     """
 
     kernel: Engine
     known: dict[Any, int | None] = field(default_factory=dict)
+    traced: dict[str, Halves] = field(default_factory=dict)
 
     @property
     def dtype(self) -> Any:
@@ -59,8 +64,31 @@ class Reference(Lossy):
 
     def forward(self, *arrays: Array, **options: Any) -> tuple[Any, Truth]:
         """Outputs in float64, and what `backward` and `sample` need."""
-        outputs, tape = self.high.forward(*arrays, **options)
-        return outputs, Truth(tape)
+        given = self.high._parted(dict(zip(self.high.names, map(np.asarray, arrays))), self.high.differentiable)
+        key = [(a.shape, str(a.dtype)) for part in given for a in part.values()], sorted(options.items())
+        with _precision(given):
+            halves = self.traced.get(repr(key))
+            if halves is None:
+                halves = self.traced[repr(key)] = Halves(self.high._outputs(options), *given)
+            outputs, saved = halves.forward(Run(), *given)
+        found = tuple(map(np.asarray, outputs))
+        return (found if len(found) > 1 else found[0]), Truth(given, halves, saved)
+
+    def batched(self, stack: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Array, ...]:
+        """See `Lossy`; few copies one by one, as nothing is compiled then."""
+        count = max(a.shape[0] for a in stack.values())
+        if count > _COPIES:
+            return super().batched(stack, options)
+        rows = [
+            self.forward(*(stack[n][k % len(stack[n])] for n in self.high.names), **options)[0] for k in range(count)
+        ]
+        return tuple(np.stack(parts) for parts in zip(*(r if isinstance(r, tuple) else (r,) for r in rows)))
+
+    def backward(self, cotangents: Any, truth: Truth) -> dict[str, Array]:
+        """See `Lossy`."""
+        vs = cotangents if isinstance(cotangents, tuple) else (cotangents,)
+        with _precision(truth.given):
+            return truth.halves.pull(Run(), truth.saved, vs)
 
     def kept(self, saved: Any) -> int | None:
         """See `_torch_reference.Reference`; the kernel's trace tells what is kept, and what of it is a primal."""
@@ -76,7 +104,7 @@ class Reference(Lossy):
     def _seen(self, saved: Tape) -> int | None:
         low = {n: a.astype(self.dtype) if a.dtype.kind == "f" else a for n, a in saved.primals.items()}
         try:
-            halves = _Halves(self.kernel._outputs(saved.options), *self.kernel._parted(low, self.kernel.differentiable))
+            halves = Halves(self.kernel._outputs(saved.options), *self.kernel._parted(low, self.kernel.differentiable))
         except Exception:  # noqa: BLE001  control flow on values: nobody can tell, and it may
             return least([a.shape for a in low.values() if _floats(a)])
         ahead = halves.ahead.jaxpr
@@ -96,54 +124,12 @@ class Reference(Lossy):
         truth: Truth,
     ) -> tuple[Any, dict[str, Array], int]:
         """Outputs, gradients and elements computed, each operation off by as much as a good kernel's may be."""
-        leaves = import_jax().tree_util.tree_leaves
-        primals = {n: np.asarray(a) for n, a in zip(self.high.names, arrays)}
-        moving, rest = self.high._parted(primals, self.high.differentiable)
         noise = _Noise(self.dtype, seed, kept)
-        with _precision((moving, rest, cotangents)):
-            if truth.halves is None:
-                truth.halves = _Halves(self.high._outputs(options), moving, rest)
-                truth.halves.pull(moving, rest, cotangents)
-            halves = truth.halves
-            found = noise.run(halves.ahead.jaxpr, halves.ahead.consts, leaves((moving, rest)))
-            outputs, saved = found[: halves.outputs], found[halves.outputs :]
-            if len(saved) == len(halves.exact):
-                saved = [noise.again(value, exact) for value, exact in zip(saved, halves.exact)]
-            flat = noise.run(halves.back.jaxpr, halves.back.consts, [*saved, *cotangents])
-            gradients = import_jax().tree_util.tree_unflatten(halves.gradients, flat)
-        return tuple(map(np.asarray, outputs)), {n: np.asarray(g, float) for n, g in gradients.items()}, noise.work
-
-
-class _Halves:
-    """Forward and pullback of a function as jaxprs, and what passes from one to the other at a point."""
-
-    exact: list[Any]
-    back: Any
-    gradients: Any
-
-    def __init__(self, function: Any, moving: Any, rest: Any) -> None:
-        jax = import_jax()
-
-        def ahead(moving: Any, rest: Any) -> Any:
-            ys, pull = jax.vjp(lambda m: function({**rest, **m}), moving)
-            saved, self._tree = jax.tree_util.tree_flatten(pull)
-            return ys, saved
-
-        self._ahead = ahead
-        self.ahead, (self._ys, self._between) = jax.make_jaxpr(ahead, return_shape=True)(moving, rest)
-        self.outputs = len(self._ys)
-
-    def pull(self, moving: Any, rest: Any, cotangents: tuple[Array, ...]) -> None:
-        """Run forward, and trace the pullback of what it keeps."""
-        jax = import_jax()
-
-        def back(saved: list[Any], vs: tuple[Any, ...]) -> Any:
-            pull = jax.tree_util.tree_unflatten(self._tree, saved)
-            return pull(tuple(_cotangent(v, y) for v, y in zip(vs, self._ys)))[0]
-
-        self.exact = self._ahead(moving, rest)[1]
-        self.back, shape = jax.make_jaxpr(back, return_shape=True)(self._between, tuple(cotangents))
-        self.gradients = jax.tree_util.tree_structure(shape)
+        with _precision(truth.given):
+            outputs, saved = truth.halves.forward(noise, *truth.given)
+            saved = [noise.again(value, exact) for value, exact in zip(saved, truth.saved)]
+            gradients = truth.halves.pull(noise, saved, cotangents)
+        return tuple(map(np.asarray, outputs)), gradients, noise.work
 
 
 @dataclass(frozen=True)
@@ -159,7 +145,7 @@ class _Exponential:
     divided: bool = False  # by that sum
 
 
-class _Noise:
+class _Noise(Run):
     """Runs a jaxpr with every result displaced."""
 
     def __init__(self, dtype: Any, seed: int, kept: int | None) -> None:
@@ -188,41 +174,31 @@ class _Noise:
             self.exponentials[id(moved)] = replace(known, value=moved)
         return moved
 
-    def run(self, jaxpr: Any, consts: Any, arguments: Any) -> list[Any]:
-        """Outputs of a jaxpr."""
-        known: dict[Any, Any] = dict(zip(jaxpr.constvars, consts)) | dict(zip(jaxpr.invars, arguments))
-
-        def value(atom: Any) -> Any:
-            return atom.val if hasattr(atom, "val") else known[atom]
-
-        summed = {id(v) for eqn in jaxpr.eqns if eqn.primitive.name == "reduce_sum" for v in eqn.invars}
-        for eqn in jaxpr.eqns:
-            given = [value(atom) for atom in eqn.invars]
-            inner = next((eqn.params[key] for key in _NESTED if key in eqn.params), None)
-            name = eqn.primitive.name
-            if inner is not None and name not in ("scan", "while", "cond"):
-                results = self.run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), given)
-            else:
-                results = self.displaced(eqn, name, given)
-                if name == "mul" and id(eqn.outvars[0]) not in summed:
-                    results = [self.softmax(given, results[0])]
-                self.carried(eqn, name, given, results[0])
-            known.update(zip(eqn.outvars, results))
-        return [value(atom) for atom in jaxpr.outvars]
+    def step(self, jaxpr: Any, eqn: Any, given: list[Any]) -> list[Any]:
+        """See `Run`."""
+        name = eqn.primitive.name
+        results = self.displaced(eqn, name, given)
+        summed = (v for other in jaxpr.eqns if other.primitive.name == "reduce_sum" for v in other.invars)
+        if name == "mul" and all(v is not eqn.outvars[0] for v in summed):
+            results = [self.softmax(given, results[0])]
+        self.carried(eqn, name, given, results[0])
+        return results
 
     def displaced(self, eqn: Any, name: str, given: list[Any]) -> list[Any]:
         """Results of an operation, each off by its bound."""
         if name in _EXACT:
-            return _done(eqn, given)
+            return done(eqn, given)
+        if name in _ORDERS and self.kept is not None and np.size(given[0]) >= self.kept:
+            given = [self.low(a) for a in given]  # a mask that backward may take from what is kept
         spread: list[Any] = [0.0] * len(eqn.outvars)
         if name in _PRODUCTS:
             exact, given = given, [self.low(a) for a in given]
             spread = self.spread(eqn, exact, given)
         sizes: list[Any] = [None] * len(eqn.outvars)
         if name in _SUMS:
-            sizes = _done(eqn, [_size(a) for a in given])
+            sizes = done(eqn, [_size(a) for a in given])
         found = []
-        for result, size, beside in zip(_done(eqn, given), sizes, spread):
+        for result, size, beside in zip(done(eqn, given), sizes, spread):
             self.work += int(np.size(result))
             if not _floats(result):
                 found.append(result)
@@ -243,7 +219,7 @@ class _Noise:
             if _floats(a) and not np.array_equal(a, b):
                 squares = [np.square(x) if _floats(x) else x for x in exact]
                 squares[k] = np.square(np.asarray(b) - np.asarray(a))
-                found = found + _done(eqn, squares)[0]
+                found = found + done(eqn, squares)[0]
         return [FLOOR * np.nan_to_num(np.sqrt(np.abs(found)), nan=0.0, posinf=0.0, neginf=0.0)]
 
     def carried(self, eqn: Any, name: str, given: list[Any], result: Any) -> None:
@@ -258,11 +234,11 @@ class _Noise:
         elif name == "div" and id(given[0]) in self.exponentials:
             self.exponentials[id(result)] = replace(self.exponentials[id(given[0])], value=result, divided=True)
         if name in _PRODUCTS:
-            terms = _done(eqn, [_size(a) for a in given])[0]
+            terms = done(eqn, [_size(a) for a in given])[0]
             self.sizes[id(result)] = result, terms, counted(_terms(eqn, given, result))
         elif name == "sub" or (name in _CARRIED and any(id(a) in self.sizes for a in given)):
             _, sizes, counts = zip(*(self.sizes.get(id(a), (a, _size(a), 1.0)) for a in given))
-            terms = sizes[0] + sizes[1] if name in _ADDED else _size(_done(eqn, list(sizes))[0])
+            terms = sizes[0] + sizes[1] if name in _ADDED else _size(done(eqn, list(sizes))[0])
             self.sizes[id(result)] = result, terms, max(counts)
 
     def softmax(self, given: list[Any], result: Any) -> Any:
@@ -293,11 +269,6 @@ class _Noise:
 
     def signs(self, like: Any) -> Array:
         return self.rng.choice((-1.0, 1.0), np.shape(like))
-
-
-def _done(eqn: Any, given: list[Any]) -> list[Any]:
-    results = eqn.primitive.bind(*given, **eqn.params)
-    return list(results) if eqn.primitive.multiple_results else [results]
 
 
 def _size(value: Any) -> Any:

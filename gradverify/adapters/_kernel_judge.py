@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
-from gradverify.adapters._lossy import FORMATS
+from gradverify.adapters._lossy import FORMATS, InNumPy
 from gradverify.adapters._references import refers_to
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
@@ -16,29 +15,14 @@ _OF_NUMPY = ("float32", "float16")
 PACKAGES = ("torch", "jax", "numpy")  # in the order in which code is asked whether it names them
 
 
-@dataclass(frozen=True)
-class InNumPy:
-    """A reference in NumPy has no derivative of its own: it is screened along directions. See `Lossy`."""
-
-    function: Any
-    type: str
-
-    @property
-    def eps(self) -> float:
-        return FORMATS[self.type].eps
-
-    def __call__(self, *arrays: Any, **options: Any) -> Any:
-        return self.function(*arrays, **options)
-
-
 def package_of(target: Any) -> str | None:
     """The package that code names; None of code that takes arrays of any."""
     pair = target if isinstance(target, tuple) else (target,)
     return next((name for name in PACKAGES for part in pair if refers_to(part, name)), None)
 
 
-def judge_of(plain: Any, package: str, kind: str, declaration: Mapping[str, Any]) -> Layer:
-    """The layer of a reference, by which a kernel of that package is judged.
+def judge_of(plain: Any, package: str, kernel: str, kind: str, declaration: Mapping[str, Any]) -> Layer:
+    """The layer of a reference in one package, by which a kernel of another or the same is judged.
 
     Raises
     ------
@@ -46,9 +30,14 @@ def judge_of(plain: Any, package: str, kind: str, declaration: Mapping[str, Any]
         If the type is none of the package's, or the declaration cannot be used.
     """
     if package == "numpy":
-        if kind not in _OF_NUMPY:
-            raise DeclarationError(f"{kind!r} is no type of NumPy: choose {' or '.join(_OF_NUMPY)} with --type")
-        return Layer(plain, lambda *_: None, reference=InNumPy(plain, kind), **_without_device(declaration, package))
+        types = _OF_NUMPY if kernel == "numpy" else tuple(FORMATS)
+        if kind not in types:
+            where = "NumPy" if kernel == "numpy" else "a kernel with a reference in NumPy"
+            raise DeclarationError(f"{kind!r} is no type of {where}: choose {' or '.join(types)} with --type")
+        if kernel != "torch":
+            declaration = _without_device(declaration, kernel)
+        declared = {k: v for k, v in declaration.items() if k != "device"}
+        return Layer(plain, lambda *_: None, reference=InNumPy(plain, kind), **declared)
     return _in_type(plain, plain, package, kind, declaration)
 
 

@@ -17,11 +17,13 @@ import numpy as np
 from gradverify.adapters._kernel_wire import packed, unpacked
 from gradverify.core.errors import TargetError
 from gradverify.core.evaluate import LayerFailure
+from gradverify.core.evaluate.failures import ELSEWHERE
 from gradverify.core.evaluate.limits import SLOW, TOO_SLOW
 
 Array = Any  # numpy.ndarray
 _EMPTY = np.empty
 _LOADING = 300.0  # seconds that an import may take
+KILLED = "was ended by signal 9, as by a system that is out of memory"
 _ENDS = 6  # of the process, after which it is not started again
 
 
@@ -39,8 +41,9 @@ class Remote:
 
     Attributes
     ----------
-    called : function of the reference that ran inside the kernel, if any
+    called : what it did that was not to be seen: it called a function of the reference, or stopped the watch
     replaced : names of torch that stand for something else since the kernel was loaded
+    absent : what it says of a call that it leaves unanswered for want of a device
     ended : how its process ended, each time that it did
     outside : arrays that it takes from outside, and why they are not verified
     package : that the kernel is written with
@@ -50,7 +53,7 @@ class Remote:
     def __init__(self, head: dict[str, Any], seconds: float) -> None:
         self.head, self.seconds = head, seconds
         self.package, self.names = "", tuple[str, ...]()
-        self.called = ""
+        self.called = self.absent = ""
         self.replaced: tuple[str, ...] = ()
         self.outside: dict[str, str] = {}
         self.ended: list[str] = []
@@ -130,6 +133,8 @@ class Remote:
         told, found = answer
         if "failure" in told:
             kind, stage, message, primal = told["failure"]
+            if kind in (SLOW, ELSEWHERE):
+                self.absent = self.absent or str(message)
             raise LayerFailure(str(kind), str(stage), str(message), primal)
         self.called = self.called or str(told.get("called") or "")
         self.replaced = self.replaced or tuple(map(str, told.get("replaced") or ()))
@@ -156,6 +161,8 @@ class Remote:
             self.close()
             return "hangs"
         self.close()
+        if status == -signal.SIGKILL:
+            return KILLED
         return f"left with status {status}" if status >= 0 else f"was ended by signal {-status}"
 
 

@@ -2,7 +2,7 @@
 
 The judge never imports the kernel's file, and this process never sees the reference: what it does to torch, to
 NumPy or to itself changes nothing but the arrays that it sends back. It is watched for two things besides: whether
-code of the reference runs here, and whether functions of torch are replaced.
+code of the reference runs here, and whether functions of torch, or those of this module, are replaced.
 """
 
 from __future__ import annotations
@@ -10,17 +10,20 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import threading
+from collections.abc import Iterator
 from contextlib import nullcontext
 from importlib import import_module
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
 import numpy as np
 
 from gradverify.adapters._kernel_wire import packed, unpacked
-from gradverify.core.evaluate import LayerFailure
+from gradverify.core.evaluate import LayerFailure, by_name
 from gradverify.core.evaluate.outside import Outside
 from gradverify.core.nouns import Case
 from gradverify.core.properties.fresh import poisoned
@@ -37,33 +40,31 @@ def main(descriptor: int) -> None:
     """Answer the judge's questions until it leaves."""
     connection = Connection(descriptor)
     head, _ = unpacked(connection.recv_bytes())
+    watch = Watch(frozenset(head["codes"]))
     try:
-        homes = _homes(head["package"] or "torch")
-        before = _functions(homes)
+        replaced = Replaced(head["package"] or "torch")
         layer, package = _loaded(head)
     except BaseException as error:  # noqa: BLE001  whatever the author's file raises
         connection.send_bytes(packed({"failed": f"{type(error).__name__}: {error}"}, {}))
         return
     connection.send_bytes(packed({"loaded": layer.name, "package": package}, {}))
-    known, outside = frozenset(head["codes"]), Outside(layer)
+    outside = Outside(layer)
     while True:
         try:
             question, arrays = unpacked(connection.recv_bytes())
         except EOFError:
             return
-        connection.send_bytes(_answered(layer, question, arrays, known, homes, before, outside))
+        connection.send_bytes(_answered(layer, question, arrays, watch, replaced, outside))
 
 
 def _answered(
     layer: Any,
     question: Any,
     arrays: Any,
-    known: frozenset[str],
-    homes: dict[str, Any],
-    before: dict[str, int],
+    watch: Watch,
+    replaced: Replaced,
     outside: Outside,
 ) -> bytes:
-    watch = Watch(known)
     options = {n: tuple(v) if isinstance(v, list) else v for n, v in question["options"].items()}
     try:
         with watch, nullcontext() if question["fresh"] is None else poisoned(float(question["fresh"])):
@@ -74,21 +75,21 @@ def _answered(
             if question["pull"]:
                 v = tuple(arrays[f"v {k}"] for k in range(len(outputs)))
                 v = tuple(a.astype(y.dtype) if y.dtype.kind == "f" else a for a, y in zip(v, map(np.asarray, outputs)))
-                grads = layer.backward(v if len(v) > 1 else v[0], tape)
-                found = {f"g {n}": np.array(g) for n, g in _by_name(layer, grads).items() if g is not None}
+                grads = by_name(layer, layer.backward(v if len(v) > 1 else v[0], tape))
+                for unusable in (g for g in grads.values() if isinstance(g, LayerFailure)):
+                    raise unusable
+                found = {f"g {n}": np.array(g) for n, g in grads.items() if g is not None}
     except LayerFailure as failure:
         return packed({"failure": [failure.kind, failure.stage, str(failure), failure.primal]}, {})
     except (Exception, SystemExit) as error:  # noqa: BLE001  the author's code
         stage = "backward" if question["pull"] else "forward"
         return packed({"failure": ["crash", stage, f"{stage} raised {type(error).__name__}: {error}", None]}, {})
-    after = _functions(homes)
-    replaced = sorted(name for name in before if after.get(name) != before[name])
     if question["pull"] and question["fresh"] is None:
         case = Case(layer.name, {p.name: arrays[p.name] for p in layer.primals}, options)
         if outside.due(case):
             outside.look(case)
     missing = [[item.name, item.reason] for item in outside.missing() if item.blocks]
-    return packed({"kept": kept, "called": watch.called, "replaced": replaced[:8], "outside": missing}, found)
+    return packed({"kept": kept, "called": watch.called, "replaced": replaced.names()[:8], "outside": missing}, found)
 
 
 def _loaded(head: dict[str, Any]) -> tuple[Any, str]:
@@ -101,38 +102,36 @@ def _loaded(head: dict[str, Any]) -> tuple[Any, str]:
     return kernel_of(target, package, head["type"], head["declaration"]), package
 
 
-def _by_name(layer: Any, gradients: Any) -> dict[str, Any]:
-    """Gradients by primal, of a backward that gives them in order."""
-    if isinstance(gradients, dict):
-        return gradients
-    given = gradients if isinstance(gradients, (tuple, list)) else (gradients,)
-    names = [p.name for p in layer.primals]
-    return dict(zip(names if len(given) == len(names) else [p.name for p in layer.differentiable], given))
-
-
 class Watch:
-    """Hears of every Python function that runs inside."""
+    """Hears of every Python function that runs inside, in any thread, and of whoever stops it from hearing."""
 
     def __init__(self, known: frozenset[str]) -> None:
-        self.known, self.called = known, ""
-        self._seen: dict[CodeType, bool] = {}
+        self.called, self._inside = "", False
+        seen: dict[CodeType, bool] = {}
+
+        def hear(frame: FrameType, event: str, argument: Any, of: Any = digest) -> None:
+            code = frame.f_code
+            if event == "call" and not self.called:
+                if code not in seen:
+                    seen[code] = of(code) in known
+                self.called = f"calls {code.co_name!r}, which is the reference's own code" if seen[code] else ""
+
+        def audit(event: str, arguments: Any) -> None:
+            if event == "sys.setprofile" and self._inside and sys._getframe(1).f_code.co_filename != threading.__file__:
+                self.called = self.called or "stops the watch on what it calls"
+
+        self._hear = hear
+        sys.addaudithook(audit)  # which nobody can take away
 
     def __enter__(self) -> None:
         sys.setprofile(self._hear)
+        threading.setprofile(self._hear)
+        self._inside = True
 
     def __exit__(self, *_: object) -> None:
-        if sys.getprofile() != self._hear:
-            self.called = self.called or "a function that removed the watch on what is called"
+        self._inside = False
         sys.setprofile(None)
-
-    def _hear(self, frame: FrameType, event: str, argument: Any) -> None:
-        code = frame.f_code
-        if event != "call" or self.called:
-            return
-        if code not in self._seen:
-            self._seen[code] = digest(code) in self.known
-        if self._seen[code]:
-            self.called = code.co_name
+        threading.setprofile(None)
 
 
 def digest(code: CodeType) -> str | None:
@@ -142,22 +141,37 @@ def digest(code: CodeType) -> str | None:
     return hashlib.sha256(code.co_code + repr((code.co_names, code.co_varnames)).encode()).hexdigest()
 
 
-def _homes(package: str) -> dict[str, Any]:
-    """Where a package keeps the functions that a kernel may call."""
-    if find_spec(package) is None:
-        return {}
-    homes = {name: import_module(name) for name in _HOMES[package]}
-    return homes | ({"torch.Tensor": homes["torch"].Tensor} if package == "torch" else {})
+class Replaced:
+    """What a package's own names, and those of this module, stood for, and which stand for something else now.
 
+    A package may replace its own, as torch does when its compiler is first used.
+    """
 
-def _functions(homes: dict[str, Any]) -> dict[str, int]:
-    """What a package's own names stand for."""
-    return {
-        f"{place}.{name}": id(value)
-        for place, home in homes.items()
-        for name, value in list(vars(home).items())
-        if callable(value) and not name.startswith("_")
-    }
+    def __init__(self, package: str) -> None:
+        found = find_spec(package)
+        places = _HOMES[package] if found is not None else ()
+        self.homes: dict[str, Any] = {name: import_module(name) for name in (*places, __name__)}
+        if package == "torch" and found is not None:
+            self.homes["torch.Tensor"] = self.homes["torch"].Tensor
+        self.root = str(Path(found.origin or "").parent) if found is not None else ""
+        self.before = {name: id(value) for name, value in self._functions()}
+
+    def _functions(self) -> Iterator[tuple[str, Any]]:
+        for place, home in self.homes.items():
+            for name, value in list(vars(home).items()):
+                if callable(value) and (place == __name__ or not name.startswith("_")):
+                    yield f"{place}.{name}", value
+
+    def names(self) -> list[str]:
+        """Names that stand for something of another's, sorted."""
+        now = dict(self._functions())
+        return sorted(n for n, was in self.before.items() if id(now.get(n)) != was and not self._own(now.get(n)))
+
+    def _own(self, value: Any) -> bool:
+        code = getattr(value, "__code__", None)
+        if code is not None:
+            return bool(self.root) and str(code.co_filename).startswith(self.root)
+        return str(getattr(value, "__module__", "")).partition(".")[0] == Path(self.root).name
 
 
 def start(descriptor: int) -> None:

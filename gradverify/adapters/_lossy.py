@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gradverify.core.properties._allowance import rounded
+
 Array = Any  # numpy.ndarray
 
 UNIT = 2.0**-24  # unit roundoff of float32
@@ -59,17 +61,9 @@ FORMATS = {
 }
 
 
-@dataclass(frozen=True)
-class Lossy:
-    """What every reference of a kernel can: called like forward, it gives the outputs alone.
+class OfType:
+    """The numbers of a kernel's type, by its name `type`."""
 
-    Attributes
-    ----------
-    high : the engine that runs it in float64
-    type : name of the kernel's type
-    """
-
-    high: Any
     type: str
 
     @property
@@ -83,6 +77,39 @@ class Lossy:
     @property
     def smallest(self) -> float:
         return FORMATS[self.type].smallest
+
+
+@dataclass(frozen=True)
+class InNumPy(OfType):
+    """A reference in NumPy has no derivative of its own: it is screened along directions, and localised."""
+
+    function: Any
+    type: str
+
+    def __call__(self, *arrays: Array, **options: Any) -> Any:
+        return self.function(*arrays, **options)
+
+    def stored(self, array: Array) -> Array:
+        """As the kernel's type holds it, in the type that it came in; an infinity where it is out of range."""
+        if array.dtype.kind != "f":
+            return array
+        with np.errstate(over="ignore"):
+            narrow = array.astype("float32" if self.type == "bfloat16" else self.type)
+        return rounded(narrow, self.eps).astype(array.dtype)
+
+
+@dataclass(frozen=True)
+class Lossy(OfType):
+    """What every reference of a kernel can that is differentiated: called like forward, it gives the outputs alone.
+
+    Attributes
+    ----------
+    high : the engine that runs it in float64
+    type : name of the kernel's type
+    """
+
+    high: Any
+    type: str
 
     def __call__(self, *arrays: Array, **options: Any) -> Any:
         return self.high.forward(*arrays, **options)[0]

@@ -11,6 +11,11 @@ it. The bounds, u = 2^-24 being the unit roundoff of float32:
   Numerical Algorithms, section 4.2: gamma_n = n u / (1 - n u)); from 4096 terms on 64 sqrt(n) in place of n, which
   holds with a probability that leaves no doubt (N. J. Higham and T. Mary 2019);
 - an operand of a matrix product: what rounding it to the kernel's type takes away, since tensor cores take no other;
+- a matrix product that is written with elementwise ones is one all the same, as in a recurrence S = a S + k v',
+  o = S' q, which a kernel computes in chunks, by products of other factors. The factors of a product that is summed
+  are off by a rounding to the type, where one of them is spread over an axis that is left; an outer product, whose
+  factors are spread over each other's axes, is itself, and then those of backward, too. Where an axis has one entry,
+  nobody can tell which products are such, and all are taken for one;
 - what backward is handed: what made it off in forward, and as much again (see `_torch_reference`);
 - a tensor that backward is handed and that the kernel was seen to save in its type: as much;
 - a softmax: 4 u |x| of its result besides, and where x is a product, what that may be off by: backward computes
@@ -26,6 +31,7 @@ from __future__ import annotations
 import functools
 import math
 import sys
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -73,8 +79,11 @@ def _mode(guarded: bool) -> type:
     class Noise(TorchDispatchMode):  # type: ignore[misc, unused-ignore]
         """See `noise`."""
 
-        def __init__(self, dtype: Any, products: Any, seed: int, elementwise: bool, kept: bool) -> None:
+        def __init__(self, dtype: Any, products: Any, seed: int, elementwise: bool, kept: bool, vague: bool) -> None:
             super().__init__()
+            self.vague, self.outer = vague, False  # whether forward has outer products
+            self.unit = 0.0 if products is None else _unit(products)
+            self.factors: tuple[Any, tuple[bool, ...]] | None = None  # of the last product: see `contracted`
             self.dtype, self.products, self.elementwise, self.kept = dtype, products, elementwise, kept
             self.sizes: dict[int, tuple[Tensor, Tensor, float]] = {}  # of products, sum |term| and the count of terms
             self.doubts: dict[int, tuple[Tensor, Tensor | None]] = {}  # of softmaxes, by how much backward's are off
@@ -102,10 +111,16 @@ def _mode(guarded: bool) -> type:
             bound: Any = None
             if name in _SUMS:
                 bound = self.summed(func, name, args, kwargs)
+                if name in ("sum", "mean") and self.contracted(args):
+                    bound = bound + self.unit * func(args[0] * args[0], *args[1:], **kwargs).sqrt_()
             result = func(*args, **kwargs)
+            if name == "mul" and self.unit:
+                self.multiplied(args, result)
             if name in _PRODUCTS and _floats(result):
                 count = counted(_terms(name, args, result))
                 self.sizes[id(result)] = result, bound / (UNIT * count), count
+                if self.unit and _terms(name, args, result) == 1:
+                    self.of_one_term(result, import_torch().is_grad_enabled())
             if name in ("mul", "div") and self.sizes:
                 self.carried(result, args, lambda size: abs(size * args[1] if name == "mul" else size / args[1]))
             if spread is not None:
@@ -115,6 +130,36 @@ def _mode(guarded: bool) -> type:
                 if _floats(part) and part.numel():
                     self.displace(part, name, args, bound[k] if isinstance(bound, (tuple, list)) else bound)
             return result
+
+        def multiplied(self, args: Any, result: Tensor) -> None:
+            """Displaces an outer product, and remembers which factor is spread over which axis of any."""
+            self.factors, forward = None, import_torch().is_grad_enabled()
+            if not all(_floats(a) for a in args) or (forward and not any(a.requires_grad for a in args)):
+                return
+            over = [_has(a, result.ndim) for a in args]
+            one, other = (any(x and not y for x, y in zip(*pair)) for pair in (over, over[::-1]))
+            if self.vague or (one and other):
+                self.of_one_term(result, forward)
+            elif (one or other) and not all(self.holds(a) for a in args):
+                self.factors = weakref.ref(result), tuple(map(all, zip(*over)))
+
+        def holds(self, value: Tensor) -> bool:
+            """Whether operands of products have the type that holds this as it is."""
+            return self.products != TF32 and bool(import_torch().equal(rounded(value, self.products), value))
+
+        def of_one_term(self, result: Tensor, forward: bool) -> None:
+            """Displaces an outer product, if it is one of forward or forward has some."""
+            self.outer |= forward
+            if self.outer:
+                result.add_(self.off(result, self.products))
+
+        def contracted(self, args: Any) -> bool:
+            """Whether a sum is over axes that both factors of a product have."""
+            if self.factors is None or self.factors[0]() is not args[0]:
+                return False
+            both = self.factors[1]
+            axes = args[1] if len(args) > 1 and args[1] else range(len(both))
+            return all(both[axis] for axis in ([axes] if isinstance(axes, int) else axes))
 
         def spread(self, func: Any, exact: Any, args: Any, kwargs: Any) -> Tensor | None:
             """Half of what the displaced operands move a product by in the mean; None where they stay.
@@ -195,13 +240,13 @@ def _mode(guarded: bool) -> type:
 
         def low(self, value: Tensor, dtype: Any) -> Tensor:
             """Displaced by as much as rounding to a type may take; what the type holds exactly stays."""
-            torch = import_torch()
-            if dtype == TF32:
-                return value * (self.signs(value) * 2.0**-11 + 1)
-            info = torch.finfo(dtype)
-            least = info.smallest_normal * info.eps / 2 if dtype == torch.float16 else 0.0  # it has no other below
-            off = value.abs().mul_(info.eps / 2).add_(least).mul_(self.signs(value))
-            return off.masked_fill_(rounded(value, dtype) == value, 0.0).add_(value)
+            off = self.off(value, dtype)
+            return (off if dtype == TF32 else off.masked_fill_(rounded(value, dtype) == value, 0.0)).add_(value)
+
+        def off(self, value: Tensor, dtype: Any) -> Tensor:
+            """As much as rounding to a type may take, to either side."""
+            least = 2.0**-25 if dtype == import_torch().float16 else 0.0  # it has no other below
+            return value.abs().mul_(_unit(dtype)).add_(least).mul_(self.signs(value))
 
         def signs(self, like: Tensor, share: float = 0.0) -> Tensor:
             """Plus and minus ones, or factors off by a share to either side; the length of their pool is a prime."""
@@ -213,7 +258,9 @@ def _mode(guarded: bool) -> type:
     return Noise
 
 
-def noise(dtype: Any, products: Any, seed: int, elementwise: bool = True, kept: bool = False) -> Any:
+def noise(
+    dtype: Any, products: Any, seed: int, elementwise: bool = True, kept: bool = False, vague: bool = False
+) -> Any:
     """A dispatch mode in which operations are as inexact as a kernel's may be.
 
     Parameters
@@ -222,8 +269,9 @@ def noise(dtype: Any, products: Any, seed: int, elementwise: bool = True, kept: 
     products : type that operands of matrix products are rounded to; None leaves them
     elementwise : whether elementwise operations are displaced; in float32 they round by themselves
     kept : whether the kernel saves outputs or intermediate tensors in its type
+    vague : whether axes have one entry, so that an elementwise product may stand for a matrix product
     """
-    return _mode("torch._dynamo" in sys.modules)(dtype, products, seed, elementwise, kept)
+    return _mode("torch._dynamo" in sys.modules)(dtype, products, seed, elementwise, kept, vague)
 
 
 @functools.lru_cache(maxsize=1)
@@ -272,6 +320,17 @@ def _decompositions() -> dict[Any, Callable[..., Any]]:
 
 def _floats(value: Any) -> bool:
     return isinstance(value, import_torch().Tensor) and value.is_floating_point()
+
+
+def _unit(dtype: Any) -> float:
+    """Unit roundoff of a type."""
+    return 2.0**-11 if dtype == TF32 else float(import_torch().finfo(dtype).eps) / 2
+
+
+def _has(factor: Tensor, axes: int) -> list[bool]:
+    """Along which of so many axes a factor has entries of its own, and not one that is repeated."""
+    own = [size > 1 and step != 0 for size, step in zip(factor.shape, factor.stride())]
+    return [False] * (axes - len(own)) + own
 
 
 def _terms(name: str, args: Any, result: Tensor) -> float:

@@ -120,7 +120,8 @@ class Reference(Lossy):
         torch = import_torch()
         large = sum(a.size for a in (*arrays, *cotangents)) > _LARGE
         engine = self.high.but(kernel=torch.float32) if large else self.high
-        disturbed = noise(self.dtype, self.products, seed, elementwise=not large, kept=kept is not None)
+        single = any(a.ndim > 1 and 1 in a.shape for a in (*arrays, *cotangents))
+        disturbed = noise(self.dtype, self.products, seed, not large, kept is not None, single)
         with disturbed, _packing(_Moved(disturbed, truth.saved, kept, self.dtype, as_much_again(seed))):
             outputs, tape = engine.forward(*arrays, **options)
         with disturbed:

@@ -18,6 +18,7 @@ from typing import Any
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._jax_engine import Engine, import_jax
 from gradverify.adapters._jax_reference import in_type, reference_of
+from gradverify.adapters._lossy import InNumPy
 from gradverify.adapters._references import refers_to
 from gradverify.core.declare.layer import KEYWORDS, Layer, Loss
 from gradverify.core.declare.validation import parameters, takes
@@ -71,9 +72,16 @@ def jax_layer(target: Any, /, *, name: str | None = None, **declaration: Any) ->
             raise DeclarationError(
                 f"layer {label!r}: reference is a {type(plain).__name__}; it takes a function of arrays"
             )
-        own["reference"] = reference_of(engine, lambda arrays, options: plain(**rebuild(arrays), **options), kind)
+        own["reference"] = _reference(engine, plain, rebuild, kind)
         engine = in_type(engine, kind)
     return _layer(engine, target, probe, declared, settings, own)
+
+
+def _reference(engine: Engine, plain: Any, rebuild: Callable[[dict[str, Any]], dict[str, Any]], kind: str) -> Any:
+    """The reference in JAX, which is differentiated, or in NumPy, which is screened."""
+    if refers_to(plain, "jax") or not refers_to(plain, "numpy"):
+        return reference_of(engine, lambda arrays, options: plain(**rebuild(arrays), **options), kind)
+    return InNumPy(lambda *arrays, **options: plain(**rebuild(dict(zip(engine.names, arrays))), **options), kind)
 
 
 def _kernel(label: str, own: Mapping[str, Any]) -> str | None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from gradverify.adapters import Adapter, add
 from gradverify.adapters._instance import made_by
+from gradverify.adapters._lossy import FORMATS, InNumPy
 from gradverify.adapters._normal import annotated, split
 from gradverify.adapters._references import refers_to
 from gradverify.adapters._torch_arrays import import_torch, tensor
@@ -51,7 +52,7 @@ def torch_layer(target: Any, /, *, name: str | None = None, **declaration: Any) 
             values that such a type has, in tensors of bfloat16, as are constants (scales) and outputs. It needs
             `reference`
         reference : the same function in plain torch operations, of tensors in any type; it is run and
-            differentiated in float64
+            differentiated in float64. Or in NumPy, of arrays: then it is screened along directions
         second : False where no second backward is meant to exist
         init : what a module is built with, where its class is given: a tuple or a dict of numbers, values, or names
             of sizes, which get numbers
@@ -140,14 +141,26 @@ def _layer(
     if engine.kernel is None and (not engine.strict or target.jvp is not import_torch().autograd.Function.jvp):
         hooks["jvp"] = engine.jvp
     if "reference" in own:
-        products = own["kernel"] if own["kernel"] in _ROUGH else None
-        hooks["reference"] = reference_of(engine, own["reference"], declared, products)
+        hooks["reference"] = _reference(engine, own["reference"], own["kernel"], declared)
     if settings.get("surrogate") is not None:
         settings = {**settings, "surrogate": _on_arrays(engine, settings["surrogate"], declared)}
     told = {"doc": inspect.getdoc(target) or "", **hooks, **settings}
     setattr(forward, "__wrapped__", target)  # noqa: B010  its constants are worth drawing
     build = Loss if own.get("loss") else Layer
     return build(forward, backward, name=engine.name, primals=declared, **told)
+
+
+def _reference(engine: Engine, target: Any, kind: str, declared: dict[str, Any]) -> Any:
+    """The reference in torch, which is differentiated, or in NumPy, which is screened."""
+    if not refers_to(target, "numpy") or refers_to(target, "torch"):
+        return reference_of(engine, target, declared, kind if kind in _ROUGH else None)
+    if kind not in FORMATS:
+        raise DeclarationError(
+            f"layer {engine.name!r}: a reference in NumPy is for kernels in {', '.join(FORMATS)}; {kind} takes one in "
+            "torch operations"
+        )
+    call, _ = caller(target, declared)
+    return InNumPy(lambda *arrays, **options: call(dict(zip(declared, arrays)), options), kind)
 
 
 def _on_arrays(engine: Engine, function: Callable[..., Any], declared: dict[str, Any]) -> Callable[..., Any]:

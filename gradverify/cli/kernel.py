@@ -106,9 +106,9 @@ def scored(
         own = tuple(
             n for n in declaration["constants"] if n in declaration["primals"]
         )  # others are of the kernel's file
-        judge = judge_of(plain, package or remote.package, kernel, {**declaration, "constants": own})
+        judge = judge_of(plain, package or remote.package, remote.package, kernel, {**declaration, "constants": own})
         remote.names = judge.primal_names
-        dtype = kernel if (package or remote.package) == "numpy" else "float64"
+        dtype = kernel if remote.package == "numpy" else "float64"
         layer = judge.derive(
             name=name, forward=remote.forward, backward=remote.backward, hooks=Hooks(reference=judge.hooks.reference)
         )
@@ -149,7 +149,9 @@ class Heard:
 
 
 def _score(layer: Layer, report: Report, heard: Heard, remote: Any, reference: str, kernel: str) -> dict[str, Any]:
-    cheats = [f"calls {remote.called!r}, which is the reference's own code"] if remote.called else []
+    from gradverify.adapters._kernel_remote import KILLED
+
+    cheats = [remote.called] if remote.called else []
     cheats += [f"replaces {', '.join(remote.replaced)}"] if remote.replaced else []
     kinds = {f.kind for f in report.findings}
     verdict, status = "right", RIGHT
@@ -158,12 +160,15 @@ def _score(layer: Layer, report: Report, heard: Heard, remote: Any, reference: s
     if report.findings:
         verdict, status = "wrong", WRONG
         verdict = "crashed" if "crash" in kinds and kinds <= {"crash", "nondeterministic"} else verdict
-    if remote.ended:
-        verdict, status = "hung" if "hangs" in remote.ended else "crashed", WRONG
+    ended = set(remote.ended) - {KILLED}  # of which memory may be the cause: a finding where the case is small
+    if ended:
+        verdict, status = "hung" if "hangs" in ended else "crashed", WRONG
     unverified = [f"{name}: {why}" for name, why in remote.outside.items()]
     why = _reason(report)
-    if verdict == "right" and unverified:
-        verdict, status, why = "undecided", NOTHING, unverified[0]
+    # who has no memory, or no device, shows no answer
+    left = [*unverified, *(note for note in report.notes if "memory" in note), *filter(None, (remote.absent,))]
+    if verdict == "right" and left:
+        verdict, status, why = "undecided", NOTHING, left[0]
     if kinds == {"doubtful"}:  # the reference is not to be relied upon
         verdict, status = "undecided", NOTHING
     if cheats:
@@ -224,7 +229,7 @@ def _plain(array: Any) -> Any:
 
 def _text(score: Mapping[str, Any]) -> str:
     lines = [f"{score['kernel']} in {score['type']}: {score['verdict']} ({score['cases']} cases, seed {score['seed']})"]
-    lines += [f"  {told}" for told in (score["reason"], *score["notes"]) if told]
+    lines += [f"  {told}" for told in dict.fromkeys((score["reason"], *score["notes"])) if told]
     lines += [f"  the kernel {cheat}" for cheat in score["tampering"]]
     for name, found in score["primals"].items():
         shape = "x".join(map(str, found["worst_shape"]))

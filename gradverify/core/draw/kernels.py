@@ -30,6 +30,9 @@ _BYTES = 36
 _KINDS = ("small",) * 6 + ("block",) * 8 + ("long",) * 2 + ("declared",) * 4  # as long ones where no sizes are declared
 _LONG = (255, 256, 257, 384, 512, 513, 512, 640)
 _REPEATED = (512, 1024, 2048, 4096)  # for layers with ids: only then a few of them come up hundreds of times
+# What compiles for each shape takes 0.1 s and more for it. Of 100 cases 24 shapes leave four values or so for each; a
+# fault that shows in one of ten shapes escapes one time in twelve.
+_SHAPES = 24
 _OTHERS = (3, 4, 5, 7, 8, 2, 6, 1)
 _MOST = 1 << 16  # elements of a case whose sizes nobody declared
 _PER_ELEMENT = 96  # bytes: primals, truth, tape and two samples, each of them at least as large and in float64
@@ -72,15 +75,32 @@ class Production(drawing.Drawing):
         self.sequences = [d.arguments[0] for d in parts if d.arguments[0] in self.names.single]  # that lengths divide
         first, second, third = self.lengths
         self.lengths = (first, second, third + _BYTES)
+        self.sized: dict[int, bytes] = {}  # rows of which others have the sizes
 
     def decode(self, row: bytes, draw: drawing.Draw) -> Case | None:
-        """The case that a row of bytes stands for, or None if the layer does not allow it."""
-        knobs = Knobs(row[-_BYTES:])
+        """The case that a row of bytes stands for, or None if the layer does not allow it.
+
+        Code that is compiled for each new shape gets few: the first rows that are allowed lend their sizes to others.
+        """
+        if self.layer.hooks.uncompiled is None:
+            return self._decoded(row, row, draw)
+        among = row[-1] % _SHAPES
+        case = self._decoded(row, self.sized.get(among, row), draw)
+        if case is not None:
+            self.sized.setdefault(among, row)
+        return case
+
+    def _decoded(self, row: bytes, sized: bytes, draw: drawing.Draw) -> Case | None:
+        """As `decode`, with the sizes of another row."""
+        knobs = Knobs(sized[-_BYTES:])
         kind = knobs.pick(_KINDS)
         sizes = self.sizes(kind, knobs)
-        if sizes is None:
-            return super().decode(row[:-_BYTES], draw)
         first, second = self.lengths[0], self.lengths[0] + self.lengths[1]
+        small = row[:first] + sized[first:second] + row[second:-_BYTES]
+        if sizes is None:
+            return super().decode(small, draw)
+        if sized is not row:
+            knobs = Knobs(row[-_BYTES:])
         optional, valuing = Knobs(row[:first]), Knobs(row[second:-_BYTES])
         options = {name: drawing._option(optional, spec, draw) for name, spec in self.layer.options.items()}
         sizes = {**sizes, **sizes_in(options)}
@@ -93,7 +113,7 @@ class Production(drawing.Drawing):
             told = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in found.items())
             self.beyond.add(f"{told}: this machine has not the memory to judge it")
         if _PER_ELEMENT * total > _available() or (kind != "declared" and total > _MOST):
-            return super().decode(row[:-_BYTES], draw)
+            return super().decode(small, draw)
         seed = valuing.word()
         known = {**numbers_in(options), **sizes}
         manner = knobs.pick(_MANNERS)

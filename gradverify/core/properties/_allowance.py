@@ -2,12 +2,12 @@
 
 Inputs count as they are stored. A result g may be off by
 
-    FACTOR * (max_k |g_k - g| + u |g|) + half the smallest number of the type
+    FACTOR * (max_k |g_k - g| + max(u |g|, s / 2))
 
 where g_k are samples of the reference in which every operation is displaced by its own bound (sums and products
 kept in float32, tensors that forward saves and operands of matrix products rounded to the type: see the noise of
-the adapters), and u |g| is the one rounding of the result, u the unit roundoff of the type. Plain code in the
-type is no yardstick: its own sums may be as bad as those that are judged.
+the adapters), and the rest is the one rounding of the result, u being the unit roundoff of the type and s its
+smallest number. Plain code in the type is no yardstick: its own sums may be as bad as those that are judged.
 
 The bound on a sum is N. J. Higham's, Accuracy and Stability of Numerical Algorithms (2002), section 4.2: with
 float32, of unit roundoff u, any order and any blocking gives |error| <= gamma_n sum |term|, gamma_n = n u / (1 - n u).
@@ -46,8 +46,8 @@ def allowed(truth: Array, samples: Sequence[Array], unit: float, smallest: float
             spread = np.zeros(flat[part].size)
             for sample in others:
                 np.maximum(spread, np.abs(sample[part] - base[part]), out=spread)
-            spread += unit * np.abs(base[part])
-            flat[part] = FACTOR * spread + smallest
+            spread += np.maximum(unit * np.abs(base[part]), smallest / 2)
+            flat[part] = FACTOR * spread
     return bound
 
 

@@ -2,13 +2,15 @@
 
 Cost goes with a forward, not with the number of entries. Along a random direction d the kernel's <g, d> is compared
 with the numerical derivative of the reference. What a good kernel may be off by is how far that derivative moves
-where the primals move by a rounding of the type (what forward saves is such a rounding away), and what rounding
-each entry of g leaves of the sum, 5 u |g d| in the Euclidean norm: roundings are independent. An entry that the
-localisation points at is then compared alone, under the same rule.
+where the primals move by a rounding of the type (what forward saves is such a rounding away), or by four of float32,
+in which a kernel computes; what rounding each entry of g leaves of the sum, 5 u |g d| in the Euclidean norm, as
+roundings are independent; and one rounding of float32 of what is summed. An entry that the localisation points at is
+then compared alone, under the same rule.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from gradverify.core.properties._allowance import FACTOR, allowed, rounded
 
 _DIRECTIONS, _SAMPLES = 3, 4  # the largest of four samples is below the median error once in 16
 _SIGMAS = 5.0  # roundings of a gradient add up like a random walk; beyond five deviations: one direction in a million
+_UNIT, _FEW = 2.0**-24, 4  # unit roundoff of float32, and of elementwise operations in it
 _ALONE = 16  # entries that the localisation may point at, and as many at random
 _EACH = 64  # entries up to which all are compared
 _MODERATE = 8.0  # values above leave no digits to judge: a sample moves them by more than the result
@@ -32,15 +35,11 @@ _MODERATE = 8.0  # values above leave no digits to judge: a sample moves them by
 def holds(name: str, layer: Layer, case: Case) -> Outcome:
     """Outputs first, then directions over all primals."""
     reference: Any = layer.hooks.reference
-    largest = max(float(np.max(np.abs(a), initial=0.0)) for a in case.primals.values() if a.dtype.kind in "fc")
-    if largest > _MODERATE:
-        return Outcome(name, skipped=f"values up to {largest:.2g}: products of them leave no digits to judge")
     eps = _eps(layer, case)
-    case = case.but(primals={n: rounded(a, eps) for n, a in case.primals.items()})
+    stored = getattr(reference, "stored", None) or partial(rounded, eps=eps)
+    case = case.but(primals={n: stored(a) for n, a in case.primals.items()})
     case, outputs = evaluate.completed(layer, case)
-    case = case.but(cotangents=tuple(rounded(v, eps) for v in case.cotangents or ()))
-    if not all(np.isfinite(y).all() for y in outputs if y.dtype.kind in "fc"):
-        return Outcome(name, skipped="forward is not finite at the point")
+    case = case.but(cotangents=tuple(stored(v) for v in case.cotangents or ()))
     high = layer.derive(
         forward=lambda *arrays, **options: (reference(*arrays, **options), None),
         hooks=Hooks(batched=getattr(reference, "batched", None)),
@@ -50,6 +49,14 @@ def holds(name: str, layer: Layer, case: Case) -> Outcome:
     if [y.shape for y in truth] != [y.shape for y in outputs]:
         message = f"outputs have shapes {[y.shape for y in outputs]}, those of the reference {[y.shape for y in truth]}"
         return Outcome(name, (Finding(name, "shape", None, message, case),))
+    overflown = _overflown(name, case, outputs, truth, getattr(reference, "largest", np.inf))
+    if overflown is not None:
+        return Outcome(name, (overflown,), entries=sum(y.size for y in truth))
+    if not all(np.isfinite(y).all() for y in (*outputs, *truth) if y.dtype.kind in "fc"):
+        return Outcome(name, skipped="forward is not finite at the point")
+    largest = max(float(np.max(np.abs(a), initial=0.0)) for a in case.primals.values() if a.dtype.kind in "fc")
+    if largest > _MODERATE:
+        return Outcome(name, skipped=f"values up to {largest:.2g}: products of them leave no digits to judge")
     moved = [_moved(wide, eps, k) for k in range(_SAMPLES)]
     forward = _forward(name, high, case, outputs, truth, moved, eps)
     if forward is not None:
@@ -60,6 +67,20 @@ def holds(name: str, layer: Layer, case: Case) -> Outcome:
     compared = _alone(layer, point, elsewhere, claimed, entries, eps)
     findings = tuple(_finding(name, case, c) for c in compared if c.wrong.any())
     return Outcome(name, findings, tuple(compared), int(entries.size))
+
+
+def _overflown(name: str, case: Case, outputs: Any, truth: Any, largest: float) -> Finding | None:
+    """A finding where an output is no number, or infinite, and that of the reference far from the end of the type."""
+    for k, (y, t) in enumerate(zip(outputs, truth)):
+        if y.dtype.kind == "f" and (~np.isfinite(y) & (np.abs(t) < np.sqrt(largest))).any():
+            where = np.argwhere(~np.isfinite(y) & (np.abs(t) < np.sqrt(largest)))[0]
+            at = tuple(map(int, where))
+            message = (
+                f"forward differs from its reference: output {k}{list(at) if at else ''} is {y[at]:.6g}, the reference "
+                f"{t[at]:.6g}"
+            )
+            return Finding(name, "forward", None, message, case)
+    return None
 
 
 def _suspects(point: Point, elsewhere: list[Point], claimed: Array, case: Case, eps: float) -> Array:
@@ -83,7 +104,8 @@ def _alone(
     truth[entries] = estimate.value
     own = allowed(estimate.value, samples, eps / 2, _tiny(eps))
     typical = float(np.median(own)) if own.size else 0.0  # few samples may leave one entry as it is by chance
-    bound[entries] = np.maximum(own, typical) + estimate.bound
+    terms = sum(float(np.linalg.norm(v * y)) for v, y in zip(point.case.cotangents or (), point.at_point))
+    bound[entries] = np.maximum(own, typical) + estimate.bound + _UNIT * terms / point.scale[entries]
     with np.errstate(all="ignore"):
         verdicts = np.where(np.abs(claimed - truth) <= bound, Verdict.AGREES, Verdict.DISAGREES)
         verdicts = np.where(np.isfinite(bound), verdicts, Verdict.UNRESOLVED).astype(np.int8)
@@ -132,7 +154,11 @@ def _moved(wide: Case, eps: float, k: int) -> Case:
 
 
 def _nudged(array: Array, eps: float, rng: np.random.Generator) -> Array:
-    return array * (1 + eps / 2 * rng.choice([-1.0, 1.0], array.shape)) if array.dtype.kind == "f" else array
+    return (
+        array * (1 + max(eps / 2, _FEW * _UNIT) * rng.choice([-1.0, 1.0], array.shape))
+        if array.dtype.kind == "f"
+        else array
+    )
 
 
 def _eps(layer: Layer, case: Case) -> float:

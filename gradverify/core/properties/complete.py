@@ -32,7 +32,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
 def _undefined(layer: Layer, case: Case, good: dict[str, Array]) -> set[str]:
     """Names of gradients that are NaN, and not only because of a narrow range: the property precision tells those."""
     names = {name for name, gradient in good.items() if np.isnan(gradient).any()}
-    if not names or not exact.narrow(case):
+    if not names or not exact.narrow(layer, case):
         return names
     wide = case.but(primals=evaluate.cast(case.primals, np.float64))
     try:

@@ -10,7 +10,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import copies, draw_cotangents, run
 from gradverify.core.judge import exact
 from gradverify.core.nouns import Array, Case, Finding, Outcome, Stream
-from gradverify.core.properties import Property, add
+from gradverify.core.properties import Property, add, reference
 
 NAME = "linear"
 _UNDONE = 0.05  # of the largest entry: a share that an iteration may leave undone
@@ -81,6 +81,8 @@ def _holds(layer: Layer, case: Case) -> Outcome:
         least=_LEAST,
         sides=exact.EXPECTED,
     )
+    if outcome.findings and all(reference.within(layer, case.but(cotangents=part)) for part in (v, w, total)):
+        outcome = replace(outcome, findings=())  # where terms cancel, what a good kernel may lose is more than it gives
     if not outcome.findings:
         outcome = _scaled(layer, case, at_v)
     grain = layer.hooks.gradient_rounding(case.primals) if layer.hooks.gradient_rounding else {}
