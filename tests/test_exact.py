@@ -78,9 +78,9 @@ def test_the_natural_size_is_that_of_the_outputs_over_the_entry():
 
 def test_a_type_is_narrow_whose_range_everyday_numbers_overflow():
     for dtype, narrow in ((np.float16, True), (np.float32, False), (np.float64, False)):
-        assert exact.narrow(case_of(np.ones(2, dtype))) == narrow
-    assert not exact.narrow(Case("layer", {"x": np.array([1, 2], np.int8)}))
-    assert exact.narrow(Case("layer", {"x": np.ones(2), "y": np.ones(2, np.float16)}))  # one is enough
+        assert exact.narrow(PLAIN, case_of(np.ones(2, dtype))) == narrow
+    assert not exact.narrow(PLAIN, Case("layer", {"x": np.array([1, 2], np.int8)}))
+    assert exact.narrow(PLAIN, Case("layer", {"x": np.ones(2), "y": np.ones(2, np.float16)}))  # one is enough
 
 
 def test_outputs_are_alike_up_to_the_order_of_sums_and_whole_numbers_are_the_same():
@@ -237,7 +237,7 @@ def test_jumps_are_told_of_the_primal_that_has_them():
     layer = Layer(lambda x, y: (x + 3 * y, (x, y)), backward, name="layer", x="N", y="N")
     x = np.array([0.31, 0.72, 0.53, 0.94])
     found = exact.unfinished(layer, Case("layer", {"x": x, "y": x}, cotangents=(np.ones(4),)))
-    assert found["x"].max() > 0.5e-7 and found["y"].max() < 1e-12
+    assert found["x"].max() > 0.5e-7 and "y" not in found
 
 
 def test_an_error_beyond_all_that_an_iteration_may_leave_is_not_looked_into():

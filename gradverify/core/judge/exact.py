@@ -281,7 +281,8 @@ def unfinished(layer: Layer, case: Case) -> dict[str, Array]:
             jump = largest_jump(partial(along, absolute=absolute), reach, noise, most)
             yield 0.0 if jump is None or _top(jump.change) > most else _top(jump.change)
 
-    return {n: np.full(g.shape, max(jumps(n, g))) for n, g in base.items() if g.size}
+    sizes = {n: max(jumps(n, g)) for n, g in base.items() if g.size}
+    return {n: np.full(base[n].shape, size) for n, size in sizes.items() if size}
 
 
 def stored(layer: Layer, rng: np.random.Generator, part: float | None = None) -> Layer:
