@@ -292,3 +292,21 @@ def test_a_backward_that_stops_at_an_absolute_tolerance_is_linear(slip, ok):
 
     layer = gv.Layer(forward, backward, name="solve", M="N N: between 3 5", b="N")
     assert gv.check(layer, properties="linear", examples=40, raises=False).ok is ok
+
+
+@pytest.mark.parametrize("kept", [np.float16, np.float32])
+def test_stairs_of_what_is_kept_in_a_low_type_are_a_mistake(kept):
+    def forward(x, W):
+        h = np.tanh(x @ W)
+        return h, (x, W, h.astype(kept))
+
+    def backward(dy, saved):
+        x, W, h = saved
+        d = dy * (1 - h.astype(float) ** 2)
+        return d @ W.T, x.T @ d
+
+    layer = gv.Layer(forward, backward, name="kept", x="N D", W="D H")
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        case = gv.Case("kept", {"x": rng.normal(size=(2, 3)), "W": rng.normal(size=(3, 2))}, seed=seed)
+        assert {f.primal for f in gv.verify(layer, case, ["gradient"]).findings} == {"x", "W"}

@@ -196,7 +196,7 @@ def test_a_nondeterministic_layer_is_called_that(project):
         "class flaky:\n"
         "    x = 'N D'\n"
         "    def forward(x): return 2.0 * x, None\n"
-        "    def backward(dy, saved): return dy * coin.choice([2.0, 2.5])\n"
+        "    def backward(dy, saved): return dy * coin.uniform(2.0, 2.5)\n"
     )
     pytester = project(source)
     # drawn, then replayed from the corpus, where it is asked fewer times

@@ -35,6 +35,8 @@ _WIDTHS = 2.0 ** -np.arange(4.0, 34.0)  # of a spike: within it, differences lac
 _KEPT = 1.0  # ... half of what the gap comes to over the way, which is twice the width
 _ROUNDINGS = 16.0  # of a backward, relative to the terms of its slope along a way
 _ASIDE = 1e-3  # of a reach: differences of the fourth order over it are right to 1e-11 of a slope, and cross few jumps
+_AMONG = np.array([-0.83, -0.59, -0.31, 0.23, 0.47, 0.71])  # places among stairs, as shares of the reach
+_TINY = 1e-9  # a step far below the last place of float32, and far above that of float64
 _ALONE = 5  # rows of a stack that are evaluated alone as well: where the number of iterations differs, so do most rows
 _BESIDE, _SAME = 1e-7, 0.1  # a step, at most, at which no continuous gradient changes by this share of the gap ...
 _LOST = 1e-4  # ... above this share of what a relative change amounts to: a backward that iterates stops short as well
@@ -91,6 +93,7 @@ class _Way:
     """A straight way through the point, along which the differences of all entries in dispute add up."""
 
     def __init__(self, dispute: Dispute, step: Array) -> None:
+        self.entries = dispute.entries
         self.point, self.case = dispute.point, dispute.case
         point, rng = self.point, dispute.case.rng(Stream.STOPPED)
         size, at = _room(point, step), dispute.entries
@@ -155,11 +158,28 @@ class _Way:
         noise = np.array([_ROUNDINGS * np.finfo(float).eps * self.terms])
         most = _SMALL * self.terms
         jump = largest_jump(lambda steps: np.array([[self._slope(h)] for h in steps]), reach, noise, most)
-        if jump is None or abs(jump.at) == reach or not self.gap <= _JUMPS * abs(jump.change[0]):
-            return False  # stairs are no steps of an iteration: a backward that rounds to a low type has them
+        if jump is None or not self.gap <= _JUMPS * abs(jump.change[0]):
+            return False
+        stairs = abs(jump.at) == reach
+        if stairs and self._flat(reach):
+            return False
         self.jumps, beside, size = True, _ASIDE * reach, abs(jump.change[0])
+        if stairs:
+            return bool(np.ptp([self._lacking(at, beside) for at in reach * _AMONG]) >= 0.5 * size)
         change = self._lacking(jump.at + 3 * beside, beside) - self._lacking(jump.at - 3 * beside, beside)
         return bool(abs(change - jump.change[0]) <= 0.5 * size)
+
+    def _flat(self, reach: float) -> bool:
+        """Whether stairs are flat: of what is rounded to a low type on the way from a primal, and of no iteration."""
+        here, places = self._gradient(0.0, self.direction), np.arange(self.point.size)
+        inside = [(slot.start <= places) & (places < slot.stop) for slot in self.point.slots]
+        for moved in inside:
+            alone = np.where(moved, self.direction, 0.0)
+            near, far = (self._gradient(step, alone) for step in (_TINY, reach))
+            changed = (far != here) & np.isin(places, self.entries)
+            if any(np.mean(near[of] == here[of]) > 0.5 for of in (changed & part for part in inside) if of.any()):
+                return True
+        return False
 
     def _lacking(self, at: float, h: float) -> float:
         """Backward's slope less forward's: a difference of the fourth order, with nodes up to 2 h away."""
