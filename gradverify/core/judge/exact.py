@@ -188,8 +188,7 @@ def _allowed(
     cap = max(_HIDES, eps**0.5) * max(sizes) or np.inf
     if (extra[far] > cap).any():
         # the terms of dy - dy * (1 - t**2), as of x - tanh(x) at 1e-8, are the cotangent: nothing that moves shows them
-        given = sum(float(np.abs(v).sum()) for v in case.cotangents or ())
-        cap = max(cap, _HIDES * _terms(layer, case, primal), eps * given)
+        cap = max(cap, _HIDES * _terms(layer, case, primal), eps * sum(np.abs(v).sum() for v in case.cotangents or ()))
     extra = np.where(np.isfinite(extra) & (extra <= cap), extra, 0.0)
     # a few samples may leave one entry as it is by chance: what others are rounded by counts for it
     pooled = min(float(np.max(extra, initial=0.0)), eps**0.5 * sizes[1])
