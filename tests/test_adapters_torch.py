@@ -708,3 +708,11 @@ def test_what_autograd_keeps_is_moved_by_a_unit_in_the_last_place():
     case, _ = evaluate.completed(layer, Case("settle", {"x": np.array([0.0, 9.0])}))
     spread = exact.rounding_saved(layer, case)["x"]
     assert spread[0] == 0 < spread[1] < 1e-14
+
+
+def test_a_module_with_weight_norm_is_not_given_weights_with_more_axes():
+    """The kernel behind it writes beyond its memory then, which ends the process some time later."""
+    module = nn.utils.parametrizations.weight_norm(nn.Linear(3, 2))
+    layer = as_layer(module, x="N 3")
+    assert layer.hooks.broadcast is None and as_layer(nn.Linear(3, 2), x="N 3").hooks.broadcast is not None
+    assert check(module, "gradient", "special", x="N 3", examples=20).ok

@@ -134,7 +134,9 @@ def _layer(
     def backward(cotangents: Any, saved: Any) -> Any:
         return engine.backward(cotangents, saved)
 
-    hooks: dict[str, Any] = {"wants": engine.wants, "batched": engine.batched, "broadcast": engine.broadcast}
+    hooks: dict[str, Any] = {"wants": engine.wants, "batched": engine.batched}
+    if not _parametrized(target):
+        hooks["broadcast"] = engine.broadcast
     hooks |= {"native": functools.partial(OnDevice, engine), "looped": engine.looped}
     if own.get("second", True) is not False and engine.kernel is None:
         hooks["second"] = engine.second
@@ -148,6 +150,15 @@ def _layer(
     setattr(forward, "__wrapped__", target)  # noqa: B010  its constants are worth drawing
     build = Loss if own.get("loss") else Layer
     return build(forward, backward, name=engine.name, primals=declared, **told)
+
+
+def _parametrized(target: Any) -> bool:
+    """Whether weights of a module are computed, as by weight norm: its kernel (torch 2.13) takes more axes than it
+    expects, and writes beyond its memory.
+    """
+    torch = import_torch()
+    among = target.modules() if isinstance(target, torch.nn.Module) else ()
+    return any(torch.nn.utils.parametrize.is_parametrized(module) for module in among)
 
 
 def _reference(engine: Engine, target: Any, kind: str, declared: dict[str, Any]) -> Any:

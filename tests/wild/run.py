@@ -74,15 +74,19 @@ def check(env: Path, package: Package) -> list[dict]:
     """Rows of one package, from a process of its own."""
     path = os.pathsep.join([str(ROOT), str(HERE), str(env / package.requirement)])
     settings = {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"}
-    command = [str(python(env)), str(HERE / "one.py"), package.module]
-    done = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
-    rows = [json.loads(line[4:]) for line in done.stdout.splitlines() if line.startswith("ROW ")]
-    if done.returncode:
+    rows: list[dict] = []
+    while True:  # a layer that ends the process costs its own row
+        command = [str(python(env)), str(HERE / "one.py"), package.module, str(len(rows))]
+        done = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
+        found = [json.loads(line[4:]) for line in done.stdout.splitlines() if line.startswith("ROW ")]
+        rows += found
+        if not done.returncode:
+            return rows
         last = (done.stderr.strip().splitlines() or [f"the process ended with status {done.returncode}"])[-1]
-        rows.append(
-            {"name": "(the rest)", "verdict": "not run", "findings": [], "message": last, "judgement": "", "note": ""}
-        )
-    return rows
+        name = next((line[3:] for line in reversed(done.stdout.splitlines()) if line.startswith("AT ")), "(all)")
+        rows.append({"name": name, "verdict": "not run", "findings": [], "message": last, "judgement": "", "note": ""})
+        if name == "(all)":
+            return rows
 
 
 Cells = tuple[str, str, str, str]  # layer, verdict, what was found, judgement

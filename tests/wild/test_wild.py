@@ -32,5 +32,6 @@ def test_bugs_are_found_and_right_layers_give_no_alarm(package, tmp_path):
     subprocess.run([sys.executable, str(HERE / "run.py"), "--only", package, "--json", str(rows)], check=True)
     (found,) = json.loads(rows.read_text()).values()
     verdicts = {row["name"]: (row["judgement"], row["verdict"]) for row in found}
+    assert "not run" not in {v for _, v in verdicts.values()}
     assert {n: v for n, (j, v) in verdicts.items() if j == "bug" and v != "found"} == {}
     assert {n: v for n, (j, v) in verdicts.items() if j == "right" and v == "found"} == {}
