@@ -20,7 +20,7 @@ from gradverify.core.judge.rules.kink import between
 from gradverify.core.judge.rules.plateau import in_a_row
 from gradverify.core.judge.verdicts import PLAIN
 from gradverify.core.nouns import AGREES, DISAGREES, KINK, UNRESOLVED, Case, Estimate
-from gradverify.core.properties import gradient
+from gradverify.core.properties import gradient, special
 from gradverify.core.tuning import Tuning, using
 from gradverify.report.explanation import verdicts
 from gradverify.report.html.heatmap import described
@@ -489,3 +489,20 @@ def test_the_page_on_numerics_has_a_row_for_every_rule():
     page = (Path(__file__).parents[1] / "docs" / "numerics.md").read_text(encoding="utf-8")
     for rule in table.ordered():
         assert f"| `{rule.name}` |" in page
+
+
+@pytest.mark.parametrize(("turned", "wrong"), [(1.0, False), (-1.0, True)])
+def test_tied_entries_that_agree_one_by_one_are_no_mistake_together(turned, wrong):
+    """Equal singular values are odd along each direction, and not linear: no gradient tells them all."""
+
+    def forward(x):
+        u, s, vt = np.linalg.svd(x, full_matrices=False)
+        return s, (u, vt)
+
+    def backward(dy, saved):
+        u, vt = saved
+        return turned * (u * dy) @ vt
+
+    layer = Layer(forward, backward, name="singular", x="3 4")
+    case = Case("singular", {"x": np.eye(3, 4)}, cotangents=(np.array([1.4, -0.3, 1.4]),))
+    assert bool(special.holds(layer, case).findings) == wrong

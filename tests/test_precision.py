@@ -181,3 +181,20 @@ def test_what_is_beyond_the_type_is_open_and_what_is_not_finite_is_wrong():
     huge = 0.11 / float(np.finfo(SINGLE).tiny)
     told = compared([1.0, huge, np.nan, np.inf], [np.nan, huge, 1.0, 1.0], [0.0] * 4)
     assert told.verdicts.tolist() == [UNRESOLVED, UNRESOLVED, DISAGREES, DISAGREES]
+
+
+def test_neighbours_stay_in_the_domain_beyond_which_forward_refuses_to_run():
+    def forward(p, t):
+        if (t < 0).any() or (t > 1).any():
+            raise ValueError("targets lie between 0 and 1")
+        return -(t * np.log(p) + (1 - t) * np.log(1 - p)), (p, t)
+
+    def backward(dy, saved):
+        p, t = saved
+        return dy * (p - t) / (p * (1 - p)), dy * (np.log(1 - p) - np.log(p))
+
+    layer = Layer(forward, backward, name="bce", p="N: between 0.1 0.9", t="N: between 0 1")
+    case = Case("bce", {"p": np.array([0.4, 0.8, 0.7], np.float32), "t": np.array([1.0, 0.185, 0.0], np.float32)})
+    for seed in range(8):
+        outcome = precision.holds(layer, case.but(seed=seed))
+        assert not outcome.findings and outcome.skipped is None

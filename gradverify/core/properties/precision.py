@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.core import evaluate
+from gradverify.core.declare.declaration import Primal
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.regime import Regime
 from gradverify.core.evaluate import LayerFailure
@@ -106,7 +107,7 @@ def unavoidable(
     spread = {name: np.zeros(g.shape) for name, g in truth.items()}
     for _ in range(draws):
         moved = wide.but(
-            primals={n: _moved(a, eps, rng, ties) for n, a in wide.primals.items()},
+            primals=_within(layer, wide, eps, rng, ties),
             cotangents=tuple(
                 _moved(np.asarray(v, np.longdouble) if v.dtype.kind == "f" else v, eps, rng)
                 for v in wide.cotangents or ()
@@ -124,7 +125,9 @@ def _forward_loses(layer: Layer, case: Case, more: Any, eps: float) -> float:
     At the last of them no number is 0: a mask that is drawn anew in each type, as torch draws it, shows there.
     """
     rng, worst = case.rng(Stream.FORWARD_ROUNDING), 0.0
-    near = [{n: _moved(a, eps, rng).astype(a.dtype) for n, a in case.primals.items()} for _ in range(_FEW)]
+    near = [
+        {n: a.astype(case.primals[n].dtype) for n, a in _within(layer, case, eps, rng).items()} for _ in range(_FEW)
+    ]
     apart = {n: exact.shifted(a) for n, a in case.primals.items()}
     for primals in (*near, *((apart,) if layer.legal(apart, case.options) else ())):
         moved = case.but(primals=primals)
@@ -137,10 +140,25 @@ def _forward_loses(layer: Layer, case: Case, more: Any, eps: float) -> float:
     return float(worst)
 
 
-def _moved(array: Array, eps: float, rng: np.random.Generator, ties: bool = False) -> Array:
+def _within(layer: Layer, case: Case, eps: float, rng: np.random.Generator, ties: bool = False) -> dict[str, Array]:
+    """Primals that are moved: one whose domain ends there towards 0 or away from it, as forward may refuse the rest."""
+    sizes = layer.sizes_of(case.primals, case.options)
+
+    def moved(primal: Primal) -> Array:
+        array = case.primals[primal.name]
+        ways = (_moved(array, eps, rng, ties, way) for way in (0, -1, 1))
+        if primal.domain.strategy is not None or not primal.domain.contains(array, sizes):
+            return next(ways)
+        return next((there for there in ways if primal.domain.contains(there, sizes)), array)
+
+    return {primal.name: moved(primal) for primal in layer.primals}
+
+
+def _moved(array: Array, eps: float, rng: np.random.Generator, ties: bool = False, way: int = 0) -> Array:
     if array.dtype.kind not in "fc":
         return array
     shares = eps * rng.uniform(-1, 1, array.shape)
+    shares = way * np.abs(shares) if way else shares
     zero = (array == 0) & (ties and np.count_nonzero(array == 0) > 1)
     return array * (1 + shares) + zero * shares
 

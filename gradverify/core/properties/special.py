@@ -68,9 +68,18 @@ def _ties(found: Compared) -> list[Finding]:
         parts = [members] if apart else _reaching_alike(point, members)
         if len(parts) > 1:
             groups += [(value, part, True) for part in parts if part.size > 1]
-        elif not _stops(point, members, analytic, residual):
+        elif not _each_agrees(found, members) and not _stops(point, members, analytic, residual):
             findings.append(_finding(point, case, value, members, analytic, residual, slack))
     return findings
+
+
+def _each_agrees(found: Compared, members: Array) -> bool:
+    """Whether each tied entry agrees by itself: then no other gradient is right, as where singular values are equal."""
+    verdicts = np.full(found.point.size, Verdict.UNRESOLVED)
+    for comparison in found.outcome.compared:
+        slot = next(slot for slot in found.point.slots if slot.name == comparison.primal)
+        verdicts[slot.start : slot.stop] = comparison.verdicts.ravel()
+    return bool((verdicts[members] == Verdict.AGREES).all())
 
 
 Groups = list[tuple[float, Array]]
