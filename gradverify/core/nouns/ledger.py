@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 NO_REASON = "unresolved"  # where nobody gave a reason
-BLIND = 1.0  # a resolution at which a gradient of zero would pass, whatever the right one is
+_BLIND = 1.0  # a resolution at which a gradient of zero would pass, whatever the right one is
 TORN = "forward jumps here, and nobody declares that it may"
 
 
@@ -184,7 +184,7 @@ def ledger(tallies: Iterable[Any], missing: Iterable[NotVerified]) -> Ledger:
     left += [
         NotVerified(name, _blind(min(part.resolutions)), blocks=True)
         for name, part in counts.items()
-        if min(part.resolutions, default=0.0) >= BLIND
+        if min(part.resolutions, default=0.0) >= _BLIND
     ]
     left += [
         NotVerified(share.name, "forward jumps at drawn values: jumps=True declares that it may", blocks=True)

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate.foreign import same
 from gradverify.core.judge import exact
@@ -79,7 +77,7 @@ def repeated(layer: Layer, case: Case, first: Judged, compare: Callable[[Judged]
     """The run that was made, and more of them if the next one is not the same bit by bit."""
     made = [first]
     for k in range(_FURTHER):
-        made.append({n: np.array(g) for n, g in exact.gradients(layer, case).items()})
+        made.append(exact.gradients(layer, case))
         if k == 0 and not _varying(made):
             break
     return Runs(tuple(tuple(compare(run)) for run in made), _varying(made))

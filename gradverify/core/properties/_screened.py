@@ -72,9 +72,9 @@ def holds(name: str, layer: Layer, case: Case) -> Outcome:
 def _overflown(name: str, case: Case, outputs: Any, truth: Any, largest: float) -> Finding | None:
     """A finding where an output is no number, or infinite, and that of the reference far from the end of the type."""
     for k, (y, t) in enumerate(zip(outputs, truth)):
-        if y.dtype.kind == "f" and (~np.isfinite(y) & (np.abs(t) < np.sqrt(largest))).any():
-            where = np.argwhere(~np.isfinite(y) & (np.abs(t) < np.sqrt(largest)))[0]
-            at = tuple(map(int, where))
+        beyond = np.argwhere((y.dtype.kind == "f") & ~np.isfinite(y) & (np.abs(t) < np.sqrt(largest)))
+        if len(beyond):
+            at = tuple(map(int, beyond[0]))
             message = (
                 f"forward differs from its reference: output {k}{list(at) if at else ''} is {y[at]:.6g}, the reference "
                 f"{t[at]:.6g}"

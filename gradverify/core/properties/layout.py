@@ -88,30 +88,30 @@ def holds(layer: Layer, case: Case, writable: bool = False) -> Outcome:
         "with its axes in another order in memory": lambda a: permuted(a, case.rng(Stream.MEMORY_ORDER)),
     }
     laid = _Laid(layer, case, plain, layouts, writable)
-    pairs, crashes = [], []
 
-    def differs(got: dict[str, Array] | LayerFailure, what: str) -> bool:
+    def told(what: str, got: dict[str, Array] | LayerFailure, wanted: dict[str, Array] = expected) -> Outcome:
         if isinstance(got, LayerFailure):
-            return True
-        return bool(exact.outcome(layer, case, NAME, [(what, got, expected)]).findings)
+            return Outcome(NAME, (_crash(case, what, got),))
+        return exact.outcome(layer, case, NAME, [(what, got, wanted)])
 
+    outcomes: list[Outcome] = []
     for cotangent, primals in zip(layouts, [*list(layouts)[-1:], *layouts]):
-        tried = [laid.gradients(cotangent=cotangent, primals=primals)]
-        if differs(*tried[0]):
-            alone = [laid.gradients(cotangent=cotangent), laid.gradients(primals=primals)]
-            tried = [one for one in alone if differs(*one)] or tried
-        for got, what in tried:
-            if isinstance(got, LayerFailure):
-                crashes.append(_crash(case, what, got))
-            else:
-                pairs.append((what, got, expected))
+        both = told(*laid.gradients(cotangent=cotangent, primals=primals))
+        sides = (dict(cotangent=cotangent), dict(primals=primals)) if both.findings else ()
+        alone = [told(*laid.gradients(**side)) for side in sides]
+        outcomes += [one for one in alone if one.findings] or [both]
     for what, expand in _expansions(plain).items():
         try:
-            pairs.append((what, *_expanded(layer, case, plain, expand, writable)))
+            outcomes.append(told(what, *_expanded(layer, case, plain, expand, writable)))
         except LayerFailure as failure:
-            crashes.append(_crash(case, what, failure))
-    outcome = exact.outcome(layer, case, NAME, pairs)
-    return Outcome(NAME, (*outcome.findings, *crashes[:1]), entries=outcome.entries)
+            outcomes.append(told(what, failure))
+    found = [finding for outcome in outcomes for finding in outcome.findings]
+    differs: dict[str | None, Finding] = {}
+    for finding in (f for f in found if f.kind != "crash"):
+        differs.setdefault(finding.primal, finding)
+    crashes = [f for f in found if f.kind == "crash"]
+    entries = sum(outcome.entries for outcome in outcomes)
+    return Outcome(NAME, (*differs.values(), *crashes[:1]), entries=entries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +124,8 @@ class _Laid:
     layouts: Mapping[str, Change]
     writable: bool
 
-    def gradients(self, **sides: str) -> tuple[dict[str, Array] | LayerFailure, str]:
-        """Usable gradients where the cotangent, the primals or both are laid out so, on copies; and how that reads."""
+    def gradients(self, **sides: str) -> tuple[str, dict[str, Array] | LayerFailure]:
+        """How it reads, and usable gradients where the cotangent, the primals or both are laid out so, on copies."""
         cotangents = exact.copied(self.cotangents)  # a backward that changes its cotangent is another matter
         primals = evaluate.copies(self.case.primals)
         if "cotangent" in sides:
@@ -136,9 +136,9 @@ class _Laid:
             cotangents, primals = tuple(map(_own, cotangents)), {n: _own(a) for n, a in primals.items()}
         what = "with " + " and ".join(f"the {side} {how}" for side, how in sides.items())
         try:
-            return _pull(self.layer, self.case, primals, cotangents), what
+            return what, _pull(self.layer, self.case, primals, cotangents)
         except LayerFailure as failure:
-            return failure, what
+            return what, failure
 
 
 def _apply(change: Change, array: Array) -> Array:

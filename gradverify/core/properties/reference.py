@@ -92,8 +92,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     confirmed, again = case.rng(Stream.REFERENCE_CONFIRMED).random(2)
     notes: tuple[str, ...] = ()
     if comparisons and (findings or again < _AGAIN):
-        first = {name: np.array(gradient) for name, gradient in judged.items()}
-        runs = _runs.repeated(layer, case, first, lambda run: _gradients(layer, run, truths, draws))
+        runs = _runs.repeated(layer, case, judged, lambda run: _gradients(layer, run, truths, draws))
         findings, notes = _of_all(runs, case, comparisons, findings), runs.notes
     intended = layer.declared.surrogate is not None  # then the reference detaches on purpose
     if not intended and (findings or confirmed < _CONFIRMED):

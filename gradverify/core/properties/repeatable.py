@@ -6,8 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from gradverify.core import evaluate, tuning
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate.foreign import same
@@ -42,7 +40,6 @@ def holds(layer: Layer, case: Case) -> Outcome:
     if reason is not None:
         return Outcome(NAME, skipped=reason)
     once = exact.pulled(layer, case, first)
-    once = {n: np.array(g) for n, g in once.items()}
     begun = time.perf_counter()
     afresh: list[dict[str, Array]] = []
     while len(afresh) < _TIMES or (len(afresh) < _MOST and time.perf_counter() - begun < _SECONDS):
