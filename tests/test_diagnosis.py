@@ -196,6 +196,28 @@ def two_outputs(x):
     return (x**2, np.sin(x)), x
 
 
+def upsampled(x):
+    places, weight = neighbours(x)
+    return x[:, places] * (1 - weight) + x[:, np.minimum(places + 1, x.shape[1] - 1)] * weight
+
+
+def half_back(dy, x):
+    places, weight = neighbours(x)
+    dx = np.zeros_like(x)
+    np.add.at(dx, (slice(None), places), dy * (1 - weight))
+    return dx
+
+
+def neighbours(x):
+    at = np.maximum((np.arange(2 * x.shape[1]) + 0.5) / 2 - 0.5, 0)
+    at = np.minimum(at, x.shape[1] - 1)
+    return np.floor(at).astype(int), at % 1
+
+
+def shifted(x):
+    return np.pad(x, ((0, 0), (1, 0)))[:, :-1]
+
+
 def blocks(x, *, block=2):
     return x**2, x
 
@@ -319,9 +341,27 @@ WRONG = {
     "an output ignored": Wrong(
         layer(two_outputs, lambda dy, x: dy[0] * 2 * x, x="N", returns={"square": "N", "sine": "N"}),
         arrays(x=(3,)),
-        "output_ignored",
+        "one_output",
         "UPSTREAM",
         "upstream gradient of sine",
+        "x",
+    ),
+    "an output negated": Wrong(
+        layer(
+            two_outputs, lambda dy, x: dy[0] * 2 * x - dy[1] * np.cos(x), x="N", returns={"square": "N", "sine": "N"}
+        ),
+        arrays(x=(3,)),
+        "one_output",
+        "TERM",
+        "what sine sends back to x has the wrong sign, and what square sends back is right",
+        "x",
+    ),
+    "an output's own derivative": Wrong(
+        layer(two_outputs, lambda dy, x: dy[0] * 2 * x + dy[1] * np.cos(x) ** 2, x="N"),
+        arrays(x=(3,)),
+        "one_output",
+        "TERM",
+        "what output 1 sends back to x is wrong",
         "x",
     ),
     "local derivative missing": Wrong(
@@ -887,6 +927,22 @@ WRONG |= {
         "jacobian",
         "INDEX",
         "joins places along N, the right one places along D",
+        "x",
+    ),
+    "one of two places": Wrong(
+        layer(lambda x: (upsampled(x), x), half_back, x="N L"),
+        arrays(x=(2, 3)),
+        "jacobian",
+        "OVERWRITE",
+        "lacks some of the terms that the outputs contribute to it; the others are right",
+        "x",
+    ),
+    "wrapped round": Wrong(
+        layer(lambda x: (x - shifted(x), x), lambda dy, x: dy - np.roll(dy, -1, 1), x="N L"),
+        arrays(x=(2, 3)),
+        "jacobian",
+        "INDEX",
+        "terms from outputs in which some entries have no part; all others are right",
         "x",
     ),
     "rows joined": Wrong(

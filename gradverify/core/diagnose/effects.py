@@ -232,7 +232,8 @@ def race(evidence: Evidence) -> Diagnosis | None:
         return Diagnosis("race", "RNG", text, Fit.SOME)
     if unfilled(evidence) or finding.kind == KEPT:
         return None
-    if finding.property == "complete" and finding.kind == "nondeterministic":
+    failed = finding.property == "complete" or finding.primal is None  # code, rather than the gradient of something
+    if failed and finding.kind == "nondeterministic":
         stage = finding.facts.get("stage", "the code")
         text = f"{stage} fails in some calls of one case and not in others: what earlier calls left, a race, or chance"
         return Diagnosis("race", "RACE", text, Fit.SEEN)

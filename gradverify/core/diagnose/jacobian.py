@@ -16,7 +16,7 @@ from gradverify.core import evaluate
 from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.outputs import labels_of
-from gradverify.core.diagnose.probe import APART, Probe, close
+from gradverify.core.diagnose.probe import APART, CLOSE, Probe, close
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
 _MOST = 250  # outputs, each of which costs one backward
@@ -38,6 +38,11 @@ class Jacobians:
     def gone(self, which: str) -> Array:
         """Elements that are surely zero."""
         return np.asarray(np.abs(getattr(self, which)) < _GONE * self._top)
+
+    @property
+    def apart(self) -> Array:
+        """Elements in which the two differ."""
+        return np.asarray(np.abs(self.analytic - self.numerical) > CLOSE * self._top)
 
     @property
     def _top(self) -> float:
@@ -76,7 +81,7 @@ def jacobian(evidence: Evidence) -> Diagnosis | None:
     if not pairs or all(close(j.analytic, j.numerical) for j in pairs):  # what is wrong is finer than this can see
         return None
     description = _transposed(evidence, pairs) or _reordered(evidence, pairs) or _joined(evidence, pairs)
-    description = description or _weights(evidence, pairs)
+    description = description or _lost(evidence, pairs) or _weights(evidence, pairs)
     if description is None:
         return None
     bug_class, fit, text = description
@@ -169,6 +174,23 @@ def _off_diagonal(evidence: Evidence, j: Jacobians) -> Iterator[tuple[str, Array
                 mask[start : start + y.size] = places[axis][:, None] != entries[own.index(label)]
                 yield label, mask
         start += y.size
+
+
+_LOST = "the others are right, so these are overwritten, or a slice, a mask or an index leaves them out"
+_SURPLUS = "all others are right, so that a place beyond the end, or one that is masked, stands for another"
+
+
+def _lost(evidence: Evidence, pairs: Sequence[Jacobians]) -> Description | None:
+    """Elements of the right matrix that are zero in backward's, or the other way round; all others are right."""
+    d = f"the gradient of {evidence.primal}"
+    for mine, other in (("analytic", "numerical"), ("numerical", "analytic")):
+        zero = [j.gone(mine) & j.there(other) for j in pairs]
+        if not all(z.any() and (z == j.apart).all() and (z < j.there(other)).any() for z, j in zip(zero, pairs)):
+            continue
+        if mine == "analytic":
+            return "OVERWRITE", Fit.VAGUE, f"{d} lacks some of the terms that the outputs contribute to it; {_LOST}"
+        return "INDEX", Fit.VAGUE, f"{d} has terms from outputs in which some entries have no part; {_SURPLUS}"
+    return None
 
 
 def _weights(evidence: Evidence, pairs: Sequence[Jacobians]) -> Description | None:

@@ -169,7 +169,8 @@ class Probe:
         top = float(np.max(np.abs(n[np.isfinite(n)]), initial=0.0))
         slot = self.slot(name)
         scale = self.point.scale[slot.start : slot.stop]
-        noise = 1e4 * self.point.eps * self.point.loudness / float(np.min(scale, initial=1.0) or 1.0)
+        share = self.point.eps / best_step(self.point.eps)  # of the outputs, that rounding makes of a difference
+        noise = share * self.point.loudness / float(np.min(scale, initial=1.0) or 1.0)
         return CLOSE * top + min(noise, 1e-5)
 
     def fails(self, name: str | None) -> bool:

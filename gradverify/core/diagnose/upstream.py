@@ -157,46 +157,6 @@ def answer(probe: Probe, name: str) -> str:
     return "signed" if bent else "linear"
 
 
-@add("output_ignored", "UPSTREAM")
-def output_ignored(evidence: Evidence) -> Diagnosis | None:
-    """The cotangent of one of several outputs reaches no gradient, though the output depends on the primal."""
-    if not evidence.about_gradient or not evidence.probes or len(evidence.probes[0].outputs) < 2:
-        return None
-    names = list(evidence.layer.returns) or [f"output {k}" for k in range(len(evidence.probes[0].outputs))]
-    ignored = [k for k in range(len(names)) if evidence.everywhere(partial(_ignored, evidence, k))]
-    if not ignored or len(ignored) == len(names):
-        return None
-    said = " and ".join(names[k] for k in ignored)
-    text = f"backward ignores the upstream gradient of {said}: changing it changes no gradient of {evidence.primal}"
-    fits = evidence.everywhere(partial(_explains, evidence, ignored))
-    return Diagnosis(
-        "output_ignored", "UPSTREAM", text, Fit.SEEN if fits else Fit.PART, {"outputs": [names[k] for k in ignored]}
-    )
-
-
-def _ignored(evidence: Evidence, output: int, probe: Probe) -> bool:
-    cotangents = list(probe.case.cotangents or ())
-    without = _weights_without(probe, (output,))
-    matters = not close(probe.under(evidence.primal, without), probe.numerical(evidence.primal))
-    cotangents[output] = 3 * cotangents[output] + 1
-    changed = probe.pulled(tuple(cotangents)).get(evidence.primal)
-    return matters and changed is not None and close(changed, probe.analytic[evidence.primal])
-
-
-def _explains(evidence: Evidence, outputs: list[int], probe: Probe) -> bool:
-    return close(probe.analytic[evidence.primal], probe.under(evidence.primal, _weights_without(probe, tuple(outputs))))
-
-
-def _weights_without(probe: Probe, outputs: tuple[int, ...]) -> Array:
-    weights, start = probe.point.weights.copy(), 0
-    for k, y in enumerate(probe.outputs):
-        width = y.size * (2 if y.dtype.kind == "c" else 1)
-        if k in outputs:
-            weights[start : start + width] = 0
-        start += width
-    return weights
-
-
 @add("nonlinear", "UPSTREAM")
 def nonlinear(evidence: Evidence) -> Diagnosis | None:
     """Linear in the cotangent only up to a bound: clipping; or not at all."""
