@@ -57,7 +57,7 @@ def test_a_finding_tells_how_many_digits_are_lost_and_how_many_are_right():
     ("layer", "case", "words"),
     [
         (PLAIN, case_of(X, np.float64), "no primal is of a lower type than float64"),
-        (PLAIN, case_of([8.1]), "values up to 8.1"),
+        (PLAIN, case_of([32.5]), "values up to 32"),
         (layer_of(lambda dy, x: dy, lambda x: (x / 0, x)), case_of(X), "forward overflows"),
         (layer_of(lambda dy, x: dy.astype(np.float32)), case_of(X), "stays in float32 when given float64"),
         (
@@ -72,8 +72,17 @@ def test_a_case_that_tells_nothing_is_skipped_with_its_reason(layer, case, words
         assert words in precision.holds(layer, case).skipped
 
 
-def test_values_up_to_8_are_moderate_in_a_low_type_and_up_to_100000_in_double():
-    assert precision.holds(PLAIN, case_of([8.0])).skipped is None
+def test_a_tail_that_is_one_minus_nearly_one_loses_its_digits_in_float32():
+    softplus = lambda x: (np.logaddexp(0, x), x)  # noqa: E731
+    right = layer_of(lambda dy, x: dy * np.exp(-np.logaddexp(0, -x)), softplus)
+    wrong = layer_of(lambda dy, x: dy * (1 - 1 / (1 + np.exp(x))), softplus)
+    case = case_of([-14.0, -13.0])
+    assert not precision.holds(right, case).findings
+    assert precision.holds(wrong, case).findings
+
+
+def test_values_up_to_32_are_moderate_in_single_and_up_to_100000_in_double():
+    assert precision.holds(PLAIN, case_of([32.0])).skipped is None
     for value, skipped in ((1e5, False), (1.1e5, True)):
         told = precision.holds(PLAIN, case_of([value], np.float64), precision.DOUBLE, np.longdouble)
         assert (told.skipped is not None) == skipped

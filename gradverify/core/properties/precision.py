@@ -25,8 +25,9 @@ from gradverify.core.properties import Property, add
 
 NAME = "precision"
 DOUBLE = "double_precision"
-# Largest value that is judged: products of larger ones may leave the range of float16, which float64 has not.
-_MODERATE = {2: 8.0, 4: 8.0, 8: 1e5}
+# Largest value that is judged, by bytes of the type: exp of it stays in float16's range, and its square in float32's;
+# larger ones may leave that range where float64 does not.
+_MODERATE = {2: 8.0, 4: 32.0, 8: 1e5}
 LOST = 0.3  # a finding needs about half of the digits to be lost
 _FEW, _MANY = 6, 60  # neighbours at which the float64 gradient is looked at
 _SMALL = 1e-3  # of the largest: entries below share its absolute error, as terms of one sum
