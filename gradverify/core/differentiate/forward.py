@@ -7,6 +7,7 @@ gives the same as a loop does; that is tried, never assumed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from gradverify.core.declare.functions import accepted
 from gradverify.core.declare.layer import Layer
+from gradverify.core.differentiate.side_by_side import SideBySide
 from gradverify.core.evaluate import LayerFailure, cast, guarded, outputs_of, run
 from gradverify.core.evaluate.foreign import same
 from gradverify.core.evaluate.limits import TRIAL, time_limit
@@ -59,7 +61,7 @@ class Forward:
         known = outputs if dtype is None and layer.declared.surrogate is None else None
         self.at_point = self.call(self.primals) if known is None else known
         self.shapes = [y.shape for y in self.at_point]
-        self.base = self._flat([y[None] for y in self.at_point])[0]
+        self.base = self.flattened([y[None] for y in self.at_point])[0]
         self.dtype = np.result_type(*[y.real.dtype for y in self.at_point if y.dtype.kind in "fc"] or [np.float64])
         self.eps = float(np.finfo(self.dtype).eps)
 
@@ -81,7 +83,23 @@ class Forward:
                 return flat
             _remember(_refused[self.layer.forward], key)
         self.one_by_one = count > 2
-        return self._rows(stack, count) if count else np.zeros((0, self.base.size))
+        return self._each(stack, count) if count else np.zeros((0, self.base.size))
+
+    def _each(self, stack: Mapping[str, Array], count: int) -> Array:
+        """Flat outputs where no leading axis is carried: side by side what may be, the others one by one."""
+        joined, found = self._beside.outputs(stack, count)
+        if not joined.any():
+            return self._rows(stack, count)
+        rows = np.empty((count, self.base.size), found.dtype)
+        rows[joined], rest = found, np.flatnonzero(~joined)
+        self._through, self.one_by_one = True, rest.size > 2
+        if rest.size:
+            rows[rest] = self._rows({n: a[rest] for n, a in stack.items()}, rest.size)
+        return rows
+
+    @cached_property
+    def _beside(self) -> SideBySide:
+        return SideBySide(self)
 
     def _key(self, way: str, names: tuple[str, ...]) -> int:
         return hash((way, names, str(self.options), tuple(self.primals[n].shape for n in names)))
@@ -122,7 +140,7 @@ class Forward:
         """
         if len(raw) != len(self.shapes):
             raise ValueError("other outputs than one forward has")
-        return self._flat([_leading(y, count, shape) for y, shape in zip(raw, self.shapes)])
+        return self.flattened([_leading(y, count, shape) for y, shape in zip(raw, self.shapes)])
 
     def carries(self, way: str, names: tuple[str, ...]) -> bool:
         """Whether rows that differ much come out as in a loop, where these primals are stacked: a mean over the whole
@@ -131,27 +149,29 @@ class Forward:
         known, refused = (found.setdefault(self.layer.forward, set()) for found in (_carried, _refused))
         key = self._key(way, names)
         if key not in known and key not in refused:
-            rng = np.random.default_rng(7)
-            trial, count = {}, self._trial()
-            for name in names:
-                array = self.primals[name]
-                offset = _APART * rng.uniform(0.2, 1.0, (count, *array.shape)) * np.maximum(np.abs(array), 1.0)
-                trial[name] = (array + offset).astype(array.dtype)
+            trial, count = self.differing(names)
             with time_limit(TRIAL, inner=True):  # a layer that takes longer gains nothing by it
                 flat = self._stacked(trial, count, way)
             fits = flat is not None and self._same(flat, trial, 0, count - 1)
             _remember(known if fits else refused, key)
         return key not in refused
 
-    def _trial(self) -> int:
-        """How many rows to try: `len(W)` of a stack is the number of its rows, and right by accident where W has as
-        many.
+    def differing(self, names: tuple[str, ...]) -> tuple[dict[str, Array], int]:
+        """A stack of copies that differ much in some primals, and how many they are.
+
+        `len(W)` of a stack is the number of its rows, and right by accident where W has as many: no axis is as long.
         """
         sizes = {size for a in self.primals.values() for size in a.shape}
-        return next(count for count in range(_TRIAL, _TRIAL + len(sizes) + 1) if count not in sizes)
+        count = next(count for count in range(_TRIAL, _TRIAL + len(sizes) + 1) if count not in sizes)
+        rng, stack = np.random.default_rng(7), {}
+        for name in names:
+            array = self.primals[name]
+            offset = _APART * rng.uniform(0.2, 1.0, (count, *array.shape)) * np.maximum(np.abs(array), 1.0)
+            stack[name] = (array + offset).astype(array.dtype)
+        return stack, count
 
     def _same(self, flat: Array, stack: Mapping[str, Array], *rows: int) -> bool:
-        return all(self.alike(flat[k], self._row(stack, k)) for k in rows)
+        return all(self.alike(flat[k], self.row(stack, k)) for k in rows)
 
     def alike(self, found: Array, row: Array) -> bool:
         """Whether flat outputs are those of `row`, to rounding; shape (K,)."""
@@ -174,7 +194,7 @@ class Forward:
         failure: LayerFailure | None = None
         for k in range(count):
             try:
-                rows[k] = self._row(stack, k)
+                rows[k] = self.row(stack, k)
                 self._through = self._through or self._away(stack, k)
             except LayerFailure as error:
                 if error.kind != "crash":
@@ -189,13 +209,13 @@ class Forward:
         near = _NEXT * self.eps
         return any(not np.allclose(a[k], self.primals[n], rtol=near, atol=0) for n, a in stack.items())
 
-    def _row(self, stack: Mapping[str, Array], k: int) -> Array:
+    def row(self, stack: Mapping[str, Array], k: int) -> Array:
         return self.flat({n: a[k] for n, a in stack.items()})
 
     def flat(self, moved: Mapping[str, Array]) -> Array:
         """Flat outputs, shape (K,), where some primals are others than at the point."""
         self.forwards += 1
-        return self._flat([y[None] for y in self.call({**self.primals, **moved})])[0]
+        return self.flattened([y[None] for y in self.call({**self.primals, **moved})])[0]
 
     def call(self, primals: Mapping[str, Array]) -> tuple[Array, ...]:
         """Outputs at given primals, of the surrogate where one is declared."""
@@ -216,7 +236,7 @@ class Forward:
             self._writes = not all(same(given[n], a) for n, a in primals.items())
         return outputs
 
-    def _flat(self, parts: list[Array]) -> Array:
+    def flattened(self, parts: list[Array]) -> Array:
         flat = [np.stack([y.real, y.imag], -1) if y.dtype.kind == "c" else y for y in parts]
         columns = [y.reshape(y.shape[0], -1) for y in flat]
         return (
