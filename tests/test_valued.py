@@ -57,3 +57,9 @@ def test_a_point_where_a_gradient_is_no_number_is_named_by_what_must_be_filled()
 def test_a_tail_is_told_with_where_it_begins(beyond, what, properties):
     said = told(lambda dy, x: np.where(np.abs(x) > 40, beyond * dy, 2 * x * dy), [50.0, 1.0], properties=properties)
     assert f"is {what} for large values only: from about 40" in said["tail"]
+    assert said["tail"].endswith("a formula that overflows, cancels or saturates")
+
+
+def test_a_tail_that_begins_where_nothing_saturates_is_a_branch():
+    said = told(lambda dy, x: np.where(np.abs(x) > 3, dy, 2 * x * dy), [5.0, 1.0])
+    assert "from about 3 on" in said["tail"] and said["tail"].endswith("a branch or a clamp of its own there")

@@ -141,6 +141,9 @@ def _zeros(evidence: Evidence) -> str | None:
     return None
 
 
+_SATURATES = 8.0  # exp(-8) beside 1 keeps 12 digits in float64: nothing overflows, cancels or saturates below
+
+
 @add("tail", "TAIL")
 def tail(evidence: Evidence) -> Diagnosis | None:
     """Wrong only for large, or tiny, values; the bound is found by bisection."""
@@ -168,11 +171,17 @@ def tail(evidence: Evidence) -> Diagnosis | None:
         if a is not None and not np.any(a[own.wrong(evidence.primal)])
         else "wrong"
     )
+    cause = (
+        "a branch or a clamp of its own there"
+        if bound < _SATURATES
+        else "a formula that overflows, cancels or saturates"
+    )
     text = (
         f"the gradient of {evidence.primal} is {what} for large values only: from about {bound:.3g} on"
-        f"{evidence.with_options}, found by scaling the case down; a formula that overflows, cancels or saturates"
+        f"{evidence.with_options}, found by scaling the case down; {cause}"
     )
-    return Diagnosis("tail", "TAIL", text, Fit.PLACES, {"bound": bound})
+    fit = Fit.PART if evidence.situation.options else Fit.PLACES  # an option that it needs is nearer to the cause
+    return Diagnosis("tail", "TAIL", text, fit, {"bound": bound})
 
 
 def _right_at(evidence: Evidence, scale: float) -> bool:

@@ -55,11 +55,13 @@ class SideBySide:
         stack : perturbed primals, each of shape (count, *its own)
         """
         refused = _refused.setdefault(self.forward.layer.forward, {})
-        moved = {n: (a != self.forward.primals[n]).reshape(count, -1).any(axis=1) for n, a in stack.items()}
-        for label, where in self.axes.items():
+        tried = {a: where for a, where in self.axes.items() if count >= _FEWEST and refused.get(a, 0) < _REFUSALS}
+        points = self.forward.primals.items() if tried else ()
+        moved = {n: (stack[n] != a).reshape(count, -1).any(axis=1) for n, a in points if n in stack}
+        for label, where in tried.items():
             free = ~np.any([m for n, m in moved.items() if n not in where] or [np.zeros(count, bool)], axis=0)
             chosen, names = np.flatnonzero(free), tuple(n for n in where if n in stack)
-            if not names or chosen.size < _FEWEST or refused.get(label, 0) >= _REFUSALS:
+            if not names or chosen.size < _FEWEST:
                 continue
             found = self._in_parts({n: stack[n][chosen] for n in names}, label) if self._carries(label, names) else None
             if found is not None and self._same(found[chosen.size // 2], stack, chosen[chosen.size // 2]):
