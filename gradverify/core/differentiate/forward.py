@@ -6,6 +6,7 @@ gives the same as a loop does; that is tried, never assumed.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
@@ -13,10 +14,10 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from gradverify.core.declare.functions import accepted
+from gradverify.core.declare.functions import accepted, own
 from gradverify.core.declare.layer import Layer
 from gradverify.core.differentiate.side_by_side import SideBySide
-from gradverify.core.evaluate import LayerFailure, cast, guarded, outputs_of, run
+from gradverify.core.evaluate import LayerFailure, cast, forwarded, guarded, outputs_of, run
 from gradverify.core.evaluate.foreign import same
 from gradverify.core.evaluate.limits import TRIAL, time_limit
 from gradverify.core.nouns import Array, Case
@@ -25,6 +26,7 @@ _TRIAL = 3  # rows on which stacking is tried, or more: as many as no axis has
 _APART = 0.1  # how far they differ, of an entry or of 1: a mean over the stack moves each by as much, and is seen
 _REORDERED = 64  # roundings by which sums in another order, as of a stack, may differ
 _CANCELLED = 0.1  # share of the largest output that counts for an output that is smaller, as where terms cancel
+_TOGETHER = 0.01  # seconds of forwards in one guarded call: one that hangs is told by how long the call has run
 _NEXT = 1024  # roundings from the point, within which a row is next to it: the steps that measure the noise
 
 # The C library gives freed memory back to the system, and stacks pay for every page anew, until a block this large
@@ -53,6 +55,7 @@ class Forward:
         self.forwards = 1  # evaluations, however many of them go through one call
         self._probed: set[tuple[int, int]] = set()  # stacks that gave the same as a loop did, and their rows
         self._writes: bool | None = None  # whether forward writes into its inputs, as far as one call has told
+        self._swift = True  # whether no copy has failed yet
         self._through = False  # whether any perturbed copy has come through one by one
         self.one_by_one = not _carried.get(layer.forward) and bool(
             _refused.get(layer.forward)
@@ -192,17 +195,46 @@ class Forward:
         """
         rows = np.full((count, self.base.size), np.nan, self.base.dtype)
         failure: LayerFailure | None = None
-        for k in range(count):
+        k = 0
+        while (k := self._ordinary(stack, rows, k)) < count:
             try:
                 rows[k] = self.row(stack, k)
                 self._through = self._through or self._away(stack, k)
             except LayerFailure as error:
                 if error.kind != "crash":
                     raise
-                failure = error
+                failure, self._swift = error, False
+            k += 1
         if failure is not None and not (self._through or self._probed):
             raise failure
         return rows
+
+    def _ordinary(self, stack: Mapping[str, Array], rows: Array, first: int) -> int:
+        """Fill rows from the first on, many in one guarded call: to guard each costs twice as much as a small forward.
+
+        Returns the first row that is left: time is up, or it is out of the ordinary.
+        """
+        if not (self._swift and self._through and self._writes is False and self.layer.declared.surrogate is None):
+            return first
+        layer, names, options, done = self.layer, self.layer.primal_names, self.options, first
+        fresh = own(options) is not options
+        until = time.perf_counter() + _TOGETHER
+
+        def fill() -> None:
+            nonlocal done
+            while done < len(rows) and time.perf_counter() < until:
+                given = [stack[n][done] if n in stack else self.primals[n] for n in names]
+                outputs, _ = forwarded(layer, layer.forward(*given, **(own(options) if fresh else options)))
+                alone = len(outputs) == 1 and outputs[0].dtype.kind == "f"
+                rows[done] = outputs[0].reshape(-1) if alone else self.flattened([y[None] for y in outputs])[0]
+                self.forwards += 1
+                done += 1
+
+        try:
+            guarded("forward", fill)
+        except LayerFailure:
+            self._swift = False
+        return done
 
     def _away(self, stack: Mapping[str, Array], k: int) -> bool:
         """Whether a copy is further from the point than those that the noise is measured at."""
