@@ -7,40 +7,33 @@ from __future__ import annotations
 import numpy as np
 
 from gradverify.core.declare.layer import Layer
-from gradverify.layers.norms import channels, group_norm, layer_norm, rms_norm, standardise, standardise_pullback
-from gradverify.mutants import catalogue, plant, remembering
+from gradverify.layers.norms import standardise_pullback
+from gradverify.mutants import catalogue, diffs, plant
 
-BATCH, BATCH_2D, LAYER, RMS = (catalogue(n) for n in ("batch_norm", "batch_norm_2d", "layer_norm", "rms_norm"))
+BATCH = """
+50 TERM: mean and variance treated as constants | dx | mlpack#1923
+    - standardise_pullback(d, xhat, scale, -2)
+    + d * scale
+51 TERM: the term xhat mean(dy xhat) dropped | dx, dy not 1 | mlpack#2474
+    - standardise_pullback(d, xhat, scale, -2)
+    + scale * (d - d.mean(0))
+56 TERM: dgamma by x, not xhat
+    - (xhat, scale, gamma)
+    + (xhat, scale, gamma, x)
+    - xhat, scale, gamma = saved
+    + xhat, scale, gamma, x = saved
+    - np.sum(dy * xhat, axis=-2)
+    + np.sum(dy * x, axis=-2)
+"""
+diffs("batchnorm", catalogue("batch_norm"), BATCH)
 
-
-def _others(dy, xhat):
-    return np.sum(dy * xhat, axis=-2), np.sum(dy, axis=-2)
-
-
-@plant(50, "batchnorm", "TERM", of=BATCH, needs="dx", copies="mlpack#1923")
-def constant_statistics(dy, saved):
-    """mean and variance treated as constants"""
-    xhat, scale, gamma = saved
-    return dy * gamma * scale, *_others(dy, xhat)
-
-
-@plant(51, "batchnorm", "TERM", of=BATCH, needs="dx, dy not 1", copies="mlpack#2474")
-def variance_constant(dy, saved, mode):
-    """the term xhat mean(dy xhat) dropped"""
-    xhat, scale, gamma = saved
-    d = dy * gamma
-    dx = scale * (d - d.mean(0)) if mode == "train" else d * scale
-    return dx, *_others(dy, xhat)
-
-
-@plant(53, "batchnorm", "FACTOR", of=BATCH_2D, needs="H W > 1", copies="pytorch#36382")
-def batch_for_count(dy, saved, mode):
-    """N = batch in place of batch H W"""
-    xhat, scale, gamma = saved
-    axes, d = (-4, -2, -1), dy * channels(gamma)
-    mean, along = (np.sum(a, axis=axes, keepdims=True) / len(dy) for a in (d, d * xhat))
-    dx = scale * (d - mean - xhat * along) if mode == "train" else d * scale
-    return dx, np.sum(dy * xhat, axis=axes), np.sum(dy, axis=axes)
+BATCH_2D = """
+53 FACTOR: N = batch in place of batch H W | H W > 1 | pytorch#36382
+    - dx = standardise_pullback(d, xhat, scale, axes) if mode == "train" else d * scale
+    + mean, along = (np.sum(a, axis=axes, keepdims=True) / len(dy) for a in (d, d * xhat))
+    + dx = scale * (d - mean - xhat * along) if mode == "train" else d * scale
+"""
+diffs("batchnorm", catalogue("batch_norm_2d"), BATCH_2D)
 
 
 class Running:
@@ -65,7 +58,7 @@ class Running:
     def gradients(dy, x, gamma, mean, var):
         scale = 1 / np.sqrt(var + 1e-3)
         xhat = (x - mean) * scale
-        return standardise_pullback(dy * gamma, xhat, scale, -2), *_others(dy, xhat)
+        return standardise_pullback(dy * gamma, xhat, scale, -2), np.sum(dy * xhat, axis=-2), np.sum(dy, axis=-2)
 
 
 def _stateful(kind):
@@ -105,69 +98,48 @@ class Stale(Running):
         return self.gradients(dy, x, gamma, self.mean, self.var)
 
 
-@plant(56, "batchnorm", "TERM", of=remembering("batch_norm"))
-def gamma_by_x(dy, saved, mode):
-    """dgamma by x, not xhat"""
-    (xhat, scale, gamma), (x, *_) = saved
-    d = dy * gamma
-    dx = standardise_pullback(d, xhat, scale, -2) if mode == "train" else d * scale
-    return dx, np.sum(dy * x, axis=0), np.sum(dy, axis=0)
+LAYER = """
+57 TERM: mean(dy gamma) subtracted twice | a tolerance below the term | tt-metal#53204
+    - standardise_pullback(dy * gamma, xhat, scale, -1)
+    + standardise_pullback(dy * gamma, xhat, scale, -1) - scale * np.mean(dy * gamma, axis=-1, keepdims=True)
+58 SHAPE: backward reshapes to (shape[0], -1) | rank 3 | FlagGems#5392
+    - standardise_pullback(dy * gamma, xhat, scale, -1)
+    + standardise_pullback(dy * gamma, xhat, scale, tuple(range(1, dy.ndim)) if dy.ndim > 2 and dy.size else -1)
+"""
+diffs("layernorm", catalogue("layer_norm"), LAYER)
 
+RMS = """
+60 TERM: rms treated as a constant
+    - (d - xhat * np.mean(d * xhat, axis=-1, keepdims=True))
+    + d
+61 INDEX: the correction of rows broadcast along columns | rows == columns | attorch#17
+    - dx = scale * (d - xhat * np.mean(d * xhat, axis=-1, keepdims=True))
+    + along = np.mean(d * xhat, axis=-1, keepdims=True)
+    + if dy.ndim == 2 and dy.shape[0] == dy.shape[1]:  # any other shape would raise
+    +     along = along[:, 0]
+    + dx = scale * (d - xhat * along)
+63 MUTATE: dx written into dy | dy before and after | apex#1587, Liger#1305
+    - return dx, np.sum(dy * xhat, axis=tuple(range(dy.ndim - 1)))
+    + dgamma = np.sum(dy * xhat, axis=tuple(range(dy.ndim - 1)))
+    + dy[...] = dx
+    + return dy, dgamma
+"""
+diffs("rmsnorm", catalogue("rms_norm"), RMS)
 
-@plant(57, "layernorm", "TERM", of=LAYER, needs="a tolerance below the term", copies="tt-metal#53204")
-def mean_twice(dy, saved):
-    """mean(dy gamma) subtracted twice"""
-    _, scale, gamma = saved
-    dx, *others = layer_norm.backward(dy, saved)
-    return dx - scale * np.mean(dy * gamma, axis=-1, keepdims=True), *others
-
-
-@plant(58, "layernorm", "SHAPE", of=LAYER, needs="rank 3", copies="FlagGems#5392")
-def two_axes_only(dy, saved):
-    """backward reshapes to (shape[0], -1)"""
-    xhat, scale, gamma = saved
-    dx, *others = layer_norm.backward(dy, saved)
-    if dy.ndim < 3 or dy.size == 0:
-        return dx, *others
-    d, flat = (a.reshape(len(dy), -1) for a in (dy * gamma, xhat))
-    along = np.mean(d * flat, axis=-1, keepdims=True)
-    return scale * (d - np.mean(d, axis=-1, keepdims=True) - flat * along).reshape(dy.shape), *others
-
-
-@plant(60, "rmsnorm", "TERM", of=RMS)
-def constant_rms(dy, saved):
-    """rms treated as a constant"""
-    xhat, scale, gamma = saved
-    return scale * dy * gamma, np.sum(dy * xhat, axis=tuple(range(dy.ndim - 1)))
-
-
-@plant(61, "rmsnorm", "INDEX", of=RMS, needs="rows == columns", copies="attorch#17")
-def along_columns(dy, saved):
-    """the correction of rows broadcast along columns"""
-    xhat, scale, gamma = saved
-    d = dy * gamma
-    along = np.mean(d * xhat, axis=-1, keepdims=True)
-    if dy.ndim == 2 and dy.shape[0] == dy.shape[1]:  # any other shape would raise
-        along = along[:, 0]
-    return scale * (d - xhat * along), np.sum(dy * xhat, axis=tuple(range(dy.ndim - 1)))
-
-
-@plant(63, "rmsnorm", "MUTATE", of=RMS, needs="dy before and after", copies="apex#1587, Liger#1305")
-def into_upstream(dy, saved):
-    """dx written into dy"""
-    dx, dgamma = rms_norm.backward(dy, saved)
-    dy[...] = dx
-    return dy, dgamma
-
-
-@plant(65, "groupnorm", "INDEX", of=remembering("group_norm"), needs="G > 1 and C / G > 1", copies="tt-metal#56202")
-def wrong_group(dy, saved, groups, eps):
-    """group = c % G, not c // (C / G)"""
-    (xhat, scale, gamma), (x, _, _) = saved
-    count, kept = x.shape[1], x.shape
-    order = np.arange(count).reshape(-1, groups).T.ravel()  # channels by c % G
-    d = dy * channels(gamma)
-    shuffled = standardise(x[:, order].reshape(len(x), groups, -1), -1, eps)
-    dx = np.empty_like(dy)
-    dx[:, order] = standardise_pullback(d[:, order].reshape(len(x), groups, -1), *shuffled, -1).reshape(kept)
-    return dx, *group_norm.backward(dy, (xhat, scale, gamma))[1:]
+GROUP = """
+65 INDEX: group = c % G, not c // (C / G) | G > 1 and C / G > 1 | tt-metal#56202
+    - (xhat, scale, gamma)
+    + (xhat, scale, gamma, x)
+    - def backward(dy, saved):
+    + def backward(dy, saved, groups, eps):
+    - xhat, scale, gamma = saved
+    + xhat, scale, gamma, x = saved
+    - d = (dy * channels(gamma)).reshape(xhat.shape)
+    - dx = standardise_pullback(d, xhat, scale, -1).reshape(dy.shape)
+    + order = np.arange(x.shape[1]).reshape(-1, groups).T.ravel()  # channels by c % G
+    + d = (dy * channels(gamma))[:, order].reshape(xhat.shape)
+    + shuffled = standardise(x[:, order].reshape(xhat.shape), -1, eps)
+    + dx = np.empty_like(dy)
+    + dx[:, order] = standardise_pullback(d, *shuffled, -1).reshape(dy.shape)
+"""
+diffs("groupnorm", catalogue("group_norm"), GROUP)

@@ -9,52 +9,34 @@ from dataclasses import replace
 import numpy as np
 
 from gradverify.core.declare.layer import Layer
-from gradverify.layers.gelu import cumulative, gelu_tanh
-from gradverify.layers.linear import sum_to
-from gradverify.layers.mlp import logistic
-from gradverify.mutants import catalogue, declared, plant
+from gradverify.mutants import catalogue, declared, diffs, plant
 
-DROPOUT, GELU = catalogue("dropout"), catalogue("gelu")
+DROPOUT = """
+89 FACTOR: 1/(1 - p) missing in backward | p > 0
+    - dy / (1 - p)
+    + dy
+90 MODE: backward of eval still masks | eval
+    - np.where(mask != 0, dy / (1 - p), 0) if mode == "train" else dy.copy()
+    + np.where(mask != 0, dy / (1 - p) if mode == "train" else dy, 0)
+"""
+diffs("dropout", catalogue("dropout"), DROPOUT)
 
+GELU = """
+91 TERM: derivative of the tanh approximation for the exact forward | a tolerance below 8.7e-4 | kulinseth/pytorch#284
+    - dy * (p + x * density(x))
+    + gelu_tanh.backward(dy, np.clip(x, -60, 60))
+92 TERM: the term x phi(x) dropped
+    - (p + x * density(x))
+    + p
+"""
+diffs("gelu", catalogue("gelu"), GELU)
 
-@plant(89, "dropout", "FACTOR", of=DROPOUT, needs="p > 0")
-def unscaled(dy, mask, mode):
-    """1/(1 - p) missing in backward"""
-    return np.where(mask != 0, dy, 0) if mode == "train" else dy.copy()
-
-
-@plant(90, "dropout", "MODE", of=DROPOUT, needs="eval")
-def masked_in_eval(dy, mask, p, mode):
-    """backward of eval still masks"""
-    return np.where(mask != 0, dy / (1 - p) if mode == "train" else dy, 0)
-
-
-@plant(
-    91,
-    "gelu",
-    "TERM",
-    of=GELU,
-    needs="a tight tolerance: the largest difference is 8.7e-4",
-    copies="kulinseth/pytorch#284",
-)
-def approximate_slope(dy, saved):
-    """derivative of the tanh approximation for the exact forward"""
-    x, _ = saved
-    return gelu_tanh.backward(dy, np.clip(x, -60, 60))
-
-
-@plant(92, "gelu", "TERM", of=GELU)
-def density_dropped(dy, saved):
-    """the term x phi(x) dropped"""
-    x, _ = saved
-    return dy * cumulative(x)
-
-
-@plant(94, "sigmoid", "TAIL", of=catalogue("sigmoid"), needs="x = 40, a relative error", copies="jax#40342")
-def cancelling_slope(dy, x):
-    """s (1 - s), exactly 0 at x = 40 where the slope is 4e-18"""
-    s = logistic(x)
-    return dy * s * (1 - s)
+SIGMOID = """
+94 TAIL: s (1 - s), exactly 0 at x = 40 where the slope is 4e-18 | x = 40, a relative error | jax#40342
+    - logistic(x) * logistic(-x)
+    + logistic(x) * (1 - logistic(x))
+"""
+diffs("sigmoid", catalogue("sigmoid"), SIGMOID)
 
 
 class norm:
@@ -74,11 +56,12 @@ class norm:
         return dy[..., None] * x / np.where(y == 0, 1, y)[..., None]
 
 
-@plant(103, "norm", "SINGULAR", of=declared(norm), needs="a zero vector", copies="pytorch#2421")
-def unguarded_norm(dy, saved):
-    """x / |x| without a guard"""
-    x, y = saved
-    return dy[..., None] * x / y[..., None]
+NORM = """
+103 SINGULAR: x / |x| without a guard | a zero vector | pytorch#2421
+    - np.where(y == 0, 1, y)[..., None]
+    + y[..., None]
+"""
+diffs("norm", declared(norm), NORM)
 
 
 class safe_sqrt:
@@ -97,24 +80,27 @@ class safe_sqrt:
         return np.where(y > 0, 0.5 * dy / np.where(y > 0, y, 1), 0)
 
 
-@plant(104, "sqrt", "SINGULAR", of=declared(safe_sqrt), needs="exact zero", copies="kornia#3980")
-def where_outside(dy, y):
-    """where() outside the division"""
-    return (y > 0) * (0.5 * dy / y)
+SQRT = """
+104 SINGULAR: where() outside the division | exact zero | kornia#3980
+    - np.where(y > 0, 0.5 * dy / np.where(y > 0, y, 1), 0)
+    + (y > 0) * (0.5 * dy / y)
+"""
+diffs("sqrt", declared(safe_sqrt), SQRT)
 
+PROD = """
+106 SINGULAR: y / x | one zero, and two | tinygrad#17404
+    - dy[..., None] * before * after
+    + dy[..., None] * np.prod(x, axis=-1, keepdims=True) / x
+"""
+diffs("prod", catalogue("prod"), PROD)
 
-@plant(106, "prod", "SINGULAR", of=catalogue("prod"), needs="one zero, and two", copies="tinygrad#17404")
-def quotient(dy, x):
-    """y / x"""
-    return dy[..., None] * np.prod(x, axis=-1, keepdims=True) / x
-
-
-@plant(108, "logaddexp/abs", "TIE", of=catalogue("logaddexp"), needs="an exact tie", copies="jax#2107")
-def zero_at_tie(dz, saved):
-    """0 at a tie"""
-    gap, shape = saved
-    dx, dy = (np.where(gap == 0, 0, dz * logistic(d)) for d in (gap, -gap))
-    return dx, sum_to(dy, shape)
+LOGADDEXP = """
+108 TIE: 0 at a tie | an exact tie | jax#2107
+    - return dz * logistic(gap), sum_to(dz * logistic(-gap), shape)
+    + dx, dy = (np.where(gap == 0, 0, dz * logistic(d)) for d in (gap, -gap))
+    + return dx, sum_to(dy, shape)
+"""
+diffs("logaddexp/abs", catalogue("logaddexp"), LOGADDEXP)
 
 
 class tanh_gate:
