@@ -1,22 +1,22 @@
-"""Calling conventions: each file here turns one of them into a Layer.
+"""Calling conventions: each file here turns one of them into a Layer, by a function under `@convention(...)`.
 
-An adapter is an object with `name`, `priority`, `recognises(target) -> bool`,
-`adapt(target, **declaration) -> Layer` and `hint`, the two lines of user code that declare it.
-Other packages add theirs through the entry-point group ``gradverify.adapters``.
+Other packages add theirs, as an `Adapter`, through the entry-point group ``gradverify.adapters``.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ParamSpec
 
 from gradverify.adapters._trial import tried
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.registry import Registry, import_submodules, layers
 from gradverify.core.declare.validation import named
 from gradverify.core.errors import DeclarationError, UsageError
+
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,35 @@ adapters: Registry[Adapter] = Registry("adapter", "gradverify.adapters")
 def add(adapter: Adapter) -> Adapter:
     """Register an adapter under its name."""
     return adapters.add(adapter.name, adapter)
+
+
+def _never(target: Any) -> bool:
+    """Recognises nothing: what is written so looks like something else, and is handed to the function by name."""
+    return False
+
+
+def convention(
+    hint: str,
+    recognises: Callable[[Any], bool] = _never,
+    *,
+    name: str | None = None,
+    priority: int = 0,
+    keywords: Iterable[str] = (),
+) -> Callable[[Callable[P, Layer]], Callable[P, Layer]]:
+    """Register what makes layers of a convention: a decorator; each call of the author's code inside has a time limit.
+
+    Parameters
+    ----------
+    name : of the adapter; by default that of the function
+    hint, recognises, priority, keywords : see `Adapter`
+    """
+
+    def register(adapt: Callable[P, Layer]) -> Callable[P, Layer]:
+        limited = tried(adapt)
+        add(Adapter(name or adapt.__name__, recognises, limited, hint, priority, frozenset(keywords)))
+        return limited
+
+    return register
 
 
 def as_layer(target: Any, /, *, name: str | None = None, **declaration: Any) -> Layer:

@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.adapters import Adapter, add
+from gradverify.adapters import convention
 from gradverify.adapters._normal import TARGETS, called, constants, finished, flat, on_data, required, split
-from gradverify.adapters._trial import tried
 from gradverify.core.declare.functions import accepted, predicate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
@@ -116,7 +115,8 @@ class Boosting:
         return [*data, point] if self.labels_first else [point, *data]
 
 
-@tried
+# a function of two arrays that returns two could be anything
+@convention('gradverify.adapt.boosting(objective, loss, preds="N", data="N")')
 def boosting(
     objective: Callable[..., Any],
     /,
@@ -211,14 +211,3 @@ class _Bounded:
             return self.inner.both("forward", point, [primals[n].view(Labels) for n in data], options)
 
         return layer, given, both
-
-
-add(
-    Adapter(
-        "boosting",
-        lambda target: False,  # a function of two arrays that returns two could be anything
-        boosting,
-        'gradverify.adapt.boosting(objective, loss, preds="N", data="N")',
-        priority=8,
-    )
-)

@@ -12,10 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gradverify.adapters import Adapter, add
+from gradverify.adapters import convention
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._normal import called, finished, flat, split
-from gradverify.adapters._trial import tried
 from gradverify.core.declare.functions import taken_by
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
@@ -60,7 +59,8 @@ class Cached:
         return raw if self.gives is None or isinstance(raw, Mapping) else dict(zip(self.gives, flat(raw)))
 
 
-@tried
+# a pair of functions is recognised as the normal form, which this is
+@convention('gradverify.adapt.cached(forward, backward, x="N D", gamma="D", bn_param={"mode": ["train", "test"]})')
 def cached(
     forward: Callable[..., Any],
     backward: Callable[..., Any],
@@ -100,14 +100,3 @@ def cached(
     layer = Layer(inner.forward, inner.backward, name=label, primals=primals, **settings)
     given = ", ".join(f"{n}={dict(spec)}" for n, spec in dicts.items())
     return finished(layer, f"given anew at each call: {given}" if given else "", chance=inner.chance)
-
-
-add(
-    Adapter(
-        "cached",
-        lambda target: False,  # a pair of functions is recognised as the normal form, which this is
-        cached,
-        'gradverify.adapt.cached(forward, backward, x="N D", gamma="D", bn_param={"mode": ["train", "test"]})',
-        priority=20,
-    )
-)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.adapters import Adapter, add
+from gradverify.adapters import convention
 from gradverify.adapters._chance import Chance, mentions
 from gradverify.adapters._normal import annotated, called, examples, finished, flat, required
 from gradverify.core.declare.functions import taken_by
@@ -59,6 +59,7 @@ _UPSTREAM_AND_SAVED = re.compile(r"\w+ (saved|cache|ctx|res|residuals?|_)|")
 _UPSTREAM = ("dy", "dout", "g", "grad", "grad_output", "upstream", "cotangent", "ct", "v")
 
 
+@convention('gradverify.check(forward, backward, x="N D", W="D H")', _is_pair, name="pair", priority=90)
 def _from_pair(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
     owner = _owner(*target)
     if owner is not None:
@@ -164,6 +165,12 @@ def _seeded(layer: Layer) -> Layer:
     return seeded if chance.drawn else layer
 
 
+@convention(
+    'class dense: x, W = "N D", "D H"; forward and backward as static functions',
+    _is_static_class,
+    name="class",
+    priority=80,
+)
 def _from_class(target: type, /, **declaration: Any) -> Layer:
     found = {k: v for k, v in vars(target).items() if k in KEYWORDS and not k.startswith("__")}
     found |= {"primals": _dimension_strings(target), "doc": inspect.getdoc(target) or ""}
@@ -175,6 +182,11 @@ def _from_class(target: type, /, **declaration: Any) -> Layer:
     return build(forward, backward, **{"name": target.__name__, **found, **declaration})
 
 
+def _is_layer(target: Any) -> bool:
+    return isinstance(target, Layer)
+
+
+@convention('gradverify.Layer(forward, backward, x="N D", W="D H")', _is_layer, name="layer", priority=100)
 def _derive(layer: Layer, /, *, name: str | None = None, **declaration: Any) -> Layer:
     if declaration:
         raise DeclarationError(
@@ -182,24 +194,3 @@ def _derive(layer: Layer, /, *, name: str | None = None, **declaration: Any) -> 
             "(use layer.derive(...) to change a field)"
         )
     return layer if name is None else layer.derive(name=name)
-
-
-add(
-    Adapter(
-        "layer",
-        lambda target: isinstance(target, Layer),
-        _derive,
-        'gradverify.Layer(forward, backward, x="N D", W="D H")',
-        priority=100,
-    )
-)
-add(Adapter("pair", _is_pair, _from_pair, 'gradverify.check(forward, backward, x="N D", W="D H")', priority=90))
-add(
-    Adapter(
-        "class",
-        _is_static_class,
-        _from_class,
-        'class dense: x, W = "N D", "D H"; forward and backward as static functions',
-        priority=80,
-    )
-)

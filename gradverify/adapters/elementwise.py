@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.adapters import Adapter, add
+from gradverify.adapters import convention
 from gradverify.adapters._instance import accepted_by
 from gradverify.adapters._normal import called, finished, required, split
-from gradverify.adapters._trial import tried
 from gradverify.core.declare.functions import taken_by
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
@@ -51,7 +50,24 @@ class Chain:
         return tuple(gradients)
 
 
-@tried
+def _recognises(target: Any) -> bool:
+    """Objects whose function and derivative each take one array."""
+    if inspect.isroutine(target) or isinstance(target, (Layer, tuple)) or inspect.ismodule(target):
+        return False
+    cls = target if inspect.isclass(target) else type(target)
+    pairs = (("fn", "grad"), ("function", "derivative"), ("__call__", "gradient"), ("__call__", "derivative"))
+    for pair in pairs:
+        needs = [
+            [n for n in required(m) or [] if n not in ("self", "cls")] for m in (vars_of(cls, n) for n in pair) if m
+        ]
+        if len(needs) == 2 and all(len(n) == 1 for n in needs):
+            return True
+    return False
+
+
+@convention(
+    'gradverify.adapt.elementwise(f, df), with of="output" where df takes the output of f', _recognises, priority=45
+)
 def elementwise(
     f: Any,
     /,
@@ -119,21 +135,6 @@ def _takes_one(target: Any, name: str) -> bool:
     return len(required(bound) or []) == 1 or (not required(bound) and len(accepted_by(bound)) == 1)
 
 
-def _recognises(target: Any) -> bool:
-    """Objects whose function and derivative each take one array."""
-    if inspect.isroutine(target) or isinstance(target, (Layer, tuple)) or inspect.ismodule(target):
-        return False
-    cls = target if inspect.isclass(target) else type(target)
-    pairs = (("fn", "grad"), ("function", "derivative"), ("__call__", "gradient"), ("__call__", "derivative"))
-    for pair in pairs:
-        needs = [
-            [n for n in required(m) or [] if n not in ("self", "cls")] for m in (vars_of(cls, n) for n in pair) if m
-        ]
-        if len(needs) == 2 and all(len(n) == 1 for n in needs):
-            return True
-    return False
-
-
 def vars_of(cls: type, name: str) -> Any:
     """A method that a class or one of its bases (but not `object` or `type`) defines."""
     for base in cls.__mro__:
@@ -141,14 +142,3 @@ def vars_of(cls: type, name: str) -> Any:
             method = vars(base)[name]
             return getattr(method, "__func__", method)
     return None
-
-
-add(
-    Adapter(
-        "elementwise",
-        _recognises,
-        elementwise,
-        'gradverify.adapt.elementwise(f, df), with of="output" where df takes the output of f',
-        priority=45,
-    )
-)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.adapters import Adapter, add, unrecognised
+from gradverify.adapters import convention, unrecognised
 from gradverify.adapters._instance import made_by
 from gradverify.adapters._normal import examples, sketch, split
 from gradverify.adapters.losses import loss
@@ -15,6 +15,9 @@ from gradverify.adapters.stateful import stateful
 from gradverify.core.declare.layer import Layer
 
 
+@convention(
+    'gradverify.check(forward, backward, x="N D"): a forward alone has no backward', inspect.isfunction, priority=-10
+)
 def function(target: Any, /, *, name: str | None = None, **declaration: Any) -> Layer:
     """A Loss from a function that returns a number and gradients, or a Layer from one that builds an object.
 
@@ -49,14 +52,3 @@ def _described(result: Any) -> str:
     if isinstance(result, (tuple, list)):
         return f"({', '.join(_described(part) for part in result)})"
     return f"an array of shape {np.shape(result)}" if isinstance(result, np.ndarray) else type(result).__name__
-
-
-add(
-    Adapter(
-        "function",
-        inspect.isfunction,
-        function,
-        'gradverify.check(forward, backward, x="N D"): a forward alone has no backward',
-        priority=-10,
-    )
-)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from gradverify.adapters import Adapter, add
+from gradverify.adapters import convention
 from gradverify.adapters._jax_engine import Engine, import_jax
 from gradverify.adapters._jax_reference import in_type, reference_of
 from gradverify.adapters._lossy import InNumPy
@@ -28,6 +28,22 @@ _OWN = ("second", "forward_mode", "loss", "kernel", "reference")
 _KERNELS = ("bfloat16", "float16", "float32")
 
 
+def _recognises(target: Any) -> bool:
+    jax = sys.modules.get("jax")
+    if jax is None or not hasattr(jax, "custom_jvp") or inspect.isclass(target) or not callable(target):
+        return False
+    if _is(target, "custom_vjp") or _is(target, "custom_jvp"):
+        return True
+    return refers_to(target, "jax") or refers_to(target, "jaxlib")
+
+
+@convention(
+    'gradverify.check(f, x="N D", W="D H")  # a jax.custom_vjp, jax.custom_jvp, compiled or plain function\n'
+    '    gradverify.check(gradverify.adapters.jax_.jax_layer(f, x="N D"))  # a function that never names jax',
+    _recognises,
+    name="jax",
+    priority=94,
+)
 def jax_layer(target: Any, /, *, name: str | None = None, **declaration: Any) -> Layer:
     """A Layer on NumPy arrays from a function of JAX arrays.
 
@@ -204,24 +220,3 @@ def _ordered(target: Callable[..., Any], nested: dict[str, Any]) -> dict[str, An
 def _is(target: Any, kind: str) -> bool:
     jax = sys.modules.get("jax")
     return jax is not None and isinstance(target, getattr(jax, kind))
-
-
-def _recognises(target: Any) -> bool:
-    jax = sys.modules.get("jax")
-    if jax is None or not hasattr(jax, "custom_jvp") or inspect.isclass(target) or not callable(target):
-        return False
-    if _is(target, "custom_vjp") or _is(target, "custom_jvp"):
-        return True
-    return refers_to(target, "jax") or refers_to(target, "jaxlib")
-
-
-add(
-    Adapter(
-        "jax",
-        _recognises,
-        jax_layer,
-        'gradverify.check(f, x="N D", W="D H")  # a jax.custom_vjp, jax.custom_jvp, compiled or plain function\n'
-        '    gradverify.check(gradverify.adapters.jax_.jax_layer(f, x="N D"))  # a function that never names jax',
-        priority=94,
-    )
-)

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.adapters import Adapter, add
+from gradverify.adapters import convention
 from gradverify.adapters._instance import accepted_by
 from gradverify.adapters._normal import called, constants, finished, flat, split
-from gradverify.adapters._trial import tried
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure
@@ -66,7 +65,13 @@ class Kernel:
         return called(stage, function, *first, *data, **known, **options)
 
 
-@tried
+def _recognises(target: Any) -> bool:
+    return hasattr(target, "clone_with_theta") and hasattr(target, "theta") and not isinstance(target, type)
+
+
+@convention(
+    'gradverify.adapt.kernel(kernel, X="N D"), or kernel(function, theta="3", X="N D")', _recognises, priority=55
+)
 def kernel(
     target: Any,
     /,
@@ -103,18 +108,3 @@ def kernel(
     inner = Kernel(target, log, gradient)
     layer = Layer(inner.forward, inner.backward, name=label, primals=primals, **settings)
     return finished(layer, f"{first} is {'log ' if log or own is not None else ''}theta of the kernel")
-
-
-def _recognises(target: Any) -> bool:
-    return hasattr(target, "clone_with_theta") and hasattr(target, "theta") and not isinstance(target, type)
-
-
-add(
-    Adapter(
-        "kernel",
-        _recognises,
-        kernel,
-        'gradverify.adapt.kernel(kernel, X="N D"), or kernel(function, theta="3", X="N D")',
-        priority=55,
-    )
-)

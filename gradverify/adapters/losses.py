@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.adapters import Adapter, add
+from gradverify.adapters import convention
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._instance import accepted_by
 from gradverify.adapters._normal import TARGETS, called, constants, finished, flat, required, sketch, split
-from gradverify.adapters._trial import tried
 from gradverify.core.declare.dims import numbers_in
 from gradverify.core.declare.functions import taken_by
 from gradverify.core.declare.held import arrays_of
@@ -114,7 +113,22 @@ def _broadcast(cotangent: Any, gradient: Any) -> Any:
     return np.reshape(cotangent, np.shape(cotangent) + (1,) * max(0, extra))
 
 
-@tried
+def _recognises(target: Any) -> bool:
+    if isinstance(target, Layer) or inspect.isroutine(target) or inspect.ismodule(target):
+        return False
+    cls = target if inspect.isclass(target) else type(target)
+    if not callable(getattr(cls, "loss", None)) or not any(callable(getattr(cls, n, None)) for n in GRADIENTS[:-1]):
+        return False
+    # what has weights of its own is a network with the loss inside
+    return required(target) == [] if inspect.isclass(target) else not any(map(np.ndim, arrays_of(target).values()))
+
+
+@convention(
+    'gradverify.adapt.loss(value_and_grad, x="N K", y="N: labels K"), or loss(value, grad, ...)',
+    _recognises,
+    priority=50,
+    keywords={"wrt", "order"},
+)
 def loss(
     value: Any,
     /,
@@ -254,25 +268,3 @@ def find(target: Any) -> tuple[Callable[..., Any], Callable[..., Any]] | None:
 
 def _static(cls: type, name: str) -> bool:
     return isinstance(inspect.getattr_static(cls, name, None), (staticmethod, classmethod))
-
-
-def _recognises(target: Any) -> bool:
-    if isinstance(target, Layer) or inspect.isroutine(target) or inspect.ismodule(target):
-        return False
-    cls = target if inspect.isclass(target) else type(target)
-    if not callable(getattr(cls, "loss", None)) or not any(callable(getattr(cls, n, None)) for n in GRADIENTS[:-1]):
-        return False
-    # what has weights of its own is a network with the loss inside
-    return required(target) == [] if inspect.isclass(target) else not any(map(np.ndim, arrays_of(target).values()))
-
-
-add(
-    Adapter(
-        "loss",
-        _recognises,
-        loss,
-        'gradverify.adapt.loss(value_and_grad, x="N K", y="N: labels K"), or loss(value, grad, ...)',
-        priority=50,
-        keywords=frozenset({"wrt", "order"}),
-    )
-)

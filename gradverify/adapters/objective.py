@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.adapters import Adapter, add
+from gradverify.adapters import convention
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._normal import called, constants, finished, on_data, split
 from gradverify.adapters._trial import tried
@@ -73,7 +73,8 @@ class Objective:
         return {self.theta: np.asarray(product) * cotangents[0]}
 
 
-@tried
+# a function alone says nothing; see `function`
+@convention("gradverify.adapt.objective(fun, n=5), or objective(f, grad, hess=..., n=5)")
 def objective(
     fun: Callable[..., Any],
     jac: Callable[..., Any] | None = None,
@@ -166,14 +167,3 @@ def hessian(
         return {theta: cotangent @ np.asarray(called("backward", hess, point, *rest, *args, **options))}
 
     return finished(on_data(Layer(forward, backward, name=label, primals=primals, **settings)))
-
-
-add(
-    Adapter(
-        "objective",
-        lambda target: False,  # a function alone says nothing; see `function`
-        objective,
-        "gradverify.adapt.objective(fun, n=5), or objective(f, grad, hess=..., n=5)",
-        priority=10,
-    )
-)

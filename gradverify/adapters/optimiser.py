@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.adapters import Adapter, add
+from gradverify.adapters import convention
 from gradverify.adapters._building import OPTIMISERS, RATES, build
 from gradverify.adapters._normal import annotated, attempt
 from gradverify.adapters._pairs import Pair
 from gradverify.adapters._stateful import Stateful
-from gradverify.adapters._trial import tried
 from gradverify.adapters._weights import Weight
 from gradverify.core.declare.held import attributes, fetch
 from gradverify.core.declare.layer import Layer
@@ -257,7 +256,8 @@ def _before_minus_after(instance: Any) -> None:
 _before_minus_after.__name__ = "before minus after"  # as reports call it
 
 
-@tried
+# cannot be told from a layer that forgets its gradients
+@convention('gradverify.adapt.optimiser(Dense, init=("D", "H"), x="N D", W="D H")')
 def optimiser(
     target: Any,
     /,
@@ -319,14 +319,3 @@ def _understood(layer: Layer) -> None:
             if isinstance(cause, Misunderstood):
                 raise cause from None
             cause = cause.__cause__
-
-
-add(
-    Adapter(
-        "optimiser",
-        lambda target: False,  # cannot be told from a layer that forgets its gradients
-        optimiser,
-        'gradverify.adapt.optimiser(Dense, init=("D", "H"), x="N D", W="D H")',
-        priority=30,
-    )
-)

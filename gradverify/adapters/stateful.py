@@ -14,19 +14,37 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.adapters import Adapter, add
+from gradverify.adapters import convention
 from gradverify.adapters._building import build
 from gradverify.adapters._guesses import methods_of
 from gradverify.adapters._instance import accepted_by
 from gradverify.adapters._stateful import Stateful
-from gradverify.adapters._trial import tried
 from gradverify.core.declare.held import arrays_of
 from gradverify.core.declare.layer import Layer
 
 FOREIGN = ("torch", "jax", "jaxlib", "flax", "equinox", "tensorflow", "keras", "chainer", "mxnet", "paddle")
 
 
-@tried
+def _recognises(target: Any) -> bool:
+    cls = target if inspect.isclass(target) else type(target)
+    if isinstance(target, Layer) or inspect.isroutine(target) or inspect.ismodule(target):
+        return False
+    if any(c.__module__.split(".")[0] in FOREIGN for c in cls.__mro__):
+        return False
+    found = methods_of(cls)
+    if found is None or (found[0] == "__call__" and inspect.isclass(target) and "__call__" not in vars(cls)):
+        return False
+    if found[1] == "" and not inspect.isclass(target) and not any(map(np.ndim, arrays_of(target).values())):
+        return False  # a loss without weights, whose gradient nobody has seen
+    return accepted_by(getattr(cls, found[0]))[:1] != ["ctx"]
+
+
+@convention(
+    'gradverify.check(Dense, init=("D", "H"), x="N D", pairs={"W": "dW"})',
+    _recognises,
+    priority=40,
+    keywords={"init", "pairs", "methods", "gives", "extra", "prepare", "flush", "accumulates"},
+)
 def stateful(
     target: Any,
     /,
@@ -83,29 +101,3 @@ def stateful(
         accumulates=accumulates,
         dtype=np.dtype(dtype) if dtype is not None else None,
     )
-
-
-def _recognises(target: Any) -> bool:
-    cls = target if inspect.isclass(target) else type(target)
-    if isinstance(target, Layer) or inspect.isroutine(target) or inspect.ismodule(target):
-        return False
-    if any(c.__module__.split(".")[0] in FOREIGN for c in cls.__mro__):
-        return False
-    found = methods_of(cls)
-    if found is None or (found[0] == "__call__" and inspect.isclass(target) and "__call__" not in vars(cls)):
-        return False
-    if found[1] == "" and not inspect.isclass(target) and not any(map(np.ndim, arrays_of(target).values())):
-        return False  # a loss without weights, whose gradient nobody has seen
-    return accepted_by(getattr(cls, found[0]))[:1] != ["ctx"]
-
-
-add(
-    Adapter(
-        "stateful",
-        _recognises,
-        stateful,
-        'gradverify.check(Dense, init=("D", "H"), x="N D", pairs={"W": "dW"})',
-        priority=40,
-        keywords=frozenset({"init", "pairs", "methods", "gives", "extra", "prepare", "flush", "accumulates"}),
-    )
-)

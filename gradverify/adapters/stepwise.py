@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gradverify import recurrent  # whole: it registers cells through this package
-from gradverify.adapters import Adapter, add, as_layer
+from gradverify.adapters import as_layer, convention
 from gradverify.adapters._normal import annotated
-from gradverify.adapters._trial import tried
 from gradverify.adapters.cached import cached
 from gradverify.core.declare.layer import Layer
 
 
-@tried
+# a cell looks like any other layer
+@convention('gradverify.adapt.stepwise(LSTMCell, states=("h", "c"), batch="N", x="N D", h="N H", c="N H")')
 def stepwise(
     target: Any,
     /,
@@ -57,14 +57,3 @@ def stepwise(
     steps = recurrent.unroll(recurrent.as_cell(free, states=states, inputs=inputs), truncate=truncate, name=name)
     steps = steps.derive(unverified=layer.unverified)
     return annotated(steps, *lines, "a fresh object for each step, gradients summed over the steps")
-
-
-add(
-    Adapter(
-        "stepwise",
-        lambda target: False,  # a cell looks like any other layer
-        stepwise,
-        'gradverify.adapt.stepwise(LSTMCell, states=("h", "c"), batch="N", x="N D", h="N H", c="N H")',
-        priority=2,
-    )
-)

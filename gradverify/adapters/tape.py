@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.adapters import Adapter, add
+from gradverify.adapters import convention
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._instance import accepted_by
 from gradverify.adapters._normal import called, finished, sketch, split
-from gradverify.adapters._trial import tried
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.nouns import Array
@@ -140,7 +139,8 @@ def _gradient(leaf: Any) -> Any:
     return None if found is None else np.array(_data(found))
 
 
-@tried
+# two callables would be taken for forward and backward
+@convention('gradverify.adapt.tape(Value, lambda a, b: a * b, a="", b="", each=True)')
 def tape(
     wrap: Callable[..., Any],
     function: Callable[..., Any],
@@ -174,14 +174,3 @@ def tape(
     inner = Tape(wrap, function, each, backward, contract, planned.primal_names, floating, chance)
     settings.setdefault("twice", inner.twice)
     return finished(Layer(inner.forward, inner.backward, name=label, primals=primals, **settings), chance=chance)
-
-
-add(
-    Adapter(
-        "tape",
-        lambda target: False,  # two callables would be taken for forward and backward
-        tape,
-        'gradverify.adapt.tape(Value, lambda a, b: a * b, a="", b="", each=True)',
-        priority=4,
-    )
-)

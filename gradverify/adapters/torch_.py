@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gradverify.adapters import Adapter, add
+from gradverify.adapters import convention
 from gradverify.adapters._instance import made_by
 from gradverify.adapters._lossy import FORMATS, InNumPy
 from gradverify.adapters._normal import annotated, split
@@ -37,6 +37,22 @@ _KERNELS = ("bfloat16", "float16", "float32", "tf32", *_EIGHT)
 _ROUGH = {"tf32": "float32"}  # types of products alone, by the type that tensors have
 
 
+def _recognises(target: Any) -> bool:
+    torch = sys.modules.get("torch")
+    if torch is None or not hasattr(torch, "autograd") or not hasattr(torch, "nn"):
+        return False
+    if inspect.isclass(target):
+        return issubclass(target, (torch.autograd.Function, torch.nn.Module))
+    return isinstance(target, torch.nn.Module) or (callable(target) and refers_to(target, "torch"))
+
+
+@convention(
+    'gradverify.check(MyFunction, x="N D", W="D H")  # an autograd.Function, nn.Module or function of tensors\n'
+    '    gradverify.check(gradverify.adapters.torch_.torch_layer(f, x="N D"))  # a function that never names torch',
+    _recognises,
+    name="torch",
+    priority=95,
+)
 def torch_layer(target: Any, /, *, name: str | None = None, **declaration: Any) -> Layer:
     """A Layer on NumPy arrays from torch code, which computes on tensors.
 
@@ -257,24 +273,3 @@ def caller(target: Callable[..., Any], declared: dict[str, Any]) -> tuple[Callab
     if set(declared) <= set(names):
         return (lambda tensors, options: target(**tensors, **options)), {n: declared[n] for n in names if n in declared}
     return (lambda tensors, options: target(*tensors.values(), **options)), declared
-
-
-def _recognises(target: Any) -> bool:
-    torch = sys.modules.get("torch")
-    if torch is None or not hasattr(torch, "autograd") or not hasattr(torch, "nn"):
-        return False
-    if inspect.isclass(target):
-        return issubclass(target, (torch.autograd.Function, torch.nn.Module))
-    return isinstance(target, torch.nn.Module) or (callable(target) and refers_to(target, "torch"))
-
-
-add(
-    Adapter(
-        "torch",
-        _recognises,
-        torch_layer,
-        'gradverify.check(MyFunction, x="N D", W="D H")  # an autograd.Function, nn.Module or function of tensors\n'
-        '    gradverify.check(gradverify.adapters.torch_.torch_layer(f, x="N D"))  # a function that never names torch',
-        priority=95,
-    )
-)

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from gradverify.adapters import Adapter, add
+from gradverify.adapters import convention
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._normal import called, finished, split
-from gradverify.adapters._trial import tried
 from gradverify.core.declare.functions import taken_by
 from gradverify.core.declare.layer import Layer, as_names
 from gradverify.core.errors import DeclarationError
@@ -43,7 +42,8 @@ class Makers:
         return gradients
 
 
-@tried
+# a function and its makers come as several arguments
+@convention('gradverify.adapt.vjp_maker(np.sin, lambda ans, x: lambda g: g * np.cos(x), x="N")')
 def vjp_maker(
     function: Callable[..., Any], /, *makers: Callable[..., Any] | None, name: str | None = None, **declaration: Any
 ) -> Layer:
@@ -73,14 +73,3 @@ def vjp_maker(
     inner = Makers(function, makers, tuple(primals), Chance(function, *makers))
     layer = Layer(inner.forward, inner.backward, name=label, primals=primals, **settings)
     return finished(layer, chance=inner.chance)
-
-
-add(
-    Adapter(
-        "vjp_maker",
-        lambda target: False,  # a function and its makers come as several arguments
-        vjp_maker,
-        'gradverify.adapt.vjp_maker(np.sin, lambda ans, x: lambda g: g * np.cos(x), x="N")',
-        priority=6,
-    )
-)
