@@ -1,7 +1,7 @@
 """The field test: layers that nobody here wrote, in an environment built from PyPI names.
 
 python tests/wild/run.py                 build what is missing, check all, write docs/field-test.md
-python tests/wild/run.py --only npdl     one package; the table is printed and not written
+python tests/wild/run.py --only npdl     those whose name contains npdl; the page keeps what it says of the others
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+PAGE = ROOT / "docs" / "field-test.md"
 BASE = ("numpy", "hypothesis", "scipy", "setuptools", "wheel", "cython")
 
 
@@ -128,6 +129,16 @@ def table(results: dict[str, list[Cells]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def kept(page: str) -> dict[str, list[Cells]]:
+    """What a page that `table` wrote says of every layer."""
+    results: dict[str, list[Cells]] = {}
+    for part in page.split("<summary>")[1:]:
+        name, _, rest = part.partition("</summary>")
+        rows = [line[2:-2].split(" | ") for line in rest.splitlines() if line.startswith("| ")]
+        results[name] = [(layer, verdict, what, said) for layer, verdict, what, said in rows[1:]]
+    return results
+
+
 def told(row: dict) -> str:
     """Message and diagnosis of the first findings."""
     first = [_line(f) for f in row["findings"][:2]] or [row.get("message", "")]
@@ -147,25 +158,22 @@ def judged(row: dict) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--env", type=Path, default=HERE / ".env", help="where the environment is built and kept")
-    parser.add_argument("--only", default="", help="packages whose requirement contains this; the page is not written")
+    parser.add_argument("--only", default="", help="packages whose name contains this; the page keeps the others")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     options = parser.parse_args()
     packages = [p for p in PACKAGES if options.only in p.requirement]
     build(options.env, packages)
     results = {}
     for package in packages:
-        results[package.requirement] = check(options.env, package)
-        found = sum(r["verdict"] == "found" for r in results[package.requirement])
-        print(
-            f"{package.requirement}: {len(results[package.requirement])} layers, {found} with findings", file=sys.stderr
-        )
+        rows = results[package.requirement] = check(options.env, package)
+        found = sum(row["verdict"] == "found" for row in rows)
+        print(f"{package.requirement}: {len(rows)} layers, {found} with findings", file=sys.stderr)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
-    page = table({name: [cells(row) for row in rows] for name, rows in results.items()})
-    if options.only:
-        print(page)
-    else:
-        (ROOT / "docs" / "field-test.md").write_text(page, encoding="utf-8")
+    shown = kept(PAGE.read_text(encoding="utf-8")) if options.only else {}
+    shown |= {name: [cells(row) for row in rows] for name, rows in results.items()}
+    order = [package.requirement for package in PACKAGES if package.requirement in shown]
+    PAGE.write_text(table({name: shown[name] for name in order}), encoding="utf-8")
     return 0
 
 
