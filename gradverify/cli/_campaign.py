@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
-from gradverify.cli._output import colored, note, write
+from gradverify.cli._output import colored, live, note, write
 from gradverify.core.texts import many
 
 if TYPE_CHECKING:
@@ -27,17 +26,13 @@ COLUMNS = ("layer", "cases", "cases/s", "worst/bound", "findings")
 
 
 @contextmanager
-def live(color: bool | None) -> Iterator[Listener]:
-    """Gives the listener of a campaign: a live table on a terminal, else a line now and then."""
-    if not sys.stderr.isatty():
-        yield _lines()
-        return
-    from rich.console import Console
-    from rich.live import Live
-
-    console = Console(stderr=True, no_color=not colored(sys.stderr, color))
-    with Live(console=console, transient=True, auto_refresh=False) as shown:
-        yield lambda snapshot: shown.update(_table(snapshot, console.height - _OTHER_LINES), refresh=True)
+def listener(color: bool | None) -> Iterator[Listener]:
+    """Hears of a campaign: a live table on a terminal, else a line now and then."""
+    with live(color) as (console, shown):
+        if console is None:
+            yield _lines()
+        else:
+            yield lambda snapshot: shown.update(_table(snapshot, console.height - _OTHER_LINES), refresh=True)
 
 
 def _lines() -> Listener:

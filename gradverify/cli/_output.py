@@ -57,6 +57,20 @@ def colored(stream: TextIO, wanted: bool | None) -> bool:
 
 
 @contextmanager
+def live(color: bool | None) -> Iterator[tuple[Any, Any]]:
+    """A console on stderr, and what is rewritten at its end; two None where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield None, None
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(stderr=True, no_color=not colored(sys.stderr, color), highlight=False)
+    with Live(console=console, transient=True, auto_refresh=False) as shown:
+        yield console, shown
+
+
+@contextmanager
 def data_stream() -> Iterator[TextIO]:
     """Gives the real stdout; whatever a layer prints inside goes to stderr."""
     data = sys.stdout

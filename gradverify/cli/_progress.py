@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from gradverify.cli._output import colored, note
+from gradverify.cli._output import live, note
 
 if TYPE_CHECKING:
     from gradverify.core.check.progress import Progress
@@ -84,15 +83,8 @@ class _Live(Board):
 @contextmanager
 def board(total: int, color: bool | None) -> Iterator[Board]:
     """The board of a check of so many layers."""
-    if not sys.stderr.isatty():
-        yield Board(total)
-        return
-    from rich.console import Console
-    from rich.live import Live
-
-    console = Console(stderr=True, no_color=not colored(sys.stderr, color), highlight=False)
-    with Live(console=console, transient=True, auto_refresh=False) as shown:
-        yield _Live(total, shown, console)
+    with live(color) as (console, shown):
+        yield Board(total) if console is None else _Live(total, shown, console)
 
 
 def row(report: Report) -> tuple[str, bool]:

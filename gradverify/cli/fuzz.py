@@ -81,7 +81,7 @@ def command(
     plan = Plan(dtype, eps, properties or None, case_seconds=case_seconds, memory=case_memory or None)
     with data_stream() as data, _store(folder) as store, _executor(scheduler) as executor:
         note(f"gradverify: everything is kept in {str(store.folder)!r}")
-        with _campaign.live(color) as listen:
+        with _campaign.listener(color) as listen:
             campaign = Campaign(targets, store, plan=plan, executor=executor, listen=listen, **given)
             summary = _interruptible(campaign)
         _campaign.show(summary, store, data, color)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gradverify.core.nouns import Array, Comparison, Verdict
+from gradverify.core.nouns import Array, Case, Comparison, Finding, Verdict
 
 T = TypeVar("T")
 Paint = Callable[[str], str]
@@ -42,6 +42,21 @@ def entry(primal: str, index: tuple[int, ...], labels: tuple[str, ...]) -> str:
         return primal
     named = labels if len(labels) == len(index) else tuple(f"axis {k}" for k in range(len(index)))
     return f"{primal}[{', '.join(f'{label}={k}' for label, k in zip(named, index))}]"
+
+
+def shape(array: Any) -> str:
+    """ "2x3", or "scalar"."""
+    return "x".join(map(str, np.shape(array))) or "scalar"
+
+
+def shapes(case: Case) -> str:
+    """ "x 2x3, W 3x1"."""
+    return ", ".join(f"{name} {shape(array)}" for name, array in case.primals.items())
+
+
+def message(finding: Finding) -> str:
+    """What is wrong; where it is shown besides, without the entry."""
+    return finding.message.partition(": at ")[0] if finding.comparison is not None else finding.message
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from gradverify.core.nouns import WORST_SEEN, Case, Comparison, Finding
+from gradverify.core.nouns import WORST_SEEN, Comparison, Finding
 from gradverify.core.nouns.ledger import NotVerified, Share, constants, declaration
 from gradverify.core.properties import properties
 from gradverify.core.summarise.report import DIFFERENTIATING, Report
@@ -16,7 +16,7 @@ from gradverify.core.summarise.tally import Tally
 from gradverify.core.texts import many
 from gradverify.report import code
 from gradverify.report.left_open import headed
-from gradverify.report.numbers import Paint, apart, entry, fitting, matrices, parts, short
+from gradverify.report.numbers import Paint, apart, entry, fitting, matrices, message, parts, shape, shapes, short
 
 FULL = 5  # findings of one layer that are printed in full
 PASTED = 400  # elements of a Case up to which its arrays are printed as code
@@ -81,7 +81,7 @@ def _following(report: Report, lead: Finding, replays: Mapping[Finding, str], wi
             continue
         new = [d.text for d in finding.diagnoses[:1] if d.name not in said and d.name != "facts"]
         said.update(d.name for d in finding.diagnoses[:1])
-        lines += _wrapped([": ".join([_message(finding), *new])], 4, width)
+        lines += _wrapped([": ".join([message(finding), *new])], 4, width)
         lines += [f"    {line}" for line in _replayed(replays.get(finding))]
     return ["", "  as well:", *lines] if lines else []
 
@@ -178,7 +178,7 @@ def undecided(report: Report) -> str:
 def side_by_side(comparison: Comparison, color: bool = False, width: int = 80) -> str:
     """Every entry of the analytic and numerical gradients, their difference and its bound."""
     arrays = parts(comparison, "difference", "bound")
-    title = f"{comparison.primal} {_shape(np.shape(comparison.analytic))}"
+    title = f"{comparison.primal} {shape(comparison.analytic)}"
     marked = "" if not comparison.wrong.any() else "   (* disagrees)"
     lines = matrices(comparison, arrays, width - 2, painter("red", color) if color else None)
     return "\n".join([f"{title}{marked}", *(f"  {line}" for line in lines)])
@@ -261,14 +261,10 @@ def _skipped(report: Report) -> list[tuple[str, str]]:
 
 
 def _opening(finding: Finding, color: bool, width: int) -> list[str]:
-    said = f"{finding.case.layer}: {_message(finding.shown)}"
+    said = f"{finding.case.layer}: {message(finding.shown)}"
     sentence = textwrap.wrap(said, width, subsequent_indent="  ", break_long_words=False)
     title = [painter("bold", color)(painter("red", color)(line)) for line in sentence]
     return [*title, f"  property {finding.property}, {finding.kind}"]
-
-
-def _message(finding: Finding) -> str:
-    return finding.message.partition(": at ")[0] if finding.comparison is not None else finding.message
 
 
 def _compared(finding: Finding, color: bool, width: int) -> list[str]:
@@ -308,35 +304,27 @@ def _pasted(finding: Finding, replay: str | None) -> list[str]:
     """The arrays as code at the left edge, so that it can be pasted as it stands."""
     case = finding.case
     if case.size > PASTED:
-        return [f"  on {_shapes(case)}{'; the arrays are in the case file' if replay else ''}"]
+        return [f"  on {shapes(case)}{'; the arrays are in the case file' if replay else ''}"]
     return ["  on this case:", code.python(case), *code.calls(finding.comparison)]
 
 
 def _smallest(finding: Finding, width: int) -> list[str]:
     """The case that is saved, where another one shows more of the fault."""
-    return _wrapped([f"smallest case that fails: {_shapes(finding.case)}"], 2, width) if finding.telling else []
+    return _wrapped([f"smallest case that fails: {shapes(finding.case)}"], 2, width) if finding.telling else []
 
 
 def _worst_seen(finding: Finding, width: int) -> list[str]:
     if finding.worst is None:
         return []
-    shapes, most = _shapes(finding.worst), finding.facts.get(WORST_SEEN, finding.severity)
-    if shapes == _shapes(finding.case) and not most > finding.severity:
+    seen, most = shapes(finding.worst), finding.facts.get(WORST_SEEN, finding.severity)
+    if seen == shapes(finding.case) and not most > finding.severity:
         return []
     told = f", {short(most, 3)} times its bound" if math.isfinite(most) else ""
-    return _wrapped([f"worst seen on {shapes}{told}"], 2, width)
+    return _wrapped([f"worst seen on {seen}{told}"], 2, width)
 
 
 def _replayed(replay: str | None) -> list[str]:
     return [f"  replay it: {replay}"] if replay else []
-
-
-def _shapes(case: Case) -> str:
-    return ", ".join(f"{name} {_shape(np.shape(a))}" for name, a in case.primals.items())
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape)) or "scalar"
 
 
 def _wrapped(lines: list[str], indent: int, width: int | None) -> list[str]:

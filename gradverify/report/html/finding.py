@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.core.nouns import Case, Comparison, Diagnosis, Finding
+from gradverify.core.nouns import Comparison, Diagnosis, Finding
 from gradverify.corpus import replay_command
 from gradverify.report import code
 from gradverify.report.html.heatmap import heatmaps
 from gradverify.report.html.ladder import ladder_plot
 from gradverify.report.html.markup import Markup, details, el, join, pairs
 from gradverify.report.jsonreport import plain
-from gradverify.report.numbers import apart, entry, short
+from gradverify.report.numbers import apart, entry, message, shape, shapes, short
 from gradverify.report.terminal import PASTED
 
 LIKELY = 3  # diagnoses that are shown
@@ -32,10 +32,9 @@ def article(finding: Finding, file: str | None, prefix: str, level: int = 3) -> 
     level : of its heading
     """
     compared = finding.shown.comparison
-    message = finding.shown.message.partition(": at ")[0] if compared is not None else finding.message
     return el(
         "article",
-        el(f"h{level}", message, id=f"{prefix}-h"),
+        el(f"h{level}", message(finding.shown), id=f"{prefix}-h"),
         el("p", _kind(finding), cls="dim"),
         _diagnoses(finding),
         None if compared is None else _worst(compared),
@@ -123,12 +122,12 @@ def _fact(value: Any) -> str:
 
 
 def _case(finding: Finding, file: str | None, level: int) -> Markup:
-    case, least = finding.shown.case, _shapes(finding.case)
-    items = [(name, f"{_shape(a)} {np.asarray(a).dtype.name}") for name, a in case.primals.items()]
+    case, least = finding.shown.case, shapes(finding.case)
+    items = [(name, f"{shape(a)} {np.asarray(a).dtype.name}") for name, a in case.primals.items()]
     items += [(f"option {name}", repr(value)) for name, value in case.options.items()]
     items += [("seed", str(case.seed)), *([("step", short(case.step))] if case.step is not None else [])]
     pasted = [code.python(case), *code.calls(finding.shown.comparison)]
-    worst = None if finding.worst is None else _shapes(finding.worst)
+    worst = None if finding.worst is None else shapes(finding.worst)
     large = f"The arrays are too large to show{'; they are in the case file' if file else ''}."
     return el(
         "div",
@@ -145,11 +144,3 @@ def _case(finding: Finding, file: str | None, level: int) -> Markup:
 def _code(text: str, label: str) -> Markup:
     """Code that can be selected; the script adds a button that copies it."""
     return el("div", el("pre", el("code", text), tabindex=0, role="region", aria_label=label), cls="code")
-
-
-def _shapes(case: Case) -> str:
-    return ", ".join(f"{name} {_shape(a)}" for name, a in case.primals.items())
-
-
-def _shape(array: Any) -> str:
-    return "x".join(map(str, np.shape(array))) or "scalar"
