@@ -8,19 +8,20 @@ jax is recognised by what is imported already, and imported only when a target n
 
 from __future__ import annotations
 
-import functools
 import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from gradverify.adapters import convention
+from gradverify.adapters._engines import in_numpy, kernel_type, layer_on, parted, probed
 from gradverify.adapters._jax_engine import Engine, import_jax
 from gradverify.adapters._jax_reference import in_type, reference_of
-from gradverify.adapters._lossy import InNumPy
 from gradverify.adapters._references import refers_to
-from gradverify.core.declare.layer import KEYWORDS, Layer, Loss
+from gradverify.core.declare.functions import arguments
+from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.validation import parameters, takes
 from gradverify.core.errors import DeclarationError
 
@@ -64,11 +65,9 @@ def jax_layer(target: Any, /, *, name: str | None = None, **declaration: Any) ->
         If jax is not installed, or two primals get the same name.
     """
     import_jax()
-    own = {key: declaration.pop(key) for key in _OWN if key in declaration}
     label = name or getattr(target, "__name__", None) or type(target).__name__
-    settings = {k: v for k, v in declaration.items() if k in KEYWORDS and k != "primals"}
-    told = {k: v for k, v in declaration.items() if k not in KEYWORDS}
-    nested = _ordered(target, {**told, **(declaration.get("primals") or {})})
+    own, settings, told = parted(declaration, _OWN)
+    nested = _ordered(target, told)
     declared, rebuild = _flat(label, nested)
     takes(label, parameters(target, True), nested, settings.get("options") or (), by_name=True)
     by_name = set(nested) <= set(_parameters(target))
@@ -77,78 +76,34 @@ def jax_layer(target: Any, /, *, name: str | None = None, **declaration: Any) ->
         built = rebuild(arrays)
         return target(**built, **options) if by_name and not _positional(target) else target(*built.values(), **options)
 
-    probe = Layer(
-        lambda *_, **__: target, lambda *_: None, name=label, primals=declared, constants=settings.get("constants", ())
-    )
+    probe = probed(label, declared, settings)
+    if any(p.domain.kind == "complex" for p in probe.primals):
+        settings = {"conjugate": False, **settings}  # JAX gives dL/dRe - i dL/dIm
     engine = Engine(label, call, tuple(declared), tuple(p.name for p in probe.differentiable))
-    kind = _kernel(label, own)
+    kind = kernel_type(label, own, _KERNELS)
+    hooks: dict[str, Any] = {"uncompiled": import_jax().disable_jit}
     if kind is not None:
-        plain = own["reference"]
-        if not callable(plain):
-            raise DeclarationError(
-                f"layer {label!r}: reference is a {type(plain).__name__}; it takes a function of arrays"
-            )
-        own["reference"] = _reference(engine, plain, rebuild, kind)
+        hooks["reference"] = _reference(engine, own["reference"], rebuild, kind)
         engine = in_type(engine, kind)
-    return _layer(engine, target, probe, declared, settings, own)
+    elif own.get("forward_mode", True) is not False and not _is(target, "custom_vjp"):
+        hooks["jvp"] = engine.jvp
+    return layer_on(engine, target, declared, settings, own, hooks, partial(_on_arrays, engine))
 
 
 def _reference(engine: Engine, plain: Any, rebuild: Callable[[dict[str, Any]], dict[str, Any]], kind: str) -> Any:
     """The reference in JAX, which is differentiated, or in NumPy, which is screened."""
-    if refers_to(plain, "jax") or not refers_to(plain, "numpy"):
-        return reference_of(engine, lambda arrays, options: plain(**rebuild(arrays), **options), kind)
-    return InNumPy(lambda *arrays, **options: plain(**rebuild(dict(zip(engine.names, arrays))), **options), kind)
 
+    def call(arrays: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+        return plain(**rebuild(dict(arrays)), **options)
 
-def _kernel(label: str, own: Mapping[str, Any]) -> str | None:
-    """The type that a kernel is written for; it comes with a reference, and a reference with it."""
-    kind = own.get("kernel")
-    if kind is None and "reference" not in own:
-        return None
-    if kind not in _KERNELS:
-        raise DeclarationError(f"layer {label!r}, kernel: {kind!r} is not one of {', '.join(_KERNELS)}")
-    if not callable(own.get("reference")):
-        raise DeclarationError(f"layer {label!r}: kernel={kind!r} needs reference=..., the same in plain operations")
-    return str(kind)
-
-
-def _layer(
-    engine: Engine,
-    target: Any,
-    probe: Layer,
-    declared: dict[str, Any],
-    settings: dict[str, Any],
-    own: Mapping[str, Any],
-) -> Layer:
-    def forward(*arrays: Any, **options: Any) -> Any:
-        return engine.forward(*arrays, **options)
-
-    def backward(cotangents: Any, saved: Any) -> Any:
-        return engine.backward(cotangents, saved)
-
-    hooks: dict[str, Any] = {"wants": engine.wants, "batched": engine.batched, "uncompiled": import_jax().disable_jit}
-    fixed = own.get("kernel") is not None
-    if own.get("second", True) is not False and not fixed:
-        hooks["second"] = engine.second
-    if fixed:
-        hooks["reference"] = own["reference"]
-    elif own.get("forward_mode", True) is not False and not _is(target, "custom_vjp"):
-        hooks["jvp"] = engine.jvp
-    if any(p.domain.kind == "complex" for p in probe.primals):
-        settings = {"conjugate": False, **settings}  # JAX gives dL/dRe - i dL/dIm
-    if settings.get("surrogate") is not None:
-        settings = {**settings, "surrogate": _on_arrays(engine, settings["surrogate"])}
-    told = {"doc": inspect.getdoc(target) or "", **hooks, **settings}
-    setattr(forward, "__wrapped__", target)  # noqa: B010  its constants are worth drawing
-    build = Loss if own.get("loss") else Layer
-    return build(forward, backward, name=engine.name, primals=declared, **told)
+    screened = in_numpy(engine.name, plain, "jax", kind, lambda *arrays, **o: call(dict(zip(engine.names, arrays)), o))
+    return screened or reference_of(engine, call, kind)
 
 
 def _on_arrays(engine: Engine, function: Callable[..., Any]) -> Callable[..., Any]:
     """A surrogate in the precision of the layer; it takes the primals one by one."""
     inner = Engine(engine.name, lambda arrays, options: function(*arrays.values(), **options), engine.names, ())
 
-    @functools.wraps(function)
     def surrogate(*arrays: Any, **options: Any) -> Any:
         at = {} if "at" not in options else {"at": options.pop("at")}
         whole = inner if not at else replace(inner, call=lambda given, o: function(*given.values(), **o, **at))
@@ -200,16 +155,12 @@ def _is_pair(spec: tuple[Any, ...]) -> bool:
 
 
 def _parameters(target: Callable[..., Any]) -> list[str]:
-    try:
-        parameters = inspect.signature(target).parameters.values()
-    except (TypeError, ValueError):
-        return []
-    return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return [p.name for p in arguments(target) or () if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
 def _positional(target: Callable[..., Any]) -> bool:
     """custom_vjp and custom_jvp resolve keywords themselves, but positional-only arguments cannot be named."""
-    return any(p.kind is p.POSITIONAL_ONLY for p in inspect.signature(target).parameters.values())
+    return any(p.kind is p.POSITIONAL_ONLY for p in arguments(target) or ())
 
 
 def _ordered(target: Callable[..., Any], nested: dict[str, Any]) -> dict[str, Any]:

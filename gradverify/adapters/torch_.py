@@ -9,24 +9,24 @@ torch is recognised by what is imported already, and imported only when a target
 
 from __future__ import annotations
 
-import functools
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from gradverify.adapters import convention
+from gradverify.adapters._engines import in_numpy, kernel_type, layer_on, parted, probed
 from gradverify.adapters._instance import made_by
-from gradverify.adapters._lossy import FORMATS, InNumPy
-from gradverify.adapters._normal import annotated, split
+from gradverify.adapters._normal import annotated, positional
 from gradverify.adapters._references import refers_to
 from gradverify.adapters._torch_arrays import import_torch, tensor
 from gradverify.adapters._torch_device import OnDevice
 from gradverify.adapters._torch_engine import Engine
-from gradverify.adapters._torch_module import module_parts
+from gradverify.adapters._torch_module import built, module_parts, names_in
 from gradverify.adapters._torch_reference import reference_of
-from gradverify.adapters._torch_sizes import built, names_in
-from gradverify.core.declare.layer import KEYWORDS, Layer, Loss
+from gradverify.core.declare.functions import arguments
+from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.validation import parameters, takes
 from gradverify.core.errors import DeclarationError
 from gradverify.core.nouns.ledger import NotVerified
@@ -82,16 +82,15 @@ def torch_layer(target: Any, /, *, name: str | None = None, **declaration: Any) 
     """
     torch = import_torch()
     target = _whole(target, torch.autograd.Function)
-    own = {key: declaration.pop(key) for key in _OWN if key in declaration}
     label = name or getattr(target, "__name__", None) or type(target).__name__
-    line, primals = "", {n: spec for n, spec in split(declaration)[0].items() if n != "init"}
+    own, settings, declared = parted(declaration, _OWN)
+    line, primals = "", {n: spec for n, spec in declared.items() if n != "init"}
     is_module = inspect.isclass(target) and issubclass(target, torch.nn.Module)
     if is_module or (inspect.isfunction(target) and made_by(target, primals, names_in(primals))):
-        target, primals, line = built(label, target, declaration.get("init"), primals)
-        declaration = {k: v for k, v in declaration.items() if k in KEYWORDS and k != "primals"} | {"primals": primals}
+        target, declared, line = built(label, target, declaration.get("init"), primals)
     is_function = inspect.isclass(target) and issubclass(target, torch.autograd.Function)
-    declared = _primals(target if is_function else None, declaration)
-    settings = {k: v for k, v in declaration.items() if k in KEYWORDS and k != "primals"}
+    if is_function:
+        declared = declared or _held(target)
     device = _device(label, own.get("device"))
     updated: tuple[str, ...] = ()
     kept: tuple[NotVerified, ...] = ()
@@ -104,21 +103,20 @@ def torch_layer(target: Any, /, *, name: str | None = None, **declaration: Any) 
     else:
         takes(label, parameters(target, True), declared, settings.get("options") or (), by_name=True)
         call, declared = caller(target, declared)
-    probe = Layer(
-        lambda *_, **__: target, lambda *_: None, name=label, primals=declared, constants=settings.get("constants", ())
-    )
     engine = Engine(
         label,
         call,
         tuple(declared),
-        tuple(p.name for p in probe.differentiable),
+        tuple(p.name for p in probed(label, declared, settings).differentiable),
         device or torch.device("cpu"),
         _kernel(label, own),
         getattr(torch, own["kernel"]) if own.get("kernel") in _EIGHT else None,
         updated,
         strict=is_function,
     )
-    return annotated(_layer(engine, target, declared, settings, own).derive(unverified=kept), line)
+    hooks = _hooks(engine, target, own, declared)
+    layer = layer_on(engine, target, declared, settings, own, hooks, partial(_on_arrays, engine, declared))
+    return annotated(layer.derive(unverified=kept), line)
 
 
 def _whole(target: Any, functions: type) -> Any:
@@ -141,31 +139,14 @@ def _device(label: str, told: Any) -> Any:
     return device
 
 
-def _layer(
-    engine: Engine, target: Any, declared: dict[str, Any], settings: dict[str, Any], own: Mapping[str, Any]
-) -> Layer:
-    def forward(*arrays: Any, **options: Any) -> Any:
-        return engine.forward(*arrays, **options)
-
-    def backward(cotangents: Any, saved: Any) -> Any:
-        return engine.backward(cotangents, saved)
-
-    hooks: dict[str, Any] = {"wants": engine.wants, "batched": engine.batched}
-    if not _parametrized(target):
-        hooks["broadcast"] = engine.broadcast
-    hooks |= {"native": functools.partial(OnDevice, engine), "looped": engine.looped}
-    if own.get("second", True) is not False and engine.kernel is None:
-        hooks["second"] = engine.second
+def _hooks(engine: Engine, target: Any, own: Mapping[str, Any], declared: dict[str, Any]) -> dict[str, Any]:
+    hooks: dict[str, Any] = {} if _parametrized(target) else {"broadcast": engine.broadcast}
+    hooks |= {"native": partial(OnDevice, engine), "looped": engine.looped}
     if engine.kernel is None and (not engine.strict or target.jvp is not import_torch().autograd.Function.jvp):
         hooks["jvp"] = engine.jvp
     if "reference" in own:
         hooks["reference"] = _reference(engine, own["reference"], own["kernel"], declared)
-    if settings.get("surrogate") is not None:
-        settings = {**settings, "surrogate": _on_arrays(engine, settings["surrogate"], declared)}
-    told = {"doc": inspect.getdoc(target) or "", **hooks, **settings}
-    setattr(forward, "__wrapped__", target)  # noqa: B010  its constants are worth drawing
-    build = Loss if own.get("loss") else Layer
-    return build(forward, backward, name=engine.name, primals=declared, **told)
+    return hooks
 
 
 def _parametrized(target: Any) -> bool:
@@ -179,22 +160,15 @@ def _parametrized(target: Any) -> bool:
 
 def _reference(engine: Engine, target: Any, kind: str, declared: dict[str, Any]) -> Any:
     """The reference in torch, which is differentiated, or in NumPy, which is screened."""
-    if not refers_to(target, "numpy") or refers_to(target, "torch"):
-        return reference_of(engine, target, declared, kind if kind in _ROUGH else None)
-    if kind not in FORMATS:
-        raise DeclarationError(
-            f"layer {engine.name!r}: a reference in NumPy is for kernels in {', '.join(FORMATS)}; {kind} takes one in "
-            "torch operations"
-        )
     call, _ = caller(target, declared)
-    return InNumPy(lambda *arrays, **options: call(dict(zip(declared, arrays)), options), kind)
+    screened = in_numpy(engine.name, target, "torch", kind, lambda *arrays, **o: call(dict(zip(declared, arrays)), o))
+    return screened or reference_of(engine, target, declared, kind if kind in _ROUGH else None)
 
 
-def _on_arrays(engine: Engine, function: Callable[..., Any], declared: dict[str, Any]) -> Callable[..., Any]:
+def _on_arrays(engine: Engine, declared: dict[str, Any], function: Callable[..., Any]) -> Callable[..., Any]:
     """A surrogate, which the author writes on tensors, on arrays; `at` becomes tensors as well."""
     inner = engine.but(call=caller(function, declared)[0], strict=False)
 
-    @functools.wraps(function)
     def surrogate(*arrays: Any, **options: Any) -> Any:
         if "at" in options:
             options["at"] = {n: tensor(a, engine.device) for n, a in options["at"].items()}
@@ -203,41 +177,21 @@ def _on_arrays(engine: Engine, function: Callable[..., Any], declared: dict[str,
     return surrogate
 
 
-def _primals(function: Any, declaration: Mapping[str, Any]) -> dict[str, Any]:
-    """Declared primals; a Function may hold their dimension strings as class attributes."""
-    told = {k: v for k, v in declaration.items() if k not in KEYWORDS and k not in _OWN}
-    found = {**told, **(declaration.get("primals") or {})}
-    if function is not None and not found:
-        names = _parameters(function.forward)
-        found = {n: getattr(function, n) for n in names if isinstance(getattr(function, n, None), (str, tuple))}
-    return found
+def _held(function: Any) -> dict[str, Any]:
+    """Primals of a Function that holds their dimension strings as class attributes."""
+    held = {n: getattr(function, n, None) for n in _parameters(function.forward)}
+    return {n: spec for n, spec in held.items() if isinstance(spec, (str, tuple))}
 
 
 def _kernel(label: str, own: Mapping[str, Any]) -> Any:
-    kernel = own.get("kernel")
-    if kernel is None:
-        if "reference" in own:
-            raise DeclarationError(
-                f'layer {label!r}: reference=... is for code that takes one type only; say which: kernel="bfloat16"'
-            )
-        return None
-    if kernel not in _KERNELS:
-        raise DeclarationError(f"layer {label!r}, kernel: {kernel!r} is not one of {', '.join(_KERNELS)}")
-    if "reference" not in own:
-        raise DeclarationError(
-            f"layer {label!r}: code fixed to {kernel} needs reference=..., the same function in plain torch "
-            "operations; differences in that type alone resolve nothing"
-        )
-    return getattr(import_torch(), "bfloat16" if kernel in _EIGHT else _ROUGH.get(kernel, kernel))
+    """The type of the tensors of a kernel; None for code that takes any."""
+    kind = kernel_type(label, own, _KERNELS)
+    return kind and getattr(import_torch(), "bfloat16" if kind in _EIGHT else _ROUGH.get(kind, kind))
 
 
 def _parameters(function: Callable[..., Any]) -> list[str]:
     """Names of positional parameters; empty where there is no telling."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return []
-    return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return [p.name for p in positional(function) or ()]
 
 
 def _apply(
@@ -251,9 +205,7 @@ def _apply(
     options = set(settings.get("options") or ())
     if not set(declared) <= set(names):
         return (lambda tensors, chosen: function.apply(*tensors.values(), *chosen.values())), declared
-    defaults = {
-        n: p.default for n, p in inspect.signature(function.forward).parameters.items() if p.default is not p.empty
-    }
+    defaults = {p.name: p.default for p in arguments(function.forward) or () if p.default is not p.empty}
     missing = [n for n in names if n not in declared and n not in options and n not in defaults]
     if missing:
         raise DeclarationError(
