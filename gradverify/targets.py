@@ -7,7 +7,6 @@ layer that comes back carries an `origin` that finds it again.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import re
@@ -341,8 +340,7 @@ def _adapted(value: Any, names: list[str], origin: str) -> Layer:
 def _no_object(module: ModuleType, names: list[str], place: str, wanted: str) -> str:
     own = (n for n, value in vars(module).items() if not n.startswith("_") and not isinstance(value, ModuleType))
     public = [*names, *own]
-    close = difflib.get_close_matches(wanted, public, n=3)
-    told = f"; did you mean {', '.join(close)}?" if close else ""
+    told = texts.meant(wanted, public)
     return f"{place!r} has no {wanted!r}{told or (f'; it registered {_listed(names)}' if names else '')}"
 
 
@@ -351,10 +349,9 @@ def _unknown(target: str) -> str:
         return f"{target!r} is a folder; name one file in it (file.py), or a package (package.module)"
     if target.endswith(":"):
         return f"{target!r} names no object behind the colon"
-    close = difflib.get_close_matches(target, layers.names(), n=3)
-    told = f"did you mean {', '.join(close)}?" if close else "`gradverify list` shows what is registered."
+    told = texts.meant(target, layers.names()) or "; `gradverify list` shows what is registered."
     return (
-        f"{target!r} is neither a registered layer nor a module that can be imported; {told}\n"
+        f"{target!r} is neither a registered layer nor a module that can be imported{told}\n"
         "A target is a registered name, package.module[:object] or file.py[:object]."
     )
 
@@ -363,8 +360,7 @@ def _nearest_file(path: str) -> str:
     folder, name = os.path.split(path)
     if not os.path.isdir(folder):
         return f" (there is no folder {folder!r})"
-    close = difflib.get_close_matches(name, [n for n in os.listdir(folder) if n.endswith(".py")], n=3)
-    return f"; did you mean {', '.join(close)}?" if close else ""
+    return texts.meant(name, [n for n in os.listdir(folder) if n.endswith(".py")])
 
 
 def _listed(names: Any) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from gradverify.core.declare.authored import contents
 from gradverify.core.declare.held import Path, attributes, fetch, show, store
 
 _SEED = 20240229
@@ -126,7 +127,7 @@ def mentions(function: Any, depth: int = 3) -> bool:
         return False
     inner = [c for c in code.co_consts if hasattr(c, "co_names")]
     names = {*code.co_names, *(n for c in inner for n in c.co_names)}
-    values = [*(known[n] for n in names if n in known), *_cells(function)]
+    values = [*(known[n] for n in names if n in known), *map(contents, getattr(function, "__closure__", None) or ())]
     drawing = any(isinstance(getattr(v, "__self__", v), _KINDS) for v in values)
     return "random" in names or drawing or any(mentions(v, depth - 1) for v in values if v is not function)
 
@@ -210,21 +211,13 @@ def _reached(function: Any) -> Iterator[tuple[str, Any]]:
         for method in vars(function).values():
             names.update(getattr(method, "__globals__", {}))
         names.update(vars(function))
-    for name, cell in zip(getattr(getattr(function, "__code__", None), "co_freevars", ()), _cells(function)):
-        names[name] = cell
+    for name, cell in zip(
+        getattr(getattr(function, "__code__", None), "co_freevars", ()), getattr(function, "__closure__", None) or ()
+    ):
+        names[name] = contents(cell)
     for name, value in names.items():
         if isinstance(value, _KINDS):
             yield name, value
-
-
-def _cells(function: Any) -> list[Any]:
-    found = []
-    for cell in getattr(function, "__closure__", None) or ():
-        try:
-            found.append(cell.cell_contents)
-        except ValueError:  # not assigned yet
-            found.append(None)
-    return found
 
 
 def _state(generator: Any) -> Any:

@@ -1,7 +1,8 @@
-"""Fresh objects of a stateful layer: how they are built, copied, and given the primals of a case."""
+"""Fresh objects of a stateful layer: how they are built, copied (views stay views), and given the primals of a case."""
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.adapters._arrays import Original
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._normal import required
 from gradverify.adapters._pairs import Pair, is_array
 from gradverify.adapters._trial import limited
 from gradverify.core.declare import dims
-from gradverify.core.declare.held import attributes, fetch, own, show, store
+from gradverify.core.declare.functions import arguments
+from gradverify.core.declare.held import arrays_of, attributes, fetch, own, show, store
 from gradverify.core.errors import DeclarationError
 from gradverify.core.nouns import Array
 
@@ -147,10 +148,7 @@ def leaves(value: Any) -> Iterator[str]:
 
 def accepted_by(target: Any) -> list[str]:
     """Names of the arguments that a class or function takes."""
-    try:
-        return list(inspect.signature(target).parameters)
-    except (TypeError, ValueError):
-        return []
+    return [p.name for p in arguments(target) or ()]
 
 
 def resolved(value: Any, known: Mapping[str, Any]) -> Any:
@@ -244,3 +242,42 @@ def _copied(value: Any) -> Any:
 def float_arrays(instance: Any) -> dict[str, Array]:
     """Floating arrays among an object's attributes."""
     return {n: v for n, v in attributes(instance).items() if isinstance(v, np.ndarray) and v.dtype.kind in "fc"}
+
+
+class Original:
+    """An object that stays as it is while copies are made of it."""
+
+    def __init__(self, instance: Any) -> None:
+        self.instance = instance
+        self._views = list(_views(instance))  # looked for once: that takes longer than a copy
+
+    @property
+    def runs_copies_of(self) -> tuple[Any, ...]:
+        """What is never run itself, so that to change its arrays would show nothing."""
+        return (self.instance,)
+
+    def copy(self) -> Any:
+        """A deep copy; arrays that are views of another one are views of its copy.
+
+        Raises
+        ------
+        TypeError, ValueError, AttributeError, RuntimeError
+            If something in it cannot be copied: generators, locks, open files.
+        """
+        memo: dict[int, Any] = {}
+        for array, owner in self._views:
+            whole = memo.setdefault(id(owner), owner.copy())
+            offset = array.__array_interface__["data"][0] - owner.__array_interface__["data"][0]
+            memo[id(array)] = np.ndarray(array.shape, array.dtype, whole, offset, array.strides)
+        return copy.deepcopy(self.instance, memo)
+
+
+def _views(instance: Any) -> Iterator[tuple[Array, Array]]:
+    """Arrays within an object that lie in memory which another one lies in as well, with the owner of that memory."""
+    arrays = [a for a in arrays_of(instance).values() if isinstance(a, np.ndarray)]
+    for array in arrays:
+        owner = array.base
+        if type(array) is not np.ndarray or type(owner) is not np.ndarray or not owner.flags.c_contiguous:
+            continue
+        if any(a is not array and np.may_share_memory(a, owner) for a in arrays):
+            yield array, owner

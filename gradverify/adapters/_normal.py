@@ -18,6 +18,7 @@ from gradverify.adapters._chance import Chance
 from gradverify.adapters._trial import limited
 from gradverify.core.declare.declaration import Declared
 from gradverify.core.declare.dims import sizes_in
+from gradverify.core.declare.functions import arguments
 from gradverify.core.declare.layer import KEYWORDS, Layer, as_names
 from gradverify.core.evaluate import LayerFailure, guarded, run
 from gradverify.core.nouns import Array
@@ -166,11 +167,10 @@ def required(function: Callable[..., Any], bound: bool = False) -> list[str] | N
 
 def positional(function: Callable[..., Any], bound: bool = False) -> list[inspect.Parameter] | None:
     """Arguments that can be given by position (without `self` where `bound` says so); None if unknown."""
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):
+    known = arguments(function)
+    if known is None:
         return None
-    found = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    found = [p for p in known if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     return found[1:] if bound else found
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+from gradverify.core.declare.authored import contents
+
 _DEPTH = 4
 
 
@@ -65,11 +67,7 @@ def _named(function: FunctionType) -> Iterator[Any]:
         for name in code.co_names:
             if name in function.__globals__:
                 yield function.__globals__[name]
-    for cell in function.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:  # not filled yet
-            continue
+    yield from map(contents, function.__closure__ or ())
     yield from function.__defaults__ or ()
     for annotation in function.__annotations__.values():
         if isinstance(annotation, str):

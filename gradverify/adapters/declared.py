@@ -21,7 +21,7 @@ import numpy as np
 from gradverify.adapters import convention
 from gradverify.adapters._chance import Chance, mentions
 from gradverify.adapters._normal import annotated, called, examples, finished, flat, required
-from gradverify.core.declare.functions import taken_by
+from gradverify.core.declare.functions import arguments, taken_by
 from gradverify.core.declare.held import arrays_of
 from gradverify.core.declare.layer import KEYWORDS, Layer, Loss
 from gradverify.core.errors import DeclarationError
@@ -46,10 +46,7 @@ def _dimension_strings(cls: type) -> dict[str, Any]:
     """Class attributes that are arguments of forward and hold dimension strings."""
     forward = inspect.getattr_static(cls, "forward")
     forward = getattr(forward, "__func__", forward)
-    try:
-        parameters = list(inspect.signature(forward).parameters)
-    except (TypeError, ValueError):
-        return {}
+    parameters = [p.name for p in arguments(forward) or ()]
     if parameters[:1] == ["self"]:
         return {}
     return {n: getattr(cls, n) for n in parameters if isinstance(getattr(cls, n, None), (str, tuple))}

@@ -16,8 +16,7 @@ import numpy as np
 from gradverify.adapters import convention
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._instance import accepted_by
-from gradverify.adapters._normal import TARGETS, called, constants, finished, flat, required, sketch, split
-from gradverify.core.declare.dims import numbers_in
+from gradverify.adapters._normal import TARGETS, called, constants, examples, finished, flat, required, sketch, split
 from gradverify.core.declare.functions import taken_by
 from gradverify.core.declare.held import arrays_of
 from gradverify.core.declare.layer import Layer, Loss, as_names
@@ -200,14 +199,14 @@ def _fitting(label: str, shape: Layer, inner: Valued) -> None:
         With the two shapes.
     """
     try:
-        arrays = _samples(shape)
-        several = np.shape(inner.forward(*arrays, **shape.default_options)[0])
+        arrays = _sample(shape)
+        several = np.shape(inner.forward(*arrays.values(), **shape.default_options)[0])
     except Exception:  # noqa: BLE001  whatever the author's code raises on values that nobody drew
         return
-    for primal, array in zip(shape.primals, arrays):
-        if several and primal.name in inner.wrt and np.shape(array)[: len(several)] != several:
+    for name, array in arrays.items():
+        if several and name in inner.wrt and np.shape(array)[: len(several)] != several:
             raise DeclarationError(
-                f"{label}: for {primal.name} of shape {np.shape(array)} the loss returns values of shape {several}; "
+                f"{label}: for {name} of shape {np.shape(array)} the loss returns values of shape {several}; "
                 "without an upstream gradient there is one value, or one for each row or element: return their sum, "
                 "or declare forward and a backward that takes dy"
             )
@@ -219,7 +218,7 @@ def _ungiven(shape: Layer, inner: Valued) -> list[str]:
     if not names or len(shape.primals) == 1:
         return []
     try:
-        arrays = dict(zip((p.name for p in shape.primals), _samples(shape)))
+        arrays = _sample(shape)
         raw = inner.returned(inner.forward(*arrays.values(), **shape.default_options)[1])
     except Exception:  # noqa: BLE001  whatever the author's code raises on values that nobody drew
         return names
@@ -230,13 +229,9 @@ def _ungiven(shape: Layer, inner: Valued) -> list[str]:
     return [] if len(shapes) > 1 and shapes == [np.shape(arrays[n]) for n in inner.wrt] else names
 
 
-def _samples(shape: Layer) -> list[Array]:
+def _sample(shape: Layer) -> dict[str, Array]:
     """An array for each primal, at sizes that all differ."""
-    names = dict.fromkeys(n for p in shape.primals for n in p.dims.names)
-    sizes: dict[str, Any] = {n: (2 + k,) if n.startswith("*") else 2 + k for k, n in enumerate(names)}
-    sizes |= numbers_in(shape.default_options)
-    shapes = {p: p.dims.shape(sizes) for p in shape.primals}
-    return [p.domain.project(np.linspace(0.1, 0.9, int(np.prod(s))).reshape(s), sizes) for p, s in shapes.items()]
+    return next(arrays for arrays, _ in examples(shape))
 
 
 def _order(function: Callable[..., Any] | None, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -39,9 +39,7 @@ diffs("attention", TILED, BLOCKWISE)
 _luck = np.random.default_rng(87)  # of the scheduler: not the caller's seed
 
 
-@plant(
-    87, "attention", "RACE", of=TILED, needs="twenty repeats", copies="flash-attention#2481"
-)
+@plant(87, "attention", "RACE", of=TILED, needs="twenty repeats", copies="flash-attention#2481")
 def lost_update(dy, saved, block, causal):
     """dQ added up by two threads without a lock"""
     dq, dk, dv = blockwise_attention.backward(dy, saved, block, causal)

@@ -160,11 +160,28 @@ class Declaration:
         return tuple(n for n in names if n not in self.options and n not in self.primal_names)
 
     def sizes_of(self, primals: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-        """The size of each name, as the shapes of the primals tell it; a group of leading axes has a tuple."""
-        sizes: dict[str, Any] = dims.sizes_in(options)
-        for primal in self.primals:
-            sizes = primal.dims.bind(np.shape(primals[primal.name]), sizes)
-        return {name.lstrip("*"): size for name, size in sizes.items()}
+        """The size of each name, as the shapes of the primals tell it, and the options that are numbers; a group of
+        leading axes has a tuple, and no star.
+
+        Raises
+        ------
+        DeclarationError
+            If the shapes contradict one another.
+        """
+        return {name.lstrip("*"): size for name, size in self._bound(primals, options).items()}
+
+    def named_sizes(self, primals: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The same by the names of the dimension strings, where a group keeps its star; None on a contradiction."""
+        try:
+            return self._bound(primals, options)
+        except DeclarationError:
+            return None
+
+    def _bound(self, primals: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+        found = dims.numbers_in(options)
+        for primal in (*self.primals, *self.primals):  # a name may be told by a later primal
+            found = primal.dims.bind(np.shape(primals[primal.name]), found)
+        return found
 
     @property
     def left_out(self) -> tuple[NotVerified, ...]:

@@ -1,4 +1,4 @@
-"""What can be read off a function: which names it takes."""
+"""What can be read off a function: its arguments, and which names it takes."""
 
 from __future__ import annotations
 
@@ -32,13 +32,18 @@ def by_function(read: Callable[..., T]) -> Callable[..., T]:
     return found
 
 
+def arguments(function: Callable[..., Any]) -> tuple[inspect.Parameter, ...] | None:
+    """The arguments of a function or a class; None where Python cannot tell."""
+    try:
+        return tuple(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return None
+
+
 @by_function
 def accepted(function: Callable[..., Any], names: tuple[str, ...], any_other: bool = True) -> tuple[str, ...]:
     """The names among `names` that a function takes as keywords; by ``**``, too, unless told otherwise."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return ()
+    parameters = arguments(function) or ()
     if any_other and any(p.kind is p.VAR_KEYWORD for p in parameters):
         return tuple(names)
     taken = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}

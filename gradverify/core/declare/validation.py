@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -241,8 +240,8 @@ def takes(
         taken = [p.name for p in signature.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
         declared = (*primals, *options)
         surplus = [name for name in declared if name not in taken]
-        close = [c for name in surplus for c in difflib.get_close_matches(name, (*settings, *ARGUMENTS), n=1)]
-        hint = f"; did you mean the setting {close[0]}?" if close else ""
+        near = (texts.meant(name, (*settings, *ARGUMENTS), 1) for name in surplus)
+        hint = next(filter(None, near), "").replace("mean ", "mean the setting ")
         raise DeclarationError(
             f"layer {label!r}: forward takes {_listed(taken)}, declared are {_listed(declared)} ({error}){hint}"
         )

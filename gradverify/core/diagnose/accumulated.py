@@ -193,9 +193,7 @@ def _grown(layer: Layer, case: Case, longer: Mapping[str, int]) -> Case | None:
 
 def sizes_of(layer: Layer, case: Case) -> dict[str, Any]:
     """Sizes by the name of their axis, in a case; without those that are options."""
-    sizes: dict[str, Any] = {}
-    for primal in layer.primals:
-        sizes = {**primal.dims.bind(np.shape(case.primals[primal.name]), sizes)}
+    sizes = layer.named_sizes(case.primals, case.options) or {}
     return {n: s for n, s in sizes.items() if n not in layer.options}
 
 

@@ -26,6 +26,7 @@ from gradverify.core.properties import properties
 from gradverify.core.verify import examine
 
 DRAWS = 3  # upstream gradients for each case: a law that holds by chance under one is refuted by another
+_TRIED = 5  # cases on which sizes must be the same; on few, an axis of L - K + 1 places is as long as K
 ABOUT_GRADIENTS = ("gradient", "special", "complete", "modes")
 ABOUT_OTHERS = ("random", "outputs", "dtype", "tie", "differs")
 
@@ -292,6 +293,29 @@ class Evidence:
     def with_cotangents(self, probe: Probe, change: Callable[[Array], Array]) -> dict[str, Array]:
         """Analytic gradients when each cotangent is changed."""
         return probe.pulled(tuple(np.asarray(change(v), v.dtype) for v in probe.case.cotangents or ()))
+
+    def labels_of(self, output: int, rank: int) -> tuple[str, ...]:
+        """A readable name for each axis of an output of that rank.
+
+        Where the author names none, an axis is called after the one dimension of the primals that has its
+        size on every plain case; their sizes all differ, so that no other has.
+        """
+        returns = list(self.layer.returns.values())
+        if output < len(returns):
+            return returns[output].labels(rank)
+        probes = [p for p in (self.probe(self.plain(draw)) for draw in range(_TRIED)) if p is not None]
+        probes = [p for p in probes if output < len(p.outputs) and p.outputs[output].ndim == rank]
+        return tuple(self._inferred(probes, output, axis) for axis in range(rank))
+
+    def _inferred(self, probes: list[Probe], output: int, axis: int) -> str:
+        if axis == 0 and self.layer.batch is not None:
+            return self.layer.batch
+        sizes = [variants.lone_sizes(self.layer, p.case) for p in probes]
+        lengths = [p.outputs[output].shape[axis] for p in probes]
+        names = [n for n in sizes[0] if [s.get(n) for s in sizes] == lengths] if len(set(lengths)) > 2 else []
+        several = len(self.own.outputs if self.own else ()) > 1
+        unnamed = f"axis {axis} of output {output}" if several else f"axis {axis}"
+        return names[0].lstrip("*") if len(names) == 1 else unnamed
 
     def others_wrong(self, probe: Probe) -> list[str]:
         """Primals whose gradients are wrong on a probe, in the author's order."""

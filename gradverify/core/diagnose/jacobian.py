@@ -15,7 +15,6 @@ import numpy as np
 from gradverify.core import evaluate
 from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
-from gradverify.core.diagnose.outputs import labels_of
 from gradverify.core.diagnose.probe import APART, CLOSE, Probe, close
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
@@ -167,7 +166,7 @@ def _off_diagonal(evidence: Evidence, j: Jacobians) -> Iterator[tuple[str, Array
     entries, start = np.indices(shape).reshape(len(shape), j.numerical.shape[1]), 0
     for k, y in enumerate(j.probe.outputs):
         places = np.indices(y.shape).reshape(y.ndim, y.size)
-        labels = labels_of(evidence, k, y.ndim)
+        labels = evidence.labels_of(k, y.ndim)
         for axis, label in enumerate(labels):
             if own.count(label) == 1 == labels.count(label):
                 mask = np.zeros(j.numerical.shape, bool)

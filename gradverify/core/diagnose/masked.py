@@ -1,4 +1,4 @@
-"""Signatures of masks, padding and repeated indices: what goes when all is kept, or no index repeats."""
+"""Signatures of masks, padding and repeated indices: what goes when all is kept, or none repeats; a mask drawn anew."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.gates import drops
 from gradverify.core.diagnose.overwritten import by_entry
+from gradverify.core.diagnose.probe import Probe, close
 from gradverify.core.diagnose.terms import matters
 from gradverify.core.nouns import Array, Case, Diagnosis, Fit, Stream
-from gradverify.core.shrink.search import sizes_of
 
 
 @add("mask", "MASK")
@@ -123,7 +123,7 @@ def _distinct(evidence: Evidence, case: Case, name: str) -> Case | None:
     domain = layer.primal(name).domain
     array = np.asarray(case.primals[name])
     counted = domain.arguments[-1]
-    sizes: dict[str, Any] = sizes_of(layer, case.primals, case.options) or {}
+    sizes: dict[str, Any] = layer.named_sizes(case.primals, case.options) or {}
     free = variants.axis_names(layer)
     count = sizes[counted] if isinstance(sizes.get(counted), int) else int(counted) if str(counted).isdigit() else 0
     own = [n for n in layer.primal(name).dims.labels(array.ndim) if n in free]
@@ -143,3 +143,54 @@ def _distinct(evidence: Evidence, case: Case, name: str) -> Case | None:
         return None
     flat = case.rng(Stream.REPEATED).permutation(count)[: array.size]
     return variants.but(layer, case, name, partial(_spread, flat.reshape(array.shape)))
+
+
+_CHANGES = (-1.0, 2.0**-6, 2.0**6)  # of all values: beside a clamp, forward keeps other places then
+
+
+@add("redrawn", "RNG")
+def redrawn(evidence: Evidence) -> Diagnosis | None:
+    """Forward and backward multiply by 0 or one number, in other places, and those of forward do not go with values."""
+    if not evidence.about_gradient or not evidence.probes or evidence.situation.needs != "nothing":
+        return None
+    if any(p.domain.name in ("mask", "bool") for p in evidence.layer.primals):
+        return None  # a mask that is given is not drawn
+    if not evidence.everywhere(partial(_other_places, evidence)):
+        return None
+    if not evidence.everywhere(partial(_whatever_the_values, evidence)):
+        return None
+    text = (
+        f"forward keeps some places of {evidence.primal}, whatever their values, and backward others, by the same "
+        "factor: the mask is drawn again in backward, where that of forward must be kept"
+    )
+    return Diagnosis("redrawn", "RNG", text, Fit.LAW, {"cases": len(evidence.probes)})
+
+
+def _factors(evidence: Evidence, probe: Probe) -> tuple[Array, Array] | None:
+    """What backward and forward multiply with in each place, if an output goes with each entry of the primal."""
+    a, n = evidence.pair(probe)
+    dy = (probe.case.cotangents or (np.zeros(()),))[0]
+    if len(probe.outputs) != 1 or np.shape(dy) != a.shape or a.size < 4:
+        return None
+    return a / dy, n / dy
+
+
+def _other_places(evidence: Evidence, probe: Probe) -> bool:
+    found = _factors(evidence, probe)
+    if found is None:
+        return False
+    ours, theirs = found
+    top = float(np.abs(theirs).max(initial=0.0))
+    clean = all(bool(np.all((np.abs(f) < 1e-6 * top) | (np.abs(f - top) < 1e-6 * top))) for f in found)
+    return clean and top > 0 and bool(np.any(np.abs(ours) > 0)) and not close(ours, theirs)
+
+
+def _whatever_the_values(evidence: Evidence, probe: Probe) -> bool:
+    """Whether forward keeps the same places where all values have the other sign, and where they are small or large."""
+    x, found = probe.case.primals[evidence.primal], _factors(evidence, probe)
+    for change in _CHANGES:
+        other = evidence.probe(probe.case.but(primals={**probe.case.primals, evidence.primal: change * x}))
+        changed = None if other is None else _factors(evidence, other)
+        if found is None or changed is None or not close(found[1], changed[1]):
+            return False
+    return True

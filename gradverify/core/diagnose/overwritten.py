@@ -1,18 +1,17 @@
-"""Signatures of contributions that are overwritten or lost: the last, the first, or the mean in place of the sum."""
+"""Signatures of contributions that are overwritten or lost: one, or their mean, is there in place of their sum."""
 
 from __future__ import annotations
 
 from functools import partial
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 
-from gradverify.core.diagnose import add
+from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.gates import time_axis
-from gradverify.core.diagnose.outputs import labels_of
 from gradverify.core.diagnose.probe import Probe, close
-from gradverify.core.nouns import Array, Diagnosis, Fit
+from gradverify.core.nouns import Array, Case, Diagnosis, Fit
 
 
 @add("overwritten", "OVERWRITE")
@@ -49,7 +48,7 @@ def overwritten(evidence: Evidence) -> Diagnosis | None:
 def _windows(evidence: Evidence) -> Diagnosis | None:
     """As above, where what the places of some other axes of the output (channels) contribute is added up first."""
     rank = evidence.probes[0].outputs[0].ndim
-    labels, own = labels_of(evidence, 0, rank), evidence.probes[0].labels(evidence.primal)
+    labels, own = evidence.labels_of(0, rank), evidence.probes[0].labels(evidence.primal)
     others = [k for k in range(rank) if labels[k] not in own]
     for axes in (axes for count in range(1, rank - 1) for axes in combinations(others, count)):
         for which, place in (("last", -1), ("first", 0)):
@@ -80,7 +79,7 @@ def _axes(evidence: Evidence) -> list[tuple[str, Places]]:
     """Every axis of the outputs by name, with the (output, axis) pairs that have it."""
     found: dict[str, list[tuple[int, int]]] = {}
     for output, y in enumerate(evidence.probes[0].outputs):
-        for axis, name in enumerate(labels_of(evidence, output, y.ndim) if y.dtype.kind == "f" else ()):
+        for axis, name in enumerate(evidence.labels_of(output, y.ndim) if y.dtype.kind == "f" else ()):
             found.setdefault(name, []).append((output, axis))
     return [(name, tuple(pairs)) for name, pairs in found.items()]
 
@@ -174,3 +173,45 @@ def _holds_one(a: Array, n: Array, terms: Array, rest: Array, place: int) -> boo
     order = np.argmax(there if place == 0 else there[::-1], axis=0)
     index = order if place == 0 else len(terms) - 1 - order
     return close(a, rest + np.take_along_axis(terms, index[None], 0)[0])
+
+
+_APART = 9  # places, among which two seldom choose the same
+_CROWD = 6  # that must meet where there is one place
+_DRAWS = 4  # cases where no two should meet, of which most must be right: by chance two meet now and then
+
+
+@add("met", "OVERWRITE")
+def met(evidence: Evidence) -> Diagnosis | None:
+    """Right where no two can meet in one place, wrong where they must, and now this, now that in between.
+
+    Along one axis lie what chooses a place, along another the places, which the primal has. Where an index is
+    given as a primal, its repetitions tell more.
+    """
+    layer = evidence.layer
+    if not evidence.about_gradient or evidence.situation.needs not in ("nothing", "sizes", "values"):
+        return None
+    if any(p.domain.kind == "int" for p in layer.primals) or evidence.finding.kind != "wrong":
+        return None
+    names = [n for n in variants.axis_names(layer) if not n.startswith("*")]
+    own = layer.primal(evidence.primal).dims.names
+    for chooser, place in product([n for n in names if n not in own], [n for n in names if n in own]):
+        if not all(map(evidence.holds, _cases(evidence, {chooser: 1}, 2))):
+            continue
+        if not all(map(evidence.fails, _cases(evidence, {chooser: _CROWD, place: 1}, 2))):
+            continue
+        apart = _cases(evidence, {chooser: 2, place: _APART}, _DRAWS)
+        near = _cases(evidence, {chooser: 2, place: 2}, 2 * _DRAWS)
+        failing = [evidence.fails(case) for case in near]
+        if sum(map(evidence.holds, apart)) > _DRAWS // 2 and any(failing) and not all(failing):
+            text = (
+                f"contributions to one place of {place} overwrite one another in the gradient of {evidence.primal}: it "
+                f"is right for {chooser} = 1, mostly right where two of {chooser} choose among {_APART} places, and "
+                f"wrong where all must meet in one; the place is computed in forward (a minimum, a nearest "
+                "neighbour, a bin), and what meets there must be added up"
+            )
+            return Diagnosis("met", "OVERWRITE", text, Fit.LAW, {"chooser": chooser, "place": place})
+    return None
+
+
+def _cases(evidence: Evidence, sizes: dict[str, int], count: int) -> list[Case | None]:
+    return [evidence.plain(draw, sizes=sizes) for draw in range(count)]

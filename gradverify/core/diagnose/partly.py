@@ -10,7 +10,6 @@ import numpy as np
 
 from gradverify.core.diagnose import add
 from gradverify.core.diagnose.evidence import Evidence
-from gradverify.core.diagnose.outputs import labels_of
 from gradverify.core.diagnose.probe import CLOSE, NOTHING, Probe, close
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
@@ -44,7 +43,7 @@ def partly(evidence: Evidence) -> Diagnosis | None:
     if len(shapes) != 1 or any(y.dtype.kind != "f" for y in probe.outputs):
         return None
     shape = shapes.pop()
-    for part in _parts(labels_of(evidence, 0, len(shape)), shape):
+    for part in _parts(evidence.labels_of(0, len(shape)), shape):
         factor = _common([_of_outputs(evidence, part, p) for p in evidence.probes])
         if factor is not None:
             where = "" if "output" in part.words else " of the output"

@@ -14,7 +14,6 @@ from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import APART, CLOSE, NOTHING, Probe, close
 from gradverify.core.judge.facts import best_ratio
 from gradverify.core.nouns import Array, Diagnosis, Fit
-from gradverify.core.shrink.search import sizes_of
 
 # Factors that are left out or put in by mistake: squares, means, decades, norms and circles.
 _NUMBERS = (2.0, 0.5, 3.0, 1 / 3, 4.0, 0.25, 10.0, 0.1, 2**0.5, 0.5**0.5, np.pi, 1 / np.pi)
@@ -186,7 +185,7 @@ def _sizes(probe: Probe) -> dict[str, float]:
     """Sizes by name, numeric options, the parts of tuples, and the axes of outputs."""
     layer, case = probe.layer, probe.case
     found: dict[str, float] = {}
-    for name, value in (sizes_of(layer, case.primals, case.options) or {}).items():
+    for name, value in (layer.named_sizes(case.primals, case.options) or {}).items():
         if isinstance(value, tuple):
             found |= {(f"{name[1:]}[{k}]" if len(value) > 1 else name[1:]): float(v) for k, v in enumerate(value)}
         else:

@@ -9,7 +9,6 @@ import numpy as np
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.nouns import Case, Diagnosis, Fit
-from gradverify.core.shrink.search import sizes_of
 
 _LENGTHS = range(1, 9)  # sizes that are tried: a law of parity or of a block of 4 shows among them
 
@@ -51,7 +50,7 @@ def _scan(evidence: Evidence, name: str, draw: int) -> tuple[list[int], list[int
 
 
 def _has(evidence: Evidence, case: Case, name: str, n: int) -> bool:
-    sizes = sizes_of(evidence.layer, case.primals, case.options) or {}
+    sizes = evidence.layer.named_sizes(case.primals, case.options) or {}
     return bool(sizes.get(name) == n)
 
 

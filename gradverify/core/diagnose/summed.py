@@ -10,7 +10,6 @@ import numpy as np
 
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
-from gradverify.core.diagnose.outputs import labels_of
 from gradverify.core.diagnose.probe import Probe, close
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
@@ -132,7 +131,7 @@ def _other_sum(evidence: Evidence, probe: Probe) -> tuple[str, str] | None:
         return None
     y = probe.outputs[0]
     parts = probe.contributions(evidence.primal).reshape(*y.shape, -1).sum(-1)
-    for kept, label in enumerate(labels_of(evidence, 0, y.ndim)):
+    for kept, label in enumerate(evidence.labels_of(0, y.ndim)):
         others = tuple(k for k in range(y.ndim) if k != kept)
         if close(got, parts.sum(others)) and label not in probe.labels(evidence.primal):
             return "UNBROADCAST", f"it is summed over all axes but {label}, where it must be summed over {label}"

@@ -17,7 +17,6 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.diagnose import variants
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.nouns import Array, Case
-from gradverify.core.shrink.search import sizes_of
 
 _SHOWN = 40  # elements of all primals that are read at a glance; a larger case is a picture
 _FIXED = 60  # and at most as many of primals whose sizes are fixed, as three 4 x 4 weights
@@ -37,7 +36,7 @@ def telling(layer: Layer, case: Case, primal: str) -> Iterator[Case]:
     legal, and have the options of the smallest.
     """
     names = variants.axis_names(layer)
-    own = sizes_of(layer, case.primals, case.options) or {}
+    own = layer.named_sizes(case.primals, case.options) or {}
     longer = ({**own, n: 2} for n in layer.primal(primal).dims.names if own.get(n) == 1)
     given: list[dict[str, Any]] = [dict(sizes=s) for s in (_lengths(own, names), *longer)] if names else []
     fixed = sum(np.size(case.primals[primal.name]) for primal in layer.primals if not primal.dims.names)

@@ -10,7 +10,6 @@ import numpy as np
 from gradverify.core.diagnose import add
 from gradverify.core.diagnose.effects import explained
 from gradverify.core.diagnose.evidence import Evidence
-from gradverify.core.diagnose.outputs import labels_of
 from gradverify.core.diagnose.probe import Probe, close
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
@@ -77,7 +76,7 @@ def _along_an_axis(evidence: Evidence) -> str:
     for axis in range(outputs[0].ndim):
         for words, reduce in _REDUCED.items():
             if evidence.everywhere(partial(_is_reduced, evidence, axis, reduce)):
-                return f"{words} of the upstream gradients over {labels_of(evidence, 0, outputs[0].ndim)[axis]}"
+                return f"{words} of the upstream gradients over {evidence.labels_of(0, outputs[0].ndim)[axis]}"
     return ""
 
 

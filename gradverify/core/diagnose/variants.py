@@ -17,7 +17,6 @@ from gradverify.core.declare.dims import numbers_in
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
 from gradverify.core.nouns import Array, Case, Stream
-from gradverify.core.shrink.search import sizes_of
 
 _LARGE = 600  # elements of all primals together; above that, sizes are taken from the small pools
 # Sizes of the first, second, ... axis: no two alike in a pool, where many elements do not forbid it, and other ones in
@@ -36,7 +35,7 @@ def axis_names(layer: Layer) -> tuple[str, ...]:
 
 def lone_sizes(layer: Layer, case: Case) -> dict[str, int]:
     """Sizes of the free axes, groups of leading axes only where they are one axis."""
-    sizes = sizes_of(layer, case.primals, case.options) or {}
+    sizes = layer.named_sizes(case.primals, case.options) or {}
     found = {n: sizes[n] for n in axis_names(layer) if n in sizes}
     lone = {n: v[0] if isinstance(v, tuple) and len(v) == 1 else v for n, v in found.items()}
     return {n: v for n, v in lone.items() if isinstance(v, int)}
@@ -49,7 +48,7 @@ def grouped(sizes: Mapping[str, int]) -> dict[str, Any]:
 
 def legal(layer: Layer, case: Case) -> bool:
     """Whether shapes, domains and the author's own predicate allow a case."""
-    sizes = sizes_of(layer, case.primals, case.options)
+    sizes = layer.named_sizes(case.primals, case.options)
     if sizes is None:
         return False
     for primal in layer.primals:
@@ -85,7 +84,7 @@ def plain(
     """
     if like is not None:
         found = {n: np.shape(a) for n, a in like.primals.items()}
-        return _filled(layer, case, options, found, dict(sizes_of(layer, like.primals, options) or {}), draw)
+        return _filled(layer, case, options, found, dict(layer.named_sizes(like.primals, options) or {}), draw)
     for chosen in _sizes(layer, case, draw):
         wanted = {**chosen, **numbers_in(options), **(sizes or {})}
         shaped = shapes(layer, wanted)
@@ -103,7 +102,7 @@ def _sizes(layer: Layer, case: Case, draw: int) -> Iterator[dict[str, Any]]:
     for attempt in range(len(_POOLS)):
         pool = _POOLS[(draw + attempt) % len(_POOLS)]
         yield grouped({n: pool[k % 6] for k, n in enumerate(names)})
-    own = sizes_of(layer, case.primals, case.options)
+    own = layer.named_sizes(case.primals, case.options)
     if own is not None:
         yield own
 

@@ -17,7 +17,7 @@ from gradverify.core import evaluate
 from gradverify.core.declare.dims import Axis, Dims, tree
 from gradverify.core.errors import DeclarationError
 from gradverify.core.nouns import Array, Case
-from gradverify.core.shrink.search import Shrinker, sizes_of
+from gradverify.core.shrink.search import Shrinker
 
 Key = Union[str, tuple[str, int]]  # a name, or one axis of a group: ("*batch", 0)
 Kept = Mapping[Key, Sequence[int]]  # places that stay; none for an axis of a group means that the axis goes
@@ -101,7 +101,7 @@ def cut(search: Shrinker, kept: Kept, options: Mapping[str, Any] | None = None) 
         primals = {p.name: _take(case.primals[p.name], p.dims, kept, sizes) for p in layer.primals}
     except (DeclarationError, IndexError, KeyError):
         return None
-    after = sizes_of(layer, primals, options)
+    after = layer.named_sizes(primals, options)
     if after is None:
         return None
     for primal in layer.primals:

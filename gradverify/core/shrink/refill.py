@@ -8,14 +8,13 @@ import numpy as np
 
 from gradverify.core.declare.layer import Layer
 from gradverify.core.nouns import Case, Stream
-from gradverify.core.shrink.search import sizes_of
 
 TIMES = 2  # draws: one may hide the finding by chance
 
 
 def refilled(layer: Layer, case: Case) -> Iterator[Case]:
     """Cases of the same sizes and options with real values in tenths, and cotangents drawn from the case's seed."""
-    sizes = sizes_of(layer, case.primals, case.options) or {}
+    sizes = layer.named_sizes(case.primals, case.options) or {}
     for k in range(TIMES):
         rng = case.rng(Stream.REFILLED, k)
         primals = dict(case.primals)

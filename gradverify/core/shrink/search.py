@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from gradverify.core import evaluate
-from gradverify.core.declare.dims import numbers_in
 from gradverify.core.declare.layer import Layer
-from gradverify.core.errors import DeclarationError
-from gradverify.core.nouns import Array, Case
+from gradverify.core.nouns import Case
 
 _PATIENCE = 4  # seconds that may pass for each second of work: a machine that is busy does not change the result
 
@@ -71,16 +67,4 @@ class Shrinker:
 
     def sizes(self) -> dict[str, Any] | None:
         """Sizes of all names in the best case, integer options included; None if its shapes contradict the layer."""
-        return sizes_of(self.layer, self.best.primals, self.best.options)
-
-
-def sizes_of(layer: Layer, primals: Mapping[str, Array], options: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Sizes of all names that the shapes and the numeric options tell; None on a contradiction."""
-    found = numbers_in(options)
-    try:
-        for _ in range(2):  # a name may be told by a later primal
-            for primal in layer.primals:
-                found = primal.dims.bind(np.shape(primals[primal.name]), found)
-    except DeclarationError:
-        return None
-    return found
+        return self.layer.named_sizes(self.best.primals, self.best.options)
