@@ -15,8 +15,9 @@ torch.manual_seed(0)
 PLAIN = (
     "ReLU LeakyReLU ELU SELU CELU GELU SiLU Mish Hardtanh Hardswish Hardsigmoid ReLU6 Sigmoid Tanh Softplus Softsign"
 )
-PLAIN += " Softshrink Hardshrink Tanhshrink LogSigmoid PReLU Dropout AlphaDropout"
+PLAIN += " Softshrink Tanhshrink LogSigmoid PReLU Dropout AlphaDropout"
 MODULES = {name: (getattr(nn, name)(), {"x": "N D"}) for name in PLAIN.split()} | {
+    "Hardshrink": (nn.Hardshrink(), {"x": "N D", "jumps": True}),
     "Linear": (nn.Linear(3, 4), {"x": "N 3"}),
     "Bilinear": (nn.Bilinear(3, 2, 4), {"a": "N 3", "b": "N 2"}),
     "Conv1d, groups": (nn.Conv1d(2, 4, 3, stride=2, padding=1, groups=2), {"x": "N 2 7"}),
