@@ -72,7 +72,7 @@ MODULES = {name: (getattr(nn, name)(), {"x": "N D"}) for name in PLAIN.split()} 
         lambda x, g: F.grid_sample(x, g, align_corners=False),
         {"x": "N 2 4 4", "g": "N 3 3 2: between -0.9 0.9"},
     ),
-    "normalize": (F.normalize, {"x": "N D"}),
+    "normalize": (F.normalize, {"x": "N D", "jumps": True}),  # of one column, it is the sign
     "logsumexp": (lambda x: torch.logsumexp(x, -1), {"x": "N D"}),
     "cdist": (torch.cdist, {"a": "N D", "b": "M D"}),
     "svdvals": (torch.linalg.svdvals, {"x": "3 4"}),
@@ -113,7 +113,11 @@ JUDGED = {
     "weight_norm": ("bug", "the second backward claims a slope along v, in which the weight has none"),
     "Mish": ("bug", "the second backward is NaN from 710 on, where exp overflows"),
     "sinc": ("bug", "the second backward is NaN at 0"),
-    "CosineSimilarity": ("bug", "the second backward is NaN where both vectors are zero"),
+    "CosineSimilarity": (
+        "bug",
+        "norms below eps are clamped outside of the graph: another gradient; "
+        "the second backward is NaN where both vectors are zero",
+    ),
     "digamma": ("precision", "the trigamma function of the backward is right to 1e-9"),
     "hypot": ("bug", "NaN where both are 0"),
     "float_power": ("bug", "at exponent 0 the second backward takes the first for a constant"),
