@@ -144,23 +144,32 @@ def truth(layer: Layer, case: Case) -> dict[str, Array] | None:
     return found
 
 
+_WITHIN = 16.0 * 4.0 ** np.arange(13)  # units in the last place, up to 1e9: no step of a ladder is smaller
+_SAME = 1e-3  # of the largest entry: a change that small is none
+_LEAPS = 16.0  # times the change over a quarter of the way: a curve makes four of it
+
+
 def _smooth(layer: Layer, case: Case, exact: dict[str, Array]) -> bool:
-    """Whether there is one derivative: at the border of max(|x|, eps), say, the slopes of the two sides differ."""
+    """Whether there is one derivative: where max(|x|, eps) has its border nearer than the smallest step of a ladder,
+    the point has one, and all that can be seen of the function has another.
+    """
     rng = case.rng(78)
+    size = max(float(np.abs(g).max(initial=0)) for g in exact.values())
     for _ in range(4):
-        near = {
-            n: np.asarray(a, np.longdouble) * (1 + 16 * np.finfo(a.dtype).eps * rng.choice([-1, 1], np.shape(a)))
-            if a.dtype.kind == "f"
-            else a
-            for n, a in case.primals.items()
-        }
-        there = truth(layer, case.but(primals=near))
-        if there is None:
-            return False
-        for name, gradient in exact.items():
-            size = float(np.abs(gradient).max(initial=0))
-            if not np.allclose(there[name], gradient, rtol=0, atol=1e-3 * size, equal_nan=True):
+        signs = {n: rng.choice([-1, 1], np.shape(a)) for n, a in case.primals.items() if a.dtype.kind == "f"}
+        before = _SAME * size / _LEAPS
+        for units in _WITHIN:
+            near = {
+                n: np.asarray(case.primals[n], np.longdouble) * (1 + units * np.finfo(case.primals[n].dtype).eps * s)
+                for n, s in signs.items()
+            }
+            there = truth(layer, case.but(primals={**case.primals, **near}))
+            if there is None:
                 return False
+            change = max(float(np.abs(there[n] - g).max(initial=0)) for n, g in exact.items())
+            if not change <= _LEAPS * before:
+                return False
+            before = max(before, change)
     return True
 
 
