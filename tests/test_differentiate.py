@@ -867,8 +867,8 @@ def test_kinks_that_cancel_are_not_looked_for_beyond_a_domain():
     layer = Layer(forward, lambda g, s: (g * s[1], g * s[0]), name="edge", x="N", w="N")
     case = Case("edge", {"x": np.zeros(2), "w": np.ones(2)}, cotangents=(np.ones(2),))
     point = Point(layer, case)
-    assert not cancelling.coincident_along(point, case, np.array([1.0, 1.0, 0.0, 0.0]))
-    assert not cancelling.coincident(point, case, np.array([0, 1])).any()
+    assert not cancelling.coincident_along(point, np.array([1.0, 1.0, 0.0, 0.0]))
+    assert not cancelling.coincident(point, np.array([0, 1])).any()
 
 
 # -- single steps ---------------------------------------------------------------------------

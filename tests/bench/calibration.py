@@ -144,9 +144,9 @@ def truth(layer: Layer, case: Case) -> dict[str, Array] | None:
     return found
 
 
-_WITHIN = 16.0 * 4.0 ** np.arange(13)  # units in the last place, up to 1e9: no step of a ladder is smaller
+_WITHIN = 16.0 ** np.arange(1, 8)  # units in the last place, up to 6e-8: some steps of a ladder are smaller
 _SAME = 1e-3  # of the largest entry: a change that small is none
-_LEAPS = 16.0  # times the change over a quarter of the way: a curve makes four of it
+_LEAPS = 64.0  # times the change over a sixteenth of the way: a curve makes 16 of it
 
 
 def _smooth(layer: Layer, case: Case, exact: dict[str, Array]) -> bool:
@@ -154,14 +154,14 @@ def _smooth(layer: Layer, case: Case, exact: dict[str, Array]) -> bool:
     the point has one, and all that can be seen of the function has another.
     """
     rng = case.rng(78)
-    size = max(float(np.abs(g).max(initial=0)) for g in exact.values())
-    for _ in range(4):
-        signs = {n: rng.choice([-1, 1], np.shape(a)) for n, a in case.primals.items() if a.dtype.kind == "f"}
+    size = max((float(np.abs(g).max(initial=0)) for g in exact.values()), default=0.0)
+    turns = {n: rng.choice([-1, 1], np.shape(a)) for n, a in case.primals.items() if a.dtype.kind == "f"}
+    for side in (1, -1):
         before = _SAME * size / _LEAPS
-        for units in _WITHIN:
+        for units in side * _WITHIN:
             near = {
-                n: np.asarray(case.primals[n], np.longdouble) * (1 + units * np.finfo(case.primals[n].dtype).eps * s)
-                for n, s in signs.items()
+                n: np.asarray(case.primals[n], np.longdouble) * (1 + units * np.finfo(case.primals[n].dtype).eps * turn)
+                for n, turn in turns.items()
             }
             there = truth(layer, case.but(primals={**case.primals, **near}))
             if there is None:

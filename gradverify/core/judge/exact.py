@@ -386,13 +386,11 @@ def _finding(name: str, kind: str, what: str, case: Case, comparison: Comparison
     where = comparison.worst
     a, b = comparison.analytic[where], comparison.numerical[where]
     place = f"{comparison.primal}{list(where) if where else ''}"
-    ratio = comparison.ratio[comparison.wrong]
-    severity = float(np.max(np.where(np.isfinite(ratio), ratio, np.inf)))
     message = f"{what}, the gradient of {comparison.primal} changes: at {place} it is {a:.6g} instead of {b:.6g}"
     got, wanted = (np.nan_to_num(np.real(x).ravel().astype(float)) for x in (comparison.analytic, comparison.numerical))
     scalar, remainder = best_ratio(got, wanted)
     facts = {"ratio": scalar, "remainder": remainder, "wrong": int(comparison.wrong.sum()), "what": what}
-    return Finding(name, kind, comparison.primal, message, case, comparison, severity, facts)
+    return Finding(name, kind, comparison.primal, message, case, comparison, comparison.severity, facts)
 
 
 def pulled(layer: Layer, case: Case, evaluation: evaluate.Evaluation) -> dict[str, Array]:
