@@ -1,8 +1,7 @@
 """Analytic gradients that must be equal up to rounding: no numerical derivative is needed.
 
-Two gradients of the same layer, got in two ways (another layout, another order of calls), may
-differ by the rounding of the backward. How large that is, is measured by moving primals and
-cotangents by one unit in the last place, and only when a difference is in sight.
+Two gradients of the same layer, got in two ways (another layout, another order of calls), may differ by the rounding of
+the backward: measured, where a difference is seen, by moving primals and cotangents by a unit in the last place.
 """
 
 from __future__ import annotations
@@ -149,10 +148,7 @@ def compare(
                     far &= ~(error <= bound)
                 if same or not far.any():
                     break
-                if spread is None:
-                    extra = np.full(bound.shape, _undone(layer, case, primal, error[far], bound[far]))
-                else:
-                    extra = spread().get(primal, 0.0 * bound)
+                extra = spread().get(primal, 0.0 * bound) if spread else _undone(layer, case, primal, error, bound, far)
                 if extra.shape == bound.shape:
                     bound = bound + _allowed(layer, case, primal, extra, far, (top, natural), eps)
             with np.errstate(all="ignore"):
@@ -235,15 +231,16 @@ def rounding_saved(layer: Layer, case: Case) -> dict[str, Array]:
         return {name: np.max([np.abs(s[name] - g) for s in samples], axis=0) for name, g in base.items()}
 
 
-def _undone(layer: Layer, case: Case, primal: str, error: Array, bound: Array) -> float:
-    """`unfinished`, where it decides: an error is so small that the most that it may add settles it."""
+def _undone(layer: Layer, case: Case, primal: str, error: Array, bound: Array, far: Array) -> Array:
+    """`unfinished` for each entry, where it decides: an error is so small that the most that it may add settles it."""
     try:
         most = _SPREADS * _UNFINISHED * _top(gradients(layer, case)[primal])
     except LayerFailure:
-        return 0.0
+        return np.zeros(bound.shape)
     with np.errstate(all="ignore"):
-        lacking = (error - bound)[error <= bound + most]
-    return unfinished(layer, case, primal, float(lacking.max()) / _SPREADS) if lacking.size else 0.0
+        lacking = (error - bound)[far & (error <= bound + most)]
+    size = unfinished(layer, case, primal, float(lacking.max()) / _SPREADS) if lacking.size else 0.0
+    return np.full(bound.shape, size)
 
 
 def unfinished(layer: Layer, case: Case, primal: str, enough: float = np.inf) -> float:
