@@ -218,15 +218,10 @@ def stopping(size, scale=1.0):
 
 def test_jumps_of_the_gradient_between_neighbours_count_where_they_are_small_beside_it():
     case = case_of([0.31, 0.72, 0.53, 0.94])
-    for size, told in ((1e-7, True), (1e-2, False)):
-        found = exact.unfinished(stopping(size), case)
-        assert bool(found) == told
-        if told:
-            assert np.ptp(found["x"]) == 0 and 0.5 * size < found["x"][0] < 3 * size
-    assert exact.unfinished(PLAIN, case) == {}
+    assert 0.5e-7 < exact.unfinished(stopping(1e-7), case, "x") < 3e-7
+    assert exact.unfinished(stopping(1e-2), case, "x") == exact.unfinished(PLAIN, case, "x") == 0.0
     for scale in (1e-3, 1e3):  # beside a gradient of any size
-        (size,) = set(exact.unfinished(stopping(1e-7, scale), case)["x"])
-        assert 0.5e-7 * scale < size < 3e-7 * scale
+        assert 0.5e-7 * scale < exact.unfinished(stopping(1e-7, scale), case, "x") < 3e-7 * scale
 
 
 def test_jumps_are_told_of_the_primal_that_has_them():
@@ -236,15 +231,36 @@ def test_jumps_are_told_of_the_primal_that_has_them():
 
     layer = Layer(lambda x, y: (x + 3 * y, (x, y)), backward, name="layer", x="N", y="N")
     x = np.array([0.31, 0.72, 0.53, 0.94])
-    found = exact.unfinished(layer, Case("layer", {"x": x, "y": x}, cotangents=(np.ones(4),)))
-    assert found["x"].max() > 0.5e-7 and "y" not in found
+    case = Case("layer", {"x": x, "y": x}, cotangents=(np.ones(4),))
+    assert exact.unfinished(layer, case, "x") > 0.5e-7 and exact.unfinished(layer, case, "y") == 0.0
+
+
+def test_no_further_jump_is_looked_for_once_one_is_large_enough():
+    calls = []
+
+    def backward(dy, x):
+        calls.append(1)
+        return dy * (1.0 + 1e-7 * np.floor(40 * x.sum()))
+
+    spent = []
+    for enough in (0.5e-7, np.inf):
+        calls.clear()
+        assert exact.unfinished(layer_of(backward), case_of([0.31, 0.72, 0.53, 0.94]), "x", enough) > 0.5e-7
+        spent.append(len(calls))
+    assert spent[0] < 200 and spent[1] > 600
 
 
 def test_an_error_beyond_all_that_an_iteration_may_leave_is_not_looked_into():
-    bound = np.zeros(1)
+    def stops(dy, x):
+        calls.append(1)
+        return dy * (1 + 1e-7 * np.floor(40 * x.sum()))
+
+    case = case_of([0.31, 0.72, 0.53, 0.94])
     for error, asked in ((15e-3, True), (17e-3, False)):
-        assert exact._in_reach(PLAIN, ONES, "x", np.array([error]), bound) == asked
-    assert not exact._in_reach(layer_of(lambda dy, x: dy.nothing), ONES, "x", np.zeros(1), bound)
+        calls: list[int] = []
+        exact._undone(layer_of(stops), case, "x", np.array([error]), np.zeros(1), np.ones(1, bool))
+        assert (len(calls) > 1) == asked
+    assert not exact._undone(layer_of(lambda dy, x: dy.nothing), ONES, "x", *np.zeros((2, 1)), np.ones(1, bool)).any()
     case = case_of([0.31, 0.72, 0.53, 0.94])
     wanted = np.ones(4)
     assert right(wanted + 1e-6, wanted, layer=stopping(1e-7), case=case) == [True] * 4

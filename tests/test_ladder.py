@@ -172,8 +172,30 @@ def test_steps_that_cannot_be_used_are_passed_over_and_end_what_has_begun():
 def test_a_change_says_twice_what_the_smaller_of_two_steps_is_off_by():
     for power in (1, 2, 4):
         rates = (1 + 3 * step(4) ** power)[None]
-        assert np.allclose(ladder._bias(rates, power)[0, 1:], 2 * 3 * step(4)[1:] ** power, rtol=1e-9, atol=0)
-        assert ladder._bias(rates, power)[0, 0] == 0 == ladder._bias(np.array([[np.nan, 1.0]]), power)[0, 1]
+        bias = ladder._bias(rates, np.full(rates.shape, 10.0), power)
+        assert np.allclose(bias[0, 1:], 2 * 3 * step(4)[1:] ** power, rtol=1e-9, atol=0) and bias[0, 0] == 0
+        assert not ladder._bias(np.array([[np.nan, 1.0]]), np.ones((1, 2)), power).any()
+
+
+def test_a_change_that_is_more_than_noise_says_what_the_larger_of_two_steps_is_off_by():
+    for power in (1, 2, 4):
+        rates, noise = (1 + 3 * step(4) ** power)[None], 1e-9
+        bias = ladder._bias(rates, np.full(rates.shape, noise), power)
+        off = 3 * step(4)[:-1] ** power
+        assert (bias[0, :-1] >= off).all() and (bias[0, :-1] <= 2 * off + 5 * noise).all()
+    drop = [[1.25, 0.0]]  # noise that falls by more than the step is as large as if it fell with it
+    assert not ladder._bias(np.array(drop), np.array([[0.0, 1.0]]), 2)[0, 0]
+    assert ladder._bias(np.array(drop), np.array([[0.0, 0.99]]), 2)[0, 0] > 1.25
+
+
+def test_a_false_plateau_that_meets_a_step_whose_noise_was_rounded_away_stays_within_the_bound():
+    """Rates less the truth of a gate, closed to 1e-13, that is added to a number near 5: up to the sixth step from
+    below nothing moves, and each may hide as much as a unit in the last place.
+    """
+    rates = np.array([-1.138, -1.082, -0.09, -0.0315, -0.0315, -0.969, *[1.532] * 6])
+    noise = np.array([0.0134, 0.0316, 0.104, 0.395, 1.556, 6.2, *(495 * 4.0 ** np.arange(6))])
+    estimate = chosen(rates, noise)
+    assert abs(estimate.value) <= estimate.bound
 
 
 def test_the_change_from_a_larger_step_widens_what_a_smaller_one_claims():

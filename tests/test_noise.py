@@ -35,6 +35,12 @@ def test_a_noise_of_known_size_is_told_and_seldom_made_half_as_large():
     assert sigma < np.sqrt(np.mean((told / 1.5) ** 2)) < 1.1 * sigma  # the larger of two estimates
 
 
+@pytest.mark.parametrize("size", [2.0**-900, 2.0**900])
+def test_noise_whose_square_is_no_number_is_told_as_any_other(size):
+    near = 1 + 1e-9 * np.random.default_rng(0).standard_normal((7, 1))
+    assert noise.levels(about([size]), size * near) == size * noise.levels(about([1.0]), near) > 0
+
+
 def test_what_is_smooth_is_no_noise():
     for power in (0, 1, 2):
         told = noise.levels(about([1.0]), table([1.0], 1e-6 * PLACES**power))

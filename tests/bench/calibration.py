@@ -144,23 +144,32 @@ def truth(layer: Layer, case: Case) -> dict[str, Array] | None:
     return found
 
 
+_WITHIN = 16.0 ** np.arange(1, 8)  # units in the last place, up to 6e-8: some steps of a ladder are smaller
+_SAME = 1e-3  # of the largest entry: a change that small is none
+_LEAPS = 64.0  # times the change over a sixteenth of the way: a curve makes 16 of it
+
+
 def _smooth(layer: Layer, case: Case, exact: dict[str, Array]) -> bool:
-    """Whether there is one derivative: at the border of max(|x|, eps), say, the slopes of the two sides differ."""
+    """Whether there is one derivative: where max(|x|, eps) has its border nearer than the smallest step of a ladder,
+    the point has one, and all that can be seen of the function has another.
+    """
     rng = case.rng(78)
-    for _ in range(4):
-        near = {
-            n: np.asarray(a, np.longdouble) * (1 + 16 * np.finfo(a.dtype).eps * rng.choice([-1, 1], np.shape(a)))
-            if a.dtype.kind == "f"
-            else a
-            for n, a in case.primals.items()
-        }
-        there = truth(layer, case.but(primals=near))
-        if there is None:
-            return False
-        for name, gradient in exact.items():
-            size = float(np.abs(gradient).max(initial=0))
-            if not np.allclose(there[name], gradient, rtol=0, atol=1e-3 * size, equal_nan=True):
+    size = max((float(np.abs(g).max(initial=0)) for g in exact.values()), default=0.0)
+    turns = {n: rng.choice([-1, 1], np.shape(a)) for n, a in case.primals.items() if a.dtype.kind == "f"}
+    for side in (1, -1):
+        before = _SAME * size / _LEAPS
+        for units in side * _WITHIN:
+            near = {
+                n: np.asarray(case.primals[n], np.longdouble) * (1 + units * np.finfo(case.primals[n].dtype).eps * turn)
+                for n, turn in turns.items()
+            }
+            there = truth(layer, case.but(primals={**case.primals, **near}))
+            if there is None:
                 return False
+            change = max(float(np.abs(there[n] - g).max(initial=0)) for n, g in exact.items())
+            if not change <= _LEAPS * before:
+                return False
+            before = max(before, change)
     return True
 
 

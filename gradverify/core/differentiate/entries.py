@@ -68,6 +68,15 @@ class Entries(Forward):
         raw = evaluate.gradients(self.layer, case.primals, case.options, case.cotangents or ())
         return self.claimed(evaluate.usable(self.layer, case, raw)[0])
 
+    def moved_to(self, values: Array) -> Case:
+        """The case with other values in place of the differentiable primals, shape (P,)."""
+        moved = {name: a[0] for name, a in self.unpacked(np.array(values)[None], self.slots).items()}
+        return self.case.but(primals={**self.primals, **moved})
+
+    def gradient_at(self, values: Array) -> Array:
+        """The analytic gradient there, see `gradient`."""
+        return self.gradient(self.moved_to(values))
+
     @cached_property
     def values(self) -> Array:
         """The differentiable primals as one flat real vector."""

@@ -51,6 +51,7 @@ class HostPoint(Entries):
             self.dtype = np.dtype(inside)
             self.eps = float(np.finfo(inside).eps)
         self.memory = memory or MEMORY
+        self._slopes: dict[str, Array] = {}  # by name of a primal, see `noise.slopes`
         assert case.cotangents is not None
         self.cotangents = case.cotangents
         self.weights = self._weights(case.cotangents)
@@ -162,9 +163,21 @@ class HostPoint(Entries):
         offsets = a if b is None else np.concatenate([a, b])
         at = np.arange(offsets.size), (entries if b is None else np.concatenate([entries, entries])) - slots[0].start
         y, reached = self._displaced_rows(offsets.size, at, offsets, slots)
+        own = self._slope_noise(entries) * np.abs(offsets[:n, None]) if rungs > 1 else 0.0
         if b is None:
-            return self._contract(y, self.base[None], reached - self.values[entries], a, rungs)
-        return self._contract(y[:n], y[n:], reached[:n] - reached[n:], a, rungs)
+            return self._contract(y, self.base[None], reached - self.values[entries], a, rungs, own)
+        return self._contract(y[:n], y[n:], reached[:n] - reached[n:], a, rungs, own)
+
+    def _slope_noise(self, entries: Array) -> Array:
+        """Rounding noise of the slope of each output along each entry, shape (n, K)."""
+        found = np.zeros((entries.size, self.base.size))
+        for slot in self.slots:
+            inside = (entries >= slot.start) & (entries < slot.stop)
+            if inside.any():
+                if slot.name not in self._slopes:
+                    self._slopes[slot.name] = noise.slopes(self, slot)
+                found[inside] = self._slopes[slot.name] / self.scale[entries[inside], None]
+        return found
 
     def jointly(self, entries: Array, a: Array, b: Array) -> Differences:
         """The difference where all these entries move at once: one row, whose `gap` says nothing."""
@@ -255,7 +268,9 @@ class HostPoint(Entries):
         """Flat outputs at one step along a direction, shape (K,)."""
         return self.flat({n: a[0] for n, a in self.displaced_along(direction, np.array([step]), 1, None)[0].items()})
 
-    def _contract(self, ya: Array, yb: Array, gap: Array, a: Array, rungs: int) -> Differences:
+    def _contract(
+        self, ya: Array, yb: Array, gap: Array, a: Array, rungs: int, least: Array | float = 0.0
+    ) -> Differences:
         with np.errstate(all="ignore"):
             delta = ya - yb
             change = delta @ self.weights
@@ -263,7 +278,7 @@ class HostPoint(Entries):
             weight = np.abs(self.weights)
             if rungs > 1 or (a.size and np.max(np.abs(a)) > COARSE):  # away from the point outputs round more coarsely
                 level = np.maximum(self.sigma, self.relative * np.maximum(np.abs(ya), np.abs(yb)))
-                noise = np.where(changed, level, 0) @ weight
+                noise = np.where(changed, np.maximum(level, least), 0) @ weight
             else:
                 noise = changed.astype(weight.dtype) @ (weight * self.sigma)
             moved = changed.any(axis=1)

@@ -237,7 +237,7 @@ def _lepski(rate: Array, noise: Array, powers: tuple[int, ...]) -> tuple[Estimat
     plain rung that was inconsistent with smaller ones, -1 if there is none
     """
     levels = extrapolations(rate, noise, powers)
-    biases = [_bias(value, power) for (value, _), power in zip(levels, (*powers, powers[-1] + powers[0]))]
+    biases = [_bias(*level, power) for level, power in zip(levels, (*powers, powers[-1] + powers[0]))]
     valid = [np.isfinite(value) & np.isfinite(spread) for value, spread in levels]
     every = [tuple(part.tolist() for part in (*level, bias, ok)) for level, bias, ok in zip(levels, biases, valid)]
     chosen = [_row([tuple(part[k] for part in level) for level in every]) for k in range(rate.shape[0])]
@@ -287,16 +287,20 @@ def _row(levels: list[Level]) -> tuple[float, float, int]:
     return best, width if supported else math.inf, first  # a lone rung says nothing of its truncation
 
 
-def _bias(value: Array, power: int) -> Array:
-    """Twice what the change from the next larger step says of each rung's truncation; 0 where there is none.
+def _bias(value: Array, noise: Array, power: int) -> Array:
+    """What each rung may be off by, as its neighbours tell, so that its interval does not cut off the truth; or 0.
 
-    A rung that passes for consistent may still be wrong by more than its noise: its interval must not
-    cut off the truth.
+    Twice what the change from the next larger step says of its truncation. And where the change from the next smaller
+    step is more than noise, all that it says: c h^p = (D(h) - D(h / RATIO)) / (1 - RATIO^-p), and the noise of both. On
+    the false plateau of a bounded function the first is nothing, and the second as much as there is.
     """
-    bias = np.zeros(value.shape)
+    bias, rest = np.zeros(value.shape), RATIO**power - 1.0
     with np.errstate(all="ignore"):
-        change = np.abs(np.diff(value, axis=1)) * (2.0 / (RATIO**power - 1.0))
-    bias[:, 1:] = np.where(np.isfinite(change), change, 0.0)
+        change = np.abs(np.diff(value, axis=1))
+        heard = noise[:, 1:] + np.maximum(noise[:, :-1], noise[:, 1:] / RATIO)  # as in `_row`, no less is believed
+        bias[:, 1:] = np.nan_to_num(change * (2.0 / rest), posinf=0.0)
+        own = np.where(change > heard, (change + heard) * (1.0 + 1.0 / rest), 0.0)
+    bias[:, :-1] = np.maximum(bias[:, :-1], np.nan_to_num(own, posinf=0.0))
     return bias
 
 

@@ -35,8 +35,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     joined = {n: _join(layer, n, [half[n] for half in halves]) for n in whole}
     pairs = [(f"with the batch {layer.batch} split in two", joined, whole)]
     outcome = exact.outcome(layer, case, NAME, pairs, sides=exact.EXPECTED)
-    permuted = exact.compare(layer, case, shuffled, expected)
-    if not outcome.findings and any(c.wrong.any() for c in permuted.values()):
+    if not outcome.findings:
         pairs = [(f"with the batch {layer.batch} in another order", shuffled, expected)]
         outcome = exact.outcome(layer, case, NAME, pairs, sides=exact.EXPECTED)
     return Outcome(NAME, outcome.findings, entries=2 * outcome.entries)

@@ -18,7 +18,7 @@ from gradverify.core.differentiate.point import Point
 from gradverify.core.judge.dispute import Dispute
 from gradverify.core.judge.rules.cancelling import coincident_along
 from gradverify.core.judge.rules.plateau import in_a_row
-from gradverify.core.judge.rules.stopped import stopped
+from gradverify.core.judge.unfinished import stops_short
 from gradverify.core.judge.verdicts import FIRM
 from gradverify.core.nouns import Array, Case, Finding, Outcome, Verdict
 from gradverify.core.properties import Property, add, gradient
@@ -130,14 +130,13 @@ def _together(point: Point, case: Case, value: float, members: Array, analytic: 
     small = (spread <= 1e-4 * float(np.max(np.abs(analytic)))) | ladder.coarse(point)
     if abs(residual) <= slack + float(np.where(small, spread, 0.0) @ direction) or computes_in(point) is not None:
         return legal
-    return legal if value == 0 and coincident_along(point, case, direction) else (residual, float(slack))
+    return legal if value == 0 and coincident_along(point, direction) else (residual, float(slack))
 
 
 def _stops(point: Point, members: Array, analytic: Array, residual: float) -> bool:
     """Whether what is missing along tied entries is what an iteration leaves undone."""
     known, share = analytic[members], np.full(members.size, residual / members.size)
-    answer = stopped(Dispute(point, members, known, known + share, np.zeros(members.size)))
-    return bool((answer.verdicts == Verdict.UNRESOLVED).all())
+    return stops_short(Dispute(point, members, known, known + share, np.zeros(members.size)))[0]
 
 
 def _reaching_alike(point: Point, members: Array) -> list[Array]:

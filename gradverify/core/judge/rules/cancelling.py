@@ -19,7 +19,7 @@ from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge.dispute import Answer, Dispute, answer
 from gradverify.core.judge.table import add
-from gradverify.core.nouns import Array, Case, Estimate, Stream
+from gradverify.core.nouns import Array, Estimate, Stream
 
 _TIMES, _FIRST = 40, 12  # variations; those after which entries without any kink are given up
 _HUGE = 1e300  # four times a larger number is none
@@ -31,26 +31,56 @@ _LOOKS = 3  # variations of all primals at once, besides one of each alone, in w
 @add("cancelling", "kinks cancel here by accident; with other values backward is between the slopes", cost=4000)
 def cancelling(dispute: Dispute) -> Answer:
     """The first entry before the others: where it is wrong there is a finding, whatever they say."""
-    point, case, entries = dispute.point, dispute.case, dispute.entries
+    point, entries = dispute.point, dispute.entries
     found = np.zeros(entries.size, bool)
-    if entries.size <= _LIMIT and _round(point.values) and _anywhere(point, case):
-        found[:1] = coincident(point, case, entries[:1])
+    if entries.size <= _LIMIT and _round(point.values) and _anywhere(point):
+        found[:1] = coincident(point, entries[:1])
         if found[0] and entries.size > 1:
-            found[1:] = coincident(point, case, entries[1:])
+            found[1:] = coincident(point, entries[1:])
     return answer(found)
 
 
-def coincident(point: Point, case: Case, entries: Array) -> Array:
+Asked = Callable[[Point, Array], tuple[Array, Estimate, Estimate]]  # analytic values, slopes from left and right
+
+
+def coincident(point: Point, entries: Array) -> Array:
     """Which entries are at a kink, with the gradient between its slopes, where the other values differ, shape (n,)."""
-    found, kinks = (np.zeros(entries.size, bool) for _ in range(2))
 
     def asked(there: Point, analytic: Array) -> tuple[Array, Estimate, Estimate]:
         left, right = (ladder.entrywise(there, entries, side=side) for side in (-1, +1))
         return analytic[entries], left, right
 
+    return _among_variations(point, asked, entries.size)
+
+
+def coincident_along(point: Point, direction: Array) -> bool:
+    """The same for entries that are all 0 and move together along a flat direction, shape (P,)."""
+
+    def asked(there: Point, analytic: Array) -> tuple[Array, Estimate, Estimate]:
+        left, right = (ladder.directional(there, direction, analytic, side=side) for side in (-1, +1))
+        return np.zeros(1), left, right
+
+    return bool(_among_variations(point, asked, 1)[0])
+
+
+def _among_variations(point: Point, asked: Asked, count: int) -> Array:
+    """What has a kink at some variation, and the gradient between its slopes, shape (count,).
+
+    A slope that is wrong at its kink is outside in all variations. Zeros stay and other numbers change size and sign,
+    in turn those of all primals and of each alone: what cancels inside the layer may then go on to cancel.
+    """
+    found, kinks = np.zeros(count, bool), np.zeros(count, bool)
     for k in range(_TIMES):
-        kinked, inside = _kinked(point, case, k, asked)
-        found, kinks = found | inside, kinks | kinked  # a slope that is wrong at its kink is outside in all variations
+        primals, rng = _varied_primals(point, k)
+        other = point.case.but(
+            primals=primals, cotangents=tuple(_varied(np.asarray(v), rng) for v in point.case.cotangents or ())
+        )
+        try:
+            there = Point(point.layer, other, None, point.memory)
+            kinked, inside = _between(*asked(there, there.gradient(other)))
+            found, kinks = found | inside, kinks | kinked
+        except LayerFailure:  # beyond the edge of a domain
+            pass
         if found.all() or (k + 1 >= _FIRST and not kinks.all()):
             break
     return found
@@ -62,72 +92,20 @@ def _round(values: Array) -> bool:
     return bool((values == 0).any() or np.sum(quarters == np.rint(quarters)) > _MANY * values.size)
 
 
-def coincident_along(point: Point, case: Case, direction: Array) -> bool:
-    """The same for entries that are all 0 and move together along a flat direction, shape (P,)."""
-    kinks = False
-
-    def asked(there: Point, analytic: Array) -> tuple[Array, Estimate, Estimate]:
-        left, right = (ladder.directional(there, direction, analytic, side=side) for side in (-1, +1))
-        return np.zeros(1), left, right
-
-    for k in range(_TIMES):
-        kinked, inside = _kinked(point, case, k, asked)
-        if inside[0]:
-            return True
-        kinks |= bool(kinked[0])
-        if k + 1 >= _FIRST and not kinks:
-            break
-    return False
-
-
-def _kinked(
-    point: Point, case: Case, k: int, asked: Callable[[Point, Array], tuple[Array, Estimate, Estimate]]
-) -> tuple[Array, Array]:
-    """What has a kink at one variation, and what of that has the gradient between its slopes; both shape (n,) or (1,).
-
-    Parameters
-    ----------
-    asked : (the variation, its analytic gradient) -> analytic values there, slopes from the left, from the right
-    """
-    nothing = np.zeros(1, bool), np.zeros(1, bool)
-    varied = _variation(point, case, k)
-    if varied is None:
-        return nothing
-    try:
-        return _between(*asked(*varied))
-    except LayerFailure:  # beyond the edge of a domain
-        return nothing
-
-
-def _anywhere(point: Point, case: Case) -> bool:
+def _anywhere(point: Point) -> bool:
     """Whether any of the first variations has a kink: a tenth of what it costs to ask where one is."""
     for k in range(min(_FIRST, _LOOKS + len(point.slots))):
-        varied, _ = _varied_primals(point, case, k)
+        varied, _ = _varied_primals(point, k)
         try:
-            if has_kink(Point(point.layer, case.but(primals=varied), None, point.memory), point.relative):
+            if has_kink(Point(point.layer, point.case.but(primals=varied), None, point.memory), point.relative):
                 return True
         except LayerFailure:
             continue
     return False
 
 
-def _variation(point: Point, case: Case, k: int) -> tuple[Point, Array] | None:
-    """Another point and its analytic gradient: zeros stay, other numbers change size and sign.
-
-    In turn all primals change and each one alone: what cancels inside the layer may then go on to cancel.
-    """
-    moved, rng = _varied_primals(point, case, k)
-    weights = tuple(_varied(np.asarray(v), rng) for v in case.cotangents or ())
-    other = case.but(primals=moved, cotangents=weights)
-    try:
-        there = Point(point.layer, other, None, point.memory)
-        return there, there.gradient(other)
-    except LayerFailure:
-        return None
-
-
-def _varied_primals(point: Point, case: Case, k: int) -> tuple[dict[str, Array], np.random.Generator]:
-    rng = case.rng(Stream.CANCELLING, k)
+def _varied_primals(point: Point, k: int) -> tuple[dict[str, Array], np.random.Generator]:
+    rng = point.case.rng(Stream.CANCELLING, k)
     names = [slot.name for slot in point.slots if point.layer.primal(slot.name).domain.name in ("real", "complex")]
     chosen = names if k % (len(names) + 1) == 0 else [names[k % (len(names) + 1) - 1]]
     moved = {name: _varied(point.primals[name], rng) for name in chosen}

@@ -15,7 +15,7 @@ from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge.dispute import Answer, Dispute, answer
 from gradverify.core.judge.table import add
-from gradverify.core.nouns import Array, Case
+from gradverify.core.nouns import Array
 
 _NEAR = 1e-7  # of the entry: no distance at which a continuous gradient changes much
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)  # exact to the degree 15; what is left says nothing (`_SHARE`)
@@ -32,29 +32,29 @@ def integral(dispute: Dispute) -> Answer:
     found = np.zeros(dispute.size, bool)
     disputed = zip(dispute.entries[:_LIMIT], dispute.analytic, dispute.numerical)
     for k, (entry, analytic, numerical) in enumerate(disputed):
-        found[k] = _holds(dispute.point, dispute.case, int(entry), float(analytic), float(numerical))
+        found[k] = _holds(dispute.point, int(entry), float(analytic), float(numerical))
         if not found[k]:
             break  # there is a finding whatever the others say
     return answer(found)
 
 
-def _holds(point: Point, case: Case, entry: int, analytic: float, numerical: float) -> bool:
+def _holds(point: Point, entry: int, analytic: float, numerical: float) -> bool:
     gap, scale = abs(analytic - numerical), float(point.scale[entry])
     if gap > _FAINT * point.inner / (point.eps * scale):
         return False
-    close = _gradients(point, case, entry, np.array([-_NEAR, _NEAR]) * (abs(float(point.values[entry])) or scale))
+    close = _gradients(point, entry, np.array([-_NEAR, _NEAR]) * (abs(float(point.values[entry])) or scale))
     if close is None or not np.all(np.abs(close - analytic) <= _SHARE * gap):
         return False
-    if _blurred(point, case, entry, numerical, gap):
+    if _blurred(point, entry, numerical, gap):
         return True
     reaches = [scale * _HALVES, _HALVES] if scale < _TINY else [scale * _HALVES]
-    return any(_agrees_twice(point, case, entry, widths, gap) for widths in reaches)
+    return any(_agrees_twice(point, entry, widths, gap) for widths in reaches)
 
 
-def _blurred(point: Point, case: Case, entry: int, numerical: float, gap: float) -> bool:
+def _blurred(point: Point, entry: int, numerical: float, gap: float) -> bool:
     """Whether the gradient takes the numerical value within the step below which noise is louder than the gap."""
     step = NOISE_FACTOR * float(point.sigma @ np.abs(point.weights)) / gap
-    values = _gradients(point, case, entry, step * np.array([-1.0, -0.5, -0.25, 0.25, 0.5, 1.0]))
+    values = _gradients(point, entry, step * np.array([-1.0, -0.5, -0.25, 0.25, 0.5, 1.0]))
     if values is None or not values.min() <= numerical <= values.max():
         return False
     return not _confirmed(point, entry, numerical, gap, step)
@@ -70,12 +70,12 @@ def _confirmed(point: Point, entry: int, numerical: float, gap: float, step: flo
     return bool(np.sum(close & larger) >= ladder.SUPPORT)
 
 
-def _agrees_twice(point: Point, case: Case, entry: int, widths: Array, gap: float) -> bool:
+def _agrees_twice(point: Point, entry: int, widths: Array, gap: float) -> bool:
     """Whether two neighbouring intervals agree: one could by accident."""
     before = False
     for width in widths:
         d = point.slopes(np.array([entry]), np.array([width]), np.array([-width]))
-        values = _gradients(point, case, entry, width * _NODES)
+        values = _gradients(point, entry, width * _NODES)
         now = False
         if values is not None and np.isfinite(d.change[0]):
             mean = float(values @ _WEIGHTS) / 2
@@ -86,17 +86,12 @@ def _agrees_twice(point: Point, case: Case, entry: int, widths: Array, gap: floa
     return False
 
 
-def _gradients(point: Point, case: Case, entry: int, offsets: Array) -> Array | None:
+def _gradients(point: Point, entry: int, offsets: Array) -> Array | None:
     """The analytic derivative along one entry, where that entry is moved; None where backward gives none."""
-    slot = next(s for s in point.slots if s.start <= entry < s.stop)
-    found = np.empty(offsets.size)
-    for k, offset in enumerate(offsets):
-        array = np.array(point.primals[slot.name])
-        flat = (array.view(array.real.dtype) if slot.complex else array).reshape(-1)
-        flat[entry - slot.start] += offset
-        primals = {**point.primals, slot.name: array}
-        try:
-            found[k] = point.gradient(case.but(primals=primals))[entry]
-        except LayerFailure:
-            return None
+    values = np.tile(point.values, (offsets.size, 1))
+    values[:, entry] += offsets
+    try:
+        found = np.array([point.gradient_at(row)[entry] for row in values])
+    except LayerFailure:
+        return None
     return found if np.isfinite(found).all() else None

@@ -26,31 +26,21 @@ _APART = (-0.9, 0.2)  # powers of 10 of that distance: others are out of reach o
 _NEARER = 8.0  # how much nearer other neighbours are, that tell a kink from curvature
 _BENT = 0.02  # of the gap: slopes that differ by less explain none of it
 _FIRST, _MORE = 12, 24  # neighbours that tell whether there is a kink; those that span its slopes
-_EDGE, _CLOSE = (
-    0.02,
-    1e-6,
-)  # of the gap, and of the derivative, by which a slope at the edge of those seen is one of them
+_EDGE, _CLOSE = 0.02, 1e-6  # of the gap, and of the derivative, by which a slope at the edge of those seen is one
 _SAME = 0.05  # of the width of all slopes: those that are nearer are one slope; a kink of two has no more than two
 _RANKS = 48, 200  # places among its ties that an entry is put in, where it has many: at least, at most
 
 Offset = Callable[[int], Array]  # the k-th neighbour, shape (P,), in natural steps
 
 
-def neighbours(
-    point: Point, case: Case, entries: Array, offset: Offset, count: int, nearer: float = 1.0
-) -> tuple[Array, Array]:
+def neighbours(point: Point, entries: Array, offset: Offset, count: int, nearer: float = 1.0) -> tuple[Array, Array]:
     """Central differences at neighbours and their rounding, shape (count, n); NaN where not finite."""
     far = reach(point)
     found, rounding = (np.full((count, entries.size), np.nan) for _ in range(2))
     for k in range(count):
-        moved = dict(point.primals)
-        step = far / nearer * point.scale * offset(k)
-        for slot in point.slots:
-            part = step[slot.start : slot.stop].reshape(slot.shape)
-            part = part[..., 0] + 1j * part[..., 1] if slot.complex else part
-            moved[slot.name] = (point.primals[slot.name] + part).astype(point.primals[slot.name].dtype)
+        values = point.values + far / nearer * point.scale * offset(k)
         try:
-            there = Point(point.layer, case.but(primals=moved), None, point.memory)
+            there = Point(point.layer, point.moved_to(values), None, point.memory)
             there.scale = point.scale  # what was zero is tiny now, and no measure of a step
             estimate, _, _ = central(there, entries, _STEP * far)
         except LayerFailure:  # beyond the edge of a domain
@@ -111,13 +101,12 @@ def kinks_meet(dispute: Dispute) -> Answer:
     analytic, numerical = dispute.analytic, dispute.numerical
     verdicts = np.full(dispute.size, DISAGREES, np.int8)
     gap = np.abs(analytic - numerical)
-    slopes, kinked = _looked(
-        point, case, entries, numerical, gap, _scattered(case, point.size, entries, Stream.NEIGHBOURS), _FIRST
-    )
+    scattered = _scattered(case, point.size, entries, Stream.NEIGHBOURS)
+    slopes, kinked = _looked(point, entries, numerical, gap, scattered, _FIRST)
     for k in np.flatnonzero(~kinked & crowded(point, entries)):
         one = slice(k, k + 1)
         ranked, count = _ranked(case, point.values, int(entries[k]))
-        found, kinked[one] = _looked(point, case, entries[one], numerical[one], gap[one], ranked, count)
+        found, kinked[one] = _looked(point, entries[one], numerical[one], gap[one], ranked, count)
         if not kinked[k]:
             break  # there is a finding whatever the others say
         slopes = np.concatenate([slopes, np.full((count, entries.size), np.nan)])
@@ -126,7 +115,7 @@ def kinks_meet(dispute: Dispute) -> Answer:
     if chosen.size == 0:
         return Answer(verdicts)
     scattered = _scattered(case, point.size, entries[chosen], Stream.NEAR_NEIGHBOURS)
-    more = np.concatenate([slopes[:, chosen], neighbours(point, case, entries[chosen], scattered, _MORE)[0]])
+    more = np.concatenate([slopes[:, chosen], neighbours(point, entries[chosen], scattered, _MORE)[0]])
     low, high = np.nanmin(more, axis=0), np.nanmax(more, axis=0)
     width = high - low
     near = _EDGE * gap[chosen] + _CLOSE * np.abs(numerical[chosen])
@@ -142,19 +131,19 @@ def kinks_meet(dispute: Dispute) -> Answer:
 
 
 def _looked(
-    point: Point, case: Case, entries: Array, numerical: Array, gap: Array, offset: Offset, count: int
+    point: Point, entries: Array, numerical: Array, gap: Array, offset: Offset, count: int
 ) -> tuple[Array, Array]:
     """Slopes at neighbours, shape (count, n), and whether they tell a kink, shape (n,).
 
     They differ from the slope at the point, and as much at nearer neighbours: those of a kink do, those of a
     smooth curve do not.
     """
-    far, rounding = neighbours(point, case, entries, offset, count)
+    far, rounding = neighbours(point, entries, offset, count)
     with np.errstate(all="ignore"):
         kinked = np.nanmax(np.abs(far - numerical) - rounding, axis=0, initial=0.0) > _BENT * gap
     if not kinked.any():
         return far, kinked
-    near, rounding = neighbours(point, case, entries, offset, count, nearer=_NEARER)
+    near, rounding = neighbours(point, entries, offset, count, nearer=_NEARER)
     with np.errstate(all="ignore"):
         spread, wide = (
             np.nanmax(a, axis=0, initial=-np.inf) - np.nanmin(a, axis=0, initial=np.inf) for a in (near, far)
