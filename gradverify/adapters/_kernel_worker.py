@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters._kernel_wire import packed, unpacked
+from gradverify.adapters._lossy import Held
 from gradverify.core.evaluate import LayerFailure, by_name
 from gradverify.core.evaluate.outside import Outside
 from gradverify.core.nouns import Case
@@ -71,7 +72,7 @@ def _answered(
             raw, tape = layer.forward(*(arrays[p.name] for p in layer.primals), **options)
             outputs = raw if isinstance(raw, tuple) else (raw,)
             found: dict[str, Any] = {f"y {k}": np.array(y) for k, y in enumerate(outputs)}
-            kept = None if layer.hooks.reference is None else layer.hooks.reference.kept(tape)
+            held = Held() if layer.hooks.reference is None else layer.hooks.reference.kept(tape)
             if question["pull"]:
                 v = tuple(arrays[f"v {k}"] for k in range(len(outputs)))
                 v = tuple(a.astype(y.dtype) if y.dtype.kind == "f" else a for a, y in zip(v, map(np.asarray, outputs)))
@@ -79,6 +80,7 @@ def _answered(
                 for unusable in (g for g in grads.values() if isinstance(g, LayerFailure)):
                     raise unusable
                 found = {f"g {n}": np.array(g) for n, g in grads.items() if g is not None}
+            found |= {f"k {k}": np.asarray(v, np.float32) for k, v in enumerate(held.values)}
     except LayerFailure as failure:
         return packed({"failure": [failure.kind, failure.stage, str(failure), failure.primal]}, {})
     except (Exception, SystemExit) as error:  # noqa: BLE001  the author's code
@@ -89,7 +91,15 @@ def _answered(
         if outside.due(case):
             outside.look(case)
     missing = [[item.name, item.reason] for item in outside.missing() if item.blocks]
-    return packed({"kept": kept, "called": watch.called, "replaced": replaced.names()[:8], "outside": missing}, found)
+    return packed(
+        {
+            "kept": [held.least, sorted(held.lost)],
+            "called": watch.called,
+            "replaced": replaced.names()[:8],
+            "outside": missing,
+        },
+        found,
+    )
 
 
 def _loaded(head: dict[str, Any]) -> tuple[Any, str]:
