@@ -698,6 +698,33 @@ def test_a_forward_that_overflows_is_found_by_a_reference_in_numpy():
     assert kinds(verify(wrong, at, "reference")) == {("reference", "forward", None)}
 
 
+@pytest.mark.parametrize("total", [1.0, 1.001])
+def test_labels_that_are_smoothed_over_one_class_leave_roundings_and_no_more(total):
+    class Smoothed(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, labels):
+            y = torch.log_softmax(x.float(), 1)
+            ctx.save_for_backward(x, labels)
+            return -(0.9 * y.gather(1, labels[:, None])[:, 0] + 0.1 * y.mean(1)).to(x.dtype)
+
+        @staticmethod
+        def backward(ctx, g):
+            x, labels = ctx.saved_tensors
+            d = total * torch.softmax(x.float(), 1) - torch.tensor(0.1) / x.shape[1]
+            d[torch.arange(len(x)), labels] -= torch.tensor(0.9 + 1e-7)
+            return (d * g.float()[:, None]).to(x.dtype), None
+
+    def plain(x, labels):
+        shifted = x - x.max(1, keepdims=True)
+        y = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+        return -(0.9 * np.take_along_axis(y, labels[:, None], 1)[:, 0] + 0.1 * y.mean(1))
+
+    given = as_layer(Smoothed, x="N V", labels="N: labels V", kernel="float32", reference=plain)
+    one = Case("one", {"x": np.array([[0.5], [2.0]]), "labels": np.zeros(2, int)}, cotangents=(np.array([0.7, -0.3]),))
+    report = verify(given, one, "reference")
+    assert (not report.findings) is (total == 1.0)
+
+
 def test_a_reference_in_numpy_is_refused_for_types_that_numpy_has_not():
     with pytest.raises(DeclarationError, match="tf32 takes one in torch operations"):
         layer(scale(), in_numpy, "tf32")

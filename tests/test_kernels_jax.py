@@ -233,3 +233,30 @@ def test_a_mask_of_what_is_kept_may_be_that_of_rounded_values():
     assert verify(as_layer(rectified(), **dims), case, "reference").ok
     large = case.but(primals={n: 1e4 * a for n, a in case.primals.items()})
     assert not verify(as_layer(rectified("no mask"), **dims), large, "reference").ok
+
+
+def scaled(wrong=False):
+    def forward(x, w):
+        return (x.astype("float32") * w.astype("float32")).astype(x.dtype), (x, w)
+
+    def backward(saved, g):
+        x, w, gf = wide(*saved, g)
+        dw = (gf * x)[: -1 if wrong else None].sum(0)
+        return (gf * w).astype(g.dtype), dw.astype(g.dtype)
+
+    kernel = jax.custom_vjp(lambda x, w: forward(x, w)[0])
+    kernel.defvjp(forward, backward)
+    return kernel
+
+
+def in_numpy(x, w):
+    return np.multiply(x, w)
+
+
+@pytest.mark.parametrize("kernel", ["bfloat16", "float32"])
+def test_a_reference_in_numpy_is_screened_for_a_kernel_in_jax(kernel):
+    rng = np.random.default_rng(0)
+    case = Case("scaled", {"x": rng.standard_normal((20, 3)), "w": rng.standard_normal(3)}, seed=0)
+    dims = {"x": "N D", "w": "D", "kernel": kernel, "reference": in_numpy}
+    assert not verify(as_layer(scaled(), **dims), case, "reference").findings
+    assert {f.primal for f in verify(as_layer(scaled(True), **dims), case, "reference").findings} == {"w"}
