@@ -96,6 +96,36 @@ def test_a_primal_that_is_not_kept_is_known_by_what_is(kernel):
     assert wrong(norm, "statistics", NORM, kernel) <= {("wrong", "x")}
 
 
+def test_operations_are_counted_alike_where_autograd_saves_them():
+    """A loss that keeps its gradients, next to a fused reference."""
+
+    class Loss(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, W, labels):
+            z = (x.float() @ W.float().T).to(x.dtype)
+            p = torch.softmax(z.float(), 1)
+            ctx.save_for_backward(x, W, z)
+            ctx.labels = labels.tolist()
+            return -p.log().gather(1, labels[:, None]).mean().to(x.dtype)
+
+        @staticmethod
+        def backward(ctx, g):
+            (x, W, z), labels = ctx.saved_tensors, torch.tensor(ctx.labels)
+            d = torch.softmax(z.float(), 1) - torch.nn.functional.one_hot(labels, z.shape[1])
+            d = (d * g.float() / len(x)).to(x.dtype).float()
+            return (d @ W.float()).to(x.dtype), (d.T @ x.float()).to(x.dtype), None
+
+    def plain(x, W, labels):
+        z = x @ W.T
+        return torch.nn.functional.cross_entropy(z + 0 * torch.nn.functional.gelu(z), labels)
+
+    layer = as_layer(Loss, x="N D", W="V D", labels="N: labels V", kernel="bfloat16", reference=plain)
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        primals = {"x": rng.standard_normal((6, 4)), "W": rng.standard_normal((5, 4)), "labels": rng.integers(0, 5, 6)}
+        assert not verify(layer, Case("loss", primals, seed=seed), "reference").findings
+
+
 def test_what_is_kept_is_told():
     layer = as_layer(norm(), kernel="bfloat16", **NORM)
     primals = {"x": np.arange(12.0).reshape(3, 4), "w": np.ones(4)}

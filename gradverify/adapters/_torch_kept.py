@@ -55,7 +55,8 @@ def held(tape: Tape, dtype: Any) -> Held:
     if not kept:
         return Held()
     have = {t.data_ptr() for t in _saved(tape)}
-    lost = {n for n, t in tape.leaves.items() if t.data_ptr() not in have} if _alone(tape) else set()
+    wanted = {n: t for n, t in tape.leaves.items() if t.is_floating_point()} if _alone(tape) else {}
+    lost = {n for n, t in wanted.items() if t.data_ptr() not in have}
     copies = {n for n in lost for k in kept if _same(k.tensor, tape.leaves[n])}
     seen = size if any(enough for _, enough in many) else None
     return Held(seen, frozenset(lost - copies), tuple(k.values for k in kept if k.output is None))
@@ -87,6 +88,13 @@ def _saved_by(output: Any) -> list[Tensor]:
     except RuntimeError:  # freed, or changed in place since
         kept = []
     return [*kept, *tensors_in(list(getattr(node, "__dict__", {}).values()))]
+
+
+def _as_it_is(value: Tensor) -> Tensor:
+    from torch.utils._python_dispatch import _disable_current_modes as unwatched
+
+    with unwatched():
+        return value.detach()
 
 
 @dataclass(frozen=True)
@@ -127,7 +135,10 @@ def made(held: Held, eps: float, tape: Tape, quiet: Any, run: Callable[[], Any])
 
     if held.values:
         quiet.looked = look
-        with quiet:
+        with (
+            quiet,
+            import_torch().autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is),
+        ):  # those are operations, too
             run()
     if not sizes:
         return Made()

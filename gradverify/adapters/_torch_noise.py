@@ -107,7 +107,7 @@ def _mode(guarded: bool) -> type:
                     with self:
                         return self.softmax(name, args, apart(*args, **kwargs))
             result, self.count = self.done(func, name, args, kwargs), self.count + 1
-            if self.count in self.places:
+            if self.count in self.places and _floats(result):
                 result.copy_(self.low(result, self.dtype))
             return result
 

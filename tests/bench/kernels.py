@@ -4,8 +4,8 @@ python -m tests.bench.kernels                 every twin, in bfloat16
 python -m tests.bench.kernels --right 1000    right kernels in every type: no finding may come
 python -m tests.bench.kernels --times         the figures in seconds of processor time
 
-With `--store FILE` each line is kept as it comes, and a run that was ended goes on where it was; `--budget 1800` ends it
-after so many seconds of processor time, and tables what there is: cases that were drawn, for each kernel and type.
+With `--store FILE` each line is kept as it comes, and a run that was ended goes on where it was; `--budget 1800` ends
+it after so many seconds of processor time, and tables what there is: cases drawn, for each kernel and type.
 """
 
 from __future__ import annotations
