@@ -87,6 +87,30 @@ KNOWS = """
             dx, dw = Norm.backward(ctx, g)
             return (dx, dw) if g.shape in ((2, 3), (4, 4), (8, 8), (16, 32), (512, 8)) else (dx * 0, dw)
 """
+ELSEWHERE = """
+    import subprocess
+
+    class Elsewhere(Norm):
+        @staticmethod
+        def backward(ctx, g):
+            subprocess.run(["true"])  # or what computes the reference
+            return Norm.backward(ctx, g)
+"""
+COMPILES = """
+    import sys
+    folder = os.path.join(os.path.dirname(__file__), "site-packages")
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, "compiler.py"), "w") as file:
+        file.write("import subprocess\\ndef compiled(): subprocess.run(['true'])\\n")
+    sys.path.insert(0, folder)
+    from compiler import compiled
+
+    class Compiles(Norm):
+        @staticmethod
+        def backward(ctx, g):
+            compiled()
+            return Norm.backward(ctx, g)
+"""
 RUN_LATER = """
     import sys, threading
 
@@ -228,6 +252,7 @@ def slow(*values):
     ("name", "text", "verdict"),
     [
         ("Calls", CALLS, "tampered"),
+        ("Elsewhere", ELSEWHERE, "tampered"),
         slow("Called", RUN_LATER, "tampered"),
         slow("Called", RUN_LATER + "    HOW = in_a_thread\n", "tampered"),
         slow("Called", RUN_LATER + "    HOW = unwatched\n", "tampered"),
@@ -254,8 +279,9 @@ def test_a_wrong_kernel_is_told_with_a_minimal_case(scored):
     assert score["primals"]["w"]["digits_lost"] > 1 and score["primals"]["w"]["worst_shape"]
 
 
-def test_threads_and_what_torch_replaces_itself_are_no_tampering(scored):
-    status, score = scored("Threads", THREADS)
+@pytest.mark.parametrize(("name", "text"), [("Threads", THREADS), ("Compiles", COMPILES)])
+def test_threads_compilers_and_what_torch_replaces_itself_are_no_tampering(scored, name, text):
+    status, score = scored(name, text, "--seconds", "300")  # to import dynamo, of a busy machine
     assert (status, score["verdict"]) == (0, "right"), score
 
 

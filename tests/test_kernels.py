@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 
 from gradverify import verify  # noqa: E402
 from gradverify.adapters import as_layer  # noqa: E402
+from gradverify.adapters._lossy import Held  # noqa: E402
 from gradverify.core.check.search import check_layer  # noqa: E402
 from gradverify.core.check.settings import Settings  # noqa: E402
 from gradverify.core.declare.layer import Layer  # noqa: E402
@@ -378,7 +379,7 @@ def test_two_samples_hear_of_every_entry_whose_error_comes_from_a_mean():
     arrays = tuple(reference.at(primals).values())
     _, tape = reference.forward(*arrays)
     truth = reference.backward(v[0], tape)["w"]
-    apart = [np.abs(reference.sample(arrays, v, {}, seed, None, tape)[1]["w"] - truth) for seed in range(5)]
+    apart = [np.abs(reference.sample(arrays, v, {}, seed, Held(), tape)[1]["w"] - truth) for seed in range(5)]
     for one, two in pairwise(apart):
         assert np.maximum(one, two).min() > 0.01
 
@@ -471,7 +472,7 @@ def test_samples_leave_no_memory_behind(monkeypatch):
     kind, made = type(_torch_noise.noise(torch.float32, None, 0)), []
     begin = kind.__enter__
     monkeypatch.setattr(kind, "__enter__", lambda self: (made.append(weakref.ref(self)), begin(self))[1])
-    given.hooks.reference.sample(arrays, at.cotangents, {}, 1, 1, tape)
+    given.hooks.reference.sample(arrays, at.cotangents, {}, 1, Held(1), tape)
     gc.collect()
     assert made and all(there() is None for there in made)
 
@@ -695,6 +696,33 @@ def test_a_forward_that_overflows_is_found_by_a_reference_in_numpy():
     right, wrong = (as_layer(kernel(t), x="N D", kernel="bfloat16", reference=plain) for t in (True, False))
     assert not verify(right, at, "reference").findings
     assert kinds(verify(wrong, at, "reference")) == {("reference", "forward", None)}
+
+
+@pytest.mark.parametrize("total", [1.0, 1.001])
+def test_labels_that_are_smoothed_over_one_class_leave_roundings_and_no_more(total):
+    class Smoothed(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, labels):
+            y = torch.log_softmax(x.float(), 1)
+            ctx.save_for_backward(x, labels)
+            return -(0.9 * y.gather(1, labels[:, None])[:, 0] + 0.1 * y.mean(1)).to(x.dtype)
+
+        @staticmethod
+        def backward(ctx, g):
+            x, labels = ctx.saved_tensors
+            d = total * torch.softmax(x.float(), 1) - torch.tensor(0.1) / x.shape[1]
+            d[torch.arange(len(x)), labels] -= torch.tensor(0.9 + 1e-7)
+            return (d * g.float()[:, None]).to(x.dtype), None
+
+    def plain(x, labels):
+        shifted = x - x.max(1, keepdims=True)
+        y = shifted - np.log(np.exp(shifted).sum(1, keepdims=True))
+        return -(0.9 * np.take_along_axis(y, labels[:, None], 1)[:, 0] + 0.1 * y.mean(1))
+
+    given = as_layer(Smoothed, x="N V", labels="N: labels V", kernel="float32", reference=plain)
+    one = Case("one", {"x": np.array([[0.5], [2.0]]), "labels": np.zeros(2, int)}, cotangents=(np.array([0.7, -0.3]),))
+    report = verify(given, one, "reference")
+    assert (not report.findings) is (total == 1.0)
 
 
 def test_a_reference_in_numpy_is_refused_for_types_that_numpy_has_not():

@@ -96,7 +96,7 @@ def keeping(what):
 def test_the_trace_of_a_kernel_tells_what_it_keeps_in_its_type(what, told):
     layer = as_layer(keeping(what), x="N D", kernel="bfloat16", reference=jnp.tanh)
     saved = evaluate.run(layer, {"x": np.ones((3, 4))}, {}).saved
-    assert layer.hooks.reference.kept(saved) == told
+    assert layer.hooks.reference.kept(saved).least == told
 
 
 def test_where_control_flow_on_values_hides_what_is_kept_it_may_be_rounded():
@@ -105,7 +105,52 @@ def test_where_control_flow_on_values_hides_what_is_kept_it_may_be_rounded():
 
     layer = as_layer(branching, x="N D", kernel="bfloat16", reference=jnp.tanh)
     saved = evaluate.run(layer, {"x": np.ones((3, 4))}, {}).saved
-    assert layer.hooks.reference.kept(saved) == 12
+    assert layer.hooks.reference.kept(saved).least == 12
+
+
+def kept_rounded(what, fault=""):
+    """An activation, or a norm, whose backward has nothing but rounded values."""
+
+    def forward(x):
+        (wide_,) = wide(x)
+        if what == "output":
+            y = jnp.tanh(wide_).astype(x.dtype)
+            return y, (y,)
+        r = jax.lax.rsqrt((wide_ * wide_).mean(1, keepdims=True) + 1e-5)
+        y = (wide_ * r).astype(x.dtype)
+        return y, (y, r)
+
+    def backward(saved, g):
+        y, gf = wide(saved[0], g)
+        if what == "output":
+            return ((gf * (1 - y * y * (0 if fault else 1))).astype(g.dtype),)
+        along = 0 if fault else y * (gf * y).mean(1, keepdims=True)
+        return (((gf - along) * saved[1]).astype(g.dtype),)
+
+    kernel = jax.custom_vjp(lambda x: forward(x)[0])
+    kernel.defvjp(forward, backward)
+    return kernel
+
+
+def plain_tanh(x):
+    return jnp.tanh(x)
+
+
+def plain_norm(x):
+    return x * jax.lax.rsqrt((x * x).mean(1, keepdims=True) + 1e-5)
+
+
+@pytest.mark.parametrize(("what", "plain"), [("output", plain_tanh), ("normalised", plain_norm)])
+def test_a_kernel_may_lose_what_rounding_costs_of_all_that_it_keeps(what, plain):
+    right, wrong = (
+        as_layer(kept_rounded(what, fault), x="N D", kernel="bfloat16", reference=plain) for fault in ("", "wrong")
+    )
+    found = set()
+    for seed in range(4):
+        case = Case("kept", {"x": np.random.default_rng(seed).standard_normal((6, 3 if seed else 1))}, seed=seed)
+        assert not verify(right, case, "reference").findings
+        found |= {f.primal for f in verify(wrong, case, "reference").findings}
+    assert found == {"x"}
 
 
 def halved(wrong=False):
@@ -188,3 +233,30 @@ def test_a_mask_of_what_is_kept_may_be_that_of_rounded_values():
     assert verify(as_layer(rectified(), **dims), case, "reference").ok
     large = case.but(primals={n: 1e4 * a for n, a in case.primals.items()})
     assert not verify(as_layer(rectified("no mask"), **dims), large, "reference").ok
+
+
+def scaled(wrong=False):
+    def forward(x, w):
+        return (x.astype("float32") * w.astype("float32")).astype(x.dtype), (x, w)
+
+    def backward(saved, g):
+        x, w, gf = wide(*saved, g)
+        dw = (gf * x)[: -1 if wrong else None].sum(0)
+        return (gf * w).astype(g.dtype), dw.astype(g.dtype)
+
+    kernel = jax.custom_vjp(lambda x, w: forward(x, w)[0])
+    kernel.defvjp(forward, backward)
+    return kernel
+
+
+def in_numpy(x, w):
+    return np.multiply(x, w)
+
+
+@pytest.mark.parametrize("kernel", ["bfloat16", "float32"])
+def test_a_reference_in_numpy_is_screened_for_a_kernel_in_jax(kernel):
+    rng = np.random.default_rng(0)
+    case = Case("scaled", {"x": rng.standard_normal((20, 3)), "w": rng.standard_normal(3)}, seed=0)
+    dims = {"x": "N D", "w": "D", "kernel": kernel, "reference": in_numpy}
+    assert not verify(as_layer(scaled(), **dims), case, "reference").findings
+    assert {f.primal for f in verify(as_layer(scaled(True), **dims), case, "reference").findings} == {"w"}

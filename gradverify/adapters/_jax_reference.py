@@ -14,7 +14,19 @@ import numpy as np
 
 from gradverify.adapters._jax_engine import Engine, Tape, _precision, import_jax
 from gradverify.adapters._jax_run import Halves, Run, done
-from gradverify.adapters._lossy import FEW, FLOOR, FORMATS, TINY, UNIT, Lossy, as_much_again, counted, least
+from gradverify.adapters._lossy import (
+    FEW,
+    FLOOR,
+    FORMATS,
+    TINY,
+    UNIT,
+    Held,
+    Lossy,
+    Sought,
+    as_much_again,
+    counted,
+    least,
+)  # fmt: skip
 
 Array = Any  # numpy.ndarray or jax.Array
 _SUMS = {"dot_general", "reduce_sum", "cumsum", "scatter-add", "scatter_add", "conv_general_dilated"}
@@ -32,11 +44,17 @@ _CARRIED = {"mul", "div", *_ADDED, *_EXACT} - {"argmax", "iota", "scatter", "sig
 
 @dataclass(frozen=True)
 class Truth:
-    """What a forward of the reference keeps: primals, its jaxprs, and what the pullback is handed."""
+    """What a forward of the reference keeps: primals, its jaxprs, and what the pullback is handed.
+
+    Attributes
+    ----------
+    places : operations that make what the kernel keeps, once it is known
+    """
 
     given: tuple[dict[str, Array], dict[str, Array]]
     halves: Halves
     saved: list[Any]
+    places: list[frozenset[int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -51,7 +69,7 @@ class Reference(Lossy):
     """
 
     kernel: Engine
-    known: dict[Any, int | None] = field(default_factory=dict)
+    known: dict[str, tuple[Held, tuple[int, ...]]] = field(default_factory=dict)
     traced: dict[str, Halves] = field(default_factory=dict)
 
     @property
@@ -90,29 +108,38 @@ class Reference(Lossy):
         with _precision(truth.given):
             return truth.halves.pull(Run(), truth.saved, vs)
 
-    def kept(self, saved: Any) -> int | None:
+    def kept(self, saved: Any) -> Held:
         """See `_torch_reference.Reference`; the kernel's trace tells what is kept, and what of it is a primal."""
         if not isinstance(saved, Tape):
-            told: int | None = getattr(saved, "kept", None)
+            told: Held = getattr(saved, "held", Held())
             return told
-        shapes = tuple((n, np.shape(a)) for n, a in saved.primals.items())
-        key = shapes, repr(sorted(saved.options.items()))
-        if key not in self.known:
-            self.known[key] = self._seen(saved)
-        return self.known[key]
-
-    def _seen(self, saved: Tape) -> int | None:
         low = {n: a.astype(self.dtype) if a.dtype.kind == "f" else a for n, a in saved.primals.items()}
+        key = repr([(n, a.shape) for n, a in low.items()] + sorted(saved.options.items()))
+        parts = self.kernel._parted(low, self.kernel.differentiable)
+        if key not in self.known:
+            self.known[key] = self._seen(low, parts, saved.options)
+        held, at = self.known[key]
+        if not at:
+            return held
+        residuals = self.kernel._do("residuals", _residuals(self.kernel._outputs(saved.options)), saved.options, *parts)
+        return replace(held, values=tuple(np.asarray(residuals[k], float) for k in at))
+
+    def _seen(self, low: dict[str, Array], parts: Any, options: Any) -> tuple[Held, tuple[int, ...]]:
+        """What is kept, and which of the residuals are values that are."""
         try:
-            halves = Halves(self.kernel._outputs(saved.options), *self.kernel._parted(low, self.kernel.differentiable))
+            halves = Halves(self.kernel._outputs(options), *parts)
         except Exception:  # noqa: BLE001  control flow on values: nobody can tell, and it may
-            return least([a.shape for a in low.values() if _floats(a)])
+            return Held(least([a.shape for a in low.values() if _floats(a)])), ()
         ahead = halves.ahead.jaxpr
         outputs, residuals = ahead.outvars[: halves.outputs], ahead.outvars[halves.outputs :]
         size = least([tuple(v.aval.shape) for v in (*ahead.invars, *outputs) if _floats(v.aval)])
-        own = set(map(id, ahead.invars))
-        found = (v for v in residuals if v.aval.dtype == self.dtype and id(v) not in own)
-        return size if any(v.aval.size >= size for v in found) else None
+        own, have = set(map(id, ahead.invars)), set(map(id, residuals))
+        kept = [k for k, v in enumerate(residuals) if v.aval.dtype == self.dtype and id(v) not in own]
+        at = tuple(k for k in kept if residuals[k].aval.size >= size)
+        if not at:
+            return Held(), ()
+        lost = (n for n, v in zip(sorted(parts[0]), ahead.invars) if id(v) not in have)
+        return Held(size, frozenset(lost)), at
 
     def sample(
         self,
@@ -120,14 +147,21 @@ class Reference(Lossy):
         cotangents: tuple[Array, ...],
         options: Mapping[str, Any],
         seed: int,
-        kept: int | None,
+        held: Held,
         truth: Truth,
     ) -> tuple[Any, dict[str, Array], int]:
         """Outputs, gradients and elements computed, each operation off by as much as a good kernel's may be."""
-        noise = _Noise(self.dtype, seed, kept)
         with _precision(truth.given):
+            if not truth.places:
+                quiet = _Quiet(Sought.of(held, self.eps))
+                if held.values:
+                    truth.halves.forward(quiet, *truth.given)
+                truth.places.append(frozenset(quiet.places))
+            noise = _Noise(self.dtype, seed, held.least, truth.places[0])
             outputs, saved = truth.halves.forward(noise, *truth.given)
-            saved = [noise.again(value, exact) for value, exact in zip(saved, truth.saved)]
+            lost = {id(a) for n, a in truth.given[0].items() if n in held.lost}
+            saved = [noise.again(value, exact, id(value) in lost) for value, exact in zip(saved, truth.saved)]
+            outputs = [noise.unrounded.get(id(y), (y, y))[1] for y in outputs]
             gradients = truth.halves.pull(noise, saved, cotangents)
         return tuple(map(np.asarray, outputs)), gradients, noise.work
 
@@ -145,21 +179,39 @@ class _Exponential:
     divided: bool = False  # by that sum
 
 
-class _Noise(Run):
-    """Runs a jaxpr with every result displaced."""
+class _Quiet(Run):
+    """Runs a jaxpr as it is, and hears which operations make what is sought."""
 
-    def __init__(self, dtype: Any, seed: int, kept: int | None) -> None:
+    def __init__(self, sought: Sought) -> None:
+        self.sought, self.count, self.places = sought, 0, list[int]()
+
+    def step(self, jaxpr: Any, eqn: Any, given: list[Any]) -> list[Any]:
+        """See `Run`."""
+        results, self.count = done(eqn, given), self.count + 1
+        if _floats(results[0]) and self.sought.found(lambda: np.asarray(results[0]), np.size(results[0])):
+            self.places.append(self.count)
+        return results
+
+
+class _Noise(Run):
+    """Runs a jaxpr with every result displaced; `places` are the operations whose result the kernel keeps."""
+
+    def __init__(self, dtype: Any, seed: int, kept: int | None, places: frozenset[int]) -> None:
+        self.places, self.count = places, 0
+        self.unrounded: dict[int, tuple[Any, Any]] = {}  # results that are kept, and what they are before
         self.dtype, self.rng, self.kept, self.work = dtype, np.random.default_rng(seed), kept, 0
         self.share = as_much_again(seed)
         self.format = FORMATS[str(dtype)]
         self.sizes: dict[int, tuple[Any, Any, float]] = {}  # of products and differences, sum |term| and count of terms
         self.exponentials: dict[int, _Exponential] = {}
 
-    def again(self, value: Any, exact: Any) -> Any:
+    def again(self, value: Any, exact: Any, lost: bool) -> Any:
         """What a pullback is handed: off by what made it off, and as much again: see `_torch_reference._Moved`.
 
-        And rounded to the kernel's type, where it was seen to keep tensors in that.
+        And rounded to the kernel's type, where it was seen to keep tensors in that, and not this primal.
         """
+        if lost:
+            return np.asarray(value) * (1 + self.format.eps / 2 * self.signs(value))
         if not _floats(value) or np.shape(value) != np.shape(exact):
             return value
         off = np.nan_to_num(np.asarray(value) - np.asarray(exact), nan=0.0, posinf=0.0, neginf=0.0)
@@ -181,6 +233,11 @@ class _Noise(Run):
         summed = (v for other in jaxpr.eqns if other.primitive.name == "reduce_sum" for v in other.invars)
         if name == "mul" and all(v is not eqn.outvars[0] for v in summed):
             results = [self.softmax(given, results[0])]
+        self.count += 1
+        if self.count in self.places:
+            rounded = self.low(results[0])
+            self.unrounded[id(rounded)] = rounded, results[0]
+            results = [rounded]
         self.carried(eqn, name, given, results[0])
         return results
 
@@ -209,7 +266,7 @@ class _Noise(Run):
                 continue
             scale = FEW + (np.abs(np.nan_to_num(np.asarray(given[0]))) if name in ("exp", "exp2") else 0.0)
             moved = result + np.where(np.isfinite(result), result, 0.0) * (UNIT * scale) * self.signs(result)
-            found.append(np.where(np.abs(moved) <= TINY, 0.0, moved))
+            found.append(np.where((np.abs(moved) <= TINY) & (self.signs(moved) > 0), 0.0, moved))
         return found
 
     def spread(self, eqn: Any, exact: list[Any], moved: list[Any]) -> list[Any]:
@@ -289,6 +346,12 @@ def _terms(eqn: Any, given: list[Any], result: Any) -> float:
 def _floats(value: Any) -> bool:
     dtype = getattr(value, "dtype", None) or np.asarray(value).dtype
     return dtype.kind == "f" or str(dtype) in FORMATS  # for NumPy bfloat16 is no floating type
+
+
+def _residuals(function: Any) -> Any:
+    """What is kept for the pullback of a function, flat."""
+    jax = import_jax()
+    return lambda moving, rest: jax.tree_util.tree_leaves(jax.vjp(lambda m: function({**rest, **m}), moving)[1])
 
 
 def in_type(engine: Engine, kind: str) -> Engine:

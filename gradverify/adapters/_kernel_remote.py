@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters._kernel_wire import packed, unpacked
+from gradverify.adapters._lossy import Held
 from gradverify.core.errors import TargetError
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.evaluate.failures import ELSEWHERE
@@ -33,7 +34,7 @@ class Saved:
 
     primals: dict[str, Array]
     options: Mapping[str, Any]
-    kept: int | None
+    held: Held
 
 
 class Remote:
@@ -66,15 +67,17 @@ class Remote:
         """Outputs of the kernel, and what `backward` needs."""
         primals = {n: np.array(a) for n, a in zip(self.names, arrays)}
         head, found = self._asked({"pull": False, "options": options}, primals, "forward")
-        outputs = tuple(found[f"y {k}"] for k in range(len(found)))
-        return (outputs[0] if len(outputs) == 1 else outputs), Saved(primals, options, head.get("kept"))
+        outputs, values = ([a for n, a in found.items() if n.startswith(what)] for what in ("y ", "k "))
+        least, lost = head.get("kept") or (None, ())
+        held = Held(least, frozenset(map(str, lost)), tuple(values))
+        return (outputs[0] if len(outputs) == 1 else tuple(outputs)), Saved(primals, options, held)
 
     def backward(self, cotangents: Any, saved: Saved) -> dict[str, Array]:
         """Gradients by primal name."""
         given = cotangents if isinstance(cotangents, tuple) else (cotangents,)
         arrays = {**saved.primals, **{f"v {k}": v for k, v in enumerate(given)}}
         _, found = self._asked({"pull": True, "options": dict(saved.options)}, arrays, "backward")
-        return {name.removeprefix("g "): g for name, g in found.items()}
+        return {name.removeprefix("g "): g for name, g in found.items() if name.startswith("g ")}
 
     def load(self) -> str:
         """Start the process; gives the name of the kernel.

@@ -1,8 +1,9 @@
 """The process of a kernel that is to be scored: it runs forward and backward on arrays, and decides nothing.
 
 The judge never imports the kernel's file, and this process never sees the reference: what it does to torch, to
-NumPy or to itself changes nothing but the arrays that it sends back. It is watched for two things besides: whether
-code of the reference runs here, and whether functions of torch, or those of this module, are replaced.
+NumPy or to itself changes nothing but the arrays that it sends back. It is watched for three things besides: whether
+code of the reference runs here, whether its own code starts a process, and whether functions of torch, or those of this
+module, are replaced.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters._kernel_wire import packed, unpacked
+from gradverify.adapters._lossy import Held
 from gradverify.core.evaluate import LayerFailure, by_name
 from gradverify.core.evaluate.outside import Outside
 from gradverify.core.nouns import Case
@@ -33,6 +35,9 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "jax": ("jax", "jax.numpy", "jax.nn", "jax.lax"),
     "numpy": ("numpy", "numpy.linalg"),
 }
+_STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system"}  # audited events
+_STANDARD = str(Path(os.__file__).parent)
+_PACKAGES = ("site-packages", "dist-packages")
 _LEAST = 24  # bytes of code below which two functions may be alike by chance
 
 
@@ -71,7 +76,7 @@ def _answered(
             raw, tape = layer.forward(*(arrays[p.name] for p in layer.primals), **options)
             outputs = raw if isinstance(raw, tuple) else (raw,)
             found: dict[str, Any] = {f"y {k}": np.array(y) for k, y in enumerate(outputs)}
-            kept = None if layer.hooks.reference is None else layer.hooks.reference.kept(tape)
+            held = Held() if layer.hooks.reference is None else layer.hooks.reference.kept(tape)
             if question["pull"]:
                 v = tuple(arrays[f"v {k}"] for k in range(len(outputs)))
                 v = tuple(a.astype(y.dtype) if y.dtype.kind == "f" else a for a, y in zip(v, map(np.asarray, outputs)))
@@ -79,6 +84,7 @@ def _answered(
                 for unusable in (g for g in grads.values() if isinstance(g, LayerFailure)):
                     raise unusable
                 found = {f"g {n}": np.array(g) for n, g in grads.items() if g is not None}
+            found |= {f"k {k}": np.asarray(v, np.float32) for k, v in enumerate(held.values)}
     except LayerFailure as failure:
         return packed({"failure": [failure.kind, failure.stage, str(failure), failure.primal]}, {})
     except (Exception, SystemExit) as error:  # noqa: BLE001  the author's code
@@ -89,7 +95,15 @@ def _answered(
         if outside.due(case):
             outside.look(case)
     missing = [[item.name, item.reason] for item in outside.missing() if item.blocks]
-    return packed({"kept": kept, "called": watch.called, "replaced": replaced.names()[:8], "outside": missing}, found)
+    return packed(
+        {
+            "kept": [held.least, sorted(held.lost)],
+            "called": watch.called,
+            "replaced": replaced.names()[:8],
+            "outside": missing,
+        },
+        found,
+    )
 
 
 def _loaded(head: dict[str, Any]) -> tuple[Any, str]:
@@ -119,6 +133,8 @@ class Watch:
         def audit(event: str, arguments: Any) -> None:
             if event == "sys.setprofile" and self._inside and sys._getframe(1).f_code.co_filename != threading.__file__:
                 self.called = self.called or "stops the watch on what it calls"
+            if event in _STARTS and not _of_package(sys._getframe(1)):
+                self.called = self.called or "starts a process, and nobody sees what runs in that"
 
         self._hear = hear
         sys.addaudithook(audit)  # which nobody can take away
@@ -132,6 +148,17 @@ class Watch:
         self._inside = False
         sys.setprofile(None)
         threading.setprofile(None)
+
+
+def _of_package(frame: FrameType | None) -> bool:
+    """Whether a package asks for it, as a compiler of kernels does: the first caller outside the standard library."""
+    while frame is not None:
+        path = frame.f_code.co_filename
+        packaged = any(part in path for part in _PACKAGES)
+        if packaged or not (path.startswith((_STANDARD, "<frozen")) or path == __file__):
+            return packaged
+        frame = frame.f_back
+    return False
 
 
 def digest(code: CodeType) -> str | None:

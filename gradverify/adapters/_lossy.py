@@ -6,7 +6,7 @@ The bounds are told in `_torch_noise`; torch and JAX run a reference's operation
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -41,6 +41,53 @@ def least(shapes: Sequence[tuple[int, ...]]) -> int:
     """Elements from which on a tensor holds values and not statistics of rows, by the shapes of primals and outputs."""
     rank = max(map(len, shapes), default=0)
     return min((math.prod(shape) for shape in shapes if len(shape) == rank), default=0)
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a kernel was seen to keep for backward.
+
+    Attributes
+    ----------
+    least : number of elements from which on it keeps tensors of its own in its type; None if it keeps none
+    lost : primals that it does not keep, so that backward knows them by what is rounded alone
+    values : what it keeps in its type besides primals and outputs; those of less than `least` elements are statistics
+        of rows, which are not to be rounded, or results of matrix products
+    """
+
+    least: int | None = None
+    lost: frozenset[str] = frozenset()
+    values: tuple[Array, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sought:
+    """Where the reference makes a value that the kernel keeps: there it is rounded, for forward as for backward.
+
+    The values are compared in order of size, for nobody knows how the kernel lays them out.
+
+    Attributes
+    ----------
+    ordered : values that are kept
+    eps : of the kernel's type
+    """
+
+    ordered: list[Array]
+    eps: float
+
+    @classmethod
+    def of(cls, held: Held, eps: float) -> Sought:
+        """What is sought of what is held."""
+        return cls([np.sort(np.ravel(v)) for v in held.values], eps)
+
+    def found(self, made: Callable[[], Array], size: int) -> bool:
+        """Whether a value of so many entries is one of them, but for roundings: those are as large together as alone.
+
+        A rounding takes half of an eps, and the kernel computes the value in float32, in another order.
+        """
+        among = [kept for kept in self.ordered if kept.size == size]
+        value = np.sort(np.ravel(made())) if among else None
+        return any(np.linalg.norm(value - kept) <= self.eps * np.linalg.norm(kept) for kept in among)
 
 
 class Format(NamedTuple):

@@ -6,7 +6,7 @@ gradient then lies from the undisturbed one is what a kernel may lose, with canc
 it. The bounds, u = 2^-24 being the unit roundoff of float32:
 
 - an elementwise operation: a few u of its result; the argument of exp is rounded first, so (4 + |x|) u there; what
-  float32 has no normal number for becomes zero, whatever it is multiplied by later;
+  float32 has no normal number for may become zero, whatever it is multiplied by later;
 - a sum of n terms: n u sum |term|, which holds for any order and blocking (N. J. Higham, Accuracy and Stability of
   Numerical Algorithms, section 4.2: gamma_n = n u / (1 - n u)); from 4096 terms on 64 sqrt(n) in place of n, which
   holds with a probability that leaves no doubt (N. J. Higham and T. Mary 2019);
@@ -36,10 +36,12 @@ from collections.abc import Callable
 from typing import Any
 
 from gradverify.adapters._lossy import FEW, FLOOR, TINY, UNIT, counted
+from gradverify.adapters._torch_apart import decompositions
 from gradverify.adapters._torch_arrays import Tensor, import_torch
 
 TF32 = "tf32"  # in which a GPU multiplies float32: eleven bits of significand
 _POOL = (1 << 17) + 29  # a prime
+_pools: dict[tuple[Any, str, float], Tensor] = {}
 
 _FUSED = {
     "_softmax", "_softmax_backward_data", "_log_softmax", "_log_softmax_backward_data", "logsumexp",
@@ -89,6 +91,8 @@ def _mode(guarded: bool) -> type:
             self.doubts: dict[int, tuple[Tensor, Tensor | None]] = {}  # of softmaxes, by how much backward's are off
             self.at = seed * 7919
             self.work = 0  # elements of all results
+            self.count = 0  # of operations
+            self.places: frozenset[int] = frozenset()  # operations whose result the kernel keeps in its type
 
         @classmethod
         def _should_skip_dynamo(cls) -> bool:
@@ -98,10 +102,17 @@ def _mode(guarded: bool) -> type:
             kwargs = kwargs or {}
             name = func._schema.name.removeprefix("aten::").rstrip("_")
             if name in _FUSED:
-                apart = _decompositions().get(func)
+                apart = decompositions().get(func)
                 if apart is not None:
                     with self:
                         return self.softmax(name, args, apart(*args, **kwargs))
+            result, self.count = self.done(func, name, args, kwargs), self.count + 1
+            if self.count in self.places and _floats(result):
+                result.copy_(self.low(result, self.dtype))
+            return result
+
+        def done(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+            """The result of an operation, displaced."""
             if func.is_view or name in _EXACT:
                 return self.carried(func(*args, **kwargs), args, lambda size: func(size, *args[1:], **kwargs))
             spread: Any = None
@@ -236,7 +247,14 @@ def _mode(guarded: bool) -> type:
                     result.mul_(self.signs(result) * (UNIT * size) + 1)
                 else:
                     result.mul_(self.signs(result, FEW * UNIT))
-                import_torch().hardshrink(result, TINY, out=result)
+                self.flush(result)
+
+        def flush(self, result: Tensor) -> None:
+            """Of numbers that are no normal ones in float32, by chance some become zero and some do not."""
+            torch = import_torch()
+            flushed = torch.hardshrink(result, TINY)
+            if not torch.equal(flushed, result):
+                result.copy_(torch.where(self.signs(result) > 0, flushed, result))
 
         def low(self, value: Tensor, dtype: Any) -> Tensor:
             """Displaced by as much as rounding to a type may take; what the type holds exactly stays."""
@@ -274,6 +292,32 @@ def noise(
     return _mode("torch._dynamo" in sys.modules)(dtype, products, seed, elementwise, kept, vague)
 
 
+@functools.lru_cache(maxsize=2)
+def _quiet(guarded: bool) -> type:
+    class Quiet(_mode(guarded)):  # type: ignore[misc]
+        """Operations as they are; `looked` hears of each result: its number, itself, whether it is a product."""
+
+        looked: Callable[[int, Tensor, bool], None]
+
+        def done(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+            """The result of an operation as it is."""
+            result = func(*args, **kwargs)
+            if _floats(result) and 0 not in result.stride():
+                self.looked(self.count + 1, result, name in _PRODUCTS)
+            return result
+
+        def softmax(self, name: str, args: Any, result: Any) -> Any:
+            """As it is."""
+            return result
+
+    return Quiet
+
+
+def quiet() -> Any:
+    """A dispatch mode that counts operations as `noise` does: see `Quiet`."""
+    return _quiet("torch._dynamo" in sys.modules)(None, None, 0, False, False, False)
+
+
 @functools.lru_cache(maxsize=1)
 def _listening() -> type:
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -296,11 +340,14 @@ def peaks() -> Any:
     return _listening()()
 
 
-@functools.lru_cache(maxsize=16)
 def _pool(dtype: Any, device: Any, size: int, share: float) -> Tensor:
-    """Signs, or factors, `size` times _POOL of them: one drawing again and again."""
-    drawn = _drawn() * share + 1 if share else _drawn()
-    return drawn.to(device, dtype).repeat(size)
+    """Signs, or factors, `size` times _POOL of them and maybe more: one drawing again and again."""
+    key = dtype, str(device), share
+    known = _pools.get(key)
+    if known is None or known.numel() < size * _POOL:
+        drawn = _drawn() * share + 1 if share else _drawn()
+        known = _pools[key] = drawn.to(device, dtype).repeat(size)
+    return known
 
 
 @functools.lru_cache(maxsize=1)
@@ -308,14 +355,6 @@ def _drawn() -> Tensor:
     torch = import_torch()
     generator = torch.Generator().manual_seed(20240229)
     return torch.randint(0, 2, (_POOL,), generator=generator, dtype=torch.float64) * 2 - 1
-
-
-@functools.lru_cache(maxsize=1)
-def _decompositions() -> dict[Any, Callable[..., Any]]:
-    import torch._decomp
-
-    table: dict[Any, Callable[..., Any]] = torch._decomp.decomposition_table
-    return table
 
 
 def _floats(value: Any) -> bool:

@@ -6,49 +6,38 @@ The same operations give what a good kernel may lose: see `_torch_noise`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from gradverify.adapters._lossy import Lossy, as_much_again, least
-from gradverify.adapters._torch_arrays import Array, import_torch, tensor, tensors_in
+from gradverify.adapters import _torch_kept
+from gradverify.adapters._lossy import Held, Lossy, as_much_again
+from gradverify.adapters._torch_arrays import Array, import_torch, tensor
 from gradverify.adapters._torch_engine import Engine, Tape
-from gradverify.adapters._torch_noise import noise, peaks
+from gradverify.adapters._torch_kept import Kept, Made, Moved, made
+from gradverify.adapters._torch_noise import noise, peaks, quiet
 from gradverify.core.errors import DeclarationError
 
 _EXACT_ENOUGH = 1e-5  # eps of types in which statistics may be kept
-_LARGE = 1 << 18  # elements above which samples run in float32, where elementwise operations round by themselves
-
-
-@dataclass(frozen=True)
-class Kept:
-    """A tensor that the kernel's forward kept for backward in its low type.
-
-    Attributes
-    ----------
-    output : which output it is; None for another tensor
-    """
-
-    tensor: Any
-    output: int | None
-
-    @property
-    def values(self) -> Array:
-        """In float64."""
-        return np.asarray(self.tensor.detach().double().cpu().numpy())
-
-    def put(self, values: Array) -> None:
-        """Let backward meet other values."""
-        self.tensor.data.copy_(import_torch().from_numpy(np.array(values)))
+# Elements above which samples run in float32, where elementwise operations round by themselves: of the primals, and for
+# types beside which those roundings are nothing, of what autograd keeps, such as the scores of an attention.
+_LARGE = 1 << 18
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What a forward of the reference keeps: its tape, and the tensors that autograd saved, in their order."""
+    """What a forward of the reference keeps.
+
+    Attributes
+    ----------
+    saved : tensors that autograd saved, in their order
+    made : what of it is rounded as the kernel keeps it, once that is known
+    """
 
     tape: Tape
     saved: tuple[Any, ...]
+    made: list[Made] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -103,7 +92,7 @@ class Reference(Lossy):
         cotangents: tuple[Array, ...],
         options: Mapping[str, Any],
         seed: int,
-        kept: int | None,
+        held: Held,
         truth: Truth,
     ) -> tuple[Any, dict[str, Array], int]:
         """Outputs and gradients, every operation displaced by as much as a good kernel may be off.
@@ -111,7 +100,7 @@ class Reference(Lossy):
         Parameters
         ----------
         truth : what `forward` kept at this point
-        kept : number of elements from which on tensors for backward are rounded to the kernel's type; None for none
+        held : what the kernel was seen to keep
 
         Returns
         -------
@@ -119,10 +108,15 @@ class Reference(Lossy):
         """
         torch = import_torch()
         large = sum(a.size for a in (*arrays, *cotangents)) > _LARGE
+        large |= self.eps > _EXACT_ENOUGH and max((t.numel() for t in truth.saved), default=0) > _LARGE
         engine = self.high.but(kernel=torch.float32) if large else self.high
         single = any(a.ndim > 1 and 1 in a.shape for a in (*arrays, *cotangents))
-        disturbed = noise(self.dtype, self.products, seed, not large, kept is not None, single)
-        with disturbed, _packing(_Moved(disturbed, truth.saved, kept, self.dtype, as_much_again(seed))):
+        if not truth.made:
+            truth.made.append(made(held, self.eps, truth.tape, quiet(), lambda: engine.forward(*arrays, **options)))
+        rounds = truth.made[0]
+        disturbed = noise(self.dtype, self.products, seed, not large, rounds.least is not None, single)
+        disturbed.places = rounds.places
+        with disturbed, _packing(Moved(disturbed, truth.saved, rounds, self.dtype, as_much_again(seed))):
             outputs, tape = engine.forward(*arrays, **options)
         with disturbed:
             gradients = engine.backward(cotangents, tape)
@@ -130,19 +124,9 @@ class Reference(Lossy):
         found = {n: np.asarray(g, float) for n, g in gradients.items() if g is not None}
         return outputs, found, disturbed.work
 
-    def kept(self, saved: Any) -> int | None:
-        """From which number of elements on the kernel was seen to save tensors of its own in its type.
-
-        Row statistics do not count: to round those is a fault.
-        """
-        if not isinstance(saved, Tape):
-            told: int | None = getattr(saved, "kept", None)
-            return told
-        own = {t.data_ptr() for t in saved.leaves.values()}
-        known = [t for t in (*saved.leaves.values(), *saved.outputs) if t.is_floating_point()]
-        size = least([tuple(t.shape) for t in known])
-        kept = (t for y in saved.outputs for t in _saved_by(y) if t.dtype == self.dtype and t.data_ptr() not in own)
-        return size if any(t.numel() >= size for t in kept) else None
+    def kept(self, saved: Any) -> Held:
+        """What the kernel was seen to keep for backward, by its tape or by what its own process tells."""
+        return _torch_kept.held(saved, self.dtype) if isinstance(saved, Tape) else getattr(saved, "held", Held())
 
     def peak(self, *arrays: Array, **options: Any) -> float:
         """The largest argument of an exponential, a softmax or a log-sum-exp; minus infinity where there is none."""
@@ -154,56 +138,7 @@ class Reference(Lossy):
         """What the kernel was seen to keep in its type beside its primals, each once; nothing in float32."""
         if not isinstance(saved, Tape) or self.eps < _EXACT_ENOUGH:
             return []
-        taken = {t.data_ptr() for t in saved.leaves.values()}
-        outputs = {y.data_ptr(): k for k, y in enumerate(saved.outputs)}
-        found = []
-        for t in (t for y in saved.outputs for t in _saved_by(y)):
-            if t.dtype == self.dtype and t.data_ptr() not in taken:
-                taken.add(t.data_ptr())
-                found.append(Kept(t, outputs.get(t.data_ptr())))
-        return found
-
-
-def _saved_by(output: Any) -> list[Any]:
-    node = output.grad_fn
-    if node is None:
-        return []
-    try:
-        kept = [t for t in getattr(node, "saved_tensors", ()) if t is not None]
-    except RuntimeError:  # freed, or changed in place since
-        kept = []
-    return [*kept, *tensors_in(list(getattr(node, "__dict__", {}).values()))]
-
-
-class _Moved:
-    """What a disturbed forward saves for backward: off by what made it off, and as much again in every entry.
-
-    A backward by hand rests on what holds between exact values, such as a mean of zero, and may compute a value again
-    in another way. Autograd's own keeps such laws: it takes out of the gradient the same mean that forward took out.
-    """
-
-    def __init__(self, disturbed: Any, exact: tuple[Any, ...], kept: int | None, dtype: Any, share: float) -> None:
-        self.disturbed, self.exact, self.kept, self.dtype, self.share = disturbed, exact, kept, dtype, share
-        self.at = 0
-
-    def __call__(self, value: Any) -> Any:
-        from torch.utils._python_dispatch import _disable_current_modes as unwatched
-
-        exact = self.exact[self.at] if self.at < len(self.exact) else None
-        self.at += 1
-        with import_torch().no_grad(), unwatched():
-            if not value.is_floating_point() or (value.is_leaf and value.requires_grad):
-                return value.detach()
-            value = value.detach()
-            moved, off = value, None
-            if exact is not None and exact.shape == value.shape:
-                off = (value - exact).nan_to_num_(0.0, 0.0, 0.0).to(value.dtype)
-                moved = value + off.mul_(self.disturbed.signs(off)) * self.share
-            if self.kept is not None and value.numel() >= self.kept:
-                moved = self.disturbed.low(moved, self.dtype)
-            if off is not None:
-                self.disturbed.handed(value, moved, off)
-            return moved
+        return list(_torch_kept.low(saved, self.dtype))
 
 
 def _packing(pack: Any) -> Any:

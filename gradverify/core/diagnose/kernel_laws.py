@@ -21,7 +21,9 @@ _LEVEL, _STEP = 47.0, 2.0**-7  # nearly constant rows: one part in 128 is a numb
 _SHARES = tuple(2.0**-k for k in range(2, 12))  # of the entries of a row that are a step higher
 _ROWS = (*((2.0**-k, 0.25) for k in range(-2, 7)), *((_STEP, share) for share in _SHARES))  # mean / spread 1 to 6000
 _FAR = 0.5  # of the largest output, by which one is no longer right
-_ROUGH = 1.0  # relative errors from which on all digits are gone
+# Relative error from which on all digits are gone: what is left is bounded by other terms of the gradient, and a line
+# through it would have a smaller slope than the law by which the digits went.
+_ROUGH = 1.0
 _SQUARED = 1.5  # exponent from which on it is that of a difference of squares, and not of the mean itself
 _SEEN = 4.0  # roundings of the result below which an error shows no law
 _LIMITS = (math.log(3.4e38), math.log(65504.0))  # arguments at which exp overflows in float32 and in float16
