@@ -81,6 +81,35 @@ def test_a_tail_that_is_one_minus_nearly_one_loses_its_digits_in_float32():
     assert precision.holds(wrong, case).findings
 
 
+def test_an_entry_that_vanishes_beside_1_may_lie_on_either_side_of_a_border():
+    stairs = lambda x: ((x + 1 - np.floor(x + 1)) ** 2, x)  # noqa: E731
+    right = layer_of(lambda dy, x: 2 * dy * (x + 1 - np.floor(x + 1)), stairs)
+    for case in (case_of([-2e-11]), case_of([-2e-11, 0.7, -2e-3])):
+        assert not precision.holds(right, case).findings
+    assert precision.holds(layer_of(lambda dy, x: dy * ((x + 1e4) - 1e4) * 2, stairs), case_of([0.3, 0.7])).findings
+
+
+def test_moments_that_cancel_are_no_rounding_of_what_was_saved():
+    def forward(x):
+        mean = x.mean(1, keepdims=True)
+        scale = 1 / np.sqrt(((x - mean) ** 2).mean(1, keepdims=True) + x.dtype.type(1e-5))
+        return (x - mean) * scale, (x, mean, scale)
+
+    def backward(dy, saved, cancels=False):
+        x, mean, scale = saved
+        if cancels:
+            scale = 1 / np.sqrt(np.maximum((x * x).mean(1, keepdims=True) - mean**2, 0) + x.dtype.type(1e-5))
+        y = (x - mean) * scale
+        return scale * (dy - dy.mean(1, keepdims=True) - y * (dy * y).mean(1, keepdims=True))
+
+    case = case_of(5 + 0.01 * np.random.default_rng(0).standard_normal((3, 4))).but(cotangents=None)
+    right, wrong = (
+        Layer(forward, lambda dy, saved, c=c: backward(dy, saved, c), name="norm", x="N D") for c in (False, True)
+    )
+    assert not precision.holds(right, case).findings
+    assert precision.holds(wrong, case).findings
+
+
 def test_values_up_to_32_are_moderate_in_single_and_up_to_100000_in_double():
     assert precision.holds(PLAIN, case_of([32.0])).skipped is None
     for value, skipped in ((1e5, False), (1.1e5, True)):

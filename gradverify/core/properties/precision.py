@@ -32,6 +32,10 @@ LOST = 0.3  # a finding needs about half of the digits to be lost
 _FEW, _MANY = 6, 60  # neighbours at which the float64 gradient is looked at
 _SMALL = 1e-3  # of the largest: entries below share its absolute error, as terms of one sum
 _FACTOR = 32.0  # multiples of the unavoidable error that a right backward stays below
+# Times by which rounding of what forward saves may grow in a gradient, relative to its terms: a settled softmax of
+# scores in the hundreds makes as much of it; moments that cancel, (mean / spread)^2, make more. A gradient of which
+# that leaves nothing is a difference of terms that cancel, and may be anything of their size.
+_AMPLIFIED = 1e3
 # Times as many digits as its forward loses: log p and p - 1 where p is nearly 1, both out of a p that is rounded. A
 # digit more is left room for, since one output may be right by luck.
 _AS_FORWARD = 10.0
@@ -63,19 +67,24 @@ def holds(layer: Layer, case: Case, name: str = NAME, more: Any = np.float64) ->
     findings, compared = [], []
 
     @cache
-    def often() -> tuple[dict[str, Array], float]:
-        """As `allowed`, from many neighbours, and what forward loses: for all primals at once, where one is wrong."""
+    def often() -> tuple[dict[str, Array], dict[str, Array], float]:
+        """As `allowed`, from many neighbours, and where what is saved is rounded as well; and what forward loses.
+
+        For all primals at once, where one is wrong.
+        """
         stored = exact.stored(layer, wide.rng(Stream.WIDE_SAVED_ROUNDING), eps)
-        return unavoidable(stored, wide, exactly, eps, _MANY, ties=True), _forward_loses(layer, case, more, eps)
+        plain, kept = (unavoidable(one, wide, exactly, eps, _MANY, ties=True) for one in (layer, stored))
+        return plain, kept, _forward_loses(layer, case, more, eps)
 
     grain = layer.hooks.gradient_rounding(case.primals) if layer.hooks.gradient_rounding else {}
     for primal, truth in exactly.items():
         terms = _terms(case, primal, outputs) + grain.get(primal, 0.0) / eps
         comparison = _compare(layer, primal, judged[primal], truth, allowed[primal], lowest, terms)
         if comparison.wrong.any():  # a kink next to the point is crossed by some of many, maybe by none of few
-            many, loses = often()
+            plain, kept, loses = often()
             top = float(np.max(np.abs(truth), initial=0.0, where=np.isfinite(truth)))
-            spread = many[primal] + _AS_FORWARD / _FACTOR * loses * top
+            most = _AMPLIFIED * eps * (top + terms) if kept[primal].max(initial=0.0) < top else np.inf
+            spread = np.fmax(plain[primal], np.fmin(kept[primal], most)) + _AS_FORWARD / _FACTOR * loses * top
             comparison = _compare(layer, primal, judged[primal], truth, spread, lowest, terms)
         compared.append(comparison)
         if comparison.wrong.any():
@@ -101,8 +110,8 @@ def unavoidable(
 ) -> dict[str, Array]:
     """Spread of the gradient in the wide type under relative changes of `eps` in primals and cotangents, by primal.
 
-    With `ties`, zeros that tie are moved as well, in an order of their own: which of them a sort that
-    is not stable puts where may differ between types.
+    With `ties`, zeros that tie are moved as well, in an order of their own: which of them a sort that is not stable
+    puts where may differ between types. So are entries that vanish beside 1: `floor(x + 1)` has them on either side.
     """
     rng = wide.rng(Stream.WIDE_ROUNDING)
     spread = {name: np.zeros(g.shape) for name, g in truth.items()}
@@ -160,8 +169,9 @@ def _moved(array: Array, eps: float, rng: np.random.Generator, ties: bool = Fals
         return array
     shares = eps * rng.uniform(-1, 1, array.shape)
     shares = way * np.abs(shares) if way else shares
-    zero = (array == 0) & (ties and np.count_nonzero(array == 0) > 1)
-    return array * (1 + shares) + zero * shares
+    tied = (array != 0) | (np.count_nonzero(array == 0) > 1)
+    faint = ties & tied & (np.abs(array) < eps)
+    return array * (1 + shares) + faint * shares
 
 
 def _terms(case: Case, name: str, outputs: tuple[Array, ...]) -> float:
