@@ -89,6 +89,20 @@ def test_an_entry_that_vanishes_beside_1_may_lie_on_either_side_of_a_border():
     assert precision.holds(layer_of(lambda dy, x: dy * ((x + 1e4) - 1e4) * 2, stairs), case_of([0.3, 0.7])).findings
 
 
+def test_what_is_0_but_for_what_forward_loses_is_right():
+    def forward(x):
+        apart = x - x.mean(0)
+        scale = 1 / np.sqrt((apart * apart).mean(0) + x.dtype.type(1e-5))
+        return apart * scale, (apart, scale)
+
+    def backward(dy, saved):
+        y = saved[0] * saved[1]
+        return saved[1] * (dy - dy.mean(0) - y * (dy * y).mean(0))
+
+    norm = Layer(forward, backward, name="norm", x="N D")
+    assert not precision.holds(norm, case_of([[-2.9879398], [-3.0], [-3.0]])).findings
+
+
 def test_moments_that_cancel_are_no_rounding_of_what_was_saved():
     def forward(x):
         mean = x.mean(1, keepdims=True)

@@ -84,7 +84,8 @@ def holds(layer: Layer, case: Case, name: str = NAME, more: Any = np.float64) ->
             plain, kept, loses = often()
             top = float(np.max(np.abs(truth), initial=0.0, where=np.isfinite(truth)))
             most = _AMPLIFIED * eps * (top + terms) if kept[primal].max(initial=0.0) < top else np.inf
-            spread = np.fmax(plain[primal], np.fmin(kept[primal], most)) + _AS_FORWARD / _FACTOR * loses * top
+            spread = np.fmax(plain[primal], np.fmin(kept[primal], most))
+            spread = spread + loses / _FACTOR * max(_AS_FORWARD * top, terms)  # its terms, where they cancel
             comparison = _compare(layer, primal, judged[primal], truth, spread, lowest, terms)
         compared.append(comparison)
         if comparison.wrong.any():
