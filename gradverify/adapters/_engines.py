@@ -21,13 +21,13 @@ def parted(declaration: dict[str, Any], own: tuple[str, ...]) -> tuple[dict[str,
     return mine, settings, told
 
 
-def probed(label: str, declared: Mapping[str, Any], settings: Mapping[str, Any]) -> Layer:
-    """A Layer that computes nothing, and knows what is declared."""
+def probed(label: str, target: Any, declared: Mapping[str, Any], settings: Mapping[str, Any]) -> Layer:
+    """A Layer that computes nothing, and knows what is declared; it holds the target, which may name constants."""
     constants = settings.get("constants", ())
-    return Layer(lambda *_, **__: (None, None), lambda *_: None, name=label, primals=declared, constants=constants)
+    return Layer(lambda *_, **__: target, lambda *_: None, name=label, primals=declared, constants=constants)
 
 
-def kernel_type(label: str, own: Mapping[str, Any], types: tuple[str, ...]) -> str | None:
+def kernel_type(label: str, own: Mapping[str, Any], types: tuple[str, ...], operands: str) -> str | None:
     """The type that a kernel is written for; it comes with a reference, and a reference with it."""
     kind = own.get("kernel")
     if kind is None:
@@ -45,7 +45,7 @@ def kernel_type(label: str, own: Mapping[str, Any], types: tuple[str, ...]) -> s
         )
     if not callable(own["reference"]):
         given = type(own["reference"]).__name__
-        raise DeclarationError(f"layer {label!r}: reference is a {given}; it takes a function of arrays")
+        raise DeclarationError(f"layer {label!r}: reference is a {given}; it takes a function of {operands}")
     return str(kind)
 
 

@@ -76,11 +76,11 @@ def jax_layer(target: Any, /, *, name: str | None = None, **declaration: Any) ->
         built = rebuild(arrays)
         return target(**built, **options) if by_name and not _positional(target) else target(*built.values(), **options)
 
-    probe = probed(label, declared, settings)
+    probe = probed(label, target, declared, settings)
     if any(p.domain.kind == "complex" for p in probe.primals):
         settings = {"conjugate": False, **settings}  # JAX gives dL/dRe - i dL/dIm
     engine = Engine(label, call, tuple(declared), tuple(p.name for p in probe.differentiable))
-    kind = kernel_type(label, own, _KERNELS)
+    kind = kernel_type(label, own, _KERNELS, "arrays")
     hooks: dict[str, Any] = {"uncompiled": import_jax().disable_jit}
     if kind is not None:
         hooks["reference"] = _reference(engine, own["reference"], rebuild, kind)

@@ -107,7 +107,7 @@ def torch_layer(target: Any, /, *, name: str | None = None, **declaration: Any) 
         label,
         call,
         tuple(declared),
-        tuple(p.name for p in probed(label, declared, settings).differentiable),
+        tuple(p.name for p in probed(label, target, declared, settings).differentiable),
         device or torch.device("cpu"),
         _kernel(label, own),
         getattr(torch, own["kernel"]) if own.get("kernel") in _EIGHT else None,
@@ -185,7 +185,7 @@ def _held(function: Any) -> dict[str, Any]:
 
 def _kernel(label: str, own: Mapping[str, Any]) -> Any:
     """The type of the tensors of a kernel; None for code that takes any."""
-    kind = kernel_type(label, own, _KERNELS)
+    kind = kernel_type(label, own, _KERNELS, "tensors")
     return kind and getattr(import_torch(), "bfloat16" if kind in _EIGHT else _ROUGH.get(kind, kind))
 
 
