@@ -104,12 +104,10 @@ def _from_flat_outputs(evidence: Evidence, probe: Probe) -> bool:
     mask = _flat_outputs(evidence, probe)
     if not mask.any() or mask.all() or close(a, n):
         return False
-    masked, start = [], 0
-    for v, y in zip(probe.case.cotangents or (), probe.outputs):
-        width = y.size * (2 if y.dtype.kind == "c" else 1)
-        part = mask[start : start + width].reshape(*y.shape, -1).all(-1)
+    masked = []
+    for v, y, span in zip(probe.case.cotangents or (), probe.outputs, probe.spans):
+        part = mask[span].reshape(*y.shape, -1).all(-1)
         masked.append(np.where(part, 0, v).astype(v.dtype))
-        start += width
     without = probe.pulled(tuple(masked)).get(evidence.primal)
     return without is not None and close(without, n)
 

@@ -163,16 +163,15 @@ def _labels(evidence: Evidence, pairs: Sequence[Jacobians], which: str, there: b
 def _off_diagonal(evidence: Evidence, j: Jacobians) -> Iterator[tuple[str, Array]]:
     """Each axis that an output shares with the primal, and a mask of the elements between different places of it."""
     shape, own = j.probe.shape(evidence.primal), j.probe.labels(evidence.primal)
-    entries, start = np.indices(shape).reshape(len(shape), j.numerical.shape[1]), 0
-    for k, y in enumerate(j.probe.outputs):
+    entries = np.indices(shape).reshape(len(shape), j.numerical.shape[1])
+    for k, (y, span) in enumerate(zip(j.probe.outputs, j.probe.spans)):
         places = np.indices(y.shape).reshape(y.ndim, y.size)
         labels = evidence.labels_of(k, y.ndim)
         for axis, label in enumerate(labels):
             if own.count(label) == 1 == labels.count(label):
                 mask = np.zeros(j.numerical.shape, bool)
-                mask[start : start + y.size] = places[axis][:, None] != entries[own.index(label)]
+                mask[span] = places[axis][:, None] != entries[own.index(label)]
                 yield label, mask
-        start += y.size
 
 
 _LOST = "the others are right, so these are overwritten, or a slice, a mask or an index leaves them out"

@@ -65,15 +65,13 @@ def _words(factors: list[float | None]) -> str:
 
 def _shares(evidence: Evidence, probe: Probe) -> list[Share]:
     """What each output sends back alone; empty where these do not add up to the gradient."""
-    cotangents, found, start = probe.case.cotangents or (), [], 0
-    for k, y in enumerate(probe.outputs):
+    cotangents, found = probe.case.cotangents or (), []
+    for k, span in enumerate(probe.spans):
         alone = probe.pulled(tuple(v if j == k else np.zeros_like(v) for j, v in enumerate(cotangents)))
         if evidence.primal not in alone or not np.isfinite(alone[evidence.primal]).all():
             return []
-        width = y.size * (2 if y.dtype.kind == "c" else 1)
         weights = np.zeros_like(probe.point.weights)
-        weights[start : start + width] = probe.point.weights[start : start + width]
+        weights[span] = probe.point.weights[span]
         found.append(Share(alone[evidence.primal], probe.under(evidence.primal, weights)))
-        start += width
     total = sum(share.analytic for share in found)
     return found if close(np.asarray(total), probe.analytic[evidence.primal]) else []

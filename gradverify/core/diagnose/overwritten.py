@@ -124,19 +124,17 @@ def _without(evidence: Evidence, places: Places, place: int, probe: Probe) -> bo
 
 def _terms(evidence: Evidence, places: Places, probe: Probe) -> tuple[Array, Array]:
     """Contributions of each place along an axis that outputs share, shape (places, *primal), and all others."""
-    flat, start = probe.contributions(evidence.primal), 0
+    flat = probe.contributions(evidence.primal)
     rest = np.zeros(flat.shape[1:])
     chosen: Array = 0.0
-    for k, y in enumerate(probe.outputs):
-        width = y.size * (2 if y.dtype.kind == "c" else 1)
-        part = flat[start : start + width]
+    for k, (y, span) in enumerate(zip(probe.outputs, probe.spans)):
+        part = flat[span]
         axis = next((axis for output, axis in places if output == k), None)
         if axis is None:
             rest = rest + part.sum(0)
         else:
             shaped = np.moveaxis(part.reshape(*y.shape, *part.shape[1:]), axis, 0)
             chosen = chosen + shaped.sum(tuple(range(1, y.ndim)))
-        start += width
     return chosen, rest
 
 

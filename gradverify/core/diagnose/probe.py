@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -68,6 +69,12 @@ class Probe:
     def failure(self) -> LayerFailure | None:
         """What backward broke down with, if it did."""
         return self._pulled[1]
+
+    @cached_property
+    def spans(self) -> tuple[slice, ...]:
+        """Where each output lies among the flat ones, complex numbers as two."""
+        ends = np.cumsum([0, *(y.size * (2 if y.dtype.kind == "c" else 1) for y in self.outputs)])
+        return tuple(slice(first, last) for first, last in pairwise(ends.tolist()))
 
     @property
     def raw(self) -> Mapping[str, object]:
