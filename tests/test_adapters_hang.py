@@ -124,5 +124,5 @@ def test_an_inner_limit_ends_and_leaves_the_outer_one_in_force() -> None:
 
 
 def test_an_inner_limit_beyond_the_outer_one_changes_nothing() -> None:
-    first, _ = _within(0.1, 5.0)
-    assert "0.1 s" in first
+    (told,) = _within(0.1, 5.0)
+    assert "0.1 s" in told

@@ -121,6 +121,29 @@ def test_a_time_limit_that_ends_in_a_destructor_ends_what_follows(after):
         body()
 
 
+@pytest.mark.parametrize("caught", [Exception, BaseException])
+def test_whoever_catches_what_a_layer_raises_does_not_catch_the_limit(caught):
+    """A rule takes a failure for "no value there"; an interpreter wraps what its kernel raises."""
+    failures = []
+
+    def wrapping():
+        try:
+            _compute(0.3)
+        except caught as error:
+            raise RuntimeError(f"kernel: {error!r}") from error
+
+    def asking():
+        try:
+            guarded("backward", wrapping)
+        except LayerFailure as failure:
+            failures.append(failure)
+
+    with pytest.raises(LayerFailure, match="did not return within") as told, time_limit(0.2):
+        asking()
+    assert told.value.kind == "timeout"
+    assert len(failures) == (caught is BaseException)
+
+
 def test_what_else_a_destructor_raises_is_told_as_before(monkeypatch):
     class Wrong:
         def __del__(self):

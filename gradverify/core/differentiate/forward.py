@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -153,7 +154,8 @@ class Forward:
         key = self._key(way, names)
         if key not in known and key not in refused:
             trial, count = self.differing(names)
-            with time_limit(TRIAL, inner=True):  # a layer that takes longer gains nothing by it
+            flat = None
+            with suppress(LayerFailure), time_limit(TRIAL, inner=True):  # one that takes longer gains nothing by it
                 flat = self._stacked(trial, count, way)
             fits = flat is not None and self._same(flat, trial, 0, count - 1)
             _remember(known if fits else refused, key)

@@ -7,6 +7,7 @@ bit, never assumed: a mean over the batch is refused, and so is a product that i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -74,7 +75,8 @@ class SideBySide:
         key = (label, *names)
         if key not in self._carried:
             stack, count = self.forward.differing(tuple(self.axes[label]))
-            with time_limit(TRIAL, inner=True):  # a layer that takes longer gains nothing by it
+            found = None
+            with suppress(LayerFailure), time_limit(TRIAL, inner=True):  # one that takes longer gains nothing by it
                 found = self._joined(stack, label)
             if found is None or not all(self._same(found[k], stack, k) for k in (0, count - 1)):
                 return False

@@ -29,8 +29,16 @@ _MOST = 20  # limits on the clock after which it ends in any case
 _SOON = 1e-3  # seconds, after which what a destructor has swallowed is raised once more
 
 
-class _Expired(LayerFailure):
-    """The limit's own failure, told from any other that a destructor may swallow."""
+class _Expired(BaseException):
+    """Time is up: on its way to the limit, which makes a LayerFailure of it.
+
+    No LayerFailure itself, nor an Exception: what tries a layer's code and takes a failure for an answer, ours or the
+    author's, must not take this for one.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 @contextmanager
@@ -51,7 +59,7 @@ def time_limit(seconds: float | None, inner: bool = False) -> Iterator[None]:
     limit, begun, late = seconds, time.process_time(), _starved()
     start = time.perf_counter() - late
     seen = (begun, start)
-    dropped: list[_Expired] = []
+    expired: list[_Expired] = []
 
     def expire(signum: int, frame: FrameType | None) -> None:
         nonlocal seen
@@ -64,13 +72,14 @@ def time_limit(seconds: float | None, inner: bool = False) -> Iterator[None]:
             return
         signal.setitimer(signal.ITIMER_REAL, _AGAIN * limit)  # whoever catches this must not run on without a limit
         if max(computed(), running() - (_starved() - late)) >= 0.5 * limit:
-            raise _Expired(TIMEOUT, "forward", f"the layer did not return within {limit:g} s")
-        raise _Expired(SLOW, "forward", f"{TOO_SLOW}: a case took more than {limit:g} s")
+            expired.append(_Expired(TIMEOUT, f"the layer did not return within {limit:g} s"))
+        else:
+            expired.append(_Expired(SLOW, f"{TOO_SLOW}: a case took more than {limit:g} s"))
+        raise expired[-1]
 
     def swallowed(unraisable: sys.UnraisableHookArgs) -> None:
         """Python drops what is raised in a destructor or in the callback of a weak reference."""
         if isinstance(unraisable.exc_value, _Expired):
-            dropped.append(unraisable.exc_value)
             signal.setitimer(signal.ITIMER_REAL, _SOON)
         else:
             told(unraisable)
@@ -80,8 +89,13 @@ def time_limit(seconds: float | None, inner: bool = False) -> Iterator[None]:
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
-        if dropped:  # and the body ended before the timer did
-            raise dropped[0]
+    except (LayerFailure, _Expired) as error:
+        if not expired:
+            raise
+        raise _failure(expired[0]) from error
+    else:
+        if expired:  # and the layer's code, or a destructor, has swallowed it
+            raise _failure(expired[0])
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, previous)
@@ -89,6 +103,10 @@ def time_limit(seconds: float | None, inner: bool = False) -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, max(outer - (_clock() - start), _SOON))
         if sys.unraisablehook is swallowed:  # unless the layer put its own in place
             sys.unraisablehook = told
+
+
+def _failure(expired: _Expired) -> LayerFailure:
+    return LayerFailure(expired.kind, "forward", str(expired))
 
 
 def _clock() -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.nouns import Array, Case
 
 Usable = tuple[dict[str, Array], list[evaluate.LayerFailure]]
+Measure = Callable[[Layer, Case], dict[str, Array]]
 
 
 @dataclass(slots=True)
@@ -27,6 +28,7 @@ class Once:
     given, case : the Case as it was asked about, and with its cotangents
     outputs : copies, since a layer may write into what it returned
     gradients : by primal name, not writeable; None before they are known
+    measured : what each measure gave, by primal name
     """
 
     layer: Layer
@@ -34,6 +36,7 @@ class Once:
     case: Case
     outputs: tuple[Array, ...]
     gradients: dict[str, Array] | None = None
+    measured: dict[Measure, dict[str, Array]] = field(default_factory=dict)
 
     def keep(self, gradients: Mapping[str, Array]) -> dict[str, Array]:
         """Keep copies of usable gradients."""
@@ -78,6 +81,16 @@ def evaluated(layer: Layer, case: Case) -> tuple[Once, Callable[[], Usable]]:
         return good if bad else once.keep(good), bad
 
     return once, pull
+
+
+def measured(measure: Measure, layer: Layer, case: Case) -> dict[str, Array]:
+    """What a measure gives at a Case: a dear one, that is asked for wherever two gradients differ."""
+    known = _known(layer, case)
+    if known is None:
+        return measure(layer, case)
+    if measure not in known.measured:
+        known.measured[measure] = measure(layer, case)
+    return known.measured[measure]
 
 
 def _known(layer: Layer, case: Case) -> Once | None:

@@ -127,7 +127,7 @@ def compare(
     unit = _unit(layer, case)
     measured = layer.hooks.gradient_rounding
     grain = {} if measured is None else {n: loose * _GRAINS * g for n, g in measured(case.primals).items()}
-    spreads = [] if same else [cache(partial(spread, layer, case)) for spread in (rounding, rounding_saved)]
+    spreads = [] if same else [cache(partial(once.measured, m, layer, case)) for m in (rounding, rounding_saved)]
     for primal in expected:
         a, b = np.asarray(got[primal]), np.asarray(expected[primal])
         with np.errstate(all="ignore"):

@@ -39,13 +39,10 @@ def stops_short(dispute: Dispute) -> tuple[bool, bool]:
     told of the layer once for all, since it jumps.
     """
     natural = dispute.point.scale
-    ways = [Way(dispute, np.minimum(natural, 1.0))]
-    if natural.max() > 1.0:
-        ways.append(Way(dispute, natural))
-    unit = Way(dispute, np.ones_like(natural))
-    if natural.min() < _LOW:
-        ways.append(unit)
-    if not _below(dispute, _LOST) and not _continuous(ways[0]):
+    small, wide, unit = _ways(dispute, (np.minimum(natural, 1.0), natural, np.ones_like(natural)))
+    ways = list(dict.fromkeys((small, wide, unit) if natural.min() < _LOW else (small, wide)))
+    every = dict.fromkeys((*ways, unit))
+    if not _below(dispute, _LOST) and not _continuous(small):
         return False, True
     if any(map(_spiked, ways)):
         return True, True
@@ -54,9 +51,18 @@ def stops_short(dispute: Dispute) -> tuple[bool, bool]:
     found = any(_explained(way, reach) for way in ways for reach in _NEAR)
     elsewhere = not found and any(_explained_elsewhere(unit, reach) for reach in _NEAR)  # shows whether there are jumps
     found = found or (unit.slight and elsewhere)
-    found = found or any(map(_told_aside, (*ways, unit)))
+    found = found or any(map(_told_aside, every))
     found = found or any(way.slight and _backward_explains(way, reach) for way in ways for reach in _NEAR)
-    return found, any(way.jumps for way in (*ways, unit))
+    return found, any(way.jumps for way in every)
+
+
+def _ways(dispute: Dispute, steps: Iterable[Array]) -> list[Way]:
+    """One for each step; the same one for two steps of which a domain leaves the same."""
+    ways: list[Way] = []
+    for step in steps:
+        new = Way(dispute, step)
+        ways.append(next((way for way in ways if np.array_equal(way.size, new.size)), new))
+    return ways
 
 
 def _below(dispute: Dispute, share: float) -> bool:
