@@ -8,7 +8,7 @@ import pytest
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
 
-from gradverify import verify  # noqa: E402
+from gradverify import check, verify  # noqa: E402
 from gradverify.adapters import as_layer  # noqa: E402
 from gradverify.adapters._jax_engine import _precision  # noqa: E402
 from gradverify.core import evaluate  # noqa: E402
@@ -96,7 +96,7 @@ def keeping(what):
 def test_the_trace_of_a_kernel_tells_what_it_keeps_in_its_type(what, told):
     layer = as_layer(keeping(what), x="N D", kernel="bfloat16", reference=jnp.tanh)
     saved = evaluate.run(layer, {"x": np.ones((3, 4))}, {}).saved
-    assert layer.hooks.reference.kept(saved).least == told
+    assert layer.hooks.reference.kept(saved, None, ()).least == told
 
 
 def test_where_control_flow_on_values_hides_what_is_kept_it_may_be_rounded():
@@ -105,7 +105,7 @@ def test_where_control_flow_on_values_hides_what_is_kept_it_may_be_rounded():
 
     layer = as_layer(branching, x="N D", kernel="bfloat16", reference=jnp.tanh)
     saved = evaluate.run(layer, {"x": np.ones((3, 4))}, {}).saved
-    assert layer.hooks.reference.kept(saved).least == 12
+    assert layer.hooks.reference.kept(saved, None, ()).least == 12
 
 
 def kept_rounded(what, fault=""):
@@ -260,3 +260,37 @@ def test_a_reference_in_numpy_is_screened_for_a_kernel_in_jax(kernel):
     dims = {"x": "N D", "w": "D", "kernel": kernel, "reference": in_numpy}
     assert not verify(as_layer(scaled(), **dims), case, "reference").findings
     assert {f.primal for f in verify(as_layer(scaled(True), **dims), case, "reference").findings} == {"w"}
+
+
+def composed(fault=""):
+    """A norm and a product, made in the type in forward and in backward."""
+
+    @jax.custom_vjp
+    def layer(x, g, w):
+        return forward(x, g, w)[0]
+
+    def forward(x, g, w):
+        wide = x.astype(jnp.float32)
+        r = jax.lax.rsqrt((wide * wide).mean(-1, keepdims=True) + 1e-6)
+        return (wide * r * g.astype(jnp.float32)).astype(x.dtype) @ w, (x, g, w, r)
+
+    def backward(saved, dy):
+        x, g, w, r = saved
+        h, dh = x.astype(jnp.float32) * r, (dy @ w.T).astype(jnp.float32)
+        t = dh * g.astype(jnp.float32)
+        dx = r * (t - (0 if fault else h * (t * h).mean(-1, keepdims=True)))
+        return dx.astype(x.dtype), (dh * h).sum(0).astype(x.dtype), (h * g.astype(jnp.float32)).astype(x.dtype).T @ dy
+
+    layer.defvjp(forward, backward)
+    return layer
+
+
+@pytest.mark.parametrize("kernel", ["bfloat16", "float16"])
+def test_products_that_a_kernel_makes_in_its_type_are_rounded(kernel):
+    def plain(x, g, w):
+        return (x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-6) * g) @ w
+
+    asked = {"examples": 15, "raises": False, "properties": ["complete", "reference"], "seed": 0}
+    declared = {"x": "N D", "g": "D", "w": "D H", "kernel": kernel, "reference": plain}
+    assert check(composed(), **declared, **asked).ok
+    assert [f.primal for f in check(composed("sum missing"), **declared, **asked)] == ["x"]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters._jax_engine import Engine, Tape, _precision, import_jax
+from gradverify.adapters._jax_heard import PRODUCTS, Made, Peak, Quiet
 from gradverify.adapters._jax_run import Halves, Run, done
 from gradverify.adapters._lossy import (
     FEW,
@@ -26,11 +27,11 @@ from gradverify.adapters._lossy import (
     as_much_again,
     counted,
     least,
+    told,
 )  # fmt: skip
 
 Array = Any  # numpy.ndarray or jax.Array
 _SUMS = {"dot_general", "reduce_sum", "cumsum", "scatter-add", "scatter_add", "conv_general_dilated"}
-_PRODUCTS = {"dot_general", "conv_general_dilated"}
 _EXACT = {
     "broadcast_in_dim", "reshape", "transpose", "squeeze", "slice", "concatenate", "gather", "select_n", "pad", "rev",
     "neg", "abs", "sign", "max", "min", "reduce_max", "reduce_min", "convert_element_type", "copy", "stop_gradient",
@@ -40,6 +41,9 @@ _ORDERS = ("gt", "ge", "lt", "le")
 _COPIES = 64  # up to which a loop takes less time than to compile
 _ADDED = {"add", "add_any", "sub"}
 _CARRIED = {"mul", "div", *_ADDED, *_EXACT} - {"argmax", "iota", "scatter", "sign", "floor", "round"}
+
+
+Seen = tuple[Held, tuple[int, ...], Halves | None]
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Reference(Lossy):
     """
 
     kernel: Engine
-    known: dict[str, tuple[Held, tuple[int, ...]]] = field(default_factory=dict)
+    known: dict[str, Seen] = field(default_factory=dict)
     traced: dict[str, Halves] = field(default_factory=dict)
 
     @property
@@ -108,38 +112,56 @@ class Reference(Lossy):
         with _precision(truth.given):
             return truth.halves.pull(Run(), truth.saved, vs)
 
-    def kept(self, saved: Any) -> Held:
-        """See `_torch_reference.Reference`; the kernel's trace tells what is kept, and what of it is a primal."""
+    def kept(self, saved: Any, watched: Any, cotangents: tuple[Array, ...]) -> Held:
+        """See `Lossy`; the kernel's trace tells what is kept, and what of it is a primal."""
         if not isinstance(saved, Tape):
-            told: Held = getattr(saved, "held", Held())
-            return told
+            return told(saved)
         low = {n: a.astype(self.dtype) if a.dtype.kind == "f" else a for n, a in saved.primals.items()}
         key = repr([(n, a.shape) for n, a in low.items()] + sorted(saved.options.items()))
         parts = self.kernel._parted(low, self.kernel.differentiable)
         if key not in self.known:
             self.known[key] = self._seen(low, parts, saved.options)
-        held, at = self.known[key]
+        held, at, halves = self.known[key]
+        if halves is not None:
+            made = Made(self.dtype)
+            _, between = halves.forward(made, *parts)
+            if cotangents:
+                halves.pull(made, between, cotangents)
+            held = replace(held, products=tuple(made.found))
         if not at:
             return held
         residuals = self.kernel._do("residuals", _residuals(self.kernel._outputs(saved.options)), saved.options, *parts)
         return replace(held, values=tuple(np.asarray(residuals[k], float) for k in at))
 
-    def _seen(self, low: dict[str, Array], parts: Any, options: Any) -> tuple[Held, tuple[int, ...]]:
-        """What is kept, and which of the residuals are values that are."""
+    def _seen(self, low: dict[str, Array], parts: Any, options: Any) -> Seen:
+        """What is kept, which of the residuals are values that are, and where products are made in the type."""
         try:
             halves = Halves(self.kernel._outputs(options), *parts)
+            halves.trace_pull()
         except Exception:  # noqa: BLE001  control flow on values: nobody can tell, and it may
-            return Held(least([a.shape for a in low.values() if _floats(a)])), ()
+            return Held(least([a.shape for a in low.values() if _floats(a)])), (), None
         ahead = halves.ahead.jaxpr
         outputs, residuals = ahead.outvars[: halves.outputs], ahead.outvars[halves.outputs :]
         size = least([tuple(v.aval.shape) for v in (*ahead.invars, *outputs) if _floats(v.aval)])
         own, have = set(map(id, ahead.invars)), set(map(id, residuals))
         kept = [k for k, v in enumerate(residuals) if v.aval.dtype == self.dtype and id(v) not in own]
-        at = tuple(k for k in kept if residuals[k].aval.size >= size)
+        products = [eqn.outvars[0].aval for eqn in halves if eqn.primitive.name in PRODUCTS]
+        sizes = {made.size for made in products}  # that no statistics of rows have
+        at = tuple(k for k in kept if residuals[k].aval.size >= size or residuals[k].aval.size in sizes)
+        within = halves if any(made.dtype == self.dtype for made in products) else None
         if not at:
-            return Held(), ()
+            return Held(), (), within
         lost = (n for n, v in zip(sorted(parts[0]), ahead.invars) if id(v) not in have)
-        return Held(size, frozenset(lost)), at
+        return Held(size, frozenset(lost)), at, within
+
+    def beyond(self, arrays: tuple[Array, ...], cotangents: tuple[Array, ...], options: Mapping[str, Any]) -> bool:
+        """See `Lossy`."""
+        _, truth = self.forward(*arrays, **options)
+        heard = Peak()
+        with _precision(truth.given):
+            _, saved = truth.halves.forward(heard, *truth.given)
+            truth.halves.pull(heard, saved, cotangents)
+        return bool(heard.factor > self.largest / 2)
 
     def sample(
         self,
@@ -153,9 +175,11 @@ class Reference(Lossy):
         """Outputs, gradients and elements computed, each operation off by as much as a good kernel's may be."""
         with _precision(truth.given):
             if not truth.places:
-                quiet = _Quiet(Sought.of(held, self.eps))
-                if held.values:
-                    truth.halves.forward(quiet, *truth.given)
+                quiet = Quiet(*(Sought.of(values, self.eps) for values in (held.values, held.products)))
+                if held.values or held.products:
+                    _, between = truth.halves.forward(quiet, *truth.given)
+                    quiet.kept = Sought([], self.eps)
+                    truth.halves.pull(quiet, between, cotangents)
                 truth.places.append(frozenset(quiet.places))
             noise = _Noise(self.dtype, seed, held.least, truth.places[0])
             outputs, saved = truth.halves.forward(noise, *truth.given)
@@ -177,20 +201,6 @@ class _Exponential:
     doubt: Any
     axes: tuple[int, ...] = ()
     divided: bool = False  # by that sum
-
-
-class _Quiet(Run):
-    """Runs a jaxpr as it is, and hears which operations make what is sought."""
-
-    def __init__(self, sought: Sought) -> None:
-        self.sought, self.count, self.places = sought, 0, list[int]()
-
-    def step(self, jaxpr: Any, eqn: Any, given: list[Any]) -> list[Any]:
-        """See `Run`."""
-        results, self.count = done(eqn, given), self.count + 1
-        if _floats(results[0]) and self.sought.found(lambda: np.asarray(results[0]), np.size(results[0])):
-            self.places.append(self.count)
-        return results
 
 
 class _Noise(Run):
@@ -248,7 +258,7 @@ class _Noise(Run):
         if name in _ORDERS and self.kept is not None and np.size(given[0]) >= self.kept:
             given = [self.low(a) for a in given]  # a mask that backward may take from what is kept
         spread: list[Any] = [0.0] * len(eqn.outvars)
-        if name in _PRODUCTS:
+        if name in PRODUCTS:
             exact, given = given, [self.low(a) for a in given]
             spread = self.spread(eqn, exact, given)
         sizes: list[Any] = [None] * len(eqn.outvars)
@@ -290,7 +300,7 @@ class _Noise(Run):
             self.exponentials[id(given[0])] = replace(known, axes=tuple(eqn.params["axes"]))
         elif name == "div" and id(given[0]) in self.exponentials:
             self.exponentials[id(result)] = replace(self.exponentials[id(given[0])], value=result, divided=True)
-        if name in _PRODUCTS:
+        if name in PRODUCTS:
             terms = done(eqn, [_size(a) for a in given])[0]
             self.sizes[id(result)] = result, terms, counted(_terms(eqn, given, result))
         elif name == "sub" or (name in _CARRIED and any(id(a) in self.sizes for a in given)):

@@ -6,7 +6,8 @@ Compiling costs ten milliseconds or more for each operation at each new shape, a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,11 @@ _WITH: dict[str, Callable[..., Any]] = {
     "rev": lambda p, x: np.flip(x, p["dimensions"]),
     "dot_general": lambda p, a, b: _product(a, b, *p["dimension_numbers"]),
 }  # fmt: skip
+
+
+def in_numpy(eqn: Any) -> bool:
+    """Whether NumPy knows an operation."""
+    return eqn.primitive.name in _PLAIN or eqn.primitive.name in _WITH
 
 
 def done(eqn: Any, given: list[Any]) -> list[Any]:
@@ -103,21 +109,36 @@ class Halves:
         found = run.run(self.ahead.jaxpr, self.ahead.consts, import_jax().tree_util.tree_leaves((moving, rest)))
         return found[: self.outputs], found[self.outputs :]
 
+    def trace_pull(self) -> None:
+        """Let the pullback be known, which takes a trace of its own."""
+        jax = import_jax()
+
+        def back(saved: list[Any], vs: tuple[Any, ...]) -> Any:
+            pull = jax.tree_util.tree_unflatten(self._tree, saved)
+            return pull(tuple(_cotangent(v, y) for v, y in zip(vs, self._ys)))[0]
+
+        self.back, shape = jax.make_jaxpr(back, return_shape=True)(self._between, tuple(self._ys))
+        self.gradients = jax.tree_util.tree_structure(shape)
+
     def pull(self, run: Run, saved: list[Any], cotangents: tuple[Array, ...]) -> dict[str, Array]:
         """Gradients by name."""
-        jax = import_jax()
         if self.back is None:
-
-            def back(saved: list[Any], vs: tuple[Any, ...]) -> Any:
-                pull = jax.tree_util.tree_unflatten(self._tree, saved)
-                return pull(tuple(_cotangent(v, y) for v, y in zip(vs, self._ys)))[0]
-
-            self.back, shape = jax.make_jaxpr(back, return_shape=True)(self._between, tuple(self._ys))
-            self.gradients = jax.tree_util.tree_structure(shape)
+            self.trace_pull()
         given = [np.asarray(v, y.dtype) for v, y in zip(cotangents, self._ys)]
         flat = run.run(self.back.jaxpr, self.back.consts, [*saved, *given])
-        found = jax.tree_util.tree_unflatten(self.gradients, flat)
+        found = import_jax().tree_util.tree_unflatten(self.gradients, flat)
         return {n: np.asarray(g, float) for n, g in found.items()}
+
+    def __iter__(self) -> Iterator[Any]:
+        """Every operation, those of nested jaxprs too."""
+        return chain(_operations(self.ahead.jaxpr), _operations(self.back.jaxpr))
+
+
+def _operations(jaxpr: Any) -> Iterator[Any]:
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for inner in (eqn.params[key] for key in _NESTED if key in eqn.params):
+            yield from _operations(getattr(inner, "jaxpr", inner))
 
 
 def _broadcast(x: Array, shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:

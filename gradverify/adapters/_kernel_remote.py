@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,11 +30,22 @@ _ENDS = 6  # of the process, after which it is not started again
 
 @dataclass(frozen=True)
 class Saved:
-    """What the judge remembers of a forward; backward runs it again."""
+    """What the judge remembers of a forward; backward runs it again.
+
+    Attributes
+    ----------
+    kept : what forward was seen to keep
+    made : products of matrices that were seen in forward and in the last backward
+    """
 
     primals: dict[str, Array]
     options: Mapping[str, Any]
-    held: Held
+    kept: Held
+    made: list[Array]
+
+    def held(self) -> Held:
+        """Both."""
+        return replace(self.kept, products=tuple(self.made))
 
 
 class Remote:
@@ -67,16 +78,17 @@ class Remote:
         """Outputs of the kernel, and what `backward` needs."""
         primals = {n: np.array(a) for n, a in zip(self.names, arrays)}
         head, found = self._asked({"pull": False, "options": options}, primals, "forward")
-        outputs, values = ([a for n, a in found.items() if n.startswith(what)] for what in ("y ", "k "))
+        outputs, values, made = ([a for n, a in found.items() if n.startswith(what)] for what in ("y ", "k ", "p "))
         least, lost = head.get("kept") or (None, ())
         held = Held(least, frozenset(map(str, lost)), tuple(values))
-        return (outputs[0] if len(outputs) == 1 else tuple(outputs)), Saved(primals, options, held)
+        return (outputs[0] if len(outputs) == 1 else tuple(outputs)), Saved(primals, options, held, made)
 
     def backward(self, cotangents: Any, saved: Saved) -> dict[str, Array]:
         """Gradients by primal name."""
         given = cotangents if isinstance(cotangents, tuple) else (cotangents,)
         arrays = {**saved.primals, **{f"v {k}": v for k, v in enumerate(given)}}
         _, found = self._asked({"pull": True, "options": dict(saved.options)}, arrays, "backward")
+        saved.made[:] = [a for n, a in found.items() if n.startswith("p ")]
         return {name.removeprefix("g "): g for name, g in found.items() if name.startswith("g ")}
 
     def load(self) -> str:

@@ -72,11 +72,13 @@ def _answered(
 ) -> bytes:
     options = {n: tuple(v) if isinstance(v, list) else v for n, v in question["options"].items()}
     try:
-        with watch, nullcontext() if question["fresh"] is None else poisoned(float(question["fresh"])):
+        reference = layer.hooks.reference
+        watching = nullcontext() if reference is None else reference.watching()
+        with watch, nullcontext() if question["fresh"] is None else poisoned(float(question["fresh"])), watching:
             raw, tape = layer.forward(*(arrays[p.name] for p in layer.primals), **options)
             outputs = raw if isinstance(raw, tuple) else (raw,)
             found: dict[str, Any] = {f"y {k}": np.array(y) for k, y in enumerate(outputs)}
-            held = Held() if layer.hooks.reference is None else layer.hooks.reference.kept(tape)
+            v: tuple[Any, ...] = ()
             if question["pull"]:
                 v = tuple(arrays[f"v {k}"] for k in range(len(outputs)))
                 v = tuple(a.astype(y.dtype) if y.dtype.kind == "f" else a for a, y in zip(v, map(np.asarray, outputs)))
@@ -84,7 +86,9 @@ def _answered(
                 for unusable in (g for g in grads.values() if isinstance(g, LayerFailure)):
                     raise unusable
                 found = {f"g {n}": np.array(g) for n, g in grads.items() if g is not None}
-            found |= {f"k {k}": np.asarray(v, np.float32) for k, v in enumerate(held.values)}
+        held = Held() if reference is None else reference.kept(tape, watching, v)
+        for what, values in (("k", held.values), ("p", held.products)):
+            found |= {f"{what} {k}": np.asarray(v, np.float32) for k, v in enumerate(values)}
     except LayerFailure as failure:
         return packed({"failure": [failure.kind, failure.stage, str(failure), failure.primal]}, {})
     except (Exception, SystemExit) as error:  # noqa: BLE001  the author's code

@@ -6,7 +6,8 @@ The bounds are told in `_torch_noise`; torch and JAX run a reference's operation
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -45,19 +46,28 @@ def least(shapes: Sequence[tuple[int, ...]]) -> int:
 
 @dataclass(frozen=True)
 class Held:
-    """What a kernel was seen to keep for backward.
+    """What a kernel was seen to keep for backward, and to make on the way.
 
     Attributes
     ----------
     least : number of elements from which on it keeps tensors of its own in its type; None if it keeps none
     lost : primals that it does not keep, so that backward knows them by what is rounded alone
     values : what it keeps in its type besides primals and outputs; those of less than `least` elements are statistics
-        of rows, which are not to be rounded, or results of matrix products
+        of rows, which are not to be rounded, unless a matrix product is as large
+    products : results of matrix products that it makes in its type, in forward or backward: a product is a kernel of
+        its own, which adds up in float32 and rounds once
     """
 
     least: int | None = None
     lost: frozenset[str] = frozenset()
     values: tuple[Array, ...] = ()
+    products: tuple[Array, ...] = ()
+
+
+def told(saved: Any) -> Held:
+    """What the process of a kernel told of it; nothing where it does not run in one."""
+    found: Held = saved.held() if hasattr(saved, "held") else Held()
+    return found
 
 
 @dataclass(frozen=True)
@@ -76,9 +86,9 @@ class Sought:
     eps: float
 
     @classmethod
-    def of(cls, held: Held, eps: float) -> Sought:
-        """What is sought of what is held."""
-        return cls([np.sort(np.ravel(v)) for v in held.values], eps)
+    def of(cls, values: Iterable[Array], eps: float) -> Sought:
+        """What is sought: these."""
+        return cls([np.sort(np.ravel(v)) for v in values], eps)
 
     def found(self, made: Callable[[], Array], size: int) -> bool:
         """Whether a value of so many entries is one of them, but for roundings: those are as large together as alone.
@@ -170,6 +180,28 @@ class Lossy(OfType):
         """Gradients by the framework's own differentiation."""
         found = self.high.backward(cotangents, truth.tape)
         return {n: np.asarray(g, float) for n, g in found.items() if g is not None}
+
+    def watching(self) -> AbstractContextManager[Any]:
+        """Around a forward and a backward of the kernel, for `kept`."""
+        return nullcontext()
+
+    def kept(self, saved: Any, watched: Any, cotangents: tuple[Array, ...]) -> Held:
+        """What the kernel was seen to keep and to make, by what its forward saved or by what its own process tells.
+
+        Parameters
+        ----------
+        saved : of its forward
+        watched : the `watching` that its forward was in, and its backward
+        cotangents : that its backward got
+        """
+        raise NotImplementedError
+
+    def beyond(self, arrays: tuple[Array, ...], cotangents: tuple[Array, ...], options: Mapping[str, Any]) -> bool:
+        """Whether an operand or a result of a matrix product leaves the range of the type, in forward or backward.
+
+        There a good kernel may give what is not finite, since tensor cores take nothing else.
+        """
+        raise NotImplementedError
 
     def at(self, primals: Mapping[str, Array]) -> dict[str, Array]:
         """The point at which the kernel is: every primal as it is stored, in float64."""

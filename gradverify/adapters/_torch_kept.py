@@ -28,11 +28,15 @@ class Kept:
     @property
     def values(self) -> Array:
         """In float64."""
-        return np.asarray(self.tensor.detach().double().cpu().numpy())
+        return _values(self.tensor)
 
     def put(self, values: Array) -> None:
         """Let backward meet other values."""
         self.tensor.data.copy_(import_torch().from_numpy(np.array(values)))
+
+
+def _values(tensor: Tensor) -> Array:
+    return np.asarray(tensor.detach().double().cpu().numpy())
 
 
 def low(tape: Tape, dtype: Any) -> Iterator[Kept]:
@@ -45,21 +49,28 @@ def low(tape: Tape, dtype: Any) -> Iterator[Kept]:
             yield Kept(t, outputs.get(t.data_ptr()))
 
 
-def held(tape: Tape, dtype: Any) -> Held:
-    """See `Held`. Row statistics do not count: to round those is a fault."""
+def held(tape: Tape, dtype: Any, watched: Any) -> Held:
+    """See `Held`. Row statistics do not count: to round those is a fault.
+
+    Parameters
+    ----------
+    watched : see `_torch_heard.Products`; None where nobody listened
+    """
+    products, as_large = (map(_values, watched.found), watched.sizes) if watched is not None else ((), ())
     known = [t for t in (*tape.leaves.values(), *tape.outputs) if t.is_floating_point()]
     size = least([tuple(t.shape) for t in known])
     rank = max((t.ndim for t in known), default=0)
     many = [(k, k.tensor.numel() >= size) for k in low(tape, dtype)]
-    kept = [k for k, enough in many if enough or (k.tensor.ndim == rank and 1 not in k.tensor.shape)]
+    whole = [k.tensor.ndim == rank and (1 not in k.tensor.shape or k.tensor.numel() in as_large) for k, _ in many]
+    kept = [k for (k, enough), all_axes in zip(many, whole) if enough or all_axes]
     if not kept:
-        return Held()
+        return Held(products=tuple(products))
     have = {t.data_ptr() for t in _saved(tape)}
     wanted = {n: t for n, t in tape.leaves.items() if t.is_floating_point()} if _alone(tape) else {}
     lost = {n for n, t in wanted.items() if t.data_ptr() not in have}
     copies = {n for n in lost for k in kept if _same(k.tensor, tape.leaves[n])}
     seen = size if any(enough for _, enough in many) else None
-    return Held(seen, frozenset(lost - copies), tuple(k.values for k in kept if k.output is None))
+    return Held(seen, frozenset(lost - copies), tuple(k.values for k in kept if k.output is None), tuple(products))
 
 
 def _alone(tape: Tape) -> bool:
@@ -103,7 +114,7 @@ class Made:
 
     Attributes
     ----------
-    places : operations that make a value that the kernel keeps
+    places : operations that make a value that the kernel keeps, or a product that it rounds
     least : number of elements from which on what backward is handed is rounded; None for none
     lost : where primals lie in what autograd saved that the kernel does not keep
     """
@@ -120,30 +131,35 @@ def made(held: Held, eps: float, tape: Tape, quiet: Any, run: Callable[[], Any])
     ----------
     tape : of the reference's forward
     quiet : a dispatch mode that counts operations as that of samples does
-    run : a forward of the reference
+    run : a forward and backward of the reference
     """
-    sought, places, sizes = Sought.of(held, eps), dict[int, Any](), [held.least] if held.least is not None else []
+    kept, produced = (Sought.of(values, eps) for values in (held.values, held.products))
+    places, sizes = dict[int, Any](), [held.least] if held.least is not None else []
+
+    of_products = set[int]()  # sizes that no statistics of rows have
 
     def look(at: int, result: Tensor, product: bool) -> None:
         size, memory = result.numel(), result.untyped_storage()
-        if not product and (held.least is None or size < held.least):
-            return
-        fresh = all(memory.data_ptr() != other.data_ptr() for other in places.values())  # a view is rounded with it
-        if fresh and sought.found(lambda: result.detach().double().cpu().numpy(), size):
+        if product:
+            of_products.add(size)
+        if any(memory.data_ptr() == other.data_ptr() for other in places.values()):
+            return  # a view is rounded with it
+        values = size in of_products or (held.least is not None and size >= held.least)
+        if values and kept.found(lambda: _values(result), size):
             places[at] = memory
             sizes.append(size)
+        elif product and produced.found(lambda: _values(result), size):
+            places[at] = memory
 
-    if held.values:
+    if held.values or held.products:
         quiet.looked = look
         with (
             quiet,
             import_torch().autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is),
         ):  # those are operations, too
             run()
-    if not sizes:
-        return Made()
     lost = frozenset(t.data_ptr() for n, t in tape.leaves.items() if n in held.lost)
-    return Made(frozenset(places), min(sizes), lost)
+    return Made(frozenset(places), min(sizes, default=None), lost)
 
 
 class Moved:

@@ -11,6 +11,7 @@ it. The bounds, u = 2^-24 being the unit roundoff of float32:
   Numerical Algorithms, section 4.2: gamma_n = n u / (1 - n u)); from 4096 terms on 64 sqrt(n) in place of n, which
   holds with a probability that leaves no doubt (N. J. Higham and T. Mary 2019);
 - an operand of a matrix product: what rounding it to the kernel's type takes away, since tensor cores take no other;
+  and the product itself by one more, where the kernel was seen to make it in its type;
 - a matrix product that is written with elementwise ones is one all the same, as in a recurrence S = a S + k v',
   o = S' q, which a kernel computes in chunks, by products of other factors. The factors of a product that is summed
   are off by a rounding to the type, where one of them is spread over an axis that is left; an outer product, whose
@@ -20,7 +21,8 @@ it. The bounds, u = 2^-24 being the unit roundoff of float32:
 - a tensor that backward is handed and that the kernel was seen to save in its type: as much;
 - a softmax: 4 u |x| of its result besides, and where x is a product, what that may be off by: backward computes
   scores x again, scales them, and takes from them a log-sum-exp; each of the four is rounded at the size of x, and
-  nothing is normalised after it;
+  nothing is normalised after it; where that comes to more than 1, e to the power of four times that, up to 1: too
+  few samples would tell which of the scores may be the largest one;
 - the gradient of a softmax, p (g - sum p g): the sum may be taken as the product of upstream gradient and output
   (T. Dao 2023). Its p are those of forward, so that what p is off by does not cancel; and where the kernel saves its
   outputs in its type, every term is off by a rounding, and their sum by another.
@@ -29,7 +31,6 @@ it. The bounds, u = 2^-24 being the unit roundoff of float32:
 from __future__ import annotations
 
 import functools
-import math
 import sys
 import weakref
 from collections.abc import Callable
@@ -40,6 +41,7 @@ from gradverify.adapters._torch_apart import decompositions
 from gradverify.adapters._torch_arrays import Tensor, import_torch
 
 TF32 = "tf32"  # in which a GPU multiplies float32: eleven bits of significand
+_SCALED = 16.0  # by which a kernel may scale an operand down before it multiplies: 1 / sqrt(D) for heads up to 256
 _POOL = (1 << 17) + 29  # a prime
 _pools: dict[tuple[Any, str, float], Tensor] = {}
 
@@ -50,16 +52,16 @@ _FUSED = {
     "silu", "silu_backward", "gelu", "gelu_backward", "sigmoid_backward", "_fused_rms_norm",
     "_fused_rms_norm_backward", "log_sigmoid_forward", "log_sigmoid_backward",
 }  # fmt: skip
-_EXPONENTIALS = {"exp", "exp2", "_softmax", "_log_softmax", "logsumexp"}
-_PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot", "convolution", "convolution_backward"}
+PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot", "convolution", "convolution_backward"}
 _SCATTERS = {"index_add", "scatter_add", "index_put", "_index_put_impl", "embedding_dense_backward"}
-_SUMS = {"sum", "mean", "cumsum", "nansum", *_PRODUCTS, *_SCATTERS}
+_SUMS = {"sum", "mean", "cumsum", "nansum", *PRODUCTS, *_SCATTERS}
 _EXACT = {
     "copy", "fill", "zero", "zeros_like", "ones_like", "full", "arange", "clone", "_to_copy", "cat", "stack", "index",
     "gather", "embedding", "where", "masked_fill", "neg", "abs", "relu", "threshold_backward", "amax", "max", "amin",
     "min", "maximum", "minimum", "index_select", "select_backward", "slice_backward", "constant_pad_nd", "sign",
     "new_zeros", "new_empty_strided", "empty_like", "empty_strided", "ones", "zeros", "scalar_tensor", "scatter",
     "topk", "sort", "flip", "roll", "tril", "triu", "repeat", "clamp", "ge", "_local_scalar_dense", "round", "floor",
+    "_unsafe_view",
 }  # fmt: skip
 
 
@@ -89,7 +91,7 @@ def _mode(guarded: bool) -> type:
             self.dtype, self.products, self.elementwise, self.kept = dtype, products, elementwise, kept
             self.sizes: dict[int, tuple[Tensor, Tensor, float]] = {}  # of products, sum |term| and the count of terms
             self.doubts: dict[int, tuple[Tensor, Tensor | None]] = {}  # of softmaxes, by how much backward's are off
-            self.at = seed * 7919
+            self.seed, self.at = seed, seed * 7919
             self.work = 0  # elements of all results
             self.count = 0  # of operations
             self.places: frozenset[int] = frozenset()  # operations whose result the kernel keeps in its type
@@ -109,6 +111,9 @@ def _mode(guarded: bool) -> type:
             result, self.count = self.done(func, name, args, kwargs), self.count + 1
             if self.count in self.places and _floats(result):
                 result.copy_(self.low(result, self.dtype))
+                known = self.sizes.get(id(result))
+                if known is not None:
+                    self.sizes[id(result)] = result, known[1].maximum(result.abs()), _unit(self.dtype) / UNIT + known[2]
             return result
 
         def done(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
@@ -116,8 +121,8 @@ def _mode(guarded: bool) -> type:
             if func.is_view or name in _EXACT:
                 return self.carried(func(*args, **kwargs), args, lambda size: func(size, *args[1:], **kwargs))
             spread: Any = None
-            if name in _PRODUCTS and self.products is not None:
-                exact, args = args, tuple(self.low(a, self.products) if _floats(a) else a for a in args)
+            if name in PRODUCTS and self.products is not None:
+                exact, args = args, tuple(self.low(a, self.products, _SCALED) if _floats(a) else a for a in args)
                 spread = self.spread(func, exact, args, kwargs)
             bound: Any = None
             if name in _SUMS:
@@ -127,7 +132,7 @@ def _mode(guarded: bool) -> type:
             result = func(*args, **kwargs)
             if name == "mul" and self.unit:
                 self.multiplied(args, result)
-            if name in _PRODUCTS and _floats(result):
+            if name in PRODUCTS and _floats(result):
                 count = counted(_terms(name, args, result))
                 self.sizes[id(result)] = result, bound / (UNIT * count), count
                 if self.unit and _terms(name, args, result) == 1:
@@ -203,7 +208,11 @@ def _mode(guarded: bool) -> type:
                 size = args[0].abs().mul_(FEW * UNIT)
                 _, terms, count = self.sizes.get(id(args[0]), (None, None, 0.0))
                 size = size if terms is None else size.add_(terms, alpha=UNIT * count)
-                result.mul_(self.signs(result) * size.clamp_(max=1.0) + 1)
+                signs = self.paired(result)
+                # two scores are each off by that, and either may be so here
+                most = (result.log() + 4 * size).exp_().clamp_(max=1.0)
+                known = result * (signs * size.clamp(max=1.0) + 1)
+                result.copy_(known.where((size <= 1) | (signs < 0), most))
                 self.doubts[result.data_ptr()] = result, None
             elif name == "_softmax_backward_data":
                 g, p, dim = args[:3]
@@ -256,15 +265,23 @@ def _mode(guarded: bool) -> type:
             if not torch.equal(flushed, result):
                 result.copy_(torch.where(self.signs(result) > 0, flushed, result))
 
-        def low(self, value: Tensor, dtype: Any) -> Tensor:
+        def low(self, value: Tensor, dtype: Any, scaled: float = 1.0) -> Tensor:
             """Displaced by as much as rounding to a type may take; what the type holds exactly stays."""
-            off = self.off(value, dtype)
+            off = self.off(value, dtype, scaled)
             return (off if dtype == TF32 else off.masked_fill_(rounded(value, dtype) == value, 0.0)).add_(value)
 
-        def off(self, value: Tensor, dtype: Any) -> Tensor:
-            """As much as rounding to a type may take, to either side."""
-            least = 2.0**-25 if dtype == import_torch().float16 else 0.0  # it has no other below
+        def off(self, value: Tensor, dtype: Any, scaled: float = 1.0) -> Tensor:
+            """As much as rounding to a type may take, to either side, of a value that may be that much smaller."""
+            least = scaled * 2.0**-25 if dtype == import_torch().float16 else 0.0  # it has no other below
             return value.abs().mul_(_unit(dtype)).add_(least).mul_(self.signs(value))
+
+        def paired(self, like: Tensor) -> Tensor:
+            """Signs that are the other way round in the other of two samples: what is either all or nothing is heard
+            in one of four for certain, and not in 4095 of 4096 times twelve.
+            """
+            at, self.at = self.at, (self.seed // 2 + self.count) * 7919 % _POOL
+            signs, self.at = self.signs(like), at
+            return signs if self.seed % 2 else -signs
 
         def signs(self, like: Tensor, share: float = 0.0) -> Tensor:
             """Plus and minus ones, or factors off by a share to either side; the length of their pool is a prime."""
@@ -303,7 +320,7 @@ def _quiet(guarded: bool) -> type:
             """The result of an operation as it is."""
             result = func(*args, **kwargs)
             if _floats(result) and 0 not in result.stride():
-                self.looked(self.count + 1, result, name in _PRODUCTS)
+                self.looked(self.count + 1, result, name in PRODUCTS)
             return result
 
         def softmax(self, name: str, args: Any, result: Any) -> Any:
@@ -316,28 +333,6 @@ def _quiet(guarded: bool) -> type:
 def quiet() -> Any:
     """A dispatch mode that counts operations as `noise` does: see `Quiet`."""
     return _quiet("torch._dynamo" in sys.modules)(None, None, 0, False, False, False)
-
-
-@functools.lru_cache(maxsize=1)
-def _listening() -> type:
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class Peaks(TorchDispatchMode):  # type: ignore[misc, unused-ignore]
-        """Hears how large the arguments of exponentials are, `largest` of them."""
-
-        largest = -math.inf
-
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func._schema.name.removeprefix("aten::").rstrip("_") in _EXPONENTIALS and args[0].numel():
-                self.largest = max(self.largest, float(args[0].max()))
-            return func(*args, **(kwargs or {}))
-
-    return Peaks
-
-
-def peaks() -> Any:
-    """A dispatch mode: see `Peaks`."""
-    return _listening()()
 
 
 def _pool(dtype: Any, device: Any, size: int, share: float) -> Tensor:

@@ -6,17 +6,19 @@ The same operations give what a good kernel may lose: see `_torch_noise`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from gradverify.adapters import _torch_kept
-from gradverify.adapters._lossy import Held, Lossy, as_much_again
+from gradverify.adapters._lossy import Held, Lossy, as_much_again, told
 from gradverify.adapters._torch_arrays import Array, import_torch, tensor
 from gradverify.adapters._torch_engine import Engine, Tape
+from gradverify.adapters._torch_heard import peaks, products_made
 from gradverify.adapters._torch_kept import Kept, Made, Moved, made
-from gradverify.adapters._torch_noise import noise, peaks, quiet
+from gradverify.adapters._torch_noise import noise, quiet
 from gradverify.core.errors import DeclarationError
 
 _EXACT_ENOUGH = 1e-5  # eps of types in which statistics may be kept
@@ -112,7 +114,11 @@ class Reference(Lossy):
         engine = self.high.but(kernel=torch.float32) if large else self.high
         single = any(a.ndim > 1 and 1 in a.shape for a in (*arrays, *cotangents))
         if not truth.made:
-            truth.made.append(made(held, self.eps, truth.tape, quiet(), lambda: engine.forward(*arrays, **options)))
+
+            def run() -> None:
+                engine.backward(cotangents, engine.forward(*arrays, **options)[1])
+
+            truth.made.append(made(held, self.eps, truth.tape, quiet(), run))
         rounds = truth.made[0]
         disturbed = noise(self.dtype, self.products, seed, not large, rounds.least is not None, single)
         disturbed.places = rounds.places
@@ -124,15 +130,27 @@ class Reference(Lossy):
         found = {n: np.asarray(g, float) for n, g in gradients.items() if g is not None}
         return outputs, found, disturbed.work
 
-    def kept(self, saved: Any) -> Held:
-        """What the kernel was seen to keep for backward, by its tape or by what its own process tells."""
-        return _torch_kept.held(saved, self.dtype) if isinstance(saved, Tape) else getattr(saved, "held", Held())
+    def watching(self) -> Any:
+        """See `Lossy`."""
+        return products_made(self.dtype) if self.eps > _EXACT_ENOUGH else nullcontext()
+
+    def kept(self, saved: Any, watched: Any, cotangents: tuple[Array, ...]) -> Held:
+        """See `Lossy`."""
+        if not isinstance(saved, Tape):
+            return told(saved)
+        return _torch_kept.held(saved, self.dtype, watched if hasattr(watched, "found") else None)
 
     def peak(self, *arrays: Array, **options: Any) -> float:
         """The largest argument of an exponential, a softmax or a log-sum-exp; minus infinity where there is none."""
         with peaks() as heard:
             self.high.forward(*arrays, **options)
-        return float(heard.largest)
+        return float(heard.exponent)
+
+    def beyond(self, arrays: tuple[Array, ...], cotangents: tuple[Array, ...], options: Mapping[str, Any]) -> bool:
+        """See `Lossy`."""
+        with peaks() as heard:
+            self.high.backward(cotangents, self.high.forward(*arrays, **options)[1])
+        return bool(heard.factor > self.largest / 2)
 
     def low(self, saved: Any) -> list[Kept]:
         """What the kernel was seen to keep in its type beside its primals, each once; nothing in float32."""

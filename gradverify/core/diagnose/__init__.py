@@ -85,7 +85,7 @@ def diagnose(layer: Layer, finding: Finding, seconds: float = SECONDS) -> tuple[
     evidence = Evidence(layer, finding)
     found: list[Diagnosis] = []
     deadline = time.thread_time() + seconds
-    with time_limit(2 * seconds):
+    with suppress(LayerFailure), time_limit(2 * seconds):  # what was found until then is told
         for name in sorted(signatures.names(), key=_turn):
             if name in DEAR and any(d.fit >= Fit.LAW for d in found):  # the dear ones know nothing better
                 break
@@ -149,7 +149,8 @@ def diagnosed(layer: Layer, finding: Finding, lead: Finding | None = None) -> Fi
 def _again(layer: Layer, finding: Finding, lead: Finding) -> tuple[Diagnosis, ...]:
     """What the signature that fits another finding best says of this one, if it fits as well; its words, if alike."""
     best, evidence = lead.diagnoses[0], Evidence(layer, finding)
-    with time_limit(2 * SECONDS):
+    again = None
+    with suppress(LayerFailure), time_limit(2 * SECONDS):
         again = _asked(signatures.get(best.name), evidence)
     if again is None or _weighed(evidence, again).fit < best.fit:
         return ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from gradverify.core import evaluate
@@ -32,6 +34,8 @@ def holds(layer: Layer, case: Case) -> Outcome:
 def _undefined(layer: Layer, case: Case, good: dict[str, Array]) -> set[str]:
     """Names of gradients that are NaN, and not only because of a narrow range: the property precision tells those."""
     names = {name for name, gradient in good.items() if np.isnan(gradient).any()}
+    if names and _beyond(layer, case):
+        return set()
     if not names or not exact.narrow(layer, case):
         return names
     wide = case.but(primals=evaluate.cast(case.primals, np.float64))
@@ -41,6 +45,19 @@ def _undefined(layer: Layer, case: Case, good: dict[str, Array]) -> set[str]:
         return names
     there = evaluate.usable(layer, wide, raw)[0]
     return {name for name in names if name in there and np.isnan(there[name]).any()}
+
+
+def _beyond(layer: Layer, case: Case) -> bool:
+    """Whether a good kernel of the type may give what is not finite: the property reference tells those, too."""
+    reference: Any = layer.hooks.reference
+    if not hasattr(reference, "beyond"):
+        return False
+    stored = reference.at(case.primals)
+    arrays = tuple(stored[p.name] for p in layer.primals)
+    try:
+        return bool(evaluate.guarded("reference", reference.beyond, arrays, case.cotangents or (), case.options))
+    except evaluate.LayerFailure:
+        return False
 
 
 def not_a_number(name: str, gradient: Array, case: Case) -> Finding | None:

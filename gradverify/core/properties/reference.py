@@ -59,7 +59,9 @@ def holds(layer: Layer, case: Case) -> Outcome:
     if not all(np.isfinite(a).all() for a in stored.values() if a.dtype.kind == "f"):
         return Outcome(NAME, skipped=f"the primals leave the range of {reference.type}")
     drawn = case.cotangents is None
-    case, evaluation = evaluate.evaluated(layer, case.but(primals=stored))
+    watching = reference.watching()
+    with watching:
+        case, evaluation = evaluate.evaluated(layer, case.but(primals=stored))
     outputs = evaluation.outputs
     cotangents = upstream(case, case.cotangents or ()) if drawn else case.cotangents or ()
     case = case.but(cotangents=tuple(reference.stored(np.asarray(v, float)) for v in cotangents))
@@ -83,10 +85,22 @@ def holds(layer: Layer, case: Case) -> Outcome:
         truths = evaluate.guarded("reference", reference.backward, given, tape)
     except LayerFailure as failure:
         return _unusable(case, failure)
-    kept = reference.kept(evaluation.saved)
+    judged: dict[str, Array] | LayerFailure
+    try:
+        with watching:
+            judged = exact.usable(layer, case, evaluate.pulled(evaluation, case.cotangents or ()))
+    except LayerFailure as failure:
+        judged = failure
+    answers = (*outputs, *(judged.values() if isinstance(judged, dict) else ()))
+    if not all(map(_finite, answers)) and reference.beyond(arrays, v, case.options):
+        return Outcome(NAME, skipped=f"an operand or result of a matrix product leaves the range of {reference.type}")
+    kept = reference.kept(evaluation.saved, watching, v)
     draws = _Draws(layer, case, lambda k: reference.sample(arrays, case.cotangents, case.options, k, kept, tape))
     forward = _forward(layer, case, outputs, expected, draws)
-    judged = exact.usable(layer, case, evaluate.pulled(evaluation, case.cotangents or ()))
+    if isinstance(judged, LayerFailure):
+        if forward is None:
+            raise judged
+        judged = {}
     comparisons = [] if forward else _gradients(layer, judged, truths, draws)
     findings = [forward] if forward else [_finding(layer, case, c) for c in comparisons if c.wrong.any()]
     confirmed, again = case.rng(Stream.REFERENCE_CONFIRMED).random(2)
@@ -101,6 +115,10 @@ def holds(layer: Layer, case: Case) -> Outcome:
         findings = [doubt] if doubt is not None else findings
     entries = sum(y.size for y in expected) + sum(c.bound.size for c in comparisons)
     return Outcome(NAME, tuple(findings), tuple(comparisons), entries, notes=notes)
+
+
+def _finite(array: Array) -> bool:
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
 
 
 def within(layer: Layer, case: Case) -> bool:

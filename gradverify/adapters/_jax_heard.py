@@ -1,0 +1,65 @@
+"""What is heard of a kernel's operations in JAX, or of a reference's, while they run as they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from gradverify.adapters._jax_run import Run, done, in_numpy
+from gradverify.adapters._lossy import Sought
+
+Array = Any  # numpy.ndarray or jax.Array
+PRODUCTS = {"dot_general", "conv_general_dilated"}
+
+
+class Quiet(Run):
+    """Runs a jaxpr as it is, and hears which operations make what is sought."""
+
+    def __init__(self, kept: Sought, products: Sought) -> None:
+        self.kept, self.products, self.count, self.places = kept, products, 0, list[int]()
+
+    def step(self, jaxpr: Any, eqn: Any, given: list[Any]) -> list[Any]:
+        """See `Run`."""
+        results, self.count = done(eqn, given), self.count + 1
+        sought = (self.kept, self.products) if eqn.primitive.name in PRODUCTS else (self.kept,)
+        size = np.size(results[0])
+        if np.asarray(results[0]).dtype.kind == "f" and any(
+            of.found(lambda: np.asarray(results[0]), size) for of in sought
+        ):
+            self.places.append(self.count)
+        return results
+
+
+class Made(Run):
+    """Runs a kernel's jaxpr as it is, and keeps the results of matrix products in its type, `found`.
+
+    Values of that type pass as float32 from one operation to the next, for NumPy knows no bfloat16.
+    """
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype, self.found = dtype, list[Array]()
+
+    def step(self, jaxpr: Any, eqn: Any, given: list[Any]) -> list[Any]:
+        """See `Run`."""
+        pairs = [(np.asarray(a), v.aval.dtype == self.dtype) for a, v in zip(given, eqn.invars)]
+        between = np.float32 if in_numpy(eqn) else self.dtype
+        results = done(eqn, [a.astype(between) if low else a for a, low in pairs])
+        low = [v.aval.dtype == self.dtype for v in eqn.outvars]
+        results = [np.asarray(r).astype(self.dtype).astype(np.float32) if of else r for r, of in zip(results, low)]
+        if eqn.primitive.name in PRODUCTS and low[0]:
+            self.found.append(np.asarray(results[0], float))
+        return results
+
+
+class Peak(Run):
+    """Runs a jaxpr as it is, and hears how large operands and results of matrix products are, at most `factor`."""
+
+    factor = 0.0
+
+    def step(self, jaxpr: Any, eqn: Any, given: list[Any]) -> list[Any]:
+        """See `Run`."""
+        results = done(eqn, given)
+        if eqn.primitive.name in PRODUCTS:
+            self.factor = max(self.factor, *(float(np.max(np.abs(a), initial=0.0)) for a in (*given, *results)))
+        return results
