@@ -93,3 +93,25 @@ def test_a_predicate_sees_the_arrays_that_were_declared():
 
     assert check(adapt.boosting(of_all_rows, root, assume=assume, **OVER_ALL), "gradient").ok
     assert seen
+
+
+def test_what_has_not_moved_is_not_asked_for_again():
+    """Copies of which most is known are what they are one by one."""
+    calls = []
+
+    def counted(preds, data):
+        calls.append(1)
+        return of_all_rows(preds, data)
+
+    layer = adapt.boosting(counted, root, preds="N", data="N")
+    rng = np.random.default_rng(0)
+    point = [rng.standard_normal(12) for _ in range(4)]
+    own = np.tile(point[1], (12, 1)) + np.eye(12)
+    stack = {n: own if n == "preds_grad" else a[None] for n, a in zip(layer.primal_names, point)}
+    calls.clear()
+    loss, grad = layer.hooks.looped(stack, {})
+    assert len(calls) == 1 + 12 + 2 * 11  # all at the first, then what is back in place and what is moved
+    for k in range(12):
+        y, g = layer.forward(point[0], own[k], *point[2:])[0]
+        assert loss[k] == y
+        assert np.array_equal(grad[k], g)

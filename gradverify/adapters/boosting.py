@@ -7,7 +7,7 @@ each grad[i] is differenced along its own entry i: at `preds_grad`, with all oth
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,13 +49,43 @@ class Boosting:
 
     def forward(self, *arrays: Array, **options: Any) -> tuple[Any, Any]:
         """The loss at the first predictions, and each grad[i] with its own prediction moved alone."""
-        points, data = arrays[: self.points], [a.view(Labels) for a in arrays[self.points :]]
+        outputs = self._outputs(arrays, options)
+        return outputs[0] if len(outputs) == 1 else tuple(outputs), (*self._parted(arrays), options)
+
+    def copies(self, stack: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Array, ...]:
+        """Outputs at stacked primals, where what has not moved since the first of them is not asked for again.
+
+        Each grad[i] takes a call of its own: to difference along all of them costs the cube of their number otherwise.
+        """
+        rows = [tuple(a[k % len(a)] for a in stack.values()) for k in range(max(map(len, stack.values())))]
+        first = self._outputs(rows[0], options)
+        rest = (self._outputs(row, options, (rows[0], first)) for row in rows[1:])
+        return tuple(np.stack(parts) for parts in zip(first, *rest))
+
+    def _outputs(
+        self,
+        arrays: tuple[Array, ...],
+        options: Mapping[str, Any],
+        known: tuple[tuple[Array, ...], list[Any]] | None = None,
+    ) -> list[Any]:
+        """Outputs at some arrays; those at others may be known."""
+        points, data = self._parted(arrays)
+        moved = {k for k, a in enumerate(arrays) if known is None or not np.array_equal(a, known[0][k])}
         outputs: list[Any] = []
         if self.loss is not None:
-            outputs.append(np.sum(called("forward", self.loss, *self._ordered(points[0], data), **options)))
+            if known is not None and moved <= {self.points - 2, self.points - 1}:
+                outputs.append(known[1][0])
+            else:
+                outputs.append(np.sum(called("forward", self.loss, *self._ordered(points[0], data), **options)))
         if self.diagonal:
-            outputs.append(self.alone("forward", 0, points[-2], points[-1], data, options))
-        return outputs[0] if len(outputs) == 1 else tuple(outputs), (points, data, options)
+            before = (known[0][self.points - 2], known[1][-1]) if known is not None else None
+            still = moved <= {*range(self.points - 1)}
+            outputs.append(self.alone("forward", 0, points[-2], points[-1], data, options, before if still else None))
+        return outputs
+
+    def _parted(self, arrays: tuple[Array, ...]) -> tuple[tuple[Array, ...], list[Any]]:
+        """Predictions, and data."""
+        return arrays[: self.points], [a.view(Labels) for a in arrays[self.points :]]
 
     def backward(self, cotangent: Any, saved: Any) -> tuple[Any, ...]:
         """grad times the cotangent of the loss, hess times the cotangent of grad."""
@@ -90,10 +120,23 @@ class Boosting:
                 )
         return np.array(raw[0]).reshape(point.shape), np.array(raw[1]).reshape(point.shape)
 
-    def alone(self, stage: str, which: int, own: Array, others: Array, data: list[Any], options: Any) -> Array:
-        """Entry i of grad (0) or hess (1) where prediction i is that of `own`, and all others are those of `others`."""
-        found = self.both(stage, others, data, options)[which]
-        for index in zip(*np.nonzero(own != others)):
+    def alone(
+        self,
+        stage: str,
+        which: int,
+        own: Array,
+        others: Array,
+        data: list[Any],
+        options: Any,
+        known: tuple[Array, Array] | None = None,
+    ) -> Array:
+        """Entry i of grad (0) or hess (1) where prediction i is that of `own`, and all others are those of `others`.
+
+        What was found with another `own` may be `known`.
+        """
+        before, found = known or (others, self.both(stage, others, data, options)[which])
+        found = found.copy()
+        for index in zip(*np.nonzero(own != before)):
             point = others.copy()
             point[index] = own[index]
             found[index] = self.both(stage, point, data, options)[which][index]
@@ -164,7 +207,7 @@ def boosting(
         settings["assume"] = _allowing(inner, assume, preds, points, data)
     if bound:
         settings["bounded"] = _Bounded(Boosting(objective, None, True, labels_first), preds, primals)
-    layer = Layer(inner.forward, inner.backward, name=label, primals=arrays, **settings)
+    layer = Layer(inner.forward, inner.backward, name=label, primals=arrays, looped=inner.copies, **settings)
     told = f"{preds}: grad against the loss" if loss is not None else ""
     hess = "hess: compared as an upper bound" if bound else f"{preds}_grad: hess against grad, each by its own entry"
     order = f"labels first: {first}" if labels_first else ""
