@@ -13,7 +13,7 @@ from gradverify.adapters import as_layer
 from gradverify.core import evaluate
 from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import Settings
-from gradverify.core.judge import exact
+from gradverify.core.judge import backward_noise
 from gradverify.core.properties import precision
 
 jax = pytest.importorskip("jax")
@@ -258,5 +258,5 @@ def test_rounding_of_what_jax_keeps_is_no_lost_digit(low):
     settle.defvjp(lambda x: (jnp.tanh(x), jnp.tanh(x)), backward)
     layer = as_layer(settle, x="N")
     case = Case("settle", {"x": np.array([7.5, 7.8], np.float32)}, cotangents=(np.ones(2, np.float32),))
-    assert exact.rounding_saved(layer, case)["x"].max() > 1e-7
+    assert backward_noise.rounding_saved(layer, case)["x"].max() > 1e-7
     assert {f.kind for f in precision.holds(layer, case).findings} == ({"precision"} if low else set())

@@ -14,7 +14,7 @@ from gradverify.core import evaluate
 from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import Settings
 from gradverify.core.diagnose import diagnosed
-from gradverify.core.judge import exact
+from gradverify.core.judge import backward_noise
 from gradverify.core.properties import gradient
 
 torch = pytest.importorskip("torch")
@@ -706,8 +706,8 @@ def test_what_autograd_keeps_is_moved_by_a_unit_in_the_last_place():
 
     layer = as_layer(settle, x="N")
     case, _ = evaluate.completed(layer, Case("settle", {"x": np.array([0.0, 9.0])}))
-    spread = exact.rounding_saved(layer, case)["x"]
-    assert spread[0] == 0 < spread[1] < 1e-14
+    found = backward_noise.rounding_saved(layer, case)["x"]
+    assert found[0] == 0 < found[1] < 1e-14
 
 
 def test_a_module_with_weight_norm_is_not_given_weights_with_more_axes():

@@ -7,8 +7,9 @@ import pytest
 
 from gradverify import Case, Layer
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.judge import exact
+from gradverify.core.judge import backward_noise, exact
 from gradverify.core.nouns import AGREES, DISAGREES
+from gradverify.core.tuning import Tuning, using
 
 EPS = 2.0**-52
 SHARE = 4096 * EPS  # of the largest entry, as the page on numerics states it
@@ -40,25 +41,25 @@ def right(got, wanted, **more):
 
 def test_each_entry_moves_by_a_unit_in_its_last_place_at_the_most_and_some_do():
     x = np.random.default_rng(0).normal(size=200)
-    moved = exact.nudge(x, np.random.default_rng(1))
+    moved = backward_noise.nudge(x, np.random.default_rng(1))
     steps = (moved - x) / (EPS * np.abs(x))
     assert np.abs(steps).max() <= 4 / 3 and (steps > 0.4).any() and (steps < -0.4).any() and (steps == 0).any()
-    assert exact.nudge(np.arange(3), np.random.default_rng(1)).tolist() == [0, 1, 2]
-    assert exact.nudge(np.float32([1.0, 2.0]), np.random.default_rng(1)).dtype == np.float32
+    assert backward_noise.nudge(np.arange(3), np.random.default_rng(1)).tolist() == [0, 1, 2]
+    assert backward_noise.nudge(np.float32([1.0, 2.0]), np.random.default_rng(1)).dtype == np.float32
 
 
 def test_entries_move_by_a_part_of_themselves_or_zeros_by_that_of_the_largest():
     x, rng = np.array([0.0, 1.0, -8.0] * 20), np.random.default_rng(0)
-    moved = exact.nudge(x, rng, 0.25)
+    moved = backward_noise.nudge(x, rng, 0.25)
     assert set((moved - x).round(9)) == {0.0, 0.25, -0.25, 2.0, -2.0} and not moved[::3].any()
-    together = exact.nudge(x, rng, 0.25, zeros=True)
+    together = backward_noise.nudge(x, rng, 0.25, zeros=True)
     assert set(together - x) == {0.0, 2.0, -2.0} and together[::3].any()
-    assert set(exact.nudge(np.zeros(40), rng, 0.25, zeros=True)) == {0.0, 0.25, -0.25}
+    assert set(backward_noise.nudge(np.zeros(40), rng, 0.25, zeros=True)) == {0.0, 0.25, -0.25}
 
 
 def test_a_shift_is_a_thousandth_of_an_entry_or_of_1():
-    assert exact.shifted(np.array([0.0, 0.5, -4.0])) == pytest.approx([1e-3, 0.501, -3.996])
-    assert exact.shifted(np.array([3, -7])).tolist() == [3, -7]
+    assert backward_noise.shifted(np.array([0.0, 0.5, -4.0])) == pytest.approx([1e-3, 0.501, -3.996])
+    assert backward_noise.shifted(np.array([3, -7])).tolist() == [3, -7]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ def test_what_is_not_finite_is_equal_only_to_itself_but_in_a_type_whose_range_su
 def test_the_rounding_of_a_backward_counts_unless_the_very_same_arithmetic_was_done():
     at = np.array([0.3, 0.7, 1.1, 1.9])
     noisy, case = layer_of(lambda dy, x: dy * (1 + 1e9 * (x - at))), case_of(at)
-    assert (exact.rounding(noisy, case)["x"] > 1e-8).all()
+    assert (backward_noise.rounding(noisy, case)["x"] > 1e-8).all()
     wanted = np.ones(4)
     assert right(wanted + 4e-7, wanted, layer=noisy, case=case) == [True] * 4
     assert right(wanted + 4e-7, wanted, layer=noisy, case=case, same=True) == [False] * 4
@@ -131,20 +132,20 @@ def test_the_rounding_of_a_backward_counts_unless_the_very_same_arithmetic_was_d
 
 
 def test_a_backward_without_rounding_has_no_spread_and_one_that_fails_has_none_to_tell():
-    assert exact.rounding(PLAIN, ONES)["x"].max() <= 2 * EPS
+    assert backward_noise.rounding(PLAIN, ONES)["x"].max() <= 2 * EPS
 
     def picky(dy, x):
         if not np.array_equal(dy, np.ones(4)):
             raise ValueError("only ones")
         return dy
 
-    assert exact.rounding(layer_of(picky), ONES) == {}
+    assert backward_noise.rounding(layer_of(picky), ONES) == {}
 
 
 def test_a_spread_is_the_largest_of_its_samples_each_over_what_its_cotangent_was_multiplied_with():
     """A backward that adds a number to what it is handed: 3 v gives a third of that too little."""
-    spread = exact.rounding(layer_of(lambda dy, x: dy + 0.11), case_of(np.ones(4), np.full(4, 5.0)))["x"]
-    assert spread == pytest.approx(0.1, rel=1e-9)  # 0.11 less an eleventh of it
+    found = backward_noise.rounding(layer_of(lambda dy, x: dy + 0.11), case_of(np.ones(4), np.full(4, 5.0)))["x"]
+    assert found == pytest.approx(0.1, rel=1e-9)  # 0.11 less an eleventh of it
 
 
 def test_what_forward_saves_is_rounded_as_well_in_lists_and_dicts_too():
@@ -152,12 +153,12 @@ def test_what_forward_saves_is_rounded_as_well_in_lists_and_dicts_too():
         return x * 1.0, {"kept": [1e9 + x], "name": "saved"}
 
     layer = layer_of(lambda dy, saved: dy * (saved["kept"][0] - 1e9), forward)
-    spread = exact.rounding_saved(layer, case_of([0.3, 0.7, 1.1, 1.9]))["x"]
-    assert (spread > 1e-7).any() and (spread <= 4.1e-7).all()
-    assert exact.rounding_saved(PLAIN, ONES)["x"].max() == 0.0
+    found = backward_noise.rounding_saved(layer, case_of([0.3, 0.7, 1.1, 1.9]))["x"]
+    assert (found > 1e-7).any() and (found <= 4.1e-7).all()
+    assert backward_noise.rounding_saved(PLAIN, ONES)["x"].max() == 0.0
     with pytest.raises(LayerFailure):
         exact.gradients(layer_of(lambda dy, x: dy.nothing), ONES)
-    assert exact.rounding_saved(layer_of(lambda dy, x: dy.nothing), ONES) == {}
+    assert backward_noise.rounding_saved(layer_of(lambda dy, x: dy.nothing), ONES) == {}
 
 
 def test_a_spread_that_would_hide_anything_adds_nothing_and_one_entry_speaks_for_others():
@@ -218,10 +219,10 @@ def stopping(size, scale=1.0):
 
 def test_jumps_of_the_gradient_between_neighbours_count_where_they_are_small_beside_it():
     case = case_of([0.31, 0.72, 0.53, 0.94])
-    assert 0.5e-7 < exact.unfinished(stopping(1e-7), case, "x") < 3e-7
-    assert exact.unfinished(stopping(1e-2), case, "x") == exact.unfinished(PLAIN, case, "x") == 0.0
+    assert 0.5e-7 < backward_noise.unfinished(stopping(1e-7), case, "x") < 3e-7
+    assert backward_noise.unfinished(stopping(1e-2), case, "x") == backward_noise.unfinished(PLAIN, case, "x") == 0.0
     for scale in (1e-3, 1e3):  # beside a gradient of any size
-        assert 0.5e-7 * scale < exact.unfinished(stopping(1e-7, scale), case, "x") < 3e-7 * scale
+        assert 0.5e-7 * scale < backward_noise.unfinished(stopping(1e-7, scale), case, "x") < 3e-7 * scale
 
 
 def test_jumps_are_told_of_the_primal_that_has_them():
@@ -232,7 +233,7 @@ def test_jumps_are_told_of_the_primal_that_has_them():
     layer = Layer(lambda x, y: (x + 3 * y, (x, y)), backward, name="layer", x="N", y="N")
     x = np.array([0.31, 0.72, 0.53, 0.94])
     case = Case("layer", {"x": x, "y": x}, cotangents=(np.ones(4),))
-    assert exact.unfinished(layer, case, "x") > 0.5e-7 and exact.unfinished(layer, case, "y") == 0.0
+    assert backward_noise.unfinished(layer, case, "x") > 0.5e-7 and backward_noise.unfinished(layer, case, "y") == 0.0
 
 
 def test_no_further_jump_is_looked_for_once_one_is_large_enough():
@@ -245,7 +246,7 @@ def test_no_further_jump_is_looked_for_once_one_is_large_enough():
     spent = []
     for enough in (0.5e-7, np.inf):
         calls.clear()
-        assert exact.unfinished(layer_of(backward), case_of([0.31, 0.72, 0.53, 0.94]), "x", enough) > 0.5e-7
+        assert backward_noise.unfinished(layer_of(backward), case_of([0.31, 0.72, 0.53, 0.94]), "x", enough) > 0.5e-7
         spent.append(len(calls))
     assert spent[0] < 200 and spent[1] > 600
 
@@ -265,6 +266,19 @@ def test_an_error_beyond_all_that_an_iteration_may_leave_is_not_looked_into():
     wanted = np.ones(4)
     assert right(wanted + 1e-6, wanted, layer=stopping(1e-7), case=case) == [True] * 4
     assert right(wanted + 5e-6, wanted, layer=stopping(1e-7), case=case) == [False] * 4
+
+
+@pytest.mark.parametrize(("far", "asked"), [(1e-7, 3), (0.0, 1)])
+def test_a_gradient_that_jumps_nowhere_is_not_looked_at_for_jumps_again(monkeypatch, far, asked):
+    """It is found wrong all the same; one of a backward that iterates is looked at at every case."""
+    calls, looks = [], backward_noise.unfinished
+    monkeypatch.setattr(backward_noise, "unfinished", lambda *given: calls.append(given[2]) or looks(*given))
+    wanted = np.ones(4)
+    with using(Tuning(vain=set())):
+        for x in (0.31, 0.32, 0.33):
+            case = case_of([x, 0.72, 0.53, 0.94])
+            assert right(wanted + 5e-6, wanted, layer=stopping(far) if far else PLAIN, case=case) == [False] * 4
+    assert calls == ["x"] * asked
 
 
 # -- what is told -----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -81,6 +82,20 @@ def evaluated(layer: Layer, case: Case) -> tuple[Once, Callable[[], Usable]]:
         return good if bad else once.keep(good), bad
 
     return once, pull
+
+
+def gradients(layer: Layer, case: Case, cotangents: tuple[Array, ...] | None = None) -> dict[str, Array]:
+    """Usable gradients of one fresh forward and backward, on copies; the case must be completed."""
+    given = cotangents if cotangents is not None else case.cotangents or ()
+    return usable(layer, case, evaluate.gradients(layer, case.primals, case.options, given))
+
+
+def usable(layer: Layer, case: Case, raw: Mapping[str, Any]) -> dict[str, Array]:
+    """Copies of gradients that can be compared, since backward may write into them again; LayerFailure where not."""
+    good, bad = evaluate.usable(layer, case, raw)
+    if bad:
+        raise bad[0]
+    return {name: np.array(gradient) for name, gradient in good.items()}
 
 
 def measured(measure: Measure, layer: Layer, case: Case) -> dict[str, Array]:

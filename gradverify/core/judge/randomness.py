@@ -8,7 +8,7 @@ from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.evaluate.foreign import same
-from gradverify.core.judge import exact
+from gradverify.core.judge import backward_noise
 from gradverify.core.nouns import Array, Case, Finding
 
 _LOUD = 1024  # times the upstream gradient, as few calls are as many by: exact in every type
@@ -26,7 +26,7 @@ def randomness(layer: Layer, case: Case) -> tuple[Finding, ...]:
     What other calls of a kernel left in a buffer that is never cleared is one of its own; of other layers it may be
     meant, as in `grad += ...`, and properties of their own ask.
     """
-    nearby = case.but(primals={name: exact.shifted(a) for name, a in case.primals.items()})
+    nearby = case.but(primals={name: backward_noise.shifted(a) for name, a in case.primals.items()})
     if not (_same_outputs(layer, case) and _same_outputs(layer, nearby)):  # what is random may vanish at zeros
         message = "forward gives different outputs for the same inputs, so its derivative is not defined"
         return (Finding("repeatable", "random", None, message, case),)

@@ -12,7 +12,7 @@ from gradverify.core.differentiate import ladder
 from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.evaluate.foreign import array
-from gradverify.core.judge import exact
+from gradverify.core.judge import backward_noise, exact
 from gradverify.core.nouns import Array, Case, Finding, Outcome, Stream
 from gradverify.core.properties import Property, add, gradient
 
@@ -85,7 +85,7 @@ def _rounding(layer: Layer, case: Case, point: Point, direction: Array, forward:
         return bound
     rng, spread = case.rng(Stream.TANGENT_ROUNDING), 0.0
     for _ in range(_DRAWS):
-        moved = case.but(primals={n: exact.nudge(a, rng) for n, a in case.primals.items()})
+        moved = case.but(primals={n: backward_noise.nudge(a, rng) for n, a in case.primals.items()})
         pair = _pushed(layer, moved, point, direction), _pulled(layer, moved, point, direction)
         spread = max(spread, abs(pair[0] - pair[1]), abs(pair[0] - forward), abs(pair[1] - reverse))
     loud = sum(float(np.sum(np.abs(v))) for v in case.cotangents or ())

@@ -16,7 +16,7 @@ from gradverify.core.differentiate import ladder, screen
 from gradverify.core.differentiate.inner_precision import computes_in
 from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure, once
-from gradverify.core.judge import exact
+from gradverify.core.judge import backward_noise
 from gradverify.core.judge.facts import facts_of
 from gradverify.core.judge.sweep import comparisons, sweep
 from gradverify.core.judge.verdicts import SCREENED, Sweep
@@ -178,8 +178,8 @@ def backward_rounding(point: Point, case: Case, analytic: Array, small: bool = F
     part = point.eps if point.grid is not None else None  # finer changes are rounded away
     nudged = (
         (
-            {n: exact.nudge(a, rng, part, zeros) for n, a in point.primals.items()},
-            tuple(exact.nudge(v, rng, part) for v in case.cotangents or ()),
+            {n: backward_noise.nudge(a, rng, part, zeros) for n, a in point.primals.items()},
+            tuple(backward_noise.nudge(v, rng, part) for v in case.cotangents or ()),
         )
         for _ in range(_MOST_DRAWS if small else _DRAWS)
     )

@@ -19,7 +19,7 @@ from gradverify.core.declare.declaration import Primal
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.regime import Regime
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.judge import exact
+from gradverify.core.judge import backward_noise, exact
 from gradverify.core.nouns import Array, Case, Comparison, Finding, Outcome, Stream, Verdict
 from gradverify.core.properties import Property, add
 
@@ -72,7 +72,7 @@ def holds(layer: Layer, case: Case, name: str = NAME, more: Any = np.float64) ->
 
         For all primals at once, where one is wrong.
         """
-        stored = exact.stored(layer, wide.rng(Stream.WIDE_SAVED_ROUNDING), eps)
+        stored = backward_noise.stored(layer, wide.rng(Stream.WIDE_SAVED_ROUNDING), eps)
         plain, kept = (unavoidable(one, wide, exactly, eps, _MANY, ties=True) for one in (layer, stored))
         return plain, kept, _forward_loses(layer, case, more, eps)
 
@@ -139,7 +139,7 @@ def _forward_loses(layer: Layer, case: Case, more: Any, eps: float) -> float:
     near = [
         {n: a.astype(case.primals[n].dtype) for n, a in _within(layer, case, eps, rng).items()} for _ in range(_FEW)
     ]
-    apart = {n: exact.shifted(a) for n, a in case.primals.items()}
+    apart = {n: backward_noise.shifted(a) for n, a in case.primals.items()}
     for primals in (*near, *((apart,) if layer.legal(apart, case.options) else ())):
         moved = case.but(primals=primals)
         low, high = (

@@ -18,7 +18,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.regime import Regime
 from gradverify.core.differentiate import ladder
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.judge import exact
+from gradverify.core.judge import backward_noise, exact
 from gradverify.core.judge.exact import Gradients
 from gradverify.core.nouns import Array, Case, Finding, Outcome, Stream
 from gradverify.core.properties import Property, add
@@ -205,7 +205,7 @@ class _Line:
     def rounding(self) -> float:
         """Of <weights, gradient>: measured, and of terms as large as |v y|, or |v|, over |x|, which may cancel."""
         layer, case = self.layer, self.case
-        spreads = (exact.rounding(layer, case), exact.rounding_saved(layer, case))
+        spreads = (backward_noise.rounding(layer, case), backward_noise.rounding_saved(layer, case))
         measured = [sum(float(np.sum(np.abs(w) * s[n])) for n, w in self.weights.items() if n in s) for s in spreads]
         loud = sum(float(np.sum(np.abs(v))) for v in case.cotangents or ())
         terms = sum(
@@ -218,7 +218,7 @@ class _Line:
         """Measured rounding of what the second backward says."""
         rng, found = self.case.rng(Stream.SECOND_ROUNDING), 0.0
         for _ in range(_DRAWS):
-            moved = self.case.but(primals={n: exact.nudge(a, rng) for n, a in self.case.primals.items()})
+            moved = self.case.but(primals={n: backward_noise.nudge(a, rng) for n, a in self.case.primals.items()})
             found = max(found, abs(self.claimed(_second(self.layer, moved, self.weights)[0]) - claimed))
         return _UNSEEN * found if np.isfinite(found) else 0.0
 
