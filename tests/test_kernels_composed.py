@@ -193,3 +193,31 @@ def test_a_compiled_kernel_is_watched_too():
         rng = np.random.default_rng(seed)
         primals = {"x": 2 * rng.standard_normal((4, 6)), "w": rng.standard_normal((6, 5))}
         assert not gv.verify(layer, Case("compiled", primals, seed=seed), "reference").findings
+
+
+def test_a_mistake_of_the_formula_is_told_as_that_and_one_of_precision_is_not():
+    """In float64 a kernel that forgets its scale still does, and one that adds up in its type is right."""
+    make, declared = KERNELS["attention"]
+    report = gv.check(make("scale missing"), kernel="bfloat16", examples=40, seed=1, **declared, **ASKED)
+    for finding in report:
+        assert finding.primal in ("q", "k")
+        assert finding.diagnoses[0].name == "factor"
+        assert "times sqrt(D)" in finding.diagnoses[0].text and "so it is in float64" in finding.diagnoses[0].text
+
+    class Sums(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, w):
+            ctx.save_for_backward(x, w)
+            return (x.float() * w.float()).to(x.dtype)
+
+        @staticmethod
+        def backward(ctx, g):
+            x, w = ctx.saved_tensors
+            total = torch.zeros_like(w)
+            for row in (g.float() * x.float()).to(w.dtype):
+                total = total + row
+            return (g.float() * w.float()).to(x.dtype), total
+
+    (finding,) = gv.check(Sums, x="N D", w="D", kernel="bfloat16", reference=torch.mul, seed=1, **ASKED)
+    assert finding.diagnoses[0].name == "accumulated"
+    assert not any("float64" in diagnosis.text for diagnosis in finding.diagnoses)

@@ -80,6 +80,11 @@ class Reference(Lossy):
     def dtype(self) -> Any:
         return import_jax().numpy.dtype(self.type)
 
+    @property
+    def exact(self) -> Engine:
+        """See `Lossy`."""
+        return self.kernel
+
     def stored(self, array: Array) -> Array:
         """See `Lossy`."""
         return array if array.dtype.kind != "f" else np.asarray(array).astype(self.dtype).astype(np.float64)

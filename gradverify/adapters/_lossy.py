@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gradverify.core.declare.hooks import Hooks
+from gradverify.core.declare.layer import Layer
 from gradverify.core.properties._allowance import rounded
 
 Array = Any  # numpy.ndarray
@@ -201,6 +203,24 @@ class Lossy(OfType):
 
         There a good kernel may give what is not finite, since tensor cores take nothing else.
         """
+        raise NotImplementedError
+
+    def formula(self, layer: Layer) -> Layer:
+        """Outputs of the reference, and gradients of the kernel's code in float64, where its type loses nothing."""
+
+        def forward(*arrays: Array, **options: Any) -> tuple[Any, Any]:
+            return self(*arrays, **options), (arrays, options)
+
+        def backward(cotangents: Any, saved: Any) -> dict[str, Any]:
+            arrays, options = saved
+            found: dict[str, Any] = self.exact.backward(cotangents, self.exact.forward(*arrays, **options)[1])
+            return found
+
+        return layer.derive(forward=forward, backward=backward, hooks=Hooks(batched=self.batched))
+
+    @property
+    def exact(self) -> Any:
+        """The engine of the kernel's code, on arrays of float64."""
         raise NotImplementedError
 
     def at(self, primals: Mapping[str, Array]) -> dict[str, Array]:

@@ -50,12 +50,12 @@ class Reference(Lossy):
     ----------
     products : type in which matrix products take their operands
     function : the author's
-    grid : see `Engine`
+    kernel : the engine of the kernel
     """
 
     products: Any
     function: Any
-    grid: Any = None
+    kernel: Engine
 
     @property
     def dtype(self) -> Any:
@@ -79,8 +79,9 @@ class Reference(Lossy):
 
     def at(self, primals: Mapping[str, Array]) -> dict[str, Array]:
         """See `Lossy`; of values that the 8-bit type has, where there is one."""
-        coarse = self.high.differentiable if self.grid is not None else ()
-        return {n: self._rounded(a, self.grid if n in coarse else self.dtype) for n, a in primals.items()}
+        grid = self.kernel.grid
+        coarse = self.high.differentiable if grid is not None else ()
+        return {n: self._rounded(a, grid if n in coarse else self.dtype) for n, a in primals.items()}
 
     @staticmethod
     def _rounded(array: Array, dtype: Any) -> Array:
@@ -129,6 +130,11 @@ class Reference(Lossy):
         disturbed.forget()
         found = {n: np.asarray(g, float) for n, g in gradients.items() if g is not None}
         return outputs, found, disturbed.work
+
+    @property
+    def exact(self) -> Engine:
+        """See `Lossy`."""
+        return self.kernel.but(kernel=None, grid=None)
 
     def watching(self) -> Any:
         """See `Lossy`."""
@@ -181,4 +187,4 @@ def reference_of(engine: Engine, target: Any, declared: dict[str, Any], products
     call, _ = caller(target, declared)
     high = engine.but(name=f"the reference of {engine.name}", call=call, kernel=None, grid=None, strict=False)
     kind = str(engine.kernel).removeprefix("torch.")
-    return Reference(high, kind, products or engine.kernel, target, engine.grid)
+    return Reference(high, kind, products or engine.kernel, target, engine)

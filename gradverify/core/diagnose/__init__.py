@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,8 @@ from gradverify.core.diagnose.steps import steps
 from gradverify.core.evaluate.failures import LayerFailure, unpatched
 from gradverify.core.evaluate.limits import time_limit
 from gradverify.core.nouns import Comparison, Diagnosis, Finding, Fit
+from gradverify.core.properties import properties
+from gradverify.core.verify import examine
 
 __all__ = ["Evidence", "Signature", "add", "diagnose", "diagnosed", "signatures"]
 
@@ -132,7 +135,7 @@ def diagnosed(layer: Layer, finding: Finding, lead: Finding | None = None) -> Fi
     if lead is not None:
         known = lead.diagnoses and lead.diagnoses[0].name != FACTS  # else every signature was asked, and in vain
         again = _again(layer, finding, lead) if known else ()
-        again = again or diagnose(layer, finding, BRIEFLY if known else 0.0)
+        again = again or diagnose(layer, finding, BRIEFLY if known else 0.0) or _of_formula(layer, finding, BRIEFLY)
         return finding.but(diagnoses=again, follows=lead.fingerprint)
     facts = dict(finding.facts)
     compared = finding.shown.comparison
@@ -143,7 +146,27 @@ def diagnosed(layer: Layer, finding: Finding, lead: Finding | None = None) -> Fi
     diagnoses = diagnose(layer, finding)
     if finding.telling is not None and all(d.name == FACTS for d in diagnoses):  # the smallest case may hide the cause
         diagnoses = diagnose(layer, finding.telling) or diagnoses
+    if not any(d.fit >= Fit.LAW for d in diagnoses):
+        diagnoses = _of_formula(layer, finding) or diagnoses
     return finding.but(diagnoses=diagnoses, facts=facts)
+
+
+def _of_formula(layer: Layer, finding: Finding, seconds: float = SECONDS) -> tuple[Diagnosis, ...]:
+    """What is wrong with a kernel in float64, too, where nothing is rounded: there laws are plain."""
+    reference: Any = layer.hooks.reference
+    if finding.property != "reference" or finding.kind != "wrong" or not hasattr(reference, "formula"):
+        return ()
+    try:
+        exact = reference.formula(layer)
+        case = finding.case.but(primals=reference.at(finding.case.primals))
+        outcome = examine(exact, case, properties.get("gradient"), SECONDS)
+    except (LayerFailure, NotImplementedError):
+        return ()
+    found = (
+        diagnose(exact, f, seconds) for f in outcome.findings if f.property == "gradient" and f.primal == finding.primal
+    )
+    told = (d for d in next(found, ()) if d.name != FACTS)
+    return tuple(replace(d, text=f"{d.text}; so it is in float64, where nothing is rounded") for d in told)
 
 
 def _again(layer: Layer, finding: Finding, lead: Finding) -> tuple[Diagnosis, ...]:
