@@ -78,9 +78,10 @@ class Remote:
         """Outputs of the kernel, and what `backward` needs."""
         primals = {n: np.array(a) for n, a in zip(self.names, arrays)}
         head, found = self._asked({"pull": False, "options": options}, primals, "forward")
-        outputs, values, made = ([a for n, a in found.items() if n.startswith(what)] for what in ("y ", "k ", "p "))
+        parts = ([a for n, a in found.items() if n.startswith(what)] for what in ("y ", "k ", "p ", "o "))
+        outputs, values, made, given = parts
         least, lost = head.get("kept") or (None, ())
-        held = Held(least, frozenset(map(str, lost)), tuple(values))
+        held = Held(least, frozenset(map(str, lost)), tuple(values), outputs=tuple(given))
         return (outputs[0] if len(outputs) == 1 else tuple(outputs)), Saved(primals, options, held, made)
 
     def backward(self, cotangents: Any, saved: Saved) -> dict[str, Array]:

@@ -87,7 +87,7 @@ def _answered(
                     raise unusable
                 found = {f"g {n}": np.array(g) for n, g in grads.items() if g is not None}
         held = Held() if reference is None else reference.kept(tape, watching, v)
-        for what, values in (("k", held.values), ("p", held.products)):
+        for what, values in (("k", held.values), ("p", held.products), ("o", held.outputs)):
             found |= {f"{what} {k}": np.asarray(v, np.float32) for k, v in enumerate(values)}
     except LayerFailure as failure:
         return packed({"failure": [failure.kind, failure.stage, str(failure), failure.primal]}, {})

@@ -58,12 +58,15 @@ class Held:
         of rows, which are not to be rounded, unless a matrix product is as large
     products : results of matrix products that it makes in its type, in forward or backward: a product is a kernel of
         its own, which adds up in float32 and rounds once
+    outputs : what it gives in its type, where it gives several: one may be made of another as that is stored, as the
+        norm of a sum with a residual is, where the sum is an output, too
     """
 
     least: int | None = None
     lost: frozenset[str] = frozenset()
     values: tuple[Array, ...] = ()
     products: tuple[Array, ...] = ()
+    outputs: tuple[Array, ...] = ()
 
 
 def told(saved: Any) -> Held:

@@ -60,17 +60,24 @@ def held(tape: Tape, dtype: Any, watched: Any) -> Held:
     known = [t for t in (*tape.leaves.values(), *tape.outputs) if t.is_floating_point()]
     size = least([tuple(t.shape) for t in known])
     rank = max((t.ndim for t in known), default=0)
+
+    def whole(tensor: Tensor) -> bool:
+        return tensor.ndim == rank and (1 not in tensor.shape or tensor.numel() in as_large)
+
     many = [(k, k.tensor.numel() >= size) for k in low(tape, dtype)]
-    whole = [k.tensor.ndim == rank and (1 not in k.tensor.shape or k.tensor.numel() in as_large) for k, _ in many]
-    kept = [k for (k, enough), all_axes in zip(many, whole) if enough or all_axes]
+    kept = [k for k, enough in many if enough or whole(k.tensor)]
+    given = least([tuple(t.shape) for t in tape.leaves.values() if t.is_floating_point()])
+    several = tape.outputs if len(tape.outputs) > 1 else ()
+    outputs = tuple(_values(y) for y in several if y.dtype == dtype and (y.numel() >= given or whole(y)))
     if not kept:
-        return Held(products=tuple(products))
+        return Held(products=tuple(products), outputs=outputs)
     have = {t.data_ptr() for t in _saved(tape)}
     wanted = {n: t for n, t in tape.leaves.items() if t.is_floating_point()} if _alone(tape) else {}
     lost = {n for n, t in wanted.items() if t.data_ptr() not in have}
     copies = {n for n in lost for k in kept if _same(k.tensor, tape.leaves[n])}
     seen = size if any(enough for _, enough in many) else None
-    return Held(seen, frozenset(lost - copies), tuple(k.values for k in kept if k.output is None), tuple(products))
+    values = tuple(k.values for k in kept if k.output is None)
+    return Held(seen, frozenset(lost - copies), values, tuple(products), outputs)
 
 
 def _alone(tape: Tape) -> bool:
@@ -133,7 +140,7 @@ def made(held: Held, eps: float, tape: Tape, quiet: Any, run: Callable[[], Any])
     quiet : a dispatch mode that counts operations as that of samples does
     run : a forward and backward of the reference
     """
-    kept, produced = (Sought.of(values, eps) for values in (held.values, held.products))
+    kept, produced, given = (Sought.of(values, eps) for values in (held.values, held.products, held.outputs))
     places, sizes = dict[int, Any](), [held.least] if held.least is not None else []
 
     of_products = set[int]()  # sizes that no statistics of rows have
@@ -148,10 +155,10 @@ def made(held: Held, eps: float, tape: Tape, quiet: Any, run: Callable[[], Any])
         if values and kept.found(lambda: _values(result), size):
             places[at] = memory
             sizes.append(size)
-        elif product and produced.found(lambda: _values(result), size):
+        elif (product and produced.found(lambda: _values(result), size)) or given.found(lambda: _values(result), size):
             places[at] = memory
 
-    if held.values or held.products:
+    if held.values or held.products or held.outputs:
         quiet.looked = look
         with (
             quiet,

@@ -39,11 +39,10 @@ from typing import Any
 from gradverify.adapters._lossy import FEW, FLOOR, TINY, UNIT, counted
 from gradverify.adapters._torch_apart import decompositions
 from gradverify.adapters._torch_arrays import Tensor, import_torch
+from gradverify.adapters._torch_signs import Signs
 
 TF32 = "tf32"  # in which a GPU multiplies float32: eleven bits of significand
 _SCALED = 16.0  # by which a kernel may scale an operand down before it multiplies: 1 / sqrt(D) for heads up to 256
-_POOL = (1 << 17) + 29  # a prime
-_pools: dict[tuple[Any, str, float], Tensor] = {}
 
 _FUSED = {
     "_softmax", "_softmax_backward_data", "_log_softmax", "_log_softmax_backward_data", "logsumexp",
@@ -80,20 +79,19 @@ def _mode(guarded: bool) -> type:
     """
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    class Noise(TorchDispatchMode):  # type: ignore[misc, unused-ignore]
+    class Noise(Signs, TorchDispatchMode):  # type: ignore[misc, unused-ignore]
         """See `noise`."""
 
         def __init__(self, dtype: Any, products: Any, seed: int, elementwise: bool, kept: bool, vague: bool) -> None:
-            super().__init__()
+            TorchDispatchMode.__init__(self)
+            Signs.__init__(self, seed)
             self.vague, self.outer = vague, False  # whether forward has outer products
             self.unit = 0.0 if products is None else _unit(products)
             self.factors: tuple[Any, tuple[bool, ...]] | None = None  # of the last product: see `contracted`
             self.dtype, self.products, self.elementwise, self.kept = dtype, products, elementwise, kept
             self.sizes: dict[int, tuple[Tensor, Tensor, float]] = {}  # of products, sum |term| and the count of terms
             self.doubts: dict[int, tuple[Tensor, Tensor | None]] = {}  # of softmaxes, by how much backward's are off
-            self.seed, self.at = seed, seed * 7919
             self.work = 0  # elements of all results
-            self.count = 0  # of operations
             self.places: frozenset[int] = frozenset()  # operations whose result the kernel keeps in its type
 
         @classmethod
@@ -107,7 +105,8 @@ def _mode(guarded: bool) -> type:
                 apart = decompositions().get(func)
                 if apart is not None:
                     with self:
-                        return self.softmax(name, args, apart(*args, **kwargs))
+                        result = apart(*args, **kwargs)
+                    return self.softmax(name, args, result)  # whose own operations are none of the reference
             result, self.count = self.done(func, name, args, kwargs), self.count + 1
             if self.count in self.places and _floats(result):
                 result.copy_(self.low(result, self.dtype))
@@ -139,6 +138,8 @@ def _mode(guarded: bool) -> type:
                     self.of_one_term(result, import_torch().is_grad_enabled())
             if name in ("mul", "div") and self.sizes:
                 self.carried(result, args, lambda size: abs(size * args[1] if name == "mul" else size / args[1]))
+            if name in ("add", "sub") and self.sizes:
+                self.added(result, args, kwargs)
             if spread is not None:
                 result.add_(spread.mul_(self.signs(spread)).nan_to_num_(0.0, 0.0, 0.0))
             self.work += result.numel() if _floats(result) else 0
@@ -202,18 +203,29 @@ def _mode(guarded: bool) -> type:
                 self.sizes[id(result)] = result, how(known[1]), known[2]
             return result
 
+        def added(self, result: Tensor, args: Any, kwargs: Any) -> None:
+            """Remembers the sizes of terms of a sum of two, as of scores and a bias."""
+            known = [self.sizes.get(id(a)) for a in args[:2]]
+            counts = [k[2] for k in known if k is not None]
+            if counts:
+                one, other = (abs(a) if k is None else k[1] for a, k in zip(args, known))
+                sizes = import_torch().add(one, other, alpha=abs(kwargs.get("alpha", 1)))
+                self.sizes[id(result)] = result, sizes, max(counts)
+
         def softmax(self, name: str, args: Any, result: Any) -> Any:
             """A softmax or its gradient with the errors that its arguments' sizes bring."""
-            if name == "_softmax":
-                size = args[0].abs().mul_(FEW * UNIT)
+            if name in ("_softmax", "_log_softmax"):
+                size = args[0].abs().mul_(FEW * UNIT).nan_to_num_(0.0, 0.0, 0.0)  # what is masked is none
                 _, terms, count = self.sizes.get(id(args[0]), (None, None, 0.0))
-                size = size if terms is None else size.add_(terms, alpha=UNIT * count)
-                signs = self.paired(result)
+                size = size if terms is None else size.add_(terms.nan_to_num(0.0, 0.0, 0.0), alpha=UNIT * count)
+                signs, logs = self.paired(result), result if name == "_log_softmax" else result.log()
                 # two scores are each off by that, and either may be so here
-                most = (result.log() + 4 * size).exp_().clamp_(max=1.0)
-                known = result * (signs * size.clamp(max=1.0) + 1)
+                most = (logs + 4 * size).clamp_(max=0.0)
+                known = size.clamp(max=1.0).mul_(signs)
+                known, most = (result + known, most) if name == "_log_softmax" else (result * (known + 1), most.exp_())
                 result.copy_(known.where((size <= 1) | (signs < 0), most))
-                self.doubts[result.data_ptr()] = result, None
+                if name == "_softmax":
+                    self.doubts[result.data_ptr()] = result, None
             elif name == "_softmax_backward_data":
                 g, p, dim = args[:3]
                 off = import_torch().zeros_like(p.sum(dim, keepdim=True))
@@ -273,22 +285,8 @@ def _mode(guarded: bool) -> type:
         def off(self, value: Tensor, dtype: Any, scaled: float = 1.0) -> Tensor:
             """As much as rounding to a type may take, to either side, of a value that may be that much smaller."""
             least = scaled * 2.0**-25 if dtype == import_torch().float16 else 0.0  # it has no other below
-            return value.abs().mul_(_unit(dtype)).add_(least).mul_(self.signs(value))
-
-        def paired(self, like: Tensor) -> Tensor:
-            """Signs that are the other way round in the other of two samples: what is either all or nothing is heard
-            in one of four for certain, and not in 4095 of 4096 times twelve.
-            """
-            at, self.at = self.at, (self.seed // 2 + self.count) * 7919 % _POOL
-            signs, self.at = self.signs(like), at
-            return signs if self.seed % 2 else -signs
-
-        def signs(self, like: Tensor, share: float = 0.0) -> Tensor:
-            """Plus and minus ones, or factors off by a share to either side; the length of their pool is a prime."""
-            count = like.numel()
-            at = self.at = (self.at + 7919 + count) % _POOL
-            size = (at + count - 1) // _POOL + 1
-            return _pool(like.dtype, like.device, size, share)[at : at + count].view(like.shape)
+            signs = self.alike(value, _unit(dtype)) if self.seed & 2 else self.signs(value)
+            return value.abs().mul_(_unit(dtype)).add_(least).mul_(signs)
 
     return Noise
 
@@ -333,23 +331,6 @@ def _quiet(guarded: bool) -> type:
 def quiet() -> Any:
     """A dispatch mode that counts operations as `noise` does: see `Quiet`."""
     return _quiet("torch._dynamo" in sys.modules)(None, None, 0, False, False, False)
-
-
-def _pool(dtype: Any, device: Any, size: int, share: float) -> Tensor:
-    """Signs, or factors, `size` times _POOL of them and maybe more: one drawing again and again."""
-    key = dtype, str(device), share
-    known = _pools.get(key)
-    if known is None or known.numel() < size * _POOL:
-        drawn = _drawn() * share + 1 if share else _drawn()
-        known = _pools[key] = drawn.to(device, dtype).repeat(size)
-    return known
-
-
-@functools.lru_cache(maxsize=1)
-def _drawn() -> Tensor:
-    torch = import_torch()
-    generator = torch.Generator().manual_seed(20240229)
-    return torch.randint(0, 2, (_POOL,), generator=generator, dtype=torch.float64) * 2 - 1
 
 
 def _floats(value: Any) -> bool:
