@@ -142,6 +142,8 @@ class Search:
             cause = max(group, key=_fit, default=lead)
             if _fit(cause) < Fit.LAW or cause.property != lead.property or not self.settings.shrink:
                 continue
+            if cause.fingerprint not in self.found:  # it comes and goes, which no law explains
+                continue
             first = self.minimal(*self.found[cause.fingerprint])
             if _fit(first) >= Fit.LAW:
                 rest = [f.but(follows=first.fingerprint) if f in (lead, *group) else f for f in findings if f != cause]

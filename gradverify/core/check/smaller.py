@@ -80,6 +80,10 @@ class Smaller:
         if not steady(finding) or any(found is None for found in again):
             again += [self._same(case, prop, finding) for _ in range(_CONFIRM - len(again))]
         told = [found for found in again if found is not None]
+        if told and len(told) < len(again) and self._as_asked(again, case, prop, finding):
+            if again[0] is None and case is not finding.case:
+                return self._confirmed(finding, finding.case, prop, lead)
+            again = [*told]
         if steady(finding) and len(told) == len(again):
             shown = self._telling(told[0], (worst, finding.case), prop) if lead is None else None
             if told[0].severity >= severity:
@@ -91,6 +95,17 @@ class Smaller:
             message=f"nondeterministic ({len(told)} of {len(again)} runs of one case): {finding.message}",
         )
         return self._diagnosed(fickle, lead)
+
+    def _as_asked(self, again: Sequence[Finding | None], case: Case, prop: Property, finding: Finding) -> bool:
+        """Whether what differs is the question and not the answer: all primals at once, or this one alone.
+
+        At a kink more entries in dispute may tell it where fewer do not. A layer that answers each question in one way
+        only is no flaky one.
+        """
+        if not steady(finding) or len({found is None for found in again[1:]}) > 1:
+            return False
+        once_more = examine(self.layer, case, prop).findings
+        return (again[0] is None) is all(found.fingerprint != finding.fingerprint for found in once_more)
 
     def _telling(self, small: Finding, drawn: Sequence[Case], prop: Property) -> Finding | None:
         """The finding on a case that shows it, where the smallest one does not: a round one, or one as it was drawn."""

@@ -9,6 +9,7 @@ import numpy as np
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import Probe, close
+from gradverify.core.diagnose.terms import matters
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
 _STATE = re.compile(r"\w+0(_reverse)?\Z|\w+_0\Z")
@@ -143,6 +144,8 @@ def steps(evidence: Evidence) -> Diagnosis | None:
     one, two = ([evidence.plain(draw, sizes={time: count}) for draw in range(2)] for count in (1, 2))
     if not all(map(evidence.holds, one)) or not all(map(evidence.fails, two)):
         return None
+    if not any(matters(evidence, case) for case in one):
+        return None  # 0 is right by itself: what multiplies a state of zeros, or weighs one place alone, tells nothing
     probe = evidence.probe(two[0])
     assert probe is not None
     wrong = evidence.others_wrong(probe)

@@ -15,6 +15,7 @@ from gradverify.core.judge.facts import best_ratio
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
 _MOST = 40  # changed primals that are tried
+_SEVERAL = 6  # numbers that differ, of a gradient that is told to be another one in another order
 Move = Callable[[Array], Array]
 
 
@@ -65,7 +66,21 @@ def moved(evidence: Evidence) -> Diagnosis | None:
     if found is not None:
         text = f"the gradient of {evidence.primal} is the right one with its places along {found} in another order"
         return Diagnosis("moved", "INDEX", text, Fit.FORM, {"cases": len(evidence.probes)})
+    if evidence.everywhere(partial(_same_numbers, evidence)):
+        text = (
+            f"the gradient of {evidence.primal} holds the right numbers in other places{evidence.given}: entries are "
+            "mixed up, as by a reshape or a transpose in another order"
+        )
+        return Diagnosis("moved", "INDEX", text, Fit.SOME, {"cases": len(evidence.probes)})
     return None
+
+
+def _same_numbers(evidence: Evidence, probe: Probe) -> bool:
+    """Whether all entries are those of the right gradient, in another order, and many enough to be so by no chance."""
+    a, n = evidence.pair(probe)
+    told = n[np.abs(n) > 1e-6 * float(np.abs(n).max(initial=0.0))]
+    many = np.unique(np.round(told / (np.abs(told).max(initial=0.0) or 1.0), 6)).size >= _SEVERAL
+    return many and not close(a, n) and close(np.sort(a, axis=None), np.sort(n, axis=None))
 
 
 def _is_moved(evidence: Evidence, move: Move, sign: int, probe: Probe) -> bool:

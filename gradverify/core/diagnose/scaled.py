@@ -16,7 +16,7 @@ from gradverify.core.judge.facts import best_ratio
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
 # Factors that are left out or put in by mistake: squares, means, decades, norms and circles.
-_NUMBERS = (2.0, 0.5, 3.0, 1 / 3, 4.0, 0.25, 10.0, 0.1, 2**0.5, 0.5**0.5, np.pi, 1 / np.pi)
+_NUMBERS = (2.0, 0.5, 3.0, 1 / 3, 4.0, 0.25, 10.0, 0.1, 2**0.5, 0.5**0.5, np.pi, 1 / np.pi, 2 * np.pi, 0.5 / np.pi)
 
 _OTHERS = 6  # plain cases, of other sizes and values, that a factor is tried on before it is offered
 _OFFSETS = (-1, 1, -2, 2, -3, 3)  # of a size: what is counted between n places, or at them and beside them
@@ -178,7 +178,8 @@ def _of_one_axis(sizes: list[dict[str, float]], names: list[str]) -> Iterator[tu
 
 def _number(value: float) -> str:
     named = {1 / 3: "1/3", 0.5: "1/2", 0.25: "1/4", 2**0.5: "sqrt(2)", 0.5**0.5: "1/sqrt(2)", np.pi: "pi"}
-    return named.get(value, "1/pi" if value == 1 / np.pi else f"{value:g}")
+    named |= {1 / np.pi: "1/pi", 2 * np.pi: "2 pi", 0.5 / np.pi: "1/(2 pi)"}
+    return named.get(value, f"{value:g}")
 
 
 def _sizes(probe: Probe) -> dict[str, float]:

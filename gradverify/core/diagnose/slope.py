@@ -39,7 +39,8 @@ def slope(evidence: Evidence) -> Diagnosis | None:
     size = {1.0: "right", 4.0: "4 times the right one", 0.25: "a quarter of the right one"}[limit[0]]
     text = (
         f"the gradient of {evidence.primal} is {size} in the limit of small values{evidence.given}, and what is left "
-        f"of the error falls with the square of what goes in, as where {_LIMITS[limit]} inside"
+        f"of the error falls with the square of what goes in: a factor or a term inside is wrong, as where "
+        f"{_LIMITS[limit]}"
     )
     return Diagnosis("slope", "TERM", text, Fit.FORM, {"tends to": limit[0]})
 

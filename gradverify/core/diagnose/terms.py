@@ -191,6 +191,12 @@ def skip(evidence: Evidence) -> Diagnosis | None:
     """The error is a multiple of the upstream gradient itself: a residual connection is left out, or counted twice."""
     if not evidence.about_gradient or len(evidence.probes) < 2:
         return None
+    if evidence.everywhere(partial(_is_upstream, evidence)):
+        text = (
+            f"the gradient of {evidence.primal} is the upstream gradient itself{evidence.given}: what forward does "
+            f"with {evidence.primal} beside passing it on is left out"
+        )
+        return Diagnosis("skip", "TERM", text, Fit.FORM)
     found = [c for c in (_of_upstream(evidence, probe) for probe in evidence.probes) if c is not None]
     if len(found) < len(evidence.probes) or max(found) - min(found) > CLOSE:
         return None
@@ -201,6 +207,12 @@ def skip(evidence: Evidence) -> Diagnosis | None:
     }
     said = what.get(round(c, 6), f"is off by {c:.6g} times the upstream gradient")
     return Diagnosis("skip", "TERM", f"the gradient of {evidence.primal} {said}{evidence.given}", Fit.LAW)
+
+
+def _is_upstream(evidence: Evidence, probe: Probe) -> bool:
+    a, n = evidence.pair(probe)
+    given = probe.case.cotangents or ()
+    return n.size > 2 and not close(a, n) and any(dy.shape == a.shape and close(a, dy) for dy in given)
 
 
 def _of_upstream(evidence: Evidence, probe: Probe) -> float | None:
