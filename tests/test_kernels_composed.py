@@ -221,3 +221,33 @@ def test_a_mistake_of_the_formula_is_told_as_that_and_one_of_precision_is_not():
     (finding,) = gv.check(Sums, x="N D", w="D", kernel="bfloat16", reference=torch.mul, seed=1, **ASKED)
     assert finding.diagnoses[0].name == "accumulated"
     assert not any("float64" in diagnosis.text for diagnosis in finding.diagnoses)
+
+
+@pytest.mark.parametrize("fault", ["", "bias of one row"])
+def test_a_convolution_is_a_reference_as_any_other(fault):
+    conv = torch.nn.functional.conv1d
+
+    class Conv(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, w, b):
+            ctx.save_for_backward(x, w)
+            return conv(x, w, b)
+
+        @staticmethod
+        def backward(ctx, g):
+            x, w = ctx.saved_tensors
+            dx = torch.nn.grad.conv1d_input(x.shape, w, g)
+            dw = torch.nn.grad.conv1d_weight(x, w.shape, g)
+            return dx, dw, (g[:1] if fault else g).float().sum((0, 2)).to(g.dtype)
+
+    def plain(x, w, b):
+        return conv(x, w, b)
+
+    layer = as_layer(Conv, x="N C L", w="O C K", b="O", kernel="bfloat16", reference=plain)
+    found = set()
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        shapes = {"x": (2, 3, 8), "w": (4, 3, 3), "b": (4,)}
+        primals = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+        found |= {(f.kind, f.primal) for f in gv.verify(layer, Case("conv", primals, seed=seed), "reference").findings}
+    assert found == ({("wrong", "b")} if fault else set())
