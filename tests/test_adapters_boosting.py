@@ -115,3 +115,6 @@ def test_what_has_not_moved_is_not_asked_for_again():
         y, g = layer.forward(point[0], own[k], *point[2:])[0]
         assert loss[k] == y
         assert np.array_equal(grad[k], g)
+    bounded = adapt.boosting(counted, root, bound=True, preds="N", data="N")
+    (losses,) = bounded.hooks.looped({"preds": own, "data": point[3][None]}, {})
+    assert losses.tolist() == [root(row, point[3]) for row in own]

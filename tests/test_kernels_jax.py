@@ -294,3 +294,28 @@ def test_products_that_a_kernel_makes_in_its_type_are_rounded(kernel):
     declared = {"x": "N D", "g": "D", "w": "D H", "kernel": kernel, "reference": plain}
     assert check(composed(), **declared, **asked).ok
     assert [f.primal for f in check(composed("sum missing"), **declared, **asked)] == ["x"]
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+def test_products_within_pallas_are_left_to_it(factor):
+    """Its jaxpr reads references, and does not run by itself."""
+    pallas = pytest.importorskip("jax.experimental.pallas")
+
+    def body(x, w, y):
+        y[...] = x[...] @ w[...]
+
+    def times(x, w):
+        shape = jax.ShapeDtypeStruct((x.shape[0], w.shape[1]), x.dtype)
+        return pallas.pallas_call(body, out_shape=shape, interpret=True)(x, w)
+
+    @jax.custom_vjp
+    def layer(x, w):
+        return times(x, w)
+
+    layer.defvjp(
+        lambda x, w: (times(x, w), (x, w)),
+        lambda saved, dy: (times(dy, saved[1].T), factor * times(saved[0].T, dy)),
+    )
+    asked = {"examples": 4, "raises": False, "properties": ["complete", "reference"], "seed": 0}
+    report = check(layer, x="N D", w="D H", kernel="bfloat16", reference=lambda x, w: x @ w, **asked)
+    assert [f.primal for f in report] == ["w"] * (factor - 1)

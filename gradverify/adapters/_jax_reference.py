@@ -128,15 +128,22 @@ class Reference(Lossy):
             self.known[key] = self._seen(low, parts, saved.options)
         held, at, halves = self.known[key]
         if halves is not None:
-            made = Made(self.dtype)
-            _, between = halves.forward(made, *parts)
-            if cotangents:
-                halves.pull(made, between, cotangents)
-            held = replace(held, products=tuple(made.found))
+            held = replace(held, products=self._products(halves, parts, cotangents))
         if not at:
             return held
         residuals = self.kernel._do("residuals", _residuals(self.kernel._outputs(saved.options)), saved.options, *parts)
         return replace(held, values=tuple(np.asarray(residuals[k], float) for k in at))
+
+    def _products(self, halves: Halves, parts: Any, cotangents: tuple[Array, ...]) -> tuple[Array, ...]:
+        """What the kernel's matrix products give in its type."""
+        made = Made(self.dtype)
+        try:
+            _, between = halves.forward(made, *parts)
+            if cotangents:
+                halves.pull(made, between, cotangents)
+        except Exception:  # noqa: BLE001  an operation that does not run by itself: what came before it is known
+            pass
+        return tuple(made.found)
 
     def _seen(self, low: dict[str, Array], parts: Any, options: Any) -> Seen:
         """What is kept, which of the residuals are values that are, and where products are made in the type."""

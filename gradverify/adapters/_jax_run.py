@@ -17,7 +17,7 @@ from gradverify.adapters._jax_engine import _cotangent, import_jax
 Array = Any  # numpy.ndarray or jax.Array
 
 _NESTED = ("jaxpr", "call_jaxpr", "fun_jaxpr")
-_WHOLE = ("scan", "while", "cond")  # whose inner jaxprs are not run once
+_WHOLE = ("scan", "while", "cond", "pallas_call")  # whose inner jaxprs are not run once, or on references
 _PLAIN: dict[str, Callable[..., Any]] = {
     "add": np.add, "add_any": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "neg": np.negative,
     "exp": np.exp, "exp2": np.exp2, "log": np.log, "log1p": np.log1p, "expm1": np.expm1, "tanh": np.tanh,
@@ -42,6 +42,12 @@ _WITH: dict[str, Callable[..., Any]] = {
     "rev": lambda p, x: np.flip(x, p["dimensions"]),
     "dot_general": lambda p, a, b: _product(a, b, *p["dimension_numbers"]),
 }  # fmt: skip
+
+
+def _inner(eqn: Any) -> Any:
+    """The jaxpr that an operation runs once; None where it has none."""
+    whole = eqn.primitive.name in _WHOLE
+    return None if whole else next((eqn.params[key] for key in _NESTED if key in eqn.params), None)
 
 
 def in_numpy(eqn: Any) -> bool:
@@ -74,8 +80,8 @@ class Run:
         with np.errstate(all="ignore"):
             for eqn in jaxpr.eqns:
                 given = [value(atom) for atom in eqn.invars]
-                inner = next((eqn.params[key] for key in _NESTED if key in eqn.params), None)
-                if inner is not None and eqn.primitive.name not in _WHOLE:
+                inner = _inner(eqn)
+                if inner is not None:
                     results = self.run(getattr(inner, "jaxpr", inner), getattr(inner, "consts", ()), given)
                 else:
                     results = self.step(jaxpr, eqn, given)
@@ -130,14 +136,15 @@ class Halves:
         return {n: np.asarray(g, float) for n, g in found.items()}
 
     def __iter__(self) -> Iterator[Any]:
-        """Every operation, those of nested jaxprs too."""
+        """Every operation that `run` comes to."""
         return chain(_operations(self.ahead.jaxpr), _operations(self.back.jaxpr))
 
 
 def _operations(jaxpr: Any) -> Iterator[Any]:
     for eqn in jaxpr.eqns:
         yield eqn
-        for inner in (eqn.params[key] for key in _NESTED if key in eqn.params):
+        inner = _inner(eqn)
+        if inner is not None:
             yield from _operations(getattr(inner, "jaxpr", inner))
 
 

@@ -29,8 +29,8 @@ class Signs:
         self.seed, self.count, self.at = seed, 0, seed * 7919
 
     def paired(self, like: Tensor) -> Tensor:
-        """Signs that are the other way round in the other of two samples: what is either all or nothing is heard
-        in one of four for certain, and not in 4095 of 4096 times twelve.
+        """Signs that are the other way round in the other of two samples: what is all or nothing is heard in any four
+        samples; where signs are drawn, twelve samples miss it in one entry of 4096.
         """
         at, self.at = self.at, (self.seed // 2 + self.count) * 7919 % _POOL
         signs, self.at = self.signs(like), at

@@ -188,13 +188,15 @@ def _undone(layer: Layer, case: Case, primal: str, error: Array, bound: Array, f
     A gradient that jumps nowhere around a case is of no backward that iterates, and is not looked at again.
     """
     vain, name = current().vain, f"unfinished {primal}"
+    if vain is not None and name in vain:
+        return np.zeros(bound.shape)
     try:
         most = _SPREADS * backward_noise.UNFINISHED * top(gradients(layer, case)[primal])
     except LayerFailure:
         return np.zeros(bound.shape)
     with np.errstate(all="ignore"):
         lacking = (error - bound)[far & (error <= bound + most)]
-    if not lacking.size or (vain is not None and name in vain):
+    if not lacking.size:
         return np.zeros(bound.shape)
     size = backward_noise.unfinished(layer, case, primal, float(lacking.max()) / _SPREADS)
     if vain is not None and not size:
