@@ -282,8 +282,52 @@ def test_a_function_that_builds_an_object_is_a_target():
         assert verdict(target(Wrong), x="N D", **init) == {"W"}
     assert verdict(lambda: Dense(3, 4), x="N 3").ok
     assert verdict(lambda: Wrong(3, 4), x="N 3") == {"W"}
-    with pytest.raises(gv.DeclarationError, match=r'make needs n_out .* init=\("D", "H"\)'):
-        gv.check(builder(Dense), x="N n_in")
+    assert verdict(builder(Dense), x="N n_in").ok
+    assert verdict(builder(Wrong), x="N n_in") == {"W"}
+
+
+class Named(Dense):
+    def __init__(self, kind):
+        super().__init__(2, len({"tanh": 3}[kind]))
+
+
+class Worded(Dense):
+    def __init__(self, n_in, n_out):
+        super().__init__(n_in, n_out)
+
+
+def test_what_an_object_is_built_with_is_a_size_or_is_asked_for():
+    """Words of `init` that name nothing are texts; where none can be built, the message says which they are."""
+    with pytest.raises(gv.DeclarationError, match=r"'m' is given as a text: .* one capital letter"):
+        gv.check(Dense, init=("D", "m"), x="N D")
+    with pytest.raises(gv.DeclarationError, match=r'Named cannot be built: KeyError.* init=\("D", "H"\)'):
+        gv.check(Named, x="N D")
+    with pytest.raises(gv.DeclarationError, match=r'built with n_in, .*Call a dimension so, .*init=\{"n_in": "D"\}'):
+        gv.check(Worded, x="N D")
+
+
+class Stack:
+    """Weights in two lists; the loss's gradients come as two lists."""
+
+    slip = 1.0
+
+    def __init__(self):
+        self.Ws, self.bs = [drawn(3, 4), drawn(4, 2)], [drawn(4), drawn(2)]
+
+    def cost(self, X, Y):
+        return ((np.tanh(X @ self.Ws[0] + self.bs[0]) @ self.Ws[1] + self.bs[1] - Y) ** 2).sum()
+
+    def compute_gradients(self, X, Y):
+        h = np.tanh(X @ self.Ws[0] + self.bs[0])
+        d = 2 * (h @ self.Ws[1] + self.bs[1] - Y)
+        dh = d @ self.Ws[1].T * (1 - h * h)
+        return [X.T @ dh, h.T @ d], [dh.sum(0), self.slip * d.sum(0)]
+
+
+def test_gradients_in_lists_within_what_backward_returns():
+    given = {"X": "N 3", "Y": "N 2", "methods": ("cost", "compute_gradients")}
+    assert verdict(Stack(), **given).ok
+    assert verdict(type("Slipped", (Stack,), {"slip": 0.5})(), **given) == {"bs_1"}
 
 
 def outside(slip, place):

@@ -208,6 +208,32 @@ def test_a_gradient_read_from_an_update_carries_the_rounding_of_the_weight(cls, 
     assert found(layer, "gradient", "linear", "repeatable", "reusable", "layout") == wrong
 
 
+class Momentum(Small):
+    """Each step repeats a share of the one before."""
+
+    share = 0.9
+
+    def __init__(self, D, H):
+        super().__init__(D, H)
+        self.velocity = np.zeros((D, H))
+
+    def backward(self, dy, lr):
+        dx = dy @ self.W.T
+        self.velocity = self.share * self.velocity - lr * self.x.T @ dy
+        self.W = self.W + self.velocity
+        return dx
+
+
+class AddsUp(Momentum):
+    share = 1.0
+
+
+@pytest.mark.parametrize(("cls", "wrong"), [(Momentum, set()), (AddsUp, {("reusable", "W")})])
+def test_momentum_is_no_state_of_another_call_and_gradients_that_add_up_are(cls, wrong):
+    layer = adapt.optimiser(cls, x="N D", W="D H")
+    assert found(layer, "gradient", "linear", "repeatable", "reusable", "layout", "fresh") == wrong
+
+
 class Asks:
     """Calls its optimiser in a way of its own."""
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from gradverify.adapters._chance import Chance
 from gradverify.adapters._guesses import PREDICTIONS, dimensions, methods_of, with_sizes
-from gradverify.adapters._instance import Maker, accepted_by, builds, float_arrays
+from gradverify.adapters._instance import SIZE, Maker, accepted_by, builds, float_arrays
 from gradverify.adapters._normal import (
     TARGETS,
     attempt,
@@ -56,12 +56,13 @@ def build(
     label = str(name or getattr(target, "__name__", type(target).__name__))
     cls = target if inspect.isclass(target) else None if builds(target) else type(target)
     told = {n: declared_pair(n, spec) for n, spec in (pairs or {}).items()}
-    maker = Maker(target, init, Chance(cls, getattr(cls, "forward", None), target))
+    named = frozenset((*primals, *(settings.get("options") or ())))
+    maker = Maker(target, init, Chance(cls, getattr(cls, "forward", None), target), named)
     methods = _named_methods(label, methods)
     inner = kind(maker, ("", ""), (), (), {}, dict(told), **fields)
     looking = with_sizes(settings, primals, maker.sizes())
     first, failure = _first(inner, primals, looking, label, methods)
-    if first is None and cls is None:
+    if failure is not None or (first is None and cls is None):
         raise failure or DeclarationError(f"{label} cannot be built")
     if cls is None:
         cls = type(first)
@@ -90,8 +91,6 @@ def build(
         inner.dtype = _low_precision(inner, layer)
         if inner.dtype is not None:
             lines = (*lines, f"parameters and gradients are {inner.dtype}: everything is run in that precision")
-    if first is None and isinstance(failure, DeclarationError):
-        raise failure
     _updated(inner, layer, label)
     _sized(inner, layer, label, first)
     paired = ", ".join(str(inner.pairs[n]) for n in inner.parameters if n in inner.pairs)
@@ -185,6 +184,13 @@ def _sized(inner: Stateful, layer: Layer, label: str, made: Any) -> None:
     unknown = [] if inner.maker.is_object else [n for n in inner.maker.sizes() if n not in known]
     if not unknown:
         return
+    if inner.maker.init is None and not SIZE.fullmatch(unknown[0]):
+        dims = next((n for p in layer.primals for n in reversed(p.dims.names)), "D")
+        raise DeclarationError(
+            f"{label} is built with {unknown[0]}, and no primal has a dimension of that name. Call a dimension so, or "
+            f'say what to give: init={{"{unknown[0]}": "{dims}"}}, with the name of a dimension, a new one as "H", '
+            "or a value"
+        )
     arrays = [n for n in float_arrays(made) if n not in inner.pairs] if made is not None else []
     seen = f" It holds {', '.join(arrays)}, of which no gradient was found." if arrays else ""
     one = arrays[0] if arrays else "W"
@@ -217,6 +223,7 @@ def _first(
             failure = DeclarationError(
                 f"{label} cannot be built: {type(error).__name__}: {error}; "
                 'say what to give it: init=("D", "H"), with names of axes or values'
+                + inner.maker.texts({*sizes, *arrays, *planned.options})
             )
             continue
         inner.maker.prototypes.clear()

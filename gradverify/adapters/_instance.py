@@ -36,11 +36,13 @@ class Maker:
     target : an object (copied as it is), or a class or function that gives one
     init : what it is called with: names of sizes, primals and options, or values; None matches its
         arguments by name
+    declared : names of primals and options
     """
 
     target: Any
     init: tuple[Any, ...] | Mapping[str, Any] | None
     chance: Chance
+    declared: frozenset[str] = frozenset()
     prototypes: dict[Any, Original] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -57,9 +59,17 @@ class Maker:
         return not builds(self.target)
 
     def sizes(self) -> tuple[str, ...]:
-        """Names in `init`, or of the arguments, that look like sizes: one capital letter."""
-        names = self._needs if self.init is None else leaves(self.init)
-        return tuple(v for v in names if SIZE.fullmatch(v))
+        """Names in `init` that look like sizes, one capital letter; else all arguments that nothing else names."""
+        if self.init is None:
+            return tuple(n for n in self._needs if n not in self.declared)
+        return tuple(v for v in leaves(self.init) if SIZE.fullmatch(v))
+
+    def texts(self, known: set[str]) -> str:
+        """Says which words of `init` are given as they stand, since they name nothing."""
+        words = [v for v in leaves(self.init) if v.isidentifier() and v not in known]
+        if not words:
+            return ""
+        return f". {words[0]!r} is given as a text: a size that no primal has is written as one capital letter"
 
     def built_with(self) -> tuple[str, ...]:
         """Every name that may be a size the object is built with."""

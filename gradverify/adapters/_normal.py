@@ -181,9 +181,18 @@ def flat(value: Any) -> list[Any]:
 
 def parted(raw: Any) -> tuple[list[Any], dict[Any, Any]]:
     """What backward returned: values in order, and those that stand in a dict, alone or beside others."""
-    parts = flat(raw)
+    parts = list(_spread(raw))
     named = {key: value for part in parts if isinstance(part, Mapping) for key, value in part.items()}
     return [part for part in parts if not isinstance(part, Mapping)], named
+
+
+def _spread(raw: Any) -> Iterator[Any]:
+    """The values of a result, those of lists within it one by one: `(dx, [dW0, dW1], [db0, db1])`."""
+    for part in flat(raw):
+        if isinstance(part, (tuple, list)) and any(isinstance(p, (np.ndarray, Mapping, tuple)) for p in part):
+            yield from _spread(part)
+        else:
+            yield part  # a list of numbers is an array
 
 
 def called(stage: str, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Any:

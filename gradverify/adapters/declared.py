@@ -20,7 +20,8 @@ import numpy as np
 
 from gradverify.adapters import convention
 from gradverify.adapters._chance import Chance, mentions
-from gradverify.adapters._normal import annotated, called, examples, finished, flat, required
+from gradverify.adapters._nested import is_nested, nested_pair
+from gradverify.adapters._normal import annotated, called, examples, finished, flat, required, split
 from gradverify.core.declare.functions import arguments, taken_by
 from gradverify.core.declare.held import arrays_of
 from gradverify.core.declare.layer import KEYWORDS, Layer, Loss
@@ -61,6 +62,9 @@ def _from_pair(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
     owner = _owner(*target)
     if owner is not None:
         return _of_object(owner, *target, **declaration)
+    primals, settings = split(declaration)
+    if any(map(is_nested, primals.values())):
+        return nested_pair(*target, settings.pop("name", None), (primals, settings))
     layer = Layer(*target, **declaration)
     try:
         with time_limit(_TRIAL):

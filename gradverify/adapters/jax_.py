@@ -19,11 +19,11 @@ from gradverify.adapters import convention
 from gradverify.adapters._engines import in_numpy, kernel_type, layer_on, parted, probed
 from gradverify.adapters._jax_engine import Engine, import_jax
 from gradverify.adapters._jax_reference import in_type, reference_of
+from gradverify.adapters._nested import flattened
 from gradverify.adapters._references import refers_to
 from gradverify.core.declare.functions import arguments
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.validation import parameters, takes
-from gradverify.core.errors import DeclarationError
 
 _OWN = ("second", "forward_mode", "loss", "kernel", "reference")
 _KERNELS = ("bfloat16", "float16", "float32")
@@ -68,7 +68,7 @@ def jax_layer(target: Any, /, *, name: str | None = None, **declaration: Any) ->
     label = name or getattr(target, "__name__", None) or type(target).__name__
     own, settings, told = parted(declaration, _OWN)
     nested = _ordered(target, told)
-    declared, rebuild = _flat(label, nested)
+    declared, rebuild = flattened(label, nested)
     takes(label, parameters(target, True), nested, settings.get("options") or (), by_name=True)
     by_name = set(nested) <= set(_parameters(target))
 
@@ -110,48 +110,6 @@ def _on_arrays(engine: Engine, function: Callable[..., Any]) -> Callable[..., An
         return whole.forward(*arrays, **options)[0]
 
     return surrogate
-
-
-def _flat(label: str, nested: Mapping[str, Any]) -> tuple[dict[str, Any], Callable[[dict[str, Any]], dict[str, Any]]]:
-    """Primals by path, and the function that puts arrays back into the declared nesting."""
-    found: dict[str, Any] = {}
-
-    def name_parts(path: str, spec: Any) -> Any:
-        if isinstance(spec, Mapping):
-            return {key: name_parts(f"{path}_{key}", part) for key, part in spec.items()}
-        if isinstance(spec, list) or (isinstance(spec, tuple) and not _is_pair(spec)):
-            return type(spec)([name_parts(f"{path}_{k}", part) for k, part in enumerate(spec)])
-        if path in found:
-            raise DeclarationError(f"layer {label!r}: two primals would be called {path!r}")
-        found[path] = spec
-        return path
-
-    names = {key: name_parts(key, spec) for key, spec in nested.items()}
-
-    def rebuild(arrays: dict[str, Any]) -> dict[str, Any]:
-        return {key: _filled(part, arrays) for key, part in names.items()}
-
-    return found, rebuild
-
-
-def _filled(names: Any, arrays: Mapping[str, Any]) -> Any:
-    if isinstance(names, dict):
-        return {key: _filled(part, arrays) for key, part in names.items()}
-    if isinstance(names, (list, tuple)):
-        return type(names)([_filled(part, arrays) for part in names])
-    return arrays[names]
-
-
-def _is_pair(spec: tuple[Any, ...]) -> bool:
-    """A dimension string with its domain: ("N", strategy) or ("N", "positive"), not two dimension strings."""
-    from gradverify.core.declare.domains import words
-
-    if len(spec) != 2 or not isinstance(spec[0], str):
-        return False
-    second = spec[1]
-    return hasattr(second, "example") or (
-        isinstance(second, str) and second.split()[:1] != [] and second.split()[0] in words()
-    )
 
 
 def _parameters(target: Callable[..., Any]) -> list[str]:

@@ -8,6 +8,7 @@ replaced by one that records what it is given, so that no digit is lost in the s
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,8 +21,9 @@ from gradverify.adapters._building import OPTIMISERS, RATES, build
 from gradverify.adapters._normal import annotated, attempt
 from gradverify.adapters._pairs import Pair
 from gradverify.adapters._stateful import Stateful
-from gradverify.adapters._weights import Weight
-from gradverify.core.declare.held import attributes, fetch
+from gradverify.adapters._weights import Weight, put
+from gradverify.core.declare.declaration import Backward, Forward
+from gradverify.core.declare.held import Path, arrays_of, attributes, fetch
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure
@@ -31,6 +33,7 @@ _DEEP = 4  # layers of a network, in a list of it
 _GRADIENT = re.compile(r"^(g|d\w?|d_\w+|.*grad.*)$", re.IGNORECASE)  # of keyword arguments
 _RATE = 2.0**80  # a power of two, so large that the subtraction from the parameter costs no digits of the gradient
 _KEY = "_gradverify_recorder"
+_SHARES = 1e-6  # of the largest gradient, by which steps may differ from momentum: some hundred roundings of float32
 
 
 class Misunderstood(DeclarationError):
@@ -214,6 +217,29 @@ class Applied(Stateful):
         self.rates[pair.name] = rate = self._rate(instance)
         return change / rate
 
+    def session(self) -> tuple[Forward, Backward]:
+        """As `Stateful.session`; momentum, with which each step repeats a share of the one before, is left out."""
+        forward, _ = Stateful.session(self)
+        before: dict[str, Any] = {}
+        written: dict[Path, tuple[Array, Array]] = {}  # by backward: as it was when the object was new, and is now
+
+        def backward(cotangent: Any, saved: Any) -> dict[str, Any]:
+            nonlocal before
+            start = _own_arrays(saved.instance)
+            rested = {p: new for p, (new, now) in written.items() if p in start and np.array_equal(start[p], now)}
+            alone = _without(saved, rested) if rested else None
+            found = self.backward(cotangent, saved)
+            if alone is not None:
+                first = self.backward(cotangent, alone)
+                found = first if _momentum(found, first, before, self.parameters) else found
+            for path, now in _own_arrays(saved.instance).items():
+                if path in start and not np.array_equal(start[path], now):
+                    written[path] = written.get(path, (start[path], now))[0], now
+            before = found
+            return found
+
+        return forward, backward
+
     def gradient_rounding(self, primals: Mapping[str, Array]) -> dict[str, float]:
         """What a subtraction from a parameter rounds its gradient to: eps |w| over the rate."""
         return {
@@ -226,6 +252,38 @@ class Applied(Stateful):
         ours = not RATES.isdisjoint(self.extra) or not RATES.isdisjoint(attributes(instance))
         ours = ours or instance.__dict__[_KEY].rated
         return self.rate if self.rate is not None else _RATE if ours else 1.0
+
+
+def _own_arrays(instance: Any) -> dict[Path, Array]:
+    """Copies of the arrays that an object is made of."""
+    return {p: np.array(a) for p, a in arrays_of(instance, every=True).items() if isinstance(a, np.ndarray)}
+
+
+def _without(saved: Any, arrays: Mapping[Path, Array]) -> Any:
+    """A forward that an object has run, on a copy of it with other values in some arrays; None if that fails."""
+    try:
+        instance = copy.deepcopy(saved.instance)
+    except Exception:  # noqa: BLE001  whatever the author's object cannot be copied for
+        return None
+    for path, value in arrays.items():
+        put(instance, path, value)
+    return replace(saved, instance=instance)
+
+
+def _momentum(found: Mapping[str, Any], first: Mapping[str, Any], before: Mapping[str, Any], names: Any) -> bool:
+    """Whether all steps are those of an object that remembers nothing and one share, below 1, of the step before.
+
+    A share of 1 is no momentum: then gradients add up from call to call.
+    """
+    given = [n for n in names if found.get(n) is not None]
+    if any(before.get(n) is None or np.shape(before[n]) != np.shape(found[n]) for n in given):
+        return False
+    extra = np.concatenate([np.ravel(np.asarray(found[n]) - first[n]) for n in given] or [np.zeros(0)])
+    held = np.concatenate([np.ravel(before[n]) for n in given] or [np.zeros(0)])
+    size = float(held @ held)
+    share = float(extra @ held) / size if size else 0.0
+    slack = _SHARES * np.abs(held).max(initial=0.0)
+    return 0.0 < share < 1.0 - _SHARES and bool((np.abs(extra - share * held) <= slack).all())
 
 
 def _is_step(change: Array, gradient: Array, value: Array) -> bool:

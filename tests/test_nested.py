@@ -1,0 +1,135 @@
+"""Primals in dicts and lists, and classes whose functions share a context: right ones pass, a slip is found by name."""
+
+import numpy as np
+import pytest
+
+import gradverify as gv
+
+pytestmark = pytest.mark.usefixtures("as_drawn")
+
+
+def verdict(target, *more, **declaration):
+    """The report if all is right, else the names of the primals that are not."""
+    few = {"examples": 4, "properties": ("complete", "gradient"), "quiet": True, "raises": False}
+    report = gv.check(target, *more, **few, **declaration)
+    return report if report.ok else {finding.primal for finding in report.findings}
+
+
+def forward(x, params):
+    h = np.tanh(x @ params["W1"] + params["b1"])
+    return h @ params["W2"], (x, h, params)
+
+
+def slopes(dy, saved):
+    x, h, params = saved
+    dz = dy @ params["W2"].T * (1 - h * h)
+    return dz @ params["W1"].T, x.T @ dz, dz.sum(0), h.T @ dy
+
+
+def by_d(slip):
+    def backward(dy, saved):
+        dx, dW1, db1, dW2 = slopes(dy, saved)
+        return {"dW2": dW2, "dW1": dW1, "db1": slip * db1, "dx": dx}
+
+    return backward
+
+
+def in_order(slip):
+    def backward(dy, saved):
+        dx, dW1, db1, dW2 = slopes(dy, saved)
+        return dx, {"b1": slip * db1, "W1": dW1, "W2": dW2}
+
+    return backward
+
+
+def beside(slip):
+    def backward(dy, saved):
+        dx, dW1, db1, dW2 = slopes(dy, saved)
+        return {"W1_grad": dW1, "b1_grad": slip * db1, "W2_grad": dW2}, dx
+
+    return backward
+
+
+@pytest.mark.parametrize("backward", [by_d, in_order, beside])
+def test_parameters_in_a_dict_and_gradients_in_one(backward):
+    declared = {"params": {"W1": "D H", "b1": "H", "W2": "H K"}, "x": "N D"}
+    assert verdict(forward, backward(1.0), **declared).ok
+    assert verdict(forward, backward(-7.0), **declared) == {"params_b1"}
+
+
+def test_layers_in_a_list_keep_their_order():
+    def run(x, layers):
+        steps = [x]
+        for W, b in layers:
+            steps.append(np.tanh(steps[-1] @ W + b))
+        return steps[-1], (steps, layers)
+
+    def back(order):
+        def backward(dy, saved):
+            steps, layers = saved
+            found = []
+            for (W, _), before, after in zip(layers[::-1], steps[-2::-1], steps[::-1]):
+                dz = dy * (1 - after**2)
+                found.append((before.T @ dz, dz.sum(0)))
+                dy = dz @ W.T
+            return dy, found[::order]
+
+        return backward
+
+    declared = {"x": "N D", "layers": [("D D", "D"), ("D D", "D")]}
+    assert verdict(run, back(-1), **declared).ok
+    assert verdict(run, back(1), **declared) == {"layers_0_0", "layers_0_1", "layers_1_0", "layers_1_1"}
+
+
+def test_a_gradient_that_is_missing_or_belongs_to_nothing_is_named():
+    declared = {"params": {"W1": "D H", "b1": "H", "W2": "H K"}, "x": "N D"}
+
+    def short(dy, saved):
+        return {"dW1": slopes(dy, saved)[1]}
+
+    def other(dy, saved):
+        return {**by_d(1.0)(dy, saved), "dW3": dy}
+
+    assert verdict(forward, short, **declared) == {"x", "params_b1", "params_W2"}
+    report = gv.check(forward, other, **declared, examples=4, raises=False)
+    assert "a gradient for 'dW3', which is no primal" in report.findings[0].message
+
+
+def test_two_primals_of_one_name_are_refused():
+    with pytest.raises(gv.DeclarationError, match="two primals would be called 'params_W'"):
+        gv.check(lambda params, params_W: 0, by_d(1.0), params={"W": "D"}, params_W="D")
+
+
+class Scale:
+    """Keeps what backward needs in each of the ways that a context allows."""
+
+    slip = 1.0
+
+    @classmethod
+    def forward(cls, ctx, x, w, power=2):
+        ctx.save_for_backward(x, w)
+        ctx.power = power
+        ctx["sign"] = 1.0
+        return x * w**power, w.sum()
+
+    @classmethod
+    def backward(cls, ctx, dy, dw):
+        x, w = ctx.saved_tensors
+        inner = cls.slip * (x * dy).sum(0) * ctx.power * w ** (ctx.power - 1)
+        return ctx["sign"] * dy * w**ctx.power, inner + dw, None
+
+
+def test_a_class_of_functions_that_share_a_context():
+    declared = {"x": "N D", "w": "D: positive", "options": {"power": [2, 3]}}
+    assert verdict(Scale, **declared).ok
+    assert verdict(type("Slipped", (Scale,), {"slip": -2.0}), **declared) == {"w"}
+
+
+def test_what_a_context_does_not_hold_is_named():
+    class Forgets(Scale):
+        @classmethod
+        def forward(cls, ctx, x, w):
+            return x * w, w.sum()
+
+    report = gv.check(Forgets, x="N D", w="D", examples=4, raises=False)
+    assert "forward has kept no 'saved_tensors' in its context" in report.findings[0].message
