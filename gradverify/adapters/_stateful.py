@@ -51,7 +51,7 @@ class Stateful:
 
     Attributes
     ----------
-    methods : names of forward and backward; no second one where forward returns (value, gradients)
+    methods : names of forward and backward; no second one where forward returns (value, gradients) or a pullback
     inputs, parameters : primal names given to forward, and set on the object
     gives : names of what backward returns, in its order; None reads it from the number of values
     extra : further arguments of backward, by name
@@ -78,6 +78,7 @@ class Stateful:
     assumed: Mapping[str, Any] = field(default_factory=dict)  # sizes, while parameters are not known yet
     updated: set[str] = field(default_factory=set)  # parameters that backward was seen to change
     runs: int = 0  # in which generators were looked for
+    pulls: bool = False  # whether forward returns (outputs, pullback), as far as a call has told
     modes: bool = False  # whether options change what it does
     bound: dict[Any, Mapping[str, Any]] = field(default_factory=dict)  # sizes at the shapes that were seen last
     keys: dict[Any, str] = field(default_factory=dict)  # of a dict that backward returns, and primals they are of
@@ -160,6 +161,9 @@ class Stateful:
         if not self.methods[1]:
             if not isinstance(raw, tuple) or len(raw) < 2:
                 raise LayerFailure("outputs", "forward", f"{self.methods[0]} must return (value, gradients)")
+            self.pulls = callable(raw[-1])
+            if self.pulls:
+                return (raw[0] if len(raw) == 2 else raw[:-1]), Ran(instance, options, known, raw[-1])
             return raw[0], Ran(instance, options, known, raw[1] if len(raw) == 2 else raw[1:])
         roles = self._roles(instance)
         upstream = roles.count("")
@@ -253,7 +257,7 @@ class Stateful:
         """Backward of a forward: what it returns."""
         instance, options = ran.instance, ran.options
         if not self.methods[1]:
-            return ran.cache
+            return called("backward", ran.cache, cotangent) if self.pulls else ran.cache
         method, takes = getattr(instance, self.methods[1]), self._signature(instance, self.methods[1])[0]
         extra = {**{n: options[n] for n in takes if n in options}, **self.extra}
         roles = self._roles(instance)
@@ -286,7 +290,7 @@ class Stateful:
     def implicit(self, instance: Any) -> bool:
         """Whether backward takes no cotangent, as those of losses do."""
         if not self.methods[1]:
-            return True
+            return not self.pulls
         takes = self._signature(instance, self.methods[1])[0]
         return not set(takes) - set(self.extra) - set(self._roles(instance)) - {""}
 

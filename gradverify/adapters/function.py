@@ -1,4 +1,4 @@
-"""A function alone that returns (value, gradient), or an object: seen by calling it, when nothing else fits."""
+"""A function alone that returns (value, gradient), a pullback or an object: told by calling it, if no other fits."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from gradverify.adapters import convention, unrecognised
 from gradverify.adapters._instance import made_by
 from gradverify.adapters._normal import examples, sketch, split
 from gradverify.adapters.losses import loss
+from gradverify.adapters.pullback import pullback
 from gradverify.adapters.stateful import stateful
 from gradverify.core.declare.layer import Layer
 
@@ -19,7 +20,8 @@ from gradverify.core.declare.layer import Layer
     'gradverify.check(forward, backward, x="N D"): a forward alone has no backward', inspect.isfunction, priority=-10
 )
 def function(target: Any, /, *, name: str | None = None, **declaration: Any) -> Layer:
-    """A Loss from a function that returns a number and gradients, or a Layer from one that builds an object.
+    """A Loss from a function that returns a number and gradients; a Layer from one that returns its pullback, or builds
+    an object.
 
     Raises
     ------
@@ -39,6 +41,8 @@ def function(target: Any, /, *, name: str | None = None, **declaration: Any) -> 
         except Exception as error:  # noqa: BLE001  whatever the author's function raises
             seen = f"it raised {type(error).__name__}: {error}"
             continue
+        if isinstance(result, tuple) and len(result) >= 2 and callable(result[-1]):
+            return pullback(target, name=name, **declaration)
         if isinstance(result, (tuple, list)) and len(result) >= 2 and np.size(result[0]) == 1:
             return loss(target, name=name, **declaration)
         if isinstance(result, (tuple, list)) and len(result) == 2 and 0 < np.ndim(result[0]) < np.ndim(result[1]):

@@ -1,4 +1,4 @@
-"""Primals in dicts and lists, and classes whose functions share a context: right ones pass, a slip is found by name."""
+"""Primals in dicts and lists, functions that share a context, and pullbacks: right ones pass, a slip is found by name."""
 
 import numpy as np
 import pytest
@@ -133,3 +133,38 @@ def test_what_a_context_does_not_hold_is_named():
 
     report = gv.check(Forgets, x="N D", w="D", examples=4, raises=False)
     assert "forward has kept no 'saved_tensors' in its context" in report.findings[0].message
+
+
+def pulling(slip):
+    def product(x, w):
+        def pull(upstream):
+            dy, ds = upstream
+            return dy * w + ds, slip * (x * dy).sum(0)
+
+        return x * w, x.sum(), pull
+
+    return product
+
+
+def test_a_function_that_returns_its_pullback():
+    assert verdict(pulling(1.0), x="N D", w="D").ok
+    assert verdict(pulling(-2.0), x="N D", w="D") == {"w"}
+
+
+class Pulling:
+    slip = 1.0
+
+    def __init__(self, n_in, n_out):
+        self.W = np.ones((n_in, n_out))
+
+    def __call__(self, x):
+        def pull(dy):
+            self.d_W = self.slip * x.T @ dy
+            return dy @ self.W.T
+
+        return x @ self.W, pull
+
+
+def test_an_object_whose_forward_returns_its_pullback():
+    assert verdict(Pulling, x="N n_in", methods="__call__").ok
+    assert verdict(type("Slipped", (Pulling,), {"slip": 0.5}), x="N n_in", methods="__call__") == {"W"}
