@@ -1,4 +1,4 @@
-"""Primals in dicts and lists, functions that share a context, and pullbacks: right ones pass, a slip is found by name."""
+"""Primals in dicts and lists, shared contexts, and pullbacks: right ones pass, a slip is found by its name."""
 
 import numpy as np
 import pytest

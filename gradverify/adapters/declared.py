@@ -63,7 +63,7 @@ def _from_pair(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
     if owner is not None:
         return _of_object(owner, *target, **declaration)
     primals, settings = split(declaration)
-    if any(map(is_nested, primals.values())):
+    if any(is_nested(primals.get(p.name)) for p in arguments(target[0]) or ()):
         return nested_pair(*target, settings.pop("name", None), (primals, settings))
     layer = Layer(*target, **declaration)
     try:
