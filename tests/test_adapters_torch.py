@@ -13,6 +13,7 @@ from gradverify.adapters import as_layer
 from gradverify.core import evaluate
 from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import Settings
+from gradverify.core.declare.authored import roots
 from gradverify.core.diagnose import diagnosed
 from gradverify.core.judge import backward_noise
 from gradverify.core.properties import gradient
@@ -191,6 +192,56 @@ def test_an_upstream_gradient_that_is_detached_is_found_in_second_order_alone():
     assert (finding.property, finding.primal) == ("second_order", None)
     (told, *_) = diagnosed(layer, finding).diagnoses
     assert "what flows through the upstream gradient" in told.text
+
+
+def of_a_complex_number(takes):
+    """z^2 |z|^2, whose backward takes one of its factors as `takes` gives it."""
+
+    class Powers(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, z):
+            ctx.save_for_backward(z)
+            return z**3 * z.conj()
+
+        @staticmethod
+        def backward(ctx, g):
+            (z,) = ctx.saved_tensors
+            return g * (3 * z * takes(z) * z.conj()).conj() + g.conj() * z**3
+
+    return Powers
+
+
+@pytest.mark.parametrize(
+    ("takes", "wrong"), [(lambda z: z, set()), (lambda z: torch.complex(z.real, z.imag.detach()), {"second_order"})]
+)
+@pytest.mark.filterwarnings("error")
+def test_a_second_derivative_of_complex_numbers_is_tried_in_both_parts(takes, wrong):
+    report = check(of_a_complex_number(takes), "second_order", "gradient", z="N: complex")
+    assert {prop for prop, _ in kinds(report)} == wrong and report.tallies["second_order"].cases
+
+
+@pytest.mark.parametrize(("exponent", "wrong"), [(1.0, set()), (2.0, {("gradient", "wrong")})])
+def test_a_forward_that_writes_into_its_input_runs_on_a_copy_where_torch_refuses_the_tensor(exponent, wrong):
+    class InPlace(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            x.exp_()
+            ctx.mark_dirty(x)
+            ctx.save_for_backward(x)
+            return x
+
+        @staticmethod
+        def backward(ctx, g):
+            return g * ctx.saved_tensors[0] ** exponent
+
+    assert kinds(check(InPlace, "complete", "gradient", "pure", "reuse", x="N D")) == wrong
+    assert check(lambda x: torch.relu_(x) * 2, "complete", "gradient", "pure", x="N D").ok
+
+
+def test_lines_of_a_wrapper_that_torch_puts_around_backward_are_not_the_authors():
+    once = torch.autograd.function.once_differentiable(Dense.backward)
+    Once = type("Once", (Dense,), {"backward": staticmethod(once)})
+    assert {f.__code__.co_filename for f in roots(as_layer(Once, **DENSE))} == {__file__}
 
 
 def test_second_false_leaves_the_second_backward_alone():

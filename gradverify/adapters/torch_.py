@@ -105,7 +105,7 @@ def torch_layer(target: Any, /, *, name: str | None = None, **declaration: Any) 
         call, declared = caller(target, declared)
     engine = Engine(
         label,
-        call,
+        call if isinstance(target, torch.nn.Module) else _on_copies(call),
         tuple(declared),
         tuple(p.name for p in probed(label, target, declared, settings).differentiable),
         device or torch.device("cpu"),
@@ -217,6 +217,24 @@ def _apply(
         return function.apply(*({**defaults, **chosen, **tensors}[n] for n in names))
 
     return call, {n: declared[n] for n in names if n in declared}
+
+
+def _on_copies(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The call on copies of the tensors, where it writes into one that a gradient is asked of: that torch refuses."""
+    copied = False
+
+    def on_copies(tensors: dict[str, Any], chosen: dict[str, Any]) -> Any:
+        nonlocal copied
+        if not copied:
+            try:
+                return call(tensors, chosen)
+            except RuntimeError as error:
+                if "leaf Variable" not in str(error):
+                    raise
+                copied = True
+        return call({n: t.clone() for n, t in tensors.items()}, chosen)
+
+    return on_copies
 
 
 def caller(target: Callable[..., Any], declared: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:

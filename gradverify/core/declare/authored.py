@@ -91,7 +91,7 @@ def functions(value: Any) -> list[FunctionType]:
     if isinstance(value, ModuleType):
         return []
     members = [getattr(member, "__func__", member) for cls in lineage(value) for member in vars(cls).values()]
-    return [member for member in members if isinstance(member, FunctionType)]
+    return [inspect.unwrap(member) for member in members if isinstance(member, FunctionType)]
 
 
 def lineage(value: Any) -> list[type]:

@@ -64,11 +64,11 @@ def holds(layer: Layer, case: Case, name: str = NAME) -> Outcome:
     if not all(np.isfinite(g).all() for g in first.values()):
         return Outcome(name, skipped="the gradient is not finite at the point: it has no derivative")
     rng = case.rng(Stream.SECOND_WEIGHTS)
-    weights = {n: rng.choice([-1.0, 1.0], g.shape) * rng.uniform(0.5, 1.5, g.shape) for n, g in first.items()}
+    weights = {n: _signs(rng, g) * rng.uniform(0.5, 1.5, g.shape) for n, g in first.items()}
     raw, upstream = _second(layer, case, weights)
     findings = [] if upstream is None or name == SPECIAL else _upstream(name, layer, case, weights, upstream)
     for primal in asked:
-        d = rng.choice([-1.0, 1.0], np.shape(case.primals[primal]))
+        d = _signs(rng, case.primals[primal])
         line = _Line(layer, case, primal, d, weights)
         claimed = line.claimed(raw)
         slope = line.slope(few=True)
@@ -81,6 +81,12 @@ def holds(layer: Layer, case: Case, name: str = NAME) -> Outcome:
             if not doubtful and not line.kinked(claimed, abs(claimed - slope.value)):
                 findings.append(_finding(name, case, primal, claimed, slope, not raw))
     return Outcome(name, tuple(findings), entries=len(asked))
+
+
+def _signs(rng: np.random.Generator, like: Array) -> Array:
+    """Random signs in the shape of an array, of both parts where it is complex."""
+    signs: Array = rng.choice([-1.0, 1.0], np.shape(like))
+    return signs + 1j * rng.choice([-1.0, 1.0], np.shape(like)) if np.iscomplexobj(like) else signs
 
 
 def _upstream(name: str, layer: Layer, case: Case, weights: Gradients, found: tuple[Any, ...]) -> list[Finding]:
@@ -142,8 +148,8 @@ class _Line:
 
     Attributes
     ----------
-    direction : signs, shape of the primal
-    weights : by primal name, in the shapes of the gradients
+    direction : signs, shape of the primal; of both parts where it is complex
+    weights : by primal name, in the shapes of the gradients; <u, g> is the sum of Re(conj(u) g)
     """
 
     layer: Layer
@@ -170,7 +176,9 @@ class _Line:
                 f"{self.direction.shape}",
                 self.primal,
             )
-        return 0.0 if got is None else float(np.sum(got * self.direction))
+        if got is None:
+            return 0.0
+        return float(np.sum((got.conj() if self.layer.declared.conjugate else got) * self.direction).real)
 
     def at(self, h: float, primals: Mapping[str, Array] | None = None) -> tuple[float, float]:
         """<weights, gradient> at a distance, and the size of what adds up to it; NaN beyond the domain."""
@@ -180,8 +188,8 @@ class _Line:
             g = exact.gradients(self.layer, self.case.but(primals=moved))
         except LayerFailure:
             return np.nan, 0.0
-        terms = [self.weights[n] * g[n] for n in g]
-        return sum(float(np.sum(t)) for t in terms), sum(float(np.sum(np.abs(t))) for t in terms)
+        terms = [self.weights[n].conj() * g[n] for n in g]
+        return sum(float(np.sum(t).real) for t in terms), sum(float(np.sum(np.abs(t))) for t in terms)
 
     def slope(self, rounding: float = 0.0, few: bool = False) -> _Slope:
         """By a ladder of central differences, or a `few` rungs of it, and whether one-sided ones tell the same."""
