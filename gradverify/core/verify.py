@@ -16,7 +16,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError, NothingVerified, PartlyVerified, UsageError
 from gradverify.core.evaluate import LayerFailure, completed, gradients
 from gradverify.core.evaluate.failures import COMPLETE, ELSEWHERE, failed, out_of_memory, undefined, unpatched
-from gradverify.core.evaluate.limits import SLOW, time_limit
+from gradverify.core.evaluate.limits import BEYOND, SLOW, time_limit
 from gradverify.core.evaluate.outside import Outside
 from gradverify.core.nouns import Array, Case, Finding, Outcome, Stream
 from gradverify.core.properties import Property, properties
@@ -212,6 +212,8 @@ def _examine(layer: Layer, case: Case, prop: Property, seconds: float | None) ->
             outcome = prop.holds(layer, case)
             return _unless_moot(layer, case, prop, outcome) if outcome.findings else outcome
     except LayerFailure as failure:
+        if failure.kind == BEYOND:  # its forward is not called there again
+            return _examine(layer, case, prop, seconds)
         if failure.kind in (SLOW, ELSEWHERE):
             return Outcome(prop.name, skipped=str(failure))
         if failure.kind == "crash" and case.size >= _MUCH and out_of_memory(failure):

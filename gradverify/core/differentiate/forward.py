@@ -18,7 +18,7 @@ import numpy as np
 from gradverify.core.declare.functions import accepted, own
 from gradverify.core.declare.layer import Layer
 from gradverify.core.differentiate.side_by_side import SideBySide
-from gradverify.core.evaluate import LayerFailure, cast, forwarded, guarded, outputs_of, run
+from gradverify.core.evaluate import LayerFailure, cast, edge, forwarded, guarded, outputs_of, run
 from gradverify.core.evaluate.foreign import same
 from gradverify.core.evaluate.limits import TRIAL, time_limit
 from gradverify.core.nouns import Array, Case
@@ -216,7 +216,8 @@ class Forward:
 
         Returns the first row that is left: time is up, or it is out of the ordinary.
         """
-        if not (self._swift and self._through and self._writes is False and self.layer.declared.surrogate is None):
+        swift = self._swift and self._through and not edge.hangs(self.layer)
+        if not (swift and self._writes is False and self.layer.declared.surrogate is None):
             return first
         layer, names, options, done = self.layer, self.layer.primal_names, self.options, first
         fresh = own(options) is not options
@@ -226,6 +227,7 @@ class Forward:
             nonlocal done
             while done < len(rows) and time.perf_counter() < until:
                 given = [stack[n][done] if n in stack else self.primals[n] for n in names]
+                edge.entered(layer, dict(zip(names, given)), options)
                 outputs, _ = forwarded(layer, layer.forward(*given, **(own(options) if fresh else options)))
                 alone = len(outputs) == 1 and outputs[0].dtype.kind == "f"
                 rows[done] = outputs[0].reshape(-1) if alone else self.flattened([y[None] for y in outputs])[0]

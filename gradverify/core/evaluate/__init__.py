@@ -14,6 +14,7 @@ from gradverify.core.declare.dims import sizes_in
 from gradverify.core.declare.functions import by_function, own, taken_by
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
+from gradverify.core.evaluate import edge
 from gradverify.core.evaluate.failures import LayerFailure as LayerFailure
 from gradverify.core.evaluate.failures import guarded as guarded
 from gradverify.core.evaluate.failures import unpatched
@@ -55,6 +56,7 @@ def run(
         If the layer raises, or does not return (outputs, saved).
     """
     forward, backward = pair or (layer.forward, layer.backward)
+    edge.entered(layer, primals, options)
     options = own(options)
     result = guarded("forward", forward, *(primals[p.name] for p in layer.primals), **options)
     outputs, saved = forwarded(layer, result)

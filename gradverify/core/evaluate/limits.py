@@ -16,9 +16,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from gradverify.core.evaluate import edge
 from gradverify.core.evaluate.failures import LayerFailure, computed, running
 
 TIMEOUT = "timeout"  # kind of the failure of a call that did not return
+BEYOND = "beyond"  # kind of the failure of one that did not return where nobody promised a value
 SLOW = "slow"  # kind of the failure of a case that took too long although every call returned
 TOO_SLOW = "the layer is slow"
 TRIAL = 2.0  # seconds for a call that is no case of its own: it may wait for ever, and a case that does is told as one
@@ -45,7 +47,8 @@ class _Expired(BaseException):
 def time_limit(seconds: float | None, inner: bool = False) -> Iterator[None]:
     """End the body after `seconds` of computing, or of waiting.
 
-    Raises LayerFailure of kind "timeout" in the body, "slow" if no single call took half of them.
+    Raises LayerFailure of kind "timeout" in the body, "slow" if no single call took half of them, "beyond" if the call
+    lay beyond its domain.
 
     Uses the interval timer of the process, so it works in the main thread of a POSIX system only; elsewhere the body
     runs without one. Inside another limit it does as well, unless it is an `inner` one, of less than is left there.
@@ -106,7 +109,8 @@ def time_limit(seconds: float | None, inner: bool = False) -> Iterator[None]:
 
 
 def _failure(expired: _Expired) -> LayerFailure:
-    return LayerFailure(expired.kind, "forward", str(expired))
+    kind = BEYOND if expired.kind == TIMEOUT and edge.expired() else expired.kind
+    return LayerFailure(kind, "forward", str(expired))
 
 
 def _clock() -> float:
