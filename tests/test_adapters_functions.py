@@ -168,3 +168,9 @@ class Pulling:
 def test_an_object_whose_forward_returns_its_pullback():
     assert verdict(Pulling, x="N n_in", methods="__call__").ok
     assert verdict(type("Slipped", (Pulling,), {"slip": 0.5}), x="N n_in", methods="__call__") == {"W"}
+
+
+def test_a_forward_alone_is_told_as_such_whatever_it_keeps_for_backward():
+    for saved in (lambda x, w: (x, w), lambda x, w: [x, w]):
+        with pytest.raises(gv.DeclarationError, match="a forward alone has no backward"):
+            gv.check(lambda x, w, saved=saved: (x * w, saved(x, w)), x="N D", w="D")

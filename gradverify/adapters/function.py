@@ -43,13 +43,22 @@ def function(target: Any, /, *, name: str | None = None, **declaration: Any) -> 
             continue
         if isinstance(result, tuple) and len(result) >= 2 and callable(result[-1]):
             return pullback(target, name=name, **declaration)
-        if isinstance(result, (tuple, list)) and len(result) >= 2 and np.size(result[0]) == 1:
+        ranks = [_rank(part) for part in result] if isinstance(result, (tuple, list)) else []
+        if len(ranks) >= 2 and ranks[0] >= 0 and np.size(result[0]) == 1:
             return loss(target, name=name, **declaration)
-        if isinstance(result, (tuple, list)) and len(result) == 2 and 0 < np.ndim(result[0]) < np.ndim(result[1]):
+        if len(ranks) == 2 and 0 < ranks[0] < ranks[1]:
             return loss(target, name=name, **declaration)  # a value for each row; of others it says what they are
         seen = f"it returned {_described(result)}, not a number and its gradient"
         break
     raise unrecognised(target, seen)
+
+
+def _rank(part: Any) -> int:
+    """Number of axes; -1 of what is no array."""
+    try:
+        return np.ndim(part)
+    except ValueError:  # a tuple of arrays, such as what backward needs
+        return -1
 
 
 def _described(result: Any) -> str:
