@@ -646,6 +646,18 @@ WRONG = {
         "right if w were conjugated",
         "z",
     ),
+    "a term whose upstream gradient is not conjugated": Wrong(
+        layer(
+            lambda z: (z * z * np.conj(z), z),
+            lambda dy, z: dy * np.conj(2 * z * np.conj(z)) + dy * z * z,
+            z="N: complex",
+        ),
+        {"z": np.array([1 + 2j, 0.5 - 1j])},
+        "conjugate",
+        "COMPLEX",
+        "right for a real upstream gradient",
+        "z",
+    ),
     "shape": Wrong(
         layer(dense, changed("b", lambda g, dy, *_: dy), **DENSE),
         SMALL,

@@ -57,7 +57,22 @@ def conjugate(evidence: Evidence) -> Diagnosis | None:
         if other.domain.kind == "complex" and evidence.everywhere(partial(as_if, evidence, other.name, np.conj)):
             text = f"the gradient of {evidence.primal} is the one that would be right if {other.name} were conjugated"
             return Diagnosis("conjugate", "COMPLEX", text + evidence.given, Fit.LAW)
+    if evidence.everywhere(partial(_right_for_real, evidence)):
+        text = (
+            f"the gradient of {evidence.primal} is right for a real upstream gradient, and wrong for a complex one"
+            f"{evidence.given}: a term takes dy where its conjugate belongs, or the other way round"
+        )
+        return Diagnosis("conjugate", "COMPLEX", text, Fit.LAW)
     return None
+
+
+def _right_for_real(evidence: Evidence, probe: Probe) -> bool:
+    """Whether backward is right where the imaginary parts of the cotangents are dropped, and wrong as they are."""
+    a, n = evidence.pair(probe)
+    got = evidence.with_cotangents(probe, np.real).get(evidence.primal)
+    masks = [np.tile([1.0, 0.0], y.size) if y.dtype.kind == "c" else np.ones(y.size) for y in probe.outputs]
+    right = probe.under(evidence.primal, probe.point.weights * np.concatenate(masks))
+    return got is not None and bool(np.any(right)) and close(got, right) and not close(a, n)
 
 
 def _conjugated(a: Array, n: Array) -> bool:
