@@ -310,6 +310,17 @@ def test_setup_context_and_a_jvp_are_used():
     assert kinds(check(other_sign, "gradient", "forward_mode", x="N")) == {("forward_mode", "wrong")}
 
 
+def test_a_wrong_backward_is_no_fault_of_the_forward_mode():
+    def halved(x):
+        y = torch.sin(x)
+        if y.requires_grad:
+            y.register_hook(lambda g: 0.5 * g)
+        return y
+
+    assert kinds(check(halved, "gradient", "forward_mode", x="N")) == {("gradient", "wrong")}
+    assert check(lambda x: torch.sin(x), "gradient", "forward_mode", x="N").ok
+
+
 def test_forward_mode_is_skipped_where_a_function_has_none():
     report = check(lambda x, W, b: 2 * Dense.apply(x, W, b), "forward_mode", "gradient", examples=4, **DENSE)
     assert report.ok

@@ -297,6 +297,9 @@ def forward_mode(evidence: Evidence) -> Diagnosis | None:
     finding = evidence.finding
     if finding.property != "forward_mode":
         return None
+    if finding.facts.get("right"):
+        text = "backward is not the transpose of the forward-mode rule, and differences agree with that rule"
+        return Diagnosis("forward_mode", "TERM", text, Fit.VAGUE)
     ratio = finding.facts.get("ratio")
     signed = ratio is not None and abs(ratio + 1) < CLOSE
     text = "the forward-mode rule has the wrong sign" if signed else "the forward-mode rule misses or mistakes a term"

@@ -31,7 +31,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     """Contract the JVP with the cotangent, and compare with the ladder and with the pullback.
 
     At a kink a rule may give any slope between those of the two sides. Where it gives what the pullback gives,
-    the property gradient judges both.
+    the property gradient judges both; where it is right, and the pullback is not, that is told by it as well.
     """
     case, reason = exact.ready(layer, case)
     if reason is not None or layer.hooks.jvp is None:
@@ -47,16 +47,23 @@ def holds(layer: Layer, case: Case) -> Outcome:
     slack = float(estimate.bound[0]) + 1e4 * point.eps * max(abs(forward), point.loudness)
     numerical = float(estimate.value[0])
     right = not abs(forward - numerical) > slack
-    if abs(forward - reverse) <= _rounding(layer, case, point, direction, forward, reverse):
-        if right or not gradient.holds(layer, case).findings:
-            return Outcome(NAME, entries=1)
-    elif not _smooth(point, direction):
+    same = abs(forward - reverse) <= _rounding(layer, case, point, direction, forward, reverse)
+    if not same and not _smooth(point, direction):
         return Outcome(NAME, skipped="along the direction there is a kink, at which rules may differ")
+    if same and right:
+        return Outcome(NAME, entries=1)
+    if same or right:
+        found_there = bool(gradient.holds(layer, case).findings)
+        if (
+            found_there == right
+        ):  # a wrong pullback, or a slope that differences cannot tell
+            return Outcome(NAME, entries=1)
     found = (
         _finding(case, "<u, Jv>", forward, "<J^T u, v>", reverse, slack)
         if right
         else _finding(case, "the forward-mode rule", forward, "the numerical derivative", numerical, slack)
     )
+    found = found.but(facts={**found.facts, "right": right})
     return Outcome(NAME, (found,), entries=1)
 
 
