@@ -5,11 +5,13 @@ What `gradverify.check(target, ...)` recognises by itself needs none of these.
 
 from gradverify.adapters.boosting import boosting
 from gradverify.adapters.cached import cached
+from gradverify.adapters.context import context
 from gradverify.adapters.elementwise import elementwise
 from gradverify.adapters.kernel import kernel
 from gradverify.adapters.losses import loss
 from gradverify.adapters.objective import hessian, objective
 from gradverify.adapters.optimiser import optimiser
+from gradverify.adapters.pullback import pullback
 from gradverify.adapters.stateful import stateful
 from gradverify.adapters.stepwise import stepwise
 from gradverify.adapters.tape import tape
@@ -18,12 +20,14 @@ from gradverify.adapters.vjp_maker import vjp_maker
 __all__ = [
     "boosting",
     "cached",
+    "context",
     "elementwise",
     "hessian",
     "kernel",
     "loss",
     "objective",
     "optimiser",
+    "pullback",
     "stateful",
     "stepwise",
     "tape",
