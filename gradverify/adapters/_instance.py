@@ -7,7 +7,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -54,8 +54,9 @@ class Maker:
         """What is never run itself; a prototype says so of its own."""
         return (self.target,)
 
-    @property
+    @cached_property
     def is_object(self) -> bool:
+        """Whether the target is copied, and not called; asked at each forward."""
         return not builds(self.target)
 
     def sizes(self) -> tuple[str, ...]:
