@@ -82,7 +82,7 @@ def _named(nested: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _leaves(names: Any, values: Any) -> Iterator[tuple[str, Any]]:
-    """Each path, and what stands in its place; what is not nested as the names are stays with the first of them."""
+    """Each path, and what stands in its place."""
     if isinstance(names, str):
         yield names, values
     elif isinstance(names, Mapping):

@@ -133,7 +133,10 @@ def _outputs(layer: Layer, raw: Any) -> tuple[Array, ...]:
     )
     if not arrays or any(a.dtype.kind not in "fciub" for a in arrays):
         raise LayerFailure(
-            "outputs", "forward", f"forward of {layer.name!r} returned no array of numbers but {_typed(raw)}"
+            "outputs",
+            "forward",
+            f"forward of {layer.name!r} returned no array of numbers but {_typed(raw)}"
+            + ("; return a tuple of them, and name them by returns={...}" if isinstance(raw, Mapping) else ""),
         )
     if layer.differentiable and all(a.dtype.kind in "iub" for a in arrays):
         raise LayerFailure(

@@ -54,9 +54,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
         return Outcome(NAME, entries=1)
     if same or right:
         found_there = bool(gradient.holds(layer, case).findings)
-        if (
-            found_there == right
-        ):  # a wrong pullback, or a slope that differences cannot tell
+        if found_there == right:  # a wrong pullback, or a slope that differences cannot tell
             return Outcome(NAME, entries=1)
     found = (
         _finding(case, "<u, Jv>", forward, "<J^T u, v>", reverse, slack)
