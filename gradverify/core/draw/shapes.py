@@ -19,8 +19,8 @@ from gradverify.core.draw.knobs import Knobs
 Shape = tuple[int, ...]
 Sizes = dict[str, Union[int, Shape]]
 
-# What is drawn, as often as it stands here: sizes of 1 and small primes, which tell axes apart, and some of them equal.
-_SIZES = (1, 2, 3, 2, 3, 4, 5, 7, 1, 2, 3, 5)
+# What is drawn, as often as it stands here: sizes of 1, small primes, which tell axes apart, and 4 and 6, which split.
+_SIZES = (1, 2, 3, 2, 3, 4, 5, 7, 1, 6, 4, 5)
 _SMALL = (1, 2, 3, 2)
 _DISTINCT = (2, 3, 5, 4, 7, 1)
 _LONG = (8, 9, 15, 16, 17, 32, 33, 8, 9, 17, 33, 65, 129)  # about the blocks in which kernels work
