@@ -66,7 +66,7 @@ def project(pytester, monkeypatch):
     for variable in ("CI", "GITHUB_ACTIONS", "PYTEST_ADDOPTS", "PYTEST_XDIST_WORKER"):
         monkeypatch.delenv(variable, raising=False)
 
-    def write(*hows, table='modules = "mine"\nproperties = "gradient"\nexamples = 20\nseed = 1\n', own=OWN):
+    def write(*hows, table='modules = "mine"\nproperties = "gradient"\nexamples = 60\nseed = 1\n', own=OWN):
         names = ("ends", *(f"ends{k}" for k in range(1, len(hows))))
         ends = (ENDS.format(name=name, how=how) for name, how in zip(names, hows, strict=True))
         pytester.makepyfile(mine=LAYERS + "".join(ends))
