@@ -61,7 +61,7 @@ def _from_pair(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
     owner = _owner(*target)
     if owner is not None:
         return _of_object(owner, *target, **declaration)
-    layer = Layer(*target, **declaration)
+    layer = (Loss if declaration.pop("loss", False) else Layer)(*target, **declaration)
     try:
         with time_limit(_TRIAL):
             return _without_cache(layer) or (_seeded(layer) if mentions(layer.forward) else layer)
