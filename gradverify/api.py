@@ -23,10 +23,10 @@ def check(
     backward: Callable[..., Any] | None = None,
     /,
     *,
-    loss: str | None = None,
+    loss: str | bool | None = None,
     examples: int | None = None,
     seed: int | None = None,
-    eps: float | None = None,
+    eps: float | str | None = None,
     dtype: str = "float64",
     properties: Sequence[str] | str | None = None,
     method: str = "adaptive",
@@ -40,10 +40,11 @@ def check(
     ----------
     target : a forward (with `backward`), a registered name, a Layer, or anything an adapter recognises
     backward : the hand-written backward, when `target` is a forward
-    loss : name of a registered loss to put on top, e.g. "mse"
+    loss : name of a registered loss to put on top, e.g. "mse"; True declares that the target is a loss
     examples : cases drawn for each property, at least 1; None draws 100
     seed : of the drawing, a whole number; the same seed draws the same cases; None takes 0
-    eps : step of the first central difference, relative to the entry, between 0 and 1; None draws one with each case
+    eps : step of the first central difference, relative to the entry, between 0 and 1; None draws one with each case;
+        a string declares a primal of that name, as in ``eps="N D"``
     dtype : floating type of the primals: "float64", "float32" or "float16"
     properties : name or names of the properties to try; None tries all that apply
     method : "adaptive", "central" (the tutorial's procedure at `eps` alone) or "complex" (a complex step)
@@ -65,6 +66,10 @@ def check(
         For a target, a declaration or an argument that cannot be used.
     """
     __tracebackhide__ = True  # pytest shows the line of the test that called
+    if isinstance(eps, str):
+        declaration, eps = {**declaration, "eps": eps}, None
+    if isinstance(loss, bool):
+        declaration, loss = {**declaration, "loss": loss}, None
     layer = layer_of(target, backward, **declaration)
     layer = layer if loss is None else under_loss(layer, loss)
     settings = Settings(

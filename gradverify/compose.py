@@ -55,11 +55,11 @@ def under_loss(layer: Layer, name: str) -> Layer:
 
     def backward(dE: Any, saved: Any) -> Mapping[str, Any]:
         inner, kept, mine, theirs = saved
-        above = by_name(loss, loss.backward(dE, kept, **taken_by(loss.backward, theirs)))
+        above = by_name(loss, loss.backward(dE, kept, **taken_by(loss.backward, theirs, 2)))
         upstream = above.pop(prediction.name)
         if isinstance(upstream, LayerFailure):
             raise upstream
-        below = by_name(layer, layer.backward(upstream, inner, **taken_by(layer.backward, mine)))
+        below = by_name(layer, layer.backward(upstream, inner, **taken_by(layer.backward, mine, 2)))
         return {**below, **{extra[key]: value for key, value in above.items()}}
 
     added = tuple(

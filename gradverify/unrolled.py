@@ -64,7 +64,7 @@ class Cell(Layer):
         """
         spread = len(cotangents) == 1 or spreads(self.backward, len(cotangents))
         arguments = cotangents if spread else (cotangents,)
-        known = taken_by(self.backward, options)
+        known = taken_by(self.backward, options, len(arguments) + 1)
         raw = self.backward(*arguments, saved, **known)  # the sequence is called inside a guard
         found = {name: value for name, value in by_name(self, raw).items() if value is not None}
         for value in found.values():

@@ -106,3 +106,25 @@ def test_wanted_gradients_that_cannot_be_used_are_a_finding():
         gv.check(forward, backward, wants=lambda c, s, n: wants(c, s, n, 2), **sizes)
     with pytest.raises(gv.GradientMismatch, match=r"gets a tuple of\s+cotangents"):
         gv.check(forward, backward, wants=of_one, **sizes)
+
+
+def test_what_backward_calls_its_saved_value_may_be_the_name_of_an_option():
+    """backward(dy, lam): what stands second is what forward saved, and no option goes there by name as well."""
+
+    def forward(x, lam=0.5):
+        return x * lam, lam
+
+    given = dict(x="N D", options={"lam": [0.5, 2.0]}, examples=10)
+    assert gv.check(forward, lambda dy, lam: dy * lam, **given).ok
+    with pytest.raises(gv.GradientMismatch, match="times"):
+        gv.check(forward, lambda dy, lam: dy, **given)
+
+
+def test_a_primal_may_be_called_eps_and_a_target_be_declared_a_loss():
+    def forward(mu, eps):
+        return (mu * eps).sum(), (mu, eps)
+
+    given = dict(mu="N", eps="N", loss=True, examples=10)
+    assert gv.check(forward, lambda dy, s: (dy * s[1], dy * s[0]), **given).ok
+    with pytest.raises(gv.GradientMismatch, match="gradient of eps"):
+        gv.check(forward, lambda dy, s: (dy * s[1], dy * s[1]), **given)

@@ -57,6 +57,20 @@ def attend_back(dy, saved):
     return ds @ k, np.swapaxes(ds, -1, -2) @ q, np.swapaxes(p, -1, -2) @ dy
 
 
+FILTER = dict(x="N T+2", k="3")
+
+
+def filtered(x, k):
+    return sum(k[j] * x[:, j : x.shape[1] - 2 + j] for j in range(3)), (x, k)
+
+
+def filtered_back(dy, x, k):
+    dx = np.zeros_like(x)
+    for j in range(3):
+        dx[:, j : x.shape[1] - 2 + j] += k[j] * dy
+    return dx, np.array([(dy * x[:, j : x.shape[1] - 2 + j]).sum() for j in range(3)])
+
+
 def dense(x, W, b):
     return x @ W + b, (x, W)
 
@@ -1346,6 +1360,41 @@ WRONG |= {
         r"the gradient of x is d @ U where it must be d @ U.T: a transpose is missing",
         "x",
     ),
+    "a transpose beside another way": Wrong(
+        layer(
+            lambda x, U: (x + np.tanh(x @ U), (1 - np.tanh(x @ U) ** 2, x, U)),
+            lambda dy, s: (dy + (dy * s[0]) @ s[2], s[1].T @ (dy * s[0])),
+            x="N D",
+            U="D D",
+        ),
+        arrays(x=(2, 3), U=(3, 3)),
+        "symmetric",
+        "INDEX",
+        "x is right where U is symmetric, and wrong elsewhere",
+        "x",
+    ),
+    "a kernel that is flipped": Wrong(
+        layer(filtered, lambda dy, s: (filtered_back(dy, s[0], s[1][::-1])[0], filtered_back(dy, *s)[1]), **FILTER),
+        arrays(x=(2, 5), k=(3,)),
+        "flipped",
+        "INDEX",
+        "x is right where k is the same from either end along axis 0, and wrong elsewhere",
+        "x",
+    ),
+    "one option for the other": Wrong(
+        layer(
+            lambda x, a=1.0, b=2.0: (a * x**2 + b * np.sin(x), x),
+            lambda dy, x, a, b: dy * (2 * a * x + a * np.cos(x)),
+            x="N D",
+            options={"a": [1.0, 2.0, 3.0], "b": [2.0, 1.0, 3.0]},
+        ),
+        arrays(x=(2, 3)),
+        "option_for_another",
+        "OPTION",
+        "x is right where a = b, and wrong where they differ",
+        "x",
+        options={"a": 1.0, "b": 2.0},
+    ),
     "behind a product": Wrong(
         layer(swish, swish_back, x="N D", W="D H", V="D H", returns="N H"),
         arrays(x=(2, 3), W=(3, 2), V=(3, 2)),
@@ -1415,6 +1464,7 @@ ALSO = {
     ("dropped", "odd sizes"),
     ("dropped", "tail"),
     ("dropped", "mask ignored"),
+    ("local", "read after it was changed"),
 }
 
 

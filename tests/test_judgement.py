@@ -103,6 +103,20 @@ def mixture_backward(dy, saved):
     return dy * p * np.where(x == 0, 0.3, x > 0), dy * np.maximum(x, 0)
 
 
+def gain(x):
+    """A Kalman gain of one state: S has the condition 7e6, and backward is off by a thousandth."""
+    S = 100 * np.outer(x, x) + np.exp(-10.0) * np.eye(x.size)
+    return 100 * x @ np.linalg.inv(S), (x, S)
+
+
+def gain_backward(dk, saved):
+    x, S = saved
+    inverse = np.linalg.inv(S)
+    g = inverse @ dk
+    dS = -np.outer(100 * x @ inverse, g)
+    return 100 * g + 100 * (dS + dS.T) @ x
+
+
 TIED = np.concatenate([np.zeros(23), np.linspace(-2, -1, 6), [1.0, 2.0]])
 # rule: forward, its right backward, primals, cotangent, verdict
 ALONE = {
@@ -117,6 +131,7 @@ ALONE = {
         KINK,
     ),
     "neighbours": (median, median_backward, {"x": TIED}, 1.0, KINK),
+    "lost digits": (gain, gain_backward, {"x": [1.0] * 3}, [-1.0, -1.0, 2.0], UNRESOLVED),
     "integral": (gelu, gelu_backward, {"x": [-7.0]}, [1.0], UNRESOLVED),
     "cancelling": (leaky_twice, leaky_twice_backward, {"x": [0.0], "w": [1.0], "v": [-1.0]}, [1.0], UNRESOLVED),
 }
@@ -506,3 +521,33 @@ def test_tied_entries_that_agree_one_by_one_are_no_mistake_together(turned, wron
     layer = Layer(forward, backward, name="singular", x="3 4")
     case = Case("singular", {"x": np.eye(3, 4)}, cotangents=(np.array([1.4, -0.3, 1.4]),))
     assert bool(special.holds(layer, case).findings) == wrong
+
+
+def singular(x):
+    """x times the inverse of [[x, 1], [1, x]], which at 1 is what rounding makes of it."""
+    return np.linalg.inv(np.array([[x[0], 1.0], [1.0, x[0] + 3e-16]]))[0], x
+
+
+@pytest.mark.parametrize("factor", [1.0, 3.0])
+def test_what_stands_at_a_point_alone_is_no_limit_and_tells_of_no_slope(factor):
+    """1 / (x^2 - 1) in the first row: beside 1 it is right to the last digits, and a wrong factor is found."""
+
+    def backward(dy, x):
+        inverse = np.linalg.inv(np.array([[x[0], 1.0], [1.0, x[0] + 3e-16]]))
+        return np.array([-factor * dy @ (inverse @ inverse)[0]])
+
+    layer = Layer(singular, backward, name="layer", x="1")
+    compared = [
+        gradient.holds(layer, Case("layer", {"x": np.array([x])}, cotangents=(np.array([0.7, -1.2]),))).compared[0]
+        for x in (1.0, 2.0)
+    ]
+    assert not compared[0].wrong.any()
+    assert compared[1].wrong.any() == (factor != 1)
+
+
+@pytest.mark.parametrize("analytic", [0.0, 1e20])
+def test_a_value_that_stands_alone_takes_an_entry_out_of_the_dispute_and_a_kink_does_not(analytic):
+    alone = point(lambda x: np.where(x == 0, 1e16, np.cos(x)), [0.0])
+    assert asked("isolated", alone, analytic, 1.0) == UNRESOLVED
+    assert asked("isolated", point(np.abs, [0.0]), analytic, 1.0) == DISAGREES
+    assert asked("isolated", point(lambda x: 1e6 * x**2, [0.0]), analytic, 1.0) == DISAGREES

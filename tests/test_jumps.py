@@ -90,3 +90,30 @@ def test_a_stair_is_no_slope_at_large_values(large):
     case = gv.Case("stair", {"x": np.array([large, 0.5])}, {}, seed=1)
     assert not gv.verify(stair, case, ["gradient"]).findings
     assert gv.verify(forgotten, case, ["gradient"]).findings
+
+
+def unit(least):
+    """Rows over their norm, which is `least` at the least, as F.normalize has it; it passes 0 by degrees."""
+
+    def forward(x):
+        n = np.maximum(np.linalg.norm(x, axis=1, keepdims=True), least)
+        return x / n, (x / n, n)
+
+    def backward(dy, saved):
+        y, n = saved
+        return np.where(n > least, dy - y * (dy * y).sum(1, keepdims=True), dy) / n
+
+    return forward, backward
+
+
+@pytest.mark.parametrize("least", [1e-12, 1e-20, 1e-30])
+def test_a_slope_that_is_steep_at_zero_is_no_jump(least):
+    assert gv.check(*unit(least), x="N D", properties=["gradient", "special"]).ok
+    forward, backward = unit(least)
+    with pytest.raises(gv.GradientMismatch):
+        gv.check(forward, lambda dy, s: backward(dy, (0.5 * s[0], s[1])), x="N D", properties="gradient")
+
+
+def test_a_jump_at_zero_is_one_over_the_smallest_steps_as_well():
+    with pytest.raises(PartlyVerified, match="jumps=True"):
+        gv.check(lambda x: (np.sign(x) * (1 + x * x), x), lambda dy, x: dy * 2 * np.abs(x), x="N D", examples=60)

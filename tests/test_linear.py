@@ -175,3 +175,35 @@ def test_rounding_of_terms_that_cancel_to_less_than_themselves_is_no_bend(share,
     case = Case("shrink", {"x": x}, cotangents=(np.array([[1.7, 0.3], [-1.4, -1.0]]),))
     for seed in range(8):
         assert len(linear.holds(layer, replace(case, seed=seed)).findings) == wrong
+
+
+def attended(H, W, a):
+    """Nodes that look at one another, each with the score leaky(a . Wh): equal scores in a row, however large."""
+    Z = H @ W
+    s = np.repeat((Z @ a)[:, None], len(H), 1)
+    e = np.where(s > 0, s, 0.2 * s)
+    p = np.exp(e - e.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    return p @ Z, (H, W, a, Z, s, p)
+
+
+def attended_back(dy, saved, bent=False):
+    H, W, a, Z, s, p = saved
+    dp = dy @ Z.T
+    de = p * (dp - (dp * p).sum(1, keepdims=True))
+    r = np.where(s > 0, de, 0.2 * de).sum(1)
+    dZ = p.T @ (np.abs(dy) if bent else dy) + np.outer(r, a)
+    return dZ @ W.T, H.T @ dZ, Z.T @ r
+
+
+@pytest.mark.parametrize("bent", [False, True])
+def test_terms_that_are_heard_only_where_what_was_saved_moves_are_rounded_too(bent):
+    """Scores of 1e30 that are equal: primals that move break the tie, and no term is left that could be rounded."""
+    layer = Layer(attended, lambda dy, s: attended_back(dy, s, bent), name="attended", H="N D", W="D E", a="E")
+    primals = {"H": np.array([[-2.0], [-1.0]]), "W": np.array([[0.0, 1.0]]), "a": np.array([0.0, 1e30])}
+    case = Case("attended", primals, cotangents=(np.array([[0.0, 0.0], [0.0, 1.0]]),))
+    seeds = [replace(case, seed=seed) for seed in range(12)]
+    assert not any(linear.holds(layer, at).findings for at in seeds)
+    dy = (np.array([[1.0, -0.4], [-0.7, 1.2]]),)
+    small = [replace(at, primals={**primals, "a": np.array([0.0, 1.0])}, cotangents=dy) for at in seeds]
+    assert bent == any(linear.holds(layer, at).findings for at in small)

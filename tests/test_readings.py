@@ -50,3 +50,79 @@ def test_a_reading_names_what_is_mixed_up_or_left_out(layer, said):
     assert bool(said) == bool(report.findings)
     if said:
         assert re.search(said, report.findings[0].diagnoses[0].text)
+
+
+def leaky_attention(slope):
+    """Graph attention: a slip in the slope of its scores is no meeting in one place, nor a matter of equal sizes."""
+
+    def forward(H, W, a, b):
+        Z = H @ W
+        s = (Z @ a)[:, None] + Z @ b
+        e = np.where(s > 0, s, 0.2 * s)
+        p = np.exp(e - e.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        return p @ Z, (H, W, a, b, Z, s, p)
+
+    def backward(dy, saved):
+        H, W, a, b, Z, s, p = saved
+        dp = dy @ Z.T
+        de = p * (dp - (dp * p).sum(1, keepdims=True)) * np.where(s > 0, 1, slope)
+        dZ = p.T @ dy + np.outer(de.sum(1), a) + np.outer(de.sum(0), b)
+        return dZ @ W.T, H.T @ dZ, Z.T @ de.sum(1), Z.T @ de.sum(0)
+
+    return forward, backward, dict(H="N D", W="D E", a="E", b="E")
+
+
+def one_way(wrong):
+    """Two outputs, of which x reaches the first alone."""
+
+    def forward(x, w):
+        return (x**3, w * 2), x
+
+    return forward, lambda dys, x: (dys[0] * (2 if wrong else 3) * x * x, 2 * dys[1]), dict(x="N D", w="N D")
+
+
+def branches(wrong):
+    """Labels of 0 and 1 that choose between two ways are no mask."""
+
+    def forward(z, t):
+        return np.where(t > 0, z, -z) ** 3, (z, t)
+
+    return (
+        forward,
+        lambda dy, s: 3 * dy * s[0] ** 2 * (1 if wrong else np.where(s[1] > 0, 1, -1)),
+        dict(z="N D", t="N D: mask"),
+    )
+
+
+def graph(mean):
+    """Sizes N and D + 1 are often equal: the simpler one is meant."""
+
+    def forward(X, W, b):
+        Z = X @ W + b
+        return np.maximum(Z, 0), (X, W, Z > 0)
+
+    def backward(dy, saved):
+        X, W, on = saved
+        d = dy * on
+        return d @ W.T, X.T @ d, d.mean(0) if mean else d.sum(0)
+
+    return forward, backward, dict(X="N D", W="D E", b="E")
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "said", "never"),
+    [
+        (leaky_attention(0.2), leaky_attention(1.0), "", "overwrite one another|where N = E"),
+        (one_way(False), one_way(True), "2/3|0.666667", "sends back is right"),
+        (branches(False), branches(True), "wrong sign in some entries", "is 1 everywhere"),
+        (graph(False), graph(True), "times 1/N", r"D \+ 1"),
+    ],
+)
+def test_a_reading_says_nothing_that_holds_by_chance(right, wrong, said, never):
+    asked = dict(properties="gradient", examples=25, raises=False)
+    assert check(*right[:2], **right[2], **asked).ok
+    report = check(*wrong[:2], **wrong[2], **asked)
+    texts = [d.text for f in report.findings for d in f.diagnoses]
+    assert re.search(said, report.findings[0].diagnoses[0].text), texts
+    assert not any(re.search(never, text) for text in texts)

@@ -215,8 +215,7 @@ def _first(
     failure: Exception | None = None
     for arrays, sizes in examples(planned, inner.maker.sizes()):
         try:
-            with inner.maker.chance.fixed("built", note=False):
-                made, built = inner.maker.make(sizes, arrays, planned.default_options)
+            made, built = inner.maker.make(sizes, arrays, planned.default_options)
         except DeclarationError as error:
             return None, error
         except Exception as error:  # noqa: BLE001  whatever the author's constructor raises
@@ -305,9 +304,8 @@ def _look(
     """Pairs and shapes of the parameters that an object shows before and after one forward and backward."""
     given = [np.array(arrays[n]) for n in inner.inputs]
     try:
-        with inner.maker.chance.fixed(options, note=False):
-            made, built = inner.fresh({n: np.array(a) for n, a in arrays.items()}, options)
-            start = _arrays_of(made, built)
+        made, built = inner.fresh({n: np.array(a) for n, a in arrays.items()}, options)
+        start = _arrays_of(made, built)
         with inner.maker.chance.fixed(options):
             output, ran = inner.call(made, given, options)
             cotangent = (

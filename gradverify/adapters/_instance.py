@@ -95,27 +95,34 @@ class Maker:
         given = [a for a in (*arguments[0], *arguments[1].values()) if isinstance(a, np.ndarray)]
         used = {n: a for n, a in arrays.items() if any(a is g for g in given)}
         if used:
-            made = self._built(*arguments)
-            if warm is not None:
-                warm(made)
-            return made, used
+            return self._made(arguments, options, warm), used
         key = (repr(arguments), repr(more))
         if key not in self.prototypes:
             if len(self.prototypes) >= _KEPT:
                 self.prototypes.clear()
-            made = Original(self.target).copy() if self.is_object else self._built(*arguments)
-            if warm is not None:
-                warm(made)
-            self.prototypes[key] = Original(made)
+            self.prototypes[key] = Original(self._made(arguments, options, warm))
         try:
             return self.prototypes[key].copy(), {}
         except (TypeError, ValueError, AttributeError, RuntimeError):  # generators, locks, open files
             made = self.prototypes.pop(key).instance
             return made, {}
 
-    def _built(self, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
-        with limited():
-            return self.target(*arguments, **keywords)
+    def _made(
+        self,
+        arguments: tuple[Sequence[Any], Mapping[str, Any]],
+        options: Mapping[str, Any],
+        warm: Callable[[Any], None] | None,
+    ) -> Any:
+        """What is built, and warmed, with the same random numbers each time; copies of it draw none."""
+        with self.chance.fixed(options, note=False):
+            if self.is_object:
+                made = Original(self.target).copy()
+            else:
+                with limited():
+                    made = self.target(*arguments[0], **arguments[1])
+            if warm is not None:
+                warm(made)
+        return made
 
     def _arguments(
         self, sizes: Mapping[str, Any], arrays: Mapping[str, Array], options: Mapping[str, Any]

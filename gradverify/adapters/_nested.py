@@ -41,7 +41,13 @@ def flattened(label: str, nested: Mapping[str, Any]) -> tuple[dict[str, Any], Re
     return found, lambda arrays: {key: _filled(part, arrays) for key, part in names.items()}
 
 
-def nested_pair(forward: Callable[..., Any], backward: Callable[..., Any], name: str | None, declared: Any) -> Layer:
+def nested_pair(
+    kind: type[Layer],
+    forward: Callable[..., Any],
+    backward: Callable[..., Any],
+    nested: Mapping[str, Any],
+    settings: dict[str, Any],
+) -> Layer:
     """A Layer of two functions of which an argument holds several primals.
 
     Backward returns gradients in the nesting of forward's arguments, or dicts whose keys name a primal, in any place:
@@ -49,10 +55,10 @@ def nested_pair(forward: Callable[..., Any], backward: Callable[..., Any], name:
 
     Parameters
     ----------
-    declared : primals, nested or not, and settings, as `split` gives them
+    kind : `Layer` or `Loss`
+    nested, settings : as `split` gives them
     """
-    nested, settings = declared
-    label = str(name or getattr(forward, "__name__", "layer"))
+    label = str(settings.pop("name", None) or getattr(forward, "__name__", "layer"))
     takes(label, parameters(forward, True), nested, settings.get("options") or (), by_name=False)
     order = [p.name for p in arguments(forward) or () if p.name in nested]
     nested = {n: nested[n] for n in order} if len(order) == len(nested) else nested
@@ -65,7 +71,7 @@ def nested_pair(forward: Callable[..., Any], backward: Callable[..., Any], name:
     def backward_nested(dy: Any, saved: Any, **options: Any) -> dict[str, Any]:
         return _by_path(names, backward(dy, saved, **taken_by(backward, options)))
 
-    return Layer(forward_nested, backward_nested, name=label, primals=primals, **settings)
+    return kind(forward_nested, backward_nested, name=label, primals=primals, **settings)
 
 
 def _named(nested: Mapping[str, Any]) -> dict[str, Any]:

@@ -100,8 +100,7 @@ class Stateful:
     def forward(self, *arrays: Array, **options: Any) -> tuple[Any, Any]:
         """A fresh object with the primals set, its forward, and the object with the options as what is saved."""
         primals = self.cast(dict(zip(self.names, arrays)))
-        with self.maker.chance.fixed(options, note=False):
-            instance, built = self.fresh(primals, options)
+        instance, built = self.fresh(primals, options)
         with self.maker.chance.fixed(options):
             return self.run(instance, primals, options, built)
 
@@ -230,8 +229,7 @@ class Stateful:
         self, rounds: Sequence[tuple[Mapping[str, Array], tuple[Array, ...]]], options: Mapping[str, Any]
     ) -> dict[str, Array]:
         """What rounds of forward and backward leave on one new object whose gradients nobody clears between."""
-        with self.maker.chance.fixed(options, note=False):
-            instance, built = self.fresh(self.cast(dict(rounds[0][0])), options)
+        instance, built = self.fresh(self.cast(dict(rounds[0][0])), options)
         before = self.remember(instance, {n: self._pair(instance, n, {}) for n in self.parameters})
         kept = _Kept(instance)
         for primals, cotangents in rounds:
@@ -349,17 +347,16 @@ class Stateful:
         def forward(*arrays: Array, **options: Any) -> tuple[Any, Any]:
             nonlocal kept
             primals = self.cast(dict(zip(self.names, arrays)))
-            with self.maker.chance.fixed(options, note=False):
-                built: dict[str, Array] = {}
-                if kept is None:
-                    instance, built = self.fresh(primals, options)
-                    used = _Kept(instance)
-                else:
-                    used = kept
-                self._flush(used.instance)
-                used.rewind()
-                if all(n in self.pairs for n in built):  # else it could not be given other arrays later
-                    kept = used
+            built: dict[str, Array] = {}
+            if kept is None:
+                instance, built = self.fresh(primals, options)
+                used = _Kept(instance)
+            else:
+                used = kept
+            self._flush(used.instance)
+            used.rewind()
+            if all(n in self.pairs for n in built):  # else it could not be given other arrays later
+                kept = used
             with self.maker.chance.fixed(options):
                 return self.run(used.instance, primals, options, built)
 

@@ -87,8 +87,7 @@ class Trial:
     def made(self, primals: Mapping[str, Array] | None = None) -> tuple[Any, Callable[[], Any]]:
         """A fresh object with its parameters set, and its forward."""
         inner, arrays = self.inner, {n: np.array(a) for n, a in (primals or self.primals).items()}
-        with inner.maker.chance.fixed(self.options, note=False):
-            instance, built = inner.fresh(arrays, self.options)
+        instance, built = inner.fresh(arrays, self.options)
 
         def forward() -> Any:
             given = {n: np.array(a) for n, a in arrays.items()}  # the object may keep what it is given

@@ -62,10 +62,11 @@ def _from_pair(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
     owner = _owner(*target)
     if owner is not None:
         return _of_object(owner, *target, **declaration)
+    kind = Loss if declaration.pop("loss", False) else Layer
     primals, settings = split(declaration)
     if any(is_nested(primals.get(p.name)) for p in arguments(target[0]) or ()):
-        return nested_pair(*target, settings.pop("name", None), (primals, settings))
-    layer = Layer(*target, **declaration)
+        return nested_pair(kind, *target, primals, settings)
+    layer = kind(*target, **declaration)
     try:
         with time_limit(_TRIAL):
             return _without_cache(layer) or (_seeded(layer) if mentions(layer.forward) else layer)

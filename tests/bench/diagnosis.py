@@ -19,7 +19,7 @@ import numpy as np
 from gradverify.core.check.search import Search
 from gradverify.core.check.settings import Settings
 from gradverify.core.declare.layer import Layer
-from gradverify.core.diagnose import Evidence, signatures, variants
+from gradverify.core.diagnose import SOMETIMES, Evidence, signatures, variants
 from gradverify.core.nouns import Diagnosis, Finding
 from gradverify.core.summarise.report import Report
 from gradverify.mutants import Mutant, shelf
@@ -110,7 +110,7 @@ def _sentence(diagnosis: Diagnosis) -> tuple[str, str]:
         rf"about {number} on|at most {number}|to {number} of its",
         r"(?<!times )(?<![\d.])-?\d+(\.\d+|e[-+]?\d+)+",
     )
-    return diagnosis.bug_class, re.sub("|".join(measured), "#", diagnosis.text)
+    return diagnosis.bug_class, re.sub("|".join(measured), "#", diagnosis.text.removesuffix(SOMETIMES))
 
 
 def _class_of(finding: Finding) -> str:

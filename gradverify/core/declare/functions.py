@@ -41,9 +41,17 @@ def arguments(function: Callable[..., Any]) -> tuple[inspect.Parameter, ...] | N
 
 
 @by_function
-def accepted(function: Callable[..., Any], names: tuple[str, ...], any_other: bool = True) -> tuple[str, ...]:
-    """The names among `names` that a function takes as keywords; by ``**``, too, unless told otherwise."""
+def accepted(
+    function: Callable[..., Any], names: tuple[str, ...], any_other: bool = True, filled: int = 0
+) -> tuple[str, ...]:
+    """The names among `names` that a function takes as keywords; by ``**``, too, unless told otherwise.
+
+    Not by keyword goes what one of the first `filled` arguments is called, which are given by their places: what
+    backward(dy, lam) calls lam is what forward saved, also where an option has that name.
+    """
     parameters = arguments(function) or ()
+    given = {p.name for p in parameters[:filled]}
+    names = tuple(name for name in names if name not in given) if given else names
     if any_other and any(p.kind is p.VAR_KEYWORD for p in parameters):
         return tuple(names)
     taken = {p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
@@ -76,6 +84,6 @@ def own(options: Mapping[str, Any]) -> Mapping[str, Any]:
     return copy.deepcopy(dict(options)) if any(isinstance(v, _WRITABLE) for v in options.values()) else options
 
 
-def taken_by(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of some values that a function takes as keywords, by name."""
-    return {name: values[name] for name in accepted(function, tuple(values))}
+def taken_by(function: Callable[..., Any], values: Mapping[str, Any], filled: int = 0) -> dict[str, Any]:
+    """Those of some values that a function takes as keywords, by name, beside `filled` arguments that have places."""
+    return {name: values[name] for name in accepted(function, tuple(values), True, filled)}

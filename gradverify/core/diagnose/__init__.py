@@ -38,6 +38,7 @@ DEAR = (
     "constant_left_out",
     "path",
     "product",
+    "flipped",
     "one_use",
     "slope",
     "another_value",
@@ -49,6 +50,7 @@ DEAR = (
 )
 TOLD_BY_VALUES = ("flat", "tie", "singular", "tail", "mask", "repeats", "mutation", "uninitialised", "race", "upstream")
 FICKLE = ("first_call", "race", "uninitialised")  # then one case gives now this and now that
+SOMETIMES = "; on other plain cases it is right"  # what is added to a sentence that holds of those that are wrong
 FACTS = "facts"  # the signature of what has none
 
 
@@ -192,10 +194,17 @@ def _finite(compared: Comparison) -> bool:
 
 
 def _weighed(evidence: Evidence, diagnosis: Diagnosis) -> Diagnosis:
-    """What was seen at special values only, on one case under several cotangents, counts for less."""
-    if not evidence.about_gradient or diagnosis.name in TOLD_BY_VALUES or evidence.situation.needs != "values":
+    """What was seen at special values only, on one case under several cotangents, counts for less.
+
+    What holds of the cases that are wrong, others of their kind being right, says so.
+    """
+    if not evidence.about_gradient or diagnosis.name in TOLD_BY_VALUES:
         return diagnosis
-    return replace(diagnosis, fit=min(diagnosis.fit, Fit.PART))
+    if evidence.situation.needs == "values":
+        return replace(diagnosis, fit=min(diagnosis.fit, Fit.PART))
+    if evidence.situation.some and diagnosis.name not in (FACTS, "region") and " right " not in diagnosis.text:
+        return replace(diagnosis, text=f"{diagnosis.text}{SOMETIMES}")
+    return diagnosis
 
 
 import_submodules(__name__, __path__)

@@ -8,7 +8,7 @@ import numpy as np
 
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
-from gradverify.core.diagnose.probe import Probe
+from gradverify.core.diagnose.probe import NOTHING, Probe
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
 
@@ -25,7 +25,8 @@ def dropped(evidence: Evidence) -> Diagnosis | None:
         return None
     cases = {"cases": len(evidence.probes)}
     if evidence.everywhere(lambda p: _all_zero(*evidence.pair(p))):
-        text = f"{d} is exactly zero{evidence.given}, the right one is not"
+        exact = evidence.everywhere(lambda p: not np.any(evidence.pair(p)[0]))
+        text = f"{d} is {'exactly zero' if exact else 'zero, but for rounding'}{evidence.given}, the right one is not"
         if evidence.situation.needs == "values":  # where all that is known of it is that it is wrong
             return Diagnosis("dropped", "DROPPED", text, Fit.VAGUE, cases)
         return Diagnosis("dropped", "DROPPED", f"{text}: the dependency is dropped", Fit.EXACT, cases)
@@ -40,7 +41,7 @@ def dropped(evidence: Evidence) -> Diagnosis | None:
 
 
 def _all_zero(a: Array, n: Array) -> bool:
-    return not np.any(a) and bool(np.any(n))
+    return bool(np.abs(a).max(initial=0.0) <= NOTHING * np.abs(n).max(initial=0.0)) and bool(np.any(n))
 
 
 def _wrong_are_zero(evidence: Evidence, probe: Probe) -> bool:

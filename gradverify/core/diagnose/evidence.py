@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations, islice
+from itertools import combinations, islice, permutations
 from typing import Any
 
 import numpy as np
@@ -41,12 +41,14 @@ class Situation:
     options : options that are not at their default and without which it does not fail
     failing : plain cases of that kind; for "values" the finding's own case, under several cotangents
     equal : two axes that must have one size, if that is what it takes
+    some : whether other cases of that kind are right
     """
 
     needs: str
     options: Mapping[str, Any]
     failing: tuple[Probe, ...]
     equal: tuple[str, str] | None = None
+    some: bool = False
 
 
 class Evidence:
@@ -210,8 +212,17 @@ class Evidence:
             probes = tuple(p for p in map(self.probe, made) if p is not None)
             if probes and all(map(self.wrong, probes)):
                 needed = {n: v for n, v in options.items() if n in self.defaults and v != self.defaults[n]}
+                rare = self._apart(one, two)
+                if rare:
+                    return Situation("nothing", needed, rare, some=True)
                 return Situation("sizes", needed, probes, (one.lstrip("*"), two.lstrip("*")))
         return None
+
+    def _apart(self, one: str, two: str) -> tuple[Probe, ...]:
+        """Cases on which two axes differ, and it fails all the same: now and then, whatever the sizes."""
+        sizes = [variants.grouped({one: n, two: m}) for n, m in permutations((2, 3, 4, 5), 2)]
+        made = (variants.plain(self.layer, self.case, self.case.options, k, s) for k, s in enumerate(sizes))
+        return tuple(p for p in map(self.probe, made) if p is not None and self.wrong(p))
 
     def _tried(self, needs: str, options: Mapping[str, Any], like: Case | None = None) -> Situation | None:
         def probes(chosen: Mapping[str, Any]) -> list[Probe]:
@@ -230,9 +241,10 @@ class Evidence:
             needed = self._needed(options, lambda chosen: any(map(self.wrong, probes(chosen))))
             found = probes({**self.defaults, **needed})
         wrong = [p for p in found if self.wrong(p)]
+        some = any(p.failure is None and not self.wrong(p) and np.any(p.numerical(self.primal)) for p in found)
         if len(wrong) < DRAWS:  # it fails on some draws only; a claim is to be tried on several
             wrong += islice(more({**self.defaults, **needed}), DRAWS - len(wrong))
-        return Situation(needs, needed, tuple(wrong))
+        return Situation(needs, needed, tuple(wrong), some=some)
 
     def _needed(self, options: Mapping[str, Any], fails: Callable[[Mapping[str, Any]], bool]) -> dict[str, Any]:
         """The smallest set of options that still fails, one put back to its default after the other."""

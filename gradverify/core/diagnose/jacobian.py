@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradverify.core import evaluate
-from gradverify.core.diagnose import add
-from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose import add, variants
+from gradverify.core.diagnose.evidence import DRAWS, Evidence
 from gradverify.core.diagnose.probe import APART, CLOSE, Probe, close
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
@@ -52,12 +52,25 @@ def jacobians(evidence: Evidence) -> list[Jacobians]:
     """Both matrices on every case on which it fails; empty where backward is not linear, or one is too large."""
     if not evidence.about_gradient or evidence.situation.needs == "values" or not evidence.probes:
         return []
-    found = [_jacobians(evidence, probe) for probe in evidence.probes]
+    found = [_jacobians(evidence, probe) for probe in _small_enough(evidence)]
     return [j for j in found if j is not None] if all(j is not None and j.analytic.any() for j in found) else []
 
 
+def _outputs(probe: Probe) -> int:
+    return sum(y.size for y in probe.outputs)
+
+
+def _small_enough(evidence: Evidence) -> Sequence[Probe]:
+    """Cases on which it fails, of smaller sizes where one has too many outputs."""
+    if all(_outputs(probe) <= _MOST for probe in evidence.probes) or evidence.situation.needs == "sizes":
+        return evidence.probes
+    made = (evidence.probe(evidence.plain(k, sizes=variants.small(evidence.layer, k))) for k in range(DRAWS))
+    found = [p for p in made if p is not None and evidence.wrong(p) and evidence.primal in p.analytic]
+    return found or evidence.probes
+
+
 def _jacobians(evidence: Evidence, probe: Probe) -> Jacobians | None:
-    count = sum(y.size for y in probe.outputs)
+    count = _outputs(probe)
     if count > _MOST or any(a.dtype.kind == "c" for a in (*probe.outputs, *probe.case.primals.values())):
         return None
     a, _ = evidence.pair(probe)
@@ -112,7 +125,7 @@ def _reordered(evidence: Evidence, pairs: Sequence[Jacobians]) -> Description | 
         f"the gradient of {evidence.primal} is the right one for an upstream gradient with its entries in another "
         "order: places are mixed up"
     )
-    return "INDEX", Fit.SOME, text
+    return "INDEX", Fit.FORM, text
 
 
 def _same_rows(a: Array, n: Array) -> bool:
@@ -144,8 +157,8 @@ def _joined(evidence: Evidence, pairs: Sequence[Jacobians]) -> Description | Non
         return (
             "TERM",
             Fit.FORM,
-            f"{d} lacks what an entry does to other places along {less}: each place gets its own share alone, so terms "
-            "are missing",
+            f"{d} lacks what an entry does to other places along {less}: each place gets its own share alone, as "
+            "where terms are left out, or a matrix is not transposed",
         )
     return None
 
@@ -186,7 +199,7 @@ def _lost(evidence: Evidence, pairs: Sequence[Jacobians]) -> Description | None:
         if not all(z.any() and (z == j.apart).all() and (z < j.there(other)).any() for z, j in zip(zero, pairs)):
             continue
         if mine == "analytic":
-            return "OVERWRITE", Fit.VAGUE, f"{d} lacks some of the terms that the outputs contribute to it; {_LOST}"
+            return "OVERWRITE", Fit.PART, f"{d} lacks some of the terms that the outputs contribute to it; {_LOST}"
         return "INDEX", Fit.VAGUE, f"{d} has terms from outputs in which some entries have no part; {_SURPLUS}"
     return None
 
@@ -198,10 +211,12 @@ def _weights(evidence: Evidence, pairs: Sequence[Jacobians]) -> Description | No
     alone = all((~j.gone("numerical")).sum(0).max(initial=0) <= 1 for j in pairs)
     right = [(j, j.there("numerical")) for j in pairs]
     ratios = np.concatenate([j.analytic[there] / j.numerical[there] for j, there in right])
+    d = f"the gradient of {evidence.primal}"
     if np.ptp(ratios) < APART * np.abs(ratios).max():
         return None  # one factor, of which others tell more
+    if close(np.abs(ratios), np.ones(ratios.size)):
+        return "SIGN", Fit.PART, f"{d} joins the right places with weights of the right size, some with the wrong sign"
     spread = f"from {ratios.min():.3g} to {ratios.max():.3g} times the right one"
-    d = f"the gradient of {evidence.primal}"
     if all(len(j.numerical) == 1 for j in pairs):  # of one output, all places are the right ones
         return "TERM", Fit.VAGUE, f"{d} is wrong by no law that is known, {spread}: a term or a factor in it is wrong"
     if alone:

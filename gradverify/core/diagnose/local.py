@@ -13,6 +13,7 @@ from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import APART, CLOSE, Probe, close
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
+_TOLD = 4  # entries on all cases together: fewer may follow one of so many functions by chance
 _SATURATED = 1e-3  # relative error of a difference that was divided by the slope of a saturated unit, at the most
 Function = Callable[[Array], Array]
 
@@ -53,7 +54,8 @@ def local(evidence: Evidence) -> Diagnosis | None:
         return None
     if not evidence.everywhere(lambda p: bool(np.ptp(_ratio(evidence, p)) > APART)):
         return None
-    for source, name in _sources(evidence):
+    told = sum(np.count_nonzero(p.numerical(evidence.primal)) for p in evidence.probes) >= _TOLD
+    for source, name in _sources(evidence) if told else ():
         for words, function in (OF_OUTPUT if source == "output" else OF_INPUT).items():
             for sign in (1.0, -1.0):
                 said = words.format(name)
@@ -223,4 +225,4 @@ def _is(evidence: Evidence, array_of: tuple[str, str], function: Function, power
         array = np.asarray(probe.outputs[names.index(name) if name in names else int(name.split()[-1])], float)
     factor = np.broadcast_to(function(array), n.shape)
     left, right = (a, n * factor) if power == 1 else (a * factor, n)
-    return int(np.count_nonzero(n)) > 3 and close(left, right)
+    return bool(np.any(n)) and close(left, right)

@@ -10,6 +10,7 @@ import numpy as np
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.gates import drops
+from gradverify.core.diagnose.mirrored import where_symmetric
 from gradverify.core.diagnose.overwritten import by_entry
 from gradverify.core.diagnose.probe import Probe, close
 from gradverify.core.diagnose.terms import matters
@@ -26,8 +27,10 @@ def mask(evidence: Evidence) -> Diagnosis | None:
             continue
         cases = [p.case for p in evidence.situation.failing]
         kept = [variants.but(evidence.layer, c, primal.name, np.ones_like) for c in cases]
-        if not all(map(evidence.holds, kept)):
-            continue
+        if not all(map(evidence.holds, kept)) or primal.name in where_symmetric(evidence):
+            continue  # all ones are their own transpose, too
+        if evidence.probes and not evidence.everywhere(partial(_hides, evidence, primal.name)):
+            continue  # what is called a mask is a label, or tells two branches apart
         one = [variants.but(evidence.layer, c, primal.name, _one_kept) for c in cases]
         rows = all(map(evidence.holds, one))
         d = f"the gradient of {evidence.primal} is right where {primal.name} is 1 everywhere"
@@ -44,6 +47,12 @@ def mask(evidence: Evidence) -> Diagnosis | None:
             {"cases": len(cases)},
         )
     return None
+
+
+def _hides(evidence: Evidence, name: str, probe: Probe) -> bool:
+    """Whether entries that are wrong, and 0 in a mask of their own shape, have no gradient."""
+    kept, wrong = np.asarray(probe.case.primals[name]), probe.wrong(evidence.primal)
+    return kept.shape != wrong.shape or not np.any(probe.numerical(evidence.primal)[wrong & (kept == 0)])
 
 
 def _one_kept(mask: Array) -> Array:

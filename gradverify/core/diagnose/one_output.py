@@ -43,7 +43,8 @@ def one_output(evidence: Evidence) -> Diagnosis | None:
     wrong = [k for k, factors in enumerate(of_output) if any(f is None or abs(f - 1) > CLOSE for f in factors)]
     ignored = [k for k in wrong if all(not np.any(shares[k].analytic) for shares in cases)]
     told = ignored or wrong
-    if not told or len(told) == len(names):
+    reach = {k for shares in cases for k, share in enumerate(shares) if np.any(share.numerical)}
+    if not told or not reach - set(told):  # of what reaches the primal nothing else is right
         return None
     said, facts = " and ".join(names[k] for k in told), {"outputs": [names[k] for k in told]}
     if ignored:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import combinations
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from gradverify.core.judge.facts import best_ratio
 from gradverify.core.nouns import Array, Case, Diagnosis, Fit
 
 _MODES = ("mode", "train", "training", "is_training", "eval")
+_TRIED = 4  # pairs of unequal values
 _NONE = 1e-6  # share of a way that counts as none
 Change = Callable[[Array], Array]
 _MASKS = ("ignore", "mask", "padding_idx", "pad_id", "pad_token")
@@ -71,6 +73,29 @@ def _mixed_groups(evidence: Evidence, name: str) -> str | None:
     return None
 
 
+@add("option_for_another", "OPTION")
+def option_for_another(evidence: Evidence) -> Diagnosis | None:
+    """Right where two numbers that are options are equal, wrong where they differ."""
+    if not evidence.about_gradient or evidence.situation.needs == "values":
+        return None
+    choices = {n: spec for n, spec in evidence.layer.options.items() if isinstance(spec, (list, range))}
+    for one, two in combinations(choices, 2):
+        shared = [v for v in choices[one] if v in choices[two] and isinstance(v, (int, float)) and v != 0]
+        apart = [{one: v, two: w} for v in choices[one] for w in choices[two] if v != w][:_TRIED]
+        if not shared or isinstance(shared[0], bool) or evidence.options[one] == evidence.options[two]:
+            continue
+        alike = [evidence.plain(draw, {**evidence.options, one: v, two: v}) for v in shared[:2] for draw in range(2)]
+        others = [evidence.plain(0, {**evidence.options, **chosen}) for chosen in apart]
+        right = all(evidence.holds(case) and matters(evidence, case) for case in alike)
+        if right and all(map(evidence.fails, others)):
+            text = (
+                f"the gradient of {evidence.primal} is right where {one} = {two}, and wrong where they differ: one is "
+                "taken for the other"
+            )
+            return Diagnosis("option_for_another", "OPTION", text, Fit.LAW, {"cases": len(alike) + len(others)})
+    return None
+
+
 @add("constant_left_out", "OPTION")
 def constant_left_out(evidence: Evidence) -> Diagnosis | None:
     """Right where another primal (class weights, a scale) is all ones: backward leaves it out."""
@@ -122,9 +147,12 @@ def path(evidence: Evidence) -> Diagnosis | None:
     d, facts = f"the gradient of {evidence.primal} is right where", {"right where 0": list(found)}
     name, share = next(((n, share) for n, share in found.items() if share is not None), ("", None))
     if share is not None:
-        how = f"{share:.6g} times the right one" if abs(share) > _NONE else "left out"
+        negated = abs(share + 1) < CLOSE
+        how = "negated" if negated else f"{share:.6g} times the right one" if abs(share) > _NONE else "left out"
         text = f"{d} {whole[name]} is 0{evidence.given}, and what comes in with {name} is {how}"
-        return Diagnosis("path", "FACTOR" if abs(share) > _NONE else "TERM", text, Fit.SOME, facts)
+        return Diagnosis(
+            "path", "SIGN" if negated else "FACTOR" if abs(share) > _NONE else "TERM", text, Fit.SOME, facts
+        )
     text = (
         f"{d} {' or '.join(whole.values())} is 0{evidence.given}, and wrong otherwise: the error is in what "
         f"{' and '.join(found)} {'have' if len(found) > 1 else 'has'} a part in"

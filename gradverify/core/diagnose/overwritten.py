@@ -175,6 +175,7 @@ def _holds_one(a: Array, n: Array, terms: Array, rest: Array, place: int) -> boo
 
 _APART = 9  # places, among which two seldom choose the same
 _CROWD = 6  # that must meet where there is one place
+_STEP = 1e-3  # of itself: far above what is called close, too little for another choice
 _DRAWS = 4  # cases where no two should meet, of which most must be right: by chance two meet now and then
 
 
@@ -200,7 +201,8 @@ def met(evidence: Evidence) -> Diagnosis | None:
         apart = _cases(evidence, {chooser: 2, place: _APART}, _DRAWS)
         near = _cases(evidence, {chooser: 2, place: 2}, 2 * _DRAWS)
         failing = [evidence.fails(case) for case in near]
-        if sum(map(evidence.holds, apart)) > _DRAWS // 2 and any(failing) and not all(failing):
+        some = sum(map(evidence.holds, apart)) > _DRAWS // 2 and any(failing) and not all(failing)
+        if some and all(_unheard(evidence, case, chooser) for case in _cases(evidence, {chooser: _CROWD, place: 1}, 2)):
             text = (
                 f"contributions to one place of {place} overwrite one another in the gradient of {evidence.primal}: it "
                 f"is right for {chooser} = 1, mostly right where two of {chooser} choose among {_APART} places, and "
@@ -209,6 +211,30 @@ def met(evidence: Evidence) -> Diagnosis | None:
             )
             return Diagnosis("met", "OVERWRITE", text, Fit.LAW, {"chooser": chooser, "place": place})
     return None
+
+
+def _unheard(evidence: Evidence, case: Case | None, chooser: str) -> bool:
+    """Whether most of what must meet in one place has no part in the gradient: moved alone, it changes nothing."""
+    probe = evidence.probe(case)
+    if case is None or probe is None or probe.failure is not None:
+        return False
+    have = {p.name: p.dims.names.index(chooser) for p in evidence.layer.primals if chooser in p.dims.names}
+    silent = 0
+    for k in range(_CROWD):
+
+        def move(array: Array, axis: int, k: int = k) -> Array:
+            index = (slice(None),) * axis + (k,)
+            array[index] += _STEP * np.abs(array[index])
+            return array
+
+        moved = case.but(primals={n: move(np.array(a), have[n]) if n in have else a for n, a in case.primals.items()})
+        other = evidence.probe(moved.but(cotangents=probe.case.cotangents))
+        silent += (
+            other is not None
+            and other.failure is None
+            and close(*(p.analytic[evidence.primal] for p in (probe, other)))
+        )
+    return silent >= _CROWD // 2
 
 
 def _cases(evidence: Evidence, sizes: dict[str, int], count: int) -> list[Case | None]:

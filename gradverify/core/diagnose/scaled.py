@@ -86,23 +86,29 @@ def factor(evidence: Evidence) -> Diagnosis | None:
     d = f"the gradient of {evidence.primal}"
     tried = _tried(found)
     negated = all(r < 0 for _, r in found)
-    for words, values, of_options in _names(evidence, [p for p, _ in found]):
-        if all(abs(abs(r) - v) <= CLOSE * abs(v) and (r < 0) == negated for (_, r), v in zip(found, values)):
-            mean = words.strip("1/").isidentifier() and not of_options
-            where = " (sum for mean, or the other way round)" if mean else ""
-            where += ", and the sign is wrong" if negated else ""
-            words = f"-{words}" if negated else words
-            text = f"{d} is the right one times {words}{where}{evidence.given}, in all of {len(found)} cases tried"
-            hint = (
-                ""
-                if of_options or not _declarable(evidence, found[0][1])
-                else f"; if this is meant, declare factor={words}"
-            )
-            return Diagnosis("factor", "FACTOR", text + hint, _fit(evidence, of_options), tried)
+    fitting = [
+        (words, of_options)
+        for words, values, of_options in _names(evidence, [p for p, _ in found])
+        if all(abs(abs(r) - v) <= CLOSE * abs(v) and (r < 0) == negated for (_, r), v in zip(found, values))
+    ]
+    if fitting:
+        words, of_options = fitting[0]
+        alike = next((w for w, option in fitting if option and w.strip("1/").isidentifier()), "")
+        mean = words.strip("1/").isidentifier() and not of_options
+        where = " (sum for mean, or the other way round)" if mean else ""
+        where += "" if of_options or not alike else f", which is {alike} here"
+        where += ", and the sign is wrong" if negated else ""
+        words = f"-{words}" if negated else words
+        text = f"{d} is the right one times {words}{where}{evidence.given}, in all of {len(found)} cases tried"
+        open_ = of_options or alike or not _declarable(evidence, found[0][1])
+        hint = "" if open_ else f"; if this is meant, declare factor={words}"
+        return Diagnosis("factor", "FACTOR", text + hint, _fit(evidence, of_options), tried)
     low, high = min(r for _, r in found), max(r for _, r in found)
     if high - low < APART and abs(high - 1) < APART:
         return None  # a small error of any kind is nearly a factor
     same = high - low <= CLOSE * abs(high)
+    if not same and not _informative(evidence):
+        return None  # one number for each case is what any gradient of one entry is off by
     value = f"{found[0][1]:.6g}" if same else f"a number from {low:.4g} to {high:.4g}, one for each case"
     text = f"{d} is the right one times {value}{evidence.given}"
     return Diagnosis("factor", "FACTOR", text, Fit.PART if same else Fit.VAGUE, tried)
@@ -143,7 +149,6 @@ def _names(evidence: Evidence, probes: list[Probe]) -> Iterator[tuple[str, list[
         if all(0 < v < 1 for v in values) and n in given:
             yield f"(1 - {n})", [1 - v for v in values], True
             yield f"1/(1 - {n})", [1 / (1 - v) for v in values], True
-    yield from _of_one_axis(sizes, [n for n in names if n not in given])
     for count in (1, 2, 3, 4):
         for group in combinations(names, count):
             values = [float(prod(s[n] for n in group)) for s in sizes]
@@ -155,8 +160,11 @@ def _names(evidence: Evidence, probes: list[Probe]) -> Iterator[tuple[str, list[
                 yield f"{before}{words}", [scale * v for v in values], option
                 over = f"({before}{words})" if count > 1 or before else words
                 yield f"1/{over}", [1 / (scale * v) for v in values], option
-            yield f"sqrt({words})", [abs(v) ** 0.5 for v in values], option
-            yield f"1/sqrt({words})", [abs(v) ** -0.5 for v in values], option
+            for scale, before in ((1.0, ""), (2.0, "2*")):
+                yield f"sqrt({before}{words})", [abs(scale * v) ** 0.5 for v in values], option
+                yield f"1/sqrt({before}{words})", [abs(scale * v) ** -0.5 for v in values], option
+        if count == 1:
+            yield from _of_one_axis(sizes, [n for n in names if n not in given])
 
 
 def _of_one_axis(sizes: list[dict[str, float]], names: list[str]) -> Iterator[tuple[str, list[float], bool]]:

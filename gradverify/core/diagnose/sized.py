@@ -33,8 +33,18 @@ def sizes(evidence: Evidence) -> Diagnosis | None:
             f"{evidence.fault} where {name} is {block or words}{evidence.with_options} ({name} = {_list(wrong)}), and "
             f"{evidence.sound} for {name} = {_list(right)}"
         )
+        if max(right) == 2 < min(wrong):
+            bug_class, cause = _of_two(name, name in evidence.layer.primal(evidence.primal).dims.names)
+            text, fit = f"{text}, as where {cause}", Fit.FORM
         return Diagnosis("sizes", bug_class, text, fit, {"wrong": wrong, "right": right})
     return None
+
+
+def _of_two(name: str, own: bool) -> tuple[str, str]:
+    """What two places hide and three do not: the class, and the cause in words."""
+    if own:
+        return "INDEX", "an order, a direction or what goes on from place to place is wrong, which two places hide"
+    return "OVERWRITE", f"what several places along {name} contribute is lost, or added up wrongly"
 
 
 def _scan(evidence: Evidence, name: str, draw: int) -> tuple[list[int], list[int]]:

@@ -154,10 +154,11 @@ def region(evidence: Evidence) -> Diagnosis | None:
         for sign, word in ((1, "above"), (-1, "below")):
             if (sign * wrong).min() > (sign * right).max():
                 low, high = sorted((sign * float((sign * wrong).min()), sign * float((sign * right).max())))
+                two = not np.ptp(wrong) and not np.ptp(right)
+                where = f"{wrong[0]:g}" if two else f"{word} a bound between {low:.3g} and {high:.3g}"
                 text = (
-                    f"the gradient of {evidence.primal} is wrong where {words} is {word} a bound between {low:.3g} and "
-                    f"{high:.3g}, and right elsewhere ({wrong.size} entries and {right.size}): a branch of the "
-                    "derivative is wrong"
+                    f"the gradient of {evidence.primal} is wrong where {words} is {where}, and right elsewhere "
+                    f"({wrong.size} entries and {right.size}): a branch of the derivative is wrong"
                 )
                 return Diagnosis("region", "TERM", text, Fit.PART)
     return None
@@ -175,8 +176,9 @@ def _values(evidence: Evidence) -> Iterator[tuple[str, Callable[[Probe], Array]]
     yield f"|{ours}|", lambda p: np.abs(own(p))
     for primal in evidence.layer.primals:
         if primal.name != ours and primal.domain.kind == "real":
-            yield f"{ours} - {primal.name}", partial(_together, ours, primal.name, np.subtract)
-            yield f"{ours} * {primal.name}", partial(_together, ours, primal.name, np.multiply)
+            if not primal.domain.discrete:
+                yield f"{ours} - {primal.name}", partial(_together, ours, primal.name, np.subtract)
+                yield f"{ours} * {primal.name}", partial(_together, ours, primal.name, np.multiply)
             yield primal.name, partial(_together, ours, primal.name, lambda one, other: other)
 
 

@@ -89,7 +89,7 @@ def plain(
         wanted = {**chosen, **numbers_in(options), **(sizes or {})}
         shaped = shapes(layer, wanted)
         if shaped is not None and sum(prod(s) for s in shaped.values()) > _LARGE:
-            wanted = {**_small(layer, draw), **numbers_in(options), **(sizes or {})}
+            wanted = {**small(layer, draw), **numbers_in(options), **(sizes or {})}
             shaped = shapes(layer, wanted)
         made = None if shaped is None else _filled(layer, case, options, shaped, wanted, draw)
         if made is not None:
@@ -107,7 +107,8 @@ def _sizes(layer: Layer, case: Case, draw: int) -> Iterator[dict[str, Any]]:
         yield own
 
 
-def _small(layer: Layer, draw: int) -> dict[str, Any]:
+def small(layer: Layer, draw: int) -> dict[str, Any]:
+    """Sizes of 2 and 3."""
     pool = _SMALL[draw % len(_SMALL)]
     return grouped({n: pool[k % 6] for k, n in enumerate(axis_names(layer))})
 

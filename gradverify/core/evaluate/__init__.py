@@ -65,7 +65,7 @@ def run(
         arguments = (*cotangents, saved) if len(cotangents) > 1 and spreads(backward, len(cotangents)) else None
         if arguments is None:
             arguments = (cotangents if len(outputs) > 1 else cotangents[0], saved)
-        raw = guarded("backward", backward, *arguments, **taken_by(backward, options))
+        raw = guarded("backward", backward, *arguments, **taken_by(backward, options, len(arguments)))
         return by_name(layer, raw)
 
     return Evaluation(outputs, saved, pull)

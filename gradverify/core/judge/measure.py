@@ -23,6 +23,8 @@ DOWNWARD = ladder.RATIO ** -np.arange(1.0, 5.0)  # and from there downward
 TINIEST = 2.0 ** -np.array([12.0, 18.0, 24.0, 30.0])  # natural steps over which the outputs change by the same ...
 STEADY, JUMPS = 0.9, 16  # ... to this share, where forward jumps; entries that are looked at
 SHEER = 2.0**-44  # natural steps, some units in the last place, over which nothing but a jump changes by as much ...
+SHEERER = 2.0 ** -np.arange(5.0, 125.0, 5.0)  # times that, where the entry is so small that this can be stepped ...
+GRADUAL = 2.0**-6  # ... and a slope, at one of them, changes by between this share of it and STEADY
 MODEST = 1e3  # ... unless values are larger than this: a transition between scores of 1e10 is steeper
 TALL = 1e-3  # of the outputs: a forward that iterates to a tolerance jumps by less
 SMALL = 1e-3  # of the natural step: an entry below may be far from what its primal's scale tells
@@ -192,7 +194,20 @@ def _torn(sweep: Sweep, entries: Array, change: Array) -> Array:
     flat = sweep.analytic[entries] == 0
     for side in (1.0, -1.0):
         flat &= ~point.slopes(entries, side * 2 * beside, side * beside).moved
-    return np.asarray(sheer & ~flat & (change > TALL * point.loudness))
+    torn = np.asarray(sheer & ~flat & (change > TALL * point.loudness))
+    torn[torn] = ~_sloping(point, entries[torn], least[torn], change[torn])
+    return torn
+
+
+def _sloping(point: Point, entries: Array, least: Array, change: Array) -> Array:
+    """Which entries at or next to zero move outputs by degrees over still smaller steps, as in x / max(|x|, 1e-12)."""
+    near = np.flatnonzero(np.abs(point.values[entries]) < least)
+    steps = np.multiply.outer(least[near], SHEERER)
+    moved = point.slopes(np.repeat(entries[near], SHEERER.size), steps.ravel(), -steps.ravel(), SHEERER.size)
+    share = np.abs(moved.change).reshape(steps.shape) / change[near, None]
+    found = np.zeros(entries.size, bool)
+    found[near] = ((share > GRADUAL) & (share < STEADY)).any(axis=1)
+    return found
 
 
 def _closer(sweep: Sweep, entries: Array) -> None:

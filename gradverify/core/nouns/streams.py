@@ -55,3 +55,4 @@ class Stream(enum.IntEnum):
     MIXED = 47
     SECOND_UPSTREAM = 48
     SCREEN = 0x5C
+    LOST_DIGITS = 49
