@@ -174,3 +174,34 @@ def test_a_forward_alone_is_told_as_such_whatever_it_keeps_for_backward():
     for saved in (lambda x, w: (x, w), lambda x, w: [x, w]):
         with pytest.raises(gv.DeclarationError, match="a forward alone has no backward"):
             gv.check(lambda x, w, saved=saved: (x * w, saved(x, w)), x="N D", w="D")
+
+
+def test_a_backward_that_takes_what_forward_saved_one_by_one():
+    def threshold(x, lam=0.5):
+        return np.sign(x) * np.maximum(np.abs(x) - lam, 0), (x, lam)
+
+    def both(x, y):
+        return (x * y, x + y), (x, y)
+
+    options = {"lam": [0.5, 1.0]}
+    assert verdict(threshold, lambda dy, x, lam: dy * (np.abs(x) > lam), x="N", options=options).ok
+    assert verdict(threshold, lambda dy, x, lam: dy * (np.abs(x) > 2 * lam), x="N", options=options) == {"x"}
+    assert verdict(both, lambda a, b, x, y: (a * y + b, a * x + b), x="N", y="N").ok
+    assert verdict(both, lambda a, b, x, y: (a * y + b, a * x - b), x="N", y="N") == {"y"}
+
+
+def test_an_option_behind_what_forward_saved_is_an_option():
+    def summed(x, w, axis=0):
+        return (x * w).sum(axis), (x, w)
+
+    def back(slip):
+        def backward(dy, saved, axis):
+            x, w = saved
+            d = np.broadcast_to(np.expand_dims(dy, axis), x.shape)
+            return d * w, slip * d * x
+
+        return backward
+
+    declared = {"x": "N D", "w": "N D", "options": {"axis": [0, 1]}}
+    assert verdict(summed, back(1.0), **declared).ok
+    assert verdict(summed, back(-1.0), **declared) == {"w"}

@@ -69,7 +69,8 @@ def _from_pair(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
     layer = kind(*target, **declaration)
     try:
         with time_limit(_TRIAL):
-            return _without_cache(layer) or (_seeded(layer) if mentions(layer.forward) else layer)
+            layer = _without_cache(layer) or _unpacking(layer) or layer
+            return _seeded(layer) if mentions(layer.forward) else layer
     except LayerFailure:  # it does not return: the check itself finds that
         return layer
 
@@ -136,6 +137,31 @@ def _without_cache(layer: Layer) -> Layer | None:
     return annotated(
         layer.derive(forward=forward, backward=backward), "backward: a function of the primals" + " and dy" * len(rest)
     )
+
+
+def _unpacking(layer: Layer) -> Layer | None:
+    """The layer of a backward that takes what forward saved one by one, ``backward(dy, x, W)``; None if it does not."""
+    names = required(layer.backward) or []
+    arrays = next((arrays for arrays, _ in examples(layer)), None) if len(names) > 2 else None
+    if arrays is None:
+        return None
+    try:
+        result = called("forward", layer.forward, *arrays.values(), **layer.default_options)
+    except LayerFailure:
+        return None
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], tuple)):
+        return None
+    count = len(flat(result[0]))
+    by_name = set(names) & set(layer.options) and names[count] not in layer.primal_names  # (dy, saved, axis)
+    if len(names) != count + len(result[1]) or by_name:
+        return None
+
+    def backward(dy: Any, saved: Any, **options: Any) -> Any:
+        given = (*(dy if count > 1 else (dy,)), *saved)
+        return layer.backward(*given, **taken_by(layer.backward, options, len(given)))
+
+    line = f"backward takes {', '.join(names[count:])}, as forward saved them"
+    return annotated(layer.derive(backward=backward), line)
 
 
 def _unclear(layer: Layer, names: list[str]) -> str:
