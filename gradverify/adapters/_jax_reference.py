@@ -17,7 +17,18 @@ from gradverify.adapters._jax_heard import PRODUCTS, Made, Peak, Quiet
 from gradverify.adapters._jax_run import Halves, Run, done
 from gradverify.adapters._jax_ties import Ties
 from gradverify.adapters._lossy import (
-    FEW, FLOOR, FORMATS, TINY, UNIT, Held, Lossy, Sought, as_much_again, counted, least, told,
+    FEW,
+    FLOOR,
+    FORMATS,
+    TINY,
+    UNIT,
+    Held,
+    Lossy,
+    Sought,
+    as_much_again,
+    counted,
+    least,
+    told,
 )  # fmt: skip
 
 Array = Any  # numpy.ndarray or jax.Array
@@ -183,10 +194,9 @@ class Reference(Lossy):
                     quiet.kept = Sought([], self.eps)
                     truth.halves.pull(quiet, between, cotangents)
                 truth.places.append(frozenset(quiet.places))
-            ties = Ties(seed, list(truth.given[0].values()))
-            noise = _Noise(self.dtype, seed, held.least, truth.places[0], ties)
+            noise = _Noise(self.dtype, seed, held.least, truth.places[0], Ties(seed, list(truth.given[0].values())))
             outputs, saved = truth.halves.forward(noise, *truth.given)
-            ties.moving = None
+            noise.ties.moving = None
             lost = {id(a) for n, a in truth.given[0].items() if n in held.lost}
             saved = [noise.again(value, exact, id(value) in lost) for value, exact in zip(saved, truth.saved)]
             outputs = [noise.unrounded.get(id(y), (y, y))[1] for y in outputs]
