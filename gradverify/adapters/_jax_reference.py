@@ -174,7 +174,7 @@ class Reference(Lossy):
         with _precision(truth.given):
             _, saved = truth.halves.forward(heard, *truth.given)
             truth.halves.pull(heard, saved, cotangents)
-        return bool(heard.factor > self.largest / 2)
+        return self.leaves(heard)
 
     def sample(
         self,

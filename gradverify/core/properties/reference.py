@@ -93,7 +93,10 @@ def holds(layer: Layer, case: Case) -> Outcome:
         judged = failure
     answers = (*outputs, *(judged.values() if isinstance(judged, dict) else ()))
     if not all(map(_finite, answers)) and reference.beyond(arrays, v, case.options):
-        return Outcome(NAME, skipped=f"an operand or result of a matrix product leaves the range of {reference.type}")
+        return Outcome(
+            NAME,
+            skipped=f"a value on the way leaves the range of float32, or one of a product that of {reference.type}",
+        )
     kept = reference.kept(evaluation.saved, watching, v)
     draws = _Draws(layer, case, lambda k: reference.sample(arrays, case.cotangents, case.options, k, kept, tape))
     forward = _forward(layer, case, outputs, expected, draws)
