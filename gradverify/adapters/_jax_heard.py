@@ -53,7 +53,7 @@ class Made(Run):
 
 
 class Peak(Run):
-    """Runs a jaxpr as it is, and hears how large all results are, and what goes into and out of matrix products, `factor`."""
+    """Runs a jaxpr as it is; hears how large results are, and operands and results of matrix products (`factor`)."""
 
     factor = result = 0.0
 
