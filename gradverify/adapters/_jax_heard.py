@@ -53,13 +53,17 @@ class Made(Run):
 
 
 class Peak(Run):
-    """Runs a jaxpr as it is, and hears how large operands and results of matrix products are, at most `factor`."""
+    """Runs a jaxpr as it is; hears how large results are, and operands and results of matrix products (`factor`)."""
 
-    factor = 0.0
+    factor = result = 0.0
 
     def step(self, jaxpr: Any, eqn: Any, given: list[Any]) -> list[Any]:
         """See `Run`."""
         results = done(eqn, given)
+        known = np.asarray(results[0])
+        if known.dtype.kind == "f":  # an infinity is a mask, unless an exponential made it
+            within = known < np.inf if eqn.primitive.name not in ("exp", "exp2") else ~np.isnan(known)
+            self.result = max(self.result, float(np.max(np.abs(known), initial=0.0, where=within & (known > -np.inf))))
         if eqn.primitive.name in PRODUCTS:
             self.factor = max(self.factor, *(float(np.max(np.abs(a), initial=0.0)) for a in (*given, *results)))
         return results

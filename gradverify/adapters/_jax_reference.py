@@ -15,6 +15,7 @@ import numpy as np
 from gradverify.adapters._jax_engine import Engine, Tape, _precision, import_jax
 from gradverify.adapters._jax_heard import PRODUCTS, Made, Peak, Quiet
 from gradverify.adapters._jax_run import Halves, Run, done
+from gradverify.adapters._jax_ties import Ties
 from gradverify.adapters._lossy import (
     FEW,
     FLOOR,
@@ -173,7 +174,7 @@ class Reference(Lossy):
         with _precision(truth.given):
             _, saved = truth.halves.forward(heard, *truth.given)
             truth.halves.pull(heard, saved, cotangents)
-        return bool(heard.factor > self.largest / 2)
+        return self.leaves(heard)
 
     def sample(
         self,
@@ -193,8 +194,9 @@ class Reference(Lossy):
                     quiet.kept = Sought([], self.eps)
                     truth.halves.pull(quiet, between, cotangents)
                 truth.places.append(frozenset(quiet.places))
-            noise = _Noise(self.dtype, seed, held.least, truth.places[0])
+            noise = _Noise(self.dtype, seed, held.least, truth.places[0], Ties(seed, list(truth.given[0].values())))
             outputs, saved = truth.halves.forward(noise, *truth.given)
+            noise.ties.moving = None
             lost = {id(a) for n, a in truth.given[0].items() if n in held.lost}
             saved = [noise.again(value, exact, id(value) in lost) for value, exact in zip(saved, truth.saved)]
             outputs = [noise.unrounded.get(id(y), (y, y))[1] for y in outputs]
@@ -218,8 +220,8 @@ class _Exponential:
 class _Noise(Run):
     """Runs a jaxpr with every result displaced; `places` are the operations whose result the kernel keeps."""
 
-    def __init__(self, dtype: Any, seed: int, kept: int | None, places: frozenset[int]) -> None:
-        self.places, self.count = places, 0
+    def __init__(self, dtype: Any, seed: int, kept: int | None, places: frozenset[int], ties: Ties) -> None:
+        self.places, self.count, self.ties = places, 0, ties
         self.unrounded: dict[int, tuple[Any, Any]] = {}  # results that are kept, and what they are before
         self.dtype, self.rng, self.kept, self.work = dtype, np.random.default_rng(seed), kept, 0
         self.share = as_much_again(seed)
@@ -239,7 +241,8 @@ class _Noise(Run):
         off = np.nan_to_num(np.asarray(value) - np.asarray(exact), nan=0.0, posinf=0.0, neginf=0.0)
         if not off.any():  # a primal, which is stored as it is
             return value
-        moved = value + off * (self.share * self.signs(off))
+        decided = (np.abs(off) >= 0.5) & (np.rint(exact) == exact)  # a count, or a mask: that is no rounding
+        moved = value + np.where(decided, 0.0, off) * (self.share * self.signs(off))
         if self.kept is not None and np.size(moved) >= self.kept:
             moved = self.low(moved)
         known = self.exponentials.get(id(value))
@@ -251,7 +254,11 @@ class _Noise(Run):
     def step(self, jaxpr: Any, eqn: Any, given: list[Any]) -> list[Any]:
         """See `Run`."""
         name = eqn.primitive.name
-        results = self.displaced(eqn, name, given)
+        results = self.displaced(eqn, name, self.ties.before(name, given))
+        results[0] = self.ties.after(name, given, results[0])
+        if name == "sub":
+            _, terms, count = self.sizes.get(id(given[0]), (None, None, 0.0))
+            results[0] = self.ties.shifted(given, results[0], terms, count)
         summed = (v for other in jaxpr.eqns if other.primitive.name == "reduce_sum" for v in other.invars)
         if name == "mul" and all(v is not eqn.outvars[0] for v in summed):
             results = [self.softmax(given, results[0])]
@@ -261,6 +268,7 @@ class _Noise(Run):
             self.unrounded[id(rounded)] = rounded, results[0]
             results = [rounded]
         self.carried(eqn, name, given, results[0])
+        self.ties.follow(name, given, results)
         return results
 
     def displaced(self, eqn: Any, name: str, given: list[Any]) -> list[Any]:

@@ -204,9 +204,14 @@ class Lossy(OfType):
     def beyond(self, arrays: tuple[Array, ...], cotangents: tuple[Array, ...], options: Mapping[str, Any]) -> bool:
         """Whether an operand or a result of a matrix product leaves the range of the type, in forward or backward.
 
-        There a good kernel may give what is not finite, since tensor cores take nothing else.
+        There a good kernel may give what is not finite, since tensor cores take nothing else. So it may where any
+        other result leaves the range of float32, as an exponential of 100 does.
         """
         raise NotImplementedError
+
+    def leaves(self, heard: Any) -> bool:
+        """See `beyond`, of what was heard of a forward and backward."""
+        return bool(heard.factor > self.largest / 2 or heard.result > FORMATS["float32"].largest)
 
     def formula(self, layer: Layer) -> Layer:
         """Outputs of the reference, and gradients of the kernel's code in float64, where its type loses nothing."""

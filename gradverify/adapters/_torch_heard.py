@@ -18,14 +18,18 @@ def _modes() -> tuple[type, type]:
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Peaks(TorchDispatchMode):  # type: ignore[misc, unused-ignore]
-        """Hears how large the arguments of exponentials are, and operands and results of matrix products."""
+        """Hears how large arguments of exponentials are, operands and results of matrix products, and all results."""
 
-        exponent, factor = -math.inf, 0.0
+        exponent, factor, result = -math.inf, 0.0, 0.0
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result, name = func(*args, **(kwargs or {})), _named(func)
             if name in _EXPONENTIALS and args[0].numel():
                 self.exponent = max(self.exponent, float(args[0].max()))
+            for t in _floats((result,)):
+                if t.numel():  # an infinity is a mask, unless an exponential made it
+                    known = t if name in _EXPONENTIALS else t.masked_fill(t.isinf(), 0.0)
+                    self.result = max(self.result, float(known.max()), -float(known.nan_to_num(neginf=0.0).min()))
             if name in PRODUCTS:
                 self.factor = max(self.factor, *(float(t.abs().max()) for t in _floats((*args, result)) if t.numel()))
             return result

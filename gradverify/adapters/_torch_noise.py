@@ -40,6 +40,8 @@ from gradverify.adapters._lossy import FEW, FLOOR, TINY, UNIT, counted
 from gradverify.adapters._torch_apart import decompositions
 from gradverify.adapters._torch_arrays import Tensor, import_torch
 from gradverify.adapters._torch_signs import Signs
+from gradverify.adapters._torch_ties import alone
+from gradverify.adapters._torch_ties import moved as decided
 
 TF32 = "tf32"  # in which a GPU multiplies float32: eleven bits of significand
 _SCALED = 16.0  # by which a kernel may scale an operand down before it multiplies: 1 / sqrt(D) for heads up to 256
@@ -118,7 +120,9 @@ def _mode(guarded: bool) -> type:
         def done(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
             """The result of an operation, displaced."""
             if func.is_view or name in _EXACT:
-                return self.carried(func(*args, **kwargs), args, lambda size: func(size, *args[1:], **kwargs))
+                given = args if func.is_view else decided(self, name, args)
+                return self.carried(func(*given, **kwargs), args, lambda size: func(size, *args[1:], **kwargs))
+            args = decided(self, name, args)
             spread: Any = None
             if name in PRODUCTS and self.products is not None:
                 exact, args = args, tuple(self.low(a, self.products, _SCALED) if _floats(a) else a for a in args)
@@ -128,7 +132,7 @@ def _mode(guarded: bool) -> type:
                 bound = self.summed(func, name, args, kwargs)
                 if name in ("sum", "mean") and self.contracted(args):
                     bound = bound + self.unit * func(args[0] * args[0], *args[1:], **kwargs).sqrt_()
-            result = func(*args, **kwargs)
+            result = alone(self, name, args, func(*args, **kwargs))
             if name == "mul" and self.unit:
                 self.multiplied(args, result)
             if name in PRODUCTS and _floats(result):

@@ -156,7 +156,7 @@ class Reference(Lossy):
         """See `Lossy`."""
         with peaks() as heard:
             self.high.backward(cotangents, self.high.forward(*arrays, **options)[1])
-        return bool(heard.factor > self.largest / 2)
+        return self.leaves(heard)
 
     def low(self, saved: Any) -> list[Kept]:
         """What the kernel was seen to keep in its type beside its primals, each once; nothing in float32."""

@@ -93,8 +93,11 @@ def jax_layer(target: Any, /, *, name: str | None = None, **declaration: Any) ->
 def _reference(engine: Engine, plain: Any, rebuild: Callable[[dict[str, Any]], dict[str, Any]], kind: str) -> Any:
     """The reference in JAX, which is differentiated, or in NumPy, which is screened."""
 
+    by_name = set(rebuild(dict.fromkeys(engine.names))) <= set(_parameters(plain)) and not _positional(plain)
+
     def call(arrays: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
-        return plain(**rebuild(dict(arrays)), **options)
+        built = rebuild(dict(arrays))
+        return plain(**built, **options) if by_name else plain(*built.values(), **options)
 
     screened = in_numpy(engine.name, plain, "jax", kind, lambda *arrays, **o: call(dict(zip(engine.names, arrays)), o))
     return screened or reference_of(engine, call, kind)

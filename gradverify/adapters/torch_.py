@@ -238,8 +238,16 @@ def _on_copies(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def caller(target: Callable[..., Any], declared: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """Call by name where the target's signature has the names, else in the order of declaration."""
-    names = _parameters(target.forward if isinstance(target, import_torch().nn.Module) else target)
+    """Call by name where the target's signature has the names and lets them be named, else in order."""
+    own = positional(target.forward if isinstance(target, import_torch().nn.Module) else target) or ()
+    names = [p.name for p in own]
     if set(declared) <= set(names):
-        return (lambda tensors, options: target(**tensors, **options)), {n: declared[n] for n in names if n in declared}
+        first = [p.name for p in own if p.kind is p.POSITIONAL_ONLY and p.name in declared]
+        ordered = {n: declared[n] for n in names if n in declared}
+
+        def named(tensors: dict[str, Any], options: dict[str, Any]) -> Any:
+            rest = {n: t for n, t in tensors.items() if n not in first}
+            return target(*(tensors[n] for n in first), **rest, **options)
+
+        return named, ordered
     return (lambda tensors, options: target(*tensors.values(), **options)), declared
