@@ -69,7 +69,7 @@ def nested_pair(
         return forward(*rebuild(dict(zip(primals, arrays))).values(), **options)
 
     def backward_nested(dy: Any, saved: Any, **options: Any) -> dict[str, Any]:
-        return _by_path(names, backward(dy, saved, **taken_by(backward, options)))
+        return _by_path(names, backward(dy, saved, **taken_by(backward, options, 2)))
 
     return kind(forward_nested, backward_nested, name=label, primals=primals, **settings)
 
