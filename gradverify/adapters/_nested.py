@@ -63,7 +63,7 @@ def nested_pair(
     order = [p.name for p in arguments(forward) or () if p.name in nested]
     nested = {n: nested[n] for n in order} if len(order) == len(nested) else nested
     primals, rebuild = flattened(label, nested)
-    names = _named(nested)
+    names = rebuild({path: path for path in primals})
 
     def forward_nested(*arrays: Any, **options: Any) -> Any:
         return forward(*rebuild(dict(zip(primals, arrays))).values(), **options)

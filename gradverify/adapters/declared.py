@@ -69,7 +69,7 @@ def _from_pair(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
     layer = kind(*target, **declaration)
     try:
         with time_limit(_TRIAL):
-            layer = _without_cache(layer) or _unpacking(layer) or layer
+            layer = _as_called(layer) or layer
             return _seeded(layer) if mentions(layer.forward) else layer
     except LayerFailure:  # it does not return: the check itself finds that
         return layer
@@ -90,8 +90,9 @@ def _of_object(owner: Any, forward: Any, backward: Any, **declaration: Any) -> L
     return stateful(owner, methods=(forward.__name__, backward.__name__), **declaration)
 
 
-def _without_cache(layer: Layer) -> Layer | None:
-    """The layer of a function and its gradient, f(x) and f_grad(x) or f_grad(x, dy); None if it is another pair.
+def _as_called(layer: Layer) -> Layer | None:
+    """The layer of a function and its gradient, f(x) and f_grad(x) or f_grad(x, dy), or of a backward that takes what
+    forward saved one by one; None if it is the usual pair.
 
     Told by the arguments of the gradient: those of the function, and an upstream gradient before or behind them,
     which may have any name where forward returns an array and no cache.
@@ -115,7 +116,7 @@ def _without_cache(layer: Layer) -> Layer | None:
     except LayerFailure:
         return None
     if not isinstance(value, (np.ndarray, np.number, float)):
-        return None
+        return _unpacking(layer, names, value)
     if not usual:
         others = [k for k, n in enumerate(names) if n not in layer.primal_names]
         rest = others if [n for n in names if n in layer.primal_names] == list(layer.primal_names) else []
@@ -139,17 +140,15 @@ def _without_cache(layer: Layer) -> Layer | None:
     )
 
 
-def _unpacking(layer: Layer) -> Layer | None:
-    """The layer of a backward that takes what forward saved one by one, ``backward(dy, x, W)``; None if it does not."""
-    names = required(layer.backward) or []
-    arrays = next((arrays for arrays, _ in examples(layer)), None) if len(names) > 2 else None
-    if arrays is None:
-        return None
-    try:
-        result = called("forward", layer.forward, *arrays.values(), **layer.default_options)
-    except LayerFailure:
-        return None
-    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], tuple)):
+def _unpacking(layer: Layer, names: list[str], result: Any) -> Layer | None:
+    """The layer of a backward that takes what forward saved one by one, ``backward(dy, x, W)``; None if it does not.
+
+    Parameters
+    ----------
+    names : arguments of backward
+    result : of a forward
+    """
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], tuple)) or len(names) < 3:
         return None
     count = len(flat(result[0]))
     by_name = set(names) & set(layer.options) and names[count] not in layer.primal_names  # (dy, saved, axis)

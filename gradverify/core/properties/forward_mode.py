@@ -56,12 +56,8 @@ def holds(layer: Layer, case: Case) -> Outcome:
         found_there = bool(gradient.holds(layer, case).findings)
         if found_there == right:  # a wrong pullback, or a slope that differences cannot tell
             return Outcome(NAME, entries=1)
-    found = (
-        _finding(case, "<u, Jv>", forward, "<J^T u, v>", reverse, slack)
-        if right
-        else _finding(case, "the forward-mode rule", forward, "the numerical derivative", numerical, slack)
-    )
-    found = found.but(facts={**found.facts, "right": right})
+    what = ("<u, Jv>", "<J^T u, v>") if right else ("the forward-mode rule", "the numerical derivative")
+    found = _finding(case, what, (forward, reverse if right else numerical), slack, right)
     return Outcome(NAME, (found,), entries=1)
 
 
@@ -113,10 +109,12 @@ def _tangents(point: Point, direction: Array) -> dict[str, Any]:
     return tangents
 
 
-def _finding(case: Case, what: str, a: float, other: str, b: float, slack: float) -> Finding:
-    message = f"along a random direction {what} gives {a:.8g}, {other} {b:.8g}"
+def _finding(case: Case, what: tuple[str, str], values: tuple[float, float], slack: float, right: bool) -> Finding:
+    a, b = values
+    message = f"along a random direction {what[0]} gives {a:.8g}, {what[1]} {b:.8g}"
     severity = abs(a - b) / slack if slack else float("inf")
-    return Finding(NAME, "wrong", None, message, case, severity=severity, facts={"ratio": a / b if b else None})
+    facts = {"ratio": a / b if b else None, "right": right}
+    return Finding(NAME, "wrong", None, message, case, severity=severity, facts=facts)
 
 
 add(Property(NAME, "forward mode agrees with differences and with the pullback", holds, applies, share=0.5))
