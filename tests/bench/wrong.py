@@ -4,7 +4,8 @@ shrunk and diagnosed.
     OPENBLAS_NUM_THREADS=1 python -m tests.bench.wrong [NUMBER ...] [--seed S] [--json FILE]
 
 One line for each mutant: CPU seconds, forwards, cases, findings, and the largest minimal case; then the right layer
-beside it, whose check says what a passing case costs.
+beside it, whose check says what a passing case costs. A failing case is counted twice: while cases are drawn, where
+evidence is bought for it, and with the forwards that make findings small and read them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.core import evaluate
+from gradverify.core.check.progress import DRAWING, Progress
 from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import Settings
 from gradverify.core.declare.layer import Layer
@@ -35,19 +38,30 @@ class Row:
     name: str
     seconds: float
     forwards: int
+    drawing: int  # of the forwards, those before findings are made small
     cases: int
     findings: tuple[str, ...]
     minimal: int
     lines: int
 
 
+class Forwards(Counter[str]):
+    """Calls of forwards by the stage of a check; a stack of copies is one call."""
+
+    stage = DRAWING
+
+    def listen(self, event: Progress) -> None:
+        """Hear of the stage, as progress is shown."""
+        self.stage = event.stage
+
+
 @contextmanager
-def counted() -> Iterator[list[int]]:
-    """The number of calls of forwards that are made inside, in a list of one; a stack of copies is one call."""
-    calls, original = [0], evaluate.guarded
+def counted() -> Iterator[Forwards]:
+    """The forwards that are called inside."""
+    calls, original = Forwards(), evaluate.guarded
 
     def guarded(stage: str, *arguments: Any, **keywords: Any) -> Any:
-        calls[0] += stage == "forward"
+        calls[calls.stage] += stage == "forward"
         return original(stage, *arguments, **keywords)
 
     places = (evaluate, forward)
@@ -64,12 +78,13 @@ def measured(layer: Layer, seed: int = 0) -> tuple[Row, Report]:
     """One default check of a layer."""
     with counted() as calls:
         start = time.process_time()
-        report = check_layer(layer, Settings(seed=seed))
+        report = check_layer(layer, Settings(seed=seed), calls.listen)
         seconds = time.process_time() - start
     found = tuple(f"{f.property} {f.kind} {f.primal or ''}".strip() for f in report.findings)
     largest = max((f.case.size for f in report.findings), default=0)
     examined = sum(tally.cases for tally in report.tallies.values())
-    return Row(layer.name, seconds, calls[0], examined, found, largest, str(report).count("\n") + 1), report
+    lines = str(report).count("\n") + 1
+    return Row(layer.name, seconds, calls.total(), calls[DRAWING], examined, found, largest, lines), report
 
 
 def main() -> None:
@@ -92,8 +107,10 @@ def main() -> None:
         line += f" {row.minimal:4} elements {row.lines:4} lines  {', '.join(row.findings) or 'NOT FOUND'}"
         if given.right:
             right, _ = measured(mutant.right(), given.seed)
-            ratios.append((row.forwards / row.cases) / (right.forwards / right.cases))
-            line += f"  | right: {right.seconds:.2f} s, a case {ratios[-1]:.1f} times its forwards"
+            a_case, passing = np.array([row.drawing, row.forwards]) / row.cases, right.forwards / right.cases
+            ratios.append([*a_case / passing, row.forwards / right.forwards])
+            line += f"  | right: {right.seconds:.2f} s; a case {ratios[-1][0]:.1f} times its forwards while drawn,"
+            line += f" {ratios[-1][1]:.1f} in all; the check {ratios[-1][2]:.1f}"
         print(line, flush=True)
     times = np.array([row.seconds for row in rows])
     found = sum(bool(row.findings) for row in rows)
@@ -101,9 +118,8 @@ def main() -> None:
         f"{found} of {len(rows)} found; CPU seconds: median {np.median(times):.2f}, "
         f"90th percentile {np.quantile(times, 0.9):.2f}, largest {times.max():.2f}, total {times.sum():.0f}"
     )
-    if ratios:
-        shown = f"median {np.median(ratios):.1f}, largest {max(ratios):.1f}"
-        print(f"forwards of a failing case against a passing one: {shown}")
+    for what, values in zip(("a case while drawn", "a case in all", "the check"), zip(*ratios)):
+        print(f"forwards against the right layer, {what}: median {np.median(values):.1f}, largest {max(values):.1f}")
     if given.json:
         with open(given.json, "w", encoding="utf-8") as file:
             json.dump([row.__dict__ for row in rows], file, indent=1)
