@@ -205,3 +205,66 @@ def test_an_option_behind_what_forward_saved_is_an_option():
     declared = {"x": "N D", "w": "N D", "options": {"axis": [0, 1]}}
     assert verdict(summed, back(1.0), **declared).ok
     assert verdict(summed, back(-1.0), **declared) == {"w"}
+
+
+class Tanh:
+    """A function of its input, with the derivative there: the argument of both has one name."""
+
+    def forward(self, x):
+        return np.tanh(x)
+
+    def grad(self, x):
+        return 1 - np.tanh(x) ** 2
+
+
+class TanhKept:
+    """The same as a pullback."""
+
+    def forward(self, x):
+        self.y = np.tanh(x)
+        return self.y
+
+    def grad(self, dy):
+        return dy * (1 - self.y**2)
+
+
+class SquaredError:
+    """A loss that is called, whose gradient reads what the call has kept."""
+
+    def __call__(self, y, y_pred):
+        self.y, self.y_pred = y, y_pred
+        return np.sum((y_pred - y) ** 2) / len(y)
+
+    def gradient(self):
+        return 2 * (self.y_pred - self.y) / len(self.y)
+
+
+class MSE(SquaredError):
+    """By another name."""
+
+
+class Flat(MSE):
+    """Not divided by the number of rows."""
+
+    def gradient(self):
+        return 2 * (self.y_pred - self.y)
+
+
+@pytest.mark.parametrize(
+    ("target", "dims"),
+    [(Tanh, {"x": "N D"}), (TanhKept, {"x": "N D"}), (SquaredError, {"y": "N D", "y_pred": "N D"})],
+)
+def test_a_gradient_may_be_called_so(target, dims):
+    assert gv.check(target, **dims, examples=15).ok
+
+
+def test_a_gradient_that_is_called_so_is_found_wrong():
+    assert gv.check(MSE, y="N D", y_pred="N D", examples=10).ok
+    report = gv.check(Flat, y="N D", y_pred="N D", examples=15, raises=False)
+    assert {f.primal for f in report.findings} == {"y_pred"}
+
+    class Sharp(Tanh):
+        def grad(self, x):
+            return 1 - np.tanh(x)
+
+    assert gv.check(Sharp, x="N D", examples=15, raises=False).findings

@@ -236,7 +236,7 @@ def test_the_multiple_of_a_drawn_step_that_stands_for_the_best_is_the_nearest_by
 
 
 def test_loud_outputs_leave_out_the_steps_at_which_most_entries_cannot_be_decided():
-    one = 4e-9 * best_step(EPS) / EPS  # as loud as the best step can bear
+    one = measure.FINE * EPS**0.5 * best_step(EPS) / EPS  # as loud as the best step can bear
     for loudness, skipped in ((0.99, 0), (1.01, 1), (0.99 * RATIO, 1), (1.01 * RATIO, 2), (1e3, 2)):
         sweep = Sweep.blank(about(loudness=loudness * one), np.ones(4))
         assert measure._loud(sweep, np.arange(4)) == skipped

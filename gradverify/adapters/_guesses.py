@@ -30,7 +30,8 @@ SLOPES = (
 def methods_of(cls: type) -> tuple[str, str] | None:
     """Names of the forward and the backward method of a class, or of those for a loss and its gradients.
 
-    The second name is empty where a loss alone is there, which may return both.
+    The second name is empty where a loss alone is there, which may return both. What is called itself may have its
+    `gradient`.
     """
 
     def first(names: tuple[str, ...]) -> str | None:
@@ -44,6 +45,8 @@ def methods_of(cls: type) -> tuple[str, str] | None:
     if value is None and forward is None and predicts is not None and slopes is not None:
         takes = required(getattr(cls, slopes)) or []
         return (predicts, slopes) if len([n for n in takes if n != "self"]) == 1 else None  # the upstream gradient
+    if value is None and forward is not None and slopes is not None:
+        return forward, slopes
     return None if value is None else (value, slopes or "")
 
 

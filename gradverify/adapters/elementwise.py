@@ -23,6 +23,8 @@ from gradverify.core.nouns import Array
 
 FUNCTIONS = ("fn", "function", "forward", "activate", "activation", "__call__")
 DERIVATIVES = ("grad", "gradient", "derivative", "deriv", "prime", "backward", "inverse_deriv")
+# what takes one array is the derivative there, and no pullback; elsewhere where it is named as that of the function is
+PAIRS = (("fn", "grad"), ("function", "derivative"), ("__call__", "gradient"), ("__call__", "derivative"))
 SECOND = ("grad2", "second_derivative", "deriv2")
 
 
@@ -55,14 +57,14 @@ def _recognises(target: Any) -> bool:
     if inspect.isroutine(target) or isinstance(target, (Layer, tuple)) or inspect.ismodule(target):
         return False
     cls = target if inspect.isclass(target) else type(target)
-    pairs = (("fn", "grad"), ("function", "derivative"), ("__call__", "gradient"), ("__call__", "derivative"))
-    for pair in pairs:
-        needs = [
-            [n for n in required(m) or [] if n not in ("self", "cls")] for m in (vars_of(cls, n) for n in pair) if m
-        ]
-        if len(needs) == 2 and all(len(n) == 1 for n in needs):
-            return True
-    return False
+    takes = {n: _own_arguments(vars_of(cls, n)) for n in (*FUNCTIONS, *DERIVATIVES)}
+    alone = [(f, d) for f in FUNCTIONS for d in DERIVATIVES if len(takes[f]) == len(takes[d]) == 1]
+    return any(pair in PAIRS or (pair[1] != "backward" and takes[pair[0]] == takes[pair[1]]) for pair in alone)
+
+
+def _own_arguments(method: Any) -> list[str]:
+    """Names of what a method must be given, besides the object; none where there is no such method."""
+    return [n for n in (required(method) or [] if method else []) if n not in ("self", "cls")]
 
 
 @convention(

@@ -32,7 +32,7 @@ def _recognises(target: Any) -> bool:
     if any(c.__module__.split(".")[0] in FOREIGN for c in cls.__mro__):
         return False
     found = methods_of(cls)
-    if found is None or (found[0] == "__call__" and inspect.isclass(target) and "__call__" not in vars(cls)):
+    if found is None:
         return False
     if found[1] == "" and not inspect.isclass(target) and not any(map(np.ndim, arrays_of(target).values())):
         return False  # a loss without weights, whose gradient nobody has seen

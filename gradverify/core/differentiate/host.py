@@ -291,7 +291,8 @@ class HostPoint(Entries):
 
         An output that a larger step of the same entry does change depends on it, and was rounded back at
         this step, maybe inside the layer, on the way to an output as large as it gets on other rungs; one
-        that no step changed may hide that much at the largest step, and less at others.
+        that no step changed may hide that much at the largest step, and less at others. Where a step changes nothing
+        at all, values as large as primals and outputs may have been rounded on the way to those that it could change.
         """
         if peak is None:
             return self.hidden(moved)
@@ -301,11 +302,14 @@ class HostPoint(Entries):
         highest = np.nanmax(np.where(np.isfinite(peak), peak, 0.0).reshape(shape), axis=1, initial=0.0)
         inside = 0.5 * self.eps * np.abs(self.weights) * np.maximum(highest, self._magnitude)
         rounded = np.einsum("nrk,nk->nr", depends & ~changed.reshape(shape), inside)
-        never = (~depends[:, -1]) @ weight if rungs else np.zeros(shape[0])
+        ever = depends[:, -1]
+        some: Array = ever.any(axis=1)
+        never = ~ever @ weight
+        inner = np.where(some, self.eps * self._magnitude * (ever @ np.abs(self.weights)), self.inner)
         step = np.abs(a).reshape(-1, rungs)
-        share = step / np.maximum(step[:, :1], np.finfo(float).tiny)
+        share = np.where(some[:, None], step / np.maximum(step[:, :1], np.finfo(float).tiny), 1.0)
         still = ~moved.reshape(step.shape)
-        return (rounded + np.where(still, 1.0, share) * never[:, None] + np.where(still, self.inner, 0.0)).ravel()
+        return (rounded + share * never[:, None] + np.where(still, inner[:, None], 0.0)).ravel()
 
     def hidden(self, moved: Array) -> Array:
         """What may have been rounded away inside where no output moved at one step; shape of `moved`."""

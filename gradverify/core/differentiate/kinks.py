@@ -17,6 +17,7 @@ STEP = 1e-6  # in natural units, of code in float64; others take the square root
 RATIO = 4.0  # of the two steps: a power of two, so that the nearer one is exact
 SMOOTH = 8.0  # between RATIO, by which a kink's second difference shrinks, and its square, by which a curve's does
 WIDER = 4.0 ** np.arange(6.0, -1.0, -1.0)  # times the usual step, where few entries move
+BESIDE = 0.02  # of the step: as far from its ties a neighbour is put, to be among them and not on its own kink
 CORNERS = 6  # pairs of neighbours; where three numbers are equal a pair shows no corner in one of three
 LOUD = 64.0  # typical roundings of an output, above which a second difference is heard
 
@@ -69,10 +70,23 @@ def _bends(point: Point, wide: Array, narrow: Array, size: Array, rounding: floa
         return bool((heard & (narrow * SMOOTH > wide)).any())
 
 
+def ties(point: Point) -> Array:
+    """A number for each entry, the same for values that no step to a neighbour tells apart, shape (P,).
+
+    Two that differ may be one where the layer casts them, and behave as one where they are next to each other.
+    """
+    order = np.argsort(point.values, kind="stable")
+    ordered, scale = point.values[order], point.scale[order]
+    apart = np.diff(ordered) > BESIDE * reach(point) * scale[1:]
+    found = np.zeros(point.size, int)
+    found[order[1:]] = np.cumsum(apart)
+    return found
+
+
 def crowded(point: Point, entries: Array) -> Array:
-    """Whether each entry has the value of at least two others, shape (n,)."""
-    _, inverse, counts = np.unique(point.values, return_inverse=True, return_counts=True)
-    many: Array = counts[inverse.ravel()[entries]] > 2
+    """Whether each entry is tied with at least two others, shape (n,)."""
+    groups = ties(point)
+    many: Array = np.bincount(groups)[groups[entries]] > 2
     return many
 
 

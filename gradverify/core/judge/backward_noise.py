@@ -21,8 +21,9 @@ UNFINISHED = 1e-3  # of the largest entry: what an iteration that stops leaves u
 def rounding(layer: Layer, case: Case) -> dict[str, Array]:
     """Spread of the gradients where only rounding differs, by primal.
 
-    Primals and cotangents move by one unit in the last place; and the cotangent is scaled by small odd
-    numbers, which a linear pullback returns exactly but for the rounding of what it adds up.
+    Primals and cotangents move by one unit in the last place, of the gradients where that is coarser, as of code that
+    casts what it is given; and the cotangent is scaled by small odd numbers, which a linear pullback returns exactly
+    but for the rounding of what it adds up.
     """
     rng = case.rng(Stream.EXACT_ROUNDING)
     v = case.cotangents or ()
@@ -30,9 +31,10 @@ def rounding(layer: Layer, case: Case) -> dict[str, Array]:
         base = gradients(layer, case)
         spread = {name: np.zeros(np.shape(g)) for name, g in base.items()}
         samples = [(gradients(layer, case, tuple(factor * a for a in v)), factor) for factor in (3, 5, 7, 11)]
+        unit = max(map(limit, base.values()), default=0.0)
         for _ in range(4):
-            primals = {n: nudge(a, rng) for n, a in case.primals.items()}
-            nudged = case.but(primals=primals, cotangents=tuple(nudge(a, rng) for a in v))
+            primals = {n: nudge(a, rng, max(unit, limit(a))) for n, a in case.primals.items()}
+            nudged = case.but(primals=primals, cotangents=tuple(nudge(a, rng, max(unit, limit(a))) for a in v))
             samples.append((gradients(layer, nudged), 1))
         for sample, factor in samples:
             for name, gradient in sample.items():

@@ -11,17 +11,18 @@ from gradverify.core.differentiate.central import NOISE_FACTOR, best_step, centr
 from gradverify.core.differentiate.chain import abreast, chain
 from gradverify.core.differentiate.point import Point
 from gradverify.core.differentiate.sides import TINY, finer_scales
+from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge.verdicts import APART, FAINT, FIRM, JUMP, UNDECLARED, Sweep, judge
 from gradverify.core.nouns import AGREES, DISAGREES, UNRESOLVED, Array, Estimate
 
 INNER = 4  # times what values inside are rounded by: two outputs are subtracted, and either may be off by two of it
 _HIDES = 1e-4  # of a gradient: what backward is rounded by hides no more, whatever its rounding is measured to be
-FINE = 4e-9  # a single step decides only where its bound is below this share of the largest entry
+FINE = 0.25  # of the square root of the precision: a single step decides below that share of the largest entry (4e-9)
 UPWARD = ladder.RATIO ** np.arange(8.0)  # steps from the best one upward, each RATIO times the one before
 SKIPPED = 2  # at the most, of the first ones
 DOWNWARD = ladder.RATIO ** -np.arange(1.0, 5.0)  # and from there downward
 TINIEST = 2.0 ** -np.array([12.0, 18.0, 24.0, 30.0])  # natural steps over which the outputs change by the same ...
-STEADY, JUMPS = 0.9, 16  # ... to this share, where forward jumps; entries that are looked at
+STEADY, JUMPS = 0.9, 16  # ... to this share, where forward jumps, or turns over; entries that are looked at
 SHEER = 2.0**-44  # natural steps, some units in the last place, over which nothing but a jump changes by as much ...
 SHEERER = 2.0 ** -np.arange(5.0, 125.0, 5.0)  # times that, where the entry is so small that this can be stepped ...
 GRADUAL = 2.0**-6  # ... and a slope, at one of them, changes by between this share of it and STEADY
@@ -56,7 +57,7 @@ def single_steps(sweep: Sweep, todo: Array, step: float | None, drawn: float | N
     for steps in (*given, *ways):
         if todo.size == 0:
             break
-        fine = FINE * sweep.scale[todo]
+        fine = FINE * sweep.point.eps**0.5 * sweep.scale[todo]
         found = chain(point, todo, analytic, steps, fine)
         value, noise, decided = analytic[todo] + found.error, found.noise, found.noise <= fine
         if steps is ways[0]:
@@ -85,7 +86,7 @@ def _loud(sweep: Sweep, entries: Array) -> int:
         return 0
     point = sweep.point
     bound = NOISE_FACTOR * point.eps * point.loudness / (4 * best_step(point.eps) * point.scale[entries])
-    excess = bound / (FINE * sweep.scale[entries])
+    excess = bound / (FINE * point.eps**0.5 * sweep.scale[entries])
     most = entries.size // 2  # entries that may stay behind
     return sum(int(np.count_nonzero(excess <= ladder.RATIO**k) <= most) for k in range(SKIPPED))
 
@@ -115,7 +116,10 @@ def climb(sweep: Sweep, todo: Array) -> None:
     left = sweep.verdicts[todo] == UNRESOLVED
     todo = todo[left]
     if todo.size:  # what is rounded inside may make a ladder doubt its smaller steps, and larger ones tell
-        measured(sweep, todo, ladder.chosen(point, todo, known[todo], rate[left], noise[left], wary=True))
+        rate, noise = rate[left], noise[left]
+        wider = ladder.chosen(point, todo, known[todo], rate, noise, wary=True)
+        kept = ~_contradicted(rate, noise, wider.value - known[todo], wider.bound)
+        measured(sweep, todo[kept], wider.rows(kept))
         todo = sweep.among(todo, UNRESOLVED)
     tiny = todo[point.scale[todo] < TINY]  # steps relative to a tiny entry may be far below the length scale
     if tiny.size:
@@ -132,6 +136,22 @@ def climb(sweep: Sweep, todo: Array) -> None:
     _closer(sweep, every)
     _jumping(sweep, every[(sweep.verdicts[every] == DISAGREES) | ~np.isfinite(sweep.bound[every])])
     _other_digits(sweep, every)
+
+
+def _contradicted(rate: Array, noise: Array, off: Array, bound: Array) -> Array:
+    """Which disagreements, shape (n,), the smallest step of a ladder denies: it is nearer to backward, for certain.
+
+    Beyond a border, as that of a clip next to the point, all larger steps tell one slope, and it is not that of the
+    point.
+
+    Parameters
+    ----------
+    rate, noise : difference quotients less the analytic value, shape (n, R), large steps first
+    """
+    usable = np.isfinite(rate)
+    last = np.arange(off.size), rate.shape[1] - 1 - np.argmax(usable[:, ::-1], axis=1)
+    near, far = np.abs(rate[last]), np.abs(rate[last] - off)
+    return np.asarray((np.abs(off) > bound) & (near < far - noise[last] - bound))
 
 
 def _other_digits(sweep: Sweep, entries: Array) -> None:
@@ -227,9 +247,7 @@ def _closer(sweep: Sweep, entries: Array) -> None:
     close = ladder.entrywise(near, small, sweep.analytic[small], scale=own[small].astype(float))
     apart = np.abs(close.value - sweep.numerical[small]) > close.bound + sweep.bound[small]
     apart |= ~np.isfinite(close.bound) & coarse
-    measured(
-        sweep, small[apart], Estimate(*(part[apart] for part in (close.value, close.truncation, close.rounding))), True
-    )
+    measured(sweep, small[apart], close.rows(apart), True)
 
 
 def _moved(point: Point, entries: Array, step: Array) -> Point:
@@ -278,5 +296,25 @@ def allow(sweep: Sweep, wrong: Array, allowance: Callable[[bool], Array]) -> Arr
     pardoned = error <= FIRM * sweep.bound[wrong]
     sweep.settle(wrong[pardoned], UNRESOLVED)
     sweep.settle(wrong[error <= sweep.bound[wrong]], AGREES)
+    if ladder.coarse(point) and not (pardoned | apart).all():
+        apart |= _between_steps(sweep, wrong, error)
     sweep.settle(wrong[apart & ~pardoned], UNRESOLVED, APART)
     return wrong[~pardoned & ~apart]
+
+
+def _between_steps(sweep: Sweep, entries: Array, error: Array) -> Array:
+    """Which of a few entries have another gradient on both sides, as near as the smallest step: no difference tells of
+    a softmax of scores of 1e8 that turns over within that.
+    """
+    point, found = sweep.point, np.zeros(entries.size, bool)
+    for k, entry in enumerate(entries[:JUMPS]):
+        beside = np.tile(point.values, (2, 1))
+        beside[:, entry] += ladder.steps(point, entries[k : k + 1])[0, -1] * np.array([1.0, -1.0])
+        try:
+            there = np.array([point.gradient_at(row)[entry] for row in beside])
+        except LayerFailure:
+            break
+        found[k] = bool((np.abs(there - sweep.analytic[entry]) > 0.5 * error[k]).all())
+        if not found[k]:
+            break  # there is a finding whatever the others say
+    return found

@@ -42,6 +42,10 @@ class Estimate:
         """Bound on the error of `value`: truncation plus rounding."""
         return self.truncation + self.rounding
 
+    def rows(self, chosen: Array) -> Estimate:
+        """Some of them; `chosen` is a mask or indices."""
+        return Estimate(self.value[chosen], self.truncation[chosen], self.rounding[chosen])
+
 
 SIDES = ("analytic", "numerical")  # of a comparison with a numerical derivative
 

@@ -3,6 +3,7 @@
 A value that is rounded inside the layer (1 + tanh x far in the tail, 1 + x^2 for tiny x) does not
 move under small steps, and the outputs tell a slope that is none. A backward that does not jump at
 the point, and whose integral over wider intervals is what the outputs change by, is not refuted by that.
+So it is where a kink lies next to the point, nearer than the smallest step that code in float32 can tell.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from gradverify.core.judge.dispute import Answer, Dispute, answer
 from gradverify.core.judge.table import add
 from gradverify.core.nouns import Array
 
-_NEAR = 1e-7  # of the entry: no distance at which a continuous gradient changes much
+_NEAR, _PLACES = 1e-7, 4  # of the entry, and units in its last place: a continuous gradient changes little over them
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)  # exact to the degree 15; what is left says nothing (`_SHARE`)
 _HALVES = 4.0 ** -np.arange(1.0, 7.0)  # half lengths of the way, in natural steps, from a fourth to 1/4096
 _TINY = 1e-2  # natural steps below which ways of the length of 1 are tried too: noise is less over longer ones
 _SHARE = 0.1  # of the disagreement that the integral may be off by
-_FAINT = 1e-6  # a disagreement above this share of the natural gradient is not due to rounding
+_FAINT = 2.0**32  # roundings: a disagreement above this share of the natural gradient (1e-6) is not due to them ...
+_LOUD = 1e-6  # ... and in lower precision, of which few fit into it, only where backward keeps its value for a way
+_PART = 0.25  # of the nodes; on one side of a kink at the point are half of them
 _LIMIT = 8  # entries; more than a few that are wrong by rounding alone are not met
 
 
@@ -40,15 +43,17 @@ def integral(dispute: Dispute) -> Answer:
 
 def _holds(point: Point, entry: int, analytic: float, numerical: float) -> bool:
     gap, scale = abs(analytic - numerical), float(point.scale[entry])
-    if gap > _FAINT * point.inner / (point.eps * scale):
+    if gap > _FAINT * point.inner / scale:
         return False
-    close = _gradients(point, entry, np.array([-_NEAR, _NEAR]) * (abs(float(point.values[entry])) or scale))
+    near = max(_NEAR, _PLACES * point.eps) * np.array([-1.0, 1.0])
+    close = _gradients(point, entry, near * (abs(float(point.values[entry])) or scale))
     if close is None or not np.all(np.abs(close - analytic) <= _SHARE * gap):
         return False
     if _blurred(point, entry, numerical, gap):
         return True
     reaches = [scale * _HALVES, _HALVES] if scale < _TINY else [scale * _HALVES]
-    return any(_agrees_twice(point, entry, widths, gap) for widths in reaches)
+    part = _PART if gap > _LOUD * point.inner / (point.eps * scale) else 0.0
+    return any(_agrees_twice(point, entry, widths, analytic, gap, part) for widths in reaches)
 
 
 def _blurred(point: Point, entry: int, numerical: float, gap: float) -> bool:
@@ -70,20 +75,30 @@ def _confirmed(point: Point, entry: int, numerical: float, gap: float, step: flo
     return bool(np.sum(close & larger) >= ladder.SUPPORT)
 
 
-def _agrees_twice(point: Point, entry: int, widths: Array, gap: float) -> bool:
-    """Whether two neighbouring intervals agree: one could by accident."""
+def _agrees_twice(point: Point, entry: int, widths: Array, analytic: float, gap: float, part: float) -> bool:
+    """Whether two neighbouring intervals agree: one could by accident.
+
+    Parameters
+    ----------
+    part : of the nodes, where backward must be what it is at the point: where it has settled, the sum says nothing
+    """
     before = False
     for width in widths:
         d = point.slopes(np.array([entry]), np.array([width]), np.array([-width]))
         values = _gradients(point, entry, width * _NODES)
         now = False
-        if values is not None and np.isfinite(d.change[0]):
+        if values is not None and np.isfinite(d.change[0]) and _like(values, analytic, gap) >= part:
             mean = float(values @ _WEIGHTS) / 2
             now = abs(float(d.change[0] / d.gap[0]) - mean) <= _SHARE * gap
         if now and before:
             return True
         before = now
     return False
+
+
+def _like(values: Array, analytic: float, gap: float) -> float:
+    """The share of values that are as wrong, or as right, as the analytic one."""
+    return float(np.mean(np.abs(values - analytic) <= _SHARE * gap))
 
 
 def _gradients(point: Point, entry: int, offsets: Array) -> Array | None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from gradverify.core.differentiate.central import NOISE_FACTOR, central
-from gradverify.core.differentiate.kinks import crowded, reach
+from gradverify.core.differentiate.kinks import BESIDE, crowded, reach, ties
 from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge.dispute import Answer, Dispute
@@ -21,7 +21,6 @@ from gradverify.core.judge.table import add
 from gradverify.core.nouns import DISAGREES, KINK, UNRESOLVED, Array, Case, Stream
 
 _STEP = 0.01  # of their distance, for the slopes at neighbours
-_BESIDE = 0.02  # of that distance: an entry among its ties, and yet not on its own kink
 _APART = (-0.9, 0.2)  # powers of 10 of that distance: others are out of reach of a step from beside, _NEARER too
 _NEARER = 8.0  # how much nearer other neighbours are, that tell a kink from curvature
 _BENT = 0.02  # of the gap: slopes that differ by less explain none of it
@@ -60,7 +59,7 @@ def _scattered(case: Case, size: int, entries: Array, stream: Stream) -> Offset:
         rng = case.rng(stream, k)
         at_random: Array = rng.choice([-1.0, 1.0], size) * 10.0 ** rng.uniform(*_APART, size)
         if k % 6 == 2:
-            at_random[entries] = _BESIDE * rng.choice([-1.0, 1.0], entries.size)
+            at_random[entries] = BESIDE * rng.choice([-1.0, 1.0], entries.size)
         elif k % 6 == 3:
             at_random[entries] = rng.choice([-1.0, 1.0], entries.size) * rng.uniform(2.0, 4.0, entries.size)
         elif k % 6 == 4:
@@ -70,20 +69,20 @@ def _scattered(case: Case, size: int, entries: Array, stream: Stream) -> Offset:
     return offset
 
 
-def _ranked(case: Case, values: Array, entry: int) -> tuple[Offset, int]:
+def _ranked(case: Case, groups: Array, entry: int) -> tuple[Offset, int]:
     """Neighbours where an entry comes after few, some or most of those that are tied with it, and how many to try."""
-    tied = np.flatnonzero(values == values[entry])
+    tied = np.flatnonzero(groups == groups[entry])
     tied = tied[tied != entry]
     count = min(max(_RANKS[0], tied.size + 1), _RANKS[1])
 
     def offset(k: int) -> Array:
         rng = case.rng(Stream.RANKED_NEIGHBOURS, k)
-        distance: Array = rng.choice([-1.0, 1.0], values.size) * 10.0 ** rng.uniform(*_APART, values.size)
+        distance: Array = rng.choice([-1.0, 1.0], groups.size) * 10.0 ** rng.uniform(*_APART, groups.size)
         below = round(tied.size * k / (count - 1))
         order = rng.permutation(tied)
         distance[order] = np.abs(distance[order])
         distance[order[:below]] *= -1.0
-        distance[entry] = _BESIDE
+        distance[entry] = BESIDE
         return distance
 
     return offset, count
@@ -103,14 +102,17 @@ def kinks_meet(dispute: Dispute) -> Answer:
     gap = np.abs(analytic - numerical)
     scattered = _scattered(case, point.size, entries, Stream.NEIGHBOURS)
     slopes, kinked = _looked(point, entries, numerical, gap, scattered, _FIRST)
-    for k in np.flatnonzero(~kinked & crowded(point, entries)):
+    near = _EDGE * gap + _CLOSE * np.abs(numerical)
+    within = kinked & _inside(analytic, slopes, near)
+    for k in np.flatnonzero(~within & crowded(point, entries)):
         one = slice(k, k + 1)
-        ranked, count = _ranked(case, point.values, int(entries[k]))
-        found, kinked[one] = _looked(point, entries[one], numerical[one], gap[one], ranked, count)
-        if not kinked[k]:
-            break  # there is a finding whatever the others say
+        ranked, count = _ranked(case, ties(point), int(entries[k]))
+        found, also = _looked(point, entries[one], numerical[one], gap[one], ranked, count)
         slopes = np.concatenate([slopes, np.full((count, entries.size), np.nan)])
         slopes[-count:, one] = found
+        kinked[one] |= also
+        if not (kinked[one] & _inside(analytic[one], slopes[:, one], near[one])).all():
+            break  # there is a finding whatever the others say
     chosen = np.flatnonzero(kinked)
     if chosen.size == 0:
         return Answer(verdicts)
@@ -118,9 +120,7 @@ def kinks_meet(dispute: Dispute) -> Answer:
     more = np.concatenate([slopes[:, chosen], neighbours(point, entries[chosen], scattered, _MORE)[0]])
     low, high = np.nanmin(more, axis=0), np.nanmax(more, axis=0)
     width = high - low
-    near = _EDGE * gap[chosen] + _CLOSE * np.abs(numerical[chosen])
-    values = analytic[chosen]
-    inside = (values >= low - near) & (values <= high + near)
+    values, inside = analytic[chosen], _inside(analytic[chosen], more, near[chosen])
     several = np.array([_distinct(column, _SAME * w) > 2 for column, w in zip(more.T, width)])
     outside = ~inside & several & (values >= low - width) & (values <= high + width)
     # slopes of steps this small may be the rounding of what is inside, and no output tells
@@ -128,6 +128,12 @@ def kinks_meet(dispute: Dispute) -> Answer:
     sure = width > 2 * hidden
     verdicts[chosen] = np.where(inside & sure, KINK, np.where(outside | inside, UNRESOLVED, DISAGREES))
     return Answer(verdicts)
+
+
+def _inside(values: Array, slopes: Array, near: Array) -> Array:
+    """Which values, shape (n,), lie within slopes, shape (count, n), or as near to them as that."""
+    low, high = np.nanmin(slopes, axis=0, initial=np.inf), np.nanmax(slopes, axis=0, initial=-np.inf)
+    return np.asarray((values >= low - near) & (values <= high + near))
 
 
 def _looked(
@@ -145,11 +151,15 @@ def _looked(
         return far, kinked
     near, rounding = neighbours(point, entries, offset, count, nearer=_NEARER)
     with np.errstate(all="ignore"):
-        spread, wide = (
-            np.nanmax(a, axis=0, initial=-np.inf) - np.nanmin(a, axis=0, initial=np.inf) for a in (near, far)
-        )
-        abrupt = spread - 2 * np.nanmax(rounding, axis=0, initial=0.0) > 0.5 * wide
+        abrupt = _spread(near, rounding) > 0.5 * _spread(far, np.zeros(far.shape))
     return far, kinked & abrupt
+
+
+def _spread(slopes: Array, rounding: Array) -> Array:
+    """How far the largest and the smallest slope of each entry are apart for certain, shape (n,)."""
+    highest = np.nanmax(slopes - rounding, axis=0, initial=-np.inf)
+    lowest: Array = np.nanmin(slopes + rounding, axis=0, initial=np.inf)
+    return highest - lowest
 
 
 def _distinct(values: Array, tolerance: float) -> int:
