@@ -268,6 +268,7 @@ class Original:
     def __init__(self, instance: Any) -> None:
         self.instance = instance
         self._views = list(_views(instance))  # looked for once: that takes longer than a copy
+        self._plain = _plain(type(instance))
 
     @property
     def runs_copies_of(self) -> tuple[Any, ...]:
@@ -287,7 +288,31 @@ class Original:
             whole = memo.setdefault(id(owner), owner.copy())
             offset = array.__array_interface__["data"][0] - owner.__array_interface__["data"][0]
             memo[id(array)] = np.ndarray(array.shape, array.dtype, whole, offset, array.strides)
-        return copy.deepcopy(self.instance, memo)
+        if not self._plain:
+            return copy.deepcopy(self.instance, memo)
+        made = memo[id(self.instance)] = object.__new__(type(self.instance))
+        vars(made).update({name: _deep(value, memo) for name, value in vars(self.instance).items()})
+        return made
+
+
+_ATOMS = (int, float, str, bool, type(None))
+
+
+def _plain(cls: type) -> bool:
+    """Whether objects of a class are all that their `__dict__` holds: then copying takes a third of the time."""
+    ways = ("__new__", "__reduce__", "__reduce_ex__", "__getstate__")
+    same = all(getattr(cls, way, None) is getattr(object, way, None) for way in ways)
+    own = any(hasattr(cls, way) for way in ("__deepcopy__", "__setstate__", "__slots__"))
+    return same and not own and cls.__dictoffset__ != 0
+
+
+def _deep(value: Any, memo: dict[int, Any]) -> Any:
+    if type(value) in _ATOMS:
+        return value
+    if type(value) is np.ndarray and id(value) not in memo and not value.dtype.hasobject:
+        memo[id(value)] = value.copy("K")
+        return memo[id(value)]
+    return copy.deepcopy(value, memo)
 
 
 def _views(instance: Any) -> Iterator[tuple[Array, Array]]:

@@ -11,7 +11,7 @@ from gradverify.core.declare.declaration import Primal
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import APART, CLOSE, Probe, close
-from gradverify.core.diagnose.terms import SMALL, matters, relative
+from gradverify.core.diagnose.terms import SMALL, relative
 from gradverify.core.judge.facts import best_ratio
 from gradverify.core.nouns import Array, Case, Diagnosis, Fit
 
@@ -60,7 +60,7 @@ def options(evidence: Evidence) -> Diagnosis | None:
 def _right_when_equal(evidence: Evidence, name: str) -> bool:
     value = evidence.options[name]
     cases = [evidence.plain(0, {**evidence.options, name: (v,) * len(value)}) for v in dict.fromkeys(value)]
-    return all(map(evidence.holds, cases))
+    return evidence.holds(*cases)
 
 
 def _mixed_groups(evidence: Evidence, name: str) -> str | None:
@@ -68,7 +68,7 @@ def _mixed_groups(evidence: Evidence, name: str) -> str | None:
     tokens = {axis for p in evidence.layer.primals for axis in p.dims.axes if axis.kind == "sum" and name in axis.names}
     for other in dict.fromkeys(n for axis in tokens for n in axis.names if n not in evidence.layer.options):
         cases = [evidence.plain(draw, sizes={other: 1}) for draw in range(2)]
-        if all(map(evidence.holds, cases)):
+        if evidence.holds(*cases):
             return other
     return None
 
@@ -86,7 +86,7 @@ def option_for_another(evidence: Evidence) -> Diagnosis | None:
             continue
         alike = [evidence.plain(draw, {**evidence.options, one: v, two: v}) for v in shared[:2] for draw in range(2)]
         others = [evidence.plain(0, {**evidence.options, **chosen}) for chosen in apart]
-        right = all(evidence.holds(case) and matters(evidence, case) for case in alike)
+        right = evidence.holds(*alike)
         if right and all(map(evidence.fails, others)):
             text = (
                 f"the gradient of {evidence.primal} is right where {one} = {two}, and wrong where they differ: one is "
@@ -125,7 +125,7 @@ def _right_where_all_are(evidence: Evidence, value: Change) -> Iterator[tuple[Pr
     for primal in evidence.layer.primals:
         if primal.domain.kind == "real" and (primal.domain.name == "mask" or not primal.domain.discrete):
             made = [variants.but(evidence.layer, p.case, primal.name, value) for p in evidence.probes]
-            cases = [case for case in made if evidence.holds(case) and matters(evidence, case)]
+            cases = [case for case in made if evidence.holds(case)]
             if len(cases) == len(made):
                 yield primal, [case for case in cases if case is not None]
 

@@ -194,7 +194,7 @@ def met(evidence: Evidence) -> Diagnosis | None:
     names = [n for n in variants.axis_names(layer) if not n.startswith("*")]
     own = layer.primal(evidence.primal).dims.names
     for chooser, place in product([n for n in names if n not in own], [n for n in names if n in own]):
-        if not all(map(evidence.holds, _cases(evidence, {chooser: 1}, 2))):
+        if not evidence.holds(*_cases(evidence, {chooser: 1}, 2)):
             continue
         if not all(map(evidence.fails, _cases(evidence, {chooser: _CROWD, place: 1}, 2))):
             continue
