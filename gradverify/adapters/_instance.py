@@ -44,6 +44,7 @@ class Maker:
     chance: Chance
     declared: frozenset[str] = frozenset()
     prototypes: dict[Any, Original] = field(default_factory=dict)
+    sized: frozenset[str] | None = None  # names of axes that are names of arrays, too; None until one was tried
 
     def __post_init__(self) -> None:
         self._takes = [] if self.is_object else accepted_by(self.target)
@@ -91,7 +92,7 @@ class Maker:
         if self.is_object:
             arguments: tuple[list[Any], dict[str, Any]] = ([], {})
         else:
-            arguments = self._arguments(sizes, arrays, options)
+            arguments = self._built_by(sizes, arrays, options)
         given = [a for a in (*arguments[0], *arguments[1].values()) if isinstance(a, np.ndarray)]
         used = {n: a for n, a in arrays.items() if any(a is g for g in given)}
         if used:
@@ -123,6 +124,20 @@ class Maker:
             if warm is not None:
                 warm(made)
         return made
+
+    def _built_by(
+        self, sizes: Mapping[str, Any], arrays: Mapping[str, Array], options: Mapping[str, Any]
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """Arguments to build an object with; a name that is an axis and an array is the array where that will do."""
+        both = set(sizes) & set(arrays) & {*self._takes, *self.built_with()} if self.sized is None else set()
+        if both:
+            try:
+                self._made(self._arguments(sizes, arrays, options), options, None)
+                self.sized = frozenset()
+            except (TypeError, ValueError, IndexError):
+                self.sized = frozenset(both)
+        known = {n: a for n, a in arrays.items() if n not in (self.sized or ())}
+        return self._arguments(sizes, known, options)
 
     def _arguments(
         self, sizes: Mapping[str, Any], arrays: Mapping[str, Array], options: Mapping[str, Any]

@@ -23,8 +23,9 @@ def constant_along(evidence: Evidence) -> Diagnosis | None:
             cases = [variants.but(evidence.layer, p.case, name, partial(_first, axis)) for p in evidence.probes]
             several = all(np.shape(p.case.primals[name])[axis] > 1 for p in evidence.probes)
             if several and evidence.holds(*cases):
+                along = f"axis {axis}" if label.isdigit() else label
                 text = (
-                    f"the gradient of {evidence.primal} is right where {name} is the same at all places along {label}"
+                    f"the gradient of {evidence.primal} is right where {name} is the same at all places along {along}"
                     f"{evidence.given}, and wrong elsewhere: the value of one place is taken for that of another, or "
                     "what comes of their difference is wrong"
                 )
