@@ -15,11 +15,14 @@ from gradverify.core.nouns import Array, Diagnosis, Fit
 
 @add("constant_along", "INDEX")
 def constant_along(evidence: Evidence) -> Diagnosis | None:
-    """Right where a primal is the same at all places of one axis: the place whose value is taken is another."""
+    """Right where another primal is the same at all places of one axis: the place whose value is taken is another.
+
+    Not where the primal itself is: a softmax, or a variance, of what is constant has lost its own terms.
+    """
     if not evidence.about_gradient or evidence.situation.needs == "values" or not evidence.probes:
         return None
-    for name in _real(evidence):
-        for axis, label in enumerate(evidence.probes[0].labels(name)):
+    for name in (n for n in _real(evidence) if n != evidence.primal):
+        for axis, label in enumerate(evidence.layer.primal(name).dims.labels(np.ndim(evidence.case.primals[name]))):
             cases = [variants.but(evidence.layer, p.case, name, partial(_first, axis)) for p in evidence.probes]
             several = all(np.shape(p.case.primals[name])[axis] > 1 for p in evidence.probes)
             if several and evidence.holds(*cases):
