@@ -558,7 +558,7 @@ WRONG = {
         layer(shared, lambda dy, saved: {"x": saved[0] * (dy - (dy * saved[0]).sum())}, x="E", ids="E: indices 4"),
         {"x": np.array([0.5, -1.0, 2.0]), "ids": np.array([0, 1, 0])},
         "repeats",
-        "REPEAT-IDX",
+        "INDEX",
         "right where in ids all values are the same, and wrong where they differ",
         "x",
     ),

@@ -71,7 +71,8 @@ def moved(evidence: Evidence) -> Diagnosis | None:
             f"the gradient of {evidence.primal} holds the right numbers in other places{evidence.given}: entries are "
             "mixed up, as by a reshape or a transpose in another order"
         )
-        return Diagnosis("moved", "INDEX", text, Fit.SOME, {"cases": len(evidence.probes)})
+        fit = Fit.FORM if evidence.situation.needs == "options" else Fit.SOME  # which then say more
+        return Diagnosis("moved", "INDEX", text, fit, {"cases": len(evidence.probes)})
     return None
 
 

@@ -174,6 +174,13 @@ def _joined(evidence: Evidence, pairs: Sequence[Jacobians]) -> Description | Non
         )
     if surplus:
         return "INDEX", Fit.SOME, f"{d} joins places along {more} that have nothing to do with one another in forward"
+    if len(lacking) == 1 and all(_onward(j, gap) for j in pairs for label, gap in _gaps(evidence, j) if label == less):
+        return (
+            "GATE",
+            Fit.FORM,
+            f"{d} lacks what an entry at one place along {less} does to later ones: what is carried on from there "
+            "is not passed back",
+        )
     if lacking:
         return (
             "TERM",
@@ -182,6 +189,11 @@ def _joined(evidence: Evidence, pairs: Sequence[Jacobians]) -> Description | Non
             "where terms are left out, a sum runs over another axis, or a matrix is not transposed",
         )
     return None
+
+
+def _onward(j: Jacobians, gap: Array) -> bool:
+    """Whether in forward all of an entry goes to its own place or to later ones."""
+    return bool(j.gone("numerical")[gap < 0].all())
 
 
 def _labels(evidence: Evidence, pairs: Sequence[Jacobians], which: str, there: bool) -> set[str]:

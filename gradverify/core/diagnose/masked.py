@@ -79,15 +79,18 @@ def repeats(evidence: Evidence) -> Diagnosis | None:
             ("places are taken in their own order", "a value is taken elsewhere, or repeated", _ADDED_UP, _identity),
             ("all values are the same", "they differ", _MIXED, _alike),
         ):
+            mixed = change is _alike
+            if mixed and evidence.situation.needs != "nothing":
+                continue  # an option, such as an index that is left out, then tells more
             cases = [change(evidence, p.case, primal.name) for p in evidence.situation.failing]
-            if cases and evidence.holds(*cases):
+            if evidence.holds(*cases):
                 last = "; it holds the last contribution alone" if change is _distinct and _assigned(evidence) else ""
                 text = (
                     f"the gradient of {evidence.primal} is right where in {primal.name} {words}, and wrong where "
                     f"{tail}{last}{evidence.with_options}: {why}"
                 )
-                fit = Fit.EXACT if primal.domain.name == "indices" else Fit.FORM
-                return Diagnosis("repeats", "REPEAT-IDX", text, fit, {"cases": len(cases)})
+                fit = Fit.EXACT if primal.domain.name == "indices" and not mixed else Fit.FORM
+                return Diagnosis("repeats", "INDEX" if mixed else "REPEAT-IDX", text, fit, {"cases": len(cases)})
     return None
 
 

@@ -25,6 +25,8 @@ def overwritten(evidence: Evidence) -> Diagnosis | None:
         for which, place in (("last", -1), ("first", 0)):
             if not evidence.everywhere(partial(_along, evidence, places, place)):
                 continue
+            if which == "first" and name in evidence.probes[0].labels(evidence.primal):
+                return None  # its own share alone, as where what goes on from place to place is not passed back
             one = _sample(evidence, name, places, which)
             text = (
                 f"{d} is not summed over {_label(evidence, name)}: it equals the numerical one of the {one} alone"
