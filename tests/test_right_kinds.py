@@ -157,3 +157,28 @@ def test_a_copy_of_a_plain_object_keeps_what_is_one_and_shares_nothing():
     made.flat[:] = 7
     made.parts[1]["w"][:] = 7
     assert made.view.tolist() == [7, 7] and held.flat.tolist() == [0, 1, 2, 3] and held.parts[1]["w"].tolist() == [1, 1]
+
+
+def test_a_wrong_first_derivative_is_no_second_that_is_detached():
+    """Backward reads an output, through which autograd takes the wrong backward once more."""
+    torch = pytest.importorskip("torch")
+
+    class Squashed(torch.autograd.Function):
+        factor = 1.0
+
+        @staticmethod
+        def forward(ctx, x):
+            y = torch.tanh(x)
+            ctx.save_for_backward(y)
+            return y
+
+        @staticmethod
+        def backward(ctx, g):
+            (y,) = ctx.saved_tensors
+            return Squashed.factor * g * (1 - y * y)
+
+    asked = dict(x="N", properties=["gradient", "second_order"], examples=10, raises=False)
+    assert check(Squashed, **asked).ok
+    Squashed.factor = 2.0
+    findings = check(Squashed, **asked).findings
+    assert [f.property for f in findings] == ["gradient"] and findings[0].diagnoses[0].bug_class == "FACTOR"
