@@ -187,7 +187,7 @@ def _together(one: str, other: str, how: Callable[[Array, Array], Array], probe:
 @add("positive", "TERM")
 def positive(evidence: Evidence) -> Diagnosis | None:
     """Right where no primal is negative: what forward does with negative values is not what backward does."""
-    if not evidence.about_gradient or evidence.situation.needs not in ("nothing", "options"):
+    if not evidence.about_gradient or evidence.situation.needs != "nothing" or evidence.situation.some:
         return None
     cases = [changed(evidence, probe.case, np.abs) for probe in evidence.probes]
     if not evidence.holds(*cases) or region.fits(evidence) is not None:
