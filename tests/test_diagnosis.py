@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_readings_of_kinds as kinds
 from bench.diagnosis import holds
 from click.testing import CliRunner
 
@@ -366,7 +367,7 @@ WRONG = {
         ),
         arrays(x=(3,)),
         "one_output",
-        "TERM",
+        "SIGN",
         "what sine sends back to x has the wrong sign, and what square sends back is right",
         "x",
     ),
@@ -557,7 +558,7 @@ WRONG = {
         layer(shared, lambda dy, saved: {"x": saved[0] * (dy - (dy * saved[0]).sum())}, x="E", ids="E: indices 4"),
         {"x": np.array([0.5, -1.0, 2.0]), "ids": np.array([0, 1, 0])},
         "repeats",
-        "REPEAT-IDX",
+        "INDEX",
         "right where in ids all values are the same, and wrong where they differ",
         "x",
     ),
@@ -920,7 +921,7 @@ WRONG |= {
         arrays(x=(2, 3)),
         "upstream",
         "UPSTREAM",
-        "is not linear in the upstream gradient",
+        "right in the limit of a small upstream gradient",
         "x",
     ),
     "derivative forward again": Wrong(
@@ -1283,12 +1284,83 @@ WRONG |= {
         "what reads it after that gets wrong values",
         "w",
     ),
+    **{
+        name: Wrong(layer(*made(slip)[:2], **dims), arrays(**shapes), signature, bug_class, says, primal)
+        for name, made, slip, dims, shapes, signature, bug_class, says, primal in (
+            (
+                "two solves in the wrong order",
+                kinds.solved,
+                True,
+                {"A": "N N", "B": "N N", "x": "N"},
+                {"A": (3, 3), "B": (3, 3), "x": (3,)},
+                "order",
+                "INDEX",
+                "commute",
+                "x",
+            ),
+            (
+                "minus its transpose",
+                kinds.skew,
+                True,
+                {"A": "N N", "x": "N"},
+                {"A": (3, 3), "x": (3,)},
+                "own_transpose",
+                "TERM",
+                "minus its own transpose",
+                "A",
+            ),
+            (
+                "scores not transposed",
+                kinds.contrastive,
+                True,
+                {"a": "N D", "b": "N D"},
+                {"a": (3, 4), "b": (3, 4)},
+                "inside",
+                "INDEX",
+                r"d @ a where it must be d\.T @ a",
+                "b",
+            ),
+            (
+                "slope below 0",
+                kinds.leaky,
+                1.0,
+                {"x": "N", "w": "K"},
+                {"x": (3,), "w": (4,)},
+                "positive",
+                "TERM",
+                "no primal is negative",
+                "x",
+            ),
+            (
+                "the parameter of another",
+                kinds.shaped,
+                True,
+                {"a": "N: positive", "b": "N: positive"},
+                {"a": np.array([0.5, 1.5, 2.5]), "b": np.array([1.0, 0.7, 2.0])},
+                "one_for_another",
+                "INDEX",
+                "a and b are the same",
+                "b",
+            ),
+            (
+                "the step before",
+                kinds.pooled,
+                True,
+                {"z": "T H", "f": "T H: unit"},
+                {"z": (3, 2), "f": np.array([[0.2, 0.7], [0.5, 0.1], [0.9, 0.4]])},
+                "constant_along",
+                "INDEX",
+                "f is the same at all places along T",
+                "z",
+            ),
+        )
+    },
     "changed, and wrong besides": Wrong(
         layer(lambda x: (x * x, x), adds_wrong_formula, x="N D"),
         arrays(x=(2, 3)),
         "factor",
         "FACTOR",
-        r"times 1\.5",
+        "times 3/2",
         "x",
     ),
 }

@@ -5,19 +5,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gradverify.adapters._chance import forget, generators_of, moved, restore
-from gradverify.adapters._instance import Maker, accepted_by, assign, summed
+from gradverify.adapters._instance import Maker, Original, accepted_by, assign, summed
 from gradverify.adapters._normal import called, parted, required
 from gradverify.adapters._pairs import Pair, declared_pair, discover
 from gradverify.core.declare import dims
 from gradverify.core.declare.declaration import Backward, Forward
-from gradverify.core.declare.held import fetch
+from gradverify.core.declare.held import arrays_of, fetch
 from gradverify.core.evaluate import LayerFailure
+from gradverify.core.judge import backward_noise
 from gradverify.core.nouns import Array
 
 if TYPE_CHECKING:
@@ -43,6 +44,17 @@ class Ran:
     options: Mapping[str, Any]
     given: Mapping[str, Array]
     cache: Any = None
+
+    def nudged(self, rng: np.random.Generator, part: float | None = None) -> Ran:
+        """The same on a copy of the object, all of whose arrays have moved by as much as rounding moves them."""
+        try:
+            instance = Original(self.instance).copy()
+        except (TypeError, ValueError, AttributeError, RuntimeError):  # generators, locks, open files
+            return self
+        for array in arrays_of(instance).values():
+            if isinstance(array, np.ndarray) and array.flags.writeable:
+                array[...] = backward_noise.nudge(array, rng, part)
+        return replace(self, instance=instance, cache=backward_noise.moved(self.cache, rng, part))
 
 
 @dataclass

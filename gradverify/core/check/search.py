@@ -137,7 +137,7 @@ class Search:
         """Findings, one of which a law explains before the vague one that it was told behind: the weight, and not the
         input that the error reaches through it.
         """
-        for lead in [finding for finding in findings if finding.follows is None and _fit(finding) <= Fit.FORM]:
+        for lead in [finding for finding in findings if finding.follows is None and _fit(finding) < Fit.LAW]:
             group = [finding for finding in findings if finding.follows == lead.fingerprint]
             cause = max(group, key=_fit, default=lead)
             if _fit(cause) < Fit.LAW or cause.property != lead.property or not self.settings.shrink:

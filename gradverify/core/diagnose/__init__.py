@@ -37,7 +37,12 @@ DEAR = (
     "overflow",
     "constant_left_out",
     "path",
+    "positive",
     "product",
+    "order",
+    "inside",
+    "one_for_another",
+    "constant_along",
     "flipped",
     "one_use",
     "slope",
@@ -52,6 +57,7 @@ TOLD_BY_VALUES = ("flat", "tie", "singular", "tail", "mask", "repeats", "mutatio
 FICKLE = ("first_call", "race", "uninitialised")  # then one case gives now this and now that
 SOMETIMES = "; on other plain cases it is right"  # what is added to a sentence that holds of those that are wrong
 FACTS = "facts"  # the signature of what has none
+NOTHING = "no known signature fits: "  # said where every one was asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +105,18 @@ def diagnose(layer: Layer, finding: Finding, seconds: float = SECONDS) -> tuple[
                 found.append(_weighed(evidence, diagnosis))
             if time.thread_time() > deadline:
                 break
+        else:
+            found = [replace(d, text=f"{NOTHING}{d.text}") if _unknown(d) else d for d in found]
     ranked = sorted(found, key=lambda d: (-d.fit, d.name))
     if len(ranked) > 1:  # bare facts are for where nothing fits, and what fits nearly all for where nothing better does
         ranked = [d for d in ranked if d.name != FACTS and (d.fit > Fit.VAGUE or ranked[0].fit <= Fit.PART)]
     if ranked and ranked[0].name in FICKLE:  # what the other calls showed is not to be relied upon
         ranked = ranked[:1]
     return tuple(ranked[:MOST])
+
+
+def _unknown(diagnosis: Diagnosis) -> bool:
+    return diagnosis.name == FACTS and diagnosis.bug_class == "UNKNOWN"
 
 
 def _turn(name: str) -> tuple[bool, int]:

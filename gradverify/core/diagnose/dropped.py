@@ -29,6 +29,9 @@ def dropped(evidence: Evidence) -> Diagnosis | None:
         text = f"{d} is {'exactly zero' if exact else 'zero, but for rounding'}{evidence.given}, the right one is not"
         if evidence.situation.needs == "values":  # where all that is known of it is that it is wrong
             return Diagnosis("dropped", "DROPPED", text, Fit.VAGUE, cases)
+        if not exact:
+            why = "what is added up cancels, as where a factor that differs from place to place is left out"
+            return Diagnosis("dropped", "TERM", f"{text}: {why}", Fit.LAW, cases)
         return Diagnosis("dropped", "DROPPED", f"{text}: the dependency is dropped", Fit.EXACT, cases)
     if not evidence.everywhere(partial(_wrong_are_zero, evidence)):
         return None

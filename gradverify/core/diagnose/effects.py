@@ -268,10 +268,15 @@ def second_order(evidence: Evidence) -> Diagnosis | None:
     finding = evidence.finding
     if finding.property not in ("second_order", "second_special"):
         return None
-    right = not examine(evidence.layer, evidence.case, properties.get("gradient")).findings
     ratio = finding.facts.get("ratio")
     how = "zero" if not ratio else "wrong"
-    first = "the first derivative is right, " if right else ""
+    if examine(evidence.layer, evidence.case, properties.get("gradient")).findings:
+        text = (
+            f"the second along {evidence.primal} is {how}, and so is a first derivative: what is saved goes through "
+            "backward once more, so that this may follow from that"
+        )
+        return Diagnosis("second_order", "ORDER2", text, Fit.PART)
+    first = "the first derivative is right, "
     why = "a saved array is taken for a constant, or detached"
     if not finding.facts.get("finite", True):
         how, why = "not finite", "something overflows in the second backward, or is divided by zero"

@@ -26,6 +26,7 @@ from gradverify.core.properties import properties
 from gradverify.core.verify import examine
 
 DRAWS = 3  # upstream gradients for each case: a law that holds by chance under one is refuted by another
+_SOME = 1e-6  # below it, a gradient at values of order one is nothing
 _TRIED = 5  # cases on which sizes must be the same; on few, an axis of L - K + 1 places is as long as K
 ABOUT_GRADIENTS = ("gradient", "special", "complete", "modes")
 ABOUT_OTHERS = ("random", "outputs", "dtype", "tie", "differs")
@@ -139,10 +140,17 @@ class Evidence:
         """Whether the gradient of the finding's primal is wrong on a case; False where there is none."""
         return self.wrong(self.probe(case))
 
-    def holds(self, case: Case | None) -> bool:
-        """Whether there is such a case, and the gradient of the finding's primal is right on it."""
-        probe = self.probe(case)
-        return probe is not None and self._usable(probe) and not self.wrong(probe)
+    def holds(self, *cases: Case | None) -> bool:
+        """Whether there are such cases, and the gradient of the finding's primal is right on each, and not 0 on all."""
+        probes = [self.probe(case) for case in cases]
+        right = [p for p in probes if p is not None and self._usable(p) and not self.wrong(p)]
+        return len(right) == len(cases) > 0 and any(map(self._matters, right))
+
+    def _matters(self, probe: Probe) -> bool:
+        """Whether there is a gradient to be right about: 0 is right by itself."""
+        if self.finding.kind != "wrong":
+            return True
+        return float(np.abs(probe.numerical(self.primal)).max(initial=0.0)) > _SOME
 
     def _usable(self, probe: Probe) -> bool:
         if self.finding.kind != "wrong":

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import numpy as np
 
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import Probe, close
-from gradverify.core.diagnose.terms import matters
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
 _STATE = re.compile(r"\w+0(_reverse)?\Z|\w+_0\Z")
@@ -115,24 +115,49 @@ def time_axis(evidence: Evidence) -> str | None:
 
 def _not_passed(evidence: Evidence, probe: Probe, time: str, carried: set[str]) -> bool:
     """Whether an upstream gradient of the second of two places alone leaves the first ones at zero."""
-    last = tuple(map(_of_second, probe.case.cotangents or ()))
-    if not any(np.any(v) for v in last):
-        return False
-    found, first = probe.pulled(last), []
-    for name in carried & set(evidence.differentiable) & set(found):
-        names = evidence.layer.primal(name).dims.names
-        first.append(np.take(found[name], [0], names.index(time)) if time in names else found[name])
+    last = _of_place(probe, 1)
+    first = _at_first(evidence, probe.pulled(last), time, carried) if any(np.any(v) for v in last) else []
     return bool(first) and not any(np.any(part) for part in first)
 
 
-def _of_second(cotangent: Array) -> Array:
-    """Zero but for the second place of the one axis that has two; all zero where that is not told."""
-    axes = [k for k, size in enumerate(cotangent.shape) if size == 2]
-    kept = np.zeros_like(cotangent)
-    if len(axes) == 1:
-        at = (slice(None),) * axes[0] + (1,)
-        kept[at] = cotangent[at]
-    return kept
+def _flows(evidence: Evidence, probe: Probe, time: str, carried: set[str]) -> bool:
+    """Whether such an upstream gradient reaches the first places in forward: that it does so rightly says something."""
+    last = _of_place(probe, 1)
+    weights = np.concatenate([np.ravel(v) for v in last]) if last else np.zeros(0)
+    right = {n: probe.under(n, weights) for n in carried & set(evidence.differentiable)}
+    return any(np.any(part) for part in _at_first(evidence, right, time, carried))
+
+
+def _at_first(evidence: Evidence, gradients: Mapping[str, Array], time: str, carried: set[str]) -> list[Array]:
+    """Of gradients of states and inputs, what belongs to the first place along the axis of time."""
+    found = []
+    for name in carried & set(gradients):
+        names = evidence.layer.primal(name).dims.names
+        found.append(np.take(gradients[name], [0], names.index(time)) if time in names else gradients[name])
+    return found
+
+
+def _of_one_step(evidence: Evidence, probe: Probe) -> bool:
+    """Whether an upstream gradient of the first of two places alone is answered rightly, or by 0: one step counts."""
+    first = _of_place(probe, 0)
+    if not any(np.any(v) for v in first):
+        return False
+    weights = np.concatenate([np.ravel(v) for v in first])
+    a, n = probe.pulled(first).get(evidence.primal), probe.under(evidence.primal, weights)
+    return a is not None and bool(np.any(n)) and (close(a, n) or not np.any(a))
+
+
+def _of_place(probe: Probe, place: int) -> tuple[Array, ...]:
+    """Cotangents that are zero but for one place of the axis that has two; what lies along none is of the last step."""
+    found = []
+    for v in probe.case.cotangents or ():
+        axes = [k for k, size in enumerate(v.shape) if size == 2]
+        kept = np.zeros_like(v)
+        at = (slice(None),) * axes[0] + (place,) if len(axes) == 1 else ()
+        if len(axes) == 1 or (not axes and place == 1):
+            kept[at] = v[at]
+        found.append(kept)
+    return tuple(found)
 
 
 @add("steps", "GATE")
@@ -142,11 +167,12 @@ def steps(evidence: Evidence) -> Diagnosis | None:
     if time is None or not evidence.about_gradient or not evidence.probes:
         return None
     one, two = ([evidence.plain(draw, sizes={time: count}) for draw in range(2)] for count in (1, 2))
-    if not all(map(evidence.holds, one)) or not all(map(evidence.fails, two)):
+    if not evidence.holds(*one) or not all(map(evidence.fails, two)):
         return None
-    if not any(matters(evidence, case) for case in one):
-        return None  # 0 is right by itself: what multiplies a state of zeros, or weighs one place alone, tells nothing
-    probe = evidence.probe(two[0])
+    lone = {**dict.fromkeys(variants.axis_names(evidence.layer), 3), time: 2}  # so that its axis is told by its size
+    probe = evidence.probe(evidence.plain(0, sizes=variants.grouped(lone)))
+    if probe is None or not evidence.wrong(probe):
+        probe = evidence.probe(two[0])
     assert probe is not None
     wrong = evidence.others_wrong(probe)
     states = {n for n in evidence.layer.primal_names if _STATE.match(n)}
@@ -164,11 +190,12 @@ def steps(evidence: Evidence) -> Diagnosis | None:
         )
         text = f"{d}{as_well}: {why}"
         return Diagnosis("steps", "GATE", text, fit, {"wrong": wrong})
-    if carried & set(evidence.differentiable):
+    if _of_one_step(evidence, probe) and _flows(evidence, probe, time, carried):
         text = f"{d}, while all inputs and states have right gradients: what the steps contribute is not added up"
         return Diagnosis("steps", "OVERWRITE", text, fit, {"wrong": wrong})
     text = f"{d}: what is carried along {time}, or added up over it, is wrong"
-    return Diagnosis("steps", "GATE", text, fit, {"wrong": wrong})
+    added = bool(carried & set(evidence.differentiable)) and wrong == [evidence.primal]  # of many, the cause is another
+    return Diagnosis("steps", "OVERWRITE" if added else "GATE", text, fit, {"wrong": wrong})
 
 
 @add("step_mask", "RNG")
@@ -180,12 +207,12 @@ def step_mask(evidence: Evidence) -> Diagnosis | None:
         if primal.domain.name != "mask":
             continue
         full = [variants.but(evidence.layer, p.case, primal.name, np.ones_like) for p in evidence.probes]
-        if not all(map(evidence.holds, full)):
+        if not evidence.holds(*full):
             continue
         d = f"the gradient of {evidence.primal} is right where {primal.name} drops nothing, and wrong where it does"
         labels = primal.dims.labels(np.ndim(evidence.case.primals[primal.name]))
         constant = [variants.but(evidence.layer, p.case, primal.name, _first_of_all) for p in evidence.probes]
-        if all(map(evidence.holds, constant)) and np.ndim(evidence.case.primals[primal.name]) > 1:
+        if evidence.holds(*constant) and np.ndim(evidence.case.primals[primal.name]) > 1:
             text = f"{d}, unless it drops the same at every {labels[0]}: backward takes the mask of one place for all"
             return Diagnosis("step_mask", "RNG", text, Fit.LAW)
         return Diagnosis("step_mask", "RNG", f"{d}: forward and backward do not drop the same", Fit.FORM)

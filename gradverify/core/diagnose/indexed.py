@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice, permutations
 
@@ -66,13 +66,23 @@ def moved(evidence: Evidence) -> Diagnosis | None:
     if found is not None:
         text = f"the gradient of {evidence.primal} is the right one with its places along {found} in another order"
         return Diagnosis("moved", "INDEX", text, Fit.FORM, {"cases": len(evidence.probes)})
-    if evidence.everywhere(partial(_same_numbers, evidence)):
+    if evidence.everywhere(partial(_same_numbers, evidence), _many(evidence)):
         text = (
             f"the gradient of {evidence.primal} holds the right numbers in other places{evidence.given}: entries are "
             "mixed up, as by a reshape or a transpose in another order"
         )
-        return Diagnosis("moved", "INDEX", text, Fit.SOME, {"cases": len(evidence.probes)})
+        fit = Fit.FORM if evidence.situation.needs == "options" else Fit.SOME  # which then say more
+        return Diagnosis("moved", "INDEX", text, fit, {"cases": len(evidence.probes)})
     return None
+
+
+def _many(evidence: Evidence) -> Sequence[Probe]:
+    """Cases on which it fails, of longer axes where a gradient has too few numbers to tell."""
+    axes = [n for axis in evidence.layer.primal(evidence.primal).dims.axes for n in axis.names]
+    if len(axes) > 1 or evidence.situation.needs == "sizes":
+        return evidence.probes
+    made = (evidence.probe(evidence.plain(draw, sizes=dict.fromkeys(axes, _SEVERAL + 1 + draw))) for draw in range(2))
+    return [p for p in made if p is not None and evidence.wrong(p) and evidence.primal in p.analytic] or evidence.probes
 
 
 def _same_numbers(evidence: Evidence, probe: Probe) -> bool:
@@ -215,7 +225,7 @@ def equal_sizes(evidence: Evidence) -> Diagnosis | None:
     if names is None:
         return None
     apart = [evidence.plain(draw, evidence.case.options) for draw in range(2)]
-    other = "right" if all(map(evidence.holds, apart)) else "not to be had"
+    other = "right" if evidence.holds(*apart) else "not to be had"
     d = f"the gradient of {evidence.primal} is wrong{evidence.given}, and {other} where they differ"
     if evidence.everywhere(partial(_one_number, evidence)):
         text = f"{d}: it is one number everywhere, as when two arrays of one axis are multiplied into a number"

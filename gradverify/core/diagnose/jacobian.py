@@ -92,7 +92,8 @@ def jacobian(evidence: Evidence) -> Diagnosis | None:
     pairs = jacobians(evidence)
     if not pairs or all(close(j.analytic, j.numerical) for j in pairs):  # what is wrong is finer than this can see
         return None
-    description = _transposed(evidence, pairs) or _reordered(evidence, pairs) or _joined(evidence, pairs)
+    description = _transposed(evidence, pairs) or _reordered(evidence, pairs) or _backwards(evidence, pairs)
+    description = description or _joined(evidence, pairs)
     description = description or _lost(evidence, pairs) or _weights(evidence, pairs)
     if description is None:
         return None
@@ -138,6 +139,26 @@ def _same_rows(a: Array, n: Array) -> bool:
     return len(a) > 1 and not close(a, n)
 
 
+def _backwards(evidence: Evidence, pairs: Sequence[Jacobians]) -> Description | None:
+    """Along an axis each place takes from outputs on one side of it, and the right ones lie on the other."""
+    for name in evidence.probes[0].labels(evidence.primal):
+        for side, right, ours in ((1, "behind", "before"), (-1, "before", "behind")):
+            gaps = [(j, side * gap) for j in pairs for label, gap in _gaps(evidence, j) if label == name]
+            if gaps and all(_other_side(j, gap) for j, gap in gaps):
+                text = (
+                    f"the gradient of {evidence.primal} at a place along {name} takes from outputs {ours} it, the "
+                    f"right one from outputs {right} it: a sum or a loop runs the wrong way"
+                )
+                return "INDEX", Fit.PLACES, text
+    return None
+
+
+def _other_side(j: Jacobians, gap: Array) -> bool:
+    """Whether no output below the entry counts for the right matrix, and none above it for that of backward."""
+    right = (j.there("numerical") & (gap > 0)).any() and j.gone("numerical")[gap < 0].all()
+    return bool(right and (j.there("analytic") & (gap < 0)).any() and j.gone("analytic")[gap > 0].all())
+
+
 def _joined(evidence: Evidence, pairs: Sequence[Jacobians]) -> Description | None:
     """Axes along which backward joins different places and forward does not, or the other way round."""
     ours, theirs = (_labels(evidence, pairs, which, there=True) for which in ("analytic", "numerical"))
@@ -153,28 +174,41 @@ def _joined(evidence: Evidence, pairs: Sequence[Jacobians]) -> Description | Non
         )
     if surplus:
         return "INDEX", Fit.SOME, f"{d} joins places along {more} that have nothing to do with one another in forward"
+    if len(lacking) == 1 and all(_onward(j, gap) for j in pairs for label, gap in _gaps(evidence, j) if label == less):
+        return (
+            "GATE",
+            Fit.FORM,
+            f"{d} lacks what an entry at one place along {less} does to later ones: what is carried on from there "
+            "is not passed back",
+        )
     if lacking:
         return (
             "TERM",
             Fit.FORM,
             f"{d} lacks what an entry does to other places along {less}: each place gets its own share alone, as "
-            "where terms are left out, or a matrix is not transposed",
+            "where terms are left out, a sum runs over another axis, or a matrix is not transposed",
         )
     return None
+
+
+def _onward(j: Jacobians, gap: Array) -> bool:
+    """Whether in forward all of an entry goes to its own place or to later ones."""
+    return bool(j.gone("numerical")[gap < 0].all())
 
 
 def _labels(evidence: Evidence, pairs: Sequence[Jacobians], which: str, there: bool) -> set[str]:
     """Axes shared with an output along which different places are joined on some case, or on none (`there` False)."""
     found: dict[str, bool] = {}
     for j in pairs:
-        for label, apart in _off_diagonal(evidence, j):
+        for label, gap in _gaps(evidence, j):
+            apart = gap != 0
             joined = (j.there(which) & apart).any() if there else not (j.gone(which) | ~apart).all()
             found[label] = found.get(label, False) or bool(joined)
     return {label for label, joined in found.items() if joined == there}
 
 
-def _off_diagonal(evidence: Evidence, j: Jacobians) -> Iterator[tuple[str, Array]]:
-    """Each axis that an output shares with the primal, and a mask of the elements between different places of it."""
+def _gaps(evidence: Evidence, j: Jacobians) -> Iterator[tuple[str, Array]]:
+    """Each axis that an output shares with the primal, and how many places of it the output lies behind the entry."""
     shape, own = j.probe.shape(evidence.primal), j.probe.labels(evidence.primal)
     entries = np.indices(shape).reshape(len(shape), j.numerical.shape[1])
     for k, (y, span) in enumerate(zip(j.probe.outputs, j.probe.spans)):
@@ -182,9 +216,9 @@ def _off_diagonal(evidence: Evidence, j: Jacobians) -> Iterator[tuple[str, Array
         labels = evidence.labels_of(k, y.ndim)
         for axis, label in enumerate(labels):
             if own.count(label) == 1 == labels.count(label):
-                mask = np.zeros(j.numerical.shape, bool)
-                mask[span] = places[axis][:, None] != entries[own.index(label)]
-                yield label, mask
+                gap = np.zeros(j.numerical.shape, int)
+                gap[span] = places[axis][:, None] - entries[own.index(label)]
+                yield label, gap
 
 
 _LOST = "the others are right, so these are overwritten, or a slice, a mask or an index leaves them out"
@@ -199,6 +233,11 @@ def _lost(evidence: Evidence, pairs: Sequence[Jacobians]) -> Description | None:
         if not all(z.any() and (z == j.apart).all() and (z < j.there(other)).any() for z, j in zip(zero, pairs)):
             continue
         if mine == "analytic":
+            for name in evidence.probes[0].labels(evidence.primal):
+                gaps = [(z, j, gap) for z, j in zip(zero, pairs) for label, gap in _gaps(evidence, j) if label == name]
+                if gaps and all((z == (j.there(other) & (gap == 0))).all() for z, j, gap in gaps):
+                    why = "the others are right, so that an index or a range begins or ends one off"
+                    return "INDEX", Fit.FORM, f"{d} lacks what comes from outputs at its own place along {name}; {why}"
             return "OVERWRITE", Fit.PART, f"{d} lacks some of the terms that the outputs contribute to it; {_LOST}"
         return "INDEX", Fit.VAGUE, f"{d} has terms from outputs in which some entries have no part; {_SURPLUS}"
     return None

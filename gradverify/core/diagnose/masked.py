@@ -13,7 +13,6 @@ from gradverify.core.diagnose.gates import drops
 from gradverify.core.diagnose.mirrored import where_symmetric
 from gradverify.core.diagnose.overwritten import by_entry
 from gradverify.core.diagnose.probe import Probe, close
-from gradverify.core.diagnose.terms import matters
 from gradverify.core.nouns import Array, Case, Diagnosis, Fit, Stream
 
 
@@ -27,17 +26,17 @@ def mask(evidence: Evidence) -> Diagnosis | None:
             continue
         cases = [p.case for p in evidence.situation.failing]
         kept = [variants.but(evidence.layer, c, primal.name, np.ones_like) for c in cases]
-        if not all(map(evidence.holds, kept)) or primal.name in where_symmetric(evidence):
+        if not evidence.holds(*kept) or primal.name in dict(where_symmetric(evidence)):
             continue  # all ones are their own transpose, too
         if evidence.probes and not evidence.everywhere(partial(_hides, evidence, primal.name)):
             continue  # what is called a mask is a label, or tells two branches apart
         one = [variants.but(evidence.layer, c, primal.name, _one_kept) for c in cases]
-        rows = all(map(evidence.holds, one))
+        rows = evidence.holds(*one)
         d = f"the gradient of {evidence.primal} is right where {primal.name} is 1 everywhere"
         text = (
             f"{d}, or at least at one place of each row, and wrong where a row is 0"
             if rows
-            else f"{d}, and wrong where it does not"
+            else f"{d}, and wrong where it is not"
         )
         return Diagnosis(
             "mask",
@@ -80,16 +79,18 @@ def repeats(evidence: Evidence) -> Diagnosis | None:
             ("places are taken in their own order", "a value is taken elsewhere, or repeated", _ADDED_UP, _identity),
             ("all values are the same", "they differ", _MIXED, _alike),
         ):
+            mixed = change is _alike
+            if mixed and evidence.situation.needs != "nothing":
+                continue  # an option, such as an index that is left out, then tells more
             cases = [change(evidence, p.case, primal.name) for p in evidence.situation.failing]
-            told = change is not _alike or any(matters(evidence, case) for case in cases)  # zero is right by itself
-            if cases and all(map(evidence.holds, cases)) and told:
+            if evidence.holds(*cases):
                 last = "; it holds the last contribution alone" if change is _distinct and _assigned(evidence) else ""
                 text = (
                     f"the gradient of {evidence.primal} is right where in {primal.name} {words}, and wrong where "
                     f"{tail}{last}{evidence.with_options}: {why}"
                 )
-                fit = Fit.EXACT if primal.domain.name == "indices" else Fit.FORM
-                return Diagnosis("repeats", "REPEAT-IDX", text, fit, {"cases": len(cases)})
+                fit = Fit.EXACT if primal.domain.name == "indices" and not mixed else Fit.FORM
+                return Diagnosis("repeats", "INDEX" if mixed else "REPEAT-IDX", text, fit, {"cases": len(cases)})
     return None
 
 
@@ -136,8 +137,9 @@ def _distinct(evidence: Evidence, case: Case, name: str) -> Case | None:
     free = variants.axis_names(layer)
     count = sizes[counted] if isinstance(sizes.get(counted), int) else int(counted) if str(counted).isdigit() else 0
     own = [n for n in layer.primal(name).dims.labels(array.ndim) if n in free]
-    if array.size > count > 1 and counted not in free and len(own) == 1:  # a fixed number of values: fewer places then
-        made = evidence.plain(0, case.options, {own[0]: count})
+    if array.size > count > 1 and counted not in free and own:  # a fixed number of values: fewer places then
+        few = max(1, count // 2 ** (len(own) - 1))
+        made = evidence.plain(0, case.options, {**dict.fromkeys(own, 2), own[-1]: few})
         case, array = (case, array) if made is None else (made, np.asarray(made.primals[name]))
     if array.size > count and counted in free:
         fixed = {n: v for n, v in sizes.items() if n in free}
@@ -146,7 +148,8 @@ def _distinct(evidence: Evidence, case: Case, name: str) -> Case | None:
             return None
         case, count = made, array.size
         twice = np.arange(array.size).reshape(array.shape) // 2
-        if not evidence.fails(variants.but(layer, case, name, partial(_spread, twice))):
+        again = (variants.but(layer, case, name, partial(_spread, index)) for index in (twice, 0 * twice))
+        if not any(map(evidence.fails, again)):
             return None  # then it is the size and not the repetition
     if array.size > count:
         return None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import combinations
 
 import numpy as np
 
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
-from gradverify.core.diagnose.terms import matters
+from gradverify.core.diagnose.probe import Probe, close
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
 _AXES = 4  # of a primal that may be flipped, as of the kernel of a convolution
@@ -21,24 +22,82 @@ def symmetric(evidence: Evidence) -> Diagnosis | None:
     """Right where a square primal is its own transpose, and wrong elsewhere."""
     if not evidence.about_gradient or evidence.situation.needs == "values":
         return None
-    name = next(where_symmetric(evidence), None)
-    if name is None:
+    name, how = next(where_symmetric(evidence), ("", ""))
+    if not name:
         return None
     text = (
-        f"the gradient of {evidence.primal} is right where {name} is symmetric{evidence.given}, and wrong elsewhere: "
+        f"the gradient of {evidence.primal} is right where {name} is {how}{evidence.given}, and wrong elsewhere: "
         f"{name}, or what is made of it, stands somewhere in backward where its transpose belongs"
     )
     return Diagnosis("symmetric", "INDEX", text, Fit.PLACES, {"cases": len(evidence.situation.failing)})
 
 
-def where_symmetric(evidence: Evidence) -> Iterator[str]:
-    """Square primals that, made symmetric, make the gradient right, without making it nothing."""
+@add("order", "INDEX")
+def order(evidence: Evidence) -> Diagnosis | None:
+    """Right where two square primals commute, being equal or diagonal, and wrong where both are only symmetric."""
+    if not evidence.about_gradient or evidence.situation.needs == "values" or not evidence.probes:
+        return None
+    changed = partial(variants.with_arrays, evidence.layer)
+    for one, two in combinations(_square(evidence), 2):
+        equal = [changed(p.case, {two: p.case.primals[one]}) for p in evidence.probes]
+        diagonal, even = (
+            [changed(p.case, {n: change(p.case.primals[n]) for n in (one, two)}) for p in evidence.probes]
+            for change in (_diagonal, _even)
+        )
+        if evidence.holds(*equal, *diagonal) and all(map(evidence.fails, even)):
+            text = (
+                f"the gradient of {evidence.primal} is right where {one} and {two} commute (both the same, or both "
+                f"diagonal){evidence.given}, and wrong elsewhere: backward takes them, or what is made of them, in the "
+                "wrong order"
+            )
+            return Diagnosis("order", "INDEX", text, Fit.PLACES, {"cases": len(evidence.probes)})
+    return None
+
+
+@add("own_transpose", "TERM")
+def own_transpose(evidence: Evidence) -> Diagnosis | None:
+    """The right gradient is this one plus, or minus, its own transpose: forward takes the primal in two places."""
+    if not evidence.about_gradient or evidence.primal not in _square(evidence, also_discrete=True):
+        return None
+    for sign, share, words in (
+        (1, 1.0, "plus its own transpose"),
+        (-1, 1.0, "minus its own transpose"),
+        (1, 0.5, "and its own transpose, half of each"),
+        (-1, 0.5, "minus its own transpose, half of each"),
+    ):
+        if evidence.everywhere(partial(_is_folded, evidence, sign, share)):
+            text = (
+                f"the right gradient of {evidence.primal} is this one {words}{evidence.given}: {evidence.primal} goes "
+                "into forward as it is and transposed, and one of the two is left out"
+            )
+            return Diagnosis("own_transpose", "TERM", text, Fit.LAW, {"cases": len(evidence.probes)})
+    return None
+
+
+def _is_folded(evidence: Evidence, sign: int, share: float, probe: Probe) -> bool:
+    a, n = evidence.pair(probe)
+    return not close(a, n) and close(n, share * (a + sign * np.swapaxes(a, -1, -2)))
+
+
+def _square(evidence: Evidence, also_discrete: bool = False) -> list[str]:
+    """Real primals whose last two axes are one and the same."""
+    found = []
     for primal in evidence.layer.primals:
         axes = [axis.text for axis in primal.dims.axes[-2:]]
         if primal.domain.kind == "real" and len(axes) == 2 and axes[0] == axes[1]:
-            ways: Sequence[Change] = (_least, _most) if primal.domain.discrete else (_even,)
-            if _right(evidence, primal.name, ways):
-                yield primal.name
+            found += [primal.name] if also_discrete or not primal.domain.discrete else []
+    return found
+
+
+def where_symmetric(evidence: Evidence) -> Iterator[tuple[str, str]]:
+    """Square primals that, made symmetric, make the gradient right, and what they are then in words."""
+    for name in _square(evidence, also_discrete=True):
+        domain = evidence.layer.primal(name).domain
+        ways: Sequence[Change] = (_least, _most) if domain.discrete else (_even,)
+        if _right(evidence, name, ways):
+            yield name, "symmetric"
+        elif domain.name in ("mask", "bool") and _right(evidence, name, (_others,)):
+            yield name, "symmetric, with as many in each row"
 
 
 def _least(a: Array) -> Array:
@@ -47,6 +106,15 @@ def _least(a: Array) -> Array:
 
 def _most(a: Array) -> Array:
     return np.maximum(a, np.swapaxes(a, -1, -2))
+
+
+def _others(a: Array) -> Array:
+    """All but the diagonal: its own transpose, whatever its rows or its columns are divided by."""
+    return np.broadcast_to(1 - np.eye(a.shape[-1]), a.shape)
+
+
+def _diagonal(a: Array) -> Array:
+    return np.asarray(a * np.eye(a.shape[-1]))
 
 
 def _even(a: Array) -> Array:
@@ -82,4 +150,4 @@ def _right(evidence: Evidence, name: str, ways: Sequence[Change]) -> bool:
     """Whether every case that fails is right, and not nothing, once a primal is changed in any of some ways."""
     failing = evidence.situation.failing
     made = (variants.but(evidence.layer, probe.case, name, way) for probe in failing for way in ways)
-    return bool(failing) and all(evidence.holds(case) and matters(evidence, case) for case in made)
+    return bool(failing) and evidence.holds(*made)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -12,9 +12,21 @@ from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.gates import time_axis
 from gradverify.core.diagnose.probe import Probe
 from gradverify.core.diagnose.slope import tends
+from gradverify.core.diagnose.terms import span
 from gradverify.core.nouns import Array, Case, Diagnosis, Fit
 
 _FEW = 10  # length of the shared axis, more than there are rows
+# What may be multiplied in place of the primal itself, as it came through an activation.
+_FUNCTIONS: dict[str, Callable[[Array], Array]] = {
+    "tanh({})": np.tanh,
+    "sigmoid({})": lambda x: 1 / (1 + np.exp(-x)),
+    "silu({})": lambda x: x / (1 + np.exp(-x)),
+    "relu({})": lambda x: np.maximum(x, 0),
+    "exp({})": np.exp,
+    "sin({})": np.sin,
+    "|{}|": np.abs,
+    "{}^2": np.square,
+}
 _WIDTHS = (2, 3, 3)  # of all others: at 2, all but the first is the last
 
 
@@ -30,10 +42,15 @@ def one_use(evidence: Evidence) -> Diagnosis | None:
         if any(p.wrong(name).any() for p in probes):
             continue  # then it is not this parameter alone
         if len(probes) == len(_WIDTHS) and evidence.everywhere(partial(_in_span, evidence, name, axis, take), probes):
-            if tends(evidence) is not None:
-                return None  # a slope that is missing leaves the gradient in that span as well
+            if tends(evidence) is not None or span.fits(evidence) is not None:
+                return None  # a slope that is missing leaves the gradient in that span as well, and so does a term
+            d = f"the gradient of {evidence.primal} lies in the span of {words}"
+            for said, function in _FUNCTIONS.items():
+                if take is None and evidence.everywhere(partial(_lies, evidence, name, axis, function), probes):
+                    text = f"{d}, and the right one in that of {said.format(name)}: the one is taken for the other"
+                    return Diagnosis("one_use", "TERM", text, Fit.PLACES, {"cases": len(probes)})
             text = (
-                f"the gradient of {evidence.primal} lies in the span of {words}, the right one does not: what else "
+                f"{d}, the right one does not: what else "
                 f"{evidence.primal} is multiplied with, in another use or after a factor, is not counted"
             )
             token = evidence.layer.primal(name).dims.axes[take[0]].text if take is not None else None
@@ -80,10 +97,21 @@ def _in_span(evidence: Evidence, name: str, shared: str, take: tuple[int, int] |
             return False
         x = np.take(x, [take[1]], take[0])
     basis = np.moveaxis(x, position, 0).reshape(x.shape[position], -1)
-    own = [axis.text for axis in evidence.layer.primal(evidence.primal).dims.axes].index(shared)
+    own = _axis(evidence, shared)
     if basis.shape[1] >= basis.shape[0]:
         return False
     return _residual(basis, a, own) < 1e-7 and _residual(basis, n, own) > 1e-3
+
+
+def _lies(evidence: Evidence, name: str, shared: str, function: Callable[[Array], Array], probe: Probe) -> bool:
+    """Whether the right gradient lies in the span of a function of what another primal holds."""
+    axis = [axis.text for axis in evidence.layer.primal(name).dims.axes].index(shared)
+    x = np.moveaxis(function(np.asarray(probe.case.primals[name], float)), axis, 0)
+    return _residual(x.reshape(len(x), -1), evidence.pair(probe)[1], _axis(evidence, shared)) < 1e-6
+
+
+def _axis(evidence: Evidence, shared: str) -> int:
+    return [axis.text for axis in evidence.layer.primal(evidence.primal).dims.axes].index(shared)
 
 
 def _residual(basis: Array, gradient: Array, axis: int) -> float:

@@ -12,6 +12,8 @@ from gradverify.core.diagnose.probe import CLOSE, Probe, close
 from gradverify.core.judge.facts import best_ratio
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
+_NEGATED = "has the wrong sign"
+
 
 @dataclass(frozen=True, slots=True)
 class Share:
@@ -54,14 +56,15 @@ def one_output(evidence: Evidence) -> Diagnosis | None:
     rest = " and ".join(names[k] for k in range(len(names)) if k not in told)
     d = f"what {said} sends back to {evidence.primal}"
     text = f"{d} {_words(factors)}{evidence.given}, and what {rest} sends back is right"
-    return Diagnosis("one_output", "TERM", text, Fit.SOME if None in factors else Fit.LAW, facts)
+    bug_class = "SIGN" if _words(factors) == _NEGATED else "TERM"
+    return Diagnosis("one_output", bug_class, text, Fit.SOME if None in factors else Fit.LAW, facts)
 
 
 def _words(factors: list[float | None]) -> str:
     known = [f for f in factors if f is not None]
     if len(known) < len(factors) or np.ptp(known) > CLOSE * abs(known[0]):
         return "is wrong"
-    return "has the wrong sign" if abs(known[0] + 1) < CLOSE else f"is {known[0]:.6g} times the right one"
+    return _NEGATED if abs(known[0] + 1) < CLOSE else f"is {known[0]:.6g} times the right one"
 
 
 def _shares(evidence: Evidence, probe: Probe) -> list[Share]:

@@ -10,8 +10,9 @@ import numpy as np
 from gradverify.core.declare.declaration import Primal
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.indexed import Move, moves
 from gradverify.core.diagnose.probe import APART, CLOSE, Probe, close
-from gradverify.core.diagnose.terms import SMALL, matters, relative
+from gradverify.core.diagnose.terms import SMALL, relative
 from gradverify.core.judge.facts import best_ratio
 from gradverify.core.nouns import Array, Case, Diagnosis, Fit
 
@@ -60,7 +61,7 @@ def options(evidence: Evidence) -> Diagnosis | None:
 def _right_when_equal(evidence: Evidence, name: str) -> bool:
     value = evidence.options[name]
     cases = [evidence.plain(0, {**evidence.options, name: (v,) * len(value)}) for v in dict.fromkeys(value)]
-    return all(map(evidence.holds, cases))
+    return evidence.holds(*cases)
 
 
 def _mixed_groups(evidence: Evidence, name: str) -> str | None:
@@ -68,7 +69,7 @@ def _mixed_groups(evidence: Evidence, name: str) -> str | None:
     tokens = {axis for p in evidence.layer.primals for axis in p.dims.axes if axis.kind == "sum" and name in axis.names}
     for other in dict.fromkeys(n for axis in tokens for n in axis.names if n not in evidence.layer.options):
         cases = [evidence.plain(draw, sizes={other: 1}) for draw in range(2)]
-        if all(map(evidence.holds, cases)):
+        if evidence.holds(*cases):
             return other
     return None
 
@@ -86,7 +87,7 @@ def option_for_another(evidence: Evidence) -> Diagnosis | None:
             continue
         alike = [evidence.plain(draw, {**evidence.options, one: v, two: v}) for v in shared[:2] for draw in range(2)]
         others = [evidence.plain(0, {**evidence.options, **chosen}) for chosen in apart]
-        right = all(evidence.holds(case) and matters(evidence, case) for case in alike)
+        right = evidence.holds(*alike)
         if right and all(map(evidence.fails, others)):
             text = (
                 f"the gradient of {evidence.primal} is right where {one} = {two}, and wrong where they differ: one is "
@@ -125,7 +126,7 @@ def _right_where_all_are(evidence: Evidence, value: Change) -> Iterator[tuple[Pr
     for primal in evidence.layer.primals:
         if primal.domain.kind == "real" and (primal.domain.name == "mask" or not primal.domain.discrete):
             made = [variants.but(evidence.layer, p.case, primal.name, value) for p in evidence.probes]
-            cases = [case for case in made if evidence.holds(case) and matters(evidence, case)]
+            cases = [case for case in made if evidence.holds(case)]
             if len(cases) == len(made):
                 yield primal, [case for case in cases if case is not None]
 
@@ -137,10 +138,8 @@ def path(evidence: Evidence) -> Diagnosis | None:
         return None
     if not any(relative(evidence, probe) > SMALL for probe in evidence.probes):
         return None
-    others = (
-        (p.name, cases) for p, cases in _right_where_all_are(evidence, np.zeros_like) if p.name != evidence.primal
-    )
-    found = {name: _share(evidence, cases) for name, cases in others}
+    names = (p.name for p, _ in _right_where_all_are(evidence, np.zeros_like) if p.name != evidence.primal)
+    found = {name: _share(evidence, name) for name in names}
     if not found:
         return None
     whole = {n: n if np.ndim(evidence.case.primals[n]) == 0 else f"all of {n}" for n in found}
@@ -153,6 +152,13 @@ def path(evidence: Evidence) -> Diagnosis | None:
         return Diagnosis(
             "path", "SIGN" if negated else "FACTOR" if abs(share) > _NONE else "TERM", text, Fit.SOME, facts
         )
+    for name in found:
+        for words, move in moves(evidence.probes[0].labels(evidence.primal), evidence.probes[0].shape(evidence.primal)):
+            if all(_moved(evidence, probe, name, move) for probe in evidence.probes):
+                text = (
+                    f"{d} {whole[name]} is 0{evidence.given}, and what comes in with {name} is the right part {words}"
+                )
+                return Diagnosis("path", "INDEX", text, Fit.SOME, facts)
     text = (
         f"{d} {' or '.join(whole.values())} is 0{evidence.given}, and wrong otherwise: the error is in what "
         f"{' and '.join(found)} {'have' if len(found) > 1 else 'has'} a part in"
@@ -160,16 +166,35 @@ def path(evidence: Evidence) -> Diagnosis | None:
     return Diagnosis("path", "TERM", text, Fit.PART, facts)
 
 
-def _share(evidence: Evidence, zeros: list[Case]) -> float | None:
+def _beyond(evidence: Evidence, probe: Probe, name: str) -> tuple[Array, Array] | None:
+    """What both gradients have more than the right one where a primal is 0."""
+    zero = variants.but(evidence.layer, probe.case, name, np.zeros_like)
+    other, (a, n) = evidence.probe(zero), evidence.pair(probe)
+    if other is None or other.shape(evidence.primal) != n.shape:
+        return None
+    without = other.numerical(evidence.primal)
+    return a - without, n - without
+
+
+def _moved(evidence: Evidence, probe: Probe, name: str, move: Move) -> bool:
+    found = _beyond(evidence, probe, name)
+    return found is not None and close(found[0], move(found[1])) and not close(*found)
+
+
+def _share(evidence: Evidence, name: str) -> float | None:
     """What is multiplied to all that the gradient has more than where a primal is 0; None if it is no number."""
     found = []
-    for probe, zero in zip(evidence.probes, zeros):
-        other, (a, n) = evidence.probe(zero.but(cotangents=probe.case.cotangents)), evidence.pair(probe)
-        if other is None or other.shape(evidence.primal) != n.shape:
+    for probe in evidence.probes:
+        beyond, n = _beyond(evidence, probe, name), probe.numerical(evidence.primal)
+        if beyond is None:
             return None
-        more, right = a - other.numerical(evidence.primal), n - other.numerical(evidence.primal)
+        more, right = beyond
         ratio, _ = best_ratio(more.ravel(), right.ravel())
-        if np.count_nonzero(right) < 2 or not np.isfinite(ratio) or not close(a, n - right + ratio * right):
+        if (
+            np.count_nonzero(right) < 2
+            or not np.isfinite(ratio)
+            or not close(n - right + more, n - right + ratio * right)
+        ):
             return None
         found.append(ratio)
     same = len(found) > 1 and max(found) - min(found) < CLOSE

@@ -25,6 +25,8 @@ def overwritten(evidence: Evidence) -> Diagnosis | None:
         for which, place in (("last", -1), ("first", 0)):
             if not evidence.everywhere(partial(_along, evidence, places, place)):
                 continue
+            if which == "first" and name in evidence.probes[0].labels(evidence.primal):
+                return None  # its own share alone, as where what goes on from place to place is not passed back
             one = _sample(evidence, name, places, which)
             text = (
                 f"{d} is not summed over {_label(evidence, name)}: it equals the numerical one of the {one} alone"
@@ -194,7 +196,7 @@ def met(evidence: Evidence) -> Diagnosis | None:
     names = [n for n in variants.axis_names(layer) if not n.startswith("*")]
     own = layer.primal(evidence.primal).dims.names
     for chooser, place in product([n for n in names if n not in own], [n for n in names if n in own]):
-        if not all(map(evidence.holds, _cases(evidence, {chooser: 1}, 2))):
+        if not evidence.holds(*_cases(evidence, {chooser: 1}, 2)):
             continue
         if not all(map(evidence.fails, _cases(evidence, {chooser: _CROWD, place: 1}, 2))):
             continue

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 
-from gradverify.core.diagnose import add
+from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import Probe, close
-from gradverify.core.nouns import Diagnosis, Fit
+from gradverify.core.nouns import Case, Diagnosis, Fit
 
 
 @add("product", "TERM")
@@ -45,11 +46,63 @@ def untransposed(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-def _pairs(evidence: Evidence) -> Iterator[tuple[str, str, bool]]:
-    """Primals that may be multiplied, the finding's own among them, in the author's order; whether with W.T."""
+@add("inside", "INDEX")
+def inside(evidence: Evidence) -> Diagnosis | None:
+    """Of a product x @ W, one gradient takes d.T where d belongs, d being that of the product: the other tells it."""
+    if not evidence.about_gradient or evidence.situation.needs == "values":
+        return None
+    for x, W, turned in _pairs(evidence, deep=True):
+        own, other = (W, x) if evidence.primal == W else (x, W)
+        probes = [p for p in (evidence.probe(c) for c in _long_within(evidence, x, W, turned)) if p is not None]
+        if not evidence.everywhere(partial(_takes_transposed, x, W, turned, own), probes):
+            continue
+        said = f"{x} @ {W}.T" if turned else f"{x} @ {W}"
+        d, right = ("d", "d.T") if turned and own == W else ("d.T", "d")
+        left, behind = (f"{other}.T @ ", "") if own == W and not turned else ("", f" @ {other}{'' if turned else '.T'}")
+        text = (
+            f"the gradient of {evidence.primal} is {left}{d}{behind} where it must be {left}{right}{behind}, with d "
+            f"the gradient of {said}{evidence.given}: a transpose is {'missing' if d == 'd' else 'too much'}"
+        )
+        return Diagnosis("inside", "INDEX", text, Fit.LAW, {"cases": len(probes)})
+    return None
+
+
+def _long_within(evidence: Evidence, x: str, W: str, turned: bool) -> Iterator[Case | None]:
+    """Cases where the axis that is summed over is long, so that its gradients tell d, and all others are equal."""
+    axes = evidence.layer.primal(x).dims.axes
+    free = variants.axis_names(evidence.layer)
+    names = {n for name in (x, W) for axis in evidence.layer.primal(name).dims.axes[-2:] for n in axis.names}
+    for draw in range(2):
+        sizes: dict[str, Any] = {n: 2 + draw for n in names if n in free}
+        yield evidence.plain(draw, sizes=variants.grouped({**sizes, axes[-1].text: 5 + draw}))
+
+
+def _takes_transposed(x: str, W: str, turned: bool, own: str, probe: Probe) -> bool:
+    left, right = (np.asarray(probe.case.primals[name], float) for name in (x, W))
+    dx, dW, a = probe.numerical(x), probe.numerical(W), probe.analytic[own]
+    real = (left.shape, right.shape) == (dx.shape, dW.shape)
+    if not real or left.ndim != right.ndim or left.shape[:-2] != right.shape[:-2]:
+        return False
+    if turned:
+        right, dW = (np.swapaxes(g, -1, -2) for g in (right, dW))
+    over, back = np.swapaxes(left, -1, -2), np.swapaxes(right, -1, -2)
+    d = dx @ np.linalg.pinv(back) if own == W else np.linalg.pinv(over) @ dW
+    e = np.swapaxes(d, -1, -2)
+    if d.shape != e.shape or close(d, e) or not (close(d @ back, dx) and close(over @ d, dW)):
+        return False
+    wrong = over @ e if own == W else e @ back
+    return close(a, np.swapaxes(wrong, -1, -2) if turned and own == W else wrong)
+
+
+def _pairs(evidence: Evidence, deep: bool = False) -> Iterator[tuple[str, str, bool]]:
+    """Primals that may be multiplied, the finding's own among them, in the author's order; whether with W.T.
+
+    `deep` are products of stacks of matrices as well, and of no single row.
+    """
     for x, W in permutations(evidence.layer.differentiable, 2):
-        if evidence.primal in (x.name, W.name) and x.dims.axes and len(W.dims.axes) == 2:
-            for turned, axis in enumerate(W.dims.axes):
+        fits = min(len(x.dims.axes), len(W.dims.axes)) > 1 if deep else x.dims.axes and len(W.dims.axes) == 2
+        if evidence.primal in (x.name, W.name) and fits:
+            for turned, axis in enumerate(W.dims.axes[-2:]):
                 if axis.text == x.dims.axes[-1].text:
                     yield x.name, W.name, bool(turned)
 

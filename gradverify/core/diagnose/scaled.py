@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fractions import Fraction
 from itertools import combinations, permutations
 from math import prod
 from typing import Any
@@ -19,6 +20,7 @@ from gradverify.core.nouns import Array, Diagnosis, Fit
 _NUMBERS = (2.0, 0.5, 3.0, 1 / 3, 4.0, 0.25, 10.0, 0.1, 2**0.5, 0.5**0.5, np.pi, 1 / np.pi, 2 * np.pi, 0.5 / np.pi)
 
 _OTHERS = 6  # plain cases, of other sizes and values, that a factor is tried on before it is offered
+_SMALL = 12  # the largest denominator that is told: of so few numbers, few are hit by chance
 _OFFSETS = (-1, 1, -2, 2, -3, 3)  # of a size: what is counted between n places, or at them and beside them
 
 
@@ -109,9 +111,15 @@ def factor(evidence: Evidence) -> Diagnosis | None:
     same = high - low <= CLOSE * abs(high)
     if not same and not _informative(evidence):
         return None  # one number for each case is what any gradient of one entry is off by
-    value = f"{found[0][1]:.6g}" if same else f"a number from {low:.4g} to {high:.4g}, one for each case"
+    value = _fraction(found[0][1]) if same else f"a number from {low:.4g} to {high:.4g}, one for each case"
     text = f"{d} is the right one times {value}{evidence.given}"
     return Diagnosis("factor", "FACTOR", text, Fit.PART if same else Fit.VAGUE, tried)
+
+
+def _fraction(value: float) -> str:
+    """A number as a fraction of small numbers, where it is one."""
+    told = Fraction(value).limit_denominator(_SMALL)
+    return str(told) if abs(float(told) - value) <= CLOSE * abs(value) else f"{value:.6g}"
 
 
 def _fit(evidence: Evidence, of_options: bool) -> Fit:

@@ -34,15 +34,21 @@ def sizes(evidence: Evidence) -> Diagnosis | None:
             f"{evidence.sound} for {name} = {_list(right)}"
         )
         if max(right) == 2 < min(wrong):
-            bug_class, cause = _of_two(name, name in evidence.layer.primal(evidence.primal).dims.names)
+            bug_class, cause = _of_two(name, _goes_on(evidence, name))
             text, fit = f"{text}, as where {cause}", Fit.FORM
         return Diagnosis("sizes", bug_class, text, fit, {"wrong": wrong, "right": right})
     return None
 
 
-def _of_two(name: str, own: bool) -> tuple[str, str]:
+def _goes_on(evidence: Evidence, name: str) -> bool:
+    """Whether a primal that lies along the axis is wrong: then it is not what is added up over it alone."""
+    along = [p.name for p in evidence.layer.differentiable if name in p.dims.names]
+    return evidence.primal in along or any(probe.wrong(n).any() for probe in evidence.probes for n in along)
+
+
+def _of_two(name: str, along: bool) -> tuple[str, str]:
     """What two places hide and three do not: the class, and the cause in words."""
-    if own:
+    if along:
         return "INDEX", "an order, a direction or what goes on from place to place is wrong, which two places hide"
     return "OVERWRITE", f"what several places along {name} contribute is lost, or added up wrongly"
 
@@ -72,7 +78,8 @@ def _pattern(wrong: Sequence[int], right: Sequence[int]) -> tuple[str, str, Fit]
     for block in (2, 3, 4, 5):
         if all(n % block for n in wrong) and all(n % block == 0 for n in right_beyond_one) and len(right) > 1:
             return f"not a multiple of {block}", "SHAPE", Fit.PLACES
-        if all(n % block == 0 for n in wrong) and all(n % block for n in right) and len(wrong) > 1:
+        among = bool(right) and max(right) > min(wrong)  # else they are the long ones that are allowed
+        if among and all(n % block == 0 for n in wrong) and all(n % block for n in right) and len(wrong) > 1:
             return f"a multiple of {block}", "SHAPE", Fit.SOME
     if max(right) < min(wrong) and min(wrong) > 2:
         return f"{min(wrong)} or more", "SHAPE", Fit.SOME
@@ -107,7 +114,7 @@ def rank(evidence: Evidence) -> Diagnosis | None:
         for count in range(4)
     }
     wrong = [count for count, cases in tried.items() if all(map(evidence.fails, cases))]
-    right = [count for count, cases in tried.items() if all(map(evidence.holds, cases))]
+    right = [count for count, cases in tried.items() if evidence.holds(*cases)]
     if not wrong or not right or len(wrong) + len(right) < len(tried) or wrong == [1, 2, 3]:
         return None
     text = (

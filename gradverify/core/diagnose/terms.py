@@ -12,7 +12,8 @@ from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import CLOSE, Probe, close
 from gradverify.core.diagnose.scaled import ratios
-from gradverify.core.nouns import Array, Case, Diagnosis, Fit
+from gradverify.core.diagnose.valued import changed
+from gradverify.core.nouns import Array, Diagnosis, Fit
 
 _SEVERAL = 5  # entries on either side of a bound
 SMALL = 2e-2  # error below which a gradient is nearly right
@@ -53,7 +54,7 @@ def _wide(evidence: Evidence) -> list[Probe]:
 
 def _diagnosis(evidence: Evidence, names: str, words: str, kinds: tuple[str, ...]) -> Diagnosis:
     meaning = {
-        ("one",): "the term of the mean is missing, doubled or wrong",
+        ("one",): "what is the same for all of these places, as of a sum or a mean over them, is missing or wrong",
         ("x",): f"a term along {evidence.primal} is missing or wrong, as of a penalty, or of a norm",
         ("one", "x"): "terms of mean and variance are missing or wrong",
     }[kinds]
@@ -101,15 +102,9 @@ def _normaliser(evidence: Evidence, span: list[str]) -> str:
             if len(group) == len(names):
                 continue
             cases = [evidence.plain(draw, sizes=dict.fromkeys(group, 1)) for draw in range(2)]
-            if all(evidence.holds(case) and matters(evidence, case) for case in cases):
+            if evidence.holds(*cases):
                 return "*".join(group)
     return ""
-
-
-def matters(evidence: Evidence, case: Case | None) -> bool:
-    """Whether there is a gradient to be right about."""
-    probe = evidence.probe(case)
-    return probe is not None and float(np.abs(probe.numerical(evidence.primal)).max(initial=0.0)) > 1e-6
 
 
 @add("small_error", "TERM")
@@ -149,7 +144,8 @@ def region(evidence: Evidence) -> Diagnosis | None:
             continue
         wrong = np.concatenate([v[p.wrong(evidence.primal)] for p, v in ranges])
         right = np.concatenate([v[~p.wrong(evidence.primal)] for p, v in ranges])
-        if min(wrong.size, right.size) < _SEVERAL:
+        told = np.concatenate([np.ravel(evidence.pair(p)[1])[~p.wrong(evidence.primal).ravel()] for p, _ in ranges])
+        if min(wrong.size, right.size) < _SEVERAL or not np.any(told):  # 0 is right by itself
             continue
         for sign, word in ((1, "above"), (-1, "below")):
             if (sign * wrong).min() > (sign * right).max():
@@ -186,6 +182,21 @@ def _together(one: str, other: str, how: Callable[[Array, Array], Array], probe:
     """Two primals, entry by entry; empty if their shapes differ."""
     first, second = (np.asarray(probe.case.primals[name], float) for name in (one, other))
     return how(first, second) if first.shape == second.shape else np.zeros(0)
+
+
+@add("positive", "TERM")
+def positive(evidence: Evidence) -> Diagnosis | None:
+    """Right where no primal is negative: what forward does with negative values is not what backward does."""
+    if not evidence.about_gradient or evidence.situation.needs != "nothing" or evidence.situation.some:
+        return None
+    cases = [changed(evidence, probe.case, np.abs) for probe in evidence.probes]
+    if not evidence.holds(*cases) or region.fits(evidence) is not None:
+        return None
+    text = (
+        f"the gradient of {evidence.primal} is right where no primal is negative{evidence.given}, and wrong elsewhere: "
+        "what forward does below 0 (a slope of its own there, a clamp, a magnitude) backward does not"
+    )
+    return Diagnosis("positive", "TERM", text, Fit.FORM, {"cases": len(cases)})
 
 
 @add("skip", "TERM")

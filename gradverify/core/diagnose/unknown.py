@@ -46,7 +46,7 @@ def facts(evidence: Evidence) -> Diagnosis | None:
     with np.errstate(all="ignore"):
         spread = (a / n)[wrong & known & (n != 0)]
     text = (
-        f"no known signature fits: the gradient of {evidence.primal} is wrong{evidence.given or ' on plain cases'} in "
+        f"the gradient of {evidence.primal} is wrong{evidence.given or ' on plain cases'} in "
         f"{int(wrong.sum())} of {wrong.size} entries; "
     )
     if spread.size and np.isfinite(ratio):

@@ -128,6 +128,12 @@ _SAID = {
         "depends on the sign of the upstream gradient: minus that does not give minus this, as where a mask looks at "
         "dy and not at what forward computed",
     ),
+    "squared": ("UPSTREAM", "is right in the limit of a small upstream gradient, and the error goes as its square"),
+    "updated": (
+        "MUTATE",
+        "is right in the limit of a small upstream gradient, and the error goes as its square: backward uses what it "
+        "has changed by then, as weights that are updated before",
+    ),
     "nan": ("SINGULAR", "is NaN or infinite for an upstream gradient of zero: it is multiplied by what is infinite"),
 }
 
@@ -150,10 +156,22 @@ def answer(probe: Probe, name: str) -> str:
     if np.any(zero) and close(twice - zero, 2 * (once - zero)):
         return "added"
     if not close(twice, 2 * once):
-        return ""
+        keeps = "updated" if probe.layer.declared.stateful else "squared"
+        return keeps if _squared(probe, name, once, twice) else ""
     minus = probe.pulled(tuple(np.asarray(-v, v.dtype) for v in cotangents)).get(name)
     bent = minus is not None and np.isfinite(minus).all() and not close(minus, -once)
     return "signed" if bent else "linear"
+
+
+def _squared(probe: Probe, name: str, once: Array, twice: Array) -> bool:
+    """Whether the error goes as the square of the cotangent, however large it is beside the right gradient."""
+    n = probe.numerical(name)
+    size, top = (float(np.abs(g).max(initial=0.0)) for g in (once, n))
+    if not top or not close(twice / 2 - n, 2 * (once - n), 1e-4):
+        return False
+    part = 1e-3 * min(1.0, top / size)  # of the cotangent, which leaves a thousandth of the error
+    small = probe.pulled(tuple(np.asarray(part * v, v.dtype) for v in probe.case.cotangents or ())).get(name)
+    return small is not None and close(small / part, n, 1e-2)
 
 
 @add("nonlinear", "UPSTREAM")
@@ -166,7 +184,7 @@ def nonlinear(evidence: Evidence) -> Diagnosis | None:
         return None
     d, plain = f"the gradient of {evidence.primal}", [evidence.probe(evidence.plain(draw)) for draw in range(2)]
     answers = [answer(p, evidence.primal) for p in (evidence.own, *plain) if p is not None]
-    for said in ("nan", "clipped", "added", "signed"):
+    for said in ("nan", "clipped", "added", "signed", "squared", "updated"):
         if said in answers:
             return Diagnosis("nonlinear", _SAID[said][0], f"{d} {_SAID[said][1]}", Fit.PLACES, {"cases": len(answers)})
     if set(answers) == {"ignored"}:

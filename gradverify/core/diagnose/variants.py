@@ -160,6 +160,12 @@ def _next(spec: Any, value: Any) -> list[Any]:
     return [v for v in spec if v != value][:2] if isinstance(spec, (list, range)) else []
 
 
+def with_arrays(layer: Layer, case: Case, arrays: Mapping[str, Array]) -> Case | None:
+    """The case with other arrays of the same shapes in place of some; None if it is not legal."""
+    made = case.but(primals={**case.primals, **arrays})
+    return made if legal(layer, made) else None
+
+
 def but(layer: Layer, case: Case, name: str, change: Callable[[Array], Array]) -> Case | None:
     """The case with one primal changed, cotangents kept where they still fit; None if it is not legal."""
     array = np.asarray(case.primals[name])

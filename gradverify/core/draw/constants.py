@@ -20,6 +20,7 @@ from gradverify.core.declare.validation import number
 
 _FULL = {"int8": 128.0, "uint8": 256.0}  # what a narrow type cannot count
 _DEPTH = 4  # functions that call one another: a helper of a helper of the layer
+_MASKED = -1e4  # what stands for minus infinity in float16; elsewhere it is less
 LARGEST = 1e60  # beyond, a product of five leaves the range of a double
 
 
@@ -51,6 +52,14 @@ def _numbers(value: Any, depth: int = _DEPTH) -> Iterator[float]:
         yield from _numbers(value.ravel().tolist(), depth)
 
 
+def _branching(value: Any) -> Iterator[float]:
+    """The numbers but for those that stand for minus infinity, as -1e9 for scores that are masked.
+
+    Scores below it let what is masked win, and are none that a layer is made for.
+    """
+    return (number for number in _numbers(value) if number > _MASKED)
+
+
 def _mentioned(value: Any, seen: set[int], depth: int) -> Iterator[float]:
     """Numbers in the code of a function, a method, a class or an object, and in what that code names."""
     if value is None or id(value) in seen or depth == 0:
@@ -64,7 +73,7 @@ def _mentioned(value: Any, seen: set[int], depth: int) -> Iterator[float]:
     if owner is not None and not isinstance(owner, (FunctionType, ModuleType)) and not foreign(owner):
         for holder in (owner, *lineage(owner)):
             for item in tuple(getattr(holder, "__dict__", {}).values()):
-                yield from _numbers(item)
+                yield from _branching(item)
     for function in functions(value):
         if foreign(function):
             continue
@@ -72,7 +81,7 @@ def _mentioned(value: Any, seen: set[int], depth: int) -> Iterator[float]:
         named = [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
         yield from _in_code(function.__code__, function.__globals__, named)
         for item in named:
-            yield from _numbers(item)
+            yield from _branching(item)
             if callable(item) or hasattr(item, "__dict__"):
                 yield from _mentioned(item, seen, depth - 1)
 
@@ -92,6 +101,6 @@ def _in_code(code: CodeType, namespace: dict[str, Any], named: list[Any]) -> Ite
         if module.__name__.split(".")[0] not in FOREIGN:
             named.extend(vars(module)[name] for name in code.co_names if name in vars(module))
     for constant in code.co_consts:
-        yield from _numbers(constant)
+        yield from _branching(constant)
         if isinstance(constant, CodeType):
             yield from _in_code(constant, namespace, named)

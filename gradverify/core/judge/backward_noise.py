@@ -107,20 +107,22 @@ def stored(layer: Layer, rng: np.random.Generator, part: float | None = None) ->
     change of the primals shows it. What an adapter keeps moves itself: `nudged(rng, part)`.
     """
 
-    def moved(value: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            return nudge(value, rng, part)
-        if type(value) in (tuple, list):
-            return type(value)(moved(item) for item in value)
-        if hasattr(type(value), "nudged"):
-            return value.nudged(rng, part)
-        return {key: moved(item) for key, item in value.items()} if type(value) is dict else value
-
     def forward(*primals: Array, **options: Any) -> tuple[Any, Any]:
         outputs, saved = layer.forward(*primals, **options)
-        return outputs, moved(saved)
+        return outputs, moved(saved, rng, part)
 
     return layer.derive(forward=forward)
+
+
+def moved(value: Any, rng: np.random.Generator, part: float | None = None) -> Any:
+    """The arrays within what forward saves, moved so."""
+    if isinstance(value, np.ndarray):
+        return nudge(value, rng, part)
+    if type(value) in (tuple, list):
+        return type(value)(moved(item, rng, part) for item in value)
+    if hasattr(type(value), "nudged"):
+        return value.nudged(rng, part)
+    return {key: moved(item, rng, part) for key, item in value.items()} if type(value) is dict else value
 
 
 def nudge(array: Array, rng: np.random.Generator, part: float | None = None, zeros: bool = False) -> Array:

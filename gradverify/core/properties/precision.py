@@ -131,9 +131,10 @@ def unavoidable(
 
 
 def _forward_loses(layer: Layer, case: Case, more: Any, eps: float) -> float:
-    """Relative error of the outputs in the precision of the case, the largest of a few neighbours.
+    """Relative error of the outputs in the precision of the case, as the cotangents weigh them; of a few neighbours.
 
-    At the last of them no number is 0: a mask that is drawn anew in each type, as torch draws it, shows there.
+    The largest counts. At the last of them no number is 0: a mask that is drawn anew in each type, as torch draws it,
+    shows there.
     """
     rng, worst = case.rng(Stream.FORWARD_ROUNDING), 0.0
     near = [
@@ -143,7 +144,12 @@ def _forward_loses(layer: Layer, case: Case, more: Any, eps: float) -> float:
     for primals in (*near, *((apart,) if layer.legal(apart, case.options) else ())):
         moved = case.but(primals=primals)
         low, high = (
-            np.concatenate([np.ravel(y).astype(np.longdouble) for y in evaluate.run(layer, p, case.options).outputs])
+            np.concatenate(
+                [
+                    np.ravel(v).astype(np.longdouble) * np.ravel(y)
+                    for v, y in zip(case.cotangents or (), evaluate.run(layer, p, case.options).outputs)
+                ]
+            )
             for p in (evaluate.copies(moved.primals), evaluate.cast(moved.primals, more))
         )
         with np.errstate(all="ignore"):
@@ -206,7 +212,9 @@ def _compare(
         bound = _FACTOR * (np.maximum(spread, typical) + eps * np.abs(truth) + eps * terms + tiny)
         bound = np.maximum(bound, LOST * eps**0.5 * np.maximum(np.abs(truth), _SMALL * top))
         error = np.abs(judged - truth)
-        usable = np.isfinite(truth) & np.isfinite(bound) & (np.abs(truth) < 0.1 / tiny)
+        # terms that make such an error leave as much as all of the right gradient in the type of more digits
+        nothing = np.isfinite(error) & (top <= _FACTOR * error * float(np.finfo(truth.dtype).eps) / eps)
+        usable = np.isfinite(truth) & np.isfinite(bound) & (np.abs(truth) < 0.1 / tiny) & ~nothing
         verdicts = np.where(usable, np.where(error <= bound, Verdict.AGREES, Verdict.DISAGREES), Verdict.UNRESOLVED)
     verdicts = np.where(usable & ~np.isfinite(judged), Verdict.DISAGREES, verdicts).astype(np.int8)
     return Comparison(name, judged, truth, bound, verdicts, top, layer.primal(name).dims.labels(truth.ndim))

@@ -283,5 +283,5 @@ def _add(name: str, says: str, special: bool, implied_by: tuple[str, ...]) -> No
     add(Property(name, says, partial(holds, name=name), applies, regime=regime, share=0.3, implied_by=implied_by))
 
 
-_add(NAME, "the second backward agrees with differences of the first", False, ())
-_add(SPECIAL, "so it does at zeros, ties and in the tails", True, (NAME,))
+_add(NAME, "the second backward agrees with differences of the first", False, ("gradient",))
+_add(SPECIAL, "so it does at zeros, ties and in the tails", True, (NAME, "gradient"))

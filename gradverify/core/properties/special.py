@@ -32,6 +32,7 @@ _STEP = 2.0**-14  # truncation is some 1e-9 of the derivative, far below what is
 # Steps at which what disagrees must show as well: a gate with weights of 1e9 looks flat over all others. A kink, and a
 # formula that is wrong, are the same at any step.
 _CLOSE = 2.0**-20
+_MODERATE = 100.0  # and more, in place of entries that absorb 1: what is settled there is settled at 1e16
 
 
 def holds(layer: Layer, case: Case) -> Outcome:
@@ -50,7 +51,25 @@ def holds(layer: Layer, case: Case) -> Outcome:
 def _undefined(found: Compared) -> list[Finding]:
     """Gradients that are NaN, also in float64: the comparison leaves such entries open."""
     told = (not_a_number(name, gradient, found.case) for name, gradient in found.good.items())
-    return [finding for finding in told if finding is not None]
+    findings = [finding for finding in told if finding is not None]
+    return [] if findings and _absorbed(found) else findings
+
+
+def _absorbed(found: Compared) -> bool:
+    """Whether forward loses at entries that absorb 1 what it gives where these are large, and no matter how large.
+
+    sparsemax of 1e50 is 0, and not 1 as of 100 or 200, unless the largest entry is subtracted first: then nothing
+    can be asked of backward.
+    """
+    point, lost = found.point, False
+    for name, array in found.case.primals.items():
+        far = np.abs(array) * point.eps > 1 if array.dtype.kind == "f" else np.zeros(0, bool)
+        if far.any():
+            least = 4.0 * float(np.abs(array[~far]).max(initial=0.0)) + _MODERATE  # so that they tie with no other
+            stack = np.stack([np.where(far, np.sign(array) * size, array) for size in (least, 2.0 * least)])
+            large, larger = point.outputs({name: stack.astype(array.dtype)}, 2)
+            lost |= bool(np.allclose(large, larger) and not np.allclose(large, np.ravel(point.base)))
+    return lost
 
 
 def _ties(found: Compared) -> list[Finding]:
