@@ -72,7 +72,7 @@ def rounded(value: Tensor, dtype: Any) -> Tensor:
 
 
 @functools.lru_cache(maxsize=2)
-def _mode(guarded: bool) -> type:
+def mode(guarded: bool) -> type:
     """The class, made when torch is there.
 
     Parameters
@@ -95,6 +95,8 @@ def _mode(guarded: bool) -> type:
             self.doubts: dict[int, tuple[Tensor, Tensor | None]] = {}  # of softmaxes, by how much backward's are off
             self.work = 0  # elements of all results
             self.places: frozenset[int] = frozenset()  # operations whose result the kernel keeps in its type
+            self.slopes: dict[int, Tensor] = {}  # by what part of themselves gradients of results are off: see `Closed`
+            self.steep: list[tuple[Tensor, Tensor]] = []  # those results, and factors of their gradients
 
         @classmethod
         def _should_skip_dynamo(cls) -> bool:
@@ -110,6 +112,9 @@ def _mode(guarded: bool) -> type:
                         result = apart(*args, **kwargs)
                     return self.softmax(name, args, result)  # whose own operations are none of the reference
             result, self.count = self.done(func, name, args, kwargs), self.count + 1
+            if self.count in self.slopes:
+                off = self.slopes[self.count].to(result.dtype)
+                self.steep.append((result, self.paired(off) * off + 1))
             if self.count in self.places and _floats(result):
                 result.copy_(self.low(result, self.dtype))
                 known = self.sizes.get(id(result))
@@ -247,6 +252,7 @@ def _mode(guarded: bool) -> type:
             """Let tensors go: the graph holds the hook that saves, which holds this, and would never be freed."""
             self.sizes.clear()
             self.doubts.clear()
+            self.steep.clear()
 
         def handed(self, value: Tensor, moved: Tensor, off: Tensor) -> None:
             """Backward gets `moved` for what forward made, `off` being how much it was off."""
@@ -308,33 +314,7 @@ def noise(
     kept : whether the kernel saves outputs or intermediate tensors in its type
     vague : whether axes have one entry, so that an elementwise product may stand for a matrix product
     """
-    return _mode("torch._dynamo" in sys.modules)(dtype, products, seed, elementwise, kept, vague)
-
-
-@functools.lru_cache(maxsize=2)
-def _quiet(guarded: bool) -> type:
-    class Quiet(_mode(guarded)):  # type: ignore[misc]
-        """Operations as they are; `looked` hears of each result: its number, itself, whether it is a product."""
-
-        looked: Callable[[int, Tensor, bool], None]
-
-        def done(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
-            """The result of an operation as it is."""
-            result = func(*args, **kwargs)
-            if _floats(result) and 0 not in result.stride():
-                self.looked(self.count + 1, result, name in PRODUCTS)
-            return result
-
-        def softmax(self, name: str, args: Any, result: Any) -> Any:
-            """As it is."""
-            return result
-
-    return Quiet
-
-
-def quiet() -> Any:
-    """A dispatch mode that counts operations as `noise` does: see `Quiet`."""
-    return _quiet("torch._dynamo" in sys.modules)(None, None, 0, False, False, False)
+    return mode("torch._dynamo" in sys.modules)(dtype, products, seed, elementwise, kept, vague)
 
 
 def _floats(value: Any) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradverify.adapters._lossy import FEW, TINY, UNIT
+from gradverify.adapters._lossy import FEW, TIED, TINY, UNIT
 from gradverify.adapters._torch_arrays import Tensor, import_torch
 from gradverify.adapters._torch_signs import Signs
 
@@ -25,8 +25,8 @@ def moved(signs: Signs, name: str, args: Any) -> Any:
     if at is None or at >= len(args) or not _decides(args[at]):
         return args
     value = args[at]
-    s = _lots(signs, value) if name in _ORDERS else signs.paired(value)
-    return (*args[:at], (value * (1 + FEW * UNIT * s)).where(value != 0, TINY * s), *args[at + 1 :])
+    s = _lots(signs, value) * TIED if name in _ORDERS else signs.paired(value) * FEW
+    return (*args[:at], (value * (1 + UNIT * s)).where(value != 0, TINY * s), *args[at + 1 :])
 
 
 def alone(signs: Signs, name: str, args: Any, result: Tensor) -> Tensor:
