@@ -165,3 +165,27 @@ def test_a_kernel_in_jax_may_keep_the_first_result_of_an_operation_that_has_two(
     layer = as_layer(best, kernel="float32", reference=plain, x="N D")
     case = Case("kept", {"x": np.array([[1.5, 0.25, -1.0], [0.5, 3.0, 2.0]])}, seed=1)
     assert not reference.holds(layer, case).findings
+
+
+def test_the_float32_that_a_kernel_computes_in_is_no_reading_of_its_formula():
+    """In float64 its code still rounds to float32: where that is all that is seen there, nothing is told of it."""
+    pytest.importorskip("torch")
+    import gradverify
+
+    def masked(t, x, seed):
+        bits = (t.arange(x.numel()).view(x.shape) + seed * 7919) * 2654435761 & 0xFFFFFFFF
+        bits = ((bits >> 16) ^ bits) * 0x45D9F3B & 0xFFFFFFFF
+        return ((bits >> 16) ^ bits).float() / 2**32 >= 0.1
+
+    def forward(t, x, seed):
+        return (x.float() * masked(t, x, seed) / 0.9).to(x.dtype), (x, t.tensor(seed))
+
+    def backward(t, g, x, seed):
+        return (g.float() * masked(t, g, seed + 1) / 0.9).to(g.dtype), None
+
+    def plain(x, seed):
+        return x * masked(pytest.importorskip("torch"), x, seed) / 0.9
+
+    declared = {"kernel": "bfloat16", "reference": plain, "raises": False}
+    report = gradverify.check(of_torch(forward, backward), x="N D", options={"seed": [1, 2, 7]}, **declared)
+    assert report.findings and all(d.name != "precision" for f in report for d in f.diagnoses)
