@@ -14,7 +14,20 @@ from gradverify.adapters._torch_arrays import Tensor, import_torch
 from gradverify.adapters._torch_signs import Signs
 
 _SIGNS = {"gt", "ge", "lt", "le", "sgn", "sign", "relu", "leaky_relu", "elu", "hardtanh"}
-_ORDERS = {"topk", "sort", "argsort", "max", "min", "argmax", "argmin"}
+_POOLS = {"max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool2d", "adaptive_max_pool3d"}
+_ORDERS = {
+    "topk",
+    "sort",
+    "argsort",
+    "max",
+    "min",
+    "argmax",
+    "argmin",
+    "kthvalue",
+    "median",
+    "cummax",
+    "cummin",
+} | _POOLS
 _OF_SLOPE = {"leaky_relu_backward", "elu_backward", "hardtanh_backward"}  # whose second argument decides
 _DECIDES = {**dict.fromkeys(_SIGNS | _ORDERS, 0), **dict.fromkeys(_OF_SLOPE, 1)}
 

@@ -21,6 +21,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.regime import Regime
 from gradverify.core.differentiate import ladder
 from gradverify.core.differentiate.point import Point
+from gradverify.core.differentiate.sides import one_sided
 from gradverify.core.evaluate.failures import LayerFailure, out_of_memory
 from gradverify.core.evaluate.limits import SLOW
 from gradverify.core.judge import exact
@@ -290,6 +291,10 @@ def _entry(high: Layer, case: Case, comparison: Comparison) -> Finding | None:
         known = {comparison.primal: comparison.numerical}
         return _spot(high, case, known, {comparison.primal: along}, comparison.primal, f"at {place}")
     if not abs(value - truth) > bound or comparison.bound[comparison.worst] > abs(value - truth):
+        return None
+    sides = [one_sided(point, np.array([at]), np.array([truth]), side) for side in (1, -1)]
+    ends = [float(s.value[0]) + way * float(s.bound[0]) for s in sides for way in (-1, 1)]
+    if min(ends) <= truth <= max(ends):  # a kink, where a derivative is any of those
         return None
     return _doubted(case, comparison.primal, f"at {place} it is {truth:.6g}, numerical {value:.6g} ± {bound:.1g}")
 
