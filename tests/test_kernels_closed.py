@@ -189,3 +189,50 @@ def test_the_float32_that_a_kernel_computes_in_is_no_reading_of_its_formula():
     declared = {"kernel": "bfloat16", "reference": plain, "raises": False}
     report = gradverify.check(of_torch(forward, backward), x="N D", options={"seed": [1, 2, 7]}, **declared)
     assert report.findings and all(d.name != "precision" for f in report for d in f.diagnoses)
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_a_reference_that_cancels_where_a_unit_saturates_is_not_doubted_there(detached):
+    """Of 1 - p little is left in float64, too, where p is nearly 1: a good kernel may be off by all of it."""
+    torch = pytest.importorskip("torch")
+
+    def forward(t, x):
+        return t.nn.functional.softplus(x.float()).to(x.dtype), (x,)
+
+    def backward(t, g, x):
+        return (g.float() * t.sigmoid(x.float())).to(x.dtype)
+
+    def plain(x):
+        p = 1 / (1 + torch.exp(-x))
+        return -torch.log(1 - (p.detach() if detached else p)) + 0 * x
+
+    layer = as_layer(of_torch(forward, backward), kernel="bfloat16", reference=plain, x="N D")
+    point = np.array([[0.5, 1.0]]) if detached else np.array([[36.5, 36.25, 36.0, 35.75]])
+    found = {
+        f.kind for seed in range(12) for f in reference.holds(layer, Case("flat", {"x": point}, seed=seed)).findings
+    }
+    assert found == ({"doubtful"} if detached else set())
+
+
+@pytest.mark.parametrize("kernel", ["float32", "bfloat16"])
+@pytest.mark.parametrize("mistake", [False, True])
+def test_a_fourier_transform_is_off_by_the_size_of_all_its_results(kernel, mistake):
+    torch = pytest.importorskip("torch")
+
+    def product(t, a, b, conjugated=False):
+        n = 2 * a.shape[-1]
+        one, other = t.fft.rfft(a, n), t.fft.rfft(b, n)
+        return t.fft.irfft(one * (other.conj() if conjugated else other), n)[..., : a.shape[-1]]
+
+    def forward(t, x, k):
+        return product(t, x.float(), k.float()).to(x.dtype), (x, k)
+
+    def backward(t, g, x, k):
+        dk = product(t, g.float(), x.float(), True).sum(0)
+        return product(t, g.float(), k.float(), not mistake).to(x.dtype), dk.to(x.dtype)
+
+    primals = {"x": np.array([[1.0, 300.0, 0.25, -2.0, 0.0]] * 2), "k": np.array([0.5, -1.0, 2.0, 0.125, 1.0])}
+    plain = lambda x, k: product(torch, x, k)  # noqa: E731
+    layer = as_layer(of_torch(forward, backward), kernel=kernel, reference=plain, x="N T", k="T")
+    cases = [Case("turned", primals, seed=seed) for seed in range(8)]
+    assert {f.kind for c in cases for f in reference.holds(layer, c).findings} == ({"wrong"} if mistake else set())

@@ -10,6 +10,8 @@ it. The bounds, u = 2^-24 being the unit roundoff of float32:
 - a sum of n terms: n u sum |term|, which holds for any order and blocking (N. J. Higham, Accuracy and Stability of
   Numerical Algorithms, section 4.2: gamma_n = n u / (1 - n u)); from 4096 terms on 64 sqrt(n) in place of n, which
   holds with a probability that leaves no doubt (N. J. Higham and T. Mary 2019);
+- a Fourier transform of n numbers: a few u in each of log2 n steps, of the root mean square of its results (Higham,
+  chapter 24: the error is bounded in norm, and not in each entry);
 - an operand of a matrix product: what rounding it to the kernel's type takes away, since tensor cores take no other;
   and the product itself by one more, where the kernel was seen to make it in its type;
 - a matrix product that is written with elementwise ones is one all the same, as in a recurrence S = a S + k v',
@@ -31,6 +33,7 @@ it. The bounds, u = 2^-24 being the unit roundoff of float32:
 from __future__ import annotations
 
 import functools
+import math
 import sys
 import weakref
 from collections.abc import Callable
@@ -55,6 +58,7 @@ _FUSED = {
 }  # fmt: skip
 PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot", "convolution", "convolution_backward"}
 _SCATTERS = {"index_add", "scatter_add", "index_put", "_index_put_impl", "embedding_dense_backward"}
+_FOURIER = {"_fft_r2c", "_fft_c2c", "_fft_c2r"}
 _SUMS = {"sum", "mean", "cumsum", "nansum", *PRODUCTS, *_SCATTERS}
 _EXACT = {
     "copy", "fill", "zero", "zeros_like", "ones_like", "full", "arange", "clone", "_to_copy", "cat", "stack", "index",
@@ -138,6 +142,8 @@ def mode(guarded: bool) -> type:
                 if name in ("sum", "mean") and self.contracted(args):
                     bound = bound + self.unit * func(args[0] * args[0], *args[1:], **kwargs).sqrt_()
             result = alone(self, name, args, func(*args, **kwargs))
+            if name in _FOURIER:
+                return self.transformed(args[1], result)
             if name == "mul" and self.unit:
                 self.multiplied(args, result)
             if name in PRODUCTS and _floats(result):
@@ -155,6 +161,17 @@ def mode(guarded: bool) -> type:
             for k, part in enumerate(result if isinstance(result, (tuple, list)) else (result,)):
                 if _floats(part) and part.numel():
                     self.displace(part, name, args, bound[k] if isinstance(bound, (tuple, list)) else bound)
+            return result
+
+        def transformed(self, axes: Any, result: Tensor) -> Tensor:
+            """Off by a few roundings in each of log2 n steps, at the size of all entries together."""
+            square, count = result.abs().square(), max(2, math.prod(result.shape[axis] for axis in axes))
+            size = square.mean(axes, keepdim=True).sqrt_().mul_(FEW * UNIT * math.log2(count)).expand_as(square)
+            parts, sizes = result, size
+            if result.is_complex():
+                parts, sizes = import_torch().view_as_real(result), size.unsqueeze(-1).expand(*size.shape, 2)
+            parts.add_(sizes * self.signs(parts))
+            self.work += parts.numel()
             return result
 
         def multiplied(self, args: Any, result: Tensor) -> None:
