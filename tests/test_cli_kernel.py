@@ -279,6 +279,20 @@ def test_a_wrong_kernel_is_told_with_a_minimal_case(scored):
     assert score["primals"]["w"]["digits_lost"] > 1 and score["primals"]["w"]["worst_shape"]
 
 
+def test_a_formula_that_is_wrong_is_read_in_float64_in_the_process_of_the_kernel(scored):
+    text = """
+    class Less(Norm):
+        @staticmethod
+        def backward(ctx, g):
+            x, w, r = ctx.saved_tensors
+            dx, dw = Norm.backward(ctx, g)
+            return (dx * r).to(dx.dtype), dw
+    """
+    _, score = scored("Less", text)
+    told = [text for finding in score["findings"] for text in finding["diagnoses"]]
+    assert any("so it is in float64" in text for text in told), score["findings"]
+
+
 @pytest.mark.parametrize(("name", "text"), [("Threads", THREADS), ("Compiles", COMPILES)])
 def test_threads_compilers_and_what_torch_replaces_itself_are_no_tampering(scored, name, text):
     status, score = scored(name, text, "--seconds", "300")  # to import dynamo, of a busy machine

@@ -338,7 +338,9 @@ def test_a_large_case_is_called_wrong_after_many_samples_only():
     from gradverify.core.properties.reference import MANY, _Draws
 
     taken = []
-    draws = _Draws(layer(scale()), case(3), lambda k: (taken.append(k), (np.zeros(1), {"w": np.zeros(1)}, 1 << 30))[1])
+    draws = _Draws(
+        layer(scale()), case(3), lambda k, closed: (taken.append(k), (np.zeros(1), {"w": np.zeros(1)}, 1 << 30))[1]
+    )
     found = draws.compared("w", np.ones(1), np.zeros(1), lambda s: np.full(1, 0.04), ())
     assert draws.large and found.wrong.all() and len(taken) == MANY
 

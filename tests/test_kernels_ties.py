@@ -59,6 +59,15 @@ def put_one(torch, g, x, at):
     return torch.zeros_like(x).scatter(-1, at[..., None], g[..., None])
 
 
+def last_of_two(torch, x):
+    pairs = x.unflatten(-1, (-1, 2))
+    return pairs.amax(-1), (x, (pairs[..., 1:] >= pairs[..., :1]).long())
+
+
+def put_in_pairs(torch, g, x, at):
+    return torch.zeros_like(x).unflatten(-1, (-1, 2)).scatter(-1, at, g[..., None]).flatten(-2)
+
+
 ONE = {
     "relu": (lambda t, x: (t.relu(x), (x,)), lambda t, g, x: g * (x >= 0), lambda t: t.relu),
     "relu as a mask": (lambda t, x: (t.relu(x), (x,)), lambda t, g, x: g * (x >= 0), lambda t: lambda x: x * (x > 0)),
@@ -70,6 +79,7 @@ ONE = {
     ),
     "amax": (whole, put_one, lambda t: lambda x: x.amax(-1)),
     "topk": (first, put, lambda t: lambda x: x.topk(2, -1).values),
+    "a pool": (last_of_two, put_in_pairs, lambda t: lambda x: t.nn.functional.max_pool1d(x, 2)),
 }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.adapters._lossy import FEW, TINY, UNIT
+from gradverify.adapters._lossy import FEW, TIED, TINY, UNIT
 
 Array = Any  # numpy.ndarray or jax.Array
 _SIGNS = {"gt", "ge", "lt", "le", "sign"}
@@ -48,8 +48,8 @@ class Ties:
         value = np.asarray(given[0]) if given else np.zeros(0, int)
         if name not in _SIGNS | _ORDERS or value.dtype.kind != "f" or not self.moves(given[:1]):
             return given
-        s = self.lots(value.shape) if name in _ORDERS else self.paired(value)
-        return [np.where(value != 0, value * (1 + FEW * UNIT * s), TINY * s), *given[1:]]
+        s = self.lots(value.shape) * TIED if name in _ORDERS else self.paired(value) * FEW
+        return [np.where(value != 0, value * (1 + UNIT * s), TINY * s), *given[1:]]
 
     def after(self, name: str, given: list[Array], result: Array) -> Array:
         """The result, where equality or the larger of two decides."""

@@ -36,12 +36,14 @@ class Saved:
     ----------
     kept : what forward was seen to keep
     made : products of matrices that were seen in forward and in the last backward
+    wide : whether the code ran on arrays of float64
     """
 
     primals: dict[str, Array]
     options: Mapping[str, Any]
     kept: Held
     made: list[Array]
+    wide: bool = False
 
     def held(self) -> Held:
         """Both."""
@@ -76,19 +78,28 @@ class Remote:
 
     def forward(self, *arrays: Array, **options: Any) -> tuple[Any, Saved]:
         """Outputs of the kernel, and what `backward` needs."""
+        return self._forward(arrays, options, False)
+
+    @property
+    def exact(self) -> Exact:
+        """The kernel's code on arrays of float64."""
+        return Exact(self)
+
+    def _forward(self, arrays: tuple[Array, ...], options: dict[str, Any], wide: bool) -> tuple[Any, Saved]:
         primals = {n: np.array(a) for n, a in zip(self.names, arrays)}
-        head, found = self._asked({"pull": False, "options": options}, primals, "forward")
-        parts = ([a for n, a in found.items() if n.startswith(what)] for what in ("y ", "k ", "p ", "o "))
-        outputs, values, made, given = parts
+        head, found = self._asked({"pull": False, "options": options, "wide": wide}, primals, "forward")
+        parts = ([a for n, a in found.items() if n.startswith(what)] for what in ("y ", "k ", "p ", "o ", "h "))
+        outputs, values, made, given, handed = parts
         least, lost = head.get("kept") or (None, ())
-        held = Held(least, frozenset(map(str, lost)), tuple(values), outputs=tuple(given))
-        return (outputs[0] if len(outputs) == 1 else tuple(outputs)), Saved(primals, options, held, made)
+        held = Held(least, frozenset(map(str, lost)), tuple(values), outputs=tuple(given), handed=tuple(handed))
+        return (outputs[0] if len(outputs) == 1 else tuple(outputs)), Saved(primals, options, held, made, wide)
 
     def backward(self, cotangents: Any, saved: Saved) -> dict[str, Array]:
         """Gradients by primal name."""
         given = cotangents if isinstance(cotangents, tuple) else (cotangents,)
         arrays = {**saved.primals, **{f"v {k}": v for k, v in enumerate(given)}}
-        _, found = self._asked({"pull": True, "options": dict(saved.options)}, arrays, "backward")
+        question = {"pull": True, "options": dict(saved.options), "wide": saved.wide}
+        _, found = self._asked(question, arrays, "backward")
         saved.made[:] = [a for n, a in found.items() if n.startswith("p ")]
         return {name.removeprefix("g "): g for name, g in found.items() if name.startswith("g ")}
 
@@ -180,6 +191,21 @@ class Remote:
         if status == -signal.SIGKILL:
             return KILLED
         return f"left with status {status}" if status >= 0 else f"was ended by signal {-status}"
+
+
+@dataclass(frozen=True)
+class Exact:
+    """See `Remote.exact`; what an engine is for `Lossy.formula`."""
+
+    remote: Remote
+
+    def forward(self, *arrays: Array, **options: Any) -> tuple[Any, Saved]:
+        """See `Remote`."""
+        return self.remote._forward(arrays, options, True)
+
+    def backward(self, cotangents: Any, saved: Saved) -> dict[str, Array]:
+        """See `Remote`."""
+        return self.remote.backward(cotangents, saved)
 
 
 @contextmanager

@@ -75,19 +75,21 @@ def _answered(
         reference = layer.hooks.reference
         watching = nullcontext() if reference is None else reference.watching()
         with watch, nullcontext() if question["fresh"] is None else poisoned(float(question["fresh"])), watching:
-            raw, tape = layer.forward(*(arrays[p.name] for p in layer.primals), **options)
+            code = reference.exact if question["wide"] and reference is not None else layer
+            raw, tape = code.forward(*(arrays[p.name] for p in layer.primals), **options)
             outputs = raw if isinstance(raw, tuple) else (raw,)
             found: dict[str, Any] = {f"y {k}": np.array(y) for k, y in enumerate(outputs)}
             v: tuple[Any, ...] = ()
             if question["pull"]:
                 v = tuple(arrays[f"v {k}"] for k in range(len(outputs)))
                 v = tuple(a.astype(y.dtype) if y.dtype.kind == "f" else a for a, y in zip(v, map(np.asarray, outputs)))
-                grads = by_name(layer, layer.backward(v if len(v) > 1 else v[0], tape))
+                grads = by_name(layer, code.backward(v if len(v) > 1 else v[0], tape))
                 for unusable in (g for g in grads.values() if isinstance(g, LayerFailure)):
                     raise unusable
                 found = {f"g {n}": np.array(g) for n, g in grads.items() if g is not None}
-        held = Held() if reference is None else reference.kept(tape, watching, v)
-        for what, values in (("k", held.values), ("p", held.products), ("o", held.outputs)):
+        held = Held() if reference is None or question["wide"] else reference.kept(tape, watching, v)
+        kinds = ("k", held.values), ("p", held.products), ("o", held.outputs), ("h", held.handed)
+        for what, values in kinds:
             found |= {f"{what} {k}": np.asarray(v, np.float32) for k, v in enumerate(values)}
     except LayerFailure as failure:
         return packed({"failure": [failure.kind, failure.stage, str(failure), failure.primal]}, {})

@@ -22,6 +22,7 @@ Array = Any  # numpy.ndarray
 UNIT = 2.0**-24  # unit roundoff of float32
 TINY = 2.0**-126  # its smallest normal number, below which vectorised code and GPUs give zero
 FEW = 4.0  # roundings of an elementwise operation: special functions of a GPU are good to two units
+TIED = 16 * FEW  # roundings by which orders are decided: more than scores of ten terms or so are off by in every sample
 FLOOR = 0.5  # of the root mean square: three times that is as much as two equal terms can be off by
 _MANY = 4096  # terms up to which the order of a sum may be the worst one
 
@@ -60,6 +61,7 @@ class Held:
         its own, which adds up in float32 and rounds once
     outputs : what it gives in its type, where it gives several: one may be made of another as that is stored, as the
         norm of a sum with a residual is, where the sum is an output, too
+    handed : outputs in its type that it keeps for backward
     """
 
     least: int | None = None
@@ -67,6 +69,7 @@ class Held:
     values: tuple[Array, ...] = ()
     products: tuple[Array, ...] = ()
     outputs: tuple[Array, ...] = ()
+    handed: tuple[Array, ...] = ()
 
 
 def told(saved: Any) -> Held:
@@ -186,6 +189,15 @@ class Lossy(OfType):
         found = self.high.backward(cotangents, truth.tape)
         return {n: np.asarray(g, float) for n, g in found.items() if g is not None}
 
+    def terms(self, cotangents: tuple[Array, ...], truth: Any) -> dict[str, Array]:
+        """Sizes of the terms of every gradient, multiplied out: what its entries are where nothing cancels.
+
+        A kernel that writes several steps as one formula, such as the softmax of what a softmax was renormalised to,
+        takes one sum where the reference takes several. An error that all terms share, and that a later step of the
+        reference takes out again, stays in it.
+        """
+        raise NotImplementedError
+
     def watching(self) -> AbstractContextManager[Any]:
         """Around a forward and a backward of the kernel, for `kept`."""
         return nullcontext()
@@ -216,12 +228,14 @@ class Lossy(OfType):
     def formula(self, layer: Layer) -> Layer:
         """Outputs of the reference, and gradients of the kernel's code in float64, where its type loses nothing."""
 
+        exact = getattr(getattr(layer.forward, "__self__", None), "exact", None) or self.exact  # in its own process
+
         def forward(*arrays: Array, **options: Any) -> tuple[Any, Any]:
             return self(*arrays, **options), (arrays, options)
 
         def backward(cotangents: Any, saved: Any) -> dict[str, Any]:
             arrays, options = saved
-            found: dict[str, Any] = self.exact.backward(cotangents, self.exact.forward(*arrays, **options)[1])
+            found: dict[str, Any] = exact.backward(cotangents, exact.forward(*arrays, **options)[1])
             return found
 
         return layer.derive(forward=forward, backward=backward, hooks=Hooks(batched=self.batched))

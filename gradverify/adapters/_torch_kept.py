@@ -77,7 +77,8 @@ def held(tape: Tape, dtype: Any, watched: Any) -> Held:
     copies = {n for n in lost for k in kept if _same(k.tensor, tape.leaves[n])}
     seen = size if any(enough for _, enough in many) else None
     values = tuple(k.values for k in kept if k.output is None)
-    return Held(seen, frozenset(lost - copies), values, tuple(products), outputs)
+    handed = tuple(k.values for k in kept if k.output is not None)
+    return Held(seen, frozenset(lost - copies), values, tuple(products), outputs, handed)
 
 
 def _alone(tape: Tape) -> bool:
@@ -108,7 +109,8 @@ def _saved_by(output: Any) -> list[Tensor]:
     return [*kept, *tensors_in(list(getattr(node, "__dict__", {}).values()))]
 
 
-def _as_it_is(value: Tensor) -> Tensor:
+def as_it_is(value: Tensor) -> Tensor:
+    """What is saved, by no operation that a mode would count."""
     from torch.utils._python_dispatch import _disable_current_modes as unwatched
 
     with unwatched():
@@ -124,11 +126,13 @@ class Made:
     places : operations that make a value that the kernel keeps, or a product that it rounds
     least : number of elements from which on what backward is handed is rounded; None for none
     lost : where primals lie in what autograd saved that the kernel does not keep
+    outputs : operations that make an output that the kernel keeps for backward
     """
 
     places: frozenset[int] = frozenset()
     least: int | None = None
     lost: frozenset[int] = frozenset()
+    outputs: frozenset[int] = frozenset()
 
 
 def made(held: Held, eps: float, tape: Tape, quiet: Any, run: Callable[[], Any]) -> Made:
@@ -140,13 +144,16 @@ def made(held: Held, eps: float, tape: Tape, quiet: Any, run: Callable[[], Any])
     quiet : a dispatch mode that counts operations as that of samples does
     run : a forward and backward of the reference
     """
-    kept, produced, given = (Sought.of(values, eps) for values in (held.values, held.products, held.outputs))
+    sought = held.values, held.products, held.outputs, held.handed
+    kept, produced, given, handed = (Sought.of(values, eps) for values in sought)
     places, sizes = dict[int, Any](), [held.least] if held.least is not None else []
 
-    of_products = set[int]()  # sizes that no statistics of rows have
+    of_products, of_outputs = set[int](), set[int]()  # sizes that no statistics of rows have, and operations
 
     def look(at: int, result: Tensor, product: bool) -> None:
         size, memory = result.numel(), result.untyped_storage()
+        if handed.found(lambda: _values(result), size):
+            of_outputs.add(at)
         if product:
             of_products.add(size)
         if any(memory.data_ptr() == other.data_ptr() for other in places.values()):
@@ -158,15 +165,15 @@ def made(held: Held, eps: float, tape: Tape, quiet: Any, run: Callable[[], Any])
         elif (product and produced.found(lambda: _values(result), size)) or given.found(lambda: _values(result), size):
             places[at] = memory
 
-    if held.values or held.products or held.outputs:
+    if any(sought):
         quiet.looked = look
         with (
             quiet,
-            import_torch().autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is),
+            import_torch().autograd.graph.saved_tensors_hooks(as_it_is, as_it_is),
         ):  # those are operations, too
             run()
     lost = frozenset(t.data_ptr() for n, t in tape.leaves.items() if n in held.lost)
-    return Made(frozenset(places), min(sizes, default=None), lost)
+    return Made(frozenset(places), min(sizes, default=None), lost, frozenset(of_outputs))
 
 
 class Moved:

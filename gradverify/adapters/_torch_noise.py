@@ -10,6 +10,8 @@ it. The bounds, u = 2^-24 being the unit roundoff of float32:
 - a sum of n terms: n u sum |term|, which holds for any order and blocking (N. J. Higham, Accuracy and Stability of
   Numerical Algorithms, section 4.2: gamma_n = n u / (1 - n u)); from 4096 terms on 64 sqrt(n) in place of n, which
   holds with a probability that leaves no doubt (N. J. Higham and T. Mary 2019);
+- a Fourier transform of n numbers: a few u in each of log2 n steps, of the root mean square of its results (Higham,
+  chapter 24: the error is bounded in norm, and not in each entry);
 - an operand of a matrix product: what rounding it to the kernel's type takes away, since tensor cores take no other;
   and the product itself by one more, where the kernel was seen to make it in its type;
 - a matrix product that is written with elementwise ones is one all the same, as in a recurrence S = a S + k v',
@@ -31,6 +33,7 @@ it. The bounds, u = 2^-24 being the unit roundoff of float32:
 from __future__ import annotations
 
 import functools
+import math
 import sys
 import weakref
 from collections.abc import Callable
@@ -55,6 +58,7 @@ _FUSED = {
 }  # fmt: skip
 PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot", "convolution", "convolution_backward"}
 _SCATTERS = {"index_add", "scatter_add", "index_put", "_index_put_impl", "embedding_dense_backward"}
+_FOURIER = {"_fft_r2c", "_fft_c2c", "_fft_c2r"}
 _SUMS = {"sum", "mean", "cumsum", "nansum", *PRODUCTS, *_SCATTERS}
 _EXACT = {
     "copy", "fill", "zero", "zeros_like", "ones_like", "full", "arange", "clone", "_to_copy", "cat", "stack", "index",
@@ -72,7 +76,7 @@ def rounded(value: Tensor, dtype: Any) -> Tensor:
 
 
 @functools.lru_cache(maxsize=2)
-def _mode(guarded: bool) -> type:
+def mode(guarded: bool) -> type:
     """The class, made when torch is there.
 
     Parameters
@@ -95,6 +99,8 @@ def _mode(guarded: bool) -> type:
             self.doubts: dict[int, tuple[Tensor, Tensor | None]] = {}  # of softmaxes, by how much backward's are off
             self.work = 0  # elements of all results
             self.places: frozenset[int] = frozenset()  # operations whose result the kernel keeps in its type
+            self.slopes: dict[int, Tensor] = {}  # by what part of themselves gradients of results are off: see `Closed`
+            self.steep: list[tuple[Tensor, Tensor]] = []  # those results, and factors of their gradients
 
         @classmethod
         def _should_skip_dynamo(cls) -> bool:
@@ -110,6 +116,9 @@ def _mode(guarded: bool) -> type:
                         result = apart(*args, **kwargs)
                     return self.softmax(name, args, result)  # whose own operations are none of the reference
             result, self.count = self.done(func, name, args, kwargs), self.count + 1
+            if self.count in self.slopes:
+                off = self.slopes[self.count].to(result.dtype)
+                self.steep.append((result, self.paired(off) * off + 1))
             if self.count in self.places and _floats(result):
                 result.copy_(self.low(result, self.dtype))
                 known = self.sizes.get(id(result))
@@ -133,6 +142,8 @@ def _mode(guarded: bool) -> type:
                 if name in ("sum", "mean") and self.contracted(args):
                     bound = bound + self.unit * func(args[0] * args[0], *args[1:], **kwargs).sqrt_()
             result = alone(self, name, args, func(*args, **kwargs))
+            if name in _FOURIER:
+                return self.transformed(args[1], result)
             if name == "mul" and self.unit:
                 self.multiplied(args, result)
             if name in PRODUCTS and _floats(result):
@@ -150,6 +161,17 @@ def _mode(guarded: bool) -> type:
             for k, part in enumerate(result if isinstance(result, (tuple, list)) else (result,)):
                 if _floats(part) and part.numel():
                     self.displace(part, name, args, bound[k] if isinstance(bound, (tuple, list)) else bound)
+            return result
+
+        def transformed(self, axes: Any, result: Tensor) -> Tensor:
+            """Off by a few roundings in each of log2 n steps, at the size of all entries together."""
+            square, count = result.abs().square(), max(2, math.prod(result.shape[axis] for axis in axes))
+            size = square.mean(axes, keepdim=True).sqrt_().mul_(FEW * UNIT * math.log2(count)).expand_as(square)
+            parts, sizes = result, size
+            if result.is_complex():
+                parts, sizes = import_torch().view_as_real(result), size.unsqueeze(-1).expand(*size.shape, 2)
+            parts.add_(sizes * self.signs(parts))
+            self.work += parts.numel()
             return result
 
         def multiplied(self, args: Any, result: Tensor) -> None:
@@ -247,6 +269,7 @@ def _mode(guarded: bool) -> type:
             """Let tensors go: the graph holds the hook that saves, which holds this, and would never be freed."""
             self.sizes.clear()
             self.doubts.clear()
+            self.steep.clear()
 
         def handed(self, value: Tensor, moved: Tensor, off: Tensor) -> None:
             """Backward gets `moved` for what forward made, `off` being how much it was off."""
@@ -308,33 +331,7 @@ def noise(
     kept : whether the kernel saves outputs or intermediate tensors in its type
     vague : whether axes have one entry, so that an elementwise product may stand for a matrix product
     """
-    return _mode("torch._dynamo" in sys.modules)(dtype, products, seed, elementwise, kept, vague)
-
-
-@functools.lru_cache(maxsize=2)
-def _quiet(guarded: bool) -> type:
-    class Quiet(_mode(guarded)):  # type: ignore[misc]
-        """Operations as they are; `looked` hears of each result: its number, itself, whether it is a product."""
-
-        looked: Callable[[int, Tensor, bool], None]
-
-        def done(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
-            """The result of an operation as it is."""
-            result = func(*args, **kwargs)
-            if _floats(result) and 0 not in result.stride():
-                self.looked(self.count + 1, result, name in PRODUCTS)
-            return result
-
-        def softmax(self, name: str, args: Any, result: Any) -> Any:
-            """As it is."""
-            return result
-
-    return Quiet
-
-
-def quiet() -> Any:
-    """A dispatch mode that counts operations as `noise` does: see `Quiet`."""
-    return _quiet("torch._dynamo" in sys.modules)(None, None, 0, False, False, False)
+    return mode("torch._dynamo" in sys.modules)(dtype, products, seed, elementwise, kept, vague)
 
 
 def _floats(value: Any) -> bool:

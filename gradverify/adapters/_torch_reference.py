@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters import _torch_kept
-from gradverify.adapters._lossy import Held, Lossy, as_much_again, told
-from gradverify.adapters._torch_arrays import Array, import_torch, tensor
+from gradverify.adapters._closed import Off, one_of_each
+from gradverify.adapters._lossy import FEW, UNIT, Held, Lossy, as_much_again, told
+from gradverify.adapters._torch_arrays import Array, array, import_torch, tensor
 from gradverify.adapters._torch_engine import Engine, Tape
 from gradverify.adapters._torch_heard import peaks, products_made
 from gradverify.adapters._torch_kept import Kept, Made, Moved, made
-from gradverify.adapters._torch_noise import noise, quiet
+from gradverify.adapters._torch_noise import noise
+from gradverify.adapters._torch_quiet import quiet, sizes, slopes
 from gradverify.core.errors import DeclarationError
 
 _EXACT_ENOUGH = 1e-5  # eps of types in which statistics may be kept
@@ -35,11 +37,13 @@ class Truth:
     ----------
     saved : tensors that autograd saved, in their order
     made : what of it is rounded as the kernel keeps it, once that is known
+    slopes : by what part of themselves gradients of results are off, for each array they are made of, once it is asked
     """
 
     tape: Tape
     saved: tuple[Any, ...]
     made: list[Made] = field(default_factory=list)
+    slopes: list[list[Off]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ class Reference(Lossy):
         seed: int,
         held: Held,
         truth: Truth,
+        closed: bool = False,
     ) -> tuple[Any, dict[str, Array], int]:
         """Outputs and gradients, every operation displaced by as much as a good kernel may be off.
 
@@ -104,6 +109,7 @@ class Reference(Lossy):
         ----------
         truth : what `forward` kept at this point
         held : what the kernel was seen to keep
+        closed : whether gradients may be had from what forward gave: see `Closed`
 
         Returns
         -------
@@ -123,13 +129,35 @@ class Reference(Lossy):
         rounds = truth.made[0]
         disturbed = noise(self.dtype, self.products, seed, not large, rounds.least is not None, single)
         disturbed.places = rounds.places
+        disturbed.slopes = one_of_each(self._slopes(arrays, options, rounds, truth), seed) if closed else {}
         with disturbed, _packing(Moved(disturbed, truth.saved, rounds, self.dtype, as_much_again(seed))):
             outputs, tape = engine.forward(*arrays, **options)
+        for made_here, factor in disturbed.steep:
+            if made_here.requires_grad:
+                made_here.register_hook(lambda g, factor=factor: _times(g, factor))
         with disturbed:
             gradients = engine.backward(cotangents, tape)
         disturbed.forget()
         found = {n: np.asarray(g, float) for n, g in gradients.items() if g is not None}
         return outputs, found, disturbed.work
+
+    def _slopes(self, arrays: tuple[Array, ...], options: Any, rounds: Made, truth: Truth) -> list[list[Off]]:
+        """By what part of themselves gradients of results are off; more of what the kernel keeps in its type."""
+        if not truth.slopes:
+            heard, low = slopes(), rounds.places | rounds.outputs
+            with heard, _packing(_torch_kept.as_it_is):
+                self.high.forward(*arrays, **options)
+            unit = {True: self.eps / 2 + FEW * UNIT, False: FEW * UNIT}
+            truth.slopes.extend([(k, off * unit[k in low]) for k, off in group] for group in heard.found.values())
+        return truth.slopes
+
+    def terms(self, cotangents: tuple[Array, ...], truth: Truth) -> dict[str, Array]:
+        """See `Lossy`."""
+        tape = truth.tape
+        vs = self.high._cotangents(tuple(map(np.abs, cotangents)), tape.outputs)
+        with sizes(vs):
+            found = self.high._grad(tape.outputs, tape.leaves, vs, tape.options)
+        return {n: np.abs(array(g)) for n, g in found.items() if g is not None}
 
     @property
     def exact(self) -> Engine:
@@ -163,6 +191,13 @@ class Reference(Lossy):
         if not isinstance(saved, Tape) or self.eps < _EXACT_ENOUGH:
             return []
         return list(_torch_kept.low(saved, self.dtype))
+
+
+def _times(gradient: Any, factor: Any) -> Any:
+    from torch.utils._python_dispatch import _disable_current_modes as unwatched
+
+    with unwatched():
+        return gradient * factor
 
 
 def _packing(pack: Any) -> Any:

@@ -9,12 +9,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from gradverify.adapters._lossy import FEW, TINY, UNIT
+from gradverify.adapters._lossy import FEW, TIED, TINY, UNIT
 from gradverify.adapters._torch_arrays import Tensor, import_torch
 from gradverify.adapters._torch_signs import Signs
 
 _SIGNS = {"gt", "ge", "lt", "le", "sgn", "sign", "relu", "leaky_relu", "elu", "hardtanh"}
-_ORDERS = {"topk", "sort", "argsort", "max", "min", "argmax", "argmin"}
+_POOLS = {"max_pool2d_with_indices", "max_pool3d_with_indices", "adaptive_max_pool2d", "adaptive_max_pool3d"}
+_ORDERS = {
+    "topk",
+    "sort",
+    "argsort",
+    "max",
+    "min",
+    "argmax",
+    "argmin",
+    "kthvalue",
+    "median",
+    "cummax",
+    "cummin",
+} | _POOLS
 _OF_SLOPE = {"leaky_relu_backward", "elu_backward", "hardtanh_backward"}  # whose second argument decides
 _DECIDES = {**dict.fromkeys(_SIGNS | _ORDERS, 0), **dict.fromkeys(_OF_SLOPE, 1)}
 
@@ -25,8 +38,8 @@ def moved(signs: Signs, name: str, args: Any) -> Any:
     if at is None or at >= len(args) or not _decides(args[at]):
         return args
     value = args[at]
-    s = _lots(signs, value) if name in _ORDERS else signs.paired(value)
-    return (*args[:at], (value * (1 + FEW * UNIT * s)).where(value != 0, TINY * s), *args[at + 1 :])
+    s = _lots(signs, value) * TIED if name in _ORDERS else signs.paired(value) * FEW
+    return (*args[:at], (value * (1 + UNIT * s)).where(value != 0, TINY * s), *args[at + 1 :])
 
 
 def alone(signs: Signs, name: str, args: Any, result: Tensor) -> Tensor:

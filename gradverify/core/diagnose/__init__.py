@@ -124,6 +124,9 @@ def _turn(name: str) -> tuple[bool, int]:
     return name != FACTS, DEAR.index(name) + 1 if name in DEAR else 0
 
 
+_SUMMED = 1e-5  # of the largest entry: some tens of roundings of float32
+
+
 def _asked(signature: Signature, evidence: Evidence) -> Diagnosis | None:
     try:
         with unpatched(), np.errstate(all="ignore"):
@@ -179,8 +182,15 @@ def _of_formula(layer: Layer, finding: Finding, seconds: float = SECONDS) -> tup
     found = (
         diagnose(exact, f, seconds) for f in outcome.findings if f.property == "gradient" and f.primal == finding.primal
     )
-    told = (d for d in next(found, ()) if d.name != FACTS)
+    told = (d for d in next(found, ()) if d.name != FACTS and not _meant(d, reference.eps))
     return tuple(replace(d, text=f"{d.text}; so it is in float64, where nothing is rounded") for d in told)
+
+
+def _meant(diagnosis: Diagnosis, eps: float) -> bool:
+    """Whether it is the type of a kernel, or float32, that is told: to those it rounds by itself, whatever it gets."""
+    if diagnosis.name == "small_error":
+        return bool(diagnosis.evidence["largest"] < _SUMMED)
+    return diagnosis.name == "precision" and bool(np.finfo(diagnosis.evidence.get("dtype", float)).eps <= eps)
 
 
 def _again(layer: Layer, finding: Finding, lead: Finding) -> tuple[Diagnosis, ...]:

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.regime import Regime
 from gradverify.core.differentiate import ladder
 from gradverify.core.differentiate.point import Point
+from gradverify.core.differentiate.sides import one_sided
 from gradverify.core.evaluate.failures import LayerFailure, out_of_memory
 from gradverify.core.evaluate.limits import SLOW
 from gradverify.core.judge import exact
@@ -43,6 +45,10 @@ _AGAIN = 0.25  # of the cases without a finding on which the kernel is run again
 # in one case of five escapes one time in 87; and where a kernel seems wrong it is confirmed at any rate.
 _CONFIRMED = 0.25
 
+_NORMAL = 2.0**-126  # the smallest normal number of float32
+_ROUNDED = 2.0**-22  # of a term of float32: four roundings, as of an elementwise operation
+
+Draw = Callable[[int, bool], tuple[Any, dict[str, Array], int]]
 Sampled = tuple[tuple[Array, ...], dict[str, Array]]
 
 
@@ -98,7 +104,8 @@ def holds(layer: Layer, case: Case) -> Outcome:
             skipped=f"a value on the way leaves the range of float32, or one of a product that of {reference.type}",
         )
     kept = reference.kept(evaluation.saved, watching, v)
-    draws = _Draws(layer, case, lambda k: reference.sample(arrays, case.cotangents, case.options, k, kept, tape))
+    draws = _Draws(layer, case, lambda k, closed: reference.sample(arrays, v, case.options, k, kept, tape, closed))
+    draws.beside = lambda: reference.terms(v, tape)
     forward = _forward(layer, case, outputs, expected, draws)
     if isinstance(judged, LayerFailure):
         if forward is None:
@@ -129,6 +136,11 @@ def within(layer: Layer, case: Case) -> bool:
     return layer.hooks.reference is not None and not holds(layer, case).findings
 
 
+def good(layer: Layer, case: Case, judged: dict[str, Array]) -> bool:
+    """Whether these gradients are not seen to be worse than those of a good kernel at a case."""
+    return within(layer.derive(backward=lambda *_: judged), case)
+
+
 def _of_all(runs: _runs.Runs, case: Case, comparisons: list[Comparison], findings: list[Finding]) -> list[Finding]:
     """The findings, where they hold of all runs; of primals that are wrong in some runs, that."""
     known = {f.primal: f for f in findings}
@@ -145,32 +157,45 @@ def _of_all(runs: _runs.Runs, case: Case, comparisons: list[Comparison], finding
 class _Draws:
     """Samples of what rounding does at one case, taken as they are asked for."""
 
-    def __init__(self, layer: Layer, case: Case, draw: Callable[[int], tuple[Any, dict[str, Array], int]]) -> None:
+    def __init__(
+        self, layer: Layer, case: Case, draw: Callable[[int, bool], tuple[Any, dict[str, Array], int]]
+    ) -> None:
         self.layer, self.case, self.draw = layer, case, draw
         self.taken: list[Sampled] = []
         self.large = case.size > _LARGE
+        self.beside: Callable[[], dict[str, Array]] = dict
         self.unit = layer.hooks.reference.eps / 2  # type: ignore[union-attr]
+        floats = (a for a in (*case.primals.values(), *(case.cotangents or ())) if a.dtype.kind == "f")
+        largest = max((float(np.max(np.abs(a), initial=1.0, where=np.isfinite(a))) for a in floats), default=1.0)
+        self.flushed = 2 * _NORMAL * largest  # what is multiplied by an input may have become zero before
 
-    def bound(self, truth: Array, of: Callable[[Sampled], Array], count: int) -> Array:
-        """See `allowed`; `of` tells which part of a sample is meant."""
+    @cached_property
+    def terms(self) -> dict[str, Array]:
+        """Sizes of the terms of gradients: see `Lossy.terms`."""
+        return dict(evaluate.guarded("reference", self.beside))
+
+    def bound(self, name: str, truth: Array, of: Callable[[Sampled], Array], count: int) -> Array:
+        """See `allowed`; `of` tells which part of a sample is meant. Terms count where few samples do not suffice."""
         while len(self.taken) < count:
-            at = self.case.seed + 1 + len(self.taken)
-            outputs, gradients, work = evaluate.guarded("reference", self.draw, at)
+            at, closed = self.case.seed + 1 + len(self.taken), len(self.taken) >= FEW
+            outputs, gradients, work = evaluate.guarded("reference", self.draw, at, closed)
             self.large |= work > _WORK
             self.taken.append((evaluate.outputs_of(self.layer, outputs), gradients))
-        smallest = float(self.layer.hooks.reference.smallest)  # type: ignore[union-attr]
-        return allowed(truth, [of(s) for s in self.taken[:count]], self.unit, smallest)
+        smallest = max(float(self.layer.hooks.reference.smallest), self.flushed)  # type: ignore[union-attr]
+        found = allowed(truth, [of(s) for s in self.taken[:count]], self.unit, smallest)
+        known = self.terms.get(name) if count > FEW else None
+        return found if known is None else found + FACTOR * _ROUNDED * np.nan_to_num(known, posinf=0.0)
 
     def compared(
         self, name: str, judged: Array, truth: Array, of: Callable[[Sampled], Array], labels: tuple[str, ...]
     ) -> Comparison:
         """By few samples, and where an entry disagrees, by many."""
         largest = float(self.layer.hooks.reference.largest)  # type: ignore[union-attr]
-        comparison = compared(name, judged, truth, self.bound(truth, of, FEW), largest, labels)
+        comparison = compared(name, judged, truth, self.bound(name, truth, of, FEW), largest, labels)
         for count in COUNTS[1:]:  # a kink next to the point is crossed by some of many, maybe by none of few
             if not comparison.wrong.any() or (count == MANY and comparison.ratio[comparison.wrong].max() > _CLEAR):
                 break
-            comparison = compared(name, judged, truth, self.bound(truth, of, count), largest, labels)
+            comparison = compared(name, judged, truth, self.bound(name, truth, of, count), largest, labels)
         return comparison
 
 
@@ -245,8 +270,11 @@ def _excused(doubt: Finding, truths: dict[str, Array], draws: _Draws) -> bool:
     comparison, truth = doubt.comparison, truths.get(doubt.primal or "")
     if comparison is None or truth is None or np.shape(comparison.analytic) != np.shape(truth):
         return False
-    bound = draws.bound(truth, lambda s: s[1].get(str(doubt.primal), np.zeros(truth.shape)), COUNTS[1])
-    return bool((np.abs(comparison.analytic - comparison.numerical) <= bound)[comparison.wrong].all())
+    bound = draws.bound(
+        str(doubt.primal), truth, lambda s: s[1].get(str(doubt.primal), np.zeros(truth.shape)), COUNTS[1]
+    )
+    beyond = np.abs(comparison.analytic - comparison.numerical) > bound  # a sample may be no number: then none is known
+    return not beyond[comparison.wrong].any()
 
 
 def _entry(high: Layer, case: Case, comparison: Comparison) -> Finding | None:
@@ -264,6 +292,10 @@ def _entry(high: Layer, case: Case, comparison: Comparison) -> Finding | None:
         known = {comparison.primal: comparison.numerical}
         return _spot(high, case, known, {comparison.primal: along}, comparison.primal, f"at {place}")
     if not abs(value - truth) > bound or comparison.bound[comparison.worst] > abs(value - truth):
+        return None
+    sides = [one_sided(point, np.array([at]), np.array([truth]), side) for side in (1, -1)]
+    ends = [float(s.value[0]) + way * float(s.bound[0]) for s in sides for way in (-1, 1)]
+    if min(ends) <= truth <= max(ends):  # a kink, where a derivative is any of those
         return None
     return _doubted(case, comparison.primal, f"at {place} it is {truth:.6g}, numerical {value:.6g} ± {bound:.1g}")
 
