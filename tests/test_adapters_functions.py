@@ -268,3 +268,47 @@ def test_a_gradient_that_is_called_so_is_found_wrong():
             return 1 - np.tanh(x)
 
     assert gv.check(Sharp, x="N D", examples=15, raises=False).findings
+
+
+class Lazy:
+    """Its weights are drawn at the first forward, and nothing after that."""
+
+    def __init__(self, n_out):
+        self.n_out, self.params, self.grads = n_out, {"w": None}, {}
+
+    def forward(self, x):
+        if self.params["w"] is None:
+            self.params["w"] = np.random.normal(size=(x.shape[1], self.n_out))
+        self.x = x
+        return x @ self.params["w"]
+
+    def backward(self, dy):
+        self.grads["w"] = self.x.T @ dy
+        return dy @ self.params["w"].T
+
+
+class Dropping(Lazy):
+    """A mask is drawn at each forward besides."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        self.mask = np.random.uniform(size=y.shape) > 0.5
+        return y * self.mask
+
+    def backward(self, dy):
+        return super().backward(dy * self.mask)
+
+
+class Undropped(Dropping):
+    """The mask is forgotten in the gradient of the weights."""
+
+    def backward(self, dy):
+        return Lazy.backward(self, dy) * 1.0
+
+
+def test_weights_that_are_drawn_at_the_first_forward_are_no_random_numbers_of_each():
+    told = [
+        gv.check(made, x="N D", examples=10).declared for made in (lambda M: Lazy(n_out=M), lambda M: Dropping(n_out=M))
+    ]
+    assert [any("random numbers" in line for line in lines) for lines in told] == [False, True]
+    assert gv.check(lambda M: Undropped(n_out=M), x="N D", examples=10, raises=False).findings

@@ -318,6 +318,9 @@ def _look(
         return None
     found = discover(made, built)
     lazy = not (set(start) & set(found))
+    if lazy and inner.maker.chance.forgotten(options):  # what was drawn were weights; later forwards draw none
+        with suppress(LayerFailure), inner.maker.chance.fixed(options):
+            inner.call(made, [np.array(a) for a in given], options)
     outside = [*given, *flat(output)]
 
     def parameter(name: str, value: Any) -> bool:

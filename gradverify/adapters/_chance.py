@@ -76,6 +76,12 @@ class Chance:
             for name, (_, write) in shared.items():
                 write(before[name])
 
+    def forgotten(self, key: Any = None) -> bool:
+        """Whether anything was drawn in a configuration, which is no longer held against it."""
+        _, used = self._known.pop((repr(key), True), (0, frozenset[str]()))
+        self.drawn -= used
+        return bool(used)
+
     @contextmanager
     def anew(self, key: Any = None) -> Iterator[None]:
         """Inside a backward, the shared generators start from a state of its own, another one at each call.

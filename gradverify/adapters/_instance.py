@@ -164,8 +164,8 @@ def builds(target: Any) -> bool:
 
 def made_by(target: Any, primals: Iterable[str], sizes: set[str]) -> bool:
     """Whether a function is one that builds an object: it takes sizes, or nothing."""
-    takes = accepted_by(target)
-    return not set(takes) & set(primals) and (not takes or any(n in sizes for n in required(target) or []))
+    takes, needs = accepted_by(target), required(target) or []
+    return not set(takes) & set(primals) and (not takes or any(n in sizes or SIZE.fullmatch(n) for n in needs))
 
 
 def leaves(value: Any) -> Iterator[str]:
