@@ -1,5 +1,7 @@
 """Primals in dicts and lists, shared contexts, and pullbacks: right ones pass, a slip is found by its name."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -312,3 +314,62 @@ def test_weights_that_are_drawn_at_the_first_forward_are_no_random_numbers_of_ea
     ]
     assert [any("random numbers" in line for line in lines) for lines in told] == [False, True]
     assert gv.check(lambda M: Undropped(n_out=M), x="N D", examples=10, raises=False).findings
+
+
+def total(a, axis, keepdims):
+    return a.sum(axis=axis, keepdims=keepdims)
+
+
+def total_backward(grad, a_shape, axis, keepdims):
+    return np.broadcast_to(grad if keepdims else np.expand_dims(grad, axis), a_shape).copy()
+
+
+def negated(a):
+    return -a
+
+
+def power(a):
+    return np.exp(a)
+
+
+def slope_of(sign):
+    """A backward that takes the output by a name that says so."""
+
+    def backward(grad, exp_a):
+        return sign * grad * exp_a
+
+    return backward
+
+
+def shifted(a, b):
+    return a + b
+
+
+def shifted_backward(grad, b_shape, a_shape):
+    db = grad.sum(0) if len(b_shape) < grad.ndim else grad
+    return np.broadcast_to(grad, a_shape), db
+
+
+def test_arguments_of_a_backward_are_told_by_their_names():
+    check = partial(gv.check, examples=10)
+    assert check(total, total_backward, a="N D", options={"axis": [0, 1], "keepdims": [True, False]}).ok
+    assert check(negated, lambda grad: -grad, a="N").ok
+    report = check(power, slope_of(1), a="N D")
+    assert report.ok and "backward: a function of the upstream gradient, the output" in report.declared
+    assert check(shifted, shifted_backward, a="N D", b="D").ok
+
+
+def test_backwards_of_such_arguments_are_found_wrong():
+    check = partial(gv.check, examples=10, raises=False)
+    assert check(power, slope_of(-1), a="N D").findings
+    assert check(negated, lambda grad: grad, a="N").findings
+    (finding,) = check(shifted, lambda grad, b_shape: (grad, grad[0].reshape(b_shape)), a="N D", b="D").findings
+    assert finding.primal == "b"
+    with pytest.raises(gv.DeclarationError, match=r"backward takes \(grad, mask\)"):
+        check(power, lambda grad, mask: grad * mask, a="N")
+
+
+@pytest.mark.parametrize("choices", [[0, 1], (0, 1)])
+def test_choices_that_are_given_like_a_primal_are_named_as_an_option(choices):
+    with pytest.raises(gv.DeclarationError, match=r"options=\{'axis': \[0, 1\]\}"):
+        gv.check(total, total_backward, a="N D", axis=choices)

@@ -9,15 +9,13 @@ from typing import Any
 
 from gradverify.adapters._normal import required
 
-FORWARDS = ("forward", "forward_pass", "fprop", "forward_propagation", "feedforward", "__call__")
+FORWARDS = (
+    *("forward", "forward_pass", "fprop", "forward_propagation", "feedforward", "feed_forward", "forward_prop"),
+    *("propagate", "__call__"),
+)
 BACKWARDS = (
-    "backward",
-    "backward_pass",
-    "bprop",
-    "backprop",
-    "back_propagation",
-    "backward_propagation",
-    "backpropagate",
+    *("backward", "backward_pass", "bprop", "backprop", "back_propagation", "backward_propagation", "backpropagate"),
+    *("back_prop", "backward_prop", "backpropagation"),
 )
 VALUES = ("loss", "compute_loss", "cost", "compute_cost", "loss_function", "cost_function", "objective")
 PREDICTIONS = ("predict", "predict_proba", "output")

@@ -20,7 +20,9 @@ Rebuild = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 def is_nested(spec: Any) -> bool:
-    """Whether a declaration is a dict, list or tuple of declarations, and not ("N", domain)."""
+    """Whether a declaration is a dict, list or tuple of declarations: not ("N", domain), nor choices of an option."""
+    if isinstance(spec, (list, tuple)) and not any(isinstance(part, (str, Mapping, list, tuple)) for part in spec):
+        return False
     return isinstance(spec, (Mapping, list)) or (isinstance(spec, tuple) and not _is_pair(spec))
 
 

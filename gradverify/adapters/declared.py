@@ -55,6 +55,8 @@ def _dimension_strings(cls: type) -> dict[str, Any]:
 
 _UPSTREAM_AND_SAVED = re.compile(r"\w+ (saved|cache|ctx|res|residuals?|_)|")
 _UPSTREAM = ("dy", "dout", "g", "grad", "grad_output", "upstream", "cotangent", "ct", "v")
+_OUTPUT, _SHAPE = ("y", "out", "output", "result", "ans", "z", "s", "p", "h"), "_shape"
+_DY, _Y = "the upstream gradient", "the output"  # arguments of a backward that name no primal and no option
 
 
 @convention('gradverify.check(forward, backward, x="N D", W="D H")', _is_pair, name="pair", priority=90)
@@ -94,8 +96,7 @@ def _as_called(layer: Layer) -> Layer | None:
     """The layer of a function and its gradient, f(x) and f_grad(x) or f_grad(x, dy), or of a backward that takes what
     forward saved one by one; None if it is the usual pair.
 
-    Told by the arguments of the gradient: those of the function, and an upstream gradient before or behind them,
-    which may have any name where forward returns an array and no cache.
+    Told by the arguments of the gradient where forward returns an array and no cache, see `_roles`.
 
     Raises
     ------
@@ -103,9 +104,7 @@ def _as_called(layer: Layer) -> Layer | None:
         If forward returns an array alone, and the arguments of backward do not tell what they are.
     """
     names = required(layer.backward) or []
-    own = [n for n in names if n not in _UPSTREAM]
-    rest = [k for k, n in enumerate(names) if n in _UPSTREAM]
-    usual = own == list(layer.primal_names) and len(rest) <= 1
+    usual = [n for n in names if n not in _UPSTREAM] == list(layer.primal_names)
     if not usual and _UPSTREAM_AND_SAVED.fullmatch(" ".join(names)):
         return None
     arrays = next((arrays for arrays, _ in examples(layer)), None)
@@ -117,27 +116,47 @@ def _as_called(layer: Layer) -> Layer | None:
         return None
     if not isinstance(value, (np.ndarray, np.number, float)):
         return _unpacking(layer, names, value)
-    if not usual:
-        others = [k for k, n in enumerate(names) if n not in layer.primal_names]
-        rest = others if [n for n in names if n in layer.primal_names] == list(layer.primal_names) else []
-        if len(rest) != 1:
-            raise DeclarationError(_unclear(layer, names))
-    if rest and rest[0] not in (0, len(layer.primal_names)):
-        return None
+    roles = _roles(layer, names)
+    if roles is None:
+        raise DeclarationError(_unclear(layer, names))
+    whole = _DY in roles  # else a derivative, elementwise
 
     def forward(*primals: Any, **options: Any) -> Any:
-        return layer.forward(*primals, **options), (primals, options)
+        y = layer.forward(*primals, **options)
+        return y, (primals, y, options)
 
     def backward(dy: Any, saved: Any) -> Any:
-        primals, options = saved
-        taken = taken_by(layer.backward, options)
-        given = (*primals, dy) if rest and rest[0] else (dy, *primals) if rest else primals
+        primals, y, options = saved
+        known = {**options, **dict(zip(layer.primal_names, primals)), _DY: dy, _Y: y}
+        shapes = {n + _SHAPE: np.shape(a) for n, a in zip(layer.primal_names, primals)}
+        given = [(shapes | known)[role] for role in roles]
+        taken = taken_by(layer.backward, options, len(given))
         found = flat(layer.backward(*given, **taken))
-        return tuple(found if rest else [None if g is None else g * dy for g in found])
+        return tuple(found if whole else [None if g is None else g * dy for g in found])
 
-    return annotated(
-        layer.derive(forward=forward, backward=backward), "backward: a function of the primals" + " and dy" * len(rest)
-    )
+    said = [role for role in roles if not role.endswith(_SHAPE) and role not in layer.options]
+    line = f"backward: a function of {', '.join(said) or 'shapes'}"
+    return annotated(layer.derive(forward=forward, backward=backward), line)
+
+
+def _roles(layer: Layer, names: list[str]) -> list[str] | None:
+    """What each argument of a gradient is: a primal or an option by its name, a shape, _DY or _Y; None if unclear.
+
+    The upstream gradient may have any name beside all primals, and the output one that says so, as `exp_x`.
+    """
+    known = {*layer.primal_names, *layer.options, *(n + _SHAPE for n in layer.primal_names)}
+    others = [n for n in names if n not in known]
+    upstream = [n for n in others if n in _UPSTREAM]
+    if len(others) == 1 and not upstream and set(layer.primal_names) <= set(names):
+        upstream = others
+    rest = [n for n in others if n not in upstream]
+    if len(upstream) > 1 or len(rest) > 1 or (rest and not upstream) or not all(_is_output(layer, n) for n in rest):
+        return None
+    return [n if n in known else _DY if n in upstream else _Y for n in names]
+
+
+def _is_output(layer: Layer, name: str) -> bool:
+    return name in _OUTPUT or any(name.endswith(f"_{n}") for n in layer.primal_names)
 
 
 def _unpacking(layer: Layer, names: list[str], result: Any) -> Layer | None:

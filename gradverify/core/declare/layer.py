@@ -16,7 +16,7 @@ from typing import Any
 
 from gradverify.core.declare import dims, domains
 from gradverify.core.declare.declaration import Backward, Declaration, Declared, Forward, Primal
-from gradverify.core.declare.functions import predicate
+from gradverify.core.declare.functions import accepted, predicate
 from gradverify.core.declare.hooks import Hooks
 from gradverify.core.declare.validation import ARGUMENTS, called, mapping, named, validate
 from gradverify.core.errors import DeclarationError
@@ -71,7 +71,7 @@ class Layer(Declaration):
         constants = as_names(declaration.get("constants", ()))
         if "zero" in declaration:
             declaration["zero"] = as_names(declaration["zero"])
-        found = tuple(_primal(label, key, arrays[key], constants) for key in _order(forward, arrays))
+        found = tuple(_primal(label, key, arrays[key], constants, forward) for key in _order(forward, arrays))
         whole = tuple(p.name for p in found if p.domain.strategy is not None and not p.differentiable)
         unwanted = tuple(dict.fromkeys((*constants, *whole)))
         self._set(
@@ -158,19 +158,20 @@ def _order(forward: Forward, arrays: Mapping[str, Any]) -> list[str]:
     return [n for n in names if n in arrays] if set(arrays) <= set(names) else list(arrays)
 
 
-def _primal(label: str, name: str, spec: Any, constants: tuple[str, ...]) -> Primal:
+def _primal(label: str, name: str, spec: Any, constants: tuple[str, ...], forward: Forward) -> Primal:
     try:
         text, domain = _split(spec)
         return Primal(name, dims.parse(text), domain, domain.differentiable and name not in constants)
     except DeclarationError as error:
-        near = "" if isinstance(spec, str) else meant(name, (*KEYWORDS, *ARGUMENTS), 1) or _as_option(name, spec)
+        typed = "" if name in accepted(forward, (name,), False) else meant(name, (*KEYWORDS, *ARGUMENTS), 1)
+        near = "" if isinstance(spec, str) else typed or _as_option(name, spec)
         raise DeclarationError(f"layer {label!r}, primal {name!r}: {error}{near}") from None
 
 
 def _as_option(name: str, spec: Any) -> str:
     """How an option is declared that was written like a primal, as in ``stride=[1, 2]``."""
-    if isinstance(spec, (list, range)):
-        return f"; an option is declared as options={{{name!r}: {spec!r}}}"
+    if isinstance(spec, (list, range, tuple)):
+        return f"; an option is declared as options={{{name!r}: {spec if isinstance(spec, range) else list(spec)!r}}}"
     single = isinstance(spec, (bool, int, float))
     return f"; an option is declared with its choices, as options={{{name!r}: [{spec!r}]}}" if single else ""
 
