@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import gradverify as gv
+from gradverify import adapt
 
 pytestmark = pytest.mark.usefixtures("as_drawn")
 
@@ -373,3 +374,49 @@ def test_backwards_of_such_arguments_are_found_wrong():
 def test_choices_that_are_given_like_a_primal_are_named_as_an_option(choices):
     with pytest.raises(gv.DeclarationError, match=r"options=\{'axis': \[0, 1\]\}"):
         gv.check(total, total_backward, a="N D", axis=choices)
+
+
+class Traced:
+    """An array on a tape whose backward takes flags and no upstream gradient; products and sums are not traced."""
+
+    power = 2
+
+    def __init__(self, data, source=None):
+        self.data, self.grad, self.source = data, None, source
+
+    def squared(self):
+        return type(self)(self.data**2, self)
+
+    def backward(self, retain_graph=False):
+        if self.grad is None:
+            self.grad = type(self)(np.ones_like(self.data))
+        self.source.grad = type(self)(self.power * self.source.data * self.grad.data)
+
+
+class Summed(Traced):
+    """One that knows of them."""
+
+    def __mul__(self, other):
+        return _Sum(self, other)
+
+    def sum(self):
+        return self
+
+
+class _Sum:
+    def __init__(self, one, other):
+        self.one, self.other = one, other
+
+    def sum(self):
+        return self
+
+    def backward(self):
+        self.one.grad = self.other
+        self.one.backward()
+
+
+@pytest.mark.parametrize("kind", [Traced, Summed])
+def test_a_tape_whose_backward_takes_no_upstream_gradient(kind):
+    assert gv.check(adapt.tape(kind, kind.squared, x="N D"), examples=10).ok
+    slip = type("Slip", (kind,), {"power": 3})
+    assert gv.check(adapt.tape(slip, slip.squared, x="N D"), examples=10, raises=False).findings

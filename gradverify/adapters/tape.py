@@ -16,8 +16,8 @@ import numpy as np
 
 from gradverify.adapters import convention
 from gradverify.adapters._chance import Chance
-from gradverify.adapters._instance import accepted_by
 from gradverify.adapters._normal import called, finished, sketch, split
+from gradverify.core.declare.functions import arguments
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.nouns import Array
@@ -87,11 +87,13 @@ class Tape:
             root, scale = called("backward", self.contract, output, np.array(v)), 1.0
         elif isinstance(output, np.ndarray) and output.dtype == object:  # one value for each entry
             root, scale = _weighted(output, v), 1.0
-        elif np.size(v) == 1 and not self._takes_seed(output):
-            root, scale = output, float(np.ravel(v)[0])
-        else:
+        elif self._takes_seed(output):
             called("backward", output.backward, np.array(v))
             return self._read(leaves)
+        elif np.size(v) == 1:
+            root, scale = output, float(np.ravel(v)[0])
+        else:
+            root, scale = self._contracted(output, v), 1.0
         if self.backward_of is not None:
             gradients = called("backward", self.backward_of, root, [x for x in leaves if not _plain(x)])
             names = [n for n, x in zip(self.names, leaves) if not _plain(x)]
@@ -100,7 +102,21 @@ class Tape:
         return {n: None if g is None else g * scale for n, g in self._read(leaves).items()}
 
     def _takes_seed(self, output: Any) -> bool:
-        return self.backward_of is None and bool(accepted_by(getattr(output, "backward", None)))
+        """Whether the walk takes an upstream gradient: it takes an argument that is no flag."""
+        if self.backward_of is not None or not hasattr(output, "backward"):
+            return False
+        return any(not isinstance(p.default, bool) for p in arguments(output.backward) or ())
+
+    def _contracted(self, output: Any, v: Array) -> Any:
+        """The sum of the products with the cotangent, on the tape; else the output with that for its gradient."""
+        try:
+            return (output * self.wrap(np.array(v))).sum()
+        except Exception:  # noqa: BLE001  the author's values need not know of products and sums
+            for name in (n for n in _GRADIENTS if hasattr(output, n)):
+                wrapped = isinstance(getattr(output, name), type(output)) or getattr(output, name) is None
+                setattr(output, name, self.wrap(np.array(v)) if wrapped else np.array(v))
+                break
+            return output
 
     def _leaf(self, array: Array) -> Any:
         if not self.each:
