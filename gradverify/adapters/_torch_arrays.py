@@ -17,13 +17,7 @@ Tensor = Any  # torch.Tensor
 
 
 def import_torch() -> Any:
-    """The module torch.
-
-    Raises
-    ------
-    DeclarationError
-        If it is not installed, with the extra that brings it.
-    """
+    """The module torch; raises DeclarationError if it is not installed, with the extra that brings it."""
     try:
         import torch
     except ImportError as error:

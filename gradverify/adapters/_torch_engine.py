@@ -170,10 +170,7 @@ class Engine:
     def broadcast(self, primals: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Array, ...]:
         """Outputs at primals of which some have leading axes, as the code's own operations broadcast them.
 
-        Raises
-        ------
-        LayerFailure
-            If the code draws random numbers, of which each copy would get others, or fails.
+        Raises LayerFailure if the code draws random numbers, of which each copy would get others, or fails.
         """
         elements = sum(a.size for a in primals.values())
         leaves = self._stacks({n: primals[n] for n in self.names})
@@ -186,14 +183,11 @@ class Engine:
     def batched(self, stack: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Array, ...]:
         """Outputs, each with a leading axis, at stacked primals by `torch.func.vmap`.
 
+        Raises LayerFailure if the code cannot be vectorised; the caller goes copy by copy then.
+
         Parameters
         ----------
         stack : every primal, shape (count, *shape), or (1, *shape) where all copies share it
-
-        Raises
-        ------
-        LayerFailure
-            If the code cannot be vectorised; the caller goes copy by copy then.
         """
         full, shared, _ = self._spread(stack)
         try:

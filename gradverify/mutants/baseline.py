@@ -26,10 +26,7 @@ _ATTEMPTS = 50
 def typical(layer: Layer, seed: int = 0) -> Case:
     """One case as a person would write it: distinct sizes, default options, kernels of 3, normal numbers.
 
-    Raises
-    ------
-    ValueError
-        If the layer's own predicate refuses such cases.
+    Raises ValueError if the layer's own predicate refuses such cases.
     """
     options = _options(layer)
     sizes = _sizes(layer, options)

@@ -72,16 +72,11 @@ class Steps:
 
 
 def steps(layer: Layer, case: Case, comparison: Comparison, index: tuple[int, ...] | None = None) -> Steps:
-    """The ladder at one entry of a primal, by default the worst.
+    """The ladder at one entry of a primal, by default the worst; raises LayerFailure if forward fails.
 
     Parameters
     ----------
     index : of the entry; for complex primals with 0 or 1 (real, imaginary) at the end
-
-    Raises
-    ------
-    LayerFailure
-        If forward fails.
     """
     case, _ = evaluate.completed(layer, case)
     point = Point(layer, case, working_dtype(case))
