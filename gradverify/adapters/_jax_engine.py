@@ -139,13 +139,9 @@ class Engine:
             return tuple(self._do("jvp", pushed, options, moving, rest, along))
 
     def batched(self, stack: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Array, ...]:
-        """Outputs, each with a leading axis, at stacked primals by `jax.vmap`.
+        """Outputs, each with a leading axis, at primals by `jax.vmap`; what all copies share has a length of 1.
 
         Raises LayerFailure if the code cannot be vectorised; the caller goes copy by copy then.
-
-        Parameters
-        ----------
-        stack : every primal, shape (count, *shape), or (1, *shape) where all copies share it
         """
         if set(stack) != set(self.names):
             raise LayerFailure("crash", "forward", "the stack lacks a primal")

@@ -25,6 +25,11 @@ def import_torch() -> Any:
     return torch
 
 
+def floats(value: Any) -> bool:
+    """Whether it is a tensor of a floating type."""
+    return isinstance(value, import_torch().Tensor) and bool(value.is_floating_point())
+
+
 def tensor(array: Array, device: Any = None, dtype: Any = None) -> Tensor:
     """A tensor with the values and the strides of an array.
 

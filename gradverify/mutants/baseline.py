@@ -78,12 +78,6 @@ def _cotangent(output: Array, rng: np.random.Generator) -> Array:
     return drawn + 1j * rng.standard_normal(output.shape) if output.dtype.kind == "c" else drawn
 
 
-def _taken(function: Any, given: Mapping[str, Any]) -> tuple[str, ...]:
-    from gradverify.core.declare.functions import accepted
-
-    return accepted(function, tuple(given))
-
-
 def usual_check(layer: Layer, case: Case) -> bool:
     """Whether the usual check is content: central differences of <v, y>, one entry after another."""
     try:

@@ -58,21 +58,14 @@ def drawing_of(
 
 
 def decoding(
-    layer: Layer,
-    regime: Regime = Regime(),  # noqa: B008  frozen
-    *,
-    dtype: str = "float64",
-    eps: float | None = None,
-    target: str | None = None,
+    layer: Layer, regime: Regime, **how: Any
 ) -> tuple[tuple[int, int, int], Callable[[bytes], Case | None]] | None:
     """How a row of bytes becomes a case, without Hypothesis; see `cases` for the arguments.
 
-    Returns
-    -------
-    The numbers of bytes that decide options, sizes and values, and the decoding, which gives None for a
+    These are the numbers of bytes that decide options, sizes and values, and the decoding, which gives None for a
     case that the layer does not allow; None if a strategy of the author's takes part.
     """
-    drawing = drawing_of(layer, regime, dtype=dtype, eps=eps, target=target)
+    drawing = drawing_of(layer, regime, **how)
     return (drawing.lengths, drawing.alone) if drawing.closed else None
 
 
