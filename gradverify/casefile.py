@@ -34,10 +34,7 @@ _LARGEST = 1 << 31  # bytes of an archive
 def save(case: Case, path: str | os.PathLike[str]) -> Path:
     """Write `case` to `path` (any suffix; ".npz" is usual) and return the path.
 
-    Raises
-    ------
-    OSError
-        If the folder cannot be written; no half-written file is left under `path`.
+    Raises OSError if the folder cannot be written; no half-written file is left under `path`.
     """
     path = Path(path)
     files.write(path, dumps(case))
@@ -45,13 +42,7 @@ def save(case: Case, path: str | os.PathLike[str]) -> Path:
 
 
 def load(path: str | os.PathLike[str]) -> Case:
-    """Read a Case file.
-
-    Raises
-    ------
-    CaseFileError
-        If the file is missing, damaged or of an unknown version.
-    """
+    """Read a Case file; raises CaseFileError if the file is missing, damaged or of an unknown version."""
     data = files.read(Path(path), _LARGEST)
     try:
         return loads(data)

@@ -20,15 +20,9 @@ from gradverify.core.evaluate.failures import LayerFailure
 def under_loss(layer: Layer, name: str) -> Layer:
     """A layer whose output is the loss of the given layer's output.
 
-    The layer must have one output and declare its dimensions (``returns``), from which those of
-    the loss's other primals follow. Names that clash get the loss's name in front.
-
-    Raises
-    ------
-    TargetError
-        If there is no such loss.
-    DeclarationError
-        If the layer's output cannot be matched with the prediction.
+    The layer must have one output and declare its dimensions (``returns``), from which those of the loss's other
+    primals follow. Names that clash get the loss's name in front. Raises TargetError if there is no such loss, and
+    DeclarationError if the layer's output cannot be matched with the prediction.
     """
     loss = find_loss(name)
     prediction, *others = loss.primals

@@ -77,17 +77,13 @@ class Corpus:
     def keep(self, finding: Finding, owner: str, asked: str, failing: Iterable[Entry] = ()) -> Path:
         """Keep the case of a finding, and return its file; of the same finding, only the smallest case is kept.
 
+        Raises OSError if the folder cannot be written, and CaseFileError if the case holds an option that no file can
+        hold.
+
         Parameters
         ----------
         owner, asked : the check that found it, and the property it was trying
         failing : cases of the corpus that still show the same finding
-
-        Raises
-        ------
-        OSError
-            If the folder cannot be written.
-        CaseFileError
-            If the case holds an option that no file can hold.
         """
         known = sorted(failing, key=lambda entry: (entry.case.size, entry.path.name))
         if known and known[0].case.size <= finding.case.size:

@@ -36,10 +36,7 @@ _IGNORED = """\
 def write(path: Path, content: bytes) -> None:
     """Write a whole file, onto the disk, before it takes its name; no half-written one is left.
 
-    Raises
-    ------
-    OSError
-        If it cannot be written.
+    Raises OSError if it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unversioned(path)
@@ -66,13 +63,7 @@ def unversioned(path: Path) -> None:
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """A regular file, to be read.
-
-    Raises
-    ------
-    CaseFileError
-        If it is missing or no regular file, or reading it fails.
-    """
+    """A regular file, to be read; raises CaseFileError if it is missing or no regular file, or reading it fails."""
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe must not hold us up
         with open(descriptor, "rb") as file:
@@ -89,10 +80,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 def read(path: Path, most: int = MOST) -> bytes:
     """The bytes of a regular file.
 
-    Raises
-    ------
-    CaseFileError
-        If it is missing, no regular file, or larger than `most` bytes.
+    Raises CaseFileError if it is missing, no regular file, or larger than `most` bytes.
     """
     with opened(path) as file:
         if os.fstat(file.fileno()).st_size > most:

@@ -132,10 +132,7 @@ def root(start: Path) -> Path | None:
 def table(path: Path) -> dict[str, Any]:
     """`[tool.gradverify]` of a pyproject.toml, which is read only where it mentions the word.
 
-    Raises
-    ------
-    UsageError
-        If the file is no TOML, or that key is no table.
+    Raises UsageError if the file is no TOML, or that key is no table.
     """
     try:
         if NAME.encode() not in path.read_bytes():

@@ -58,12 +58,7 @@ def as_cell(
 ) -> Cell:
     """A Cell from a Cell, a registered name, a class, or anything an adapter recognises.
 
-    Raises
-    ------
-    DeclarationError
-        Naming the cell, if it cannot be used as one.
-    TargetError
-        If no layer has that name.
+    Raises DeclarationError, naming the cell, if it cannot be used as one, and TargetError if no layer has that name.
     """
     if isinstance(target, str):
         target = layers.get(target)
@@ -84,9 +79,10 @@ def as_cell(
 def unroll(target: Any, *, truncate: int | None = None, name: str | None = None) -> Layer:
     """The T-step layer of a cell; its backward is back-propagation through time.
 
-    Its primals are the cell's: inputs with a leading axis T, states as initial states (``h`` becomes
-    ``h0``), parameters as they are. Its outputs are the first state after each step and the last
-    value of every state: ``h`` (T, ...), ``h_T``, ``c_T``. With T = 0 these are the initial states.
+    Its primals are the cell's: inputs with a leading axis T, states as initial states (``h`` becomes ``h0``),
+    parameters as they are. Its outputs are the first state after each step and the last value of every state: ``h`` (T,
+    ...), ``h_T``, ``c_T``. With T = 0 these are the initial states. Raises DeclarationError if the layer cannot be
+    derived from the cell.
 
     Parameters
     ----------
@@ -94,11 +90,6 @@ def unroll(target: Any, *, truncate: int | None = None, name: str | None = None)
     truncate : no gradient flows over the border between chunks of this many steps (truncated
         back-propagation through time); declared as a surrogate, so that a check knows
     name : of the layer; by default from the cell's, see `register_cell`
-
-    Raises
-    ------
-    DeclarationError
-        If the layer cannot be derived from the cell.
     """
     cell = as_cell(target)
     _validate_repeatable(cell)
@@ -120,18 +111,14 @@ def unroll(target: Any, *, truncate: int | None = None, name: str | None = None)
 def bidirectional(target: Any, *, name: str | None = None) -> Layer:
     """The T-step layer of a cell in both directions of time, emitted states concatenated along the last axis.
 
-    The reverse direction has initial states and parameters of its own, named with "_reverse"
-    (``W_reverse``), and its last states are those after the first time step, as in torch.
+    The reverse direction has initial states and parameters of its own, named with "_reverse" (``W_reverse``), and its
+    last states are those after the first time step, as in torch. Raises DeclarationError if the layer cannot be derived
+    from the cell.
 
     Parameters
     ----------
     target : what `as_cell` takes
     name : of the layer; by default "bi" and the name of the T-step layer (``bilstm``)
-
-    Raises
-    ------
-    DeclarationError
-        If the layer cannot be derived from the cell.
     """
     cell = as_cell(target)
     _validate_repeatable(cell)

@@ -37,17 +37,14 @@ _EXAMPLE = """\
 def load(target: str | None = None) -> list[Layer]:
     """Every layer that a target names, each with an `origin` that loads it again.
 
+    Raises TargetError if it names nothing, holds no layer, or fails while it is imported; the message gives file, line
+    and text, and what to do.
+
     Parameters
     ----------
     target : a registered name, "package.module", "package.module:object" or "file.py[:object]", any
         of them with "+loss"; None takes every registered layer. A file is run again at each call,
         and what it registered before is forgotten first.
-
-    Raises
-    ------
-    TargetError
-        If it names nothing, holds no layer, or fails while it is imported; the message gives file,
-        line and text, and what to do.
     """
     if target is None:
         return [_registered(name) for name in layers.names()]
@@ -72,12 +69,9 @@ def load(target: str | None = None) -> list[Layer]:
 def chosen(targets: Sequence[str], loss: str | None = None) -> tuple[list[Layer], list[str]]:
     """Every layer that the targets name, once, in their order, under the loss if there is one; and who is left out.
 
-    One layer must fit the loss; of several that a target names, those that do not are left out, in words.
-
-    Raises
-    ------
-    TargetError, DeclarationError
-        If a target cannot be loaded, there is no such loss, or a layer that was named alone does not fit it.
+    One layer must fit the loss; of several that a target names, those that do not are left out, in words. Raises
+    TargetError or DeclarationError if a target cannot be loaded, there is no such loss, or a layer that was named alone
+    does not fit it.
     """
     if loss is not None:
         find_loss(loss)  # an unknown loss is told before anything is imported
@@ -102,12 +96,7 @@ def _fitting(group: list[Layer], loss: str | None, left_out: list[str]) -> Itera
 def under(layer: Layer, loss: str) -> Layer:
     """A loaded layer under a registered loss; its origin says so, and loads again.
 
-    Raises
-    ------
-    TargetError
-        If there is no such loss.
-    DeclarationError
-        If the layer's output does not fit the loss.
+    Raises TargetError if there is no such loss, and DeclarationError if the layer's output does not fit the loss.
     """
     from gradverify.compose import under_loss
 
@@ -117,10 +106,7 @@ def under(layer: Layer, loss: str) -> Layer:
 def find(case: Case, target: str | None = None) -> Layer:
     """The layer that a Case was drawn for, loaded from `target`, else from where the Case says.
 
-    Raises
-    ------
-    TargetError
-        If it cannot be loaded, is one of several, or has other primals than the Case.
+    Raises TargetError if it cannot be loaded, is one of several, or has other primals than the Case.
     """
     source = target or case.target or case.layer
     try:
@@ -307,10 +293,7 @@ def _within(module: ModuleType, names: list[str], place: str, wanted: str) -> An
 def raw_object(target: str) -> Any:
     """The object that "file.py:object" or "package.module:object" names, whatever it is.
 
-    Raises
-    ------
-    TargetError
-        If there is none, or the file fails while it is imported.
+    Raises TargetError if there is none, or the file fails while it is imported.
     """
     match = _PATTERN.fullmatch(target.strip())
     place, wanted = (match["place"], match["object"]) if match else (target, None)

@@ -57,10 +57,7 @@ class Cell(Layer):
     def pull(self, cotangents: tuple[Array, ...], saved: Any, options: Mapping[str, Any]) -> Arrays:
         """Gradients of one step by name; of every differentiable primal that is not declared zero.
 
-        Raises
-        ------
-        LayerFailure
-            If backward raises, or gives no gradient for a primal.
+        Raises LayerFailure if backward raises, or gives no gradient for a primal.
         """
         spread = len(cotangents) == 1 or spreads(self.backward, len(cotangents))
         arguments = cotangents if spread else (cotangents,)

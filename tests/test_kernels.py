@@ -381,7 +381,7 @@ def test_two_samples_hear_of_every_entry_whose_error_comes_from_a_mean():
     arrays = tuple(reference.at(primals).values())
     _, tape = reference.forward(*arrays)
     truth = reference.backward(v[0], tape)["w"]
-    apart = [np.abs(reference.sample(arrays, v, {}, seed, Held(), tape)[1]["w"] - truth) for seed in range(5)]
+    apart = [np.abs(reference.sample(v, seed, Held(), tape)[1]["w"] - truth) for seed in range(5)]
     for one, two in pairwise(apart):
         assert np.maximum(one, two).min() > 0.01
 
@@ -474,7 +474,7 @@ def test_samples_leave_no_memory_behind(monkeypatch):
     kind, made = type(_torch_noise.noise(torch.float32, None, 0)), []
     begin = kind.__enter__
     monkeypatch.setattr(kind, "__enter__", lambda self: (made.append(weakref.ref(self)), begin(self))[1])
-    given.hooks.reference.sample(arrays, at.cotangents, {}, 1, Held(1), tape)
+    given.hooks.reference.sample(at.cotangents, 1, Held(1), tape)
     gc.collect()
     assert made and all(there() is None for there in made)
 

@@ -99,10 +99,8 @@ def as_layer(target: Any, /, *, name: str | None = None, **declaration: Any) -> 
 def layer_of(target: Any, backward: Callable[..., Any] | None = None, /, **declaration: Any) -> Layer:
     """The layer of a registered name, of a forward and its backward, or of anything that an adapter takes.
 
-    Raises
-    ------
-    TargetError, UsageError, DeclarationError
-        If there is no layer of that name, it is given a backward or a declaration, or no adapter takes the target.
+    Raises TargetError, UsageError or DeclarationError if there is no layer of that name, it is given a backward or a
+    declaration, or no adapter takes the target.
     """
     if not isinstance(target, str):
         return as_layer(target if backward is None else (target, backward), **declaration)

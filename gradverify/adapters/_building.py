@@ -100,10 +100,7 @@ def build(
 def _named_methods(label: str, given: Any) -> tuple[str, str] | None:
     """Forward and backward as the author names them; "" for the second where one method gives both.
 
-    Raises
-    ------
-    DeclarationError
-        If they are no names.
+    Raises DeclarationError if they are no names.
     """
     named = (given,) if isinstance(given, str) else given
     if named is None:
@@ -142,10 +139,7 @@ def _data(inner: Stateful, layer: Layer) -> tuple[str, ...]:
 def _told(inner: Stateful, label: str, made: Any) -> None:
     """Refuse a backward that needs a learning rate or an optimiser, where nobody gives it one.
 
-    Raises
-    ------
-    DeclarationError
-        With the line that declares the convention.
+    Raises DeclarationError with the line that declares the convention.
     """
     needs = [n for n in inner.upstream(made) if n in RATES or n.lower() in OPTIMISERS]
     if needs and type(inner) is Stateful:
@@ -165,10 +159,7 @@ def _constants(settings: Mapping[str, Any], primals: Mapping[str, Any]) -> tuple
 def _updated(inner: Stateful, layer: Layer, label: str) -> None:
     """Refuse an object whose backward changes weights and keeps none of their gradients: it applies updates.
 
-    Raises
-    ------
-    DeclarationError
-        With the line that declares the convention.
+    Raises DeclarationError with the line that declares the convention.
     """
     changed = [item.name for item in layer.unverified if item.reason == CHANGED]
     if changed and type(inner) is Stateful:

@@ -293,10 +293,8 @@ class Original:
     def copy(self) -> Any:
         """A deep copy; arrays that are views of another one are views of its copy.
 
-        Raises
-        ------
-        TypeError, ValueError, AttributeError, RuntimeError
-            If something in it cannot be copied: generators, locks, open files.
+        Raises TypeError, ValueError, AttributeError or RuntimeError if something in it cannot be copied: generators,
+        locks, open files.
         """
         memo: dict[int, Any] = {}
         for array, owner in self._views:

@@ -26,13 +26,7 @@ _FEW = 512  # copies that are not worth a compilation of their own
 
 
 def import_jax() -> Any:
-    """The module jax.
-
-    Raises
-    ------
-    DeclarationError
-        If it is not installed, with the extra that brings it.
-    """
+    """The module jax; raises DeclarationError if it is not installed, with the extra that brings it."""
     try:
         import jax
     except ImportError as error:
@@ -145,16 +139,9 @@ class Engine:
             return tuple(self._do("jvp", pushed, options, moving, rest, along))
 
     def batched(self, stack: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Array, ...]:
-        """Outputs, each with a leading axis, at stacked primals by `jax.vmap`.
+        """Outputs, each with a leading axis, at primals by `jax.vmap`; what all copies share has a length of 1.
 
-        Parameters
-        ----------
-        stack : every primal, shape (count, *shape), or (1, *shape) where all copies share it
-
-        Raises
-        ------
-        LayerFailure
-            If the code cannot be vectorised; the caller goes copy by copy then.
+        Raises LayerFailure if the code cannot be vectorised; the caller goes copy by copy then.
         """
         if set(stack) != set(self.names):
             raise LayerFailure("crash", "forward", "the stack lacks a primal")

@@ -20,7 +20,6 @@ class Quiet(Run):
         self.kept, self.products, self.count, self.places = kept, products, 0, list[int]()
 
     def step(self, jaxpr: Any, eqn: Any, given: list[Any]) -> list[Any]:
-        """See `Run`."""
         results, self.count = done(eqn, given), self.count + 1
         sought = (self.kept, self.products) if eqn.primitive.name in PRODUCTS else (self.kept,)
         size = np.size(results[0])
@@ -41,7 +40,6 @@ class Made(Run):
         self.dtype, self.found = dtype, list[Array]()
 
     def step(self, jaxpr: Any, eqn: Any, given: list[Any]) -> list[Any]:
-        """See `Run`."""
         pairs = [(np.asarray(a), v.aval.dtype == self.dtype) for a, v in zip(given, eqn.invars)]
         between = np.float32 if in_numpy(eqn) else self.dtype
         results = done(eqn, [a.astype(between) if low else a for a, low in pairs])
@@ -58,7 +56,6 @@ class Peak(Run):
     factor = result = 0.0
 
     def step(self, jaxpr: Any, eqn: Any, given: list[Any]) -> list[Any]:
-        """See `Run`."""
         results = done(eqn, given)
         known = np.asarray(results[0])
         if known.dtype.kind == "f":  # an infinity is a mask, unless an exponential made it
@@ -76,7 +73,6 @@ class Sizes(Run):
         self.known = {id(v): v for v in upstream}
 
     def step(self, jaxpr: Any, eqn: Any, given: list[Any]) -> list[Any]:
-        """See `Run`."""
         if not any(id(a) in self.known for a in given):
             return done(eqn, given)
         name = eqn.primitive.name

@@ -72,7 +72,6 @@ class Noise(Run):
         return moved
 
     def step(self, jaxpr: Any, eqn: Any, given: list[Any]) -> list[Any]:
-        """See `Run`."""
         name = eqn.primitive.name
         results = self.displaced(eqn, name, self.ties.before(name, given))
         results[0] = self.ties.after(name, given, results[0])

@@ -38,6 +38,7 @@ class Truth:
     """
 
     given: tuple[dict[str, Array], dict[str, Array]]
+    options: Mapping[str, Any]
     halves: Halves
     saved: list[Any]
     places: list[frozenset[int]] = field(default_factory=list)
@@ -65,11 +66,9 @@ class Reference(Lossy):
 
     @property
     def exact(self) -> Engine:
-        """See `Lossy`."""
         return self.kernel
 
     def stored(self, array: Array) -> Array:
-        """See `Lossy`."""
         return array if array.dtype.kind != "f" else np.asarray(array).astype(self.dtype).astype(np.float64)
 
     def forward(self, *arrays: Array, **options: Any) -> tuple[Any, Truth]:
@@ -82,7 +81,7 @@ class Reference(Lossy):
                 halves = self.traced[repr(key)] = Halves(self.high._outputs(options), *given)
             outputs, saved = halves.forward(Run(), *given)
         found = tuple(map(np.asarray, outputs))
-        return (found if len(found) > 1 else found[0]), Truth(given, halves, saved)
+        return (found if len(found) > 1 else found[0]), Truth(given, options, halves, saved)
 
     def batched(self, stack: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Array, ...]:
         """See `Lossy`; few copies one by one, as nothing is compiled then."""
@@ -95,13 +94,11 @@ class Reference(Lossy):
         return tuple(np.stack(parts) for parts in zip(*(r if isinstance(r, tuple) else (r,) for r in rows)))
 
     def backward(self, cotangents: Any, truth: Truth) -> dict[str, Array]:
-        """See `Lossy`."""
         vs = cotangents if isinstance(cotangents, tuple) else (cotangents,)
         with _precision(truth.given):
             return truth.halves.pull(Run(), truth.saved, vs)
 
     def terms(self, cotangents: tuple[Array, ...], truth: Truth) -> dict[str, Array]:
-        """See `Lossy`."""
         vs = tuple(np.abs(v) for v in cotangents)
         with _precision(truth.given):
             return {n: np.abs(g) for n, g in truth.halves.pull(Sizes(vs), truth.saved, vs).items()}
@@ -155,9 +152,7 @@ class Reference(Lossy):
         lost = (n for n, v in zip(sorted(parts[0]), ahead.invars) if id(v) not in have)
         return Held(size, frozenset(lost)), at, within
 
-    def beyond(self, arrays: tuple[Array, ...], cotangents: tuple[Array, ...], options: Mapping[str, Any]) -> bool:
-        """See `Lossy`."""
-        _, truth = self.forward(*arrays, **options)
+    def beyond(self, cotangents: tuple[Array, ...], truth: Truth) -> bool:
         heard = Peak()
         with _precision(truth.given):
             _, saved = truth.halves.forward(heard, *truth.given)
@@ -165,18 +160,10 @@ class Reference(Lossy):
         return self.leaves(heard)
 
     def sample(
-        self,
-        arrays: tuple[Array, ...],
-        cotangents: tuple[Array, ...],
-        options: Mapping[str, Any],
-        seed: int,
-        held: Held,
-        truth: Truth,
-        closed: bool = False,
+        self, cotangents: tuple[Array, ...], seed: int, held: Held, truth: Truth, closed: bool = False
     ) -> tuple[Any, dict[str, Array], int]:
-        """Outputs, gradients and elements computed, each operation off by as much as a good kernel's may be."""
         if closed:
-            return self._closed(arrays, cotangents, options, seed, held, truth)
+            return self.sample(cotangents, seed, held, self._closed(seed, held, truth))
         with _precision(truth.given):
             if not truth.places:
                 quiet = Quiet(*(Sought.of(values, self.eps) for values in (held.values, held.products)))
@@ -194,25 +181,17 @@ class Reference(Lossy):
             gradients = truth.halves.pull(noise, saved, cotangents)
         return tuple(map(np.asarray, outputs)), gradients, noise.work
 
-    def _closed(
-        self,
-        arrays: tuple[Array, ...],
-        cotangents: tuple[Array, ...],
-        options: Mapping[str, Any],
-        seed: int,
-        held: Held,
-        truth: Truth,
-    ) -> tuple[Any, dict[str, Array], int]:
-        """A sample in which gradients are had from what forward gave: see `Closed`."""
+    def _closed(self, seed: int, held: Held, truth: Truth) -> Truth:
+        """Where gradients are had from what forward gave: see `Closed`."""
         moving, rest = truth.given
         with _precision(truth.given):
             if not truth.closed:
-                steep, kept = Steep(self.high._outputs(options), moving, rest), Sought.of(held.values, self.eps)
+                steep, kept = Steep(self.high._outputs(truth.options), moving, rest), Sought.of(held.values, self.eps)
                 given = moving, {**rest, **steep.factors({})}
                 saved = steep.halves.forward(Run(), *given)[1]
                 low = (kept.found(y.copy, y.size) for y, _ in steep.found)
                 offs = [off * (FEW * UNIT + self.eps / 2 * here) for (_, off), here in zip(steep.found, low)]
-                truth.closed.append((Truth(given, steep.halves, saved), steep, offs))
+                truth.closed.append((Truth(given, truth.options, steep.halves, saved), steep, offs))
         alike, steep, offs = truth.closed[0]
         signs = np.random.default_rng([seed // 2, 1])  # the other way round in the other of two samples
         groups = ([(k, offs[k]) for k in group] for group in steep.roots.values())
@@ -220,8 +199,7 @@ class Reference(Lossy):
             k: 1 + (2 * (seed % 2) - 1) * off * signs.choice((-1.0, 1.0), off.shape)
             for k, off in one_of_each(groups, seed).items()
         }
-        given = moving, {**rest, **steep.factors(drawn)}
-        return self.sample(arrays, cotangents, options, seed, held, replace(alike, given=given))
+        return replace(alike, given=(moving, {**rest, **steep.factors(drawn)}))
 
 
 def _residuals(function: Any) -> Any:

@@ -24,10 +24,7 @@ def package_of(target: Any) -> str | None:
 def judge_of(plain: Any, package: str, kernel: str, kind: str, declaration: Mapping[str, Any]) -> Layer:
     """The layer of a reference in one package, by which a kernel of another or the same is judged.
 
-    Raises
-    ------
-    DeclarationError
-        If the type is none of the package's, or the declaration cannot be used.
+    Raises DeclarationError if the type is none of the package's, or the declaration cannot be used.
     """
     if package == "numpy":
         types = _OF_NUMPY if kernel == "numpy" else tuple(FORMATS)

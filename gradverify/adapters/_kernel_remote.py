@@ -106,10 +106,7 @@ class Remote:
     def load(self) -> str:
         """Start the process; gives the name of the kernel.
 
-        Raises
-        ------
-        TargetError
-            If the kernel's file cannot be loaded, or ends the process.
+        Raises TargetError if the kernel's file cannot be loaded, or ends the process.
         """
         self.close()
         ours, theirs = multiprocessing.Pipe()

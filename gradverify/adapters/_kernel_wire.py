@@ -22,13 +22,7 @@ def packed(head: Mapping[str, Any], arrays: Mapping[str, Array]) -> bytes:
 
 
 def unpacked(message: bytes) -> tuple[dict[str, Any], dict[str, Array]]:
-    """The head and the arrays of a message.
-
-    Raises
-    ------
-    ValueError
-        If it is none.
-    """
+    """The head and the arrays of a message; raises ValueError if it is none."""
     with np.load(io.BytesIO(message), allow_pickle=False) as parts:
         head = json.loads(bytes(parts["head"]))
         return head, {name.removeprefix("array "): parts[name] for name in parts.files if name != "head"}

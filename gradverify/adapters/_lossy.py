@@ -213,7 +213,20 @@ class Lossy(OfType):
         """
         raise NotImplementedError
 
-    def beyond(self, arrays: tuple[Array, ...], cotangents: tuple[Array, ...], options: Mapping[str, Any]) -> bool:
+    def sample(
+        self, cotangents: tuple[Array, ...], seed: int, held: Held, truth: Any, closed: bool = False
+    ) -> tuple[Any, dict[str, Array], int]:
+        """Outputs, gradients by name, and elements of all results, each operation off by as much as a good kernel's.
+
+        Parameters
+        ----------
+        held : what the kernel was seen to keep
+        truth : what `forward` kept at this point
+        closed : whether gradients may be had from what forward gave: see `Closed`
+        """
+        raise NotImplementedError
+
+    def beyond(self, cotangents: tuple[Array, ...], truth: Any) -> bool:
         """Whether an operand or a result of a matrix product leaves the range of the type, in forward or backward.
 
         There a good kernel may give what is not finite, since tensor cores take nothing else. So it may where any

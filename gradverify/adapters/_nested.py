@@ -29,10 +29,7 @@ def is_nested(spec: Any) -> bool:
 def flattened(label: str, nested: Mapping[str, Any]) -> tuple[dict[str, Any], Rebuild]:
     """Primals by path, and the function that puts arrays back into the declared nesting.
 
-    Raises
-    ------
-    DeclarationError
-        If two primals get the same name.
+    Raises DeclarationError if two primals get the same name.
     """
     names = _named(nested)
     found: dict[str, Any] = {}

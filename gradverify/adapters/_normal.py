@@ -159,19 +159,16 @@ def finished(layer: Layer, *lines: str, chance: Chance | None = None) -> Layer:
     return annotated(layer, *lines, *shown, chance.line() if chance is not None else "")
 
 
-def required(function: Callable[..., Any], bound: bool = False) -> list[str] | None:
+def required(function: Callable[..., Any]) -> list[str] | None:
     """Names of the arguments that must be given; None if the signature cannot be read."""
-    parameters = positional(function, bound)
+    parameters = positional(function)
     return None if parameters is None else [p.name for p in parameters if p.default is p.empty]
 
 
-def positional(function: Callable[..., Any], bound: bool = False) -> list[inspect.Parameter] | None:
-    """Arguments that can be given by position (without `self` where `bound` says so); None if unknown."""
+def positional(function: Callable[..., Any]) -> list[inspect.Parameter] | None:
+    """Arguments that can be given by position; None if unknown."""
     known = arguments(function)
-    if known is None:
-        return None
-    found = [p for p in known if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return found[1:] if bound else found
+    return None if known is None else [p for p in known if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
 
 def flat(value: Any) -> list[Any]:

@@ -180,10 +180,7 @@ def _identifier(name: str) -> str:
 def declared_pair(name: str, spec: Any) -> Pair:
     """A pair as the author told it: {"W": "dW"}, {"W": ("weights", "d_weights")} or {"W": function}.
 
-    Raises
-    ------
-    DeclarationError
-        If it cannot be read.
+    Raises DeclarationError if it cannot be read.
     """
     value, gradient = spec if isinstance(spec, tuple) and len(spec) == 2 else (name, spec)
     if callable(gradient):

@@ -17,18 +17,17 @@ Tensor = Any  # torch.Tensor
 
 
 def import_torch() -> Any:
-    """The module torch.
-
-    Raises
-    ------
-    DeclarationError
-        If it is not installed, with the extra that brings it.
-    """
+    """The module torch; raises DeclarationError if it is not installed, with the extra that brings it."""
     try:
         import torch
     except ImportError as error:
         raise DeclarationError(f"torch cannot be imported ({error}): pip install 'gradverify[torch]'") from None
     return torch
+
+
+def floats(value: Any) -> bool:
+    """Whether it is a tensor of a floating type."""
+    return isinstance(value, import_torch().Tensor) and bool(value.is_floating_point())
 
 
 def tensor(array: Array, device: Any = None, dtype: Any = None) -> Tensor:

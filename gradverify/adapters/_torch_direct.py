@@ -54,10 +54,7 @@ def fixed(device: Any, stage: int = 0) -> Iterator[None]:
 def unmoved(device: Any) -> Iterator[None]:
     """As `fixed`, for code that must draw nothing; what it says of more axes than it expects is not heard.
 
-    Raises
-    ------
-    RuntimeError
-        If it did.
+    Raises RuntimeError if it draws.
     """
     with fixed(device), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -31,18 +31,13 @@ from gradverify.core.evaluate.failures import ELSEWHERE, error_line
 
 @dataclass(frozen=True, slots=True)
 class Tape:
-    """What forward keeps for backward: the leaves, the outputs with their graph, and where they came from.
-
-    Attributes
-    ----------
-    again : the same forward once more, for outputs with a graph of their own
-    """
+    """What forward keeps for backward: the leaves, the outputs with their graph, and where they came from."""
 
     leaves: dict[str, Tensor]
     outputs: tuple[Tensor, ...]
     options: Mapping[str, Any]
     watch: Watch
-    again: Callable[[], tuple[Tensor, ...]]
+    again: Callable[[], tuple[Tensor, ...]]  # the same forward once more, for outputs with a graph of their own
 
     def nudged(self, rng: np.random.Generator, part: float | None = None) -> Tape:
         """With what autograd keeps moved by a unit in the last place, or by that part of itself."""
@@ -170,10 +165,7 @@ class Engine:
     def broadcast(self, primals: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Array, ...]:
         """Outputs at primals of which some have leading axes, as the code's own operations broadcast them.
 
-        Raises
-        ------
-        LayerFailure
-            If the code draws random numbers, of which each copy would get others, or fails.
+        Raises LayerFailure if the code draws random numbers, of which each copy would get others, or fails.
         """
         elements = sum(a.size for a in primals.values())
         leaves = self._stacks({n: primals[n] for n in self.names})
@@ -184,16 +176,9 @@ class Engine:
             raise LayerFailure("crash", "forward", f"not broadcast: {error}") from error
 
     def batched(self, stack: Mapping[str, Array], options: Mapping[str, Any]) -> tuple[Array, ...]:
-        """Outputs, each with a leading axis, at stacked primals by `torch.func.vmap`.
+        """Outputs, each with a leading axis, at primals by `torch.func.vmap`; what all copies share has a length of 1.
 
-        Parameters
-        ----------
-        stack : every primal, shape (count, *shape), or (1, *shape) where all copies share it
-
-        Raises
-        ------
-        LayerFailure
-            If the code cannot be vectorised; the caller goes copy by copy then.
+        Raises LayerFailure if the code cannot be vectorised; the caller goes copy by copy then.
         """
         full, shared, _ = self._spread(stack)
         try:

@@ -15,15 +15,10 @@ from gradverify.adapters._torch_engine import Tape
 
 @dataclass(frozen=True)
 class Kept:
-    """A tensor that the kernel's forward kept for backward in its low type.
-
-    Attributes
-    ----------
-    output : which output it is; None for another tensor
-    """
+    """A tensor that the kernel's forward kept for backward in its low type."""
 
     tensor: Any
-    output: int | None
+    output: int | None  # which output it is; None for another tensor
 
     @property
     def values(self) -> Array:

@@ -42,14 +42,10 @@ def module_parts(
 ) -> Parts:
     """Parameters and floating buffers become primals named by their path with dots replaced.
 
-    Buffers, and parameters that require no gradient, are constants: they are drawn, but have no gradient.
-    Buffers that hold only positive values stay positive; those with infinite values, integers and what
-    `keep` names stay as they are. An option `training` is added where the module has a mode.
-
-    Raises
-    ------
-    DeclarationError
-        If parameters lie on several devices, are not initialised, or share a name with an input.
+    Buffers, and parameters that require no gradient, are constants: they are drawn, but have no gradient. Buffers that
+    hold only positive values stay positive; those with infinite values, integers and what `keep` names stay as they
+    are. An option `training` is added where the module has a mode. Raises DeclarationError if parameters lie on several
+    devices, are not initialised, or share a name with an input.
     """
     state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     _usable(label, state, device)
@@ -227,15 +223,12 @@ _NAME = re.compile(r"[A-Za-z_]\w*")
 def built(label: str, cls: Any, init: Any, declared: Mapping[str, Any]) -> tuple[Any, dict[str, Any], str]:
     """A module, the declaration with the sizes that it was built with, and a line that says them.
 
+    Raises DeclarationError if it cannot be built.
+
     Parameters
     ----------
     cls : the class, or a function that builds a module
     init : a tuple or a dict of values, among them names of sizes; None matches what must be given by name
-
-    Raises
-    ------
-    DeclarationError
-        If it cannot be built.
     """
     needs = required(cls) or []
     given = {n: n for n in needs} if init is None else init if isinstance(init, (Mapping, tuple)) else (init,)

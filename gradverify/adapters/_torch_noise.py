@@ -41,7 +41,7 @@ from typing import Any
 
 from gradverify.adapters._lossy import FEW, FLOOR, TINY, UNIT, counted
 from gradverify.adapters._torch_apart import decompositions
-from gradverify.adapters._torch_arrays import Tensor, import_torch
+from gradverify.adapters._torch_arrays import Tensor, floats, import_torch
 from gradverify.adapters._torch_signs import Signs
 from gradverify.adapters._torch_ties import alone
 from gradverify.adapters._torch_ties import moved as decided
@@ -119,7 +119,7 @@ def mode(guarded: bool) -> type:
             if self.count in self.slopes:
                 off = self.slopes[self.count].to(result.dtype)
                 self.steep.append((result, self.paired(off) * off + 1))
-            if self.count in self.places and _floats(result):
+            if self.count in self.places and floats(result):
                 result.copy_(self.low(result, self.dtype))
                 known = self.sizes.get(id(result))
                 if known is not None:
@@ -134,7 +134,7 @@ def mode(guarded: bool) -> type:
             args = decided(self, name, args)
             spread: Any = None
             if name in PRODUCTS and self.products is not None:
-                exact, args = args, tuple(self.low(a, self.products, _SCALED) if _floats(a) else a for a in args)
+                exact, args = args, tuple(self.low(a, self.products, _SCALED) if floats(a) else a for a in args)
                 spread = self.spread(func, exact, args, kwargs)
             bound: Any = None
             if name in _SUMS:
@@ -146,7 +146,7 @@ def mode(guarded: bool) -> type:
                 return self.transformed(args[1], result)
             if name == "mul" and self.unit:
                 self.multiplied(args, result)
-            if name in PRODUCTS and _floats(result):
+            if name in PRODUCTS and floats(result):
                 count = counted(_terms(name, args, result))
                 self.sizes[id(result)] = result, bound / (UNIT * count), count
                 if self.unit and _terms(name, args, result) == 1:
@@ -157,9 +157,9 @@ def mode(guarded: bool) -> type:
                 self.added(result, args, kwargs)
             if spread is not None:
                 result.add_(spread.mul_(self.signs(spread)).nan_to_num_(0.0, 0.0, 0.0))
-            self.work += result.numel() if _floats(result) else 0
+            self.work += result.numel() if floats(result) else 0
             for k, part in enumerate(result if isinstance(result, (tuple, list)) else (result,)):
-                if _floats(part) and part.numel():
+                if floats(part) and part.numel():
                     self.displace(part, name, args, bound[k] if isinstance(bound, (tuple, list)) else bound)
             return result
 
@@ -177,7 +177,7 @@ def mode(guarded: bool) -> type:
         def multiplied(self, args: Any, result: Tensor) -> None:
             """Displaces an outer product, and remembers which factor is spread over which axis of any."""
             self.factors, forward = None, import_torch().is_grad_enabled()
-            if not all(_floats(a) for a in args) or (forward and not any(a.requires_grad for a in args)):
+            if not all(floats(a) for a in args) or (forward and not any(a.requires_grad for a in args)):
                 return
             over = [_has(a, result.ndim) for a in args]
             one, other = (any(x and not y for x, y in zip(*pair)) for pair in (over, over[::-1]))
@@ -214,9 +214,9 @@ def mode(guarded: bool) -> type:
                 return None
             found: Tensor | None = None
             for k, (a, moved) in enumerate(zip(exact, args)):
-                if not _floats(a) or import_torch().equal(a, moved):
+                if not floats(a) or import_torch().equal(a, moved):
                     continue
-                squares = [x * x if _floats(x) else x for x in exact]
+                squares = [x * x if floats(x) else x for x in exact]
                 squares[k] = (moved - a).square_()
                 one = func(*squares, **kwargs)
                 found = one if found is None else found.add_(one)
@@ -224,7 +224,7 @@ def mode(guarded: bool) -> type:
 
         def carried(self, result: Any, args: Any, how: Callable[[Tensor], Tensor]) -> Any:
             """The result; the sizes of its terms are those of its first argument, moved or scaled alike."""
-            known = self.sizes.get(id(args[0])) if args and self.sizes and _floats(result) else None
+            known = self.sizes.get(id(args[0])) if args and self.sizes and floats(result) else None
             if known is not None:
                 self.sizes[id(result)] = result, how(known[1]), known[2]
             return result
@@ -278,19 +278,19 @@ def mode(guarded: bool) -> type:
 
         def summed(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
             """u n sum |term| of every result; in-place operations start from zero."""
-            given = [abs(a) if _floats(a) else a for a in args]
-            if func._schema.is_mutable and _floats(args[0]):
+            given = [abs(a) if floats(a) else a for a in args]
+            if func._schema.is_mutable and floats(args[0]):
                 given[0] = import_torch().zeros_like(args[0])
-            sums = func(*given, **{k: abs(v) if _floats(v) else v for k, v in kwargs.items()})
+            sums = func(*given, **{k: abs(v) if floats(v) else v for k, v in kwargs.items()})
             parts = sums if isinstance(sums, (tuple, list)) else (sums,)
-            found = [p.mul_(UNIT * counted(_terms(name, args, p))) if _floats(p) and p.numel() else None for p in parts]
+            found = [p.mul_(UNIT * counted(_terms(name, args, p))) if floats(p) and p.numel() else None for p in parts]
             return found if isinstance(sums, (tuple, list)) else found[0]
 
         def displace(self, result: Tensor, name: str, args: Any, bound: Tensor | None) -> None:
             if bound is not None:
                 result.add_(bound.mul_(self.signs(bound)).nan_to_num_(0.0, 0.0, 0.0))
             elif self.elementwise:
-                if name in ("exp", "exp2") and _floats(args[0]) and args[0].shape == result.shape:
+                if name in ("exp", "exp2") and floats(args[0]) and args[0].shape == result.shape:
                     size = args[0].abs().nan_to_num_(0.0, 0.0, 0.0).add_(FEW)
                     result.mul_(self.signs(result) * (UNIT * size) + 1)
                 else:
@@ -332,10 +332,6 @@ def noise(
     vague : whether axes have one entry, so that an elementwise product may stand for a matrix product
     """
     return mode("torch._dynamo" in sys.modules)(dtype, products, seed, elementwise, kept, vague)
-
-
-def _floats(value: Any) -> bool:
-    return isinstance(value, import_torch().Tensor) and value.is_floating_point()
 
 
 def _unit(dtype: Any) -> float:

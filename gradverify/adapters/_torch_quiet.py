@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gradverify.adapters._closed import LEAST, Closed, Off
-from gradverify.adapters._torch_arrays import Tensor, import_torch
+from gradverify.adapters._torch_arrays import Tensor, floats
 from gradverify.adapters._torch_noise import PRODUCTS, mode
 
 
@@ -23,7 +23,7 @@ def _quiet(guarded: bool) -> type:
         def done(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
             """The result of an operation as it is."""
             result = func(*args, **kwargs)
-            if _floats(result) and 0 not in result.stride():
+            if floats(result) and 0 not in result.stride():
                 self.looked(self.count + 1, result, name in PRODUCTS)
             return result
 
@@ -50,8 +50,8 @@ def _slopes(guarded: bool) -> type:
         def done(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
             """The result of an operation as it is."""
             result = func(*args, **kwargs)
-            if _floats(result) and not func._schema.is_mutable:
-                off = self.closed.off(name, args, result, lambda a: _floats(a) and a.requires_grad)
+            if floats(result) and not func._schema.is_mutable:
+                off = self.closed.off(name, args, result, lambda a: floats(a) and a.requires_grad)
                 if off is not None and (off > LEAST).any():
                     self.found[self.closed.root(result)].append((self.count + 1, off.nan_to_num_(0.0, 0.0, 0.0)))
             return result
@@ -79,10 +79,10 @@ def _sizes(guarded: bool) -> type:
             if not any(id(part) in self.known for part in parts):
                 return func(*args, **kwargs)
             if name in ("sub", "neg", "mul", "div", *PRODUCTS):
-                args = tuple(abs(a) if _floats(a) or isinstance(a, float) else a for a in args)
+                args = tuple(abs(a) if floats(a) or isinstance(a, float) else a for a in args)
             result = sum(args) if name == "sub" else func(*args, **kwargs)
             for part in result if isinstance(result, (tuple, list)) else (result,):
-                if _floats(part):
+                if floats(part):
                     self.known[id(part)] = part if func.is_view else part.abs_()
             return result
 
@@ -94,7 +94,3 @@ def sizes(upstream: tuple[Tensor, ...]) -> Any:
     found = _sizes("torch._dynamo" in sys.modules)(None, None, 0, False, False, False)
     found.known = {id(v): v for v in upstream}
     return found
-
-
-def _floats(value: Any) -> bool:
-    return isinstance(value, import_torch().Tensor) and value.is_floating_point()

@@ -35,11 +35,14 @@ class Truth:
 
     Attributes
     ----------
+    arrays, options : that forward got
     saved : tensors that autograd saved, in their order
     made : what of it is rounded as the kernel keeps it, once that is known
     slopes : by what part of themselves gradients of results are off, for each array they are made of, once it is asked
     """
 
+    arrays: tuple[Array, ...]
+    options: Mapping[str, Any]
     tape: Tape
     saved: tuple[Any, ...]
     made: list[Made] = field(default_factory=list)
@@ -75,10 +78,9 @@ class Reference(Lossy):
 
         with _packing(keep):
             outputs, tape = self.high.forward(*arrays, **options)
-        return outputs, Truth(tape, tuple(saved))
+        return outputs, Truth(arrays, options, tape, tuple(saved))
 
     def stored(self, array: Array) -> Array:
-        """See `Lossy`."""
         return self._rounded(array, self.dtype)
 
     def at(self, primals: Mapping[str, Array]) -> dict[str, Array]:
@@ -94,28 +96,9 @@ class Reference(Lossy):
         return np.asarray(tensor(array, dtype=dtype).double().numpy())
 
     def sample(
-        self,
-        arrays: tuple[Array, ...],
-        cotangents: tuple[Array, ...],
-        options: Mapping[str, Any],
-        seed: int,
-        held: Held,
-        truth: Truth,
-        closed: bool = False,
+        self, cotangents: tuple[Array, ...], seed: int, held: Held, truth: Truth, closed: bool = False
     ) -> tuple[Any, dict[str, Array], int]:
-        """Outputs and gradients, every operation displaced by as much as a good kernel may be off.
-
-        Parameters
-        ----------
-        truth : what `forward` kept at this point
-        held : what the kernel was seen to keep
-        closed : whether gradients may be had from what forward gave: see `Closed`
-
-        Returns
-        -------
-        Outputs, gradients by name, and the number of elements of all results on the way
-        """
-        torch = import_torch()
+        torch, arrays, options = import_torch(), truth.arrays, truth.options
         large = sum(a.size for a in (*arrays, *cotangents)) > _LARGE
         large |= self.eps > _EXACT_ENOUGH and max((t.numel() for t in truth.saved), default=0) > _LARGE
         engine = self.high.but(kernel=torch.float32) if large else self.high
@@ -129,7 +112,7 @@ class Reference(Lossy):
         rounds = truth.made[0]
         disturbed = noise(self.dtype, self.products, seed, not large, rounds.least is not None, single)
         disturbed.places = rounds.places
-        disturbed.slopes = one_of_each(self._slopes(arrays, options, rounds, truth), seed) if closed else {}
+        disturbed.slopes = one_of_each(self._slopes(rounds, truth), seed) if closed else {}
         with disturbed, _packing(Moved(disturbed, truth.saved, rounds, self.dtype, as_much_again(seed))):
             outputs, tape = engine.forward(*arrays, **options)
         for made_here, factor in disturbed.steep:
@@ -141,18 +124,17 @@ class Reference(Lossy):
         found = {n: np.asarray(g, float) for n, g in gradients.items() if g is not None}
         return outputs, found, disturbed.work
 
-    def _slopes(self, arrays: tuple[Array, ...], options: Any, rounds: Made, truth: Truth) -> list[list[Off]]:
+    def _slopes(self, rounds: Made, truth: Truth) -> list[list[Off]]:
         """By what part of themselves gradients of results are off; more of what the kernel keeps in its type."""
         if not truth.slopes:
             heard, low = slopes(), rounds.places | rounds.outputs
             with heard, _packing(_torch_kept.as_it_is):
-                self.high.forward(*arrays, **options)
+                self.high.forward(*truth.arrays, **truth.options)
             unit = {True: self.eps / 2 + FEW * UNIT, False: FEW * UNIT}
             truth.slopes.extend([(k, off * unit[k in low]) for k, off in group] for group in heard.found.values())
         return truth.slopes
 
     def terms(self, cotangents: tuple[Array, ...], truth: Truth) -> dict[str, Array]:
-        """See `Lossy`."""
         tape = truth.tape
         vs = self.high._cotangents(tuple(map(np.abs, cotangents)), tape.outputs)
         with sizes(vs):
@@ -161,15 +143,12 @@ class Reference(Lossy):
 
     @property
     def exact(self) -> Engine:
-        """See `Lossy`."""
         return self.kernel.but(kernel=None, grid=None)
 
     def watching(self) -> Any:
-        """See `Lossy`."""
         return products_made(self.dtype) if self.eps > _EXACT_ENOUGH else nullcontext()
 
     def kept(self, saved: Any, watched: Any, cotangents: tuple[Array, ...]) -> Held:
-        """See `Lossy`."""
         if not isinstance(saved, Tape):
             return told(saved)
         return _torch_kept.held(saved, self.dtype, watched if hasattr(watched, "found") else None)
@@ -180,10 +159,9 @@ class Reference(Lossy):
             self.high.forward(*arrays, **options)
         return float(heard.exponent)
 
-    def beyond(self, arrays: tuple[Array, ...], cotangents: tuple[Array, ...], options: Mapping[str, Any]) -> bool:
-        """See `Lossy`."""
+    def beyond(self, cotangents: tuple[Array, ...], truth: Truth) -> bool:
         with peaks() as heard:
-            self.high.backward(cotangents, self.high.forward(*arrays, **options)[1])
+            self.high.backward(cotangents, self.high.forward(*truth.arrays, **truth.options)[1])
         return self.leaves(heard)
 
     def low(self, saved: Any) -> list[Kept]:

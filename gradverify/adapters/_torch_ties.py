@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from gradverify.adapters._lossy import FEW, TIED, TINY, UNIT
-from gradverify.adapters._torch_arrays import Tensor, import_torch
+from gradverify.adapters._torch_arrays import Tensor, floats, import_torch
 from gradverify.adapters._torch_signs import Signs
 
 _SIGNS = {"gt", "ge", "lt", "le", "sgn", "sign", "relu", "leaky_relu", "elu", "hardtanh"}
@@ -44,7 +44,7 @@ def moved(signs: Signs, name: str, args: Any) -> Any:
 
 def alone(signs: Signs, name: str, args: Any, result: Tensor) -> Tensor:
     """Where something equals the largest of its row: of those that tie, one."""
-    if name != "eq" or len(args) < 2 or not all(map(_floats, args)):
+    if name != "eq" or len(args) < 2 or not all(map(floats, args)):
         return result
     over = [axis for axis in range(result.ndim) if any(_spread(a, result.ndim, axis) for a in args)]
     if not over or result.sum(over).max() < 2:
@@ -70,8 +70,4 @@ def _spread(factor: Tensor, axes: int, axis: int) -> bool:
 
 
 def _decides(value: Any) -> bool:
-    return _floats(value) and (bool(value.requires_grad) or not import_torch().is_grad_enabled())
-
-
-def _floats(value: Any) -> bool:
-    return isinstance(value, import_torch().Tensor) and bool(value.is_floating_point())
+    return floats(value) and (bool(value.requires_grad) or not import_torch().is_grad_enabled())

@@ -102,16 +102,13 @@ def undeclared(
 ) -> tuple[tuple[str, ...], tuple[NotVerified, ...]]:
     """Make primals of the weights whose gradients are found; lines that say so, and what stays unverified.
 
+    Raises DeclarationError if the object has none of that name among its arrays.
+
     Parameters
     ----------
     constants : names or paths of attributes that need no gradient
     dimensions : (name, shapes at several sizes) -> dimension string, or None
     made : an object, to look for constants in
-
-    Raises
-    ------
-    DeclarationError
-        If the object has none of that name among its arrays.
     """
     runs, found = inner.runs, Undeclared(inner=inner)
     found.look(layer)

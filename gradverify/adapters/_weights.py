@@ -212,10 +212,7 @@ def _shaken(array: Any, share: float, rng: np.random.Generator) -> Any:
 def survey(inner: Stateful, primals: dict[str, Array], other: dict[str, Array], options: Mapping[str, Any]) -> Survey:
     """Weights that no pair covers, and where their gradients stand, at one point and for one choice of options.
 
-    Raises
-    ------
-    LayerFailure, DeclarationError
-        If the object cannot be run there.
+    Raises LayerFailure or DeclarationError if the object cannot be run there.
     """
     found = Survey()
     cold = Trial(inner, primals, other, options)

@@ -96,12 +96,8 @@ def _as_called(layer: Layer) -> Layer | None:
     """The layer of a function and its gradient, f(x) and f_grad(x) or f_grad(x, dy), or of a backward that takes what
     forward saved one by one; None if it is the usual pair.
 
-    Told by the arguments of the gradient where forward returns an array and no cache, see `_roles`.
-
-    Raises
-    ------
-    DeclarationError
-        If forward returns an array alone, and the arguments of backward do not tell what they are.
+    Told by the arguments of the gradient where forward returns an array and no cache, see `_roles`; raises
+    DeclarationError if they do not tell what they are.
     """
     names = required(layer.backward) or []
     usual = [n for n in names if n not in _UPSTREAM] == list(layer.primal_names)

@@ -191,12 +191,8 @@ def loss(
 def _fitting(label: str, shape: Layer, inner: Valued) -> None:
     """Refuse a loss of several values that are not one for each row or element of what it is differentiated by.
 
-    Tried once, where all sizes differ; code that does not run on what is tried here is told of by the check.
-
-    Raises
-    ------
-    DeclarationError
-        With the two shapes.
+    Tried once, where all sizes differ; code that does not run on what is tried here is told of by the check. Raises
+    DeclarationError with the two shapes.
     """
     try:
         arrays = _sample(shape)

@@ -17,10 +17,7 @@ _SECONDS = 15
 def cluster(address: str) -> Iterator[Executor]:
     """An executor over the workers of the scheduler at an address such as "tcp://host:8786".
 
-    Raises
-    ------
-    UsageError
-        If Dask is not installed, or no scheduler answers.
+    Raises UsageError if Dask is not installed, or no scheduler answers.
     """
     try:
         from distributed import Client

@@ -119,12 +119,8 @@ class Campaign:
     def run(self) -> Summary:
         """Work until the time is spent, enough is found, or somebody presses Ctrl-C.
 
-        Raises
-        ------
-        TargetError, UsageError
-            If a target cannot be loaded, or two of them hold layers of one name.
-        StoreError
-            If the store cannot be used at the start; later it ends the run in an orderly way.
+        Raises TargetError or UsageError if a target cannot be loaded, or two of them hold layers of one name, and
+        StoreError if the store cannot be used at the start; later it ends the run in an orderly way.
         """
         plan = dataclasses.replace(self.plan, folder=os.getcwd(), named=tuple(self.targets))
         layers = {name: Standing(name, target) for name, target in listed(plan)}
@@ -291,12 +287,8 @@ class _Run:
 def listed(plan: Plan) -> list[tuple[str, str]]:
     """Name and target of every layer that was named, found out in a process of its own.
 
-    Raises
-    ------
-    TargetError
-        If a target cannot be loaded, or ends the process that tries.
-    UsageError
-        If two layers have one name: findings are told apart by it.
+    Raises TargetError if a target cannot be loaded, or ends the process that tries, and UsageError if two layers have
+    one name: findings are told apart by it.
     """
     if os.name != "posix":
         raise UsageError("a campaign needs a POSIX system: its workers are limited and ended by signals")

@@ -85,10 +85,7 @@ class Guard:
     def list(self, plan: Plan) -> Listed:
         """Name, target and weight of every layer that was named, and why some are left out, found out in the child.
 
-        Raises
-        ------
-        TargetError
-            If one of them cannot be loaded, or ends the process.
+        Raises TargetError if one of them cannot be loaded, or ends the process.
         """
         try:
             answer = self._ask(None, _LOADING, lambda delta: None, "list", plan)

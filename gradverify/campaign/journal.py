@@ -32,13 +32,7 @@ class Journal:
         self._file = out_of_reach(os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
 
     def write(self, record: bytes) -> None:
-        """Replace the record at hand.
-
-        Raises
-        ------
-        JournalError
-            If the file cannot be written.
-        """
+        """Replace the record at hand; raises JournalError if the file cannot be written."""
         self._put(_HEADER.pack(_MARK, len(record), zlib.crc32(record)) + record)
 
     def close(self) -> None:

@@ -67,13 +67,7 @@ def dumps(thing: Any) -> bytes:
 
 
 def loads(data: bytes) -> Any:
-    """What was written by `dumps`.
-
-    Raises
-    ------
-    Garbled
-        If it was not.
-    """
+    """What was written by `dumps`; raises Garbled if it was not."""
     try:
         return _Unpickler(io.BytesIO(data)).load()
     except Garbled:

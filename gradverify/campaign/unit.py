@@ -195,16 +195,11 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A case that a layer was about to see, as the journal holds it: a row, or a Case file.
-
-    Attributes
-    ----------
-    asked : the property about to be tried
-    """
+    """A case that a layer was about to see, as the journal holds it: a row, or a Case file."""
 
     layer: str
     target: str
-    asked: str
+    asked: str  # the property about to be tried
     regime: Regime
     content: bytes
     is_row: bool

@@ -81,12 +81,8 @@ def data_stream() -> Iterator[TextIO]:
 def write(text: str, stream: TextIO) -> None:
     """A line or more; signs that the stream cannot encode are replaced.
 
-    A reader that has left (`| head`) changes nothing else: what follows is lost, files and exit status are not.
-
-    Raises
-    ------
-    UsageError
-        If the stream cannot be written, e.g. because the disk is full.
+    A reader that has left (`| head`) changes nothing else: what follows is lost, files and exit status are not. Raises
+    UsageError if the stream cannot be written, e.g. because the disk is full.
     """
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
@@ -111,10 +107,7 @@ def note(text: str) -> None:
 def writable(path: str | None) -> None:
     """Refuse a file that cannot be written before an hour of work, not after.
 
-    Raises
-    ------
-    UsageError
-        If the folder does not exist or cannot be written, or the path is a folder.
+    Raises UsageError if the folder does not exist or cannot be written, or the path is a folder.
     """
     if path is None or path == "-":
         return
@@ -133,13 +126,7 @@ def write_json(content: Any, path: str, data: TextIO) -> None:
 
 
 def write_text(text: str, path: str, data: TextIO) -> None:
-    """Whole lines to a file, or to stdout for "-".
-
-    Raises
-    ------
-    UsageError
-        If the file cannot be written.
-    """
+    """Whole lines to a file, or to stdout for "-"; raises UsageError if the file cannot be written."""
     if path == "-":
         write(text.removesuffix("\n"), data)
         return

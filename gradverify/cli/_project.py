@@ -27,10 +27,7 @@ class Defaults(NamedTuple):
 def defaults(profile: str | None = None) -> Defaults:
     """Of the project that the working folder is in, or of a profile that was named.
 
-    Raises
-    ------
-    UsageError
-        Naming the key that cannot be used.
+    Raises UsageError, naming the key that cannot be used.
     """
     root = project.root(Path.cwd())
     given = project.Given({} if root is None else project.table(root / "pyproject.toml"))

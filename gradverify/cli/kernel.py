@@ -78,10 +78,7 @@ def scored(
 ) -> dict[str, Any]:
     """The score as plain values; see `docs/kernels-benchmark.md` for its fields.
 
-    Raises
-    ------
-    TargetError, DeclarationError, UsageError
-        If a file cannot be loaded, or the declaration cannot be used.
+    Raises TargetError, DeclarationError or UsageError if a file cannot be loaded, or the declaration cannot be used.
     """
     from gradverify.adapters._kernel_judge import judge_of, package_of
     from gradverify.adapters._kernel_remote import Remote

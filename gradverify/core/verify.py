@@ -100,13 +100,7 @@ def _other(array: Array) -> Array:
 
 
 def listed(names: Sequence[str] | str) -> tuple[str, ...]:
-    """One name or several, as a tuple.
-
-    Raises
-    ------
-    UsageError
-        If they are no names.
-    """
+    """One name or several, as a tuple; raises UsageError if they are no names."""
     found = (names,) if isinstance(names, str) else tuple(names) if isinstance(names, Iterable) else (names,)
     for name in found:
         if not isinstance(name, str):
@@ -119,10 +113,7 @@ def listed(names: Sequence[str] | str) -> tuple[str, ...]:
 def selected(names: Sequence[str] | None) -> list[Property]:
     """Properties by name, in a fixed order with `complete` first; all that are tried by default for None.
 
-    Raises
-    ------
-    TargetError
-        If a name is not registered.
+    Raises TargetError if a name is not registered.
     """
     chosen = [properties.get(name) for name in (names if names is not None else properties.names())]
     chosen = [prop for prop in chosen if prop.default or names is not None]
@@ -132,10 +123,7 @@ def selected(names: Sequence[str] | None) -> list[Property]:
 def checked(layer: Layer, case: Case) -> Case:
     """The case with arrays in place of lists and defaults in place of missing options, if it fits the layer.
 
-    Raises
-    ------
-    UsageError
-        Naming the primal, option or field that is missing, unknown or does not fit.
+    Raises UsageError, naming the primal, option or field that is missing, unknown or does not fit.
     """
     if not isinstance(case, Case):
         raise UsageError(f"expected a gradverify.Case, got {type(case).__name__}")

@@ -26,10 +26,7 @@ _ATTEMPTS = 50
 def typical(layer: Layer, seed: int = 0) -> Case:
     """One case as a person would write it: distinct sizes, default options, kernels of 3, normal numbers.
 
-    Raises
-    ------
-    ValueError
-        If the layer's own predicate refuses such cases.
+    Raises ValueError if the layer's own predicate refuses such cases.
     """
     options = _options(layer)
     sizes = _sizes(layer, options)
@@ -79,12 +76,6 @@ def _cotangent(output: Array, rng: np.random.Generator) -> Array:
     if output.dtype.kind not in "fc":
         return np.zeros(output.shape)
     return drawn + 1j * rng.standard_normal(output.shape) if output.dtype.kind == "c" else drawn
-
-
-def _taken(function: Any, given: Mapping[str, Any]) -> tuple[str, ...]:
-    from gradverify.core.declare.functions import accepted
-
-    return accepted(function, tuple(given))
 
 
 def usual_check(layer: Layer, case: Case) -> bool:

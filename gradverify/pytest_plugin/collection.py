@@ -53,14 +53,11 @@ class Planned:
 def plan(told: settings.Settings, wanted: tuple[str, ...]) -> list[Planned]:
     """Every test, sorted, so that all processes of a run see the same.
 
+    Raises pytest.UsageError, naming the key or the node id that names nothing, or a module that cannot be imported.
+
     Parameters
     ----------
     wanted : node ids from the command line; empty for all
-
-    Raises
-    ------
-    pytest.UsageError
-        Naming the key or the node id that names nothing, or a module that cannot be imported.
     """
     found = _layers(told)
     try:

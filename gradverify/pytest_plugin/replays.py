@@ -67,16 +67,13 @@ def examined(
 ) -> Examined:
     """Replay what is in the corpus, and draw new cases.
 
+    Raises GradverifyError if the layer or the settings cannot be used.
+
     Parameters
     ----------
     kept : entries of the corpus that concern the check
     first : whether it is the first shard
     check : draws the new cases
-
-    Raises
-    ------
-    GradverifyError
-        If the layer or the settings cannot be used.
     """
     props = [prop.name for prop in selected(settings.properties)]
     with tuning.using(settings.tuning):

@@ -102,13 +102,7 @@ def _is_set(config: pytest.Config, name: str) -> bool:
 
 
 def resolve(config: pytest.Config) -> Settings:
-    """The settings of a run.
-
-    Raises
-    ------
-    pytest.UsageError
-        Naming the flag or key whose value cannot be used.
-    """
+    """The settings of a run; raises pytest.UsageError, naming the flag or key whose value cannot be used."""
     given = _Given(config)
     chosen = given.get("profile")
     name = str(chosen or ("ci" if os.environ.get("CI") else "quick"))

@@ -120,10 +120,7 @@ class Declaration:
     def allows(self, primals: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
         """Whether the author's `assume` holds; it gets what it names of the primals, the options and the sizes.
 
-        Raises
-        ------
-        DeclarationError
-            If the predicate raises.
+        Raises DeclarationError if the predicate raises.
         """
         if self.assume is None:
             return True
@@ -163,10 +160,7 @@ class Declaration:
         """The size of each name, as the shapes of the primals tell it, and the options that are numbers; a group of
         leading axes has a tuple, and no star.
 
-        Raises
-        ------
-        DeclarationError
-            If the shapes contradict one another.
+        Raises DeclarationError if the shapes contradict one another.
         """
         return {name.lstrip("*"): size for name, size in self._bound(primals, options).items()}
 

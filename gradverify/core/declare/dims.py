@@ -66,10 +66,7 @@ class Dims:
     def shape(self, sizes: Sizes) -> tuple[int, ...]:
         """The shape for given sizes; optional axes are taken at their full size.
 
-        Raises
-        ------
-        KeyError
-            If a name has no size yet.
+        Raises KeyError if a name has no size yet.
         """
         shape: list[int] = []
         for axis in self.axes:
@@ -95,10 +92,7 @@ class Dims:
     def bind(self, shape: tuple[int, ...], sizes: Sizes) -> dict[str, int | tuple[int, ...]]:
         """Sizes, extended by what `shape` says of the names that had none.
 
-        Raises
-        ------
-        DeclarationError
-            If the shape contradicts the string or the sizes given.
+        Raises DeclarationError if the shape contradicts the string or the sizes given.
         """
         found = dict(sizes)
         for axis, extent in self._pair(shape):
@@ -148,10 +142,7 @@ class Dims:
 def parse(text: str) -> Dims:
     """Read a dimension string.
 
-    Raises
-    ------
-    DeclarationError
-        If a token cannot be read, or more than one token is a group of leading axes.
+    Raises DeclarationError if a token cannot be read, or more than one token is a group of leading axes.
     """
     axes = tuple(_axis(token, text) for token in text.split())
     if sum(axis.kind == "many" for axis in axes) > 1:

@@ -260,10 +260,7 @@ def words() -> tuple[str, ...]:
 def parse(text: str) -> Domain:
     """Read a domain: a word and its arguments, e.g. ``"labels K"`` or ``"positive unless log_target"``.
 
-    Raises
-    ------
-    DeclarationError
-        If the word is unknown or has the wrong number of arguments.
+    Raises DeclarationError if the word is unknown or has the wrong number of arguments.
     """
     text, option, holds = _conditional(text)
     name, *arguments = _spelled(text).split()

@@ -61,10 +61,7 @@ def accepted(
 def predicate(text: str) -> Callable[..., bool]:
     """A condition that is written as a string, ``"C % G == 0"``, as a function of the names in it.
 
-    Raises
-    ------
-    DeclarationError
-        If it is no expression of Python.
+    Raises DeclarationError if it is no expression of Python.
     """
     try:
         names = [node.id for node in ast.walk(ast.parse(text.strip(), mode="eval")) if isinstance(node, ast.Name)]

@@ -48,13 +48,9 @@ class NativePoint(Protocol):
     """A layer at one point, where it computes: on a device, or in another package's arrays.
 
     Methods raise `LayerFailure` where they cannot; the host does it then.
-
-    Attributes
-    ----------
-    ahead : bytes of copies that cost less than another call
     """
 
-    ahead: int
+    ahead: int  # bytes of copies that cost less than another call
 
     def slopes(self, moves: Sequence[Moves], how: Contraction) -> list[tuple[Any, Any, Any, Any]]:
         """For each of `moves`, and in it for each entry: the contracted change of the outputs from b to a, its noise,

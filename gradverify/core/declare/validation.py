@@ -21,17 +21,12 @@ ARGUMENTS = (  # of `check` and of adapters, for which a misspelt keyword may ha
 
 
 def validate(layer: Declaration, constants: tuple[str, ...], settings: Iterable[str]) -> None:
-    """Refuse a layer that cannot be used as it is declared.
+    """Refuse a layer that cannot be used as it is declared; raises DeclarationError, naming the layer and the argument.
 
     Parameters
     ----------
     constants : names that the author gave as such
     settings : every keyword that is a setting; any other one is a primal
-
-    Raises
-    ------
-    DeclarationError
-        Naming the layer and the argument.
     """
     if not layer.primals:
         raise DeclarationError(
@@ -80,38 +75,20 @@ def _size(layer: Declaration, name: str, given: object, names: set[str]) -> None
 
 
 def named(name: object) -> str:
-    """The name of a layer.
-
-    Raises
-    ------
-    DeclarationError
-        If it is no string.
-    """
+    """The name of a layer; raises DeclarationError if it is no string."""
     if isinstance(name, str):
         return texts.line(name, 200)
     raise DeclarationError(f"the name of a layer must be a string, got {name!r}")
 
 
 def called(label: str, role: str, function: object) -> None:
-    """Refuse what is no function.
-
-    Raises
-    ------
-    DeclarationError
-        Naming its role.
-    """
+    """Refuse what is no function; raises DeclarationError, naming its role."""
     if not callable(function):
         raise DeclarationError(f"layer {label!r}: {role} is not callable (got {function!r})")
 
 
 def mapping(label: str, argument: str, given: Any) -> dict[str, Any]:
-    """A dict by name.
-
-    Raises
-    ------
-    DeclarationError
-        If it is anything else.
-    """
+    """A dict by name; raises DeclarationError if it is anything else."""
     if isinstance(given, Mapping):
         return dict(given)
     example = {
@@ -227,10 +204,7 @@ def takes(
 ) -> None:
     """Whether forward can be called with the primals in order, or by name as well, and the options by name.
 
-    Raises
-    ------
-    DeclarationError
-        Naming what forward takes, and what is declared.
+    Raises DeclarationError, naming what forward takes, and what is declared.
     """
     primals, options = tuple(primals), tuple(options)
     if signature is None or (by_name and _binds(signature, (), (*primals, *options)) is None):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -57,6 +57,7 @@ TOLD_BY_VALUES = ("flat", "tie", "singular", "tail", "mask", "repeats", "mutatio
 FICKLE = ("first_call", "race", "uninitialised")  # then one case gives now this and now that
 SOMETIMES = "; on other plain cases it is right"  # what is added to a sentence that holds of those that are wrong
 FACTS = "facts"  # the signature of what has none
+Fits = Callable[[Evidence], Diagnosis | None]
 NOTHING = "no known signature fits: "  # said where every one was asked
 
 
@@ -73,15 +74,26 @@ class Signature:
 
     name: str
     bug_class: str
-    fits: Callable[[Evidence], Diagnosis | None]
+    fits: Fits
 
 
 signatures: Registry[Signature] = Registry("signature", "gradverify.signatures")
 
 
-def add(name: str, bug_class: str) -> Callable[[Callable[[Evidence], Diagnosis | None]], Signature]:
-    """Register a function as a signature: a decorator."""
-    return lambda fits: signatures.add(name, Signature(name, bug_class, fits))
+def add(name: str, bug_class: str, needs: Sequence[str] = (), probes: bool = False) -> Callable[[Fits], Signature]:
+    """Register a function as a signature: a decorator.
+
+    Parameters
+    ----------
+    needs : situations of a wrong gradient in which it is asked; none where it looks at findings of any kind
+    probes : whether it is asked only where backward ran on cases that fail
+    """
+
+    def added(fits: Fits) -> Signature:
+        asked = (lambda e: fits(e) if e.concerns(needs, probes) else None) if needs else fits
+        return signatures.add(name, Signature(name, bug_class, asked))
+
+    return added
 
 
 def diagnose(layer: Layer, finding: Finding, seconds: float = SECONDS) -> tuple[Diagnosis, ...]:

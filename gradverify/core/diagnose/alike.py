@@ -9,18 +9,16 @@ from itertools import combinations
 import numpy as np
 
 from gradverify.core.diagnose import add, variants
-from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.evidence import PLAIN, Evidence
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
 
-@add("constant_along", "INDEX")
+@add("constant_along", "INDEX", PLAIN, probes=True)
 def constant_along(evidence: Evidence) -> Diagnosis | None:
     """Right where another primal is the same at all places of one axis: the place whose value is taken is another.
 
     Not where the primal itself is: a softmax, or a variance, of what is constant has lost its own terms.
     """
-    if not evidence.about_gradient or evidence.situation.needs == "values" or not evidence.probes:
-        return None
     for name in (n for n in _real(evidence) if n != evidence.primal):
         for axis, label in enumerate(evidence.layer.primal(name).dims.labels(np.ndim(evidence.case.primals[name]))):
             cases = [variants.but(evidence.layer, p.case, name, partial(_first, axis)) for p in evidence.probes]
@@ -36,11 +34,9 @@ def constant_along(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-@add("one_for_another", "INDEX")
+@add("one_for_another", "INDEX", PLAIN, probes=True)
 def one_for_another(evidence: Evidence) -> Diagnosis | None:
     """Right where two primals of one shape are equal: one is taken for the other."""
-    if not evidence.about_gradient or evidence.situation.needs == "values" or not evidence.probes:
-        return None
     for one, other in _pairs(evidence):
         cases = [variants.with_arrays(evidence.layer, p.case, {other: p.case.primals[one]}) for p in evidence.probes]
         if evidence.holds(*cases):

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from gradverify.core.diagnose import add, variants
-from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.evidence import ANYWHERE, Evidence
 from gradverify.core.diagnose.probe import NOTHING, Probe
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
@@ -53,10 +53,10 @@ def _wrong_are_zero(evidence: Evidence, probe: Probe) -> bool:
     return bool(wrong.any()) and not np.any(a[wrong]) and not wrong.all()
 
 
-@add("end_lost", "SHAPE")
+@add("end_lost", "SHAPE", ANYWHERE)
 def end_lost(evidence: Evidence) -> Diagnosis | None:
     """Only the last entry, or the last place of an axis, is exactly zero: something ends one too early."""
-    if not evidence.about_gradient or not evidence.everywhere(partial(_wrong_are_zero, evidence)):
+    if not evidence.everywhere(partial(_wrong_are_zero, evidence)):
         return None
     d = f"the gradient of {evidence.primal}"
     if evidence.everywhere(partial(_last_entry, evidence)) and evidence.probes[0].wrong(evidence.primal).ndim > 1:

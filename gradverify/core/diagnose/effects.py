@@ -176,11 +176,9 @@ def state(evidence: Evidence) -> Diagnosis | None:
     return Diagnosis("state", "STALE", text, Fit.PLACES, {"what": what})
 
 
-@add("first_call", "STALE")
+@add("first_call", "STALE", ("nothing", "sizes"))
 def first_call(evidence: Evidence) -> Diagnosis | None:
     """Right for the first call with arrays of a shape and wrong for later ones: something is kept from the first."""
-    if not evidence.about_gradient or evidence.situation.needs not in ("nothing", "sizes"):
-        return None
     names = [n for n in variants.axis_names(evidence.layer) if not n.startswith("*")]
     if not names:
         return None

@@ -28,6 +28,8 @@ from gradverify.core.verify import examine
 DRAWS = 3  # upstream gradients for each case: a law that holds by chance under one is refuted by another
 _SOME = 1e-6  # below it, a gradient at values of order one is nothing
 _TRIED = 5  # cases on which sizes must be the same; on few, an axis of L - K + 1 places is as long as K
+PLAIN = ("nothing", "options", "sizes")  # what a failure needs beside plain cases, if not its own values
+ANYWHERE = (*PLAIN, "values")
 ABOUT_GRADIENTS = ("gradient", "special", "complete", "modes")
 ABOUT_OTHERS = ("random", "outputs", "dtype", "tie", "differs")
 
@@ -81,6 +83,12 @@ class Evidence:
     def about_gradient(self) -> bool:
         """Whether the finding is about a gradient being wrong, rather than two that should be the same."""
         return self.finding.property in ABOUT_GRADIENTS and self.finding.kind not in ABOUT_OTHERS
+
+    def concerns(self, needs: Sequence[str], probes: bool) -> bool:
+        """Whether a gradient is wrong in one of these situations, and, if so wanted, has probes."""
+        if not self.about_gradient or (needs is not ANYWHERE and self.situation.needs not in needs):
+            return False
+        return bool(self.probes) if probes else True
 
     @cached_property
     def differentiable(self) -> tuple[str, ...]:

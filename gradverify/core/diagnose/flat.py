@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from gradverify.core.diagnose import add, variants
-from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.evidence import ANYWHERE, Evidence
 from gradverify.core.diagnose.probe import Probe, close
 from gradverify.core.nouns import Array, Diagnosis, Fit, Stream
 
@@ -18,10 +18,10 @@ _DRAWS = 6  # cases with values of every size, of which some have none beyond a 
 _FEW = 3  # values that a clamp leaves
 
 
-@add("flat", "TERM")
+@add("flat", "TERM", ANYWHERE, probes=True)
 def flat(evidence: Evidence) -> Diagnosis | None:
     """Right but for what comes from outputs, or goes to entries, that do not change with one another."""
-    if not evidence.about_gradient or not evidence.probes or evidence.finding.kind != "wrong":
+    if evidence.finding.kind != "wrong":
         return None
     facts = {"cases": len(evidence.probes)}
     d = f"the gradient of {evidence.primal}"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from gradverify.core.diagnose import add, variants
-from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.evidence import ANYWHERE, Evidence
 from gradverify.core.diagnose.probe import Probe, close
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
@@ -30,14 +30,10 @@ def blocks(array: Array, axis: int, count: int) -> Array:
     return np.stack(np.split(array, count, axis))
 
 
-@add("gates", "GATE")
+@add("gates", "GATE", ANYWHERE, probes=True)
 def gates(evidence: Evidence) -> Diagnosis | None:
     """Blocks of a packed axis: which are wrong, and whether they hold what belongs to another block."""
-    if (
-        not evidence.about_gradient
-        or not evidence.probes
-        or not any(packed(evidence, n) for n in evidence.differentiable)
-    ):
+    if not any(packed(evidence, n) for n in evidence.differentiable):
         return None
     probes = _one_step(evidence)
     mine = packed(evidence, evidence.primal)
@@ -160,11 +156,11 @@ def _of_place(probe: Probe, place: int) -> tuple[Array, ...]:
     return tuple(found)
 
 
-@add("steps", "GATE")
+@add("steps", "GATE", ANYWHERE, probes=True)
 def steps(evidence: Evidence) -> Diagnosis | None:
     """Right for one step, wrong for two: what is carried from step to step."""
     time = time_axis(evidence)
-    if time is None or not evidence.about_gradient or not evidence.probes:
+    if time is None:
         return None
     one, two = ([evidence.plain(draw, sizes={time: count}) for draw in range(2)] for count in (1, 2))
     if not evidence.holds(*one) or not all(map(evidence.fails, two)):
@@ -198,10 +194,10 @@ def steps(evidence: Evidence) -> Diagnosis | None:
     return Diagnosis("steps", "OVERWRITE" if added else "GATE", text, fit, {"wrong": wrong})
 
 
-@add("step_mask", "RNG")
+@add("step_mask", "RNG", ANYWHERE, probes=True)
 def step_mask(evidence: Evidence) -> Diagnosis | None:
     """Right where a mask is the same for every step, or keeps everything; wrong otherwise."""
-    if not evidence.about_gradient or not evidence.probes or not drops(evidence):
+    if not drops(evidence):
         return None
     for primal in evidence.layer.primals:
         if primal.domain.name != "mask":

@@ -9,7 +9,7 @@ from itertools import islice, permutations
 import numpy as np
 
 from gradverify.core.diagnose import add, variants
-from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.evidence import ANYWHERE, Evidence
 from gradverify.core.diagnose.probe import CLOSE, NOTHING, Probe, close
 from gradverify.core.judge.facts import best_ratio
 from gradverify.core.nouns import Array, Diagnosis, Fit
@@ -44,10 +44,10 @@ def _square(evidence: Evidence, draw: int) -> Probe | None:
     return evidence.probe(evidence.plain(draw, sizes=variants.grouped(dict.fromkeys(names, size))))
 
 
-@add("moved", "INDEX")
+@add("moved", "INDEX", ANYWHERE)
 def moved(evidence: Evidence) -> Diagnosis | None:
     """The numerical gradient, transposed, flipped, shifted or permuted along an axis."""
-    if not evidence.about_gradient or not evidence.differentiable:
+    if not evidence.differentiable:
         return None
     for probes in (evidence.probes, _twins(evidence)):
         if not probes:
@@ -119,10 +119,10 @@ def _other_order(evidence: Evidence, axis: int, probe: Probe) -> bool:
     return any(close(a, np.take(n, order, axis)) for order in permutations(range(a.shape[axis])))
 
 
-@add("swapped", "INDEX")
+@add("swapped", "INDEX", ANYWHERE)
 def swapped(evidence: Evidence) -> Diagnosis | None:
     """The gradient of another primal of the same shape, as it is or times one number, as when it is negated besides."""
-    if not evidence.about_gradient or len(evidence.differentiable) < 2:
+    if len(evidence.differentiable) < 2:
         return None
     for probes in (evidence.probes, _twins(evidence)):
         for other in evidence.differentiable:
@@ -176,11 +176,9 @@ def _besides(name: str, mine: float, other: str, theirs: float | None) -> str:
     return "".join(f", and what stands for {n} is {said(r)}" for n, r in wrong)
 
 
-@add("another_value", "INDEX")
+@add("another_value", "INDEX", ANYWHERE)
 def another_value(evidence: Evidence) -> Diagnosis | None:
     """The gradient that would be right if another primal were transposed, flipped or shifted."""
-    if not evidence.about_gradient:
-        return None
     for probes in (evidence.probes, _twins(evidence)):
         if not probes:
             continue

@@ -13,18 +13,16 @@ import numpy as np
 
 from gradverify.core import evaluate
 from gradverify.core.diagnose import add, variants
-from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.evidence import PLAIN, Evidence
 from gradverify.core.diagnose.probe import CLOSE, Probe, close
 from gradverify.core.nouns import Array, Case, Diagnosis, Fit, Stream
 
 _SAME = 1e-9  # relative change of outputs that counts as none
 
 
-@add("invariant", "TERM")
+@add("invariant", "TERM", PLAIN, probes=True)
 def invariant(evidence: Evidence) -> Diagnosis | None:
     """Adding one number along an axis changes no output, and yet the gradient tells of it."""
-    if not evidence.about_gradient or evidence.situation.needs == "values" or not evidence.probes:
-        return None
     for name in (evidence.primal, *(n for n in evidence.differentiable if n != evidence.primal)):
         for axis, label in enumerate(evidence.probes[0].labels(name)):
             if not evidence.everywhere(partial(_broken, evidence, name, axis)):

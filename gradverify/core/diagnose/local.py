@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 
 from gradverify.core.diagnose import add
-from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.evidence import ANYWHERE, Evidence
 from gradverify.core.diagnose.probe import APART, CLOSE, Probe, close
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
@@ -47,11 +47,9 @@ OF_OUTPUT: dict[str, Function] = {
 }
 
 
-@add("local", "TERM")
+@add("local", "TERM", ANYWHERE, probes=True)
 def local(evidence: Evidence) -> Diagnosis | None:
     """The ratio of the gradients is a known function of a primal or an output: a factor of the chain is missing."""
-    if not evidence.about_gradient or not evidence.probes:
-        return None
     if not evidence.everywhere(lambda p: bool(np.ptp(_ratio(evidence, p)) > APART)):
         return None
     told = sum(np.count_nonzero(p.numerical(evidence.primal)) for p in evidence.probes) >= _TOLD

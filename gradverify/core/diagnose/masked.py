@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.core.diagnose import add, variants
-from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.evidence import ANYWHERE, Evidence
 from gradverify.core.diagnose.gates import drops
 from gradverify.core.diagnose.mirrored import where_symmetric
 from gradverify.core.diagnose.overwritten import by_entry
@@ -16,10 +16,10 @@ from gradverify.core.diagnose.probe import Probe, close
 from gradverify.core.nouns import Array, Case, Diagnosis, Fit, Stream
 
 
-@add("mask", "MASK")
+@add("mask", "MASK", ANYWHERE)
 def mask(evidence: Evidence) -> Diagnosis | None:
     """Right where a mask keeps all; wrong where it does not, or where a row of it keeps nothing."""
-    if not evidence.about_gradient or not evidence.situation.failing:
+    if not evidence.situation.failing:
         return None
     for primal in evidence.layer.primals:
         if primal.domain.name not in ("mask", "bool"):
@@ -66,10 +66,10 @@ _ADDED_UP = "what repeated indices contribute must be added up"
 _MIXED = "what belongs to one value is taken for that of others"
 
 
-@add("repeats", "REPEAT-IDX")
+@add("repeats", "REPEAT-IDX", ANYWHERE)
 def repeats(evidence: Evidence) -> Diagnosis | None:
     """Right where no index is repeated (or all are in order), wrong where one is."""
-    if not evidence.about_gradient or not evidence.situation.failing:
+    if not evidence.situation.failing:
         return None
     for primal in evidence.layer.primals:
         if primal.domain.kind != "int" or primal.domain.name not in ("indices", "labels", "integers"):
@@ -160,11 +160,9 @@ def _distinct(evidence: Evidence, case: Case, name: str) -> Case | None:
 _CHANGES = (-1.0, 2.0**-6, 2.0**6)  # of all values: beside a clamp, forward keeps other places then
 
 
-@add("redrawn", "RNG")
+@add("redrawn", "RNG", ("nothing",), probes=True)
 def redrawn(evidence: Evidence) -> Diagnosis | None:
     """Forward and backward multiply by 0 or one number, in other places, and those of forward do not go with values."""
-    if not evidence.about_gradient or not evidence.probes or evidence.situation.needs != "nothing":
-        return None
     if any(p.domain.name in ("mask", "bool") for p in evidence.layer.primals):
         return None  # a mask that is given is not drawn
     if not evidence.everywhere(partial(_other_places, evidence)):

@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 
 from gradverify.core.diagnose import add, variants
-from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.evidence import ANYWHERE, PLAIN, Evidence
 from gradverify.core.diagnose.probe import Probe, close
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
@@ -17,11 +17,9 @@ _AXES = 4  # of a primal that may be flipped, as of the kernel of a convolution
 Change = Callable[[Array], Array]
 
 
-@add("symmetric", "INDEX")
+@add("symmetric", "INDEX", PLAIN)
 def symmetric(evidence: Evidence) -> Diagnosis | None:
     """Right where a square primal is its own transpose, and wrong elsewhere."""
-    if not evidence.about_gradient or evidence.situation.needs == "values":
-        return None
     name, how = next(where_symmetric(evidence), ("", ""))
     if not name:
         return None
@@ -32,11 +30,9 @@ def symmetric(evidence: Evidence) -> Diagnosis | None:
     return Diagnosis("symmetric", "INDEX", text, Fit.PLACES, {"cases": len(evidence.situation.failing)})
 
 
-@add("order", "INDEX")
+@add("order", "INDEX", PLAIN, probes=True)
 def order(evidence: Evidence) -> Diagnosis | None:
     """Right where two square primals commute, being equal or diagonal, and wrong where both are only symmetric."""
-    if not evidence.about_gradient or evidence.situation.needs == "values" or not evidence.probes:
-        return None
     changed = partial(variants.with_arrays, evidence.layer)
     for one, two in combinations(_square(evidence), 2):
         equal = [changed(p.case, {two: p.case.primals[one]}) for p in evidence.probes]
@@ -54,10 +50,10 @@ def order(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-@add("own_transpose", "TERM")
+@add("own_transpose", "TERM", ANYWHERE)
 def own_transpose(evidence: Evidence) -> Diagnosis | None:
     """The right gradient is this one plus, or minus, its own transpose: forward takes the primal in two places."""
-    if not evidence.about_gradient or evidence.primal not in _square(evidence, also_discrete=True):
+    if evidence.primal not in _square(evidence, also_discrete=True):
         return None
     for sign, share, words in (
         (1, 1.0, "plus its own transpose"),
@@ -121,10 +117,10 @@ def _even(a: Array) -> Array:
     return np.asarray((a + np.swapaxes(a, -1, -2)) / 2)
 
 
-@add("flipped", "INDEX")
+@add("flipped", "INDEX", PLAIN)
 def flipped(evidence: Evidence) -> Diagnosis | None:
     """Right where another primal reads the same from either end of some axes, and wrong elsewhere."""
-    if not evidence.about_gradient or evidence.situation.needs == "values" or not evidence.situation.failing:
+    if not evidence.situation.failing:
         return None
     for primal in evidence.layer.primals:
         count = len(primal.dims.axes)

@@ -30,11 +30,9 @@ _FUNCTIONS: dict[str, Callable[[Array], Array]] = {
 _WIDTHS = (2, 3, 3)  # of all others: at 2, all but the first is the last
 
 
-@add("one_use", "OVERWRITE")
+@add("one_use", "OVERWRITE", ("nothing", "options"))
 def one_use(evidence: Evidence) -> Diagnosis | None:
     """A parameter used several times has the contribution of one use: in the span of what it multiplies."""
-    if not evidence.about_gradient or evidence.situation.needs not in ("nothing", "options"):
-        return None
     for name, axis, words, take in _uses(evidence):
         probes = [
             p for p in (evidence.probe(_narrow(evidence, name, axis, k)) for k in range(len(_WIDTHS))) if p is not None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradverify.core.diagnose import add
-from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.evidence import ANYWHERE, Evidence
 from gradverify.core.diagnose.probe import CLOSE, Probe, close
 from gradverify.core.judge.facts import best_ratio
 from gradverify.core.nouns import Array, Diagnosis, Fit
@@ -32,10 +32,10 @@ class Share:
         return float(ratio) if clean and np.any(self.numerical) else None
 
 
-@add("one_output", "UPSTREAM")
+@add("one_output", "UPSTREAM", ANYWHERE, probes=True)
 def one_output(evidence: Evidence) -> Diagnosis | None:
     """The upstream gradient of one output does not reach the primal as it should, and those of the others do."""
-    if not evidence.about_gradient or not evidence.probes or len(evidence.probes[0].outputs) < 2:
+    if len(evidence.probes[0].outputs) < 2:
         return None
     cases = [_shares(evidence, probe) for probe in evidence.probes]
     if not all(cases):

@@ -9,7 +9,7 @@ import numpy as np
 
 from gradverify.core.declare.declaration import Primal
 from gradverify.core.diagnose import add, variants
-from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.evidence import ANYWHERE, PLAIN, Evidence
 from gradverify.core.diagnose.indexed import Move, moves
 from gradverify.core.diagnose.probe import APART, CLOSE, Probe, close
 from gradverify.core.diagnose.terms import SMALL, relative
@@ -23,11 +23,9 @@ Change = Callable[[Array], Array]
 _MASKS = ("ignore", "mask", "padding_idx", "pad_id", "pad_token")
 
 
-@add("options", "OPTION")
+@add("options", "OPTION", ANYWHERE)
 def options(evidence: Evidence) -> Diagnosis | None:
     """Right at the defaults, wrong with some options changed."""
-    if not evidence.about_gradient:
-        return None
     needed = evidence.situation.options
     if not needed:
         return None
@@ -74,11 +72,9 @@ def _mixed_groups(evidence: Evidence, name: str) -> str | None:
     return None
 
 
-@add("option_for_another", "OPTION")
+@add("option_for_another", "OPTION", PLAIN)
 def option_for_another(evidence: Evidence) -> Diagnosis | None:
     """Right where two numbers that are options are equal, wrong where they differ."""
-    if not evidence.about_gradient or evidence.situation.needs == "values":
-        return None
     choices = {n: spec for n, spec in evidence.layer.options.items() if isinstance(spec, (list, range))}
     for one, two in combinations(choices, 2):
         shared = [v for v in choices[one] if v in choices[two] and isinstance(v, (int, float)) and v != 0]
@@ -97,11 +93,9 @@ def option_for_another(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-@add("constant_left_out", "OPTION")
+@add("constant_left_out", "OPTION", PLAIN, probes=True)
 def constant_left_out(evidence: Evidence) -> Diagnosis | None:
     """Right where another primal (class weights, a scale) is all ones: backward leaves it out."""
-    if not evidence.about_gradient or not evidence.probes or evidence.situation.needs == "values":
-        return None
     for primal, ones in _right_where_all_are(evidence, np.ones_like):
         if primal.name == evidence.primal or primal.domain.discrete:
             continue
@@ -131,11 +125,9 @@ def _right_where_all_are(evidence: Evidence, value: Change) -> Iterator[tuple[Pr
                 yield primal, [case for case in cases if case is not None]
 
 
-@add("path", "TERM")
+@add("path", "TERM", PLAIN)
 def path(evidence: Evidence) -> Diagnosis | None:
     """Right where another primal is all zeros: the error comes in with it, and may be a factor of what does."""
-    if not evidence.about_gradient or evidence.situation.needs == "values":
-        return None
     if not any(relative(evidence, probe) > SMALL for probe in evidence.probes):
         return None
     names = (p.name for p, _ in _right_where_all_are(evidence, np.zeros_like) if p.name != evidence.primal)

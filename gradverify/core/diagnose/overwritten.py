@@ -8,17 +8,15 @@ from itertools import combinations, product
 import numpy as np
 
 from gradverify.core.diagnose import add, variants
-from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.evidence import ANYWHERE, Evidence
 from gradverify.core.diagnose.gates import time_axis
 from gradverify.core.diagnose.probe import Probe, close
 from gradverify.core.nouns import Array, Case, Diagnosis, Fit
 
 
-@add("overwritten", "OVERWRITE")
+@add("overwritten", "OVERWRITE", ANYWHERE, probes=True)
 def overwritten(evidence: Evidence) -> Diagnosis | None:
     """Each entry holds what one output contributes, the last or the first one, where several must be added."""
-    if not evidence.about_gradient or not evidence.probes:
-        return None
     facts = {"cases": len(evidence.probes)}
     d = f"the gradient of {evidence.primal}"
     for name, places in _axes(evidence):
@@ -181,7 +179,7 @@ _STEP = 1e-3  # of itself: far above what is called close, too little for anothe
 _DRAWS = 4  # cases where no two should meet, of which most must be right: by chance two meet now and then
 
 
-@add("met", "OVERWRITE")
+@add("met", "OVERWRITE", ("nothing", "sizes", "values"))
 def met(evidence: Evidence) -> Diagnosis | None:
     """Right where no two can meet in one place, wrong where they must, and now this, now that in between.
 
@@ -189,8 +187,6 @@ def met(evidence: Evidence) -> Diagnosis | None:
     given as a primal, its repetitions tell more.
     """
     layer = evidence.layer
-    if not evidence.about_gradient or evidence.situation.needs not in ("nothing", "sizes", "values"):
-        return None
     if any(p.domain.kind == "int" for p in layer.primals) or evidence.finding.kind != "wrong":
         return None
     names = [n for n in variants.axis_names(layer) if not n.startswith("*")]

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from gradverify.core.diagnose import add
-from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.evidence import PLAIN, Evidence
 from gradverify.core.diagnose.probe import CLOSE, NOTHING, Probe, close
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
@@ -24,11 +24,9 @@ class Part:
     mask: Callable[[tuple[int, ...], tuple[int, ...]], Array]
 
 
-@add("partly", "FACTOR")
+@add("partly", "FACTOR", PLAIN, probes=True)
 def partly(evidence: Evidence) -> Diagnosis | None:
     """One factor on a part of the entries, or of the outputs' upstream gradients, and right in the others."""
-    if not evidence.about_gradient or not evidence.probes or evidence.situation.needs == "values":
-        return None
     if not all(p.wrong(evidence.primal).ndim for p in evidence.probes):
         return None
     if evidence.layer.primal(evidence.primal).domain.kind == "complex":

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from gradverify.core.diagnose import add
-from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.evidence import ANYWHERE, Evidence
 from gradverify.core.diagnose.indexed import as_if
 from gradverify.core.diagnose.probe import Probe, close
 from gradverify.core.nouns import Array, Diagnosis, Fit
@@ -42,11 +42,9 @@ def _narrow(evidence: Evidence, kind: type, tolerance: float, probe: Probe) -> b
     return bool(np.array_equal(a, a.astype(kind)) and not np.array_equal(n, n.astype(kind)) and close(a, n, tolerance))
 
 
-@add("conjugate", "COMPLEX")
+@add("conjugate", "COMPLEX", ANYWHERE, probes=True)
 def conjugate(evidence: Evidence) -> Diagnosis | None:
     """The conjugate of the right gradient."""
-    if not evidence.about_gradient or not evidence.probes:
-        return None
     if evidence.probes[0].labels(evidence.primal)[-1:] != ("re/im",):
         return None
     if evidence.everywhere(lambda p: _conjugated(*evidence.pair(p))):

@@ -36,7 +36,7 @@ def close(a: Array, b: Array, tolerance: float = CLOSE) -> bool:
 
 
 class Probe:
-    """A Case with the analytic and the numerical gradient of each primal.
+    """A Case with the analytic and the numerical gradient of each primal; raises LayerFailure if forward fails.
 
     Attributes
     ----------
@@ -44,11 +44,6 @@ class Probe:
     outputs : arrays, one for each output
     sizes : size of each axis name and numeric option; None where the shapes contradict the layer
     known : numerical gradients that were found by finer means, by primal; NaN where there is none
-
-    Raises
-    ------
-    LayerFailure
-        If forward fails.
     """
 
     def __init__(self, layer: Layer, case: Case, known: Comparison | None = None) -> None:

@@ -10,16 +10,14 @@ from typing import Any
 import numpy as np
 
 from gradverify.core.diagnose import add, variants
-from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.evidence import ANYWHERE, PLAIN, Evidence
 from gradverify.core.diagnose.probe import Probe, close
 from gradverify.core.nouns import Case, Diagnosis, Fit
 
 
-@add("product", "TERM")
+@add("product", "TERM", PLAIN, probes=True)
 def product(evidence: Evidence) -> Diagnosis | None:
     """The errors of two primals are d @ W.T and x.T @ d with one d: what comes before their product is right."""
-    if not evidence.about_gradient or not evidence.probes or evidence.situation.needs == "values":
-        return None
     for x, W, turned in _pairs(evidence):
         if evidence.everywhere(partial(_one_gradient, x, W, turned)):
             said = f"{x} @ {W}.T" if turned else f"{x} @ {W}"
@@ -29,11 +27,9 @@ def product(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-@add("untransposed", "INDEX")
+@add("untransposed", "INDEX", ANYWHERE, probes=True)
 def untransposed(evidence: Evidence) -> Diagnosis | None:
     """The gradient of x is d @ W, where d @ W.T is right; a square W lets it pass."""
-    if not evidence.about_gradient or not evidence.probes:
-        return None
     for x, W, turned in _pairs(evidence):
         square = len({axis.text for axis in evidence.layer.primal(W).dims.axes}) == 1
         if evidence.primal == x and square and evidence.everywhere(partial(_other_side, x, W, turned)):
@@ -46,11 +42,9 @@ def untransposed(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-@add("inside", "INDEX")
+@add("inside", "INDEX", PLAIN)
 def inside(evidence: Evidence) -> Diagnosis | None:
     """Of a product x @ W, one gradient takes d.T where d belongs, d being that of the product: the other tells it."""
-    if not evidence.about_gradient or evidence.situation.needs == "values":
-        return None
     for x, W, turned in _pairs(evidence, deep=True):
         own, other = (W, x) if evidence.primal == W else (x, W)
         probes = [p for p in (evidence.probe(c) for c in _long_within(evidence, x, W, turned)) if p is not None]

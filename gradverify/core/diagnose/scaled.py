@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.core.diagnose import add, variants
-from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.evidence import ANYWHERE, Evidence
 from gradverify.core.diagnose.probe import APART, CLOSE, NOTHING, Probe, close
 from gradverify.core.judge.facts import best_ratio
 from gradverify.core.nouns import Array, Diagnosis, Fit
@@ -57,11 +57,9 @@ def _at_other_options(evidence: Evidence) -> Iterator[tuple[Probe, float | None]
             yield probe, ratio_of(evidence, probe)
 
 
-@add("sign", "SIGN")
+@add("sign", "SIGN", ANYWHERE)
 def sign(evidence: Evidence) -> Diagnosis | None:
     """The negated gradient: everywhere, or in some entries."""
-    if not evidence.about_gradient:
-        return None
     d = f"the gradient of {evidence.primal}"
     found = ratios(evidence)
     if found and all(abs(r + 1) < CLOSE for _, r in found):
@@ -77,11 +75,9 @@ def _some_signs(a: Array, n: Array) -> bool:
     return a.size > 2 and not close(a, n) and close(np.abs(a), np.abs(n)) and bool((np.abs(n) > 1e-6).sum() > 2)
 
 
-@add("factor", "FACTOR")
+@add("factor", "FACTOR", ANYWHERE)
 def factor(evidence: Evidence) -> Diagnosis | None:
     """One factor for all entries, which follows sizes or options from case to case, or stays."""
-    if not evidence.about_gradient:
-        return None
     found = ratios(evidence)
     if not found or all(abs(r + 1) < CLOSE for _, r in found):
         return None

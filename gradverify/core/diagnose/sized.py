@@ -7,17 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from gradverify.core.diagnose import add, variants
-from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.evidence import PLAIN, Evidence
 from gradverify.core.nouns import Case, Diagnosis, Fit
 
 _LENGTHS = range(1, 9)  # sizes that are tried: a law of parity or of a block of 4 shows among them
 
 
-@add("sizes", "SHAPE")
+@add("sizes", "SHAPE", PLAIN)
 def sizes(evidence: Evidence) -> Diagnosis | None:
     """Wrong for some lengths of an axis: odd ones, those that a block does not divide, short or long ones."""
-    if not evidence.about_gradient or evidence.situation.needs == "values":
-        return None
     if evidence.finding.kind == "shape" and evidence.situation.needs == "nothing":
         return None
     for name in variants.axis_names(evidence.layer):
@@ -101,11 +99,9 @@ def _list(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-@add("rank", "SHAPE")
+@add("rank", "SHAPE", PLAIN)
 def rank(evidence: Evidence) -> Diagnosis | None:
     """Wrong for some numbers of leading axes."""
-    if not evidence.about_gradient or evidence.situation.needs == "values":
-        return None
     groups = [n for n in variants.axis_names(evidence.layer) if n.startswith("*")]
     if not groups or any(axis.optional for p in evidence.layer.primals for axis in p.dims.axes):
         return None
@@ -124,10 +120,10 @@ def rank(evidence: Evidence) -> Diagnosis | None:
     return Diagnosis("rank", "SHAPE", text, Fit.LAW, {"wrong": wrong, "right": right})
 
 
-@add("only_these_sizes", "SHAPE")
+@add("only_these_sizes", "SHAPE", ("sizes",))
 def only_these_sizes(evidence: Evidence) -> Diagnosis | None:
     """Right on plain sizes, wrong on those of the finding, whatever the values."""
-    if evidence.situation.needs != "sizes" or not evidence.about_gradient or not evidence.situation.failing:
+    if not evidence.situation.failing:
         return None
     if evidence.situation.equal is not None:
         return None

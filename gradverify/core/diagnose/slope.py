@@ -23,14 +23,12 @@ _LIMITS = {  # of the ratio, and the side that it comes from
 }
 
 
-@add("slope", "TERM")
+@add("slope", "TERM", ("nothing", "options"))
 def slope(evidence: Evidence) -> Diagnosis | None:
     """The wrong entries are 1, 4 or 1/4 times the right ones near 0, but for a rest that goes as the square of values.
 
     Looked at for the upstream gradient of one output alone, so that paths do not cancel.
     """
-    if not evidence.about_gradient or evidence.situation.needs not in ("nothing", "options"):
-        return None
     if not evidence.probes or evidence.finding.kind != "wrong":
         return None
     limit = tends(evidence)

@@ -71,22 +71,12 @@ class Steps:
         return f"the error is {distance:.3g} where the bound is {self.bound:.3g}; no step shows it clearly"
 
 
-def steps(layer: Layer, case: Case, comparison: Comparison, index: tuple[int, ...] | None = None) -> Steps:
-    """The ladder at one entry of a primal, by default the worst.
-
-    Parameters
-    ----------
-    index : of the entry; for complex primals with 0 or 1 (real, imaginary) at the end
-
-    Raises
-    ------
-    LayerFailure
-        If forward fails.
-    """
+def steps(layer: Layer, case: Case, comparison: Comparison) -> Steps:
+    """The ladder at the worst entry of a primal; raises LayerFailure if forward fails."""
     case, _ = evaluate.completed(layer, case)
     point = Point(layer, case, working_dtype(case))
     slot = next(s for s in point.slots if s.name == comparison.primal)
-    place = comparison.worst if index is None else index
+    place = comparison.worst
     flat = slot.start + int(np.ravel_multi_index(place, slot.shape)) if slot.shape else slot.start
     entries = np.array([flat])
     h = ladder.steps(point, entries)[0]

@@ -9,18 +9,16 @@ from itertools import combinations
 import numpy as np
 
 from gradverify.core.diagnose import add, variants
-from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.evidence import ANYWHERE, Evidence
 from gradverify.core.diagnose.probe import Probe, close
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
 _REDUCTIONS: dict[str, Callable[..., Array]] = {"sum": np.sum, "mean": np.mean}
 
 
-@add("summed", "UNBROADCAST")
+@add("summed", "UNBROADCAST", ANYWHERE, probes=True)
 def summed(evidence: Evidence) -> Diagnosis | None:
     """Every place along an axis holds the sum, or the mean, over that axis."""
-    if not evidence.about_gradient or not evidence.probes:
-        return None
     labels = evidence.probes[0].labels(evidence.primal)
     for count in range(1, len(labels) + 1):
         for axes in combinations(range(len(labels)), count):
@@ -66,11 +64,9 @@ _RUNNING: tuple[tuple[str, str, tuple[Callable[[Array, int], Array], ...]], ...]
 )
 
 
-@add("running", "INDEX")
+@add("running", "INDEX", ANYWHERE, probes=True)
 def running(evidence: Evidence) -> Diagnosis | None:
     """A running sum along an axis that is left out, surplus, or taken from the other end."""
-    if not evidence.about_gradient or not evidence.probes:
-        return None
     for axis, label in enumerate(evidence.probes[0].labels(evidence.primal)):
         for bug_class, words, steps in _RUNNING:
             if evidence.everywhere(partial(_runs, evidence, axis, steps)):
@@ -169,11 +165,9 @@ def _is_sum(got: Array, n: Array) -> bool:
     return False
 
 
-@add("stretched", "UNBROADCAST")
+@add("stretched", "UNBROADCAST", ("sizes",), probes=True)
 def stretched(evidence: Evidence) -> Diagnosis | None:
     """Right for operands of one shape, wrong where one is stretched; it may hold one place of the sum."""
-    if evidence.situation.needs != "sizes" or not evidence.about_gradient or not evidence.probes:
-        return None
     primal = evidence.layer.primal(evidence.primal)
     if not any(axis.optional for axis in primal.dims.axes):
         return None

@@ -9,7 +9,7 @@ from itertools import chain, combinations
 import numpy as np
 
 from gradverify.core.diagnose import add, variants
-from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.evidence import ANYWHERE, PLAIN, Evidence
 from gradverify.core.diagnose.probe import CLOSE, Probe, close
 from gradverify.core.diagnose.scaled import ratios
 from gradverify.core.diagnose.valued import changed
@@ -21,11 +21,9 @@ _TOLERANCE = 1e-4  # share of a gradient that an iteration may leave undone
 _LEFT = 1e-5  # share of the error that a span may leave
 
 
-@add("span", "TERM")
+@add("span", "TERM", PLAIN, probes=True)
 def span(evidence: Evidence) -> Diagnosis | None:
     """The error is, along some axes, a multiple of 1, of the primal, or of both: a term of the mean or the variance."""
-    if not evidence.about_gradient or evidence.situation.needs == "values" or not evidence.probes:
-        return None
     if ratios(evidence):
         return None  # the error is a multiple of the gradient itself
     probes = _wide(evidence)
@@ -107,11 +105,9 @@ def _normaliser(evidence: Evidence, span: list[str]) -> str:
     return ""
 
 
-@add("small_error", "TERM")
+@add("small_error", "TERM", ANYWHERE, probes=True)
 def small_error(evidence: Evidence) -> Diagnosis | None:
     """Nearly right everywhere: an approximation of the derivative."""
-    if not evidence.about_gradient or not evidence.probes:
-        return None
     sizes = [relative(evidence, p) for p in evidence.probes]
     if not all(0 < size < SMALL for size in sizes):
         return None
@@ -131,11 +127,9 @@ def relative(evidence: Evidence, probe: Probe) -> float:
     return float(np.abs(a - n).max(initial=0.0)) / top if top else 0.0
 
 
-@add("region", "TERM")
+@add("region", "TERM", PLAIN, probes=True)
 def region(evidence: Evidence) -> Diagnosis | None:
     """Wrong only where an entry lies on one side of a bound: a branch of the derivative."""
-    if not evidence.about_gradient or not evidence.probes or evidence.situation.needs == "values":
-        return None
     more = [evidence.probe(evidence.plain(draw)) for draw in range(3, 6)]
     probes = [*evidence.probes, *(p for p in more if p is not None and evidence.primal in p.analytic)]
     for words, values in _values(evidence):
@@ -184,10 +178,10 @@ def _together(one: str, other: str, how: Callable[[Array, Array], Array], probe:
     return how(first, second) if first.shape == second.shape else np.zeros(0)
 
 
-@add("positive", "TERM")
+@add("positive", "TERM", ("nothing",))
 def positive(evidence: Evidence) -> Diagnosis | None:
     """Right where no primal is negative: what forward does with negative values is not what backward does."""
-    if not evidence.about_gradient or evidence.situation.needs != "nothing" or evidence.situation.some:
+    if evidence.situation.some:
         return None
     cases = [changed(evidence, probe.case, np.abs) for probe in evidence.probes]
     if not evidence.holds(*cases) or region.fits(evidence) is not None:
@@ -199,10 +193,10 @@ def positive(evidence: Evidence) -> Diagnosis | None:
     return Diagnosis("positive", "TERM", text, Fit.FORM, {"cases": len(cases)})
 
 
-@add("skip", "TERM")
+@add("skip", "TERM", ANYWHERE)
 def skip(evidence: Evidence) -> Diagnosis | None:
     """The error is a multiple of the upstream gradient itself: a residual connection is left out, or counted twice."""
-    if not evidence.about_gradient or len(evidence.probes) < 2:
+    if len(evidence.probes) < 2:
         return None
     if evidence.everywhere(partial(_is_upstream, evidence)):
         text = (

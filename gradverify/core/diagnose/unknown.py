@@ -5,16 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from gradverify.core.diagnose import add
-from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.evidence import ANYWHERE, Evidence
 from gradverify.core.judge.facts import best_ratio
 from gradverify.core.nouns import Diagnosis, Fit
 
 
-@add("facts", "UNKNOWN")
+@add("facts", "UNKNOWN", ANYWHERE)
 def facts(evidence: Evidence) -> Diagnosis | None:
     """Ratio, what is left after scaling, and where the wrong entries lie, on plain cases."""
-    if not evidence.about_gradient:
-        return None
     if evidence.finding.kind == "crash" and evidence.finding.facts.get("stage") == "forward":
         return None  # the message says it all, and no case can be told from another by its gradient
     if evidence.finding.kind == "crash":

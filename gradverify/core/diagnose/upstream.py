@@ -9,7 +9,7 @@ import numpy as np
 
 from gradverify.core.diagnose import add
 from gradverify.core.diagnose.effects import explained
-from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.evidence import ANYWHERE, Evidence
 from gradverify.core.diagnose.probe import Probe, close
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
@@ -27,11 +27,9 @@ _USES: dict[str, Callable[[Array], Array]] = {
 }
 
 
-@add("upstream", "UPSTREAM")
+@add("upstream", "UPSTREAM", ANYWHERE, probes=True)
 def upstream(evidence: Evidence) -> Diagnosis | None:
     """The gradient for another cotangent: ones, its first entry, its inverse."""
-    if not evidence.about_gradient or not evidence.probes:
-        return None
     d = f"the gradient of {evidence.primal}"
     for words, use in _USES.items():
         if evidence.everywhere(partial(_is_used, evidence, use)) and not _is_a_factor(evidence, use):

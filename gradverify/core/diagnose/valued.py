@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from gradverify.core.diagnose import add, variants
-from gradverify.core.diagnose.evidence import Evidence
+from gradverify.core.diagnose.evidence import ANYWHERE, Evidence
 from gradverify.core.diagnose.probe import CLOSE, close
 from gradverify.core.nouns import Array, Case, Diagnosis, Fit, Stream
 from gradverify.core.properties import properties
@@ -109,11 +109,11 @@ def tie(evidence: Evidence) -> Diagnosis | None:
     return Diagnosis("tie", "TIE", text, Fit.PART)
 
 
-@add("singular", "SINGULAR")
+@add("singular", "SINGULAR", ANYWHERE)
 def singular(evidence: Evidence) -> Diagnosis | None:
     """NaN, infinite or wrong at an exact point: zero, a zero vector; finite and right beside it."""
     own = evidence.own
-    if not evidence.about_gradient or own is None or own.failure is not None or not exact(evidence):
+    if own is None or own.failure is not None or not exact(evidence):
         return None
     a = own.analytic.get(evidence.primal)
     if a is None:
@@ -144,11 +144,11 @@ def _zeros(evidence: Evidence) -> str | None:
 _SATURATES = 8.0  # exp(-8) beside 1 keeps 12 digits in float64: nothing overflows, cancels or saturates below
 
 
-@add("tail", "TAIL")
+@add("tail", "TAIL", ("values",))
 def tail(evidence: Evidence) -> Diagnosis | None:
     """Wrong only for large, or tiny, values; the bound is found by bisection."""
     own = evidence.own
-    if not evidence.about_gradient or evidence.situation.needs != "values" or own is None or exact(evidence):
+    if own is None or exact(evidence):
         return None
     if not evidence.situation.failing:
         return None

@@ -60,10 +60,7 @@ class Entries(Forward):
     def gradient(self, case: Case) -> Array:
         """The analytic gradient at a case near this point, flat; NaN where backward gives none that can be compared.
 
-        Raises
-        ------
-        LayerFailure
-            If forward or backward fails there.
+        Raises LayerFailure if forward or backward fails there.
         """
         raw = evaluate.gradients(self.layer, case.primals, case.options, case.cotangents or ())
         return self.claimed(evaluate.usable(self.layer, case, raw)[0])

@@ -137,10 +137,7 @@ class Forward:
     def stacked(self, raw: tuple[Array, ...], count: int) -> Array:
         """Outputs with a leading axis as rows, shape (count, K).
 
-        Raises
-        ------
-        ValueError
-            If these are not the outputs of one forward, `count` times.
+        Raises ValueError if these are not the outputs of one forward, `count` times.
         """
         if len(raw) != len(self.shapes):
             raise ValueError("other outputs than one forward has")
@@ -190,10 +187,7 @@ class Forward:
     def _rows(self, stack: Mapping[str, Array], count: int) -> Array:
         """One forward for each row; NaN where it raises, as it may beyond a domain (a singular matrix, a root).
 
-        Raises
-        ------
-        LayerFailure
-            If none has come through yet, of these or earlier ones, but such as are next to the point.
+        Raises LayerFailure if none has come through yet, of these or earlier ones, but such as are next to the point.
         """
         rows = np.full((count, self.base.size), np.nan, self.base.dtype)
         failure: LayerFailure | None = None

@@ -44,7 +44,6 @@ class Point(HostPoint):
         return made
 
     def native_slopes(self, parts: list[Part]) -> list[Differences | None]:
-        """See `HostPoint`."""
         found: list[Differences | None] = [None] * len(parts)
         if self.native is None or any(part.b is None for part in parts):
             return found
@@ -103,7 +102,6 @@ class Point(HostPoint):
     def native_along(
         self, direction: Array, a: Array, b: Array | None, analytic: Array | None
     ) -> tuple[Array, Array] | None:
-        """See `HostPoint`."""
         if self.native is None or self.native_lines_agree is False or any(slot.complex for slot in self.slots):
             return None
         parts = {slot.name: direction[slot.start : slot.stop].reshape(slot.shape) for slot in self.slots}

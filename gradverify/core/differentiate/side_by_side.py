@@ -134,10 +134,7 @@ def _merged(copies: Array, axis: int) -> Array:
 def _parted(y: Array, count: int, shape: tuple[int, ...]) -> Array:
     """The copies of an output, shape (count, *shape).
 
-    Raises
-    ------
-    ValueError
-        If it is not one axis that is as long as all copies together.
+    Raises ValueError if it is not one axis that is as long as all copies together.
     """
     longer = [k for k, (found, own) in enumerate(zip(y.shape, shape)) if found != own]
     if y.ndim != len(shape) or len(longer) != 1 or y.shape[longer[0]] != count * shape[longer[0]]:

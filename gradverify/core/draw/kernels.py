@@ -19,7 +19,6 @@ import numpy as np
 from gradverify.core.declare.authored import contents
 from gradverify.core.declare.dims import numbers_in, sizes_in
 from gradverify.core.declare.layer import Layer
-from gradverify.core.declare.regime import Regime
 from gradverify.core.draw import drawing, shapes, streams
 from gradverify.core.draw.constants import constants
 from gradverify.core.draw.knobs import Knobs
@@ -59,16 +58,8 @@ _STEP = 2.0**-7  # by which one value of a nearly constant row differs: bfloat16
 class Production(drawing.Drawing):
     """What `drawing` knows of a layer, and the blocks that its kernels work in."""
 
-    def __init__(
-        self,
-        layer: Layer,
-        regime: Regime,
-        dtype: Any,
-        eps: float | None,
-        target: str | None,
-        tables: drawing.Tables | None = None,
-    ) -> None:
-        super().__init__(layer, regime, dtype, eps, target, tables)
+    def __init__(self, layer: Layer, *others: Any) -> None:
+        super().__init__(layer, *others)
         self.blocks = _weighted(blocks(layer))
         self.repeats = any(p.domain.name in ("labels", "indices") for p in layer.primals)
         parts = (p.domain for p in layer.primals if p.domain.name in _UNEQUAL)

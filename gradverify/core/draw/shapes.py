@@ -101,10 +101,7 @@ def draw_sizes(knobs: Knobs, names: Names, fixed: Mapping[str, int], regime: Reg
 def draw_shape(knobs: Knobs, dims: Dims, sizes: Mapping[str, Union[int, Shape]]) -> Shape:
     """The shape of one primal; axes that may broadcast are 1 in about one case of three.
 
-    Raises
-    ------
-    ValueError
-        If the sizes make an axis negative.
+    Raises ValueError if the sizes make an axis negative.
     """
     shape: list[int] = []
     for axis in dims.axes:

@@ -25,18 +25,15 @@ def cases(
 ) -> st.SearchStrategy[Case]:
     """Cases of a layer: options, sizes, then arrays; cotangents are left to be drawn from the case's seed.
 
+    Raises DeclarationError while drawing, if a domain names a dimension that the layer does not have, or an option that
+    is used as a size is not an integer.
+
     Parameters
     ----------
     regime : what a property asks for (special points only, a floating type, small sizes)
     dtype : floating type of the primals, unless the regime names a lower one
     eps : step of every case; by default one is drawn from 1e-7 to 1e-2, or left to the checker
     target : goes into the case, for replaying it
-
-    Raises
-    ------
-    DeclarationError
-        While drawing, if a domain names a dimension that the layer does not have, or an option that
-        is used as a size is not an integer.
     """
     return drawing_of(layer, regime, dtype=dtype, eps=eps, target=target).strategy()
 
@@ -61,21 +58,14 @@ def drawing_of(
 
 
 def decoding(
-    layer: Layer,
-    regime: Regime = Regime(),  # noqa: B008  frozen
-    *,
-    dtype: str = "float64",
-    eps: float | None = None,
-    target: str | None = None,
+    layer: Layer, regime: Regime, **how: Any
 ) -> tuple[tuple[int, int, int], Callable[[bytes], Case | None]] | None:
     """How a row of bytes becomes a case, without Hypothesis; see `cases` for the arguments.
 
-    Returns
-    -------
-    The numbers of bytes that decide options, sizes and values, and the decoding, which gives None for a
+    These are the numbers of bytes that decide options, sizes and values, and the decoding, which gives None for a
     case that the layer does not allow; None if a strategy of the author's takes part.
     """
-    drawing = drawing_of(layer, regime, dtype=dtype, eps=eps, target=target)
+    drawing = drawing_of(layer, regime, **how)
     return (drawing.lengths, drawing.alone) if drawing.closed else None
 
 

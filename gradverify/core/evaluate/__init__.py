@@ -46,14 +46,11 @@ def run(
 ) -> Evaluation:
     """One forward on the arrays as given (no copies are made), and its pullback.
 
+    Raises LayerFailure if the layer raises, or does not return (outputs, saved).
+
     Parameters
     ----------
     pair : forward and backward to use in place of the layer's, e.g. from a session
-
-    Raises
-    ------
-    LayerFailure
-        If the layer raises, or does not return (outputs, saved).
     """
     forward, backward = pair or (layer.forward, layer.backward)
     edge.entered(layer, primals, options)
@@ -74,10 +71,7 @@ def run(
 def forwarded(layer: Layer, result: Any) -> tuple[tuple[Array, ...], Any]:
     """The outputs as plain arrays, and what backward needs, from what forward returned.
 
-    Raises
-    ------
-    LayerFailure
-        If it is not (outputs, saved).
+    Raises LayerFailure if it is not (outputs, saved).
     """
     raw, saved = result if type(result) is tuple and len(result) == 2 else guarded("forward", _two, layer, result)
     return outputs_of(layer, raw), saved
@@ -162,12 +156,8 @@ def _typed(raw: Any) -> str:
 def by_name(layer: Layer, raw: Any, stage: str = "backward") -> Gradients:
     """Gradients by primal name, from a dict or from a tuple in forward's order.
 
-    Each is a plain array, None, or the LayerFailure that says why it cannot be read; see `usable`.
-
-    Raises
-    ------
-    LayerFailure
-        If there are too few or too many, or the code of the object that holds them raises.
+    Each is a plain array, None, or the LayerFailure that says why it cannot be read; see `usable`. Raises LayerFailure
+    if there are too few or too many, or the code of the object that holds them raises.
     """
     named = _named(layer, raw) if _known(raw) else guarded(stage, _named, layer, raw)
     return {name: _read(name, value, stage) for name, value in named.items()}
@@ -281,10 +271,8 @@ def unit_cotangents(cotangents: tuple[Array, ...], output: int) -> tuple[Array, 
 def completed(layer: Layer, case: Case) -> tuple[Case, tuple[Array, ...]]:
     """The Case with cotangents, drawn if it has none, and the outputs at its point.
 
-    Raises
-    ------
-    LayerFailure
-        If forward fails, its outputs are not of the declared shapes, or the Case's cotangents not of theirs.
+    Raises LayerFailure if forward fails, its outputs are not of the declared shapes, or the Case's cotangents not of
+    theirs.
     """
     case, evaluation = evaluated(layer, case)
     return case, evaluation.outputs

@@ -24,10 +24,7 @@ _last: list[Given] = []  # what a forward was given last; one, or none
 def entered(layer: Declaration, primals: Mapping[str, Array], options: Mapping[str, Any]) -> None:
     """Note what a forward is about to get.
 
-    Raises
-    ------
-    LayerFailure
-        If it has not returned beyond its domain before, and these primals lie there.
+    Raises LayerFailure if it has not returned beyond its domain before, and these primals lie there.
     """
     _last[:] = [(layer, primals, options)]
     if hangs(layer) and _beyond(layer, primals, options):

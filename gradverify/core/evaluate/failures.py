@@ -83,10 +83,7 @@ def guarded(stage: str, function: Callable[..., Any], /, *arguments: Any, **keyw
 def unpatched() -> Iterator[None]:
     """Inside, functions of NumPy stay what they are: everything here computes with them, and so does everybody else.
 
-    Raises
-    ------
-    LayerFailure
-        If the body has replaced one, whatever came of that; it is put back.
+    Raises LayerFailure if the body has replaced one, whatever came of that; it is put back.
     """
     before = dict(vars(np))
     try:

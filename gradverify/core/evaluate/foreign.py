@@ -28,15 +28,12 @@ def same(one: Any, other: Any) -> bool:
 def array(value: Any, what: str, stage: str, kind: str, primal: str | None = None) -> Array:
     """The value as a plain ndarray, which shares its memory where it can.
 
+    Raises LayerFailure if it cannot be read, has masked entries, or has more than `MOST`.
+
     Parameters
     ----------
     what : the value in words, to begin a sentence with
     stage, kind, primal : of the failure
-
-    Raises
-    ------
-    LayerFailure
-        If it cannot be read, has masked entries, or has more than `MOST`.
     """
     found = value if type(value) is np.ndarray else _read(value, what, stage, kind, primal)
     if found.size > MOST:

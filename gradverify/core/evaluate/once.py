@@ -52,13 +52,7 @@ _kept: ContextVar[tuple[Once, ...]] = ContextVar("gradverify_once", default=())
 
 
 def at(layer: Layer, case: Case) -> Once:
-    """The Case completed, with its outputs.
-
-    Raises
-    ------
-    LayerFailure
-        As `evaluate.completed`.
-    """
+    """The Case completed, with its outputs; raises LayerFailure as `evaluate.completed`."""
     known = _known(layer, case)
     if known is not None:
         return known

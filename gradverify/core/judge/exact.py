@@ -70,20 +70,12 @@ def outcome(
     pairs: Sequence[tuple[str, Gradients, Gradients]],
     *,
     kind: str = "differs",
-    terms: Gradients | None = None,
     at: Case | None = None,
-    same: bool = False,
-    least: float = 0.0,
-    loose: float = 1.0,
-    sides: tuple[str, str] = CALLS,
+    **how: Any,
 ) -> Outcome:
     """An Outcome from pairs (what was done, gradients got, gradients expected).
 
-    `terms` are gradients of which the expected ones are sums; their size counts for the rounding.
-    `at` is where rounding is measured, if not at the case; with `same`, the very same arithmetic was done
-    twice, and how much rounding there is makes no difference; differences below `least` of the largest entry
-    are none. `loose` is what gradients were multiplied with after they were rounded. `sides` names what was got and
-    what was expected.
+    `at` is where rounding is measured, if not at the case; `how` is for `compare`.
     """
     findings: dict[str, Finding] = {}
     entries, known = 0, current().known
@@ -91,7 +83,7 @@ def outcome(
         wanted = {n: g for n, g in every.items() if n not in known}
         entries += sum(np.size(g) for g in wanted.values())
         other = {n: g for n, g in wanted.items() if n not in findings and not np.array_equal(got[n], g)}
-        for primal, comparison in compare(layer, at or case, got, other, terms, same, least, loose, sides).items():
+        for primal, comparison in compare(layer, at or case, got, other, **how).items():
             if comparison.wrong.any():
                 findings[primal] = _finding(name, kind, what, case, comparison)
     return Outcome(name, tuple(findings.values()), entries=entries)
@@ -102,13 +94,20 @@ def compare(
     case: Case,
     got: Gradients,
     expected: Gradients,
+    *,
     terms: Gradients | None = None,
     same: bool = False,
     least: float = 0.0,
     loose: float = 1.0,
     sides: tuple[str, str] = CALLS,
 ) -> dict[str, Comparison]:
-    """Comparison of two gradients by primal; the bound is the rounding of backward, less where that was the same."""
+    """Comparison of two gradients by primal; the bound is the rounding of backward, less where that was the same.
+
+    `terms` are gradients of which the expected ones are sums; their size counts for the rounding. With `same`, the very
+    same arithmetic was done twice, and how much rounding there is makes no difference; differences below `least` of the
+    largest entry are none. `loose` is what gradients were multiplied with after they were rounded. `sides` names what
+    was got and what was expected.
+    """
     found: dict[str, Comparison] = {}
     unit = _unit(layer, case)
     own = layer.hooks.gradient_rounding

@@ -26,15 +26,10 @@ Judged = dict[str, Array]
 
 @dataclass(frozen=True)
 class Runs:
-    """Comparisons of several runs of one case, by primal; one for each run that was made.
-
-    Attributes
-    ----------
-    varying : primals whose gradient was not the same in all of them
-    """
+    """Comparisons of several runs of one case, by primal; one for each run that was made."""
 
     compared: tuple[tuple[Comparison, ...], ...]
-    varying: tuple[str, ...]
+    varying: tuple[str, ...]  # primals whose gradient was not the same in all of them
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -36,9 +36,7 @@ FEW, MANY = COUNTS[0], COUNTS[-1]
 # Bounds by which an entry is off that more than 12 samples would not excuse: the largest of 28 errors, which are like
 # normal ones, is below 4.5 deviations, and all of 12 below 4.5 / 20 one time in 1e9.
 _CLEAR = 20.0
-_LARGE = (
-    1 << 20
-)  # elements of a case above which fewer samples are taken at first, and the reference confirmed in few steps
+_LARGE = 1 << 20  # elements of a case above which fewer samples are taken at first, and the reference confirmed briefly
 _WORK = 1 << 22  # the same of all that a reference computes on the way
 _AGAIN = 0.25  # of the cases without a finding on which the kernel is run again: see `_runs`
 # The same on which the reference's own derivative is confirmed. Of 80 cases it leaves 20, of which a detach that shows
@@ -98,13 +96,13 @@ def holds(layer: Layer, case: Case) -> Outcome:
     except LayerFailure as failure:
         judged = failure
     answers = (*outputs, *(judged.values() if isinstance(judged, dict) else ()))
-    if not all(map(_finite, answers)) and reference.beyond(arrays, v, case.options):
+    if not all(map(_finite, answers)) and reference.beyond(v, tape):
         return Outcome(
             NAME,
             skipped=f"a value on the way leaves the range of float32, or one of a product that of {reference.type}",
         )
     kept = reference.kept(evaluation.saved, watching, v)
-    draws = _Draws(layer, case, lambda k, closed: reference.sample(arrays, v, case.options, k, kept, tape, closed))
+    draws = _Draws(layer, case, lambda k, closed: reference.sample(v, k, kept, tape, closed))
     draws.beside = lambda: reference.terms(v, tape)
     forward = _forward(layer, case, outputs, expected, draws)
     if isinstance(judged, LayerFailure):

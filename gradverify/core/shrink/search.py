@@ -35,10 +35,7 @@ class Shrinker:
     def attempt(self, candidate: Case | None) -> bool:
         """Whether the candidate fails as well; if so it is the best case from now on.
 
-        Raises
-        ------
-        TimeUp
-            If no time is left.
+        Raises TimeUp if no time is left.
         """
         if candidate is None:
             return False
