@@ -146,25 +146,73 @@ def test_the_layout_may_decide_a_tie_and_nothing_else(mistake):
     assert bool(layout.holds(layer, case).findings) is mistake
 
 
-def test_a_kernel_in_jax_may_keep_the_first_result_of_an_operation_that_has_two():
+# what is put for the values, for where they stood, and for the factor, of what forward kept
+@pytest.mark.parametrize(
+    ("kernel", "mistake"),
+    [
+        ("float32", None),
+        ("bfloat16", None),
+        ("float32", "values of other places"),
+        ("float32", "places in reverse"),
+        ("float32", "values in less"),
+        ("bfloat16", "factor"),
+    ],
+)
+def test_a_kernel_in_jax_may_keep_the_first_result_of_an_operation_that_has_two(kernel, mistake):
     jax = pytest.importorskip("jax")
 
     def forward(x):
         best, at = jax.lax.top_k(x, 2)
-        return best * best, (best, at, x)
+        kept = best.astype("bfloat16").astype(x.dtype) if mistake == "values in less" else best
+        return best * best, (kept, at, x)
 
     best = jax.custom_vjp(lambda x: forward(x)[0])
 
     def backward(kept, g):
         best, at, x = kept
+        best = x[:, :2] if mistake == "values of other places" else best
+        at = at[:, ::-1] if mistake == "places in reverse" else at
         rows = jax.numpy.arange(len(x))[:, None]
-        return (jax.numpy.zeros_like(x).at[rows, at].set(2 * g * best),)
+        return (jax.numpy.zeros_like(x).at[rows, at].set((1 if mistake == "factor" else 2) * g * best),)
 
     best.defvjp(forward, backward)
     plain = lambda x: jax.lax.top_k(x, 2)[0] ** 2  # noqa: E731
-    layer = as_layer(best, kernel="float32", reference=plain, x="N D")
-    case = Case("kept", {"x": np.array([[1.5, 0.25, -1.0], [0.5, 3.0, 2.0]])}, seed=1)
-    assert not reference.holds(layer, case).findings
+    layer = as_layer(best, kernel=kernel, reference=plain, x="N D")
+    case = Case("kept", {"x": np.array([[1.6, 0.25, -1.0], [0.5, 3.1, 2.0]])}, seed=1)
+    assert {f.kind for f in reference.holds(layer, case).findings} == ({"wrong"} if mistake else set())
+
+
+# the least number that a kernel tells from zero, a factor that is right or wrong, and what is said
+@pytest.mark.parametrize(
+    ("least", "factor", "expected"),
+    [
+        (2.0**-126, 1.0, set()),
+        (0.0, 1.0, set()),
+        (2.0**-24, 1.0, {"wrong"}),
+        (2.0**-110, 1.0, {"wrong"}),
+        (0.0, 1.1, {"wrong"}),
+    ],
+)
+@pytest.mark.parametrize("kernel", ["float32", "bfloat16"])
+def test_a_factor_may_be_flushed_where_float32_has_no_normal_number_and_not_before(kernel, least, factor, expected):
+    """Of x * sigmoid(x): dy times the sigmoid is below 1e-38 at -85, the gradient above it."""
+    torch = pytest.importorskip("torch")
+
+    def forward(t, x):
+        return (x.float() * t.sigmoid(x.float())).to(x.dtype), (x,)
+
+    def backward(t, g, x):
+        s, x = t.sigmoid(x.float()), x.float()
+        first = g.float() * s
+        first = t.where(first.abs() < least, 0.0, first)
+        return (first * (1 + factor * x * (1 - s))).to(g.dtype)
+
+    primals = {"x": np.array([[-85.0, -88.0, -95.0], [-75.0, -40.0, 1.0]])}
+    cotangents = (np.full((2, 3), 2.0**-7),)
+    for plain in (lambda x: x * torch.sigmoid(x), torch.nn.functional.silu):
+        layer = as_layer(of_torch(forward, backward), kernel=kernel, reference=plain, x="N D")
+        cases = [Case("far", primals, seed=seed, cotangents=cotangents) for seed in range(4)]
+        assert {f.kind for c in cases for f in reference.holds(layer, c).findings} == expected
 
 
 def test_the_float32_that_a_kernel_computes_in_is_no_reading_of_its_formula():
