@@ -182,39 +182,6 @@ def test_a_kernel_in_jax_may_keep_the_first_result_of_an_operation_that_has_two(
     assert {f.kind for f in reference.holds(layer, case).findings} == ({"wrong"} if mistake else set())
 
 
-# the least number that a kernel tells from zero, a factor that is right or wrong, and what is said
-@pytest.mark.parametrize(
-    ("least", "factor", "expected"),
-    [
-        (2.0**-126, 1.0, set()),
-        (0.0, 1.0, set()),
-        (2.0**-24, 1.0, {"wrong"}),
-        (2.0**-110, 1.0, {"wrong"}),
-        (0.0, 1.1, {"wrong"}),
-    ],
-)
-@pytest.mark.parametrize("kernel", ["float32", "bfloat16"])
-def test_a_factor_may_be_flushed_where_float32_has_no_normal_number_and_not_before(kernel, least, factor, expected):
-    """Of x * sigmoid(x): dy times the sigmoid is below 1e-38 at -85, the gradient above it."""
-    torch = pytest.importorskip("torch")
-
-    def forward(t, x):
-        return (x.float() * t.sigmoid(x.float())).to(x.dtype), (x,)
-
-    def backward(t, g, x):
-        s, x = t.sigmoid(x.float()), x.float()
-        first = g.float() * s
-        first = t.where(first.abs() < least, 0.0, first)
-        return (first * (1 + factor * x * (1 - s))).to(g.dtype)
-
-    primals = {"x": np.array([[-85.0, -88.0, -95.0], [-75.0, -40.0, 1.0]])}
-    cotangents = (np.full((2, 3), 2.0**-7),)
-    for plain in (lambda x: x * torch.sigmoid(x), torch.nn.functional.silu):
-        layer = as_layer(of_torch(forward, backward), kernel=kernel, reference=plain, x="N D")
-        cases = [Case("far", primals, seed=seed, cotangents=cotangents) for seed in range(4)]
-        assert {f.kind for c in cases for f in reference.holds(layer, c).findings} == expected
-
-
 def test_the_float32_that_a_kernel_computes_in_is_no_reading_of_its_formula():
     """In float64 its code still rounds to float32: where that is all that is seen there, nothing is told of it."""
     pytest.importorskip("torch")
