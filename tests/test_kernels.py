@@ -335,10 +335,10 @@ def test_what_float32_has_no_number_for_on_the_way_may_be_lost():
 
 
 def test_a_large_case_is_called_wrong_after_many_samples_only():
-    from gradverify.core.properties.reference import MANY, _Draws
+    from gradverify.core.properties._draws import MANY, Draws
 
     taken = []
-    draws = _Draws(
+    draws = Draws(
         layer(scale()), case(3), lambda k, closed: (taken.append(k), (np.zeros(1), {"w": np.zeros(1)}, 1 << 30))[1]
     )
     found = draws.compared("w", np.ones(1), np.zeros(1), lambda s: np.full(1, 0.04), ())

@@ -146,25 +146,40 @@ def test_the_layout_may_decide_a_tie_and_nothing_else(mistake):
     assert bool(layout.holds(layer, case).findings) is mistake
 
 
-def test_a_kernel_in_jax_may_keep_the_first_result_of_an_operation_that_has_two():
+# what is put for the values, for where they stood, and for the factor, of what forward kept
+@pytest.mark.parametrize(
+    ("kernel", "mistake"),
+    [
+        ("float32", None),
+        ("bfloat16", None),
+        ("float32", "values of other places"),
+        ("float32", "places in reverse"),
+        ("float32", "values in less"),
+        ("bfloat16", "factor"),
+    ],
+)
+def test_a_kernel_in_jax_may_keep_the_first_result_of_an_operation_that_has_two(kernel, mistake):
     jax = pytest.importorskip("jax")
 
     def forward(x):
         best, at = jax.lax.top_k(x, 2)
-        return best * best, (best, at, x)
+        kept = best.astype("bfloat16").astype(x.dtype) if mistake == "values in less" else best
+        return best * best, (kept, at, x)
 
     best = jax.custom_vjp(lambda x: forward(x)[0])
 
     def backward(kept, g):
         best, at, x = kept
+        best = x[:, :2] if mistake == "values of other places" else best
+        at = at[:, ::-1] if mistake == "places in reverse" else at
         rows = jax.numpy.arange(len(x))[:, None]
-        return (jax.numpy.zeros_like(x).at[rows, at].set(2 * g * best),)
+        return (jax.numpy.zeros_like(x).at[rows, at].set((1 if mistake == "factor" else 2) * g * best),)
 
     best.defvjp(forward, backward)
     plain = lambda x: jax.lax.top_k(x, 2)[0] ** 2  # noqa: E731
-    layer = as_layer(best, kernel="float32", reference=plain, x="N D")
-    case = Case("kept", {"x": np.array([[1.5, 0.25, -1.0], [0.5, 3.0, 2.0]])}, seed=1)
-    assert not reference.holds(layer, case).findings
+    layer = as_layer(best, kernel=kernel, reference=plain, x="N D")
+    case = Case("kept", {"x": np.array([[1.6, 0.25, -1.0], [0.5, 3.1, 2.0]])}, seed=1)
+    assert {f.kind for f in reference.holds(layer, case).findings} == ({"wrong"} if mistake else set())
 
 
 def test_the_float32_that_a_kernel_computes_in_is_no_reading_of_its_formula():

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,27 +25,15 @@ from gradverify.core.evaluate.limits import SLOW
 from gradverify.core.judge import exact
 from gradverify.core.nouns import Array, Case, Comparison, Finding, Outcome, Stream
 from gradverify.core.properties import Property, _runs, _screened, add, gradient
-from gradverify.core.properties._allowance import FACTOR, allowed, compared
+from gradverify.core.properties._allowance import FACTOR
+from gradverify.core.properties._draws import SOME, Draws
 from gradverify.core.properties._upstream import upstream
 
 NAME = "reference"
-COUNTS = (2, 4, 12, 28)  # samples of what rounding does: more where an entry seems wrong
-FEW, MANY = COUNTS[0], COUNTS[-1]
-# Bounds by which an entry is off that more than 12 samples would not excuse: the largest of 28 errors, which are like
-# normal ones, is below 4.5 deviations, and all of 12 below 4.5 / 20 one time in 1e9.
-_CLEAR = 20.0
-_LARGE = 1 << 20  # elements of a case above which fewer samples are taken at first, and the reference confirmed briefly
-_WORK = 1 << 22  # the same of all that a reference computes on the way
 _AGAIN = 0.25  # of the cases without a finding on which the kernel is run again: see `_runs`
 # The same on which the reference's own derivative is confirmed. Of 80 cases it leaves 20, of which a detach that shows
 # in one case of five escapes one time in 87; and where a kernel seems wrong it is confirmed at any rate.
 _CONFIRMED = 0.25
-
-_NORMAL = 2.0**-126  # the smallest normal number of float32
-_ROUNDED = 2.0**-22  # of a term of float32: four roundings, as of an elementwise operation
-
-Draw = Callable[[int, bool], tuple[Any, dict[str, Array], int]]
-Sampled = tuple[tuple[Array, ...], dict[str, Array]]
 
 
 def applies(layer: Layer) -> str | None:
@@ -102,7 +88,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
             skipped=f"a value on the way leaves the range of float32, or one of a product that of {reference.type}",
         )
     kept = reference.kept(evaluation.saved, watching, v)
-    draws = _Draws(layer, case, lambda k, closed: reference.sample(v, k, kept, tape, closed))
+    draws = Draws(layer, case, lambda k, closed: reference.sample(v, k, kept, tape, closed))
     draws.beside = lambda: reference.terms(v, tape)
     forward = _forward(layer, case, outputs, expected, draws)
     if isinstance(judged, LayerFailure):
@@ -152,51 +138,6 @@ def _of_all(runs: _runs.Runs, case: Case, comparisons: list[Comparison], finding
     return of_all
 
 
-class _Draws:
-    """Samples of what rounding does at one case, taken as they are asked for."""
-
-    def __init__(
-        self, layer: Layer, case: Case, draw: Callable[[int, bool], tuple[Any, dict[str, Array], int]]
-    ) -> None:
-        self.layer, self.case, self.draw = layer, case, draw
-        self.taken: list[Sampled] = []
-        self.large = case.size > _LARGE
-        self.beside: Callable[[], dict[str, Array]] = dict
-        self.unit = layer.hooks.reference.eps / 2  # type: ignore[union-attr]
-        floats = (a for a in (*case.primals.values(), *(case.cotangents or ())) if a.dtype.kind == "f")
-        largest = max((float(np.max(np.abs(a), initial=1.0, where=np.isfinite(a))) for a in floats), default=1.0)
-        self.flushed = 2 * _NORMAL * largest  # what is multiplied by an input may have become zero before
-
-    @cached_property
-    def terms(self) -> dict[str, Array]:
-        """Sizes of the terms of gradients: see `Lossy.terms`."""
-        return dict(evaluate.guarded("reference", self.beside))
-
-    def bound(self, name: str, truth: Array, of: Callable[[Sampled], Array], count: int) -> Array:
-        """See `allowed`; `of` tells which part of a sample is meant. Terms count where few samples do not suffice."""
-        while len(self.taken) < count:
-            at, closed = self.case.seed + 1 + len(self.taken), len(self.taken) >= FEW
-            outputs, gradients, work = evaluate.guarded("reference", self.draw, at, closed)
-            self.large |= work > _WORK
-            self.taken.append((evaluate.outputs_of(self.layer, outputs), gradients))
-        smallest = max(float(self.layer.hooks.reference.smallest), self.flushed)  # type: ignore[union-attr]
-        found = allowed(truth, [of(s) for s in self.taken[:count]], self.unit, smallest)
-        known = self.terms.get(name) if count > FEW else None
-        return found if known is None else found + FACTOR * _ROUNDED * np.nan_to_num(known, posinf=0.0)
-
-    def compared(
-        self, name: str, judged: Array, truth: Array, of: Callable[[Sampled], Array], labels: tuple[str, ...]
-    ) -> Comparison:
-        """By few samples, and where an entry disagrees, by many."""
-        largest = float(self.layer.hooks.reference.largest)  # type: ignore[union-attr]
-        comparison = compared(name, judged, truth, self.bound(name, truth, of, FEW), largest, labels)
-        for count in COUNTS[1:]:  # a kink next to the point is crossed by some of many, maybe by none of few
-            if not comparison.wrong.any() or (count == MANY and comparison.ratio[comparison.wrong].max() > _CLEAR):
-                break
-            comparison = compared(name, judged, truth, self.bound(name, truth, of, count), largest, labels)
-        return comparison
-
-
 def _unusable(case: Case, failure: LayerFailure) -> Outcome:
     """The reference's own code fails: no fault of the kernel, unless it is time or memory that lacks."""
     if failure.kind in (SLOW, "timeout") or out_of_memory(failure):
@@ -209,7 +150,7 @@ def _unusable(case: Case, failure: LayerFailure) -> Outcome:
 
 
 def _forward(
-    layer: Layer, case: Case, outputs: tuple[Array, ...], expected: tuple[Array, ...], draws: _Draws
+    layer: Layer, case: Case, outputs: tuple[Array, ...], expected: tuple[Array, ...], draws: Draws
 ) -> Finding | None:
     for k, (y, t) in enumerate(zip(outputs, expected)):
         if y.dtype.kind != "f" or y.size == 0:
@@ -226,7 +167,7 @@ def _forward(
     return None
 
 
-def _gradients(layer: Layer, judged: dict[str, Array], truths: dict[str, Array], draws: _Draws) -> list[Comparison]:
+def _gradients(layer: Layer, judged: dict[str, Array], truths: dict[str, Array], draws: Draws) -> list[Comparison]:
     found, now = [], tuning.current()
     for name, gradient_ in judged.items():
         if gradient_.dtype.kind != "f" or name not in truths:
@@ -243,7 +184,7 @@ def _gradients(layer: Layer, judged: dict[str, Array], truths: dict[str, Array],
 
 
 def _confirmed(
-    layer: Layer, case: Case, truths: dict[str, Array], wrong: list[Comparison], draws: _Draws
+    layer: Layer, case: Case, truths: dict[str, Array], wrong: list[Comparison], draws: Draws
 ) -> Finding | None:
     """A finding where differences along random directions do not agree with the reference's own gradient.
 
@@ -263,14 +204,12 @@ def _confirmed(
     return _doubted(case, found[0].primal, re.sub(r"^.*?entr(?:y|ies): ", "", found[0].message), found[0])
 
 
-def _excused(doubt: Finding, truths: dict[str, Array], draws: _Draws) -> bool:
+def _excused(doubt: Finding, truths: dict[str, Array], draws: Draws) -> bool:
     """Whether all that differences doubt lies within what a good kernel may be off by."""
     comparison, truth = doubt.comparison, truths.get(doubt.primal or "")
     if comparison is None or truth is None or np.shape(comparison.analytic) != np.shape(truth):
         return False
-    bound = draws.bound(
-        str(doubt.primal), truth, lambda s: s[1].get(str(doubt.primal), np.zeros(truth.shape)), COUNTS[1]
-    )
+    bound = draws.bound(str(doubt.primal), truth, lambda s: s[1].get(str(doubt.primal), np.zeros(truth.shape)), SOME)
     beyond = np.abs(comparison.analytic - comparison.numerical) > bound  # a sample may be no number: then none is known
     return not beyond[comparison.wrong].any()
 
