@@ -119,7 +119,7 @@ def test_init_for_a_target_fails_usefully(here: Path, capsys: pytest.CaptureFixt
     exec(Path("test_mine.py").read_text(), names)
     with pytest.raises(AssertionError, match="wrong_scale: the gradient of x is wrong") as caught:
         names["test_mine_wrong_scale"]()  # type: ignore[operator]
-    assert "the right one times 1.5" in " ".join(str(caught.value).split())
+    assert "the right one times 3/2" in " ".join(str(caught.value).split())
 
 
 def test_the_folder_of_cases_keeps_itself_out_of_git(here: Path) -> None:
