@@ -198,10 +198,16 @@ def _undone(layer: Layer, case: Case, primal: str, error: Array, bound: Array, f
         lacking = (error - bound)[far & (error <= bound + most)]
     if not lacking.size:
         return np.zeros(bound.shape)
-    size = backward_noise.unfinished(layer, case, primal, float(lacking.max()) / _SPREADS)
+    size = float(once.measured(_jumps(primal), layer, case)[primal])
     if vain is not None and not size:
         vain.add(name)
     return np.full(bound.shape, size)
+
+
+@cache
+def _jumps(primal: str) -> Callable[[Layer, Case], dict[str, Array]]:
+    """The search for what jumps in the gradient of a primal: made once at a case, whoever compares there."""
+    return lambda layer, case: {primal: np.asarray(backward_noise.unfinished(layer, case, primal))}
 
 
 def _terms(layer: Layer, case: Case, primal: str) -> float:
