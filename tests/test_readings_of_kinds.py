@@ -377,3 +377,15 @@ def test_a_law_of_one_gradient_is_told_before_the_form_of_another():
     assert check(*right[:2], **right[2], **ASKED).ok
     first = check(*wrong[:2], **wrong[2], **ASKED).findings[0]
     assert (first.primal, first.diagnoses[0].bug_class) == ("W", "FACTOR") and "1/L" in first.diagnoses[0].text
+
+
+@pytest.mark.parametrize("part", [1e-7, 1e-8])
+def test_an_error_that_probes_cannot_see_is_right_nowhere(part):
+    """A term that fades towards 0, too small for the cases that a reading tries: only its size is told."""
+
+    def forward(x):
+        return np.sin(x) + part * x**4 / 4, x
+
+    report = check(forward, lambda dy, x: dy * np.cos(x), x="N D", properties="gradient", raises=False)
+    names = {diagnosis.name for finding in report.findings for diagnosis in finding.diagnoses}
+    assert report.findings and names == {"small_error"}

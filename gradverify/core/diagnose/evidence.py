@@ -149,10 +149,26 @@ class Evidence:
         return self.wrong(self.probe(case))
 
     def holds(self, *cases: Case | None) -> bool:
-        """Whether there are such cases, and the gradient of the finding's primal is right on each, and not 0 on all."""
+        """Whether there are such cases, and the gradient of the finding's primal is right on each, and not 0 on all.
+
+        Nothing is right to a yardstick that the finding itself is too small for.
+        """
+        if self._faint:
+            return False
         probes = [self.probe(case) for case in cases]
         right = [p for p in probes if p is not None and self._usable(p) and not self.wrong(p)]
         return len(right) == len(cases) > 0 and any(map(self._matters, right))
+
+    @cached_property
+    def _faint(self) -> bool:
+        """Whether the gradient is wrong by so little that a probe of another case would not tell."""
+        own = self.own
+        if self.finding.kind != "wrong" or own is None or self.primal not in own.analytic:
+            return False
+        a, n = self.pair(own)
+        with np.errstate(all="ignore"):
+            off = float(np.nanmax(np.abs(a - n), initial=0.0))
+        return off <= own.slack(self.primal) and not any(self.wrong(p) for p in self.probes if p is not own)
 
     def _matters(self, probe: Probe) -> bool:
         """Whether there is a gradient to be right about: 0 is right by itself."""

@@ -16,6 +16,7 @@ from gradverify.core.diagnose.valued import changed
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
 _SEVERAL = 5  # entries on either side of a bound
+_CLEARLY = 8.0  # times what two gradients may differ by, that an entry next to it is off by
 SMALL = 2e-2  # error below which a gradient is nearly right
 _TOLERANCE = 1e-4  # share of a gradient that an iteration may leave undone
 _LEFT = 1e-5  # share of the error that a span may leave
@@ -141,8 +142,10 @@ def region(evidence: Evidence) -> Diagnosis | None:
         told = np.concatenate([np.ravel(evidence.pair(p)[1])[~p.wrong(evidence.primal).ravel()] for p, _ in ranges])
         if min(wrong.size, right.size) < _SEVERAL or not np.any(told):  # 0 is right by itself
             continue
+        off = np.concatenate([_times(evidence, p)[p.wrong(evidence.primal)] for p, _ in ranges])
         for sign, word in ((1, "above"), (-1, "below")):
-            if (sign * wrong).min() > (sign * right).max():
+            nearest = off[np.argmin(sign * wrong)]  # of an error that fades away, the bound makes a border
+            if (sign * wrong).min() > (sign * right).max() and nearest > _CLEARLY:
                 low, high = sorted((sign * float((sign * wrong).min()), sign * float((sign * right).max())))
                 two = not np.ptp(wrong) and not np.ptp(right)
                 where = f"{wrong[0]:g}" if two else f"{word} a bound between {low:.3g} and {high:.3g}"
@@ -152,6 +155,14 @@ def region(evidence: Evidence) -> Diagnosis | None:
                 )
                 return Diagnosis("region", "TERM", text, Fit.PART)
     return None
+
+
+def _times(evidence: Evidence, probe: Probe) -> Array:
+    """How many times the difference that means nothing each entry is off by, in the shape of the primal."""
+    a, n = evidence.pair(probe)
+    with np.errstate(all="ignore"):
+        times = np.abs(a - n) / probe.slack(evidence.primal)
+    return np.where(np.isnan(times), np.inf, times).reshape(probe.shape(evidence.primal))
 
 
 def _values(evidence: Evidence) -> Iterator[tuple[str, Callable[[Probe], Array]]]:
