@@ -236,22 +236,36 @@ def test_jumps_are_told_of_the_primal_that_has_them():
     assert backward_noise.unfinished(layer, case, "x") > 0.5e-7 and backward_noise.unfinished(layer, case, "y") == 0.0
 
 
-def test_jumps_are_looked_for_once_at_a_case():
-    calls = []
+def stairs(calls):
+    """A layer whose backward jumps by 1e-7, and counts its calls."""
 
     def backward(dy, x):
         calls.append(1)
         return dy * (1.0 + 1e-7 * np.floor(40 * x.sum()))
 
-    layer = layer_of(backward)
+    return layer_of(backward)
+
+
+def test_no_further_jump_is_looked_for_once_one_is_large_enough():
+    spent = []
+    for enough in (0.5e-7, np.inf):
+        calls: list[int] = []
+        assert backward_noise.unfinished(stairs(calls), case_of([0.31, 0.72, 0.53, 0.94]), "x", enough) > 0.5e-7
+        spent.append(len(calls))
+    assert spent[0] < 200 and spent[1] > 600
+
+
+def test_jumps_are_looked_for_once_at_a_case():
+    calls: list[int] = []
+    layer = stairs(calls)
     known = once.at(layer, case_of([0.31, 0.72, 0.53, 0.94])).case
     spent = []
-    for _ in range(2):
+    for error in (1e-6, 1e-5, 1e-5, 1e-6):
         calls.clear()
-        found = exact._undone(layer, known, "x", np.array([1e-6]), np.zeros(1), np.ones(1, bool))
+        found = exact._undone(layer, known, "x", np.array([error]), np.zeros(1), np.ones(1, bool))
         spent.append(len(calls))
         assert found[0] > 0.5e-7
-    assert spent[0] > 600 and spent[1] < 10
+    assert 10 < spent[0] < 200 and spent[1] > 600 and max(spent[2:]) < 10
 
 
 def test_an_error_beyond_all_that_an_iteration_may_leave_is_not_looked_into():

@@ -198,16 +198,24 @@ def _undone(layer: Layer, case: Case, primal: str, error: Array, bound: Array, f
         lacking = (error - bound)[far & (error <= bound + most)]
     if not lacking.size:
         return np.zeros(bound.shape)
-    size = float(once.measured(_jumps(primal), layer, case)[primal])
+    size = _jump(layer, case, primal, float(lacking.max()) / _SPREADS)
     if vain is not None and not size:
         vain.add(name)
     return np.full(bound.shape, size)
 
 
+def _jump(layer: Layer, case: Case, primal: str, enough: float) -> float:
+    """The largest jump of the gradient of a primal, or one that is enough; what was found at a case stays known."""
+    known = once.measured(_searched(primal), layer, case)[primal]
+    if known[0] < enough and known[1] < enough:
+        known[:] = backward_noise.unfinished(layer, case, primal, enough), enough
+    return float(known[0])
+
+
 @cache
-def _jumps(primal: str) -> Callable[[Layer, Case], dict[str, Array]]:
-    """The search for what jumps in the gradient of a primal: made once at a case, whoever compares there."""
-    return lambda layer, case: {primal: np.asarray(backward_noise.unfinished(layer, case, primal))}
+def _searched(primal: str) -> Callable[[Layer, Case], dict[str, Array]]:
+    """The largest jump so far, and how large a one was looked for."""
+    return lambda layer, case: {primal: np.zeros(2)}
 
 
 def _terms(layer: Layer, case: Case, primal: str) -> float:
