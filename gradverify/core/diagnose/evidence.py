@@ -165,10 +165,8 @@ class Evidence:
         own = self.own
         if self.finding.kind != "wrong" or own is None or self.primal not in own.analytic:
             return False
-        a, n = self.pair(own)
-        with np.errstate(all="ignore"):
-            off = float(np.nanmax(np.abs(a - n), initial=0.0))
-        return off <= own.slack(self.primal) and not any(self.wrong(p) for p in self.probes if p is not own)
+        seen = bool((own.times(self.primal) > 1).any())
+        return not seen and not any(self.wrong(p) for p in self.probes if p is not own)
 
     def _matters(self, probe: Probe) -> bool:
         """Whether there is a gradient to be right about: 0 is right by itself."""

@@ -175,6 +175,12 @@ class Probe:
         noise = share * self.point.loudness / float(np.min(scale, initial=1.0) or 1.0)
         return CLOSE * top + min(noise, 1e-5)
 
+    def times(self, name: str) -> Array:
+        """How many times that each entry is off by, in the shape of the primal; NaN where nobody can tell."""
+        with np.errstate(all="ignore"):
+            off: Array = np.abs(self.analytic[name] - self.numerical(name)) / self.slack(name)
+        return off.reshape(self.shape(name))
+
     def fails(self, name: str | None) -> bool:
         """Whether the gradient of a primal is wrong or absent; of any primal for None."""
         if self.failure is not None:

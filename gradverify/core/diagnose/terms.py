@@ -142,7 +142,9 @@ def region(evidence: Evidence) -> Diagnosis | None:
         told = np.concatenate([np.ravel(evidence.pair(p)[1])[~p.wrong(evidence.primal).ravel()] for p, _ in ranges])
         if min(wrong.size, right.size) < _SEVERAL or not np.any(told):  # 0 is right by itself
             continue
-        off = np.concatenate([_times(evidence, p)[p.wrong(evidence.primal)] for p, _ in ranges])
+        off = np.concatenate(
+            [np.nan_to_num(p.times(evidence.primal), nan=np.inf)[p.wrong(evidence.primal)] for p, _ in ranges]
+        )
         for sign, word in ((1, "above"), (-1, "below")):
             nearest = off[np.argmin(sign * wrong)]  # of an error that fades away, the bound makes a border
             if (sign * wrong).min() > (sign * right).max() and nearest > _CLEARLY:
@@ -155,14 +157,6 @@ def region(evidence: Evidence) -> Diagnosis | None:
                 )
                 return Diagnosis("region", "TERM", text, Fit.PART)
     return None
-
-
-def _times(evidence: Evidence, probe: Probe) -> Array:
-    """How many times the difference that means nothing each entry is off by, in the shape of the primal."""
-    a, n = evidence.pair(probe)
-    with np.errstate(all="ignore"):
-        times = np.abs(a - n) / probe.slack(evidence.primal)
-    return np.where(np.isnan(times), np.inf, times).reshape(probe.shape(evidence.primal))
 
 
 def _values(evidence: Evidence) -> Iterator[tuple[str, Callable[[Probe], Array]]]:

@@ -74,6 +74,16 @@ class Entries(Forward):
         """The analytic gradient there, see `gradient`."""
         return self.gradient(self.moved_to(values))
 
+    def gradients_along(self, entry: int, offsets: Array) -> Array | None:
+        """The analytic derivative along one entry, where that entry is moved; None where backward gives none."""
+        values = np.tile(self.values, (offsets.size, 1))
+        values[:, entry] += offsets
+        try:
+            found = np.array([self.gradient_at(row)[entry] for row in values])
+        except evaluate.LayerFailure:
+            return None
+        return found if np.isfinite(found).all() else None
+
     @cached_property
     def values(self) -> Array:
         """The differentiable primals as one flat real vector."""

@@ -83,9 +83,8 @@ def ties(point: Point) -> Array:
     return found
 
 
-def crowded(point: Point, entries: Array) -> Array:
-    """Whether each entry is tied with at least two others, shape (n,)."""
-    groups = ties(point)
+def crowded(groups: Array, entries: Array) -> Array:
+    """Whether each entry is tied with at least two others, shape (n,); `groups` as `ties` gives them."""
     many: Array = np.bincount(groups)[groups[entries]] > 2
     return many
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gradverify.core.differentiate.kinks import crowded, has_corner, has_faint_kink, has_kink
+from gradverify.core.differentiate.kinks import crowded, has_corner, has_faint_kink, has_kink, ties
 from gradverify.core.differentiate.point import Point
 from gradverify.core.nouns import DISAGREES, UNRESOLVED, Array, Case
 
@@ -57,7 +57,7 @@ class Dispute:
         if not self._has_kink:
             point, entries = self.point, self.entries
             found = has_kink(point) or has_faint_kink(point, entries)
-            self._has_kink.append(found or (bool(crowded(point, entries).any()) and has_corner(point)))
+            self._has_kink.append(found or (bool(crowded(ties(point), entries).any()) and has_corner(point)))
         return self._has_kink[0]
 
     def only(self, rows: Array) -> Dispute:

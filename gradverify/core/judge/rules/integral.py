@@ -13,7 +13,6 @@ import numpy as np
 from gradverify.core.differentiate import ladder
 from gradverify.core.differentiate.central import NOISE_FACTOR
 from gradverify.core.differentiate.point import Point
-from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge.dispute import Answer, Dispute, answer
 from gradverify.core.judge.table import add
 from gradverify.core.nouns import Array
@@ -46,7 +45,7 @@ def _holds(point: Point, entry: int, analytic: float, numerical: float) -> bool:
     if gap > _FAINT * point.inner / scale:
         return False
     near = max(_NEAR, _PLACES * point.eps) * np.array([-1.0, 1.0])
-    close = _gradients(point, entry, near * (abs(float(point.values[entry])) or scale))
+    close = point.gradients_along(entry, near * (abs(float(point.values[entry])) or scale))
     if close is None or not np.all(np.abs(close - analytic) <= _SHARE * gap):
         return False
     if _blurred(point, entry, numerical, gap):
@@ -59,7 +58,7 @@ def _holds(point: Point, entry: int, analytic: float, numerical: float) -> bool:
 def _blurred(point: Point, entry: int, numerical: float, gap: float) -> bool:
     """Whether the gradient takes the numerical value within the step below which noise is louder than the gap."""
     step = NOISE_FACTOR * float(point.sigma @ np.abs(point.weights)) / gap
-    values = _gradients(point, entry, step * np.array([-1.0, -0.5, -0.25, 0.25, 0.5, 1.0]))
+    values = point.gradients_along(entry, step * np.array([-1.0, -0.5, -0.25, 0.25, 0.5, 1.0]))
     if values is None or not values.min() <= numerical <= values.max():
         return False
     return not _confirmed(point, entry, numerical, gap, step)
@@ -85,7 +84,7 @@ def _agrees_twice(point: Point, entry: int, widths: Array, analytic: float, gap:
     before = False
     for width in widths:
         d = point.slopes(np.array([entry]), np.array([width]), np.array([-width]))
-        values = _gradients(point, entry, width * _NODES)
+        values = point.gradients_along(entry, width * _NODES)
         now = False
         if values is not None and np.isfinite(d.change[0]) and _like(values, analytic, gap) >= part:
             mean = float(values @ _WEIGHTS) / 2
@@ -99,14 +98,3 @@ def _agrees_twice(point: Point, entry: int, widths: Array, analytic: float, gap:
 def _like(values: Array, analytic: float, gap: float) -> float:
     """The share of values that are as wrong, or as right, as the analytic one."""
     return float(np.mean(np.abs(values - analytic) <= _SHARE * gap))
-
-
-def _gradients(point: Point, entry: int, offsets: Array) -> Array | None:
-    """The analytic derivative along one entry, where that entry is moved; None where backward gives none."""
-    values = np.tile(point.values, (offsets.size, 1))
-    values[:, entry] += offsets
-    try:
-        found = np.array([point.gradient_at(row)[entry] for row in values])
-    except LayerFailure:
-        return None
-    return found if np.isfinite(found).all() else None

@@ -104,9 +104,10 @@ def kinks_meet(dispute: Dispute) -> Answer:
     slopes, kinked = _looked(point, entries, numerical, gap, scattered, _FIRST)
     near = _EDGE * gap + _CLOSE * np.abs(numerical)
     within = kinked & _inside(analytic, slopes, near)
-    for k in np.flatnonzero(~within & crowded(point, entries)):
+    groups = ties(point)
+    for k in np.flatnonzero(~within & crowded(groups, entries)):
         one = slice(k, k + 1)
-        ranked, count = _ranked(case, ties(point), int(entries[k]))
+        ranked, count = _ranked(case, groups, int(entries[k]))
         found, also = _looked(point, entries[one], numerical[one], gap[one], ranked, count)
         slopes = np.concatenate([slopes, np.full((count, entries.size), np.nan)])
         slopes[-count:, one] = found
