@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from gradverify.adapters._normal import flat
-from gradverify.adapters._objects.pairs import names_of_gradients
 from gradverify.core.declare.domains import words
 from gradverify.core.declare.functions import arguments, taken_by
+from gradverify.core.declare.gradient_names import names_of_gradients
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.validation import parameters, takes
 from gradverify.core.errors import DeclarationError
