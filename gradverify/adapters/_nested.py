@@ -6,6 +6,7 @@ gradverify.check(forward, backward, params={"W1": "D H", "b1": "H"}, x="N D")
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
 from typing import Any
 
 from gradverify.adapters._normal import flat
@@ -67,6 +68,7 @@ def nested_pair(
     def forward_nested(*arrays: Any, **options: Any) -> Any:
         return forward(*rebuild(dict(zip(primals, arrays))).values(), **options)
 
+    @wraps(backward)
     def backward_nested(dy: Any, saved: Any, **options: Any) -> dict[str, Any]:
         return _by_path(names, backward(dy, saved, **taken_by(backward, options, 2)))
 

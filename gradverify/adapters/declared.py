@@ -64,6 +64,7 @@ def _from_pair(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
     owner = _owner(*target)
     if owner is not None:
         return _of_object(owner, *target, **declaration)
+    target = _reordered(*target)
     kind = Loss if declaration.pop("loss", False) else Layer
     primals, settings = split(declaration)
     if any(is_nested(primals.get(p.name)) for p in arguments(target[0]) or ()):
@@ -75,6 +76,32 @@ def _from_pair(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
             return _seeded(layer) if mentions(layer.forward) else layer
     except LayerFailure:  # it does not return: the check itself finds that
         return layer
+
+
+def _reordered(forward: Any, backward: Any) -> tuple[Any, Any]:
+    """The pair with a backward that takes (dy, saved), where it takes these in another place or beside arguments of
+    forward, ``backward(params, cache, dout)``: told by their names.
+    """
+    taken, names = [p.name for p in arguments(forward) or ()], required(backward) or []
+    others = [n for n in names if n not in taken and n.removesuffix(_SHAPE) not in taken]
+    upstream = [n for n in others if n in _UPSTREAM]
+    kept = [n for n in others if n not in upstream]
+    if len(upstream) != 1 or len(kept) != 1 or names[:2] == [*upstream, *kept]:
+        return forward, backward
+
+    @wraps(forward)
+    def run(*primals: Any, **options: Any) -> Any:
+        made = forward(*primals, **options)
+        y, saved = made if isinstance(made, tuple) and len(made) == 2 else (made, made)
+        known = {**dict(zip(taken, primals)), **options}
+        return y, {**{n + _SHAPE: np.shape(v) for n, v in known.items()}, **known, kept[0]: saved}
+
+    @wraps(backward)
+    def pull(dy: Any, known: Any, **options: Any) -> Any:
+        rest = taken_by(backward, {n: v for n, v in options.items() if n not in names}, len(names))
+        return backward(*({**known, upstream[0]: dy}[n] for n in names), **rest)
+
+    return run, pull
 
 
 def _owner(forward: Any, backward: Any) -> Any:

@@ -1,6 +1,7 @@
-"""Functions that fill arrays they are given, records of gradients, and sizes that `assume` alone names."""
+"""Arguments and results that are told by their names: in any order, filled, in records, sizes under `assume`."""
 
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -205,3 +206,128 @@ class Slipped(Windows):
 @pytest.mark.parametrize(("layer", "found"), [(Windows, set()), (Slipped, {"w"})])
 def test_assume_may_name_a_size_that_only_the_object_has(layer, found):
     assert wrong(layer, x="N L", init=("K",), assume=lambda L, K: L >= K) == found
+
+
+def test_a_backward_that_takes_what_forward_saved_one_by_one():
+    def threshold(x, lam=0.5):
+        return np.sign(x) * np.maximum(np.abs(x) - lam, 0), (x, lam)
+
+    def both(x, y):
+        return (x * y, x + y), (x, y)
+
+    options = {"lam": [0.5, 1.0]}
+    assert wrong(threshold, lambda dy, x, lam: dy * (np.abs(x) > lam), x="N", options=options) == set()
+    assert wrong(threshold, lambda dy, x, lam: dy * (np.abs(x) > 2 * lam), x="N", options=options) == {"x"}
+    assert wrong(both, lambda a, b, x, y: (a * y + b, a * x + b), x="N", y="N") == set()
+    assert wrong(both, lambda a, b, x, y: (a * y + b, a * x - b), x="N", y="N") == {"y"}
+
+
+def test_an_option_behind_what_forward_saved_is_an_option():
+    def summed(x, w, axis=0):
+        return (x * w).sum(axis), (x, w)
+
+    def back(slip):
+        def backward(dy, saved, axis):
+            x, w = saved
+            d = np.broadcast_to(np.expand_dims(dy, axis), x.shape)
+            return d * w, slip * d * x
+
+        return backward
+
+    declared = {"x": "N D", "w": "N D", "options": {"axis": [0, 1]}}
+    assert wrong(summed, back(1.0), **declared) == set()
+    assert wrong(summed, back(-1.0), **declared) == {"w"}
+
+
+def total(a, axis, keepdims):
+    return a.sum(axis=axis, keepdims=keepdims)
+
+
+def total_backward(grad, a_shape, axis, keepdims):
+    return np.broadcast_to(grad if keepdims else np.expand_dims(grad, axis), a_shape).copy()
+
+
+def negated(a):
+    return -a
+
+
+def power(a):
+    return np.exp(a)
+
+
+def slope_of(sign):
+    """A backward that takes the output by a name that says so."""
+
+    def backward(grad, exp_a):
+        return sign * grad * exp_a
+
+    return backward
+
+
+def shifted(a, b):
+    return a + b
+
+
+def shifted_backward(grad, b_shape, a_shape):
+    db = grad.sum(0) if len(b_shape) < grad.ndim else grad
+    return np.broadcast_to(grad, a_shape), db
+
+
+def test_arguments_of_a_backward_are_told_by_their_names():
+    check = partial(gv.check, examples=10)
+    assert check(total, total_backward, a="N D", options={"axis": [0, 1], "keepdims": [True, False]}).ok
+    assert check(negated, lambda grad: -grad, a="N").ok
+    report = check(power, slope_of(1), a="N D")
+    assert report.ok and "backward: a function of the upstream gradient, the output" in report.declared
+    assert check(shifted, shifted_backward, a="N D", b="D").ok
+
+
+def test_backwards_of_such_arguments_are_found_wrong():
+    check = partial(gv.check, examples=10, raises=False)
+    assert check(power, slope_of(-1), a="N D").findings
+    assert check(negated, lambda grad: grad, a="N").findings
+    (finding,) = check(shifted, lambda grad, b_shape: (grad, grad[0].reshape(b_shape)), a="N D", b="D").findings
+    assert finding.primal == "b"
+    with pytest.raises(gv.DeclarationError, match=r"backward takes \(grad, mask\)"):
+        check(power, lambda grad, mask: grad * mask, a="N")
+
+
+@pytest.mark.parametrize("choices", [[0, 1], (0, 1)])
+def test_choices_that_are_given_like_a_primal_are_named_as_an_option(choices):
+    with pytest.raises(gv.DeclarationError, match=r"options=\{'axis': \[0, 1\]\}"):
+        gv.check(total, total_backward, a="N D", axis=choices)
+
+
+def nested(params, x):
+    return x @ params["W"] + params["b"], x
+
+
+def nested_back(reduce):
+    def backward(params, cache, dy):
+        return {"W": cache.T @ dy, "b": reduce(dy, axis=0)}, dy @ params["W"].T
+
+    return backward
+
+
+def scaled(x, factor=1.0):
+    return factor * x * x, x
+
+
+def saved_first(cache, dout, factor):
+    return 2 * factor * cache * dout
+
+
+def output_first(result, dout, x):
+    return dout * result / x
+
+
+def test_arguments_of_a_backward_may_stand_in_any_order():
+    shapes = {"params": {"W": "D H", "b": "H"}, "x": "N D"}
+    report = gv.check(nested, nested_back(np.sum), examples=10, quiet=True, **shapes)
+    assert "wants" not in report.tallies or not report.tallies["wants"].cases  # backward takes no such argument
+    assert wrong(nested, nested_back(np.mean), **shapes) == {"params_b"}
+    assert wrong(scaled, saved_first, x="N", options={"factor": [1.0, 3.0]}) == set()
+    assert wrong(scaled, lambda cache, dout: 2 * cache * dout, x="N", options={"factor": [1.0, 3.0]}) == {"x"}
+    positive = {"x": "N: positive"}
+    assert wrong(lambda x: x**2, lambda result, dout, x: 2 * dout * result / x, **positive) == set()
+    assert wrong(lambda x: x**2, output_first, **positive) == {"x"}
