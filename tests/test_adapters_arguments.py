@@ -321,6 +321,11 @@ def output_first(result, dout, x):
     return dout * result / x
 
 
+def test_a_backward_that_cannot_be_called_is_refused():
+    with pytest.raises(DeclarationError, match=r"backward takes \(a, b, c\), and is called as backward\(dy, saved\)"):
+        gv.check(lambda x: (x, x), lambda a, b, c: a, x="N")
+
+
 def test_arguments_of_a_backward_may_stand_in_any_order():
     shapes = {"params": {"W": "D H", "b": "H"}, "x": "N D"}
     report = gv.check(nested, nested_back(np.sum), examples=10, quiet=True, **shapes)
@@ -328,6 +333,8 @@ def test_arguments_of_a_backward_may_stand_in_any_order():
     assert wrong(nested, nested_back(np.mean), **shapes) == {"params_b"}
     assert wrong(scaled, saved_first, x="N", options={"factor": [1.0, 3.0]}) == set()
     assert wrong(scaled, lambda cache, dout: 2 * cache * dout, x="N", options={"factor": [1.0, 3.0]}) == {"x"}
+    assert wrong(lambda x, w: (x * w, 0), lambda x, w, _, dout: (dout * w, dout * x), x="N", w="N") == set()
+    assert wrong(lambda x, w: (x * w, 0), lambda x, w, _, dout: (dout * w, dout), x="N", w="N") == {"w"}
     positive = {"x": "N: positive"}
     assert wrong(lambda x: x**2, lambda result, dout, x: 2 * dout * result / x, **positive) == set()
     assert wrong(lambda x: x**2, output_first, **positive) == {"x"}

@@ -64,7 +64,8 @@ def _from_pair(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
     owner = _owner(*target)
     if owner is not None:
         return _of_object(owner, *target, **declaration)
-    target = _reordered(*target)
+    told = _reordered(*target)
+    target = told or target
     kind = Loss if declaration.pop("loss", False) else Layer
     primals, settings = split(declaration)
     if any(is_nested(primals.get(p.name)) for p in arguments(target[0]) or ()):
@@ -72,22 +73,22 @@ def _from_pair(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
     layer = kind(*target, **declaration)
     try:
         with time_limit(_TRIAL):
-            layer = _as_called(layer) or layer
+            layer = (None if told else _as_called(layer)) or layer
             return _seeded(layer) if mentions(layer.forward) else layer
     except LayerFailure:  # it does not return: the check itself finds that
         return layer
 
 
-def _reordered(forward: Any, backward: Any) -> tuple[Any, Any]:
+def _reordered(forward: Any, backward: Any) -> tuple[Any, Any] | None:
     """The pair with a backward that takes (dy, saved), where it takes these in another place or beside arguments of
-    forward, ``backward(params, cache, dout)``: told by their names.
+    forward, ``backward(params, cache, dout)``: told by their names. None where it does not.
     """
     taken, names = [p.name for p in arguments(forward) or ()], required(backward) or []
     others = [n for n in names if n not in taken and n.removesuffix(_SHAPE) not in taken]
     upstream = [n for n in others if n in _UPSTREAM]
     kept = [n for n in others if n not in upstream]
     if len(upstream) != 1 or len(kept) != 1 or names[:2] == [*upstream, *kept]:
-        return forward, backward
+        return None
 
     @wraps(forward)
     def run(*primals: Any, **options: Any) -> Any:
@@ -138,7 +139,10 @@ def _as_called(layer: Layer) -> Layer | None:
     except LayerFailure:
         return None
     if not isinstance(value, (np.ndarray, np.number, float)):
-        return _unpacking(layer, names, value)
+        one_by_one = _unpacking(layer, names, value)
+        if one_by_one is None:
+            _takes_two(layer, names, value)
+        return one_by_one
     roles = _roles(layer, names)
     if roles is None:
         raise DeclarationError(_unclear(layer, names))
@@ -203,6 +207,19 @@ def _unpacking(layer: Layer, names: list[str], result: Any) -> Layer | None:
 
     line = f"backward takes {', '.join(names[count:])}, as forward saved them"
     return annotated(layer.derive(backward=backward), line)
+
+
+def _takes_two(layer: Layer, names: list[str], result: Any) -> None:
+    """Refuse a backward that cannot be called with the upstream gradient, or one for each output, and what was saved.
+
+    Raises DeclarationError with what it takes, and what it is given.
+    """
+    pair = isinstance(result, tuple) and len(result) == 2
+    if pair and len([n for n in names if n not in layer.options]) > 1 + len(flat(result[0])):
+        raise DeclarationError(
+            f"{layer.name!r}: backward takes ({', '.join(names)}), and is called as backward(dy, saved). Give arguments of "
+            f"forward their names in backward, too ({', '.join(layer.primal_names)}), and call the upstream gradient dy"
+        )
 
 
 def _unclear(layer: Layer, names: list[str]) -> str:
