@@ -217,8 +217,8 @@ def _takes_two(layer: Layer, names: list[str], result: Any) -> None:
     pair = isinstance(result, tuple) and len(result) == 2
     if pair and len([n for n in names if n not in layer.options]) > 1 + len(flat(result[0])):
         raise DeclarationError(
-            f"{layer.name!r}: backward takes ({', '.join(names)}), and is called as backward(dy, saved). Give arguments "
-            f"of forward their names in backward ({', '.join(layer.primal_names)}), and call the upstream gradient dy"
+            f"{layer.name!r}: backward takes ({', '.join(names)}), and is called as backward(dy, saved). Name what is "
+            f"forward's as forward does ({', '.join(layer.primal_names)}), and the upstream gradient dy"
         )
 
 
