@@ -21,7 +21,19 @@ import numpy as np
 from gradverify.adapters import convention
 from gradverify.adapters._chance import Chance, mentions
 from gradverify.adapters._nested import is_nested, nested_pair
-from gradverify.adapters._normal import annotated, called, examples, finished, flat, required, split
+from gradverify.adapters._normal import (
+    TARGETS,
+    annotated,
+    called,
+    constants,
+    examples,
+    finished,
+    flat,
+    parted,
+    required,
+    split,
+)
+from gradverify.adapters.losses import loss
 from gradverify.core.declare.functions import arguments, taken_by
 from gradverify.core.declare.held import arrays_of
 from gradverify.core.declare.layer import KEYWORDS, Layer, Loss
@@ -71,10 +83,52 @@ def _from_pair(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
     layer = kind(*target, **declaration)
     try:
         with time_limit(_TRIAL):
+            if _is_loss(layer):
+                return loss(*target, **declaration)
+            ungiven = _ungiven(layer)
+            if ungiven:
+                layer = kind(*target, **{**declaration, "constants": constants(settings, *ungiven)})
             layer = _as_called(layer) or layer
             return _seeded(layer) if mentions(layer.forward) else layer
     except LayerFailure:  # it does not return: the check itself finds that
         return layer
+
+
+def _is_loss(layer: Layer) -> bool:
+    """Whether it is a loss and its gradient, which takes the same arguments and no upstream gradient."""
+    takes = required(layer.forward) or []
+    if len(takes) < 2 or set(takes) != set(layer.primal_names) or takes != required(layer.backward):
+        return False
+    value, _ = _tried(layer)
+    return isinstance(value, (np.ndarray, np.number, float)) and np.size(value) == 1
+
+
+def _ungiven(layer: Layer) -> list[str]:
+    """Targets of a loss, by their names, of which backward returns no gradient and of the others it does."""
+    names = [p.name for p in layer.differentiable if p.name.lower() in TARGETS]
+    rest = [p.name for p in layer.differentiable if p.name not in names]
+    result, options = _tried(layer) if names and rest else (None, {})
+    if not isinstance(result, tuple) or len(result) != 2 or np.size(result[0]) != 1:
+        return []
+    given = np.ones(np.shape(result[0])), result[1]
+    try:
+        taken = taken_by(layer.backward, options, len(given))
+        values, named = parted(called("backward", layer.backward, *given, **taken))
+    except LayerFailure:
+        return []
+    found = {n for n in names for key in named if key in (n, f"d{n}")}
+    return [] if found or (not named and len(values) != len(rest)) else names
+
+
+def _tried(layer: Layer) -> tuple[Any, Any]:
+    """What forward returns on small arrays, None if it raises; and options."""
+    arrays = next((arrays for arrays, _ in examples(layer)), None)
+    if arrays is None:
+        return None, {}
+    try:
+        return called("forward", layer.forward, *arrays.values(), **layer.default_options), layer.default_options
+    except LayerFailure:
+        return None, {}
 
 
 def _owner(forward: Any, backward: Any) -> Any:
@@ -103,13 +157,11 @@ def _as_called(layer: Layer) -> Layer | None:
     usual = [n for n in names if n not in _UPSTREAM] == list(layer.primal_names)
     if not usual and _UPSTREAM_AND_SAVED.fullmatch(" ".join(names)):
         return None
-    arrays = next((arrays for arrays, _ in examples(layer)), None)
-    if arrays is None:
+    value, _ = _tried(layer)
+    if value is None:
         return None
-    try:
-        value = called("forward", layer.forward, *arrays.values(), **layer.default_options)
-    except LayerFailure:
-        return None
+    if isinstance(value, tuple) and len(value) == len(names) > 2:
+        return _one_by_one(layer)
     if not isinstance(value, (np.ndarray, np.number, float)):
         return _unpacking(layer, names, value)
     roles = _roles(layer, names)
@@ -133,6 +185,16 @@ def _as_called(layer: Layer) -> Layer | None:
     said = [role for role in roles if not role.endswith(_SHAPE) and role not in layer.options]
     line = f"backward: a function of {', '.join(said) or 'shapes'}"
     return annotated(layer.derive(forward=forward, backward=backward), line)
+
+
+def _one_by_one(layer: Layer) -> Layer:
+    """The layer of a forward that returns its outputs one by one, and what backward needs behind them."""
+
+    def forward(*primals: Any, **options: Any) -> Any:
+        *outputs, saved = layer.forward(*primals, **options)
+        return tuple(outputs), saved
+
+    return annotated(layer.derive(forward=forward), "forward returns what backward needs behind its outputs")
 
 
 def _roles(layer: Layer, names: list[str]) -> list[str] | None:

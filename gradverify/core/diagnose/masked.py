@@ -65,7 +65,9 @@ def _one_kept(mask: Array) -> Array:
 
 _ADDED_UP = "what repeated indices contribute must be added up"
 _MIXED = "what belongs to one value is taken for that of others"
-_COUNTED = "all that they contribute is there, and the weights are wrong, as where their number is left out or another's"
+_COUNTED = (
+    "all that they contribute is there, and the weights are wrong, as where their number is left out or another's"
+)
 
 
 @add("repeats", "REPEAT-IDX", ANYWHERE)
@@ -171,6 +173,9 @@ def _distinct(evidence: Evidence, case: Case, name: str) -> Case | None:
 _CHANGES = (-1.0, 2.0**-6, 2.0**6)  # of all values: beside a clamp, forward keeps other places then
 
 
+_DRAWN = 6  # cases, on few of which two draws are the same by chance
+
+
 @add("redrawn", "RNG", ("nothing",), probes=True)
 def redrawn(evidence: Evidence) -> Diagnosis | None:
     """Forward and backward multiply by 0 or one number, in other places, and those of forward do not go with values."""
@@ -204,6 +209,13 @@ def _other_places(evidence: Evidence, probe: Probe) -> bool:
     top = float(np.abs(theirs).max(initial=0.0))
     clean = all(bool(np.all((np.abs(f) < 1e-6 * top) | (np.abs(f - top) < 1e-6 * top))) for f in found)
     return clean and top > 0 and bool(np.any(np.abs(ours) > 0)) and not close(ours, theirs)
+
+
+def drawn_again(evidence: Evidence) -> bool:
+    """Whether backward, which answers by chance, multiplies by 0 or one number, and forward in other places."""
+    found = [evidence.probe(evidence.plain(draw)) for draw in range(_DRAWN)]
+    probes = [p for p in found if p is not None and p.failure is None and evidence.primal in p.analytic]
+    return sum(_other_places(evidence, p) for p in probes) > _DRAWN // 2
 
 
 def _whatever_the_values(evidence: Evidence, probe: Probe) -> bool:
