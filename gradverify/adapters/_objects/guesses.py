@@ -12,7 +12,7 @@ from gradverify.core.declare.functions import arguments
 
 FORWARDS = (
     *("forward", "forward_pass", "fprop", "forward_propagation", "feedforward", "feed_forward", "forward_prop"),
-    *("propagate", "__call__"),
+    *("propagate", "call", "__call__"),
 )
 BACKWARDS = (
     *("backward", "backward_pass", "bprop", "backprop", "back_propagation", "backward_propagation", "backpropagate"),
@@ -22,7 +22,7 @@ VALUES = ("loss", "compute_loss", "cost", "compute_cost", "loss_function", "cost
 PREDICTIONS = ("predict", "predict_proba", "output")
 SLOPES = (
     *("compute_gradients", "compute_gradient", "compute_grads", "calculate_gradients", "calc_gradients"),
-    *("get_gradients", "gradients", "gradient", "grads", "grad", *BACKWARDS),
+    *("get_gradients", "gradients", "gradient", "grads", "grad", "derivative", "deriv", *BACKWARDS),
 )
 
 

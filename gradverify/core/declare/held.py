@@ -124,7 +124,8 @@ def attributes(instance: Any) -> dict[str, Any]:
     """The attributes kept on an object itself, slots included."""
     slots = [s for c in type(instance).__mro__ for s in _slots(c)]
     found = {s: getattr(instance, s) for s in slots if hasattr(instance, s)}
-    return {**found, **getattr(instance, "__dict__", {})}
+    own = getattr(instance, "__dict__", None)
+    return {**found, **own} if isinstance(own, Mapping) else found  # what answers to every name has none
 
 
 def shared(instance: Any) -> dict[str, Array]:
