@@ -338,3 +338,53 @@ def test_arguments_of_a_backward_may_stand_in_any_order():
     positive = {"x": "N: positive"}
     assert wrong(lambda x: x**2, lambda result, dout, x: 2 * dout * result / x, **positive) == set()
     assert wrong(lambda x: x**2, output_first, **positive) == {"x"}
+
+
+class Merged:
+    """The entrywise product of two inputs that come in a list."""
+
+    backwards = False
+
+    def __init__(self, D):
+        self.w = np.ones(D)
+
+    def forward(self, inputs, bias):
+        self.seen = inputs
+        return inputs[0] * inputs[1] * self.w + bias
+
+    def backward(self, dy):
+        a, b = self.seen
+        self.dw = (dy * a * b).sum(0)
+        given = [dy * b * self.w, dy * a * self.w]
+        return given[::-1] if self.backwards else given, dy.sum(0)
+
+
+class MergedBackwards(Merged):
+    backwards = True
+
+
+@pytest.mark.parametrize(("layer", "found"), [(Merged, set()), (MergedBackwards, {"inputs_0", "inputs_1"})])
+def test_inputs_of_an_object_may_come_in_a_list(layer, found):
+    assert wrong(layer, inputs=["N D", "N D"], bias="D") == found
+    assert wrong(layer(3), inputs=["N 3", "N 3"], bias="3") == found
+
+
+class Activation:
+    @staticmethod
+    def f(x):
+        return np.tanh(x)
+
+    @staticmethod
+    def df(x):
+        return 1 - np.tanh(x) ** 2
+
+
+class Slip(Activation):
+    @staticmethod
+    def df(x):
+        return 1 - np.tanh(x)
+
+
+def test_a_function_and_its_derivative_may_be_called_f_and_df():
+    assert wrong(Activation, x="N D") == wrong(Activation(), x="N D") == set()
+    assert len(wrong(Slip, x="N D")) == 1

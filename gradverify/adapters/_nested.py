@@ -41,6 +41,16 @@ def flattened(label: str, nested: Mapping[str, Any]) -> tuple[dict[str, Any], Re
     return found, lambda arrays: {key: _filled(part, arrays) for key, part in names.items()}
 
 
+def listed(label: str, primals: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """Primals, those of lists one by one, and the arguments that hold them as lists: ``xs=["N D", "N E"]``."""
+    lists = {n: spec for n, spec in primals.items() if isinstance(spec, (list, tuple)) and is_nested(spec)}
+    if not lists:
+        return dict(primals), {}
+    found, rebuild = flattened(label, primals)
+    names = rebuild({path: path for path in found})
+    return found, {n: list(names[n]) for n in lists}
+
+
 def nested_pair(
     kind: type[Layer],
     forward: Callable[..., Any],
