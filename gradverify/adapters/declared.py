@@ -59,7 +59,7 @@ def _dimension_strings(cls: type) -> dict[str, Any]:
 
 
 @convention('gradverify.check(forward, backward, x="N D", W="D H")', _is_pair, name="pair", priority=90)
-def _from_pair(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
+def from_pair(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
     owner = _owner(*target)
     if owner is not None:
         return _of_object(owner, *target, **declaration)

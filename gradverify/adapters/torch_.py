@@ -21,6 +21,7 @@ from gradverify.adapters._engines.references import refers_to
 from gradverify.adapters._normal import annotated, positional
 from gradverify.adapters._objects.instance import made_by
 from gradverify.adapters._torch.arrays import import_torch, tensor
+from gradverify.adapters._torch.by_hand import by_hand, has_backward
 from gradverify.adapters._torch.device import OnDevice
 from gradverify.adapters._torch.engine import Engine
 from gradverify.adapters._torch.module import built, caller, module_parts, names_in
@@ -92,12 +93,19 @@ def torch_layer(target: Any, /, *, name: str | None = None, **declaration: Any) 
     if is_function:
         declared = declared or _held(target)
     device = _device(label, own.get("device"))
+    strict = is_function
+    call: Callable[..., Any]
     updated: tuple[str, ...] = ()
     kept: tuple[NotVerified, ...] = ()
     if isinstance(target, torch.nn.Module):
         parts = module_parts(label, target, declared, settings, device, own.get("keep", ()))
-        call, declared, settings, device = parts.call, parts.primals, parts.settings, parts.device
+        strict = has_backward(target)
+        call = by_hand(parts.call) if strict else parts.call
+        declared, settings, device = parts.primals, parts.settings, parts.device
         updated, kept = parts.updated, parts.kept
+        if strict:
+            line = "backward: the module's own method, and not autograd"
+            own.setdefault("second", False)
     elif is_function:
         call, declared = _apply(label, target, declared, settings)
     else:
@@ -112,7 +120,7 @@ def torch_layer(target: Any, /, *, name: str | None = None, **declaration: Any) 
         _kernel(label, own),
         getattr(torch, own["kernel"]) if own.get("kernel") in _EIGHT else None,
         updated,
-        strict=is_function,
+        strict=strict,
     )
     hooks = _hooks(engine, target, own, declared)
     layer = layer_on(engine, target, declared, settings, own, hooks, partial(_on_arrays, engine, declared))
@@ -142,7 +150,8 @@ def _device(label: str, told: Any) -> Any:
 def _hooks(engine: Engine, target: Any, own: Mapping[str, Any], declared: dict[str, Any]) -> dict[str, Any]:
     hooks: dict[str, Any] = {} if _parametrized(target) else {"broadcast": engine.broadcast}
     hooks |= {"native": partial(OnDevice, engine), "looped": engine.looped}
-    if engine.kernel is None and (not engine.strict or target.jvp is not import_torch().autograd.Function.jvp):
+    rule = getattr(target, "jvp", None)
+    if engine.kernel is None and (not engine.strict or rule not in (None, import_torch().autograd.Function.jvp)):
         hooks["jvp"] = engine.jvp
     if "reference" in own:
         hooks["reference"] = _reference(engine, own["reference"], own["kernel"], declared)

@@ -29,7 +29,7 @@ INFINITE = "not all of it is finite, so it stays as it is"
 class Parts:
     """What a Layer needs to know of a module."""
 
-    call: Callable[..., Any]
+    call: Called
     primals: dict[str, Any]
     settings: dict[str, Any]
     device: Any
@@ -62,7 +62,7 @@ def module_parts(
         settings["options"] = {**(settings.get("options") or {}), MODE: [False, True]}
     options = [name for name in settings.get("options") or () if name != MODE or _takes(module, (MODE,))]
     takes(label, parameters(module.forward, True), inputs, options, by_name=True)
-    called = _Called(
+    called = Called(
         module, tuple(inputs), {alias[p]: p for p in drawn}, _takes(module, inputs), _takes(module, (MODE,))
     )
     home = device or next((t.device for t in state.values()), None)
@@ -135,7 +135,7 @@ def _normalises(module: Any) -> bool:
     return any(isinstance(part, kind) for part in module.modules())
 
 
-def _more_than_one_value(called: _Called, names: tuple[str, ...], device: Any) -> Callable[..., bool]:
+def _more_than_one_value(called: Called, names: tuple[str, ...], device: Any) -> Callable[..., bool]:
     """Whether a module that normalises over the batch accepts a case: in training it refuses single values."""
 
     def more_than_one_value(**given: Any) -> bool:
@@ -154,7 +154,7 @@ def _more_than_one_value(called: _Called, names: tuple[str, ...], device: Any) -
 
 
 @dataclass(frozen=True)
-class _Called:
+class Called:
     """The module under `functional_call`: state comes from the primals, modes and buffers are as before after it."""
 
     module: Any

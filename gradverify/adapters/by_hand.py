@@ -1,0 +1,113 @@
+"""Two functions on tensors of torch, or arrays of JAX, of which the second is the backward of the first.
+
+gradverify.check(forward, backward, x="N D", W="D H")    # forward -> (y, saved), backward(dy, saved)
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Any
+
+import numpy as np
+
+from gradverify.adapters import convention
+from gradverify.adapters._engines.references import refers_to
+from gradverify.adapters._nested import is_nested
+from gradverify.adapters._normal import examples, flat, sketch, split
+from gradverify.adapters._pair import reordered
+from gradverify.adapters.declared import from_pair
+from gradverify.core.declare.functions import arguments, taken_by
+from gradverify.core.declare.layer import Layer
+
+
+def _package(target: Any) -> str | None:
+    """The package whose tensors a pair of functions takes, as far as their names tell."""
+    if not (isinstance(target, tuple) and len(target) == 2 and all(map(callable, target))):
+        return None
+    loaded = (name for name in ("torch", "jax") if name in sys.modules)
+    return next((name for name in loaded if any(refers_to(part, name) for part in target)), None)
+
+
+@convention(
+    'gradverify.check(forward, backward, x="N D", W="D H")  # on tensors of torch or arrays of JAX',
+    lambda target: _package(target) is not None,
+    name="by_hand",
+    priority=92,
+)
+def by_hand(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
+    """A Layer of such a pair; of code that takes and gives arrays of NumPy, whatever it uses inside, the plain one.
+
+    Parameters
+    ----------
+    target : ``forward(*tensors, **options) -> (outputs, saved)`` and ``backward(dy, saved) -> gradients``
+    **declaration : as for an autograd Function or a jax.custom_vjp: primals, `kernel`, `reference`, settings
+
+    Raises
+    ------
+    DeclarationError
+        If a declaration cannot be used.
+    """
+    if "kernel" not in declaration and _in_numpy(target[0], declaration):
+        return from_pair(target, **declaration)
+    forward, backward = reordered(*target) or target
+    if _package(target) == "torch":
+        from gradverify.adapters._torch.by_hand import function_of
+        from gradverify.adapters.torch_ import torch_layer
+
+        return torch_layer(function_of(forward, backward), **{"second": False, **declaration})
+    from gradverify.adapters.jax_ import jax_layer
+
+    names = split(declaration)[0]
+    return jax_layer(_custom(forward, backward, names), **{"forward_mode": False, **declaration})
+
+
+def _in_numpy(forward: Callable[..., Any], declaration: dict[str, Any]) -> bool:
+    """Whether forward takes arrays of NumPy and gives such: then it converts them itself, if it does."""
+    primals, settings = split(declaration)
+    if any(map(is_nested, primals.values())):
+        return False
+    planned = sketch(primals, settings, name=forward.__name__)
+    for arrays, _ in examples(planned):
+        try:
+            made = forward(*arrays.values(), **planned.default_options)
+        except Exception:  # noqa: BLE001  whatever tensors' code says of arrays
+            return False
+        outputs = flat(made[0] if isinstance(made, tuple) and len(made) == 2 else made)
+        return all(isinstance(y, (np.ndarray, np.generic, float)) for y in outputs)
+    return True
+
+
+def _custom(forward: Callable[..., Any], backward: Callable[..., Any], primals: Iterable[str]) -> Callable[..., Any]:
+    """The pair as a function whose rule is the author's backward; `primals` are the arguments that move."""
+    import jax
+
+    names = [p.name for p in arguments(forward) or ()]
+
+    @wraps(forward)
+    def run(*arrays: Any, **named: Any) -> Any:
+        known = {**dict(zip(names, arrays)), **named}
+        moving = {n: known.pop(n) for n in names if n in primals}
+        options = known
+        still: list[Any] = []  # what forward saved that is no array: shapes, options
+
+        def forwards(*given: Any) -> Any:
+            output, saved = forward(**dict(zip(moving, given)), **options)
+            leaves, tree = jax.tree.flatten(saved)
+            numbers = [hasattr(leaf, "dtype") and hasattr(leaf, "shape") for leaf in leaves]
+            still[:] = [tree, numbers, [leaf for leaf, is_array in zip(leaves, numbers) if not is_array]]
+            return output, [leaf for leaf, is_array in zip(leaves, numbers) if is_array]
+
+        def backwards(arrays: Any, dy: Any) -> Any:
+            tree, numbers, rest = still
+            parts, others = iter(arrays), iter(rest)
+            saved = jax.tree.unflatten(tree, [next(parts if is_array else others) for is_array in numbers])
+            cotangents = dy if isinstance(dy, tuple) else (dy,)
+            return tuple(flat(backward(*cotangents, saved, **taken_by(backward, options, len(cotangents) + 1))))
+
+        function = jax.custom_vjp(lambda *given: forwards(*given)[0])
+        function.defvjp(forwards, backwards)
+        return function(*moving.values())
+
+    return run
