@@ -6,12 +6,13 @@ gradverify.check(forward, backward, params={"W1": "D H", "b1": "H"}, x="N D")
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
 from typing import Any
 
 from gradverify.adapters._normal import flat
-from gradverify.adapters._objects.pairs import names_of_gradients
 from gradverify.core.declare.domains import words
 from gradverify.core.declare.functions import arguments, taken_by
+from gradverify.core.declare.gradient_names import names_of_gradients
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.validation import parameters, takes
 from gradverify.core.errors import DeclarationError
@@ -38,6 +39,16 @@ def flattened(label: str, nested: Mapping[str, Any]) -> tuple[dict[str, Any], Re
             raise DeclarationError(f"layer {label!r}: two primals would be called {path!r}")
         found[path] = spec
     return found, lambda arrays: {key: _filled(part, arrays) for key, part in names.items()}
+
+
+def listed(label: str, primals: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """Primals, those of lists one by one, and the arguments that hold them as lists: ``xs=["N D", "N E"]``."""
+    lists = {n: spec for n, spec in primals.items() if isinstance(spec, (list, tuple)) and is_nested(spec)}
+    if not lists:
+        return dict(primals), {}
+    found, rebuild = flattened(label, primals)
+    names = rebuild({path: path for path in found})
+    return found, {n: list(names[n]) for n in lists}
 
 
 def nested_pair(
@@ -67,6 +78,7 @@ def nested_pair(
     def forward_nested(*arrays: Any, **options: Any) -> Any:
         return forward(*rebuild(dict(zip(primals, arrays))).values(), **options)
 
+    @wraps(backward)
     def backward_nested(dy: Any, saved: Any, **options: Any) -> dict[str, Any]:
         return _by_path(names, backward(dy, saved, **taken_by(backward, options, 2)))
 

@@ -21,8 +21,11 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
 from gradverify.core.nouns import Array
 
-FUNCTIONS = ("fn", "function", "forward", "activate", "activation", "call", "__call__")
-DERIVATIVES = ("grad", "gradient", "derivative", "deriv", "prime", "backward", "inverse_deriv")
+FUNCTIONS = ("fn", "function", "forward", "activate", "activation", "call", "__call__", "f", "func")
+DERIVATIVES = (
+    *("grad", "gradient", "derivative", "deriv", "prime", "backward", "inverse_deriv", "df", "dfunc", "fprime"),
+    *("f_prime", "d_f", "derivate", "activate_derivative", "activation_derivative", "gradient_function"),
+)
 # what takes one array is the derivative there, and no pullback; elsewhere where it is named as that of the function is
 PAIRS = (("fn", "grad"), ("function", "derivative"), ("__call__", "gradient"), ("__call__", "derivative"))
 SECOND = ("grad2", "second_derivative", "deriv2")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters._chance import Chance
+from gradverify.adapters._nested import listed
 from gradverify.adapters._normal import (
     TARGETS,
     attempt,
@@ -52,14 +53,15 @@ def build(
 ) -> Layer:
     """A Layer from a kind of stateful convention: find inputs, parameters and pairs, in this order."""
     primals, settings = split(declaration)
-    settings["constants"], fixed = _constants(settings, primals)
     label = str(name or getattr(target, "__name__", type(target).__name__))
+    primals, lists = listed(label, primals)
+    settings["constants"], fixed = _constants(settings, primals)
     cls = target if inspect.isclass(target) else None if builds(target) else type(target)
     told = {n: declared_pair(n, spec) for n, spec in (pairs or {}).items()}
     named = frozenset((*primals, *(settings.get("options") or ())))
     maker = Maker(target, init, Chance(cls, getattr(cls, "forward", None), target), named)
     methods = _named_methods(label, methods)
-    inner = kind(maker, ("", ""), (), (), {}, dict(told), **fields)
+    inner = kind(maker, ("", ""), (), (), {}, dict(told), lists=lists, **fields)
     looking = with_sizes(settings, primals, maker.sizes())
     first, failure = _first(inner, primals, looking, label, methods)
     if failure is not None or (first is None and cls is None):
@@ -70,7 +72,7 @@ def build(
         maker.chance.reach(cls, getattr(cls, inner.methods[0], None))
     if first is None:
         inner.methods = methods or methods_of(cls) or ("forward", "backward")
-        inner.inputs = _inputs(cls, inner.methods[0], primals, told)
+        inner.inputs = _inputs(cls, inner.methods[0], primals, told, lists)
     if not inner.inputs:
         raise DeclarationError(_no_inputs(label, cls, inner.methods[0]))
     if first is not None and (inner.implicit(first) or inner.methods[0] in PREDICTIONS):
@@ -225,7 +227,7 @@ def _first(
                 'methods=("transform", "pull_back")'
             )
         inner.methods = found
-        inner.inputs = _inputs(type(made), found[0], primals, inner.pairs, made, built)
+        inner.inputs = _inputs(type(made), found[0], primals, inner.pairs, inner.lists, made, built)
         return made, None
     return None, failure
 
@@ -235,13 +237,15 @@ def _inputs(
     forward: str,
     primals: Mapping[str, Any],
     told: Mapping[str, Pair],
+    lists: Mapping[str, list[str]],
     made: Any = None,
     built: Mapping[str, Array] | None = None,
 ) -> tuple[str, ...]:
     """Declared primals that forward takes, by name in its order; else all that name no parameter, as declared."""
-    names = accepted_by(getattr(cls, forward, None))
+    names = [part for n in accepted_by(getattr(cls, forward, None)) for part in lists.get(n, [n])]
     by_name = [n for n in names if n in primals]
     needed = [n for n in required(getattr(cls, forward)) or [] if n != "self"] if hasattr(cls, forward) else []
+    needed = [part for n in needed for part in lists.get(n, [n])]
     if by_name and set(needed) <= set(by_name):
         return tuple(by_name)
     known = {*told, *(built or {}), *(discover(made, built) if made is not None else {})}

@@ -5,20 +5,20 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gradverify.adapters._chance import forget, generators_of, moved, restore
 from gradverify.adapters._normal import called, parted, required
-from gradverify.adapters._objects.instance import Maker, Original, accepted_by, assign, summed
+from gradverify.adapters._objects.instance import Maker, accepted_by, assign, summed
 from gradverify.adapters._objects.pairs import Pair, declared_pair, discover
+from gradverify.adapters._objects.ran import Ran
 from gradverify.core.declare import dims
 from gradverify.core.declare.declaration import Backward, Forward
-from gradverify.core.declare.held import arrays_of, fetch
+from gradverify.core.declare.held import fetch
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.judge import backward_noise
 from gradverify.core.nouns import Array
 
 if TYPE_CHECKING:
@@ -28,33 +28,6 @@ CACHES = ("cache", "caches", "saved", "ctx", "context", "mem", "memory", "residu
 _SHAPES = 64  # whose sizes are kept
 _WATCHED = 16  # forwards in which generators are looked for; later ones would show nothing new
 FLUSHES = ("flush_gradients", "zero_grad", "zero_grads", "zero_gradients", "clear_gradients", "reset_gradients")
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """A forward that an object has run: what backward may be given besides the cotangents.
-
-    Attributes
-    ----------
-    given : the inputs by name
-    cache : what forward returned behind its outputs
-    """
-
-    instance: Any
-    options: Mapping[str, Any]
-    given: Mapping[str, Array]
-    cache: Any = None
-
-    def nudged(self, rng: np.random.Generator, part: float | None = None) -> Ran:
-        """The same on a copy of the object, all of whose arrays have moved by as much as rounding moves them."""
-        try:
-            instance = Original(self.instance).copy()
-        except (TypeError, ValueError, AttributeError, RuntimeError):  # generators, locks, open files
-            return self
-        for array in arrays_of(instance).values():
-            if isinstance(array, np.ndarray) and array.flags.writeable:
-                array[...] = backward_noise.nudge(array, rng, part)
-        return replace(self, instance=instance, cache=backward_noise.moved(self.cache, rng, part))
 
 
 @dataclass
@@ -95,6 +68,7 @@ class Stateful:
     modes: bool = False  # whether options change what it does
     bound: dict[Any, Mapping[str, Any]] = field(default_factory=dict)  # sizes at the shapes that were seen last
     keys: dict[Any, str] = field(default_factory=dict)  # of a dict that backward returns, and primals they are of
+    lists: Mapping[str, list[str]] = field(default_factory=dict)  # arguments of forward that hold several inputs
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -167,7 +141,7 @@ class Stateful:
         """Forward on some inputs: its outputs, and what backward needs."""
         method = getattr(instance, self.methods[0])
         taken = {n: options[n] for n in self._forward_options(instance) if n in options}
-        raw = called("forward", method, *given, **taken)
+        raw = called("forward", method, *self._arguments(given), **taken)
         raw = tuple(raw) if isinstance(raw, list) else raw
         known = dict(zip(self.inputs, given))
         if not self.methods[1]:
@@ -183,6 +157,15 @@ class Stateful:
             *outputs, cache = raw
             return (outputs[0] if upstream == 1 else tuple(outputs)), Ran(instance, options, known, cache)
         return raw, Ran(instance, options, known)
+
+    def _arguments(self, given: list[Array]) -> list[Any]:
+        """The inputs as forward takes them: those of a list together."""
+        if not self.lists:
+            return given
+        first = {names[0]: names for names in self.lists.values()}
+        inside = {name for names in self.lists.values() for name in names[1:]}
+        known = dict(zip(self.inputs, given))
+        return [[known[m] for m in first[n]] if n in first else known[n] for n in self.inputs if n not in inside]
 
     def _forward_options(self, instance: Any) -> tuple[str, ...]:
         return self._signature(instance, self.methods[0])[0]

@@ -137,7 +137,8 @@ def shared(instance: Any) -> dict[str, Array]:
 def own(instance: Any, path: Path) -> bool:
     """Whether what stands at a path belongs to the object, and not to its class, where it must not be changed."""
     *front, (kind, key) = path
-    return kind != "attr" or key in attributes(fetch(instance, tuple(front)))
+    holder = fetch(instance, tuple(front))
+    return kind != "attr" or key in getattr(holder, "__dict__", ()) or key in attributes(holder)
 
 
 def _slots(cls: type) -> tuple[str, ...]:
