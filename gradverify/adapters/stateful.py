@@ -48,9 +48,9 @@ _STEP = 2.0**-17  # near the cube root of eps
 
 def _derivative_of(target: Any, methods: Any) -> tuple[Any, Any] | None:
     """A function and its derivative, which take one argument of the same name; None if the second is a backward."""
-    names = methods or methods_of(target if inspect.isclass(target) else type(target)) or ()
+    names = methods or methods_of(target if inspect.isclass(target) else type(target))
     made_by_call = builds(target) and (not inspect.isclass(target) or required(target))
-    if isinstance(names, str) or len(names) != 2 or not all(names) or made_by_call:
+    if not isinstance(names, (tuple, list)) or len(names) != 2 or not all(names) or made_by_call:
         return None
     made = target() if inspect.isclass(target) else copy.deepcopy(target)
     function, derivative = (getattr(made, name, None) for name in names)

@@ -42,7 +42,8 @@ def one_for_another(evidence: Evidence) -> Diagnosis | None:
         if evidence.holds(*cases):
             text = (
                 f"the gradient of {evidence.primal} is right where {one} and {other} are the same{evidence.given}, and "
-                f"wrong elsewhere: one of them, or what is made of it, is taken for the other"
+                "wrong elsewhere: one of them, or what is made of it, is taken for the other, or a term that vanishes "
+                "there is wrong"
             )
             return Diagnosis("one_for_another", "INDEX", text, Fit.SOME, {"cases": len(cases)})
     return None
