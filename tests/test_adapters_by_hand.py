@@ -148,3 +148,104 @@ def test_two_functions_of_arrays_of_jax():
     declared = {**SHAPES, "options": {"power": [1, 2]}}
     assert wrong(forward, backward, **declared) == set()
     assert wrong(forward, slip, **declared) == {"x", "w"}
+
+
+class Plain:
+    """No module: tensors as attributes, gradients beside them."""
+
+    factor = 1.0
+
+    def __init__(self, n_in, n_out):
+        self.weight, self.bias = torch.randn(n_in, n_out), torch.zeros(n_out)
+
+    def forward(self, x):
+        self.x = x
+        return torch.matmul(x, self.weight) + self.bias
+
+    def backward(self, dy):
+        self.dweight, self.dbias = self.x.T @ dy, self.factor * dy.sum(0)
+        return dy @ self.weight.T
+
+
+class PlainSlip(Plain):
+    factor = 0.5
+
+
+class Together(Plain):
+    """Parameters in a dict, and gradients in another."""
+
+    def __init__(self, n_in, n_out):
+        self.params = {"W": torch.randn(n_in, n_out), "b": torch.zeros(n_out)}
+        self.grads = {}
+
+    def forward(self, x):
+        self.x = x
+        return torch.matmul(x, self.params["W"]) + self.params["b"]
+
+    def backward(self, dy):
+        self.grads = {"W": self.x.T @ dy, "b": self.factor * dy.sum(0)}
+        return dy @ self.params["W"].T
+
+
+class TogetherSlip(Together):
+    factor = 2.0
+
+
+class Unsaid(Plain):
+    """The gradient of the bias stands nowhere."""
+
+    def backward(self, dy):
+        self.dweight = self.x.T @ dy
+        return dy @ self.weight.T
+
+
+@pytest.mark.parametrize(
+    ("kind", "found"),
+    [(Plain, set()), (PlainSlip, {"bias"}), (Together, set()), (TogetherSlip, {"params_b"})],
+)
+def test_an_object_that_holds_tensors(kind, found):
+    assert wrong(kind(3, 2), x="N 3") == found
+    assert wrong(kind, x="N D", init=("D", "H")) == found
+
+
+def test_a_tensor_without_a_gradient_is_not_passed_in_silence():
+    report = gv.check(Unsaid(3, 2), x="N 3", **FEW)
+    assert not report.ok and any(item.name == "bias" for item in report.unverified)
+
+
+class Tanh:
+    def forward(self, x):
+        self.y = torch.tanh(x)
+        return self.y
+
+    def backward(self, dy):
+        return dy * (1 - self.y**2)
+
+
+def test_an_object_without_tensors_may_take_them():
+    assert wrong(Tanh, x="N D") == wrong(Tanh(), x="N D") == set()
+
+
+class Inside:
+    """Takes and gives arrays of NumPy."""
+
+    def forward(self, x):
+        self.x = x
+        return torch.sin(torch.from_numpy(np.ascontiguousarray(x))).numpy()
+
+    def backward(self, dy):
+        return dy * np.cos(self.x)
+
+
+def test_an_object_that_converts_arrays_itself_is_left_to():
+    assert wrong(Inside, x="N D") == set()
+
+
+class Raises(Plain):
+    def forward(self, x):
+        raise torch.cuda.OutOfMemoryError("no such shape")
+
+
+def test_an_object_that_does_not_run_is_refused_with_what_it_raised():
+    with pytest.raises(gv.DeclarationError, match="does not run on tensors: OutOfMemoryError: no such shape"):
+        gv.check(Raises(3, 2), x="N 3")

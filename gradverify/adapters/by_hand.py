@@ -5,6 +5,8 @@ gradverify.check(forward, backward, x="N D", W="D H")    # forward -> (y, saved)
 
 from __future__ import annotations
 
+import copy
+import inspect
 import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
@@ -15,11 +17,14 @@ import numpy as np
 from gradverify.adapters import convention
 from gradverify.adapters._engines.references import refers_to
 from gradverify.adapters._nested import is_nested
-from gradverify.adapters._normal import examples, flat, sketch, split
+from gradverify.adapters._normal import annotated, examples, flat, sketch, split
+from gradverify.adapters._objects.guesses import methods_of
 from gradverify.adapters._pair import reordered
 from gradverify.adapters.declared import from_pair
 from gradverify.core.declare.functions import arguments, taken_by
 from gradverify.core.declare.layer import Layer
+from gradverify.core.errors import DeclarationError
+from gradverify.core.nouns.ledger import NotVerified
 
 
 def _package(target: Any) -> str | None:
@@ -61,6 +66,60 @@ def by_hand(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
 
     names = split(declaration)[0]
     return jax_layer(_custom(forward, backward, names), **{"forward_mode": False, **declaration})
+
+
+def _holds(target: Any) -> bool:
+    """An object, or its class, with forward and backward on tensors of torch."""
+    torch: Any = sys.modules.get("torch")
+    cls = target if inspect.isclass(target) else type(target)
+    if not hasattr(torch, "nn") or inspect.isroutine(target) or cls.__module__.partition(".")[0] == "torch":
+        return False
+    found = None if issubclass(cls, torch.nn.Module) else methods_of(cls)
+    own = (f for c in cls.__mro__ for f in vars(c).values() if inspect.isfunction(f))
+    return found is not None and all(found) and any(refers_to(f, "torch") for f in own)
+
+
+@convention(
+    'gradverify.check(Linear(3, 2), x="N 3")  # an object with forward and backward on tensors of torch',
+    _holds,
+    name="held_tensors",
+    priority=60,
+)
+def held_tensors(target: Any, /, *, name: str | None = None, **declaration: Any) -> Layer:
+    """A Layer of an object that holds tensors; of one that takes and gives arrays of NumPy, the plain one.
+
+    Parameters
+    ----------
+    target : the object, or its class, which `init` says how to build, as for an nn.Module
+    **declaration : as for an nn.Module
+
+    Raises
+    ------
+    DeclarationError
+        If it cannot be built, or its forward takes no tensors.
+    """
+    from gradverify.adapters._torch.held import module_of
+    from gradverify.adapters._torch.module import built
+    from gradverify.adapters.stateful import stateful
+    from gradverify.adapters.torch_ import torch_layer
+
+    methods: Any = declaration.pop("methods", None) or methods_of(target if inspect.isclass(target) else type(target))
+    primals, settings = split({n: v for n, v in declaration.items() if n != "init"})
+    label, line = str(name or getattr(target, "__name__", type(target).__name__)), ""
+    instance = target
+    if inspect.isclass(target):
+        instance, primals, line = built(label, target, declaration.get("init"), primals)
+    planned = sketch(primals, settings, name=label)
+    if _in_numpy(getattr(copy.deepcopy(instance), methods[0]), {**primals, **settings}):
+        return stateful(target, name=name, methods=methods, **declaration)
+    arrays = next((list(arrays.values()) for arrays, _ in examples(planned)), [])
+    try:
+        module, open_ = module_of(instance, methods, arrays, dict(planned.default_options))
+    except Exception as error:
+        raise DeclarationError(f"{label} does not run on tensors: {type(error).__name__}: {error}") from error
+    layer = torch_layer(module, name=label, **primals, **settings)
+    missing = [NotVerified(path, "no gradient was found of this tensor", blocks=True) for path in open_]
+    return annotated(layer.derive(unverified=(*layer.unverified, *missing)), line)
 
 
 def _in_numpy(forward: Callable[..., Any], declaration: dict[str, Any]) -> bool:
