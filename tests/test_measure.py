@@ -337,12 +337,6 @@ def test_an_entry_of_ordinary_size_or_none_has_been_looked_at_as_closely_as_can_
     assert sweep.verdicts[:2].tolist() == [DISAGREES] * 2 and sweep.numerical[:2].tolist() == [0.0] * 2
 
 
-def test_outputs_that_stay_where_they_are_when_an_entry_moves_have_no_weight():
-    point = swept(lambda x: np.array([2 * x[0], 3 * x[1], np.abs(x[0]), 1.0]), 1.0, [0.5, 2.0]).point
-    for entry, weights in ((0, [1, 0, 1, 0]), (1, [0, 1, 0, 0])):
-        assert measure._moved(point, np.array([entry]), np.array([0.5, 2.0])).weights.tolist() == weights
-
-
 # -- up the ladder ---------------------------------------------------------------------------------
 
 
@@ -394,17 +388,6 @@ def test_a_level_need_not_go_on_for_ever():
 def test_a_step_is_one_between_levels_only_where_it_is_flat_on_both_sides():
     for beside in (lambda x: np.where(x > 0, 1 + x, 0.0), lambda x: np.where(x > 0, 1.0, x)):
         assert jumping(beside, 1, slope=0.0) == ["undeclared"]
-
-
-def test_rounding_in_proportion_to_the_step_is_heard_at_steps_with_other_digits():
-    """The normed values of zeros add up to a constant share of each step, and to no noise."""
-
-    def normed(x):
-        d = x - x.mean()
-        return (d / np.sqrt((d * d).mean() + 1e-5)).sum()
-
-    assert climbed(normed, 0.0, np.zeros(3)).verdicts.tolist() == [UNRESOLVED] * 3
-    assert climbed(normed, 1e-3, np.zeros(3)).verdicts.tolist() == [DISAGREES] * 3
 
 
 def test_the_value_that_is_kept_is_the_measured_one():

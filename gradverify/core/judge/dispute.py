@@ -57,8 +57,8 @@ class Dispute:
             self._has_kink.append(has_kink(point) or bool(tied and has_corner(point)))
         return self._has_kink[0]
 
-    def only(self, rows: Array) -> Dispute:
-        """The dispute over some of the entries; `rows` is a mask or indices."""
+    def only(self, rows: Array | slice) -> Dispute:
+        """The dispute over some of the entries; `rows` is a mask, indices or a slice."""
         entries, analytic = self.entries[rows], self.analytic[rows]
         return Dispute(self.point, entries, analytic, self.numerical[rows], self.bound[rows], self._has_kink)
 

@@ -21,14 +21,13 @@ UPWARD = ladder.RATIO ** np.arange(8.0)  # steps from the best one upward, each 
 SKIPPED = 2  # at the most, of the first ones
 DOWNWARD = ladder.RATIO ** -np.arange(1.0, 5.0)  # and from there downward
 TINIEST = 2.0 ** -np.array([12.0, 18.0, 24.0, 30.0])  # natural steps over which the outputs change by the same ...
-STEADY, JUMPS = 0.9, 16  # ... to this share, where forward jumps, or turns over; entries that are looked at
+STEADY, JUMPS = 0.9, 16  # ... to this share, where forward jumps; entries that are looked at first
 SHEER = 2.0**-44  # natural steps, some units in the last place, over which nothing but a jump changes by as much ...
 SHEERER = 2.0 ** -np.arange(5.0, 125.0, 5.0)  # times that, where the entry is so small that this can be stepped ...
 GRADUAL = 2.0**-6  # ... and a slope, at one of them, changes by between this share of it and STEADY
 MODEST = 1e3  # ... unless values are larger than this: a transition between scores of 1e10 is steeper
 TALL = 1e-3  # of the outputs: a forward that iterates to a tolerance jumps by less
 SMALL = 1e-3  # of the natural step: an entry below may be far from what its primal's scale tells
-OTHER = np.array([1.37, 1.83]) * 2.0**-6  # times the best step: small enough that truncation is below noise
 LARGE = (1.0, 2.0**-4, 2.0**-8)  # relative steps at which to ask whether anything moves at all
 
 
@@ -134,7 +133,6 @@ def climb(sweep: Sweep, todo: Array) -> None:
             measured(sweep, todo, ladder.entrywise(point, todo, known[todo], side=side))
     _closer(sweep, every)
     _jumping(sweep, every[(sweep.verdicts[every] == DISAGREES) | ~np.isfinite(sweep.bound[every])])
-    _other_digits(sweep, every)
 
 
 def _contradicted(rate: Array, noise: Array, off: Array, bound: Array) -> Array:
@@ -151,26 +149,6 @@ def _contradicted(rate: Array, noise: Array, off: Array, bound: Array) -> Array:
     last = np.arange(off.size), rate.shape[1] - 1 - np.argmax(usable[:, ::-1], axis=1)
     near, far = np.abs(rate[last]), np.abs(rate[last] - off)
     return np.asarray((np.abs(off) > bound) & (near < far - noise[last] - bound))
-
-
-def _other_digits(sweep: Sweep, entries: Array) -> None:
-    """Widen the bound of what disagrees by what it changes over steps with other digits than those of the ladder.
-
-    All of these are powers of two times one number. Where what is added up inside is rounded in proportion to the step,
-    as around a point at which all outputs are 0, their quotients are one wrong number, and no noise shows:
-    LayerNorm(x).sum() of three zeros changes by 2^-45 of each step.
-    """
-    wrong = sweep.among(entries, DISAGREES)
-    if wrong.size == 0 or sweep.point.loudness > 0:
-        return
-    estimate, _, _ = central(sweep.point, wrong, best_step(sweep.point.eps) * OTHER, sweep.analytic)
-    with np.errstate(invalid="ignore"):
-        apart = np.abs(estimate.value - sweep.numerical[wrong])
-        heard = (apart > estimate.rounding + sweep.bound[wrong]) & np.isfinite(estimate.rounding)
-    more = np.where(heard, apart, 0.0).max(axis=0)
-    sweep.bound[wrong] += more
-    known, value, bound = sweep.analytic[wrong], sweep.numerical[wrong], sweep.bound[wrong]
-    sweep.settle(wrong[more > 0], judge(known, value, bound, sweep.floor(wrong, value))[more > 0])
 
 
 def _jumping(sweep: Sweep, entries: Array) -> None:
@@ -234,29 +212,15 @@ def _closer(sweep: Sweep, entries: Array) -> None:
 
     An even function such as 1/x^2 differences to 0 across its pole, and looks converged. Of two estimates that
     exclude each other the one at smaller steps is right: a larger step counts while it agrees with smaller ones.
-    Where the smaller ones tell nothing beside numbers whose last place is no small step, the larger ones do not either.
     """
     own = np.abs(sweep.point.values)
     wrong = sweep.among(entries, DISAGREES)
     small = wrong[(own[wrong] > 0) & (own[wrong] < SMALL * sweep.point.scale[wrong])]
     if small.size == 0:
         return
-    coarse = ladder.coarse(sweep.point)
-    near = _moved(sweep.point, small, own) if coarse else sweep.point
-    close = ladder.entrywise(near, small, sweep.analytic[small], scale=own[small].astype(float))
+    close = ladder.entrywise(sweep.point, small, sweep.analytic[small], scale=own[small].astype(float))
     apart = np.abs(close.value - sweep.numerical[small]) > close.bound + sweep.bound[small]
-    apart |= ~np.isfinite(close.bound) & coarse
     measured(sweep, small[apart], close.rows(apart), True)
-
-
-def _moved(point: Point, entries: Array, step: Array) -> Point:
-    """The point with no weight on outputs that stay what they are when entries move: these lend but their rounding."""
-    rows = np.zeros((2, point.size))
-    rows[:, entries] = step[entries] * np.array([[1.0], [-1.0]])
-    y = point.outputs(point.unpacked(point.values + rows, point.slots), 2)
-    near = Point(point.layer, point.case, None, point.memory)
-    near.weights = np.where((y == point.base).all(axis=0), 0.0, point.weights)
-    return near
 
 
 def measured(
@@ -295,21 +259,5 @@ def allow(sweep: Sweep, wrong: Array, allowance: Callable[[bool], Array]) -> Arr
     pardoned = error <= FIRM * sweep.bound[wrong]
     sweep.settle(wrong[pardoned], UNRESOLVED)
     sweep.settle(wrong[error <= sweep.bound[wrong]], AGREES)
-    if ladder.coarse(point) and not (pardoned | apart).all():
-        apart |= _between_steps(sweep, wrong, error)
     sweep.settle(wrong[apart & ~pardoned], UNRESOLVED, APART)
     return wrong[~pardoned & ~apart]
-
-
-def _between_steps(sweep: Sweep, entries: Array, error: Array) -> Array:
-    """Which of a few entries have another gradient on both sides, as near as the smallest step: no difference tells of
-    a softmax of scores of 1e8 that turns over within that.
-    """
-    point, found = sweep.point, np.zeros(entries.size, bool)
-    for k, entry in enumerate(entries[:JUMPS]):
-        smallest = ladder.steps(point, entries[k : k + 1])[0, -1]
-        there = point.gradients_along(int(entry), smallest * np.array([1.0, -1.0]))
-        if there is None or not (np.abs(there - sweep.analytic[entry]) > 0.5 * error[k]).all():
-            break  # there is a finding whatever the others say
-        found[k] = True
-    return found
