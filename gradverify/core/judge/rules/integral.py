@@ -18,7 +18,6 @@ from gradverify.core.nouns import Array
 _NEAR, _PLACES = 1e-7, 4  # of the entry, and units in its last place: a continuous gradient changes little over them
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)  # exact to the degree 15; what is left says nothing (`_SHARE`)
 _HALVES = 4.0 ** -np.arange(1.0, 7.0)  # half lengths of the way, in natural steps, from a fourth to 1/4096
-_TINY = 1e-2  # natural steps below which ways of the length of 1 are tried too: noise is less over longer ones
 _SHARE = 0.1  # of the disagreement that the integral may be off by
 _FAINT = 2.0**32  # roundings: a disagreement above this share of the natural gradient (1e-6) is not due to them ...
 _LOUD = 1e-6  # ... and in lower precision, of which few fit into it, only where backward keeps its value for a way
@@ -45,12 +44,11 @@ def _holds(point: Point, entry: int, analytic: float, gap: float) -> bool:
     close = point.gradients_along(entry, near * (abs(float(point.values[entry])) or scale))
     if close is None or not np.all(np.abs(close - analytic) <= _SHARE * gap):
         return False
-    reaches = [scale * _HALVES, _HALVES] if scale < _TINY else [scale * _HALVES]
     part = _PART if gap > _LOUD * point.inner / (point.eps * scale) else 0.0
-    return any(_agrees_twice(point, entry, widths, analytic, gap, part) for widths in reaches)
+    return _agrees_twice(point, entry, analytic, gap, part)
 
 
-def _agrees_twice(point: Point, entry: int, widths: Array, analytic: float, gap: float, part: float) -> bool:
+def _agrees_twice(point: Point, entry: int, analytic: float, gap: float, part: float) -> bool:
     """Whether two neighbouring intervals agree: one could by accident.
 
     Parameters
@@ -58,7 +56,7 @@ def _agrees_twice(point: Point, entry: int, widths: Array, analytic: float, gap:
     part : of the nodes, where backward must be what it is at the point: where it has settled, the sum says nothing
     """
     before = False
-    for width in widths:
+    for width in point.scale[entry] * _HALVES:
         d = point.slopes(np.array([entry]), np.array([width]), np.array([-width]))
         values = point.gradients_along(entry, width * _NODES)
         now = False
