@@ -67,6 +67,15 @@ def test_an_output_without_a_kink_has_one_slope(factor, legal):
     assert told[0] == (KINK if legal else DISAGREES)
 
 
+@pytest.mark.parametrize(("factor", "verdict"), [(3.0, KINK), (3.1, DISAGREES)])
+def test_a_slope_without_a_kink_counts_where_it_is_that_of_one_entry_alone(factor, verdict):
+    def forward(x):
+        return np.array([max(x[0], 1.0), 3 * x[0], 0 * x[0]])
+
+    told = outputs_apart(dispute(forward, lambda dy, x: dy[:1] + factor * dy[1:2], [1.0], [1.0, -1.0, 2.0]))
+    assert told.verdicts.tolist() == [verdict]
+
+
 def test_an_entry_without_a_kink_is_left_beside_one_that_has_it():
     def forward(x):
         return np.array([max(x[0], x[1]), 3 * x[2]])
@@ -158,18 +167,23 @@ def test_a_backward_that_fails_nearby_excuses_nothing():
 
 @pytest.mark.parametrize(
     ("share", "verdict"),
-    [(0.0, KINK), (1.0, KINK), (1.05, DISAGREES), (-0.05, DISAGREES)],
+    [(0.0, KINK), (1.0, KINK), (1.005, KINK), (1.05, DISAGREES), (-0.05, DISAGREES)],
 )
 def test_a_slope_within_those_nearby_is_a_kink_and_one_beyond_is_none(share, verdict):
-    """|x[0] - x[1]| has the slopes -1 and 1."""
+    """100 |x[0] - x[1]| has the slopes -100 and 100, to two in a hundred of what is in dispute."""
 
     def forward(x):
-        return np.array([np.abs(x[0] - x[1])])
+        return np.array([100 * np.abs(x[0] - x[1])])
 
     def backward(dy, x):
-        return dy[0] * np.array([2 * share - 1, 1 - 2 * share])
+        return 100 * dy[0] * np.array([2 * share - 1, 1 - 2 * share])
 
     assert kinks_meet(dispute(forward, backward, [1.0, 1.0], [1.0])).verdicts.tolist() == [verdict] * 2
+
+
+def test_slopes_that_differ_less_at_nearer_neighbours_are_those_of_a_curve():
+    told = kinks_meet(dispute(lambda x: 1e6 * x**2, lambda dy, x: dy * (2e6 * x + 1), [1.0], [1.0], 2e6))
+    assert told.verdicts.tolist() == [DISAGREES]
 
 
 def test_a_smooth_function_has_no_slopes_nearby_but_its_own():

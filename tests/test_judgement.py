@@ -15,6 +15,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.differentiate.point import Point
 from gradverify.core.judge import says, sweep, table
 from gradverify.core.judge.dispute import Answer, Dispute, answer
+from gradverify.core.judge.rules import cancelling
 from gradverify.core.judge.rules.kink import between
 from gradverify.core.judge.rules.plateau import in_a_row
 from gradverify.core.judge.verdicts import PLAIN
@@ -485,6 +486,47 @@ def test_tied_entries_that_agree_one_by_one_are_no_mistake_together(turned, wron
     layer = Layer(forward, backward, name="singular", x="3 4")
     case = Case("singular", {"x": np.eye(3, 4)}, cotangents=(np.array([1.4, -0.3, 1.4]),))
     assert bool(special.holds(layer, case).findings) == wrong
+
+
+@pytest.mark.parametrize(("floor", "slope", "wrong"), [(0, 0.0, False), (0, 1.0, False), (-9, 1.5, True)])
+def test_zeros_that_move_together_across_kinks_that_cancel_are_no_mistake(floor, slope, wrong):
+    """relu(s) - relu(-s) is s, and any slope of a relu at 0 is legal; where the kink is elsewhere there is one slope."""
+
+    def forward(x, w, v):
+        z = x @ w
+        return np.maximum(z, floor) @ v, (x, w, v, z)
+
+    def backward(dy, saved):
+        x, w, v, z = saved
+        dz = dy @ v.T * np.where(z == 0, slope, z > floor)
+        return dz @ w.T, x.T @ dz, np.maximum(z, floor).T @ dy
+
+    layer = Layer(forward, backward, name="net", x="N D", w="D H", v="H M")
+    primals = {"x": np.zeros((2, 2)), "w": np.array([[1.0, -1.0]] * 2), "v": np.array([[1.0], [-1.0]])}
+    assert bool(special.holds(layer, Case("net", primals, seed=0)).findings) == wrong
+
+
+@pytest.mark.parametrize(("gap", "verdict"), [(2e-4, UNRESOLVED), (1e-2, DISAGREES), (0.5, DISAGREES)])
+@pytest.mark.parametrize("x", [1.0, 3])
+def test_digits_are_lost_as_far_as_they_move_where_values_round_otherwise(x, gap, verdict):
+    """A gradient that a few hundred units in the last place turn by half a radian, times a thousandth."""
+
+    def backward(dy, x):
+        return dy * (1 + 1e-3 * np.sin(1e13 / 3 * x))
+
+    layer = Layer(lambda x: (1.0 * x, x), backward, name="layer", x="N")
+    where = Point(layer, Case("layer", {"x": np.array([x], float)}, cotangents=(np.ones(1),)))
+    assert asked("lost digits", where, 1.0 + gap, 1.0) == verdict
+
+
+def test_kinks_cancel_by_accident_where_numbers_are_round():
+    for values, told in (
+        ([0.3, 0.7, 0.0], True),
+        ([0.3, 0.7], False),
+        ([0.3, 0.7, 1e301], False),
+        ([0.3, -1.25], True),
+    ):
+        assert cancelling._round(np.array(values)) == told
 
 
 def singular(x):
