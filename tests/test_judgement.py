@@ -490,7 +490,7 @@ def test_tied_entries_that_agree_one_by_one_are_no_mistake_together(turned, wron
 
 @pytest.mark.parametrize(("floor", "slope", "wrong"), [(0, 0.0, False), (0, 1.0, False), (-9, 1.5, True)])
 def test_zeros_that_move_together_across_kinks_that_cancel_are_no_mistake(floor, slope, wrong):
-    """relu(s) - relu(-s) is s, and any slope of a relu at 0 is legal; where the kink is elsewhere there is one slope."""
+    """relu(s) - relu(-s) is s, and any slope of a relu at 0 is legal; where it has no kink, one is."""
 
     def forward(x, w, v):
         z = x @ w
