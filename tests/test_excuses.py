@@ -153,6 +153,18 @@ def test_the_first_entry_that_is_wrong_ends_the_search_and_few_are_looked_at():
     assert (many[:8] == UNRESOLVED).all() and (many[8:] == DISAGREES).all()
 
 
+@pytest.mark.parametrize(("spike", "verdict"), [(0.0, UNRESOLVED), (3.0, DISAGREES)])
+def test_a_border_beside_the_point_is_told_where_backward_keeps_its_value_for_a_way(spike, verdict):
+    """Of code in float32 differences tell the slope beyond; an integral is right whatever backward gives at a spike."""
+    at = 1 - 1e-5
+
+    def backward(dy, x):
+        return dy * ((x > 1) + spike * (np.abs(x - at) < 5e-6))
+
+    told = integral(dispute(lambda x: np.maximum(x - 1, 0).astype(np.float32), backward, [at], [1.0], 1.0))
+    assert told.verdicts.tolist() == [verdict]
+
+
 def test_a_backward_that_fails_nearby_excuses_nothing():
     def backward(dy, x):
         if x[0] != -17.0:
