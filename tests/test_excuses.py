@@ -141,6 +141,14 @@ def test_one_whose_integral_is_wrong_is_and_one_that_jumps_at_the_point():
     assert integral(blunt(at=-17.0)).verdicts.tolist() == [DISAGREES]
 
 
+@pytest.mark.parametrize("side", [1.0, -1.0])
+def test_nor_one_that_jumps_on_one_side_of_the_point(side):
+    def backward(dy, x):
+        return tail_slope(dy, x) * np.where((side * (x + 17) >= 0) & (side * (x + 17) < 1e-5), 100.0, 1.0)
+
+    assert integral(dispute(tail, backward, [-17.0], [1.0])).verdicts.tolist() == [DISAGREES]
+
+
 def test_what_disagrees_by_more_than_rounding_is_not_integrated():
     clear = dispute(tail, tail_slope, [-17.0], [1.0], numerical=1e-5)
     assert integral(clear).verdicts.tolist() == [DISAGREES]

@@ -557,3 +557,6 @@ def test_a_value_that_stands_alone_takes_an_entry_out_of_the_dispute_and_a_kink_
     assert asked("isolated", alone, analytic, 1.0) == UNRESOLVED
     assert asked("isolated", point(np.abs, [0.0]), analytic, 1.0) == DISAGREES
     assert asked("isolated", point(lambda x: 1e6 * x**2, [0.0]), analytic, 1.0) == DISAGREES
+    assert asked("isolated", point(lambda x: 1e5 * x**2 / (x**2 + 1e-12), [0.0]), analytic, 1.0) == DISAGREES
+    assert asked("isolated", point(lambda x: np.tanh(1e15 * x), [0.0]), analytic, 1.0) == DISAGREES
+    assert asked("isolated", point(lambda x: 1 / x**2, [1e-9, 1.0]), analytic, 1.0) == DISAGREES  # a pole beside it
