@@ -10,7 +10,7 @@ from gradverify.core.differentiate import ladder
 from gradverify.core.differentiate.central import best_step, central
 from gradverify.core.differentiate.chain import abreast, chain
 from gradverify.core.differentiate.point import Point
-from gradverify.core.differentiate.sides import TINY, finer_scales
+from gradverify.core.differentiate.sides import TINY, finer_scale
 from gradverify.core.judge.verdicts import APART, FAINT, FIRM, JUMP, UNDECLARED, Sweep, judge
 from gradverify.core.nouns import AGREES, DISAGREES, UNRESOLVED, Array, Estimate
 
@@ -108,11 +108,10 @@ def climb(sweep: Sweep, todo: Array) -> None:
     tiny = todo[point.scale[todo] < TINY]  # steps relative to a tiny entry may be far below the length scale
     if tiny.size:
         measured(sweep, tiny, ladder.entrywise(point, tiny, known[tiny], scale=np.ones(tiny.size)), length=1.0)
-    for finer in finer_scales(point):
-        todo = todo[~np.isfinite(sweep.bound[todo])]
-        if todo.size:
-            wary = point.grid is not None
-            measured(sweep, todo, ladder.entrywise(point, todo, known[todo], scale=finer[todo], wary=wary))
+    todo = todo[~np.isfinite(sweep.bound[todo])]
+    if todo.size:
+        finer, wary = finer_scale(point)[todo], point.grid is not None
+        measured(sweep, todo, ladder.entrywise(point, todo, known[todo], scale=finer, wary=wary))
     for side in (+1, -1):  # the edge of a domain has one side only
         todo = todo[~np.isfinite(sweep.bound[todo])]
         if todo.size:
