@@ -167,7 +167,7 @@ def test_entries_beside_much_larger_ones_are_not_judged_by_steps_of_those(large)
     assert verify(layer(0.51), beside.but(primals={"x": np.array([3.0, -1.0, 2.0])}), "gradient").findings
 
 
-@pytest.mark.parametrize(("size", "rows"), [(3, 1), (3, 2), (5, 1), (6, 2), (7, 3)])
+@pytest.mark.parametrize(("size", "rows"), [(3, 1), (3, 2), (3, 3), (5, 1), (6, 2), (7, 3)])
 @pytest.mark.parametrize("wrong", [0.0, 1e-6])
 def test_what_rounds_in_proportion_to_the_step_around_zeros_is_no_slope(size, rows, wrong):
     """Steps that are powers of two times one number round alike, and show no noise."""

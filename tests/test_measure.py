@@ -377,6 +377,17 @@ def test_a_step_is_one_between_levels_only_where_it_is_flat_on_both_sides():
         assert jumping(beside, 1, slope=0.0) == ["undeclared"]
 
 
+def test_rounding_in_proportion_to_the_step_is_heard_at_steps_with_other_digits():
+    """The normed values of zeros add up to a constant share of each step, and to no noise."""
+
+    def normed(x):
+        d = x - x.mean()
+        return (d / np.sqrt((d * d).mean() + 1e-5)).sum()
+
+    assert climbed(normed, 0.0, np.zeros(3)).verdicts.tolist() == [UNRESOLVED] * 3
+    assert climbed(normed, 1e-3, np.zeros(3)).verdicts.tolist() == [DISAGREES] * 3
+
+
 def test_the_value_that_is_kept_is_the_measured_one():
     claimed = 3 + 2e-10
     sweep = swept(lambda x: 3 * x, claimed, [0.7])

@@ -27,6 +27,7 @@ GRADUAL = 2.0**-6  # ... and a slope, at one of them, changes by between this sh
 MODEST = 1e3  # ... unless values are larger than this: a transition between scores of 1e10 is steeper
 TALL = 1e-3  # of the outputs: a forward that iterates to a tolerance jumps by less
 SMALL = 1e-3  # of the natural step: an entry below may be far from what its primal's scale tells
+OTHER = np.array([1.37, 1.83]) * 2.0**-6  # times the best step: small enough that truncation is below noise
 LARGE = (1.0, 2.0**-4, 2.0**-8)  # relative steps at which to ask whether anything moves at all
 
 
@@ -118,6 +119,7 @@ def climb(sweep: Sweep, todo: Array) -> None:
             measured(sweep, todo, ladder.entrywise(point, todo, known[todo], side=side))
     _closer(sweep, every)
     _jumping(sweep, every[(sweep.verdicts[every] == DISAGREES) | ~np.isfinite(sweep.bound[every])])
+    _other_digits(sweep, every)
 
 
 def _contradicted(rate: Array, noise: Array, off: Array, bound: Array) -> Array:
@@ -134,6 +136,26 @@ def _contradicted(rate: Array, noise: Array, off: Array, bound: Array) -> Array:
     last = np.arange(off.size), rate.shape[1] - 1 - np.argmax(usable[:, ::-1], axis=1)
     near, far = np.abs(rate[last]), np.abs(rate[last] - off)
     return np.asarray((np.abs(off) > bound) & (near < far - noise[last] - bound))
+
+
+def _other_digits(sweep: Sweep, entries: Array) -> None:
+    """Widen the bound of what disagrees by what it changes over steps with other digits than those of the ladder.
+
+    All of these are powers of two times one number. Where what is added up inside is rounded in proportion to the step,
+    as around a point at which all outputs are 0, their quotients are one wrong number, and no noise shows:
+    LayerNorm(x).sum() of three zeros changes by 2^-45 of each step.
+    """
+    wrong = sweep.among(entries, DISAGREES)
+    if wrong.size == 0 or sweep.point.loudness > 0:
+        return
+    estimate, _, _ = central(sweep.point, wrong, best_step(sweep.point.eps) * OTHER, sweep.analytic)
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(estimate.value - sweep.numerical[wrong])
+        heard = (apart > estimate.rounding + sweep.bound[wrong]) & np.isfinite(estimate.rounding)
+    more = np.where(heard, apart, 0.0).max(axis=0)
+    sweep.bound[wrong] += more
+    known, value, bound = sweep.analytic[wrong], sweep.numerical[wrong], sweep.bound[wrong]
+    sweep.settle(wrong[more > 0], judge(known, value, bound, sweep.floor(wrong, value))[more > 0])
 
 
 def _jumping(sweep: Sweep, entries: Array) -> None:
