@@ -29,8 +29,8 @@ class Way:
         point, rng = self.point, dispute.case.rng(Stream.STOPPED)
         self.size, at = _room(point, step), dispute.entries
         size = self.size
-        factors = rng.uniform(0.5, 1.0, point.size)
-        self.direction = size * rng.choice([-1.0, 1.0], point.size) * factors
+        self.factors = rng.uniform(0.5, 1.0, point.size)
+        self.direction = size * rng.choice([-1.0, 1.0], point.size) * self.factors
         self.direction[at] = size[at] * np.sign(dispute.numerical - dispute.analytic)
         self.gap = float(dispute.gap @ size[at])
         weight = np.abs(point.weights)
@@ -68,13 +68,15 @@ class Way:
         except LayerFailure:
             return np.full(self.point.size, np.inf)
 
-    def jump(self, reach: float) -> Jump | None:
-        """One of forward within reach: small beside the outputs, as where it converges."""
+    def jump(self, reach: float, centre: Array | None = None, direction: Array | None = None) -> Jump | None:
+        """One of forward within reach, here or on another way: small beside the outputs, as where it converges."""
         if not self.loud.size:
             return None
+        middle = self.point.values if centre is None else centre
+        along = self.direction if direction is None else direction
 
         def outputs(steps: Array) -> Array:
-            return self.outputs(self.point.values + steps[:, None] * self.direction)
+            return self.outputs(middle + steps[:, None] * along)
 
         here = self.point.base[self.loud] * self.point.weights[self.loud]
         ends = outputs(np.array([reach, -reach]))

@@ -23,6 +23,7 @@ from gradverify.core.judge.way import JUMPS, LITTLE, NEAREST, SMALL, Way, undone
 from gradverify.core.nouns import Array
 
 _FAINT = 0.05  # of what a relative change of the entry would amount to; what is more is no unfinished iteration
+_LOW = 0.01  # steps that may change nothing: beside b of 1000, conjugate gradients to 1e-4 see no matrix of 1e-4
 _NEAR = (NEAREST, 2.0, 0.05)  # steps within which a jump is looked for
 _WINDOWS = 4.0 ** np.arange(3.0)  # ways that are wider than the nearest that crosses the jump
 _WIDTHS = 2.0 ** -np.arange(4.0, 34.0)  # of a spike: within it, differences lack at least ...
@@ -52,27 +53,29 @@ def stops_short(dispute: Dispute) -> tuple[bool, bool]:
     told of the layer once for all, since it jumps.
     """
     natural = dispute.point.scale
-    ways = _ways(dispute, (np.minimum(natural, 1.0), np.ones_like(natural)))
-    if not _below(dispute, _LOST) and not _continuous(ways[0]):
+    small, wide, unit = _ways(dispute, (np.minimum(natural, 1.0), natural, np.ones_like(natural)))
+    ways = list(dict.fromkeys((small, wide, unit) if natural.min() < _LOW else (small, wide)))
+    every = dict.fromkeys((*ways, unit))
+    if not _below(dispute, _LOST) and not _continuous(small):
         return False, True
     if any(map(_spiked, ways)):
         return True, True
     if not _below(dispute, _FAINT):
         return False, True
-    found = (
-        any(_explained(way, reach) for way in ways for reach in _NEAR)
-        or any(map(_told_aside, ways))
-        or any(way.slight and _backward_explains(way, reach) for way in ways for reach in _NEAR)
-    )
-    return found, any(way.jumps for way in ways)
+    found = any(_explained(way, reach) for way in ways for reach in _NEAR)
+    elsewhere = not found and any(_explained_elsewhere(unit, reach) for reach in _NEAR)  # shows whether there are jumps
+    found = found or (unit.slight and elsewhere)
+    found = found or any(map(_told_aside, every))
+    found = found or any(way.slight and _backward_explains(way, reach) for way in ways for reach in _NEAR)
+    return found, any(way.jumps for way in every)
 
 
 def _ways(dispute: Dispute, steps: Iterable[Array]) -> list[Way]:
-    """One for each step, and one alone for two steps of which a domain leaves the same."""
+    """One for each step; the same one for two steps of which a domain leaves the same."""
     ways: list[Way] = []
-    for new in (Way(dispute, step) for step in steps):
-        if not any(np.array_equal(way.size, new.size) for way in ways):
-            ways.append(new)
+    for step in steps:
+        new = Way(dispute, step)
+        ways.append(next((way for way in ways if np.array_equal(way.size, new.size)), new))
     return ways
 
 
@@ -108,6 +111,19 @@ def _explained(way: Way, reach: float) -> bool:
         return False
     nearest = 1.1 * abs(jump.at)
     return _takes_back(way, jump, [half for half in nearest * _WINDOWS if half <= max(reach, nearest)])
+
+
+def _explained_elsewhere(way: Way, reach: float) -> bool:
+    """Whether a jump takes the gap back that forward makes where the entries of each primal are alike: their mean in
+    place of each, along a direction in which they grow together.
+
+    Of many entries that differ, some are always among the slowest, and the number of iterations is the same far
+    around the point.
+    """
+    centre, direction = np.empty(way.point.size), np.empty(way.point.size)
+    for part in (slice(slot.start, slot.stop) for slot in way.point.slots if slot.stop > slot.start):
+        centre[part], direction[part] = way.point.values[part].mean(), way.size[part].mean() * way.factors[part]
+    return _takes_back(way, way.jump(reach, centre, direction))
 
 
 def _spiked(way: Way) -> bool:
