@@ -156,6 +156,15 @@ def test_tied_entries_that_claim_too_much_are_found_at_steep_slopes_too():
     assert [finding.kind for finding in special.holds(twice, case).findings] == ["tie"]
 
 
+def test_a_root_beside_much_larger_numbers_is_not_told_by_steps_that_move_only_these():
+    """Over steps of 1e50 a root of 2 looks flat, and over its own the others lend but their rounding."""
+    root = layers.get("sqrt")
+    case = Case("sqrt", {"x": np.array([[1e50] * 3, [1e50, 2.0, 1e50]])}, seed=2884, step=3e-4)
+    assert not verify(root, case, ["gradient", "special"]).findings
+    wrong = root.derive(backward=lambda dy, saved: 1.001 * root.backward(dy, saved))
+    assert verify(wrong, case.but(primals={"x": np.array([[3.0, 2.0]])}), "gradient").findings
+
+
 @pytest.mark.parametrize("large", [1e6, 1e16, 1e50])
 def test_entries_beside_much_larger_ones_are_not_judged_by_steps_of_those(large):
     def layer(factor):

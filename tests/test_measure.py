@@ -324,6 +324,12 @@ def test_an_entry_of_ordinary_size_or_none_has_been_looked_at_as_closely_as_can_
     assert sweep.verdicts[:2].tolist() == [DISAGREES] * 2 and sweep.numerical[:2].tolist() == [0.0] * 2
 
 
+def test_outputs_that_stay_where_they_are_when_an_entry_moves_have_no_weight():
+    point = swept(lambda x: np.array([2 * x[0], 3 * x[1], np.abs(x[0]), 1.0]), 1.0, [0.5, 2.0]).point
+    for entry, weights in ((0, [1, 0, 1, 0]), (1, [0, 1, 0, 0])):
+        assert measure._moved(point, np.array([entry]), np.array([0.5, 2.0])).weights.tolist() == weights
+
+
 # -- up the ladder ---------------------------------------------------------------------------------
 
 

@@ -213,15 +213,29 @@ def _closer(sweep: Sweep, entries: Array) -> None:
 
     An even function such as 1/x^2 differences to 0 across its pole, and looks converged. Of two estimates that
     exclude each other the one at smaller steps is right: a larger step counts while it agrees with smaller ones.
+    Where the smaller ones tell nothing beside numbers whose last place is no small step, the larger ones do not either.
     """
     own = np.abs(sweep.point.values)
     wrong = sweep.among(entries, DISAGREES)
     small = wrong[(own[wrong] > 0) & (own[wrong] < SMALL * sweep.point.scale[wrong])]
     if small.size == 0:
         return
-    close = ladder.entrywise(sweep.point, small, sweep.analytic[small], scale=own[small].astype(float))
+    coarse = ladder.coarse(sweep.point)
+    near = _moved(sweep.point, small, own) if coarse else sweep.point
+    close = ladder.entrywise(near, small, sweep.analytic[small], scale=own[small].astype(float))
     apart = np.abs(close.value - sweep.numerical[small]) > close.bound + sweep.bound[small]
+    apart |= ~np.isfinite(close.bound) & coarse
     measured(sweep, small[apart], close.rows(apart), True)
+
+
+def _moved(point: Point, entries: Array, step: Array) -> Point:
+    """The point with no weight on outputs that stay what they are when entries move: these lend but their rounding."""
+    rows = np.zeros((2, point.size))
+    rows[:, entries] = step[entries] * np.array([[1.0], [-1.0]])
+    y = point.outputs(point.unpacked(point.values + rows, point.slots), 2)
+    near = Point(point.layer, point.case, None, point.memory)
+    near.weights = np.where((y == point.base).all(axis=0), 0.0, point.weights)
+    return near
 
 
 def measured(
