@@ -21,6 +21,7 @@ UPWARD = ladder.RATIO ** np.arange(8.0)  # steps from the best one upward, each 
 DOWNWARD = ladder.RATIO ** -np.arange(1.0, 5.0)  # and from there downward
 TINIEST = 2.0 ** -np.array([12.0, 18.0, 24.0, 30.0])  # natural steps over which the outputs change by the same ...
 STEADY = 0.9  # ... to this share, where forward jumps
+TURNING = 16  # entries that are looked at where a gradient may turn over within the smallest step
 SHEER = 2.0**-44  # natural steps, some units in the last place, over which nothing but a jump changes by as much ...
 SHEERER = 2.0 ** -np.arange(5.0, 125.0, 5.0)  # times that, where the entry is so small that this can be stepped ...
 GRADUAL = 2.0**-6  # ... and a slope, at one of them, changes by between this share of it and STEADY
@@ -274,5 +275,21 @@ def allow(sweep: Sweep, wrong: Array, allowance: Callable[[bool], Array]) -> Arr
     pardoned = error <= FIRM * sweep.bound[wrong]
     sweep.settle(wrong[pardoned], UNRESOLVED)
     sweep.settle(wrong[error <= sweep.bound[wrong]], AGREES)
+    if ladder.coarse(point) and not (pardoned | apart).all():
+        apart |= _between_steps(sweep, wrong, error)
     sweep.settle(wrong[apart & ~pardoned], UNRESOLVED, APART)
     return wrong[~pardoned & ~apart]
+
+
+def _between_steps(sweep: Sweep, entries: Array, error: Array) -> Array:
+    """Which of a few entries have another gradient on both sides, as near as the smallest step: no difference tells of
+    a softmax of scores of 1e8 that turns over within that.
+    """
+    point, found = sweep.point, np.zeros(entries.size, bool)
+    for k, entry in enumerate(entries[:TURNING]):
+        smallest = ladder.steps(point, entries[k : k + 1])[0, -1]
+        there = point.gradients_along(int(entry), smallest * np.array([1.0, -1.0]))
+        if there is None or not (np.abs(there - sweep.analytic[entry]) > 0.5 * error[k]).all():
+            break  # there is a finding whatever the others say
+        found[k] = True
+    return found

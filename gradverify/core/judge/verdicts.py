@@ -26,7 +26,7 @@ PLAIN = {
     UNDECLARED: TORN,
     TOO_WIDE: "rounding in the forward leaves a bound too wide to tell",
     TOO_CLOSE: f"the difference is more than its bound and less than {FIRM:g} bounds",
-    APART: "values are so large that backward differs by as much one unit in their last place away",
+    APART: "values are so large that backward differs by as much over the smallest step that tells",
     FAINT: "the difference is less than what values inside the layer are rounded by",
     SCREENED: "not looked at one by one; directions over all entries cover it",
     ENOUGH: "another entry of this primal is wrong for certain, so this one was not tried",
