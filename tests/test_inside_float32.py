@@ -101,3 +101,10 @@ def inside(name):
 def test_layers_that_compute_in_float32_are_right(name, seed):
     """Each of these had a finding at its seed: a border next to a step, a mean that memory order rounds otherwise."""
     assert check_layer(inside(name), Settings(examples=60, seed=seed)).ok
+
+
+def test_a_gate_that_turns_over_within_the_smallest_step_is_left_open():
+    settings = Settings(examples=30, seed=300, properties=("gradient", "special"))
+    assert check_layer(inside("lstm"), settings).ok
+    slip = inside("lstm").derive(backward=lambda *arguments: [1.01 * g for g in inside("lstm").backward(*arguments)])
+    assert not check_layer(slip, settings).ok

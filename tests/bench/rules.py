@@ -25,7 +25,7 @@ from gradverify.core.evaluate import LayerFailure
 from gradverify.core.evaluate.limits import time_limit
 from gradverify.core.judge import sweep, table
 from gradverify.core.judge.dispute import Dispute
-from gradverify.core.nouns import DISAGREES, Case
+from gradverify.core.nouns import DISAGREES, Array, Case
 from gradverify.core.properties import Property, properties
 from gradverify.mutants import shelf
 from tests.bench.false_alarms import shelf as awkward
@@ -49,7 +49,7 @@ def counted(counts: dict[str, Count], name: list[str], without: Sequence[str] = 
     """Inside, every rule is asked about every dispute, and what it says is counted; and what only `without` excuse."""
     original = table.tried
 
-    def tried(dispute: Dispute) -> table.Outcome:
+    def tried(dispute: Dispute) -> tuple[Array, Array]:
         everyone = []
         for rule in table.ordered():
             count = counts.setdefault(rule.name, Count())

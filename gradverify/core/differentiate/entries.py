@@ -123,19 +123,6 @@ class Entries(Forward):
         largest: Array = np.repeat(np.maximum.reduceat(size, self._starts), self._lengths)
         return largest
 
-    def displaced_by(self, entries: Array, offsets: Array) -> dict[str, Array]:
-        """Copies of the primals that have these entries, with all of them displaced."""
-        moved = {}
-        for slot in self.slots:
-            inside = (entries >= slot.start) & (entries < slot.stop)
-            if inside.any():
-                array = np.array(self.primals[slot.name], order="C")
-                real = array.view(array.real.dtype).reshape(-1)
-                at = entries[inside] - slot.start
-                real[at] = displaced(real[at], offsets[inside], self.grid)
-                moved[slot.name] = array
-        return moved
-
     def unpacked(self, flat: Array, slots: tuple[Slot, ...]) -> dict[str, Array]:
         """Stacked primals by name, shape (count, *shape), from rows of the flat vector.
 

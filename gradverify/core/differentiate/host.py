@@ -181,11 +181,9 @@ class HostPoint(Entries):
 
     def jointly(self, entries: Array, a: Array, b: Array) -> Differences:
         """The difference where all these entries move at once: one row, whose `gap` says nothing."""
-        if self._abreast(2 + noise.POINTS):
-            at = np.repeat([0, 1], entries.size), np.concatenate([entries, entries])
-            y, _ = self._displaced_rows(2, at, np.concatenate([a, b]), self.slots)
-        else:
-            y = np.stack([self.flat(self.displaced_by(entries, offsets)) for offsets in (a, b)])
+        ways = np.zeros((2, self.size))
+        ways[:, entries] = a, b
+        y = np.stack([self.row_along(way, 1.0) for way in ways])
         return self._contract(y[:1], y[1:], np.zeros(1), a, 1)
 
     def together(self, groups: list[Array], steps: Array) -> Differences | None:

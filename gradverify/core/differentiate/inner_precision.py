@@ -19,7 +19,6 @@ _SMALL = 2.0**-32  # relative change that float64 hears, and float32 only where 
 _LARGER = ((2.0**-18, np.float32), (2.0**-8, np.float16))  # and the first larger one that is heard tells which it is
 _ULPS = 8.0  # units in the last place of an output that the small change would make, judged by the larger one
 _MOST = 0.5  # share of the changes due that are silent: float64 hears nearly all of them, float32 one in hundreds
-_ROUND = 256  # numbers with no more than eight bits are round, and fit every type
 _INWARDS = 1e-3  # of an entry in a domain with bounds, towards zero: fills its digits and leaves no domain
 
 
@@ -44,7 +43,6 @@ def _tried(point: Point) -> Any:
     found = []
     try:
         base = point.flat(tame)
-        found.append(_type_of_values(base))
         for slot in point.slots:
             changes = []
             for part in (_SMALL, *(step for step, _ in _LARGER)):
@@ -55,15 +53,6 @@ def _tried(point: Point) -> Any:
     except LayerFailure:
         return None
     return next((kind for _, kind in reversed(_LARGER) if kind in found), None)
-
-
-def _type_of_values(base: Array) -> Any:
-    """The type that holds every output exactly, though they are no round numbers."""
-    finite = base[np.isfinite(base)]
-    several = np.sum(np.frexp(finite)[0] * _ROUND % 1 != 0) > 1
-    with np.errstate(over="ignore"):
-        exact = [kind for _, kind in _LARGER if several and (finite.astype(kind) == finite).all()]
-    return exact[-1] if exact else None
 
 
 def _type_of_changes(base: Array, changes: list[Array]) -> Any:

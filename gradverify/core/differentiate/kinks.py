@@ -16,7 +16,6 @@ from gradverify.core.nouns import Array
 STEP = 1e-6  # in natural units, of code in float64; others take the square root of their precision more
 RATIO = 4.0  # of the two steps: a power of two, so that the nearer one is exact
 SMOOTH = 8.0  # between RATIO, by which a kink's second difference shrinks, and its square, by which a curve's does
-WIDER = 4.0 ** np.arange(6.0, -1.0, -1.0)  # times the usual step, where few entries move
 BESIDE = 0.02  # of the step: as far from its ties a neighbour is put, to be among them and not on its own kink
 CORNERS = 6  # pairs of neighbours; where three numbers are equal a pair shows no corner in one of three
 LOUD = 64.0  # typical roundings of an output, above which a second difference is heard
@@ -87,29 +86,6 @@ def crowded(groups: Array, entries: Array) -> Array:
     """Whether each entry is tied with at least two others, shape (n,); `groups` as `ties` gives them."""
     many: Array = np.bincount(groups)[groups[entries]] > 2
     return many
-
-
-def has_faint_kink(point: Point, entries: Array) -> bool:
-    """Whether some output has a kink along a direction of some entries, over wider steps than the usual one.
-
-    A kink that is faint beside all else is drowned by what the other entries curve, and over the smallest steps by
-    rounding; entries of little effect curve little, and may take wider steps. What is rounded inside is no larger over
-    wide steps than over narrow ones; a kink is, in proportion. Costs fourteen forwards.
-
-    Parameters
-    ----------
-    entries : flat indices of those that move
-    """
-    direction = np.zeros(point.size)
-    direction[entries] = _direction(point)[entries]
-    steps = reach(point) * np.concatenate([WIDER, -WIDER])
-    y = point.outputs(point.displaced_along(direction, steps, steps.size, None)[0], steps.size)
-    bends = np.abs(y[: WIDER.size] + y[WIDER.size :] - 2 * point.base)
-    heard = bends > LOUD * point.relative * (np.abs(y).max(axis=0) + np.abs(point.base))
-    with np.errstate(all="ignore"):
-        falls = bends[:-1] / bends[1:]
-    kinked = heard[:-1] & (falls > RATIO / 2) & (falls < SMOOTH)
-    return bool((kinked[1:] & kinked[:-1]).any())
 
 
 def _direction(point: Point, k: int = 0) -> Array:

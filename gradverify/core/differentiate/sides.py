@@ -8,11 +8,12 @@ from gradverify.core.differentiate import ladder
 from gradverify.core.differentiate.point import Point
 from gradverify.core.nouns import Array, Estimate
 
+_FINER = 1e-4  # of the natural scale: the ladder from there reaches the last places of a number
 TINY = 1e-2  # natural steps below this may be far below the length scale of the function: 1 is tried, too
 
 
 def one_sided(point: Point, entries: Array, analytic: Array, side: int) -> Estimate:
-    """One-sided slopes at the natural scale, or at the finest one that tells.
+    """One-sided slopes at the natural scale, or at a finer one where that does not tell.
 
     Parameters
     ----------
@@ -20,21 +21,16 @@ def one_sided(point: Point, entries: Array, analytic: Array, side: int) -> Estim
     side : +1 for the right, -1 for the left
     """
     estimate = ladder.entrywise(point, entries, analytic, side=side)
-    for finer in finer_scales(point):
-        open_ = np.flatnonzero(~np.isfinite(estimate.bound))
-        if open_.size:
-            at, scale = entries[open_], finer[entries[open_]]
-            closer = ladder.entrywise(point, at, analytic[open_], side=side, scale=scale, wary=point.grid is not None)
-            for name in ("value", "truncation", "rounding"):
-                getattr(estimate, name)[open_] = getattr(closer, name)
+    open_ = np.flatnonzero(~np.isfinite(estimate.bound))
+    if open_.size:
+        at, scale = entries[open_], finer_scale(point)[entries[open_]]
+        closer = ladder.entrywise(point, at, analytic[open_], side=side, scale=scale, wary=point.grid is not None)
+        for name in ("value", "truncation", "rounding"):
+            getattr(estimate, name)[open_] = getattr(closer, name)
     return estimate
 
 
-_FINER = 1e-4  # of the scale before: two ladders of it reach eight digits below, where borders in float64 stand
-
-
-def finer_scales(point: Point) -> tuple[Array, Array]:
-    """First rungs far below the natural scale: each entry's own magnitude, and less, for what is sharp there."""
-    own = np.abs(point.values).astype(float)
-    own = np.where(own > 0, np.minimum(own, _FINER * point.scale), _FINER * point.scale)
-    return own, _FINER * own
+def finer_scale(point: Point) -> Array:
+    """First rungs far below the natural scale, for what is sharp there: each entry's own magnitude, where that is."""
+    own, finer = np.abs(point.values).astype(float), _FINER * point.scale
+    return np.where(own > 0, np.minimum(own, finer), finer)

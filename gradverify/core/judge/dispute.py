@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gradverify.core.differentiate.kinks import crowded, has_corner, has_faint_kink, has_kink, ties
+from gradverify.core.differentiate.kinks import crowded, has_corner, has_kink, ties
 from gradverify.core.differentiate.point import Point
 from gradverify.core.nouns import DISAGREES, UNRESOLVED, Array, Case
 
@@ -51,17 +51,14 @@ class Dispute:
 
     @property
     def has_kink(self) -> bool:
-        """Whether the forward has a kink at the point, along any direction, that of the entries in dispute, or between
-        neighbours where three of them tie.
-        """
+        """Whether the forward has a kink at the point, or between neighbours where three of them tie."""
         if not self._has_kink:
-            point, entries = self.point, self.entries
-            found = has_kink(point) or has_faint_kink(point, entries)
-            self._has_kink.append(found or (bool(crowded(ties(point), entries).any()) and has_corner(point)))
+            point, tied = self.point, crowded(ties(self.point), self.entries).any()
+            self._has_kink.append(has_kink(point) or bool(tied and has_corner(point)))
         return self._has_kink[0]
 
-    def only(self, rows: Array) -> Dispute:
-        """The dispute over some of the entries; `rows` is a mask or indices."""
+    def only(self, rows: Array | slice) -> Dispute:
+        """The dispute over some of the entries; `rows` is a mask, indices or a slice."""
         entries, analytic = self.entries[rows], self.analytic[rows]
         return Dispute(self.point, entries, analytic, self.numerical[rows], self.bound[rows], self._has_kink)
 
@@ -73,13 +70,10 @@ class Answer:
     Attributes
     ----------
     verdicts : KINK or UNRESOLVED where the rule takes the entry out of the dispute, DISAGREES where it does not
-    numerical, bound : better values than the dispute has, where the rule found such; None for none
     vain : whether the layer is not of the kind that the rule is for, so that it need not be asked at other points
     """
 
     verdicts: Array
-    numerical: Array | None = None
-    bound: Array | None = None
     vain: bool = False
 
 

@@ -38,13 +38,9 @@ def facts_of(comparison: Comparison) -> dict[str, Any]:
     return facts
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def best_ratio(a: Array, n: Array) -> tuple[float, float]:
     """The scalar r that minimises |a - r n|, and |a - r n| / |a| (1 where a is zero)."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return _best_ratio(a, n)
-
-
-def _best_ratio(a: Array, n: Array) -> tuple[float, float]:
     power = float(n @ n)
     if power == 0.0:
         return float("nan"), 1.0
@@ -52,11 +48,11 @@ def _best_ratio(a: Array, n: Array) -> tuple[float, float]:
     return ratio, relative(a, ratio * n)
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def relative(a: Array, n: Array) -> float:
     """|a - n| over the larger of the two norms; 0 where both are zero."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        top = max(float(np.linalg.norm(a)), float(np.linalg.norm(n)))
-        return float(np.linalg.norm(a - n)) / top if top else 0.0
+    top = max(float(np.linalg.norm(a)), float(np.linalg.norm(n)))
+    return float(np.linalg.norm(a - n)) / top if top else 0.0
 
 
 def _places(wrong: Array, labels: tuple[str, ...]) -> dict[str, list[int]]:

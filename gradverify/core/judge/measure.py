@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 
 from gradverify.core.differentiate import ladder
-from gradverify.core.differentiate.central import NOISE_FACTOR, best_step, central
+from gradverify.core.differentiate.central import best_step, central
 from gradverify.core.differentiate.chain import abreast, chain
 from gradverify.core.differentiate.point import Point
-from gradverify.core.differentiate.sides import TINY, finer_scales
+from gradverify.core.differentiate.sides import TINY, finer_scale
 from gradverify.core.judge.verdicts import APART, FAINT, FIRM, JUMP, UNDECLARED, Sweep, judge
 from gradverify.core.nouns import AGREES, DISAGREES, UNRESOLVED, Array, Estimate
 
@@ -18,10 +18,10 @@ INNER = 4  # times what values inside are rounded by: two outputs are subtracted
 _HIDES = 1e-4  # of a gradient: what backward is rounded by hides no more, whatever its rounding is measured to be
 FINE = 0.25  # of the square root of the precision: a single step decides below that share of the largest entry (4e-9)
 UPWARD = ladder.RATIO ** np.arange(8.0)  # steps from the best one upward, each RATIO times the one before
-SKIPPED = 2  # at the most, of the first ones
 DOWNWARD = ladder.RATIO ** -np.arange(1.0, 5.0)  # and from there downward
 TINIEST = 2.0 ** -np.array([12.0, 18.0, 24.0, 30.0])  # natural steps over which the outputs change by the same ...
-STEADY, JUMPS = 0.9, 16  # ... to this share, where forward jumps, or turns over; entries that are looked at
+STEADY = 0.9  # ... to this share, where forward jumps
+TURNING = 16  # entries that are looked at where a gradient may turn over within the smallest step
 SHEER = 2.0**-44  # natural steps, some units in the last place, over which nothing but a jump changes by as much ...
 SHEERER = 2.0 ** -np.arange(5.0, 125.0, 5.0)  # times that, where the entry is so small that this can be stepped ...
 GRADUAL = 2.0**-6  # ... and a slope, at one of them, changes by between this share of it and STEADY
@@ -49,7 +49,7 @@ def single_steps(sweep: Sweep, todo: Array, step: float | None, drawn: float | N
     the entries that are left, and for each how many times its noise the disagreement is, at the least, shape (n,)
     """
     point, analytic = sweep.point, sweep.analytic
-    first = nearest(best_step(point.eps), drawn) * ladder.RATIO ** _loud(sweep, todo)
+    first = nearest(best_step(point.eps), drawn)
     ways = first * UPWARD, first * DOWNWARD
     given = () if step is None else (np.array([max(step, 8 * point.eps)]),)
     doubt = np.full(todo.size, np.inf)
@@ -75,19 +75,6 @@ def nearest(best: float, drawn: float | None) -> float:
     if drawn is None:
         return best
     return float(drawn * ladder.RATIO ** np.round(np.log(best / drawn) / np.log(ladder.RATIO)))
-
-
-def _loud(sweep: Sweep, entries: Array) -> int:
-    """How many steps to leave out from the best one upward, since outputs as large as these are rounded too coarsely
-    to decide there.
-    """
-    if entries.size == 0:
-        return 0
-    point = sweep.point
-    bound = NOISE_FACTOR * point.eps * point.loudness / (4 * best_step(point.eps) * point.scale[entries])
-    excess = bound / (FINE * point.eps**0.5 * sweep.scale[entries])
-    most = entries.size // 2  # entries that may stay behind
-    return sum(int(np.count_nonzero(excess <= ladder.RATIO**k) <= most) for k in range(SKIPPED))
 
 
 def _settle_unmoved(sweep: Sweep, entries: Array) -> None:
@@ -123,11 +110,10 @@ def climb(sweep: Sweep, todo: Array) -> None:
     tiny = todo[point.scale[todo] < TINY]  # steps relative to a tiny entry may be far below the length scale
     if tiny.size:
         measured(sweep, tiny, ladder.entrywise(point, tiny, known[tiny], scale=np.ones(tiny.size)), length=1.0)
-    for finer in finer_scales(point):
-        todo = todo[~np.isfinite(sweep.bound[todo])]
-        if todo.size:
-            wary = point.grid is not None
-            measured(sweep, todo, ladder.entrywise(point, todo, known[todo], scale=finer[todo], wary=wary))
+    todo = todo[~np.isfinite(sweep.bound[todo])]
+    if todo.size:
+        finer, wary = finer_scale(point)[todo], point.grid is not None
+        measured(sweep, todo, ladder.entrywise(point, todo, known[todo], scale=finer, wary=wary))
     for side in (+1, -1):  # the edge of a domain has one side only
         todo = todo[~np.isfinite(sweep.bound[todo])]
         if todo.size:
@@ -177,15 +163,10 @@ def _jumping(sweep: Sweep, entries: Array) -> None:
     """Name what has no slope because forward jumps there: the change does not shrink with the step.
 
     Such a change over a step is a slope as well, and next to one of 1e50, as where a softmax of scores as large has a
-    tie, the slopes of all steps look alike. Where the first entries do not jump the others are not looked at.
+    tie, the slopes of all steps look alike.
     """
-    for some in (entries[:JUMPS], entries[JUMPS:]):
-        if some.size and not _jumped(sweep, some):
-            return
-
-
-def _jumped(sweep: Sweep, entries: Array) -> bool:
-    """Settle those of some entries that jump; whether there are any."""
+    if entries.size == 0:
+        return
     steps = np.multiply.outer(sweep.point.scale[entries], TINIEST)
     moved = sweep.point.slopes(np.repeat(entries, TINIEST.size), steps.ravel(), -steps.ravel(), TINIEST.size)
     change = np.abs(moved.change).reshape(steps.shape)
@@ -194,7 +175,6 @@ def _jumped(sweep: Sweep, entries: Array) -> bool:
     if jumps.any() and not sweep.point.layer.declared.jumps:
         torn = _torn(sweep, entries[jumps], change[jumps].max(axis=1))
         sweep.settle(entries[jumps][torn], UNRESOLVED, UNDECLARED)
-    return bool(jumps.any())
 
 
 def _torn(sweep: Sweep, entries: Array, change: Array) -> Array:
@@ -308,7 +288,7 @@ def _between_steps(sweep: Sweep, entries: Array, error: Array) -> Array:
     a softmax of scores of 1e8 that turns over within that.
     """
     point, found = sweep.point, np.zeros(entries.size, bool)
-    for k, entry in enumerate(entries[:JUMPS]):
+    for k, entry in enumerate(entries[:TURNING]):
         smallest = ladder.steps(point, entries[k : k + 1])[0, -1]
         there = point.gradients_along(int(entry), smallest * np.array([1.0, -1.0]))
         if there is None or not (np.abs(there - sweep.analytic[entry]) > 0.5 * error[k]).all():

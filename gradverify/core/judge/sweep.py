@@ -104,11 +104,10 @@ def _decide(result: Sweep, entries: Array, allowance: Allowance | None) -> None:
     if wrong.size == 0:
         return
     known = result.analytic[wrong]
-    outcome = tried(Dispute(result.point, wrong, known, result.numerical[wrong], result.bound[wrong]))
-    result.numerical[wrong], result.bound[wrong] = outcome.numerical, outcome.bound
-    for name in dict.fromkeys(outcome.reasons):
-        by = outcome.reasons == name
-        result.settle(wrong[by], outcome.verdicts[by], name)
+    verdicts, reasons = tried(Dispute(result.point, wrong, known, result.numerical[wrong], result.bound[wrong]))
+    for name in dict.fromkeys(reasons):
+        by = reasons == name
+        result.settle(wrong[by], verdicts[by], name)
 
 
 def _conventions(result: Sweep) -> None:

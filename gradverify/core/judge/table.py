@@ -59,30 +59,12 @@ def ordered() -> list[Rule]:
     return sorted((rules.get(name) for name in rules.names()), key=lambda rule: (rule.cost, rule.name))
 
 
-@dataclass(slots=True)
-class Settled:
-    """What became of a dispute; every array has shape (n,).
-
-    Attributes
-    ----------
-    verdicts : KINK, UNRESOLVED or DISAGREES
-    reasons : name of the rule that decided, "" where none did
-    numerical, bound : the best values that were found on the way
+def tried(dispute: Dispute) -> tuple[Array, Array]:
+    """The dispute before every rule, until nothing is left of it: what became of each entry, KINK, UNRESOLVED or
+    DISAGREES, and the name of the rule that decided, "" where none did.
     """
-
-    verdicts: Array
-    reasons: Array
-    numerical: Array
-    bound: Array
-
-
-def tried(dispute: Dispute) -> Settled:
-    """The dispute before every rule, until nothing is left of it."""
-    n = dispute.size
-    found = Settled(
-        np.full(n, DISAGREES, np.int8), np.full(n, "", object), dispute.numerical.copy(), dispute.bound.copy()
-    )
-    left = np.arange(n)
+    verdicts, reasons = np.full(dispute.size, DISAGREES, np.int8), np.full(dispute.size, "", object)
+    left = np.arange(dispute.size)
     vain = tuning.current().vain
     for rule in ordered():
         if not dispute.size:
@@ -92,15 +74,12 @@ def tried(dispute: Dispute) -> Settled:
         answer = asked(rule, dispute)
         if answer.vain and vain is not None:
             vain.add(rule.name)
-        if answer.numerical is not None and answer.bound is not None:
-            dispute.numerical, dispute.bound = answer.numerical, answer.bound
-            found.numerical[left], found.bound[left] = answer.numerical, answer.bound
         settled = answer.verdicts != DISAGREES
-        found.verdicts[left[settled]] = answer.verdicts[settled]
-        found.reasons[left[settled]] = rule.name
+        verdicts[left[settled]] = answer.verdicts[settled]
+        reasons[left[settled]] = rule.name
         left = left[~settled]
         dispute = dispute.only(~settled)
-    return found
+    return verdicts, reasons
 
 
 def asked(rule: Rule, dispute: Dispute) -> Answer:

@@ -18,7 +18,7 @@ from gradverify.core.differentiate.point import Point
 from gradverify.core.judge.dispute import Dispute
 from gradverify.core.judge.rules.cancelling import coincident_along
 from gradverify.core.judge.rules.plateau import in_a_row
-from gradverify.core.judge.unfinished import stops_short
+from gradverify.core.judge.rules.stopped import stops_short
 from gradverify.core.judge.verdicts import FIRM
 from gradverify.core.nouns import Array, Case, Finding, Outcome, Verdict
 from gradverify.core.properties import Property, add, gradient

@@ -18,6 +18,7 @@ from gradverify.core.differentiate.kinks import has_kink
 from gradverify.core.differentiate.point import Point
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge.dispute import Answer, Dispute, answer
+from gradverify.core.judge.rules.kink import between
 from gradverify.core.judge.table import add
 from gradverify.core.nouns import Array, Estimate, Stream
 
@@ -77,7 +78,7 @@ def _among_variations(point: Point, asked: Asked, count: int) -> Array:
         )
         try:
             there = Point(point.layer, other, None, point.memory)
-            kinked, inside = _between(*asked(there, there.gradient(other)))
+            inside, kinked = between(*asked(there, there.gradient(other)), "between")
             found, kinks = found | inside, kinks | kinked
         except LayerFailure:  # beyond the edge of a domain
             pass
@@ -110,15 +111,6 @@ def _varied_primals(point: Point, k: int) -> tuple[dict[str, Array], np.random.G
     chosen = names if k % (len(names) + 1) == 0 else [names[k % (len(names) + 1) - 1]]
     moved = {name: _varied(point.primals[name], rng) for name in chosen}
     return {**point.primals, **moved}, rng
-
-
-def _between(analytic: Array, left: Estimate, right: Estimate) -> tuple[Array, Array]:
-    slack = left.bound + right.bound
-    with np.errstate(invalid="ignore"):
-        low, high = np.minimum(left.value, right.value), np.maximum(left.value, right.value)
-        kink: Array = (high - low > slack) & np.isfinite(slack)
-        inside: Array = kink & (analytic >= low - slack) & (analytic <= high + slack)
-    return kink, inside
 
 
 def _varied(array: Array, rng: np.random.Generator) -> Array:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from gradverify.core.differentiate import ladder
-from gradverify.core.differentiate.central import NOISE_FACTOR
 from gradverify.core.differentiate.point import Point
 from gradverify.core.judge.dispute import Answer, Dispute, answer
 from gradverify.core.judge.table import add
@@ -20,7 +18,6 @@ from gradverify.core.nouns import Array
 _NEAR, _PLACES = 1e-7, 4  # of the entry, and units in its last place: a continuous gradient changes little over them
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)  # exact to the degree 15; what is left says nothing (`_SHARE`)
 _HALVES = 4.0 ** -np.arange(1.0, 7.0)  # half lengths of the way, in natural steps, from a fourth to 1/4096
-_TINY = 1e-2  # natural steps below which ways of the length of 1 are tried too: noise is less over longer ones
 _SHARE = 0.1  # of the disagreement that the integral may be off by
 _FAINT = 2.0**32  # roundings: a disagreement above this share of the natural gradient (1e-6) is not due to them ...
 _LOUD = 1e-6  # ... and in lower precision, of which few fit into it, only where backward keeps its value for a way
@@ -32,49 +29,26 @@ _LIMIT = 8  # entries; more than a few that are wrong by rounding alone are not 
 def integral(dispute: Dispute) -> Answer:
     """Which entries have a continuous gradient with the right integral."""
     found = np.zeros(dispute.size, bool)
-    disputed = zip(dispute.entries[:_LIMIT], dispute.analytic, dispute.numerical)
-    for k, (entry, analytic, numerical) in enumerate(disputed):
-        found[k] = _holds(dispute.point, int(entry), float(analytic), float(numerical))
+    for k, (entry, analytic, gap) in enumerate(zip(dispute.entries[:_LIMIT], dispute.analytic, dispute.gap)):
+        found[k] = _holds(dispute.point, int(entry), float(analytic), float(gap))
         if not found[k]:
             break  # there is a finding whatever the others say
     return answer(found)
 
 
-def _holds(point: Point, entry: int, analytic: float, numerical: float) -> bool:
-    gap, scale = abs(analytic - numerical), float(point.scale[entry])
+def _holds(point: Point, entry: int, analytic: float, gap: float) -> bool:
+    scale = float(point.scale[entry])
     if gap > _FAINT * point.inner / scale:
         return False
     near = max(_NEAR, _PLACES * point.eps) * np.array([-1.0, 1.0])
     close = point.gradients_along(entry, near * (abs(float(point.values[entry])) or scale))
     if close is None or not np.all(np.abs(close - analytic) <= _SHARE * gap):
         return False
-    if _blurred(point, entry, numerical, gap):
-        return True
-    reaches = [scale * _HALVES, _HALVES] if scale < _TINY else [scale * _HALVES]
     part = _PART if gap > _LOUD * point.inner / (point.eps * scale) else 0.0
-    return any(_agrees_twice(point, entry, widths, analytic, gap, part) for widths in reaches)
+    return _agrees_twice(point, entry, analytic, gap, part)
 
 
-def _blurred(point: Point, entry: int, numerical: float, gap: float) -> bool:
-    """Whether the gradient takes the numerical value within the step below which noise is louder than the gap."""
-    step = NOISE_FACTOR * float(point.sigma @ np.abs(point.weights)) / gap
-    values = point.gradients_along(entry, step * np.array([-1.0, -0.5, -0.25, 0.25, 0.5, 1.0]))
-    if values is None or not values.min() <= numerical <= values.max():
-        return False
-    return not _confirmed(point, entry, numerical, gap, step)
-
-
-def _confirmed(point: Point, entry: int, numerical: float, gap: float, step: float) -> bool:
-    """Whether extrapolations from steps well above that one tell the numerical value, too: no rounding hides there."""
-    entries = np.array([entry])
-    extrapolated, _ = ladder.extrapolations(*ladder.quotients(point, entries, np.array([numerical])), (2,))[1]
-    larger = point.scale[entry] * ladder.rungs(point.eps)[1 : extrapolated.shape[1] + 1] > step
-    with np.errstate(invalid="ignore"):
-        close = np.abs(extrapolated[0]) <= _SHARE * gap
-    return bool(np.sum(close & larger) >= ladder.SUPPORT)
-
-
-def _agrees_twice(point: Point, entry: int, widths: Array, analytic: float, gap: float, part: float) -> bool:
+def _agrees_twice(point: Point, entry: int, analytic: float, gap: float, part: float) -> bool:
     """Whether two neighbouring intervals agree: one could by accident.
 
     Parameters
@@ -82,7 +56,7 @@ def _agrees_twice(point: Point, entry: int, widths: Array, analytic: float, gap:
     part : of the nodes, where backward must be what it is at the point: where it has settled, the sum says nothing
     """
     before = False
-    for width in widths:
+    for width in point.scale[entry] * _HALVES:
         d = point.slopes(np.array([entry]), np.array([width]), np.array([-width]))
         values = point.gradients_along(entry, width * _NODES)
         now = False

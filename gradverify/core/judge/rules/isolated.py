@@ -18,9 +18,9 @@ def isolated(dispute: Dispute) -> Answer:
     """Where y(+h) - 2 y + y(-h) does not vanish with h, as it does at each kink."""
     point, entries = dispute.point, dispute.entries
     own = np.abs(point.values[entries])  # a pole may be as near as that
-    steps = np.multiply.outer(np.where(own > 0, np.minimum(own, point.scale[entries]), point.scale[entries]), TINIEST)
+    steps = np.multiply.outer(np.where(own > 0, own, point.scale[entries]), TINIEST)
     every = np.repeat(entries, TINIEST.size)
     up, down = (point.slopes(every, sign * steps.ravel(), None, TINIEST.size).change for sign in (1.0, -1.0))
     bend = np.abs(up + down).reshape(steps.shape)
     last = bend[:, -1]
-    return answer((last > STEADY * bend.max(axis=1)) & (last > TALL * point.loudness) & (last > 0))
+    return answer((last > STEADY * bend.max(axis=1)) & (last > TALL * point.loudness))

@@ -15,20 +15,18 @@ from gradverify.core.nouns import DISAGREES, KINK, UNRESOLVED, Array, Estimate
     "kink",
     "the slopes on the two sides differ, and backward gives one between them",
     cost=200,
-    applies=lambda dispute: dispute.has_kink,
 )
 def kink(dispute: Dispute) -> Answer:
     """A kink only where it is one with rounding inside counted, too; else it may be none, and nothing is told."""
     right, left = (one_sided(dispute.point, dispute.entries, dispute.analytic, side) for side in (+1, -1))
-    accepted, jump = between(dispute.analytic, left, right, dispute.kinks)
+    accepted, _ = between(dispute.analytic, left, right, dispute.kinks)
     verdicts = np.where(accepted, KINK, DISAGREES).astype(np.int8)
     if accepted.any():
         at, known = dispute.entries[accepted], dispute.analytic[accepted]
         below, above = (ladder.entrywise(dispute.point, at, known, side=side, wary=True) for side in (-1, +1))
         sure = between(known, below, above, dispute.kinks)[1]
         verdicts[accepted] = np.where(sure, KINK, UNRESOLVED)
-    middle = np.where(jump, 0.5 * (left.value + right.value), dispute.numerical)
-    return Answer(verdicts, middle, np.where(jump, left.bound + right.bound, dispute.bound))
+    return Answer(verdicts)
 
 
 def between(analytic: Array, left: Estimate, right: Estimate, convention: str) -> tuple[Array, Array]:

@@ -31,7 +31,7 @@ def lost_digits(dispute: Dispute) -> Answer:
 def _moved(dispute: Dispute) -> Array:
     """How far apart each entry of the gradient, shape (P,), lies in all draws; 0 of one that is not the same twice."""
     point, case = dispute.point, dispute.case
-    free = {p.name for p in point.layer.primals if p.domain.kind in ("real", "complex") and not p.domain.discrete}
+    free = {p.name for p in point.layer.primals if not p.domain.discrete}
     factors = 1 + _UNIT * point.eps * case.rng(Stream.LOST_DIGITS).integers(1, _LARGEST, _DRAWS)
 
     def at(factor: float) -> Array:

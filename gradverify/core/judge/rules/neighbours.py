@@ -26,7 +26,6 @@ _NEARER = 8.0  # how much nearer other neighbours are, that tell a kink from cur
 _BENT = 0.02  # of the gap: slopes that differ by less explain none of it
 _FIRST, _MORE = 12, 24  # neighbours that tell whether there is a kink; those that span its slopes
 _EDGE, _CLOSE = 0.02, 1e-6  # of the gap, and of the derivative, by which a slope at the edge of those seen is one
-_SAME = 0.05  # of the width of all slopes: those that are nearer are one slope; a kink of two has no more than two
 _RANKS = 48, 200  # places among its ties that an entry is put in, where it has many: at least, at most
 
 Offset = Callable[[int], Array]  # the k-th neighbour, shape (P,), in natural steps
@@ -49,11 +48,12 @@ def neighbours(point: Point, entries: Array, offset: Offset, count: int, nearer:
     return found, rounding
 
 
-def _scattered(case: Case, size: int, entries: Array, stream: Stream) -> Offset:
+def _scattered(dispute: Dispute, stream: Stream) -> Offset:
     """Neighbours at random, and where backwards make their choices among ties, which are rare at random.
 
     The first or the last of some tied entries wins, or one in question is the largest, the smallest or in the middle.
     """
+    case, entries, size = dispute.case, dispute.entries, dispute.point.size
 
     def offset(k: int) -> Array:
         rng = case.rng(stream, k)
@@ -95,59 +95,52 @@ def _ranked(case: Case, groups: Array, entry: int) -> tuple[Offset, int]:
     applies=lambda dispute: dispute.has_kink,
 )
 def kinks_meet(dispute: Dispute) -> Answer:
-    """A kink where it lies within the slopes nearby, and unresolved where it nearly does."""
-    point, case, entries = dispute.point, dispute.case, dispute.entries
-    analytic, numerical = dispute.analytic, dispute.numerical
-    verdicts = np.full(dispute.size, DISAGREES, np.int8)
-    gap = np.abs(analytic - numerical)
-    scattered = _scattered(case, point.size, entries, Stream.NEIGHBOURS)
-    slopes, kinked = _looked(point, entries, numerical, gap, scattered, _FIRST)
-    near = _EDGE * gap + _CLOSE * np.abs(numerical)
-    within = kinked & _inside(analytic, slopes, near)
-    groups = ties(point)
-    for k in np.flatnonzero(~within & crowded(groups, entries)):
-        one = slice(k, k + 1)
-        ranked, count = _ranked(case, groups, int(entries[k]))
-        found, also = _looked(point, entries[one], numerical[one], gap[one], ranked, count)
-        slopes = np.concatenate([slopes, np.full((count, entries.size), np.nan)])
-        slopes[-count:, one] = found
-        kinked[one] |= also
-        if not (kinked[one] & _inside(analytic[one], slopes[:, one], near[one])).all():
-            break  # there is a finding whatever the others say
-    chosen = np.flatnonzero(kinked)
-    if chosen.size == 0:
-        return Answer(verdicts)
-    scattered = _scattered(case, point.size, entries[chosen], Stream.NEAR_NEIGHBOURS)
-    more = np.concatenate([slopes[:, chosen], neighbours(point, entries[chosen], scattered, _MORE)[0]])
-    low, high = np.nanmin(more, axis=0), np.nanmax(more, axis=0)
-    width = high - low
-    values, inside = analytic[chosen], _inside(analytic[chosen], more, near[chosen])
-    several = np.array([_distinct(column, _SAME * w) > 2 for column, w in zip(more.T, width)])
-    outside = ~inside & several & (values >= low - width) & (values <= high + width)
-    # slopes of steps this small may be the rounding of what is inside, and no output tells
-    hidden = NOISE_FACTOR * point.unseen / (_STEP * reach(point) * point.scale[entries[chosen]])
-    sure = width > 2 * hidden
-    verdicts[chosen] = np.where(inside & sure, KINK, np.where(outside | inside, UNRESOLVED, DISAGREES))
+    """A kink where it lies within the slopes nearby, unresolved where these may be the rounding of what is inside."""
+    point, verdicts = dispute.point, np.full(dispute.size, DISAGREES, np.int8)
+    slopes, kinked = _among_ties(dispute, *_looked(dispute, _scattered(dispute, Stream.NEIGHBOURS), _FIRST))
+    if kinked.any():
+        bent = dispute.only(kinked)
+        more, _ = neighbours(point, bent.entries, _scattered(bent, Stream.NEAR_NEIGHBOURS), _MORE)
+        slopes = np.concatenate([slopes[:, kinked], more])
+        # slopes of steps this small may be that rounding, and no output tells
+        hidden = NOISE_FACTOR * point.unseen / (_STEP * reach(point) * point.scale[bent.entries])
+        sure = np.nanmax(slopes, axis=0) - np.nanmin(slopes, axis=0) > 2 * hidden
+        verdicts[kinked] = np.where(_inside(bent, slopes), np.where(sure, KINK, UNRESOLVED), DISAGREES)
     return Answer(verdicts)
 
 
-def _inside(values: Array, slopes: Array, near: Array) -> Array:
-    """Which values, shape (n,), lie within slopes, shape (count, n), or as near to them as that."""
+def _among_ties(dispute: Dispute, slopes: Array, kinked: Array) -> tuple[Array, Array]:
+    """What `_looked` found, and what is found where an entry that is still outside takes each place among its ties."""
+    groups = ties(dispute.point)
+    for k in np.flatnonzero(~(kinked & _inside(dispute, slopes)) & crowded(groups, dispute.entries)):
+        one = dispute.only(slice(k, k + 1))
+        ranked, count = _ranked(dispute.case, groups, int(one.entries[0]))
+        found, also = _looked(one, ranked, count)
+        slopes = np.concatenate([slopes, np.full((count, dispute.size), np.nan)])
+        slopes[-count:, k : k + 1] = found
+        kinked[k] |= also[0]
+        if not (kinked[k] and _inside(one, slopes[:, k : k + 1])[0]):
+            break  # there is a finding whatever the others say
+    return slopes, kinked
+
+
+def _inside(dispute: Dispute, slopes: Array) -> Array:
+    """Which analytic values lie within slopes, shape (count, n), or as near to them as can be told, shape (n,)."""
+    near = _EDGE * dispute.gap + _CLOSE * np.abs(dispute.numerical)
     low, high = np.nanmin(slopes, axis=0, initial=np.inf), np.nanmax(slopes, axis=0, initial=-np.inf)
-    return np.asarray((values >= low - near) & (values <= high + near))
+    return np.asarray((dispute.analytic >= low - near) & (dispute.analytic <= high + near))
 
 
-def _looked(
-    point: Point, entries: Array, numerical: Array, gap: Array, offset: Offset, count: int
-) -> tuple[Array, Array]:
+def _looked(dispute: Dispute, offset: Offset, count: int) -> tuple[Array, Array]:
     """Slopes at neighbours, shape (count, n), and whether they tell a kink, shape (n,).
 
     They differ from the slope at the point, and as much at nearer neighbours: those of a kink do, those of a
     smooth curve do not.
     """
+    point, entries = dispute.point, dispute.entries
     far, rounding = neighbours(point, entries, offset, count)
     with np.errstate(all="ignore"):
-        kinked = np.nanmax(np.abs(far - numerical) - rounding, axis=0, initial=0.0) > _BENT * gap
+        kinked = np.nanmax(np.abs(far - dispute.numerical) - rounding, axis=0, initial=0.0) > _BENT * dispute.gap
     if not kinked.any():
         return far, kinked
     near, rounding = neighbours(point, entries, offset, count, nearer=_NEARER)
@@ -161,9 +154,3 @@ def _spread(slopes: Array, rounding: Array) -> Array:
     highest = np.nanmax(slopes - rounding, axis=0, initial=-np.inf)
     lowest: Array = np.nanmin(slopes + rounding, axis=0, initial=np.inf)
     return highest - lowest
-
-
-def _distinct(values: Array, tolerance: float) -> int:
-    """Number of clusters of values further apart than the tolerance."""
-    ordered = np.sort(values[np.isfinite(values)])
-    return 1 + int(np.sum(np.diff(ordered) > tolerance)) if ordered.size else 0
