@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from gradverify import Case
-from gradverify.adapters import _torch_device, as_layer
-from gradverify.adapters._torch_device import OnDevice
+from gradverify.adapters import as_layer
+from gradverify.adapters._torch import device as on_device
+from gradverify.adapters._torch.device import OnDevice
 from gradverify.core import evaluate
 from gradverify.core.declare.hooks import Contraction, Moves
 from gradverify.core.differentiate import screen
@@ -82,7 +83,7 @@ def prepared(target, slopes=True, **declaration):
 
 def as_if_on_a_device(monkeypatch):
     """Let the adapter do on the CPU what it does where a launch costs more than the work."""
-    monkeypatch.setattr(_torch_device, "_launches_cost", lambda device: True)
+    monkeypatch.setattr(on_device, "_launches_cost", lambda device: True)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from gradverify.adapters import torch_ as adapter  # noqa: E402
-from gradverify.adapters._torch_arrays import array, tensor  # noqa: E402
+from gradverify.adapters._torch.arrays import array, tensor  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("as_drawn")
 

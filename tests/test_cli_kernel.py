@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("torch")
 
-from gradverify.adapters._kernel_remote import Remote
-from gradverify.adapters._kernel_wire import packed, unpacked
+from gradverify.adapters._kernels.remote import Remote
+from gradverify.adapters._kernels.wire import packed, unpacked
 from gradverify.cli import run
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.evaluate.limits import time_limit

@@ -30,7 +30,7 @@ from gradverify.core.errors import CaseFileError, GradverifyError
 from gradverify.core.nouns import Case, Finding
 from gradverify.corpus import Corpus
 from gradverify.files import Fields, FindingText
-from gradverify.pytest_plugin import journal as plugin_journal
+from gradverify.pytest_plugin import left
 
 SECONDS = 2.0
 MEGABYTES = 300
@@ -331,7 +331,7 @@ def plugin_read(rng, folder):
     journal.Journal(path).write(record)
     if rng.random() < 0.3:
         path.write_bytes(damaged(rng, path.read_bytes()))
-    plugin_journal.left_by(folder, "main")
+    left.left_by(folder, "main")
     with_suppressed(lambda: Record.loads(record))
 
 

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from gradverify import verify  # noqa: E402
 from gradverify.adapters import as_layer  # noqa: E402
-from gradverify.adapters._lossy import Held  # noqa: E402
+from gradverify.adapters._engines.lossy import Held  # noqa: E402
 from gradverify.core.check.search import check_layer  # noqa: E402
 from gradverify.core.check.settings import Settings  # noqa: E402
 from gradverify.core.declare.layer import Layer  # noqa: E402
@@ -326,7 +326,7 @@ def gated(a, b):
 
 def test_what_float32_has_no_number_for_on_the_way_may_be_lost():
     """The sigmoid of -88 is below the normal numbers of float32; what it is multiplied by is large."""
-    from gradverify.adapters._torch_noise import noise
+    from gradverify.adapters._torch.noise import noise
 
     a, b = torch.tensor([-88.0, 1.0], dtype=torch.float64), torch.tensor([-9.0, 1.0], dtype=torch.float64)
     with noise(torch.float32, None, 1):
@@ -423,7 +423,7 @@ def test_cases_as_in_production_come_first():
 
 
 def test_upstream_gradients_reach_backward_as_they_lie_in_memory():
-    from gradverify.adapters._torch_direct import pulled
+    from gradverify.adapters._torch.direct import pulled
 
     met = []
 
@@ -466,12 +466,12 @@ def test_samples_leave_no_memory_behind(monkeypatch):
     import gc
     import weakref
 
-    from gradverify.adapters import _torch_noise
+    from gradverify.adapters._torch import noise
 
     given, at = heads()
     arrays = tuple(at.primals[p.name] for p in given.primals)
     _, tape = given.hooks.reference.forward(*arrays)
-    kind, made = type(_torch_noise.noise(torch.float32, None, 0)), []
+    kind, made = type(noise.noise(torch.float32, None, 0)), []
     begin = kind.__enter__
     monkeypatch.setattr(kind, "__enter__", lambda self: (made.append(weakref.ref(self)), begin(self))[1])
     given.hooks.reference.sample(at.cotangents, 1, Held(1), tape)
@@ -481,7 +481,7 @@ def test_samples_leave_no_memory_behind(monkeypatch):
 
 def test_rounded_operands_are_heard_where_two_terms_cancel():
     """In every sample of which the two signs are the same the operands alone tell of no rounding."""
-    from gradverify.adapters._torch_noise import noise
+    from gradverify.adapters._torch.noise import noise
 
     def off(p, seed):
         v = torch.tensor([[-0.515625], [0.734375]], dtype=torch.float64)

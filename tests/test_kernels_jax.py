@@ -10,7 +10,7 @@ jnp = jax.numpy
 
 from gradverify import check, verify  # noqa: E402
 from gradverify.adapters import as_layer  # noqa: E402
-from gradverify.adapters._jax_engine import _precision  # noqa: E402
+from gradverify.adapters._jax.engine import _precision  # noqa: E402
 from gradverify.core import evaluate  # noqa: E402
 from gradverify.core.declare.regime import Regime  # noqa: E402
 from gradverify.core.draw import cases, each  # noqa: E402

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 import gradverify as gv  # noqa: E402
 from gradverify.adapters import as_layer  # noqa: E402
-from gradverify.adapters._torch_noise import noise  # noqa: E402
+from gradverify.adapters._torch.noise import noise  # noqa: E402
 from gradverify.core.nouns import Case  # noqa: E402
 from gradverify.core.properties import reference  # noqa: E402
 

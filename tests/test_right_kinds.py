@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gradverify import Case, Layer, adapt, check, verify
-from gradverify.adapters._instance import Original
+from gradverify.adapters._objects.instance import Original
 from gradverify.core.draw.constants import constants
 
 

@@ -165,8 +165,8 @@ def test_a_room_of_the_core_imports_only_from_rooms_above_it(module):
 
 @pytest.mark.parametrize("inside", [False, True])
 def test_imports_go_one_way(inside):
-    known = CORE if inside else list(MODULES)
-    graph = {module: sorted(imports_of(module, inside) & set(known)) for module in known}
+    known = set(MODULES) - ({"gradverify"} if inside else set())  # which hands out names on first use
+    graph = {module: sorted(imports_of(module, inside) & known) for module in known}
     done: set[str] = set()
 
     def visit(module: str, path: tuple[str, ...]) -> None:

@@ -10,8 +10,8 @@ import pytest
 import gradverify as gv
 from gradverify import adapt
 from gradverify.adapters import as_layer
-from gradverify.adapters._names import NOT, OWN, PLACED, SAME, SHORT, fit
-from gradverify.adapters._pairs import parse
+from gradverify.adapters._objects.names import NOT, OWN, PLACED, SAME, SHORT, fit
+from gradverify.adapters._objects.pairs import parse
 from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import Settings
 from gradverify.core.errors import DeclarationError, PartlyVerified

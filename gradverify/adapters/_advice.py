@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from gradverify.adapters._guesses import PREDICTIONS, SLOPES
+from gradverify.adapters._objects.guesses import PREDICTIONS, SLOPES
 from gradverify.core.declare.validation import example
 
 _BACKWARDS = ("{}_backward", "{}_bwd", "{}_vjp", "{}_back", "backward_{}", "backward", "bwd")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from gradverify.adapters._normal import flat
-from gradverify.adapters._pairs import names_of_gradients
+from gradverify.adapters._objects.pairs import names_of_gradients
 from gradverify.core.declare.domains import words
 from gradverify.core.declare.functions import arguments, taken_by
 from gradverify.core.declare.layer import Layer

@@ -13,8 +13,8 @@ import inspect
 from typing import Any
 
 from gradverify.adapters import convention
-from gradverify.adapters._instance import accepted_by
 from gradverify.adapters._normal import flat
+from gradverify.adapters._objects.instance import accepted_by
 from gradverify.adapters.stateful import FOREIGN
 from gradverify.core.declare.layer import Layer
 

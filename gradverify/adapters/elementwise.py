@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters import convention
-from gradverify.adapters._instance import accepted_by
 from gradverify.adapters._normal import called, finished, required, split
+from gradverify.adapters._objects.instance import accepted_by
 from gradverify.core.declare.functions import taken_by
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters import convention, unrecognised
-from gradverify.adapters._instance import made_by
 from gradverify.adapters._normal import examples, sketch, split
+from gradverify.adapters._objects.instance import made_by
 from gradverify.adapters.losses import loss
 from gradverify.adapters.pullback import pullback
 from gradverify.adapters.stateful import stateful

@@ -17,10 +17,10 @@ from typing import Any
 
 from gradverify.adapters import convention
 from gradverify.adapters._engines import in_numpy, kernel_type, layer_on, parted, probed
-from gradverify.adapters._jax_engine import Engine, import_jax
-from gradverify.adapters._jax_reference import in_type, reference_of
+from gradverify.adapters._engines.references import refers_to
+from gradverify.adapters._jax.engine import Engine, import_jax
+from gradverify.adapters._jax.reference import in_type, reference_of
 from gradverify.adapters._nested import flattened
-from gradverify.adapters._references import refers_to
 from gradverify.core.declare.functions import arguments
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.validation import parameters, takes

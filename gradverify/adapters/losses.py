@@ -15,8 +15,8 @@ import numpy as np
 
 from gradverify.adapters import convention
 from gradverify.adapters._chance import Chance
-from gradverify.adapters._instance import accepted_by
 from gradverify.adapters._normal import TARGETS, called, constants, examples, finished, flat, required, sketch, split
+from gradverify.adapters._objects.instance import accepted_by
 from gradverify.core.declare.functions import taken_by
 from gradverify.core.declare.held import arrays_of
 from gradverify.core.declare.layer import Layer, Loss, as_names

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters import convention
-from gradverify.adapters._building import OPTIMISERS, RATES, build
 from gradverify.adapters._normal import annotated, attempt
-from gradverify.adapters._pairs import Pair
-from gradverify.adapters._stateful import Stateful
-from gradverify.adapters._weights import Weight, put
+from gradverify.adapters._objects.building import OPTIMISERS, RATES, build
+from gradverify.adapters._objects.pairs import Pair, Weight
+from gradverify.adapters._objects.stateful import Stateful
+from gradverify.adapters._objects.weights import put
 from gradverify.core.declare.declaration import Backward, Forward
 from gradverify.core.declare.held import Path, arrays_of, attributes, fetch
 from gradverify.core.declare.layer import Layer

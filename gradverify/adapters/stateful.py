@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters import convention
-from gradverify.adapters._building import build
-from gradverify.adapters._guesses import methods_of
-from gradverify.adapters._instance import accepted_by
-from gradverify.adapters._stateful import Stateful
+from gradverify.adapters._objects.building import build
+from gradverify.adapters._objects.guesses import methods_of
+from gradverify.adapters._objects.instance import accepted_by
+from gradverify.adapters._objects.stateful import Stateful
 from gradverify.core.declare.held import arrays_of
 from gradverify.core.declare.layer import Layer
 

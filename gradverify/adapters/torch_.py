@@ -17,14 +17,14 @@ from typing import Any
 
 from gradverify.adapters import convention
 from gradverify.adapters._engines import in_numpy, kernel_type, layer_on, parted, probed
-from gradverify.adapters._instance import made_by
+from gradverify.adapters._engines.references import refers_to
 from gradverify.adapters._normal import annotated, positional
-from gradverify.adapters._references import refers_to
-from gradverify.adapters._torch_arrays import import_torch, tensor
-from gradverify.adapters._torch_device import OnDevice
-from gradverify.adapters._torch_engine import Engine
-from gradverify.adapters._torch_module import built, module_parts, names_in
-from gradverify.adapters._torch_reference import reference_of
+from gradverify.adapters._objects.instance import made_by
+from gradverify.adapters._torch.arrays import import_torch, tensor
+from gradverify.adapters._torch.device import OnDevice
+from gradverify.adapters._torch.engine import Engine
+from gradverify.adapters._torch.module import built, caller, module_parts, names_in
+from gradverify.adapters._torch.reference import reference_of
 from gradverify.core.declare.functions import arguments
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.validation import parameters, takes
@@ -235,19 +235,3 @@ def _on_copies(call: Callable[..., Any]) -> Callable[..., Any]:
         return call({n: t.clone() for n, t in tensors.items()}, chosen)
 
     return on_copies
-
-
-def caller(target: Callable[..., Any], declared: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """Call by name where the target's signature has the names and lets them be named, else in order."""
-    own = positional(target.forward if isinstance(target, import_torch().nn.Module) else target) or ()
-    names = [p.name for p in own]
-    if set(declared) <= set(names):
-        first = [p.name for p in own if p.kind is p.POSITIONAL_ONLY and p.name in declared]
-        ordered = {n: declared[n] for n in names if n in declared}
-
-        def named(tensors: dict[str, Any], options: dict[str, Any]) -> Any:
-            rest = {n: t for n, t in tensors.items() if n not in first}
-            return target(*(tensors[n] for n in first), **rest, **options)
-
-        return named, ordered
-    return (lambda tensors, options: target(*tensors.values(), **options)), declared

@@ -95,7 +95,8 @@ def row(layer: Standing) -> tuple[str, ...]:
 
 def show(summary: Summary, store: Store, stream: TextIO, color: bool | None) -> None:
     """The table of all layers, every finding with the command that replays it, and one line that sums up."""
-    from gradverify.report.terminal import columns, painter
+    from gradverify.report.numbers import columns
+    from gradverify.report.terminal import painter
 
     bold = painter("bold", colored(stream, color))
     head, *rows = columns([COLUMNS, *(row(layer) for layer in summary.layers)])

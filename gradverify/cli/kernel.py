@@ -80,9 +80,9 @@ def scored(
 
     Raises TargetError, DeclarationError or UsageError if a file cannot be loaded, or the declaration cannot be used.
     """
-    from gradverify.adapters._kernel_judge import judge_of, package_of
-    from gradverify.adapters._kernel_remote import Remote
-    from gradverify.adapters._kernel_worker import digest
+    from gradverify.adapters._kernels.judge import judge_of, package_of
+    from gradverify.adapters._kernels.remote import Remote
+    from gradverify.adapters._kernels.worker import digest
     from gradverify.core.check.search import check_layer
     from gradverify.core.check.settings import Settings
     from gradverify.core.declare.hooks import Hooks
@@ -146,7 +146,7 @@ class Heard:
 
 
 def _score(layer: Layer, report: Report, heard: Heard, remote: Any, reference: str, kernel: str) -> dict[str, Any]:
-    from gradverify.adapters._kernel_remote import KILLED
+    from gradverify.adapters._kernels.remote import KILLED
 
     cheats = [remote.called] if remote.called else []
     cheats += [f"replaces {', '.join(remote.replaced)}"] if remote.replaced else []

@@ -21,9 +21,9 @@ from gradverify.pytest_plugin import settings, shared
 from gradverify.pytest_plugin.failure import Failed, representation
 from gradverify.pytest_plugin.replays import Check
 from gradverify.pytest_plugin.run import Result, Run
+from gradverify.pytest_plugin.shared import ROOT
 from gradverify.report.terminal import raised
 
-ROOT = "gradverify"
 _LEAST = 25  # cases in a shard; fewer are not worth a test of their own
 
 
@@ -171,7 +171,7 @@ class CheckItem(pytest.Item):
             return self.run.check(check)
         ahead = [] if hasattr(self.config, "workerinput") else self.session.items
         others = (item for item in ahead if isinstance(item, CheckItem))
-        workers.begin(self.run, (o.check for o in others if not o.test.prop.applies(o.test.layer)), check)
+        workers.begin(self.run.concerning, (o.check for o in others if not o.test.prop.applies(o.test.layer)), check)
         done = workers.result(check)
         if done is None:
             return self.run.check(check)

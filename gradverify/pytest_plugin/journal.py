@@ -12,39 +12,21 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from gradverify import casefile
 from gradverify.campaign import journal
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import CaseFileError
-from gradverify.core.nouns import Case, Finding, Outcome
+from gradverify.core.nouns import Case, Outcome
 from gradverify.core.properties import Property
 from gradverify.core.verify import SECONDS, watcher
-from gradverify.files import Fields, FindingText, packed, unpacked
+from gradverify.files import FindingText, packed
 from gradverify.pytest_plugin import supervisor
 from gradverify.pytest_plugin.kept import Kept
+from gradverify.pytest_plugin.left import FOUND, RUNNING
 
-KILLED = "killed"  # kind of the finding that a dead process leaves behind
 _UNWRITABLE = (OSError, CaseFileError)  # a journal that cannot be written must not stop the check
-_RUNNING, _FOUND = ".running", ".found"
-
-
-@dataclass(frozen=True)
-class Left:
-    """What a dead process left behind.
-
-    Attributes
-    ----------
-    owner : the check that it was running
-    asked : the property that it was trying
-    findings : what it had found, and last, as one of kind "killed", the case that it was looking at
-    """
-
-    owner: str
-    asked: str
-    findings: tuple[Finding, ...]
 
 
 class Journal:
@@ -80,7 +62,7 @@ class Journal:
             if case is not self._case:  # one case is shown to several properties
                 self._case, self._content = case, casefile.dumps(case)
             record = packed({"owner": self.owner, "asked": prop.name, "layer": layer.name}, self._content)
-            self._running = self._running or journal.Journal(self._path(_RUNNING))
+            self._running = self._running or journal.Journal(self._path(RUNNING))
             self._running.write(record)
         supervisor.busy(max(SECONDS, prop.seconds))
         self.kept.begin()
@@ -90,7 +72,7 @@ class Journal:
         supervisor.free()
         for finding in outcome.findings:
             if finding.fingerprint not in self.found:
-                path = self._path(f"-{len(self.found)}{_FOUND}")
+                path = self._path(f"-{len(self.found)}{FOUND}")
                 self.found[finding.fingerprint] = path
                 with suppress(*_UNWRITABLE):
                     record = packed(FindingText.of(finding, outcome.property).to_json(), casefile.dumps(finding.case))
@@ -102,7 +84,7 @@ class Journal:
         if self._running is not None:
             self._running.close()
             self._running = None
-        for path in (self._path(_RUNNING), *self.found.values()):
+        for path in (self._path(RUNNING), *self.found.values()):
             path.unlink(missing_ok=True)
         self.found.clear()
 
@@ -115,53 +97,3 @@ def folder_of(cache: Path | None) -> Path:
     folder = cache or Path(tempfile.gettempdir()) / f"gradverify-journal-{os.getuid() if hasattr(os, 'getuid') else 0}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def left_by(folder: Path, worker: str) -> Left | None:
-    """What a worker of pytest-xdist left behind; its journal is removed."""
-    running = sorted((*folder.glob(f"{worker}-*{_RUNNING}"), *folder.glob(f"{worker}{_RUNNING}")))
-    return _left(running[0]) if running else None
-
-
-def left_by_the_dead(folder: Path) -> list[Left]:
-    """What processes of this machine that live no more have left behind; their journals are removed."""
-    if os.name != "posix":  # elsewhere one cannot ask for a process without disturbing it
-        return []
-    found = []
-    for path in sorted(folder.glob(f"*-{platform.node()}-*{_RUNNING}")):
-        pid = path.name.removesuffix(_RUNNING).rpartition("-")[2]
-        if pid.isdecimal() and not _lives(int(pid)):
-            found.append(_left(path))
-    return [left for left in found if left is not None]
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _left(running: Path) -> Left | None:
-    stem = running.name.removesuffix(_RUNNING)
-    paths = [*sorted(running.parent.glob(f"{stem}-*{_FOUND}")), running]
-    try:
-        *found, (about, case) = (_read(path) for path in paths)
-        texts = [(FindingText.from_json(fields), its) for fields, its in found]
-        owner, asked = about.text("owner"), about.line("asked")
-    except CaseFileError:
-        return None
-    finally:
-        for path in paths:
-            path.unlink(missing_ok=True)
-    findings = [Finding(t.property, t.kind, t.primal, t.message, its, severity=t.severity) for t, its in texts]
-    message = "the process ended while it ran the layer on this case"
-    return Left(owner, asked, (*findings, Finding(asked, KILLED, None, message, case)))
-
-
-def _read(path: Path) -> tuple[Fields, Case]:
-    about, content = unpacked(journal.read(path) or b"")
-    return about, casefile.loads(content)

@@ -2,29 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable
 
-from gradverify.core.summarise.lines_ran import Ran, below, restored
+from gradverify.core.summarise.lines_ran import below
 from gradverify.core.texts import many
-from gradverify.pytest_plugin.shared import Record, merged
-
-
-def united(records: Iterable[Record]) -> dict[str, Ran]:
-    """What ran of each layer, in any of its checks."""
-    found: dict[str, Ran] = {}
-    for record in records:
-        if record.get("lines") is not None:
-            ran = restored(record["lines"])
-            name = str(record.get("label") or record["layer"])
-            known = found.get(name)
-            found[name] = ran if known is None else known.merged(ran)
-    return dict(sorted(found.items()))
-
-
-def plainly_united(parts: Sequence[Record]) -> Mapping[str, Any] | None:
-    """The lines of several records of one layer, in plain values."""
-    return next((ran.plain() for ran in united(parts).values()), None)
+from gradverify.pytest_plugin.shared import Record, merged, united
 
 
 def said(records: Iterable[Record]) -> list[str]:

@@ -21,7 +21,7 @@ from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import Tally
 from gradverify.core.verify import SECONDS, checked, examine, ranked, selected, watcher
 from gradverify.corpus import Entry
-from gradverify.pytest_plugin.journal import KILLED
+from gradverify.pytest_plugin.left import KILLED
 
 DEADLY = (KILLED, "crash", "memory")  # kinds of findings on whose case a process may have ended
 _FEW = 25  # new cases for a check that fails on its corpus already

@@ -7,9 +7,14 @@ pytest only.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from gradverify.core.summarise.lines_ran import Ran
+
+ROOT = "gradverify"  # of node ids, and the name of fixture and marker
 
 Record = dict[str, Any]
 
@@ -101,9 +106,21 @@ def _corpora(parts: Sequence[Record]) -> Record:
 def _lines(parts: Sequence[Record]) -> Record:
     if len(parts) == 1 or not any(part.get("lines") for part in parts):
         return {}
-    from gradverify.pytest_plugin.lines import plainly_united
+    return {"lines": next((ran.plain() for ran in united(parts).values()), None)}
 
-    return {"lines": plainly_united(parts)}
+
+def united(records: Iterable[Record]) -> dict[str, Ran]:
+    """What ran of each layer, in any of its checks."""
+    from gradverify.core.summarise.lines_ran import restored
+
+    found: dict[str, Ran] = {}
+    for record in records:
+        if record.get("lines") is not None:
+            ran = restored(record["lines"])
+            name = str(record.get("label") or record["layer"])
+            known = found.get(name)
+            found[name] = ran if known is None else known.merged(ran)
+    return dict(sorted(found.items()))
 
 
 def attach(item: pytest.Item, records: Sequence[Record], junit: str) -> None:

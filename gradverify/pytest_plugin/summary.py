@@ -12,15 +12,15 @@ import pytest
 from gradverify import __version__
 from gradverify.corpus import replay_command
 from gradverify.pytest_plugin import lines as ran
-from gradverify.pytest_plugin.journal import Left
+from gradverify.pytest_plugin.left import Left
 from gradverify.pytest_plugin.replays import shown
 from gradverify.pytest_plugin.run import Run, told_of
 from gradverify.pytest_plugin.settings import Settings
-from gradverify.pytest_plugin.shared import Record, merged, total
+from gradverify.pytest_plugin.shared import Record, merged, total, united
 from gradverify.report.jsonreport import plain
 from gradverify.report.left_open import why_open
-from gradverify.report.numbers import short
-from gradverify.report.terminal import columns, render_finding
+from gradverify.report.numbers import columns, short
+from gradverify.report.terminal import render_finding
 
 _HEADER = ("layer", "property", "cases", "worst/bound", "resolution", "unresolved", "verdict")
 _ROWS = 40  # rows up to which checks that passed have one each, also without -v
@@ -149,7 +149,7 @@ def as_json(told: Settings, records: Sequence[Record]) -> dict[str, Any]:
         "examples": told.examples,
         "ok": bool(rows) and all(row["verdict"] in ("ok", "skipped") for row in rows),
         "checks": [plain({k: v for k, v in row.items() if k not in ("shard", "corpus", "lines")}) for row in rows],
-        "lines": {name: each.plain() for name, each in ran.united(rows).items()},
+        "lines": {name: each.plain() for name, each in united(rows).items()},
     }
 
 

@@ -231,7 +231,7 @@ def _read(line: int) -> bytes:
 def _left(child: int, why: str, journal: Path, corpus: Path) -> str:
     """What the child was at, in words; what it had found is kept in the corpus."""
     from gradverify.corpus import Corpus, replay_command
-    from gradverify.pytest_plugin.journal import left_by
+    from gradverify.pytest_plugin.left import left_by
     from gradverify.report.terminal import render_finding
 
     left = left_by(journal, f"main-*-{child}")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -26,10 +26,8 @@ from gradverify.corpus import Entry
 from gradverify.pytest_plugin import settings
 from gradverify.pytest_plugin.replays import Check, Examined, examined
 
-if TYPE_CHECKING:
-    from gradverify.pytest_plugin.run import Run
-
 Likeness = tuple[Any, ...]
+Concerning = Callable[[Check], list[Entry]]  # the cases of the corpus that are of a check
 
 
 class Workers:
@@ -41,15 +39,15 @@ class Workers:
         self._begun = False
         self._results: dict[tuple[str, int], Future[Result]] = {}
 
-    def begin(self, run: Run, checks: Iterable[Check], needed: Check) -> None:
+    def begin(self, concerning: Concerning, checks: Iterable[Check], needed: Check) -> None:
         """Begin with all checks at the first call, then with one that is needed and was not among them."""
         begun, self._begun = self._begun, True
         if not begun:
-            self._send(run, checks)
+            self._send(concerning, checks)
         if (needed.owner, needed.shard) not in self._results:
-            self._send(run, [needed])
+            self._send(concerning, [needed])
 
-    def _send(self, run: Run, checks: Iterable[Check]) -> None:
+    def _send(self, concerning: Concerning, checks: Iterable[Check]) -> None:
         for check in checks:
             known = self._results.get((check.owner, check.shard))
             if known is None and check.layer.origin is not None:
@@ -60,7 +58,7 @@ class Workers:
                     check.settings,
                     self._plan,
                     in_worker,
-                    (run.concerning(check), check.shard == 0, _likeness(check.layer), properties.names()),
+                    (concerning(check), check.shard == 0, _likeness(check.layer), properties.names()),
                 )
                 self._results[check.owner, check.shard] = self._pool.submit(_work, job)
 

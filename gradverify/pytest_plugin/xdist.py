@@ -10,7 +10,7 @@ import pytest
 from gradverify.pytest_plugin import shared
 
 if TYPE_CHECKING:
-    from gradverify.pytest_plugin import State
+    from gradverify.pytest_plugin.state import State
 
 
 class Controller:
@@ -34,7 +34,7 @@ class Controller:
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem: str, report: Any) -> None:
         """Name the case that ended the worker, and keep what the worker had found by then."""
-        from gradverify.pytest_plugin.journal import left_by
+        from gradverify.pytest_plugin.left import left_by
         from gradverify.pytest_plugin.summary import of_the_dead
 
         run = self.state.run()

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from gradverify.core.nouns import Finding
-from gradverify.report.numbers import entry, short
-from gradverify.report.terminal import columns
+from gradverify.report.numbers import columns, entry, short
 
 Rungs = Sequence[tuple[float, float, float]]  # step, quotient - analytic value, noise
 FEW = 7  # steps side by side

@@ -178,3 +178,14 @@ def _listing(comparison: Comparison, arrays: dict[str, Array], paint: Paint | No
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
     return [_painted(line, paint) for line in lines]
+
+
+def columns(rows: list[tuple[str, ...]]) -> list[str]:
+    """Rows as aligned text: numbers to the right, words to the left; columns with nothing but "-" are dropped."""
+    kept = [k for k in range(len(rows[0])) if k == 0 or any(row[k] != "-" for row in rows[1:])]
+    widths = {k: max(len(row[k]) for row in rows) for k in kept}
+    words = {k for k in kept if rows[0][k] in ("layer", "property", "verdict", "verified")}
+    return [
+        "  ".join(row[k].ljust(widths[k]) if k in words else row[k].rjust(widths[k]) for k in kept).rstrip()
+        for row in rows
+    ]

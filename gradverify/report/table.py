@@ -9,8 +9,8 @@ from itertools import count
 from gradverify.core import texts
 from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import Tally
-from gradverify.report.numbers import short
-from gradverify.report.terminal import columns, painter, unfounded
+from gradverify.report.numbers import columns, short
+from gradverify.report.terminal import painter, unfounded
 
 HEADER = ("layer", "cases", "entries", "worst/bound", "resolution", "time", "unresolved", "kinks", "verdict")
 

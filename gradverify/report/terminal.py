@@ -16,7 +16,19 @@ from gradverify.core.summarise.tally import Tally
 from gradverify.core.texts import many
 from gradverify.report import code
 from gradverify.report.left_open import headed
-from gradverify.report.numbers import Paint, apart, entry, fitting, matrices, message, parts, shape, shapes, short
+from gradverify.report.numbers import (
+    Paint,
+    apart,
+    columns,
+    entry,
+    fitting,
+    matrices,
+    message,
+    parts,
+    shape,
+    shapes,
+    short,
+)
 
 FULL = 5  # findings of one layer that are printed in full
 PASTED = 400  # elements of a Case up to which its arrays are printed as code
@@ -243,17 +255,6 @@ def measured(tally: Tally) -> tuple[str, str, str, str]:
         f"{unresolved:.1%}" if unresolved else "-",
         str(tally.verdicts["kink"] or "-"),
     )
-
-
-def columns(rows: list[tuple[str, ...]]) -> list[str]:
-    """Rows as aligned text: numbers to the right, words to the left; columns with nothing but "-" are dropped."""
-    kept = [k for k in range(len(rows[0])) if k == 0 or any(row[k] != "-" for row in rows[1:])]
-    widths = {k: max(len(row[k]) for row in rows) for k in kept}
-    words = {k for k in kept if rows[0][k] in ("layer", "property", "verdict", "verified")}
-    return [
-        "  ".join(row[k].ljust(widths[k]) if k in words else row[k].rjust(widths[k]) for k in kept).rstrip()
-        for row in rows
-    ]
 
 
 def _skipped(report: Report) -> list[tuple[str, str]]:

@@ -1,0 +1,365 @@
+"""Plain torch operations as a good kernel might compute them: each result displaced by as much as it may be off.
+
+Monte Carlo arithmetic (D. S. Parker 1997; J. Vignes 1993 displaces by a unit at random, too): the reference runs in
+float64 under a dispatch mode, and every operation's result moves by plus or minus its own bound. How far the
+gradient then lies from the undisturbed one is what a kernel may lose, with cancellation and all that follows from
+it. The bounds, u = 2^-24 being the unit roundoff of float32:
+
+- an elementwise operation: a few u of its result; the argument of exp is rounded first, so (4 + |x|) u there; what
+  float32 has no normal number for may become zero, whatever it is multiplied by later;
+- a sum of n terms: n u sum |term|, which holds for any order and blocking (N. J. Higham, Accuracy and Stability of
+  Numerical Algorithms, section 4.2: gamma_n = n u / (1 - n u)); from 4096 terms on 64 sqrt(n) in place of n, which
+  holds with a probability that leaves no doubt (N. J. Higham and T. Mary 2019);
+- a Fourier transform of n numbers: a few u in each of log2 n steps, of the root mean square of its results (Higham,
+  chapter 24: the error is bounded in norm, and not in each entry);
+- an operand of a matrix product: what rounding it to the kernel's type takes away, since tensor cores take no other;
+  and the product itself by one more, where the kernel was seen to make it in its type;
+- a matrix product that is written with elementwise ones is one all the same, as in a recurrence S = a S + k v',
+  o = S' q, which a kernel computes in chunks, by products of other factors. The factors of a product that is summed
+  are off by a rounding to the type, where one of them is spread over an axis that is left; an outer product, whose
+  factors are spread over each other's axes, is itself, and then those of backward, too. Where an axis has one entry,
+  nobody can tell which products are such, and all are taken for one;
+- what backward is handed: what made it off in forward, and as much again (see `_torch.reference`);
+- a tensor that backward is handed and that the kernel was seen to save in its type: as much;
+- a softmax: 4 u |x| of its result besides, and where x is a product, what that may be off by: backward computes
+  scores x again, scales them, and takes from them a log-sum-exp; each of the four is rounded at the size of x, and
+  nothing is normalised after it; where that comes to more than 1, e to the power of four times that, up to 1: too
+  few samples would tell which of the scores may be the largest one;
+- the gradient of a softmax, p (g - sum p g): the sum may be taken as the product of upstream gradient and output
+  (T. Dao 2023). Its p are those of forward, so that what p is off by does not cancel; and where the kernel saves its
+  outputs in its type, every term is off by a rounding, and their sum by another.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from gradverify.adapters._engines.lossy import FEW, FLOOR, TINY, UNIT, counted
+from gradverify.adapters._torch.apart import decompositions
+from gradverify.adapters._torch.arrays import Tensor, floats, import_torch
+from gradverify.adapters._torch.signs import Signs
+from gradverify.adapters._torch.ties import alone
+from gradverify.adapters._torch.ties import moved as decided
+
+TF32 = "tf32"  # in which a GPU multiplies float32: eleven bits of significand
+_SCALED = 16.0  # by which a kernel may scale an operand down before it multiplies: 1 / sqrt(D) for heads up to 256
+
+_FUSED = {
+    "_softmax", "_softmax_backward_data", "_log_softmax", "_log_softmax_backward_data", "logsumexp",
+    "native_layer_norm", "native_layer_norm_backward", "native_group_norm", "native_group_norm_backward",
+    "native_batch_norm", "native_batch_norm_backward", "nll_loss_forward", "nll_loss_backward", "mse_loss",
+    "silu", "silu_backward", "gelu", "gelu_backward", "sigmoid_backward", "_fused_rms_norm",
+    "_fused_rms_norm_backward", "log_sigmoid_forward", "log_sigmoid_backward",
+}  # fmt: skip
+PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot", "convolution", "convolution_backward"}
+_SCATTERS = {"index_add", "scatter_add", "index_put", "_index_put_impl", "embedding_dense_backward"}
+_FOURIER = {"_fft_r2c", "_fft_c2c", "_fft_c2r"}
+_SUMS = {"sum", "mean", "cumsum", "nansum", *PRODUCTS, *_SCATTERS}
+_EXACT = {
+    "copy", "fill", "zero", "zeros_like", "ones_like", "full", "arange", "clone", "_to_copy", "cat", "stack", "index",
+    "gather", "embedding", "where", "masked_fill", "neg", "abs", "relu", "threshold_backward", "amax", "max", "amin",
+    "min", "maximum", "minimum", "index_select", "select_backward", "slice_backward", "constant_pad_nd", "sign",
+    "new_zeros", "new_empty_strided", "empty_like", "empty_strided", "ones", "zeros", "scalar_tensor", "scatter",
+    "topk", "sort", "flip", "roll", "tril", "triu", "repeat", "clamp", "ge", "_local_scalar_dense", "round", "floor",
+    "_unsafe_view",
+}  # fmt: skip
+
+
+def rounded(value: Tensor, dtype: Any) -> Tensor:
+    """As it comes back from another type."""
+    return value.to(dtype).to(value.dtype)
+
+
+@functools.lru_cache(maxsize=2)
+def mode(guarded: bool) -> type:
+    """The class, made when torch is there.
+
+    Parameters
+    ----------
+    guarded : whether torch.compile must stay out of it; that imports all of dynamo, which takes seconds
+    """
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Noise(Signs, TorchDispatchMode):  # type: ignore[misc, unused-ignore]
+        """See `noise`."""
+
+        def __init__(self, dtype: Any, products: Any, seed: int, elementwise: bool, kept: bool, vague: bool) -> None:
+            TorchDispatchMode.__init__(self)
+            Signs.__init__(self, seed)
+            self.vague, self.outer = vague, False  # whether forward has outer products
+            self.unit = 0.0 if products is None else _unit(products)
+            self.factors: tuple[Any, tuple[bool, ...]] | None = None  # of the last product: see `contracted`
+            self.dtype, self.products, self.elementwise, self.kept = dtype, products, elementwise, kept
+            self.sizes: dict[int, tuple[Tensor, Tensor, float]] = {}  # of products, sum |term| and the count of terms
+            self.doubts: dict[int, tuple[Tensor, Tensor | None]] = {}  # of softmaxes, by how much backward's are off
+            self.work = 0  # elements of all results
+            self.places: frozenset[int] = frozenset()  # operations whose result the kernel keeps in its type
+            self.slopes: dict[int, Tensor] = {}  # by what part of themselves gradients of results are off: see `Closed`
+            self.steep: list[tuple[Tensor, Tensor]] = []  # those results, and factors of their gradients
+
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            return guarded
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            name = func._schema.name.removeprefix("aten::").rstrip("_")
+            if name in _FUSED:
+                apart = decompositions().get(func)
+                if apart is not None:
+                    with self:
+                        result = apart(*args, **kwargs)
+                    return self.softmax(name, args, result)  # whose own operations are none of the reference
+            result, self.count = self.done(func, name, args, kwargs), self.count + 1
+            if self.count in self.slopes:
+                off = self.slopes[self.count].to(result.dtype)
+                self.steep.append((result, self.paired(off) * off + 1))
+            if self.count in self.places and floats(result):
+                result.copy_(self.low(result, self.dtype))
+                known = self.sizes.get(id(result))
+                if known is not None:
+                    self.sizes[id(result)] = result, known[1].maximum(result.abs()), _unit(self.dtype) / UNIT + known[2]
+            return result
+
+        def done(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+            """The result of an operation, displaced."""
+            if func.is_view or name in _EXACT:
+                given = args if func.is_view else decided(self, name, args)
+                return self.carried(func(*given, **kwargs), args, lambda size: func(size, *args[1:], **kwargs))
+            args = decided(self, name, args)
+            spread: Any = None
+            if name in PRODUCTS and self.products is not None:
+                exact, args = args, tuple(self.low(a, self.products, _SCALED) if floats(a) else a for a in args)
+                spread = self.spread(func, exact, args, kwargs)
+            bound: Any = None
+            if name in _SUMS:
+                bound = self.summed(func, name, args, kwargs)
+                if name in ("sum", "mean") and self.contracted(args):
+                    bound = bound + self.unit * func(args[0] * args[0], *args[1:], **kwargs).sqrt_()
+            result = alone(self, name, args, func(*args, **kwargs))
+            if name in _FOURIER:
+                return self.transformed(args[1], result)
+            if name == "mul" and self.unit:
+                self.multiplied(args, result)
+            if name in PRODUCTS and floats(result):
+                count = counted(_terms(name, args, result))
+                self.sizes[id(result)] = result, bound / (UNIT * count), count
+                if self.unit and _terms(name, args, result) == 1:
+                    self.of_one_term(result, import_torch().is_grad_enabled())
+            if name in ("mul", "div") and self.sizes:
+                self.carried(result, args, lambda size: abs(size * args[1] if name == "mul" else size / args[1]))
+            if name in ("add", "sub") and self.sizes:
+                self.added(result, args, kwargs)
+            if spread is not None:
+                result.add_(spread.mul_(self.signs(spread)).nan_to_num_(0.0, 0.0, 0.0))
+            self.work += result.numel() if floats(result) else 0
+            for k, part in enumerate(result if isinstance(result, (tuple, list)) else (result,)):
+                if floats(part) and part.numel():
+                    self.displace(part, name, args, bound[k] if isinstance(bound, (tuple, list)) else bound)
+            return result
+
+        def transformed(self, axes: Any, result: Tensor) -> Tensor:
+            """Off by a few roundings in each of log2 n steps, at the size of all entries together."""
+            square, count = result.abs().square(), max(2, math.prod(result.shape[axis] for axis in axes))
+            size = square.mean(axes, keepdim=True).sqrt_().mul_(FEW * UNIT * math.log2(count)).expand_as(square)
+            parts, sizes = result, size
+            if result.is_complex():
+                parts, sizes = import_torch().view_as_real(result), size.unsqueeze(-1).expand(*size.shape, 2)
+            parts.add_(sizes * self.signs(parts))
+            self.work += parts.numel()
+            return result
+
+        def multiplied(self, args: Any, result: Tensor) -> None:
+            """Displaces an outer product, and remembers which factor is spread over which axis of any."""
+            self.factors, forward = None, import_torch().is_grad_enabled()
+            if not all(floats(a) for a in args) or (forward and not any(a.requires_grad for a in args)):
+                return
+            over = [_has(a, result.ndim) for a in args]
+            one, other = (any(x and not y for x, y in zip(*pair)) for pair in (over, over[::-1]))
+            if self.vague or (one and other):
+                self.of_one_term(result, forward)
+            elif (one or other) and not all(self.holds(a) for a in args):
+                self.factors = weakref.ref(result), tuple(map(all, zip(*over)))
+
+        def holds(self, value: Tensor) -> bool:
+            """Whether operands of products have the type that holds this as it is."""
+            return self.products != TF32 and bool(import_torch().equal(rounded(value, self.products), value))
+
+        def of_one_term(self, result: Tensor, forward: bool) -> None:
+            """Displaces an outer product, if it is one of forward or forward has some."""
+            self.outer |= forward
+            if self.outer:
+                result.add_(self.off(result, self.products))
+
+        def contracted(self, args: Any) -> bool:
+            """Whether a sum is over axes that both factors of a product have."""
+            if self.factors is None or self.factors[0]() is not args[0]:
+                return False
+            both = self.factors[1]
+            axes = args[1] if len(args) > 1 and args[1] else range(len(both))
+            return all(both[axis] for axis in ([axes] if isinstance(axes, int) else axes))
+
+        def spread(self, func: Any, exact: Any, args: Any, kwargs: Any) -> Tensor | None:
+            """Half of what the displaced operands move a product by in the mean; None where they stay.
+
+            The signs of a few terms may cancel in every sample, as where two of them sum to nearly 0, and the samples
+            then tell nothing of how the operands are rounded.
+            """
+            if func._schema.is_mutable or len(func._schema.returns) > 1:  # gradients of a convolution, of a part each
+                return None
+            found: Tensor | None = None
+            for k, (a, moved) in enumerate(zip(exact, args)):
+                if not floats(a) or import_torch().equal(a, moved):
+                    continue
+                squares = [x * x if floats(x) else x for x in exact]
+                squares[k] = (moved - a).square_()
+                one = func(*squares, **kwargs)
+                found = one if found is None else found.add_(one)
+            return None if found is None else found.abs_().sqrt_().mul_(FLOOR)
+
+        def carried(self, result: Any, args: Any, how: Callable[[Tensor], Tensor]) -> Any:
+            """The result; the sizes of its terms are those of its first argument, moved or scaled alike."""
+            known = self.sizes.get(id(args[0])) if args and self.sizes and floats(result) else None
+            if known is not None:
+                self.sizes[id(result)] = result, how(known[1]), known[2]
+            return result
+
+        def added(self, result: Tensor, args: Any, kwargs: Any) -> None:
+            """Remembers the sizes of terms of a sum of two, as of scores and a bias."""
+            known = [self.sizes.get(id(a)) for a in args[:2]]
+            counts = [k[2] for k in known if k is not None]
+            if counts:
+                one, other = (abs(a) if k is None else k[1] for a, k in zip(args, known))
+                sizes = import_torch().add(one, other, alpha=abs(kwargs.get("alpha", 1)))
+                self.sizes[id(result)] = result, sizes, max(counts)
+
+        def softmax(self, name: str, args: Any, result: Any) -> Any:
+            """A softmax or its gradient with the errors that its arguments' sizes bring."""
+            if name in ("_softmax", "_log_softmax"):
+                size = args[0].abs().mul_(FEW * UNIT).nan_to_num_(0.0, 0.0, 0.0)  # what is masked is none
+                _, terms, count = self.sizes.get(id(args[0]), (None, None, 0.0))
+                size = size if terms is None else size.add_(terms.nan_to_num(0.0, 0.0, 0.0), alpha=UNIT * count)
+                signs, logs = self.paired(result), result if name == "_log_softmax" else result.log()
+                # two scores are each off by that, and either may be so here
+                most = (logs + 4 * size).clamp_(max=0.0)
+                known = size.clamp(max=1.0).mul_(signs)
+                known, most = (result + known, most) if name == "_log_softmax" else (result * (known + 1), most.exp_())
+                result.copy_(known.where((size <= 1) | (signs < 0), most))
+                if name == "_softmax":
+                    self.doubts[result.data_ptr()] = result, None
+            elif name == "_softmax_backward_data":
+                g, p, dim = args[:3]
+                off = import_torch().zeros_like(p.sum(dim, keepdim=True))
+                if self.kept:
+                    terms = self.sizes.get(id(g), (g, g.abs()))[1]
+                    off += (terms * p).sum(dim, keepdim=True) + (g * p).sum(dim, keepdim=True).abs()
+                    off *= import_torch().finfo(self.dtype).eps / 2
+                doubt = self.doubts.get(p.data_ptr(), (p, None))[1]
+                if doubt is not None:
+                    off += (g.abs() * doubt).sum(dim, keepdim=True)
+                result.add_(p * off.mul_(self.signs(off)))
+            return result
+
+        def forget(self) -> None:
+            """Let tensors go: the graph holds the hook that saves, which holds this, and would never be freed."""
+            self.sizes.clear()
+            self.doubts.clear()
+            self.steep.clear()
+
+        def handed(self, value: Tensor, moved: Tensor, off: Tensor) -> None:
+            """Backward gets `moved` for what forward made, `off` being how much it was off."""
+            if value.data_ptr() in self.doubts:
+                self.doubts[moved.data_ptr()] = moved, off.abs()
+
+        def summed(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
+            """u n sum |term| of every result; in-place operations start from zero."""
+            given = [abs(a) if floats(a) else a for a in args]
+            if func._schema.is_mutable and floats(args[0]):
+                given[0] = import_torch().zeros_like(args[0])
+            sums = func(*given, **{k: abs(v) if floats(v) else v for k, v in kwargs.items()})
+            parts = sums if isinstance(sums, (tuple, list)) else (sums,)
+            found = [p.mul_(UNIT * counted(_terms(name, args, p))) if floats(p) and p.numel() else None for p in parts]
+            return found if isinstance(sums, (tuple, list)) else found[0]
+
+        def displace(self, result: Tensor, name: str, args: Any, bound: Tensor | None) -> None:
+            if bound is not None:
+                result.add_(bound.mul_(self.signs(bound)).nan_to_num_(0.0, 0.0, 0.0))
+            elif self.elementwise:
+                if name in ("exp", "exp2") and floats(args[0]) and args[0].shape == result.shape:
+                    size = args[0].abs().nan_to_num_(0.0, 0.0, 0.0).add_(FEW)
+                    result.mul_(self.signs(result) * (UNIT * size) + 1)
+                else:
+                    result.mul_(self.signs(result, FEW * UNIT))
+                self.flush(result)
+
+        def flush(self, result: Tensor) -> None:
+            """Of numbers that are no normal ones in float32, by chance some become zero and some do not."""
+            torch = import_torch()
+            flushed = torch.hardshrink(result, TINY)
+            if not torch.equal(flushed, result):
+                result.copy_(torch.where(self.signs(result) > 0, flushed, result))
+
+        def low(self, value: Tensor, dtype: Any, scaled: float = 1.0) -> Tensor:
+            """Displaced by as much as rounding to a type may take; what the type holds exactly stays."""
+            off = self.off(value, dtype, scaled)
+            return (off if dtype == TF32 else off.masked_fill_(rounded(value, dtype) == value, 0.0)).add_(value)
+
+        def off(self, value: Tensor, dtype: Any, scaled: float = 1.0) -> Tensor:
+            """As much as rounding to a type may take, to either side, of a value that may be that much smaller."""
+            least = scaled * 2.0**-25 if dtype == import_torch().float16 else 0.0  # it has no other below
+            signs = self.alike(value, _unit(dtype)) if self.seed & 2 else self.signs(value)
+            return value.abs().mul_(_unit(dtype)).add_(least).mul_(signs)
+
+    return Noise
+
+
+def noise(
+    dtype: Any, products: Any, seed: int, elementwise: bool = True, kept: bool = False, vague: bool = False
+) -> Any:
+    """A dispatch mode in which operations are as inexact as a kernel's may be.
+
+    Parameters
+    ----------
+    dtype : of the kernel's inputs and outputs
+    products : type that operands of matrix products are rounded to; None leaves them
+    elementwise : whether elementwise operations are displaced; in float32 they round by themselves
+    kept : whether the kernel saves outputs or intermediate tensors in its type
+    vague : whether axes have one entry, so that an elementwise product may stand for a matrix product
+    """
+    return mode("torch._dynamo" in sys.modules)(dtype, products, seed, elementwise, kept, vague)
+
+
+def _unit(dtype: Any) -> float:
+    """Unit roundoff of a type."""
+    return 2.0**-11 if dtype == TF32 else float(import_torch().finfo(dtype).eps) / 2
+
+
+def _has(factor: Tensor, axes: int) -> list[bool]:
+    """Along which of so many axes a factor has entries of its own, and not one that is repeated."""
+    own = [size > 1 and step != 0 for size, step in zip(factor.shape, factor.stride())]
+    return [False] * (axes - len(own)) + own
+
+
+def _terms(name: str, args: Any, result: Tensor) -> float:
+    """Number of terms of each sum, at most."""
+    tensors = [a for a in args if isinstance(a, import_torch().Tensor)]
+    if name in ("mm", "bmm", "mv", "dot"):
+        return int(tensors[0].shape[-1])
+    if name in ("addmm", "baddbmm", "addmv"):
+        return int(tensors[1].shape[-1]) + 1
+    if name == "convolution":
+        return int(tensors[1].numel() // max(1, tensors[1].shape[0])) + 1
+    if name == "convolution_backward":
+        return int(tensors[0].numel())
+    if name == "cumsum":
+        return int(tensors[0].shape[args[1]]) if tensors[0].ndim else 1
+    if name in _SCATTERS:
+        index = args[1] if name in ("embedding_dense_backward", "index_put", "_index_put_impl") else args[2]
+        parts = index if isinstance(index, (tuple, list)) else (index,)
+        return max((int(part.numel()) for part in parts if part is not None), default=int(result.numel()))
+    return float(max(1, tensors[0].numel() // max(1, result.numel())))
