@@ -7,6 +7,7 @@ from gradverify.adapters.boosting import boosting
 from gradverify.adapters.cached import cached
 from gradverify.adapters.context import context
 from gradverify.adapters.elementwise import elementwise
+from gradverify.adapters.filling import filling
 from gradverify.adapters.kernel import kernel
 from gradverify.adapters.losses import loss
 from gradverify.adapters.objective import hessian, objective
@@ -22,6 +23,7 @@ __all__ = [
     "cached",
     "context",
     "elementwise",
+    "filling",
     "hessian",
     "kernel",
     "loss",

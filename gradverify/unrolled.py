@@ -54,6 +54,11 @@ class Cell(Layer):
         """Where the axis of time goes for each primal."""
         return {primal.name: time_axis(primal) for primal in self.primals}
 
+    @cached_property
+    def due(self) -> tuple[str, ...]:
+        """Primals whose gradient each step gives: all that are differentiable and not declared zero."""
+        return tuple(p.name for p in self.differentiable if p.name not in self.declared.zero)
+
     def pull(self, cotangents: tuple[Array, ...], saved: Any, options: Mapping[str, Any]) -> Arrays:
         """Gradients of one step by name; of every differentiable primal that is not declared zero.
 
@@ -63,15 +68,15 @@ class Cell(Layer):
         arguments = cotangents if spread else (cotangents,)
         known = taken_by(self.backward, options, len(arguments) + 1)
         raw = self.backward(*arguments, saved, **known)  # the sequence is called inside a guard
-        found = {name: value for name, value in by_name(self, raw).items() if value is not None}
+        found = by_name(self, raw)
         for value in found.values():
             if isinstance(value, LayerFailure):
                 raise value
-        for primal in self.differentiable:
-            if primal.name not in found and primal.name not in self.declared.zero:
-                message = f"backward of the cell {self.name!r} gives no gradient for {primal.name}"
+        for name in self.due:
+            if found.get(name) is None:
+                message = f"backward of the cell {self.name!r} gives no gradient for {name}"
                 raise LayerFailure("missing", "backward", message)
-        return found
+        return {name: value for name, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,8 +166,8 @@ class Unrolled:
         for t, step in enumerate(self._each_step(values)):
             states = held[t] if held is not None and self.border(t) else states
             entered.append(states)
-            step.update(states)
-            after, saved = forwarded(cell, cell.forward(*[step[name] for name in cell.primal_names], **options))
+            step |= states
+            after, saved = forwarded(cell, cell.forward(*(step[name] for name in cell.primal_names), **options))
             states = dict(zip(cell.states, after))
             steps.append(saved)
             out.append(after[0])

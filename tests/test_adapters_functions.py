@@ -1,7 +1,5 @@
 """Primals in dicts and lists, shared contexts, and pullbacks: right ones pass, a slip is found by its name."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 
@@ -179,37 +177,6 @@ def test_a_forward_alone_is_told_as_such_whatever_it_keeps_for_backward():
             gv.check(lambda x, w, saved=saved: (x * w, saved(x, w)), x="N D", w="D")
 
 
-def test_a_backward_that_takes_what_forward_saved_one_by_one():
-    def threshold(x, lam=0.5):
-        return np.sign(x) * np.maximum(np.abs(x) - lam, 0), (x, lam)
-
-    def both(x, y):
-        return (x * y, x + y), (x, y)
-
-    options = {"lam": [0.5, 1.0]}
-    assert verdict(threshold, lambda dy, x, lam: dy * (np.abs(x) > lam), x="N", options=options).ok
-    assert verdict(threshold, lambda dy, x, lam: dy * (np.abs(x) > 2 * lam), x="N", options=options) == {"x"}
-    assert verdict(both, lambda a, b, x, y: (a * y + b, a * x + b), x="N", y="N").ok
-    assert verdict(both, lambda a, b, x, y: (a * y + b, a * x - b), x="N", y="N") == {"y"}
-
-
-def test_an_option_behind_what_forward_saved_is_an_option():
-    def summed(x, w, axis=0):
-        return (x * w).sum(axis), (x, w)
-
-    def back(slip):
-        def backward(dy, saved, axis):
-            x, w = saved
-            d = np.broadcast_to(np.expand_dims(dy, axis), x.shape)
-            return d * w, slip * d * x
-
-        return backward
-
-    declared = {"x": "N D", "w": "N D", "options": {"axis": [0, 1]}}
-    assert verdict(summed, back(1.0), **declared).ok
-    assert verdict(summed, back(-1.0), **declared) == {"w"}
-
-
 class Tanh:
     """A function of its input, with the derivative there: the argument of both has one name."""
 
@@ -315,65 +282,6 @@ def test_weights_that_are_drawn_at_the_first_forward_are_no_random_numbers_of_ea
     ]
     assert [any("random numbers" in line for line in lines) for lines in told] == [False, True]
     assert gv.check(lambda M: Undropped(n_out=M), x="N D", examples=10, raises=False).findings
-
-
-def total(a, axis, keepdims):
-    return a.sum(axis=axis, keepdims=keepdims)
-
-
-def total_backward(grad, a_shape, axis, keepdims):
-    return np.broadcast_to(grad if keepdims else np.expand_dims(grad, axis), a_shape).copy()
-
-
-def negated(a):
-    return -a
-
-
-def power(a):
-    return np.exp(a)
-
-
-def slope_of(sign):
-    """A backward that takes the output by a name that says so."""
-
-    def backward(grad, exp_a):
-        return sign * grad * exp_a
-
-    return backward
-
-
-def shifted(a, b):
-    return a + b
-
-
-def shifted_backward(grad, b_shape, a_shape):
-    db = grad.sum(0) if len(b_shape) < grad.ndim else grad
-    return np.broadcast_to(grad, a_shape), db
-
-
-def test_arguments_of_a_backward_are_told_by_their_names():
-    check = partial(gv.check, examples=10)
-    assert check(total, total_backward, a="N D", options={"axis": [0, 1], "keepdims": [True, False]}).ok
-    assert check(negated, lambda grad: -grad, a="N").ok
-    report = check(power, slope_of(1), a="N D")
-    assert report.ok and "backward: a function of the upstream gradient, the output" in report.declared
-    assert check(shifted, shifted_backward, a="N D", b="D").ok
-
-
-def test_backwards_of_such_arguments_are_found_wrong():
-    check = partial(gv.check, examples=10, raises=False)
-    assert check(power, slope_of(-1), a="N D").findings
-    assert check(negated, lambda grad: grad, a="N").findings
-    (finding,) = check(shifted, lambda grad, b_shape: (grad, grad[0].reshape(b_shape)), a="N D", b="D").findings
-    assert finding.primal == "b"
-    with pytest.raises(gv.DeclarationError, match=r"backward takes \(grad, mask\)"):
-        check(power, lambda grad, mask: grad * mask, a="N")
-
-
-@pytest.mark.parametrize("choices", [[0, 1], (0, 1)])
-def test_choices_that_are_given_like_a_primal_are_named_as_an_option(choices):
-    with pytest.raises(gv.DeclarationError, match=r"options=\{'axis': \[0, 1\]\}"):
-        gv.check(total, total_backward, a="N D", axis=choices)
 
 
 class Traced:

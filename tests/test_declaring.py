@@ -61,7 +61,7 @@ def test_several_arguments_and_their_gradients_are_a_pair():
 
 
 def test_a_cache_behind_several_outputs_is_told_with_the_way_to_declare_it():
-    report = check(lambda x, h: (h, x, (x, h)), lambda dh, dx, saved: (dx, dh), x="N", h="N")
+    report = check(lambda x, h: (h, x, (x, h)), lambda dy, saved: dy[::-1], x="N", h="N")
     assert any("adapt.cached" in f.message for f in report)
 
 

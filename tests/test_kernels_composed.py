@@ -257,13 +257,13 @@ def test_a_convolution_is_a_reference_as_any_other(fault):
         @staticmethod
         def forward(ctx, x, w, b):
             ctx.save_for_backward(x, w)
-            return conv(x, w, b)
+            return conv(x.float(), w.float(), b.float()).to(x.dtype)  # that of bfloat16 adds up in it on some machines
 
         @staticmethod
         def backward(ctx, g):
-            x, w = ctx.saved_tensors
-            dx = torch.nn.grad.conv1d_input(x.shape, w, g)
-            dw = torch.nn.grad.conv1d_weight(x, w.shape, g)
+            x, w = (t.float() for t in ctx.saved_tensors)
+            dx = torch.nn.grad.conv1d_input(x.shape, w, g.float()).to(g.dtype)
+            dw = torch.nn.grad.conv1d_weight(x, w.shape, g.float()).to(g.dtype)
             return dx, dw, (g[:1] if fault else g).float().sum((0, 2)).to(g.dtype)
 
     def plain(x, w, b):

@@ -6,12 +6,13 @@ gradverify.check(forward, backward, params={"W1": "D H", "b1": "H"}, x="N D")
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
 from typing import Any
 
 from gradverify.adapters._normal import flat
-from gradverify.adapters._objects.pairs import names_of_gradients
 from gradverify.core.declare.domains import words
 from gradverify.core.declare.functions import arguments, taken_by
+from gradverify.core.declare.gradient_names import names_of_gradients
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.validation import parameters, takes
 from gradverify.core.errors import DeclarationError
@@ -67,6 +68,7 @@ def nested_pair(
     def forward_nested(*arrays: Any, **options: Any) -> Any:
         return forward(*rebuild(dict(zip(primals, arrays))).values(), **options)
 
+    @wraps(backward)
     def backward_nested(dy: Any, saved: Any, **options: Any) -> dict[str, Any]:
         return _by_path(names, backward(dy, saved, **taken_by(backward, options, 2)))
 

@@ -12,7 +12,6 @@ A class names its primals as attributes, forward directly above backward:
 from __future__ import annotations
 
 import inspect
-import re
 from functools import wraps
 from typing import Any
 
@@ -21,8 +20,14 @@ import numpy as np
 from gradverify.adapters import convention
 from gradverify.adapters._chance import Chance, mentions
 from gradverify.adapters._nested import is_nested, nested_pair
-from gradverify.adapters._normal import annotated, called, examples, finished, flat, required, split
-from gradverify.core.declare.functions import arguments, taken_by
+from gradverify.adapters._normal import (
+    constants,
+    finished,
+    split,
+)
+from gradverify.adapters._pair import as_called, is_loss, reordered, ungiven
+from gradverify.adapters.losses import loss
+from gradverify.core.declare.functions import arguments
 from gradverify.core.declare.held import arrays_of
 from gradverify.core.declare.layer import KEYWORDS, Layer, Loss
 from gradverify.core.errors import DeclarationError
@@ -53,17 +58,13 @@ def _dimension_strings(cls: type) -> dict[str, Any]:
     return {n: getattr(cls, n) for n in parameters if isinstance(getattr(cls, n, None), (str, tuple))}
 
 
-_UPSTREAM_AND_SAVED = re.compile(r"\w+ (saved|cache|ctx|res|residuals?|_)|")
-_UPSTREAM = ("dy", "dout", "g", "grad", "grad_output", "upstream", "cotangent", "ct", "v")
-_OUTPUT, _SHAPE = ("y", "out", "output", "result", "ans", "z", "s", "p", "h"), "_shape"
-_DY, _Y = "the upstream gradient", "the output"  # arguments of a backward that name no primal and no option
-
-
 @convention('gradverify.check(forward, backward, x="N D", W="D H")', _is_pair, name="pair", priority=90)
 def _from_pair(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
     owner = _owner(*target)
     if owner is not None:
         return _of_object(owner, *target, **declaration)
+    told = reordered(*target)
+    target = told or target
     kind = Loss if declaration.pop("loss", False) else Layer
     primals, settings = split(declaration)
     if any(is_nested(primals.get(p.name)) for p in arguments(target[0]) or ()):
@@ -71,7 +72,12 @@ def _from_pair(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
     layer = kind(*target, **declaration)
     try:
         with time_limit(_TRIAL):
-            layer = _as_called(layer) or layer
+            if is_loss(layer):
+                return loss(*target, **declaration)
+            targets = ungiven(layer)
+            if targets:
+                layer = kind(*target, **{**declaration, "constants": constants(settings, *targets)})
+            layer = (None if told else as_called(layer)) or layer
             return _seeded(layer) if mentions(layer.forward) else layer
     except LayerFailure:  # it does not return: the check itself finds that
         return layer
@@ -90,103 +96,6 @@ def _of_object(owner: Any, forward: Any, backward: Any, **declaration: Any) -> L
     from gradverify.adapters.stateful import stateful
 
     return stateful(owner, methods=(forward.__name__, backward.__name__), **declaration)
-
-
-def _as_called(layer: Layer) -> Layer | None:
-    """The layer of a function and its gradient, f(x) and f_grad(x) or f_grad(x, dy), or of a backward that takes what
-    forward saved one by one; None if it is the usual pair.
-
-    Told by the arguments of the gradient where forward returns an array and no cache, see `_roles`; raises
-    DeclarationError if they do not tell what they are.
-    """
-    names = required(layer.backward) or []
-    usual = [n for n in names if n not in _UPSTREAM] == list(layer.primal_names)
-    if not usual and _UPSTREAM_AND_SAVED.fullmatch(" ".join(names)):
-        return None
-    arrays = next((arrays for arrays, _ in examples(layer)), None)
-    if arrays is None:
-        return None
-    try:
-        value = called("forward", layer.forward, *arrays.values(), **layer.default_options)
-    except LayerFailure:
-        return None
-    if not isinstance(value, (np.ndarray, np.number, float)):
-        return _unpacking(layer, names, value)
-    roles = _roles(layer, names)
-    if roles is None:
-        raise DeclarationError(_unclear(layer, names))
-    whole = _DY in roles  # else a derivative, elementwise
-
-    def forward(*primals: Any, **options: Any) -> Any:
-        y = layer.forward(*primals, **options)
-        return y, (primals, y, options)
-
-    def backward(dy: Any, saved: Any) -> Any:
-        primals, y, options = saved
-        known = {**options, **dict(zip(layer.primal_names, primals)), _DY: dy, _Y: y}
-        shapes = {n + _SHAPE: np.shape(a) for n, a in zip(layer.primal_names, primals)}
-        given = [(shapes | known)[role] for role in roles]
-        taken = taken_by(layer.backward, options, len(given))
-        found = flat(layer.backward(*given, **taken))
-        return tuple(found if whole else [None if g is None else g * dy for g in found])
-
-    said = [role for role in roles if not role.endswith(_SHAPE) and role not in layer.options]
-    line = f"backward: a function of {', '.join(said) or 'shapes'}"
-    return annotated(layer.derive(forward=forward, backward=backward), line)
-
-
-def _roles(layer: Layer, names: list[str]) -> list[str] | None:
-    """What each argument of a gradient is: a primal or an option by its name, a shape, _DY or _Y; None if unclear.
-
-    The upstream gradient may have any name beside all primals, and the output one that says so, as `exp_x`.
-    """
-    known = {*layer.primal_names, *layer.options, *(n + _SHAPE for n in layer.primal_names)}
-    others = [n for n in names if n not in known]
-    upstream = [n for n in others if n in _UPSTREAM]
-    if len(others) == 1 and not upstream and set(layer.primal_names) <= set(names):
-        upstream = others
-    rest = [n for n in others if n not in upstream]
-    if len(upstream) > 1 or len(rest) > 1 or (rest and not upstream) or not all(_is_output(layer, n) for n in rest):
-        return None
-    return [n if n in known else _DY if n in upstream else _Y for n in names]
-
-
-def _is_output(layer: Layer, name: str) -> bool:
-    return name in _OUTPUT or any(name.endswith(f"_{n}") for n in layer.primal_names)
-
-
-def _unpacking(layer: Layer, names: list[str], result: Any) -> Layer | None:
-    """The layer of a backward that takes what forward saved one by one, ``backward(dy, x, W)``; None if it does not.
-
-    Parameters
-    ----------
-    names : arguments of backward
-    result : of a forward
-    """
-    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], tuple)) or len(names) < 3:
-        return None
-    count = len(flat(result[0]))
-    by_name = set(names) & set(layer.options) and names[count] not in layer.primal_names  # (dy, saved, axis)
-    if len(names) != count + len(result[1]) or by_name:
-        return None
-
-    def backward(dy: Any, saved: Any, **options: Any) -> Any:
-        given = (*(dy if count > 1 else (dy,)), *saved)
-        return layer.backward(*given, **taken_by(layer.backward, options, len(given)))
-
-    line = f"backward takes {', '.join(names[count:])}, as forward saved them"
-    return annotated(layer.derive(backward=backward), line)
-
-
-def _unclear(layer: Layer, names: list[str]) -> str:
-    primals = ", ".join(layer.primal_names)
-    one = len(names) == 1 and len(layer.primal_names) == 1
-    chain = " Of the output instead of the input: gradverify.adapt.elementwise(f, g, of='output')." if one else ""
-    return (
-        f"{layer.name!r} returns an array and no cache, and backward takes ({', '.join(names)}): name its arguments as "
-        f"those of forward, ({primals}) or ({primals}, dy).{chain} Or let forward return (output, saved), and backward "
-        "take (dy, saved)"
-    )
 
 
 def _seeded(layer: Layer) -> Layer:

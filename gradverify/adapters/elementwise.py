@@ -21,7 +21,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
 from gradverify.core.nouns import Array
 
-FUNCTIONS = ("fn", "function", "forward", "activate", "activation", "__call__")
+FUNCTIONS = ("fn", "function", "forward", "activate", "activation", "call", "__call__")
 DERIVATIVES = ("grad", "gradient", "derivative", "deriv", "prime", "backward", "inverse_deriv")
 # what takes one array is the derivative there, and no pullback; elsewhere where it is named as that of the function is
 PAIRS = (("fn", "grad"), ("function", "derivative"), ("__call__", "gradient"), ("__call__", "derivative"))

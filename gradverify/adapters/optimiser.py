@@ -58,7 +58,7 @@ class Recorder:
     Attributes
     ----------
     seen : parameters (None where it was not given) and copies of their gradients
-    rated : whether somebody asked for its rate
+    rated : whether somebody asked for its rate, or keeps one of ours
     """
 
     def __init__(self) -> None:
@@ -105,7 +105,9 @@ class Recorder:
         return self.update
 
     def __deepcopy__(self, memo: Any) -> Recorder:
-        return Recorder()
+        made = Recorder()
+        made.rated = self.rated
+        return made
 
     def __copy__(self) -> Recorder:
         return self  # objects copy one optimiser for each parameter; all are to be heard
@@ -173,6 +175,7 @@ class Applied(Stateful):
                         setattr(holder, name, recorder)
                 elif name in RATES and self.rate is None:
                     setattr(holder, name, _RATE)
+                    recorder.rated = True
         instance.__dict__[_KEY] = recorder
 
     def _pair(self, instance: Any, name: str, built: Mapping[str, Array]) -> Pair:
@@ -249,8 +252,7 @@ class Applied(Stateful):
         }
 
     def _rate(self, instance: Any) -> float:
-        ours = not RATES.isdisjoint(self.extra) or not RATES.isdisjoint(attributes(instance))
-        ours = ours or instance.__dict__[_KEY].rated
+        ours = not RATES.isdisjoint(self.extra) or instance.__dict__[_KEY].rated
         return self.rate if self.rate is not None else _RATE if ours else 1.0
 
 

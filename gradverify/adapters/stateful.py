@@ -8,6 +8,7 @@ paired is printed with every report, and `pairs={"W": "dW"}` corrects it.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters import convention
+from gradverify.adapters._normal import required
 from gradverify.adapters._objects.building import build
 from gradverify.adapters._objects.guesses import methods_of
-from gradverify.adapters._objects.instance import accepted_by
+from gradverify.adapters._objects.instance import accepted_by, builds
 from gradverify.adapters._objects.stateful import Stateful
+from gradverify.adapters.elementwise import elementwise
 from gradverify.core.declare.held import arrays_of
 from gradverify.core.declare.layer import Layer
 
@@ -37,6 +40,43 @@ def _recognises(target: Any) -> bool:
     if found[1] == "" and not inspect.isclass(target) and not any(map(np.ndim, arrays_of(target).values())):
         return False  # a loss without weights, whose gradient nobody has seen
     return accepted_by(getattr(cls, found[0]))[:1] != ["ctx"]
+
+
+_POINTS = np.array([[0.3, -0.7, 1.1], [-1.6, 2.1, 0.4]])  # at which no usual function bends
+_STEP = 2.0**-17  # near the cube root of eps
+
+
+def _derivative_of(target: Any, methods: Any) -> tuple[Any, Any] | None:
+    """A function and its derivative, which take one argument of the same name; None if the second is a backward."""
+    names = methods or methods_of(target if inspect.isclass(target) else type(target)) or ()
+    made_by_call = builds(target) and (not inspect.isclass(target) or required(target))
+    if isinstance(names, str) or len(names) != 2 or not all(names) or made_by_call:
+        return None
+    made = target() if inspect.isclass(target) else copy.deepcopy(target)
+    function, derivative = (getattr(made, name, None) for name in names)
+    if function is None or derivative is None:
+        return None
+    takes = required(function) or []
+    same = len(takes) == 1 and takes == required(derivative)
+    return (function, derivative) if same and _is_derivative(function, derivative) else None
+
+
+def _is_derivative(function: Any, derivative: Any) -> bool:
+    """Whether it needs no forward before, and is the slope, or not linear as a backward is."""
+    try:
+        with np.errstate(all="ignore"):
+            slope, twice, up, down = (
+                np.array(f(np.array(x)), float)
+                for f, x in (
+                    (derivative, _POINTS),
+                    (derivative, 2 * _POINTS),
+                    (function, _POINTS + _STEP),
+                    (function, _POINTS - _STEP),
+                )
+            )
+            return not np.allclose(twice, 2 * slope) or np.allclose(slope, (up - down) / (2 * _STEP))
+    except Exception:  # noqa: BLE001  whatever the author's code raises where forward was not called
+        return False
 
 
 @convention(
@@ -86,6 +126,9 @@ def stateful(
     DeclarationError
         If the object cannot be built, or lacks the methods.
     """
+    pair = _derivative_of(target, methods) if init is None else None
+    if pair is not None:
+        return elementwise(*pair, name=name or getattr(target, "__name__", type(target).__name__), **declaration)
     return build(
         Stateful,
         target,

@@ -183,7 +183,8 @@ def _sized(inner: Stateful, layer: Layer, label: str, made: Any) -> None:
             "or a value"
         )
     arrays = [n for n in float_arrays(made) if n not in inner.pairs] if made is not None else []
-    seen = f" It holds {', '.join(arrays)}, of which no gradient was found." if arrays else ""
+    why = f": {inner.fault}" if inner.fault else ""
+    seen = f" It holds {', '.join(arrays)}, of which no gradient was found{why}." if arrays else ""
     one = arrays[0] if arrays else "W"
     others = [n for n in (*inner.maker.sizes(), "A", "B", "C", "D") if n != unknown[0]]
     rank = np.ndim(float_arrays(made)[one]) if arrays else 2
@@ -303,9 +304,12 @@ def _look(
                 tuple(np.ones(np.shape(y)) for y in output) if isinstance(output, tuple) else np.ones(np.shape(output))
             )
             before = _arrays_of(made, built)
-            with suppress(LayerFailure):  # what forward shows is shown; the check will report the crash
+            try:
                 inner.pull(ran, cotangent)
-    except (LayerFailure, DeclarationError):
+            except LayerFailure as failure:  # what forward shows is shown; the check will report the crash
+                inner.fault = str(failure)
+    except (LayerFailure, DeclarationError) as failure:
+        inner.fault = str(failure)
         return None
     found = discover(made, built)
     lazy = not (set(start) & set(found))

@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gradverify.adapters._normal import required
+from gradverify.core.declare.functions import arguments
 
 FORWARDS = (
     *("forward", "forward_pass", "fprop", "forward_propagation", "feedforward", "feed_forward", "forward_prop"),
-    *("propagate", "__call__"),
+    *("propagate", "call", "__call__"),
 )
 BACKWARDS = (
     *("backward", "backward_pass", "bprop", "backprop", "back_propagation", "backward_propagation", "backpropagate"),
@@ -21,7 +22,7 @@ VALUES = ("loss", "compute_loss", "cost", "compute_cost", "loss_function", "cost
 PREDICTIONS = ("predict", "predict_proba", "output")
 SLOPES = (
     *("compute_gradients", "compute_gradient", "compute_grads", "calculate_gradients", "calc_gradients"),
-    *("get_gradients", "gradients", "gradient", "grads", "grad", *BACKWARDS),
+    *("get_gradients", "gradients", "gradient", "grads", "grad", "derivative", "deriv", *BACKWARDS),
 )
 
 
@@ -75,8 +76,11 @@ _LOOKED_AT = 3  # a size that no primal is known to have yet
 
 
 def with_sizes(settings: Mapping[str, Any], primals: Mapping[str, Any], built_with: Sequence[str]) -> dict[str, Any]:
-    """The settings for a first look: sizes of domains that only the object's own arrays have are options until then."""
+    """The settings for a first look: sizes that domains or `assume` name, and only the object's own arrays have, are
+    options until then.
+    """
     texts = [spec.partition(":") for spec in primals.values() if isinstance(spec, str)]
     dims, domains = ({word for text in texts for word in re.findall(r"\w+", text[k])} for k in (0, 2))
-    lone = {n: [_LOOKED_AT] for n in built_with if n in domains - dims - set(settings.get("options") or ())}
+    asked = {p.name for p in arguments(settings["assume"]) or ()} if settings.get("assume") else set()
+    lone = {n: [_LOOKED_AT] for n in built_with if n in (domains | asked) - dims - {*(settings.get("options") or ())}}
     return {**settings, "options": {**(settings.get("options") or {}), **lone}}

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from gradverify.core.declare.gradient_names import names_of_gradients
 from gradverify.core.declare.held import Path, attributes, fetch, show
 from gradverify.core.errors import DeclarationError
 from gradverify.core.nouns import Array
@@ -79,20 +80,6 @@ def parse(text: str) -> Path:
 def is_array(value: Any) -> bool:
     """Whether a value is an array, or a float, that could be a parameter."""
     return isinstance(value, (np.ndarray, np.floating, float)) and np.asarray(value).dtype.kind in "fc"
-
-
-def names_of_gradients(name: str) -> tuple[str, ...]:
-    """Names under which authors keep the gradient of a parameter."""
-    body = name.lstrip("_")
-    dash = name[: len(name) - len(body)]
-    stems = [f"d{body}", f"d_{body}", f"{body}_grad", f"grad_{body}", f"{body}_diff", f"{body}_gradient"]
-    stems += [f"{body}_gradients", f"gradient_{body}", f"grads_{body}", f"{body}_grads", f"diff_{body}"]
-    stems += [f"grad{body}", f"{body}grad", f"delta_{body}", f"{body}_delta", f"d{body.capitalize()}"]
-    stems += [f"grad_wrt_{body}", f"dL_d_{body}", f"dLd{body}", f"{body}_error", f"{body}_derivative"]
-    stems += [f"grad{body.capitalize()}", f"{body}Grad", f"dL_d{body}", f"d{body}_", f"g{body}", f"{body}_g"]
-    singular = [f"{body[:-1]}_gradients", f"{body[:-1]}_grad"] if body.endswith("s") else []
-    both = [*stems, *singular]
-    return tuple(dict.fromkeys([f"{dash}{s}" for s in both] + both))
 
 
 def discover(instance: Any, aliases: Mapping[str, Array] | None = None) -> dict[str, Pair]:

@@ -89,6 +89,7 @@ class Stateful:
     dtype: Any = None  # of the object's own arrays, where it is lower than that of the primals
     assumed: Mapping[str, Any] = field(default_factory=dict)  # sizes, while parameters are not known yet
     updated: set[str] = field(default_factory=set)  # parameters that backward was seen to change
+    fault: str = ""  # why forward or backward broke down, where one did as the object was looked at
     runs: int = 0  # in which generators were looked for
     pulls: bool = False  # whether forward returns (outputs, pullback), as far as a call has told
     modes: bool = False  # whether options change what it does

@@ -124,7 +124,8 @@ def attributes(instance: Any) -> dict[str, Any]:
     """The attributes kept on an object itself, slots included."""
     slots = [s for c in type(instance).__mro__ for s in _slots(c)]
     found = {s: getattr(instance, s) for s in slots if hasattr(instance, s)}
-    return {**found, **getattr(instance, "__dict__", {})}
+    own = getattr(instance, "__dict__", None)
+    return {**found, **own} if isinstance(own, Mapping) else found  # what answers to every name has none
 
 
 def shared(instance: Any) -> dict[str, Array]:
@@ -136,7 +137,8 @@ def shared(instance: Any) -> dict[str, Array]:
 def own(instance: Any, path: Path) -> bool:
     """Whether what stands at a path belongs to the object, and not to its class, where it must not be changed."""
     *front, (kind, key) = path
-    return kind != "attr" or key in attributes(fetch(instance, tuple(front)))
+    holder = fetch(instance, tuple(front))
+    return kind != "attr" or key in getattr(holder, "__dict__", ()) or key in attributes(holder)
 
 
 def _slots(cls: type) -> tuple[str, ...]:

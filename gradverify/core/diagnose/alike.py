@@ -53,8 +53,11 @@ def _real(evidence: Evidence) -> list[str]:
 
 
 def _pairs(evidence: Evidence) -> Iterator[tuple[str, str]]:
-    axes = {n: [axis.text for axis in evidence.layer.primal(n).dims.axes] for n in _real(evidence)}
-    return ((one, other) for one, other in combinations(axes, 2) if axes[one] == axes[other])
+    kinds = {
+        p.name: ([axis.text for axis in p.dims.axes], p.domain.kind, p.domain.discrete and p.domain)
+        for p in evidence.layer.primals
+    }
+    return ((one, other) for one, other in combinations(kinds, 2) if kinds[one] == kinds[other])
 
 
 def _first(axis: int, array: Array) -> Array:

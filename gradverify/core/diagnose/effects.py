@@ -12,6 +12,7 @@ from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import ABOUT_GRADIENTS, Evidence
+from gradverify.core.diagnose.masked import drawn_again
 from gradverify.core.diagnose.probe import CLOSE
 from gradverify.core.diagnose.untouched import explains
 from gradverify.core.evaluate import LayerFailure
@@ -238,9 +239,11 @@ def race(evidence: Evidence) -> Diagnosis | None:
         text = f"{stage} fails in some calls of one case and not in others: what earlier calls left, a race, or chance"
         return Diagnosis("race", "RACE", text, Fit.SEEN)
     if finding.kind in ("nondeterministic", "random") or _varies(evidence):
-        d = f"the gradient of {evidence.primal}"
-        text = f"{d} differs from run to run on one case: a race, or random numbers in backward"
-        return Diagnosis("race", "RACE", text, Fit.SEEN)
+        d = f"the gradient of {evidence.primal} differs from run to run on one case"
+        if drawn_again(evidence):
+            text = f"{d}, by zeros in other places than forward has: the mask of forward is drawn again in backward"
+            return Diagnosis("race", "RNG", text, Fit.SEEN)
+        return Diagnosis("race", "RACE", f"{d}: a race, or random numbers in backward", Fit.SEEN)
     return None
 
 

@@ -175,6 +175,9 @@ def steps(evidence: Evidence) -> Diagnosis | None:
     carried = states | {n for n in evidence.differentiable if time in evidence.layer.primal(n).dims.names}
     d = f"the gradient of {evidence.primal} is right for {time} = 1 and wrong for {time} = 2"
     fit = Fit.FORM if states else Fit.PART  # without a state, what runs along that axis need not be steps
+    flows = _flows(evidence, probe, time, carried)
+    if carried & set(wrong) and not states and not flows:
+        return None  # each place is for itself: what differs from the first place on is no step
     if carried & set(wrong):
         others = [n for n in wrong if n != evidence.primal]
         as_well = f", as are those of {', '.join(others)}" if others else ""
@@ -186,7 +189,7 @@ def steps(evidence: Evidence) -> Diagnosis | None:
         )
         text = f"{d}{as_well}: {why}"
         return Diagnosis("steps", "GATE", text, fit, {"wrong": wrong})
-    if _of_one_step(evidence, probe) and _flows(evidence, probe, time, carried):
+    if flows and _of_one_step(evidence, probe):
         text = f"{d}, while all inputs and states have right gradients: what the steps contribute is not added up"
         return Diagnosis("steps", "OVERWRITE", text, fit, {"wrong": wrong})
     text = f"{d}: what is carried along {time}, or added up over it, is wrong"

@@ -192,8 +192,9 @@ def _joined(evidence: Evidence, pairs: Sequence[Jacobians]) -> Description | Non
 
 
 def _onward(j: Jacobians, gap: Array) -> bool:
-    """Whether in forward all of an entry goes to its own place or to later ones."""
-    return bool(j.gone("numerical")[gap < 0].all())
+    """Whether in forward all of an entry goes to its own place or to later ones, up to the last."""
+    there = j.there("numerical") & (gap == gap.max(0))
+    return bool(j.gone("numerical")[gap < 0].all() and there.any(0).all())
 
 
 def _labels(evidence: Evidence, pairs: Sequence[Jacobians], which: str, there: bool) -> set[str]:
@@ -244,19 +245,27 @@ def _lost(evidence: Evidence, pairs: Sequence[Jacobians]) -> Description | None:
 
 
 def _weights(evidence: Evidence, pairs: Sequence[Jacobians]) -> Description | None:
-    """The right places are joined, with wrong weights."""
-    if not all(_same_places(j) for j in pairs):
+    """The right places are joined with wrong weights, or others as well, or not all of them."""
+    d, one = f"the gradient of {evidence.primal}", all(len(j.numerical) == 1 for j in pairs)
+    if not one and all((j.there("analytic") & j.gone("numerical")).any() for j in pairs):
+        return (
+            "INDEX",
+            Fit.VAGUE,
+            f"{d} has terms from outputs in which some entries have no part, and others are wrong",
+        )
+    if not one and all((j.there("numerical") & j.gone("analytic")).any() for j in pairs):
+        return "TERM", Fit.VAGUE, f"{d} lacks what some of the outputs contribute to it, and the rest is wrong, too"
+    if not one and not all(_same_places(j) for j in pairs):
         return None
     alone = all((~j.gone("numerical")).sum(0).max(initial=0) <= 1 for j in pairs)
     right = [(j, j.there("numerical")) for j in pairs]
     ratios = np.concatenate([j.analytic[there] / j.numerical[there] for j, there in right])
-    d = f"the gradient of {evidence.primal}"
     if np.ptp(ratios) < APART * np.abs(ratios).max():
         return None  # one factor, of which others tell more
     if close(np.abs(ratios), np.ones(ratios.size)):
         return "SIGN", Fit.PART, f"{d} joins the right places with weights of the right size, some with the wrong sign"
     spread = f"from {ratios.min():.3g} to {ratios.max():.3g} times the right one"
-    if all(len(j.numerical) == 1 for j in pairs):  # of one output, all places are the right ones
+    if one:  # then all places are the right ones
         return "TERM", Fit.VAGUE, f"{d} is wrong by no law that is known, {spread}: a term or a factor in it is wrong"
     if alone:
         return "TERM", Fit.VAGUE, f"{d} comes from the right places, and the derivative there is wrong: {spread}"

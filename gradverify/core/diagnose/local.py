@@ -13,7 +13,7 @@ from gradverify.core.diagnose.evidence import ANYWHERE, Evidence
 from gradverify.core.diagnose.probe import APART, CLOSE, Probe, close
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
-_TOLD = 4  # entries on all cases together: fewer may follow one of so many functions by chance
+_TOLD = 3  # entries on all cases together: fewer may follow one of so many functions by chance
 _SATURATED = 1e-3  # relative error of a difference that was divided by the slope of a saturated unit, at the most
 Function = Callable[[Array], Array]
 
@@ -50,7 +50,7 @@ OF_OUTPUT: dict[str, Function] = {
 @add("local", "TERM", ANYWHERE, probes=True)
 def local(evidence: Evidence) -> Diagnosis | None:
     """The ratio of the gradients is a known function of a primal or an output: a factor of the chain is missing."""
-    if not evidence.everywhere(lambda p: bool(np.ptp(_ratio(evidence, p)) > APART)):
+    if not evidence.probes or np.ptp(np.concatenate([_ratio(evidence, p) for p in evidence.probes])) <= APART:
         return None
     told = sum(np.count_nonzero(p.numerical(evidence.primal)) for p in evidence.probes) >= _TOLD
     for source, name in _sources(evidence) if told else ():
@@ -66,7 +66,11 @@ def local(evidence: Evidence) -> Diagnosis | None:
                     continue
                 minus = ", and the wrong sign" if sign < 0 else ""
                 text = f"the gradient of {evidence.primal} has {what}{minus}{evidence.given}"
-                return Diagnosis("local", "TERM", text, Fit.PLACES, {"cases": len(evidence.probes)})
+                one = source == "primal" and not np.ndim(evidence.case.primals[name])
+                facts = {"cases": len(evidence.probes)}
+                return Diagnosis("local", "FACTOR" if one else "TERM", text, Fit.PLACES, facts)
+    if not evidence.everywhere(lambda p: bool(np.ptp(_ratio(evidence, p)) > APART)):
+        return None  # one number for each case
     return _mistaken(evidence) or _last_step(evidence) or _by_place(evidence)
 
 
@@ -204,7 +208,7 @@ def _sources(evidence: Evidence) -> Iterator[tuple[str, str]]:
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     try:
-        return shape != () and np.broadcast_shapes(shape, wanted) == wanted
+        return np.broadcast_shapes(shape, wanted) == wanted
     except ValueError:
         return False
 

@@ -10,6 +10,7 @@ import numpy as np
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import ANYWHERE, Evidence
 from gradverify.core.diagnose.gates import drops
+from gradverify.core.diagnose.jacobian import jacobians
 from gradverify.core.diagnose.mirrored import where_symmetric
 from gradverify.core.diagnose.overwritten import by_entry
 from gradverify.core.diagnose.probe import Probe, close
@@ -64,6 +65,9 @@ def _one_kept(mask: Array) -> Array:
 
 _ADDED_UP = "what repeated indices contribute must be added up"
 _MIXED = "what belongs to one value is taken for that of others"
+_COUNTED = (
+    "all that they contribute is there, and the weights are wrong, as where their number is left out or another's"
+)
 
 
 @add("repeats", "REPEAT-IDX", ANYWHERE)
@@ -85,13 +89,22 @@ def repeats(evidence: Evidence) -> Diagnosis | None:
             cases = [change(evidence, p.case, primal.name) for p in evidence.situation.failing]
             if evidence.holds(*cases):
                 last = "; it holds the last contribution alone" if change is _distinct and _assigned(evidence) else ""
+                counted = not mixed and _all_there(evidence)
                 text = (
                     f"the gradient of {evidence.primal} is right where in {primal.name} {words}, and wrong where "
-                    f"{tail}{last}{evidence.with_options}: {why}"
+                    f"{tail}{last}{evidence.with_options}: {_COUNTED if counted else why}"
                 )
-                fit = Fit.EXACT if primal.domain.name == "indices" and not mixed else Fit.FORM
-                return Diagnosis("repeats", "INDEX" if mixed else "REPEAT-IDX", text, fit, {"cases": len(cases)})
+                exact = primal.domain.name == "indices" and not mixed and not counted
+                bug_class = "INDEX" if mixed else "TERM" if counted else "REPEAT-IDX"
+                return Diagnosis("repeats", bug_class, text, Fit.EXACT if exact else Fit.FORM, {"cases": len(cases)})
     return None
+
+
+def _all_there(evidence: Evidence) -> bool:
+    """Whether each entry gets something from every output that it reaches: nothing is overwritten."""
+    pairs = jacobians(evidence)
+    told = bool(pairs) and all(len(j.numerical) > 1 for j in pairs)  # of one output, all is there
+    return told and not any((j.gone("analytic") & j.there("numerical")).any() for j in pairs)
 
 
 def _assigned(evidence: Evidence) -> bool:
@@ -160,6 +173,9 @@ def _distinct(evidence: Evidence, case: Case, name: str) -> Case | None:
 _CHANGES = (-1.0, 2.0**-6, 2.0**6)  # of all values: beside a clamp, forward keeps other places then
 
 
+_DRAWN = 6  # cases, on few of which two draws are the same by chance
+
+
 @add("redrawn", "RNG", ("nothing",), probes=True)
 def redrawn(evidence: Evidence) -> Diagnosis | None:
     """Forward and backward multiply by 0 or one number, in other places, and those of forward do not go with values."""
@@ -193,6 +209,13 @@ def _other_places(evidence: Evidence, probe: Probe) -> bool:
     top = float(np.abs(theirs).max(initial=0.0))
     clean = all(bool(np.all((np.abs(f) < 1e-6 * top) | (np.abs(f - top) < 1e-6 * top))) for f in found)
     return clean and top > 0 and bool(np.any(np.abs(ours) > 0)) and not close(ours, theirs)
+
+
+def drawn_again(evidence: Evidence) -> bool:
+    """Whether backward, which answers by chance, multiplies by 0 or one number, and forward in other places."""
+    found = [evidence.probe(evidence.plain(draw)) for draw in range(_DRAWN)]
+    probes = [p for p in found if p is not None and p.failure is None and evidence.primal in p.analytic]
+    return sum(_other_places(evidence, p) for p in probes) > _DRAWN // 2
 
 
 def _whatever_the_values(evidence: Evidence, probe: Probe) -> bool:

@@ -72,7 +72,7 @@ def own_transpose(evidence: Evidence) -> Diagnosis | None:
 
 def _is_folded(evidence: Evidence, sign: int, share: float, probe: Probe) -> bool:
     a, n = evidence.pair(probe)
-    return not close(a, n) and close(n, share * (a + sign * np.swapaxes(a, -1, -2)))
+    return bool(np.any(n)) and not close(a, n) and close(n, share * (a + sign * np.swapaxes(a, -1, -2)))
 
 
 def _square(evidence: Evidence, also_discrete: bool = False) -> list[str]:

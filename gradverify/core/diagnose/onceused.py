@@ -53,7 +53,8 @@ def one_use(evidence: Evidence) -> Diagnosis | None:
             )
             token = evidence.layer.primal(name).dims.axes[take[0]].text if take is not None else None
             first = take is not None and take[1] == 0 and token != time_axis(evidence)  # steps are walked backwards
-            return Diagnosis("one_use", "UNBROADCAST" if first else "OVERWRITE", text, Fit.SOME, {"cases": len(probes)})
+            bug_class = "TERM" if take is None else "UNBROADCAST" if first else "OVERWRITE"
+            return Diagnosis("one_use", bug_class, text, Fit.SOME, {"cases": len(probes)})
     return None
 
 

@@ -17,6 +17,7 @@ from gradverify.core.judge.facts import best_ratio
 from gradverify.core.nouns import Array, Case, Diagnosis, Fit
 
 _MODES = ("mode", "train", "training", "is_training", "eval")
+_OF_MODES = ("train", "training", "test", "testing", "eval", "evaluation", "inference", "predict", "valid")
 _TRIED = 4  # pairs of unequal values
 _NONE = 1e-6  # share of a way that counts as none
 Change = Callable[[Array], Array]
@@ -33,7 +34,7 @@ def options(evidence: Evidence) -> Diagnosis | None:
     d = f"{evidence.fault}{evidence.with_options}, and {evidence.sound}"
     defaults = ", ".join(f"{n}={evidence.defaults[n]!r}" for n in needed)
     facts = {"options": dict(needed), "cases": tried}
-    if any(name in _MODES for name in needed):
+    if any(n in _MODES and (isinstance(v, bool) or str(v).lower() in _OF_MODES) for n, v in needed.items()):
         text = f"{d} with {defaults}: backward does not follow the mode of forward"
         return Diagnosis("options", "MODE", text, Fit.EXACT, facts)
     if any(word in name for name in needed for word in _MASKS):

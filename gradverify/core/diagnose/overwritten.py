@@ -23,7 +23,8 @@ def overwritten(evidence: Evidence) -> Diagnosis | None:
         for which, place in (("last", -1), ("first", 0)):
             if not evidence.everywhere(partial(_along, evidence, places, place)):
                 continue
-            if which == "first" and name in evidence.probes[0].labels(evidence.primal):
+            own = which == "first" and name in evidence.probes[0].labels(evidence.primal)
+            if own and evidence.everywhere(partial(_to_the_end, evidence, places)):
                 return None  # its own share alone, as where what goes on from place to place is not passed back
             one = _sample(evidence, name, places, which)
             text = (
@@ -32,8 +33,8 @@ def overwritten(evidence: Evidence) -> Diagnosis | None:
             )
             plain = evidence.situation.needs == "nothing"
             alone = plain and name != time_axis(evidence)  # what a step gets from later ones is carried by the state
-            bug_class = "OVERWRITE" if which == "last" else "UNBROADCAST"
-            fit = Fit.LAW if which == "last" or alone else Fit.FORM
+            bug_class = "OVERWRITE" if which == "last" or own else "UNBROADCAST"
+            fit = Fit.LAW if which == "last" or alone or own else Fit.FORM
             return Diagnosis("overwritten", bug_class, text, fit, {"axis": name, **facts})
     for which, place in (("last", -1), ("first", 0)):
         if evidence.everywhere(partial(by_entry, evidence, place)):
@@ -157,6 +158,11 @@ def by_entry(evidence: Evidence, place: int, probe: Probe) -> bool:
     return len(terms) > 1 == len(probe.outputs) and _holds_one(
         *evidence.pair(probe), terms, np.zeros(terms.shape[1:]), place
     )
+
+
+def _to_the_end(evidence: Evidence, places: Places, probe: Probe) -> bool:
+    """Whether each entry reaches the last place: it is carried on, and not seen through a window."""
+    return bool(_there(_terms(evidence, places, probe)[0])[-1].all())
 
 
 def _there(terms: Array) -> Array:

@@ -137,7 +137,9 @@ def values(primal: Primal, shape: tuple[int, ...], sizes: Sizes, rng: np.random.
         pool = old.ravel() if old.size else np.zeros(1, old.dtype)
         return rng.choice(pool, shape)
     if domain.discrete:
-        raw: Array = rng.random(shape) * (0.75 if domain.name == "mask" else 1.0)  # masks that keep most
+        raw: Array = rng.random(shape)
+        if domain.name == "mask" and raw.size > 1:  # masks that keep most, and not all: that would hide what they do
+            raw = np.where(raw < raw.max(), 0.75 * raw, 1.0)
     elif domain.kind == "complex":
         raw = rng.normal(size=shape) + 1j * rng.normal(size=shape)
     else:

@@ -287,6 +287,8 @@ def allow(sweep: Sweep, wrong: Array, allowance: Callable[[bool], Array]) -> Arr
     point = sweep.point
     cap = _HIDES * np.maximum(sweep.scale[wrong], point.loudness / point.scale[wrong])
     error = np.abs(sweep.numerical[wrong] - sweep.analytic[wrong])
+    if not (ladder.coarse(point) or (error <= FIRM * (sweep.bound[wrong] + cap)).any()):
+        return wrong  # whatever backward is rounded by, it settles none of them
     every = allowance(bool((error <= cap).any()))
     extra = every[wrong]
     apart = (error <= point.tops(np.where(np.isfinite(every), every, 0.0))[wrong]) & ladder.coarse(point)

@@ -204,6 +204,7 @@ def _compare(
     layer: Layer, name: str, judged: Array, truth: Array, spread: Array, lowest: np.dtype[Any], terms: float
 ) -> Comparison:
     """Entries are allowed the larger of their own spread and the primal's typical one, and a few roundings."""
+    truth = truth.astype(np.result_type(truth, 0.0), copy=False)  # a gradient may be of whole numbers
     judged = judged.astype(truth.dtype)
     top = float(np.max(np.abs(truth[np.isfinite(truth)]), initial=0.0))
     typical = float(np.median(spread)) if spread.size else 0.0

@@ -29,10 +29,19 @@ def holds(layer: Layer, case: Case) -> Outcome:
         return _calls(layer, case, other)
     except LayerFailure as failure:  # what is kept may also be seen at one size, where more can be said of it
         outcome = _calls(layer, case, _other(layer, case, shorten=False))
-        if outcome.findings:
+        if outcome.findings or _alone(layer, other):
             return outcome
         message = f"in a second call with other sizes, {failure}"
         return Outcome(NAME, (Finding(NAME, "crash", failure.primal, message, case, facts={"what": "sizes"}),))
+
+
+def _alone(layer: Layer, case: Case) -> bool:
+    """Whether a case breaks down with no call before it: then none is the cause."""
+    try:
+        exact.expected(layer, case)
+    except LayerFailure:
+        return True
+    return False
 
 
 def _calls(layer: Layer, case: Case, other: Case) -> Outcome:

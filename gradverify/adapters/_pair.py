@@ -1,0 +1,212 @@
+"""How a pair of functions is called: told by the names of its arguments, and by trying it on small arrays."""
+
+from __future__ import annotations
+
+import re
+from functools import wraps
+from typing import Any
+
+import numpy as np
+
+from gradverify.adapters._normal import (
+    TARGETS,
+    annotated,
+    called,
+    examples,
+    flat,
+    parted,
+    required,
+)
+from gradverify.core.declare.functions import arguments, taken_by
+from gradverify.core.declare.layer import Layer
+from gradverify.core.errors import DeclarationError
+from gradverify.core.evaluate import LayerFailure
+
+_UPSTREAM_AND_SAVED = re.compile(r"\w+ (saved|cache|ctx|res|residuals?|_)|")
+_UPSTREAM = ("dy", "dout", "g", "grad", "grad_output", "upstream", "cotangent", "ct", "v")
+_OUTPUT, _SHAPE = ("y", "out", "output", "result", "ans", "z", "s", "p", "h"), "_shape"
+_DY, _Y = "the upstream gradient", "the output"  # arguments of a backward that name no primal and no option
+
+
+def reordered(forward: Any, backward: Any) -> tuple[Any, Any] | None:
+    """The pair with a backward that takes (dy, saved), where it takes these in another place or beside arguments of
+    forward, ``backward(params, cache, dout)``: told by their names. None where it does not.
+    """
+    taken, names = [p.name for p in arguments(forward) or ()], required(backward) or []
+    others = [n for n in names if n not in taken and n.removesuffix(_SHAPE) not in taken]
+    upstream = [n for n in others if n in _UPSTREAM]
+    kept = [n for n in others if n not in upstream]
+    if len(upstream) != 1 or len(kept) != 1 or names[:2] == [*upstream, *kept]:
+        return None
+
+    @wraps(forward)
+    def run(*primals: Any, **options: Any) -> Any:
+        made = forward(*primals, **options)
+        y, saved = made if isinstance(made, tuple) and len(made) == 2 else (made, made)
+        known = {**dict(zip(taken, primals)), **options}
+        return y, {**{n + _SHAPE: np.shape(v) for n, v in known.items()}, **known, kept[0]: saved}
+
+    @wraps(backward)
+    def pull(dy: Any, known: Any, **options: Any) -> Any:
+        rest = taken_by(backward, {n: v for n, v in options.items() if n not in names}, len(names))
+        return backward(*({**known, upstream[0]: dy}[n] for n in names), **rest)
+
+    return run, pull
+
+
+def is_loss(layer: Layer) -> bool:
+    """Whether it is a loss and its gradient, which takes the same arguments and no upstream gradient."""
+    takes = required(layer.forward) or []
+    if len(takes) < 2 or set(takes) != set(layer.primal_names) or takes != required(layer.backward):
+        return False
+    value, _ = _tried(layer)
+    return isinstance(value, (np.ndarray, np.number, float)) and np.size(value) == 1
+
+
+def ungiven(layer: Layer) -> list[str]:
+    """Targets of a loss, by their names, of which backward returns no gradient and of the others it does."""
+    names = [p.name for p in layer.differentiable if p.name.lower() in TARGETS]
+    rest = [p.name for p in layer.differentiable if p.name not in names]
+    result, options = _tried(layer) if names and rest else (None, {})
+    if not isinstance(result, tuple) or len(result) != 2 or np.size(result[0]) != 1:
+        return []
+    given = np.ones(np.shape(result[0])), result[1]
+    try:
+        taken = taken_by(layer.backward, options, len(given))
+        values, named = parted(called("backward", layer.backward, *given, **taken))
+    except LayerFailure:
+        return []
+    found = {n for n in names for key in named if key in (n, f"d{n}")}
+    return [] if found or (not named and len(values) != len(rest)) else names
+
+
+def _tried(layer: Layer) -> tuple[Any, Any]:
+    """What forward returns on small arrays, None if it raises; and options."""
+    arrays = next((arrays for arrays, _ in examples(layer)), None)
+    if arrays is None:
+        return None, {}
+    try:
+        return called("forward", layer.forward, *arrays.values(), **layer.default_options), layer.default_options
+    except LayerFailure:
+        return None, {}
+
+
+def as_called(layer: Layer) -> Layer | None:
+    """The layer of a function and its gradient, f(x) and f_grad(x) or f_grad(x, dy), or of a backward that takes what
+    forward saved one by one; None if it is the usual pair.
+
+    Told by the arguments of the gradient where forward returns an array and no cache, see `_roles`; raises
+    DeclarationError if they do not tell what they are.
+    """
+    names = required(layer.backward) or []
+    usual = [n for n in names if n not in _UPSTREAM] == list(layer.primal_names)
+    if not usual and _UPSTREAM_AND_SAVED.fullmatch(" ".join(names)):
+        return None
+    value, _ = _tried(layer)
+    if value is None:
+        return None
+    if isinstance(value, tuple) and len(value) == len(names) > 2:
+        return _one_by_one(layer)
+    if not isinstance(value, (np.ndarray, np.number, float)):
+        one_by_one = _unpacking(layer, names, value)
+        if one_by_one is None:
+            _takes_two(layer, names, value)
+        return one_by_one
+    roles = _roles(layer, names)
+    if roles is None:
+        raise DeclarationError(_unclear(layer, names))
+    whole = _DY in roles  # else a derivative, elementwise
+
+    def forward(*primals: Any, **options: Any) -> Any:
+        y = layer.forward(*primals, **options)
+        return y, (primals, y, options)
+
+    def backward(dy: Any, saved: Any) -> Any:
+        primals, y, options = saved
+        known = {**options, **dict(zip(layer.primal_names, primals)), _DY: dy, _Y: y}
+        shapes = {n + _SHAPE: np.shape(a) for n, a in zip(layer.primal_names, primals)}
+        given = [(shapes | known)[role] for role in roles]
+        taken = taken_by(layer.backward, options, len(given))
+        found = flat(layer.backward(*given, **taken))
+        return tuple(found if whole else [None if g is None else g * dy for g in found])
+
+    said = [role for role in roles if not role.endswith(_SHAPE) and role not in layer.options]
+    line = f"backward: a function of {', '.join(said) or 'shapes'}"
+    return annotated(layer.derive(forward=forward, backward=backward), line)
+
+
+def _one_by_one(layer: Layer) -> Layer:
+    """The layer of a forward that returns its outputs one by one, and what backward needs behind them."""
+
+    def forward(*primals: Any, **options: Any) -> Any:
+        *outputs, saved = layer.forward(*primals, **options)
+        return tuple(outputs), saved
+
+    return annotated(layer.derive(forward=forward), "forward returns what backward needs behind its outputs")
+
+
+def _roles(layer: Layer, names: list[str]) -> list[str] | None:
+    """What each argument of a gradient is: a primal or an option by its name, a shape, _DY or _Y; None if unclear.
+
+    The upstream gradient may have any name beside all primals, and the output one that says so, as `exp_x`.
+    """
+    known = {*layer.primal_names, *layer.options, *(n + _SHAPE for n in layer.primal_names)}
+    others = [n for n in names if n not in known]
+    upstream = [n for n in others if n in _UPSTREAM]
+    if len(others) == 1 and not upstream and set(layer.primal_names) <= set(names):
+        upstream = others
+    rest = [n for n in others if n not in upstream]
+    if len(upstream) > 1 or len(rest) > 1 or (rest and not upstream) or not all(_is_output(layer, n) for n in rest):
+        return None
+    return [n if n in known else _DY if n in upstream else _Y for n in names]
+
+
+def _is_output(layer: Layer, name: str) -> bool:
+    return name in _OUTPUT or any(name.endswith(f"_{n}") for n in layer.primal_names)
+
+
+def _unpacking(layer: Layer, names: list[str], result: Any) -> Layer | None:
+    """The layer of a backward that takes what forward saved one by one, ``backward(dy, x, W)``; None if it does not.
+
+    Parameters
+    ----------
+    names : arguments of backward
+    result : of a forward
+    """
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], tuple)) or len(names) < 3:
+        return None
+    count = len(flat(result[0]))
+    by_name = set(names) & set(layer.options) and names[count] not in layer.primal_names  # (dy, saved, axis)
+    if len(names) != count + len(result[1]) or by_name:
+        return None
+
+    def backward(dy: Any, saved: Any, **options: Any) -> Any:
+        given = (*(dy if count > 1 else (dy,)), *saved)
+        return layer.backward(*given, **taken_by(layer.backward, options, len(given)))
+
+    line = f"backward takes {', '.join(names[count:])}, as forward saved them"
+    return annotated(layer.derive(backward=backward), line)
+
+
+def _takes_two(layer: Layer, names: list[str], result: Any) -> None:
+    """Refuse a backward that cannot be called with the upstream gradient, or one for each output, and what was saved.
+
+    Raises DeclarationError with what it takes, and what it is given.
+    """
+    pair = isinstance(result, tuple) and len(result) == 2
+    if pair and len([n for n in names if n not in layer.options]) > 1 + len(flat(result[0])):
+        raise DeclarationError(
+            f"{layer.name!r}: backward takes ({', '.join(names)}), and is called as backward(dy, saved). Name what is "
+            f"forward's as forward does ({', '.join(layer.primal_names)}), and the upstream gradient dy"
+        )
+
+
+def _unclear(layer: Layer, names: list[str]) -> str:
+    primals = ", ".join(layer.primal_names)
+    one = len(names) == 1 and len(layer.primal_names) == 1
+    chain = " Of the output instead of the input: gradverify.adapt.elementwise(f, g, of='output')." if one else ""
+    return (
+        f"{layer.name!r} returns an array and no cache, and backward takes ({', '.join(names)}): name its arguments as "
+        f"those of forward, ({primals}) or ({primals}, dy).{chain} Or let forward return (output, saved), and backward "
+        "take (dy, saved)"
+    )
