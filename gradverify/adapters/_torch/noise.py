@@ -281,15 +281,9 @@ def mode(guarded: bool) -> type:
             return tuple(sums) if isinstance(sums, (tuple, list)) else (sums,)
 
         def size(self, value: Tensor) -> Tensor:
-            """Of terms: of a product as large as its own, none of which may cancel in another order of products.
-
-            What float16 holds with fewer digits is off by as much as its smallest normal number.
-            """
-            size, known = value.abs(), self.sizes.get(id(value))
-            if known is not None:
-                size = size.maximum(known[1] / known[2] ** 0.5)
-            least = 2.0**-14 if self.dtype == import_torch().float16 else 0.0
-            return size.clamp_min_(least).masked_fill_(size == 0, 0.0) if least else size
+            """Of terms: of a product as large as its own, none of which may cancel in another order of products."""
+            known = self.sizes.get(id(value))
+            return value.abs() if known is None else value.abs().maximum(known[1] / known[2] ** 0.5)
 
         def level(self, value: Tensor) -> Tensor:
             """The root mean square along what the kernel transforms: a transform is off by that in every entry."""
