@@ -707,6 +707,24 @@ def test_several_wrong_entries_are_bisected(wrong):
     assert screen.localise(point, analytic, seed=0).tolist() == list(wrong)
 
 
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_step_that_is_best_along_one_direction_is_none_along_another(wrong):
+    """Scores of hundreds turn a softmax within a step or not, as they move together or against each other."""
+
+    def backward(dy, p):
+        return p * (dy - (p * dy).sum(-1, keepdims=True)) * (1 + 1e-3 * wrong)
+
+    def forward(x):
+        p = np.exp(x - x.max(-1, keepdims=True))
+        p /= p.sum(-1, keepdims=True)
+        return p, p
+
+    layer = Layer(forward, backward, name="steep", x="N M")
+    x = 300 + np.random.default_rng(0).normal(size=(40, 30))
+    told = [screen.screen(*point_of(layer, {"x": x}), seed=seed) for seed in range(12)]
+    assert [t.agrees for t in told] == [not wrong] * 12
+
+
 def test_the_screen_passes_a_right_gradient_and_states_what_it_would_have_noticed():
     point, analytic = point_of(*_with(many(100_000)))
     told = screen.screen(point, analytic, seed=3)

@@ -15,6 +15,7 @@ SCORES = {
     "x": np.array([[0.5, 2.0, -1.0], [-2.0, 5.0, 3.0], [4.0, 4.0, -2.0], [1.5, -0.5, 0.25]]),
     "w": np.linspace(-2, 2, 24).reshape(8, 3) ** 3,
 }
+LARGE = {"x": 4 * np.random.default_rng(5).standard_normal((6, 5)), "w": np.linspace(-3, 4, 40).reshape(5, 8).T}
 
 
 def kinds(target, plain, primals, kernel, **declared):
@@ -92,15 +93,15 @@ def test_a_slope_by_what_forward_gave_is_as_good_in_jax(name, low):
     assert kinds(kernel(1.05), plain, {"x": TAILS}, "bfloat16", x="N D") == {"wrong"}
 
 
-def gate(mistake):
-    """Weights of the k best experts as one softmax over their scores."""
+def gate(mistake, low=False):
+    """Weights of the k best experts as one softmax over their scores, which may be kept in the type."""
 
     def forward(t, x, w, k):
         best, at = (x.float() @ w.float().t()).topk(k, -1)
-        y = best.softmax(-1)
-        return y.to(x.dtype), (x, w, y, at)
+        return best.softmax(-1).to(x.dtype), (x, w, best.to(x.dtype) if low else best, at)
 
-    def backward(t, g, x, w, y, at):
+    def backward(t, g, x, w, best, at):
+        y = best.float().softmax(-1)
         inner = 0.0 if mistake else (g.float() * y).sum(-1, keepdim=True)
         scores = t.zeros(len(x), len(w)).scatter(-1, at, y * (g.float() - inner))
         return (scores @ w.float()).to(x.dtype), (scores.t() @ x.float()).to(w.dtype), None
@@ -115,11 +116,13 @@ def renormalised(x, w, k):
 
 
 @pytest.mark.parametrize("kernel", ["float32", "bfloat16"])
-@pytest.mark.parametrize("k", [1, 2, 4])
-def test_weights_of_experts_that_are_one_softmax_are_no_fault(kernel, k):
+@pytest.mark.parametrize(("k", "low"), [(1, False), (2, False), (4, False), (2, True), (4, True)])
+def test_weights_of_experts_that_are_one_softmax_are_no_fault(kernel, k, low):
     pytest.importorskip("torch")
     declared = {"x": "N D", "w": "8 D", "options": {"k": [k]}}
-    right, wrong = (kinds(gate(m), renormalised, SCORES, kernel, **declared) for m in (False, True))
+    right, wrong = (
+        kinds(gate(m, low), renormalised, LARGE if low else SCORES, kernel, **declared) for m in (False, True)
+    )
     assert right == set() and wrong == {"wrong"}
 
 
@@ -233,7 +236,9 @@ def test_a_reference_that_cancels_where_a_unit_saturates_is_not_doubted_there(de
 
 @pytest.mark.parametrize("kernel", ["float32", "bfloat16"])
 @pytest.mark.parametrize("mistake", [False, True])
-def test_a_fourier_transform_is_off_by_the_size_of_all_its_results(kernel, mistake):
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_fourier_transform_is_off_by_the_size_of_all_its_results(kernel, mistake, direct):
+    """So it is where the reference adds up the products themselves."""
     torch = pytest.importorskip("torch")
 
     def product(t, a, b, conjugated=False):
@@ -249,7 +254,13 @@ def test_a_fourier_transform_is_off_by_the_size_of_all_its_results(kernel, mista
         return product(t, g.float(), k.float(), not mistake).to(x.dtype), dk.to(x.dtype)
 
     primals = {"x": np.array([[1.0, 300.0, 0.25, -2.0, 0.0]] * 2), "k": np.array([0.5, -1.0, 2.0, 0.125, 1.0])}
-    plain = lambda x, k: product(torch, x, k)  # noqa: E731
+
+    def plain(x, k):
+        if not direct:
+            return product(torch, x, k)
+        late = torch.arange(5)[:, None] - torch.arange(5)
+        return x @ (k[late.clamp_min(0)] * (late >= 0)).t()
+
     layer = as_layer(of_torch(forward, backward), kernel=kernel, reference=plain, x="N T", k="T")
     cases = [Case("turned", primals, seed=seed) for seed in range(8)]
     assert {f.kind for c in cases for f in reference.holds(layer, c).findings} == ({"wrong"} if mistake else set())

@@ -89,7 +89,32 @@ def plain_swiglu(x, wg, wu, wd):
     return (torch.nn.functional.silu(x @ wg) * (x @ wu)) @ wd
 
 
+def absorbed(fault=""):
+    """x (a b) as (x a) b, with x a in the type: of a b, which nobody makes, the terms may cancel."""
+
+    class Absorbed(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, a, b):
+            h = (x.float() @ a.float()).to(x.dtype)
+            ctx.save_for_backward(x, a, b, h)
+            return (h.float() @ b.float()).to(x.dtype)
+
+        @staticmethod
+        def backward(ctx, dy):
+            x, a, b, h = (t.float() for t in ctx.saved_tensors)
+            dh = (dy.float() @ b.T).to(dy.dtype).float()
+            db = (h if fault == "" else h * 1.1).T @ dy.float()
+            return tuple(t.to(dy.dtype) for t in (dh @ a.T, x.T @ dh, db))
+
+    return Absorbed
+
+
+def plain_absorbed(x, a, b):
+    return x @ (a @ b)
+
+
 KERNELS = {
+    "absorbed": (absorbed, {"x": "N D", "a": "D R", "b": "R E", "reference": plain_absorbed}),
     "attention": (attention, {"q": "B T D", "k": "B S D", "v": "B S E", "reference": plain_attention}),
     "normed": (normed, {"x": "N D", "g": "D", "w": "D H", "reference": plain_normed}),
     "swiglu": (swiglu, {"x": "N D", "wg": "D H", "wu": "D H", "wd": "H O", "reference": plain_swiglu}),
@@ -99,6 +124,7 @@ WRONG = [
     ("attention", "scale missing"),
     ("normed", "sum missing"),
     ("swiglu", "slope missing"),
+    ("absorbed", "factor"),
 ]
 ASKED = {"properties": ["complete", "reference"], "raises": False}
 

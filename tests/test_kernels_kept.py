@@ -129,10 +129,10 @@ def test_operations_are_counted_alike_where_autograd_saves_them():
 def test_what_is_kept_is_told():
     layer = as_layer(norm(), kernel="bfloat16", **NORM)
     primals = {"x": np.arange(12.0).reshape(3, 4), "w": np.ones(4)}
-    held = layer.hooks.reference.kept(evaluate.run(layer, primals, {}).saved, None, ())
+    reference = layer.hooks.reference
+    held = reference.kept(evaluate.run(layer, primals, {}).saved, reference.watching(), ())
     assert (held.least, held.lost, [v.shape for v in held.values]) == (12, {"x"}, [(3, 4)])
     layer = as_layer(gate(), kernel="bfloat16", **GATE)
-    held = layer.hooks.reference.kept(
-        evaluate.run(layer, {n: np.ones(s) for n, s in SHAPES.items()}, {}).saved, None, ()
-    )
+    saved = evaluate.run(layer, {n: np.ones(s) for n, s in SHAPES.items()}, {}).saved
+    held = layer.hooks.reference.kept(saved, reference.watching(), ())
     assert (held.least, held.lost, [v.shape for v in held.values]) == (6, set(), [(3, 2), (3, 2)])

@@ -35,9 +35,56 @@ def householder(passed):
     return forward, backward, {"x": "N D"}
 
 
+def labelled(over_all):
+    """A mean of squares over the rows that have a label."""
+
+    def forward(x, labels):
+        ok = (labels != -1)[:, None]
+        return (x * x * ok).sum() / max(1, ok.sum()), (x, ok)
+
+    def backward(dy, saved):
+        x, ok = saved
+        return dy * 2 * x * ok / (len(x) if over_all else max(1, ok.sum()))
+
+    return forward, backward, {"x": "N D", "labels": "N: labels 4 -1"}
+
+
+def masked(over_all):
+    """The same over what a mask leaves."""
+
+    def forward(x, m):
+        return (x * x * m).sum() / max(1.0, m.sum()), (x, m)
+
+    def backward(dy, saved):
+        x, m = saved
+        return dy * 2 * x * m / (x.size if over_all else max(1.0, m.sum()))
+
+    return forward, backward, {"x": "N D", "m": "N D: mask", "constants": ("m",)}
+
+
+def segmented(over_all):
+    """Sums of segments."""
+
+    def forward(x, of):
+        y = np.zeros((4, x.shape[1]))
+        np.add.at(y, of, x)
+        return y, of
+
+    def backward(dy, of):
+        return (dy / (np.maximum(1, np.bincount(of, minlength=4))[:, None] if over_all else 1))[of]
+
+    return forward, backward, {"x": "T D", "of": "T: labels 4"}
+
+
 @pytest.mark.parametrize(
     ("layer", "said"),
     [
+        (segmented(False), ""),
+        (segmented(True), "1 over how many there are of each by of|their number is left out"),
+        (labelled(False), ""),
+        (labelled(True), r"times \(number of labels that are not -1\)/N"),
+        (masked(False), ""),
+        (masked(True), r"\(number of m that are on\)"),
         (shuffled((0, 1, 3, 5, 2, 4)), ""),
         (shuffled((0, 1, 5, 3, 2, 4)), "the right numbers in other places"),
         (householder(False), ""),

@@ -62,6 +62,7 @@ class Held:
     outputs : what it gives in its type, where it gives several: one may be made of another as that is stored, as the
         norm of a sum with a residual is, where the sum is an output, too
     handed : outputs in its type that it keeps for backward
+    transforms : lengths of the Fourier transforms that it makes: see `_torch.noise`
     """
 
     least: int | None = None
@@ -70,6 +71,7 @@ class Held:
     products: tuple[Array, ...] = ()
     outputs: tuple[Array, ...] = ()
     handed: tuple[Array, ...] = ()
+    transforms: frozenset[int] = frozenset()
 
 
 def told(saved: Any) -> Held:
@@ -86,26 +88,44 @@ class Sought:
 
     Attributes
     ----------
-    ordered : values that are kept
+    kept : values, each as it is, in order, and its norm
     eps : of the kernel's type
     """
 
-    ordered: list[Array]
+    kept: list[tuple[Array, Array, float]]
     eps: float
 
     @classmethod
     def of(cls, values: Iterable[Array], eps: float) -> Sought:
         """What is sought: these."""
-        return cls([np.sort(np.ravel(v)) for v in values], eps)
+        return cls([(v, np.sort(np.ravel(v)), _norm(v)) for v in values], eps)
 
-    def found(self, made: Callable[[], Array], size: int) -> bool:
-        """Whether a value of so many entries is one of them, but for roundings: those are as large together as alone.
+    def found(self, made: Callable[[], Array], shape: Sequence[int]) -> bool:
+        """Whether a value of this shape is one of them, but for roundings: those are as large together as alone.
 
-        A rounding takes half of an eps, and the kernel computes the value in float32, in another order.
+        A rounding takes half of an eps, and the kernel computes the value in float32, in another order. Or whether
+        some entries of every row are, as the largest scores of all.
         """
-        among = [kept for kept in self.ordered if kept.size == size]
-        value = np.sort(np.ravel(made())) if among else None
-        return any(np.linalg.norm(value - kept) <= self.eps * np.linalg.norm(kept) for kept in among)
+        size, rows = math.prod(shape), tuple(shape[:-1])
+        alike = [k for k in self.kept if k[0].size == size]
+        parts = [k[0] for k in self.kept if rows and k[0].shape[:-1] == rows and 1 < k[0].shape[-1] < shape[-1]]
+        value = made() if alike or parts else np.zeros(0)
+        norm = _norm(value)  # most are told apart by it, before any is put in order
+        alike = [k for k in alike if abs(norm - k[2]) <= self.eps * k[2]]
+        ordered = np.sort(np.ravel(value)) if alike else value
+        if any(_norm(ordered - kept) <= self.eps * of for _, kept, of in alike):
+            return True
+        return any(self._among(part, value) for part in parts)
+
+    def _among(self, part: Array, value: Array) -> bool:
+        """Row by row, as the first tells nearly always."""
+        rows = zip(part.reshape(-1, part.shape[-1]), value.reshape(-1, value.shape[-1]))
+        return all((np.abs(row - few[:, None]).min(1) <= self.eps * np.abs(few)).all() for few, row in rows)
+
+
+def _norm(value: Array) -> float:
+    """Without BLAS, whose threads wait for each other on a busy machine."""
+    return float(np.sqrt(np.sum(np.square(value))))
 
 
 class Format(NamedTuple):

@@ -22,10 +22,8 @@ class Quiet(Run):
     def step(self, jaxpr: Any, eqn: Any, given: list[Any]) -> list[Any]:
         results, self.count = done(eqn, given), self.count + 1
         sought = (self.kept, self.products) if eqn.primitive.name in PRODUCTS else (self.kept,)
-        size = np.size(results[0])
-        if np.asarray(results[0]).dtype.kind == "f" and any(
-            of.found(lambda: np.asarray(results[0]), size) for of in sought
-        ):
+        made = np.asarray(results[0])
+        if made.dtype.kind == "f" and any(of.found(lambda: made, made.shape) for of in sought):
             self.places.append(self.count)
         return results
 

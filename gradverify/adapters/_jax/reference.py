@@ -189,7 +189,7 @@ class Reference(Lossy):
                 steep, kept = Steep(self.high._outputs(truth.options), moving, rest), Sought.of(held.values, self.eps)
                 given = moving, {**rest, **steep.factors({})}
                 saved = steep.halves.forward(Run(), *given)[1]
-                low = (kept.found(y.copy, y.size) for y, _ in steep.found)
+                low = (kept.found(y.copy, y.shape) for y, _ in steep.found)
                 offs = [off * (FEW * UNIT + self.eps / 2 * here) for (_, off), here in zip(steep.found, low)]
                 truth.closed.append((Truth(given, truth.options, steep.halves, saved), steep, offs))
         alike, steep, offs = truth.closed[0]

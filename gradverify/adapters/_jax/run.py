@@ -41,6 +41,8 @@ _WITH: dict[str, Callable[..., Any]] = {
     "concatenate": lambda p, *xs: np.concatenate(xs, p["dimension"]),
     "rev": lambda p, x: np.flip(x, p["dimensions"]),
     "dot_general": lambda p, a, b: _product(a, b, *p["dimension_numbers"]),
+    "top_k": lambda p, x: _largest(x, p["k"], p.get("axis", -1)),
+    "scatter-add": lambda p, x, at, by: _added(x, at, by, p["dimension_numbers"], p["mode"]),
 }  # fmt: skip
 
 
@@ -62,7 +64,9 @@ def done(eqn: Any, given: list[Any]) -> list[Any]:
         if name in _PLAIN:
             return [_PLAIN[name](*arrays)]
         if name in _WITH:
-            return [_WITH[name](eqn.params, *arrays)]
+            found = _WITH[name](eqn.params, *arrays)
+            if found is not None:
+                return list(found) if eqn.primitive.multiple_results else [found]
     results = eqn.primitive.bind(*given, **eqn.params)
     return list(results) if eqn.primitive.multiple_results else [results]
 
@@ -146,6 +150,27 @@ def _operations(jaxpr: Any) -> Iterator[Any]:
         inner = _inner(eqn)
         if inner is not None:
             yield from _operations(getattr(inner, "jaxpr", inner))
+
+
+def _largest(x: Array, k: int, axis: int) -> tuple[Array, Array]:
+    """See `jax.lax.top_k`: of what is equal, the first."""
+    at = np.take(np.argsort(-x, axis, kind="stable"), range(k), axis)
+    return np.take_along_axis(x, at, axis), at.astype(np.int32)
+
+
+def _added(x: Array, at: Array, by: Array, numbers: Any, mode: Any) -> Array | None:
+    """See `jax.lax.scatter_add`, for single numbers whose places are within; None for others."""
+    if numbers.update_window_dims or mode != import_jax().lax.GatherScatterMode.PROMISE_IN_BOUNDS:
+        return None
+    index: list[Any] = [None] * x.ndim
+    places = np.indices(at.shape[:-1], sparse=True)
+    for axis, k in zip(numbers.operand_batching_dims, numbers.scatter_indices_batching_dims):
+        index[axis] = places[k]
+    for k, axis in enumerate(numbers.scatter_dims_to_operand_dims):
+        index[axis] = at[..., k]
+    found = np.array(x)
+    np.add.at(found, tuple(index), by)
+    return found
 
 
 def _broadcast(x: Array, shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:

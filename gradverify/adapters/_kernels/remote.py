@@ -90,8 +90,9 @@ class Remote:
         head, found = self._asked({"pull": False, "options": options, "wide": wide}, primals, "forward")
         parts = ([a for n, a in found.items() if n.startswith(what)] for what in ("y ", "k ", "p ", "o ", "h "))
         outputs, values, made, given, handed = parts
-        least, lost = head.get("kept") or (None, ())
-        held = Held(least, frozenset(map(str, lost)), tuple(values), outputs=tuple(given), handed=tuple(handed))
+        least, lost, transforms = head.get("kept") or (None, (), ())
+        names, lengths = frozenset(map(str, lost)), frozenset(map(int, transforms))
+        held = Held(least, names, tuple(values), (), tuple(given), tuple(handed), lengths)
         return (outputs[0] if len(outputs) == 1 else tuple(outputs)), Saved(primals, options, held, made, wide)
 
     def backward(self, cotangents: Any, saved: Saved) -> dict[str, Array]:

@@ -103,7 +103,7 @@ def _answered(
     missing = [[item.name, item.reason] for item in outside.missing() if item.blocks]
     return packed(
         {
-            "kept": [held.least, sorted(held.lost)],
+            "kept": [held.least, sorted(held.lost), sorted(held.transforms)],
             "called": watch.called,
             "replaced": replaced.names()[:8],
             "outside": missing,

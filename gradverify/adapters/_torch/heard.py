@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from gradverify.adapters._torch.arrays import Tensor
-from gradverify.adapters._torch.noise import PRODUCTS
+from gradverify.adapters._torch.operations import FOURIER, PRODUCTS
 
 _EXPONENTIALS = {"exp", "exp2", "_softmax", "_log_softmax", "logsumexp"}
 
@@ -35,15 +35,20 @@ def _modes() -> tuple[type, type]:
             return result
 
     class Products(TorchDispatchMode):  # type: ignore[misc, unused-ignore]
-        """Keeps copies of the results of matrix products in a type, `found`, and the sizes of all."""
+        """Keeps copies of the results of matrix products in a type, `found`, the sizes of all, and what is transformed.
+
+        Of no type it hears of Fourier transforms alone: how long they are.
+        """
 
         def __init__(self, dtype: Any) -> None:
             super().__init__()
-            self.dtype, self.found, self.sizes = dtype, list[Tensor](), set[int]()
+            self.dtype, self.found, self.sizes, self.transforms = dtype, list[Tensor](), set[int](), set[int]()
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            result = func(*args, **(kwargs or {}))
-            if _named(func) in PRODUCTS:
+            result, name = func(*args, **(kwargs or {})), _named(func)
+            if name in FOURIER:
+                self.transforms.update(max(args[0].shape[axis], result.shape[axis]) for axis in args[1])
+            if name in PRODUCTS and self.dtype is not None:
                 made = _floats((result,))
                 self.sizes.update(t.numel() for t in made)
                 self.found += [t.detach().clone() for t in made if t.dtype == self.dtype]  # it may be written into

@@ -49,9 +49,9 @@ def held(tape: Tape, dtype: Any, watched: Any) -> Held:
 
     Parameters
     ----------
-    watched : see `_torch.heard.Products`; None where nobody listened
+    watched : see `_torch.heard.Products`; of no type, what is kept is off by more than its rounding already
     """
-    products, as_large = (map(_values, watched.found), watched.sizes) if watched is not None else ((), ())
+    products, as_large, transforms = tuple(map(_values, watched.found)), watched.sizes, frozenset(watched.transforms)
     known = [t for t in (*tape.leaves.values(), *tape.outputs) if t.is_floating_point()]
     size = least([tuple(t.shape) for t in known])
     rank = max((t.ndim for t in known), default=0)
@@ -62,18 +62,20 @@ def held(tape: Tape, dtype: Any, watched: Any) -> Held:
     many = [(k, k.tensor.numel() >= size) for k in low(tape, dtype)]
     kept = [k for k, enough in many if enough or whole(k.tensor)]
     given = least([tuple(t.shape) for t in tape.leaves.values() if t.is_floating_point()])
-    several = tape.outputs if len(tape.outputs) > 1 else ()
+    several = tape.outputs if len(tape.outputs) > 1 and watched.dtype is not None else ()
     outputs = tuple(_values(y) for y in several if y.dtype == dtype and (y.numel() >= given or whole(y)))
     if not kept:
-        return Held(products=tuple(products), outputs=outputs)
+        return Held(products=products, outputs=outputs, transforms=transforms)
     have = {t.data_ptr() for t in _saved(tape)}
     wanted = {n: t for n, t in tape.leaves.items() if t.is_floating_point()} if _alone(tape) else {}
     lost = {n for n, t in wanted.items() if t.data_ptr() not in have}
     copies = {n for n in lost for k in kept if _same(k.tensor, tape.leaves[n])}
     seen = size if any(enough for _, enough in many) else None
+    if watched.dtype is None:
+        return Held(seen, frozenset(lost - copies), transforms=transforms)
     values = tuple(k.values for k in kept if k.output is None)
     handed = tuple(k.values for k in kept if k.output is not None)
-    return Held(seen, frozenset(lost - copies), values, tuple(products), outputs, handed)
+    return Held(seen, frozenset(lost - copies), values, products, outputs, handed, transforms)
 
 
 def _alone(tape: Tape) -> bool:
@@ -147,17 +149,19 @@ def made(held: Held, eps: float, tape: Tape, quiet: Any, run: Callable[[], Any])
 
     def look(at: int, result: Tensor, product: bool) -> None:
         size, memory = result.numel(), result.untyped_storage()
-        if handed.found(lambda: _values(result), size):
+        if handed.found(lambda: _values(result), result.shape):
             of_outputs.add(at)
         if product:
             of_products.add(size)
         if any(memory.data_ptr() == other.data_ptr() for other in places.values()):
             return  # a view is rounded with it
         values = size in of_products or (held.least is not None and size >= held.least)
-        if values and kept.found(lambda: _values(result), size):
+        if values and kept.found(lambda: _values(result), result.shape):
             places[at] = memory
             sizes.append(size)
-        elif (product and produced.found(lambda: _values(result), size)) or given.found(lambda: _values(result), size):
+        elif (product and produced.found(lambda: _values(result), result.shape)) or given.found(
+            lambda: _values(result), result.shape
+        ):
             places[at] = memory
 
     if any(sought):
@@ -199,7 +203,7 @@ class Moved:
                 return value.detach() + self.disturbed.off(value.detach(), self.dtype)
             if not value.is_floating_point() or (value.is_leaf and value.requires_grad):
                 return value.detach()
-            value = value.detach()
+            given, value = value, value.detach()
             moved, off = value, None
             if exact is not None and exact.shape == value.shape:
                 off = (value - exact).nan_to_num_(0.0, 0.0, 0.0).to(value.dtype)
@@ -207,5 +211,5 @@ class Moved:
             if self.made.least is not None and value.numel() >= self.made.least:
                 moved = self.disturbed.low(moved, self.dtype)
             if off is not None:
-                self.disturbed.handed(value, moved, off)
+                self.disturbed.handed(given, moved, off)
             return moved

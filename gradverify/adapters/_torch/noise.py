@@ -42,32 +42,13 @@ from typing import Any
 from gradverify.adapters._engines.lossy import FEW, FLOOR, TINY, UNIT, counted
 from gradverify.adapters._torch.apart import decompositions
 from gradverify.adapters._torch.arrays import Tensor, floats, import_torch
+from gradverify.adapters._torch.operations import CUT, EXACT, FOURIER, FUSED, PRODUCTS, SUMS, spans, terms_of
 from gradverify.adapters._torch.signs import Signs
 from gradverify.adapters._torch.ties import alone
 from gradverify.adapters._torch.ties import moved as decided
 
 TF32 = "tf32"  # in which a GPU multiplies float32: eleven bits of significand
 _SCALED = 16.0  # by which a kernel may scale an operand down before it multiplies: 1 / sqrt(D) for heads up to 256
-
-_FUSED = {
-    "_softmax", "_softmax_backward_data", "_log_softmax", "_log_softmax_backward_data", "logsumexp",
-    "native_layer_norm", "native_layer_norm_backward", "native_group_norm", "native_group_norm_backward",
-    "native_batch_norm", "native_batch_norm_backward", "nll_loss_forward", "nll_loss_backward", "mse_loss",
-    "silu", "silu_backward", "gelu", "gelu_backward", "sigmoid_backward", "_fused_rms_norm",
-    "_fused_rms_norm_backward", "log_sigmoid_forward", "log_sigmoid_backward",
-}  # fmt: skip
-PRODUCTS = {"mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot", "convolution", "convolution_backward"}
-_SCATTERS = {"index_add", "scatter_add", "index_put", "_index_put_impl", "embedding_dense_backward"}
-_FOURIER = {"_fft_r2c", "_fft_c2c", "_fft_c2r"}
-_SUMS = {"sum", "mean", "cumsum", "nansum", *PRODUCTS, *_SCATTERS}
-_EXACT = {
-    "copy", "fill", "zero", "zeros_like", "ones_like", "full", "arange", "clone", "_to_copy", "cat", "stack", "index",
-    "gather", "embedding", "where", "masked_fill", "neg", "abs", "relu", "threshold_backward", "amax", "max", "amin",
-    "min", "maximum", "minimum", "index_select", "select_backward", "slice_backward", "constant_pad_nd", "sign",
-    "new_zeros", "new_empty_strided", "empty_like", "empty_strided", "ones", "zeros", "scalar_tensor", "scatter",
-    "topk", "sort", "flip", "roll", "tril", "triu", "repeat", "clamp", "ge", "_local_scalar_dense", "round", "floor",
-    "_unsafe_view",
-}  # fmt: skip
 
 
 def rounded(value: Tensor, dtype: Any) -> Tensor:
@@ -101,6 +82,7 @@ def mode(guarded: bool) -> type:
             self.places: frozenset[int] = frozenset()  # operations whose result the kernel keeps in its type
             self.slopes: dict[int, Tensor] = {}  # by what part of themselves gradients of results are off: see `Closed`
             self.steep: list[tuple[Tensor, Tensor]] = []  # those results, and factors of their gradients
+            self.transforms: frozenset[int] = frozenset()  # lengths of Fourier transforms that the kernel makes
 
         @classmethod
         def _should_skip_dynamo(cls) -> bool:
@@ -109,7 +91,7 @@ def mode(guarded: bool) -> type:
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
             name = func._schema.name.removeprefix("aten::").rstrip("_")
-            if name in _FUSED:
+            if name in FUSED:
                 apart = decompositions().get(func)
                 if apart is not None:
                     with self:
@@ -128,28 +110,30 @@ def mode(guarded: bool) -> type:
 
         def done(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
             """The result of an operation, displaced."""
-            if func.is_view or name in _EXACT:
-                given = args if func.is_view else decided(self, name, args)
-                return self.carried(func(*given, **kwargs), args, lambda size: func(size, *args[1:], **kwargs))
+            if func.is_view or name in EXACT:
+                result = func(*(args if func.is_view else decided(self, name, args)), **kwargs)
+                if name in CUT:
+                    return self.carried(result, args, lambda size: size.where(result == args[0], 0.0))
+                return self.carried(result, args, lambda size: func(size, *args[1:], **kwargs))
             args = decided(self, name, args)
             spread: Any = None
             if name in PRODUCTS and self.products is not None:
-                exact, args = args, tuple(self.low(a, self.products, _SCALED) if floats(a) else a for a in args)
+                exact, args = args, tuple(self.operand(a) if floats(a) else a for a in args)
                 spread = self.spread(func, exact, args, kwargs)
             bound: Any = None
-            if name in _SUMS:
+            if name in SUMS:
                 bound = self.summed(func, name, args, kwargs)
                 if name in ("sum", "mean") and self.contracted(args):
                     bound = bound + self.unit * func(args[0] * args[0], *args[1:], **kwargs).sqrt_()
             result = alone(self, name, args, func(*args, **kwargs))
-            if name in _FOURIER:
+            if name in FOURIER:
                 return self.transformed(args[1], result)
             if name == "mul" and self.unit:
                 self.multiplied(args, result)
             if name in PRODUCTS and floats(result):
-                count = counted(_terms(name, args, result))
+                count = counted(terms_of(name, args, result))
                 self.sizes[id(result)] = result, bound / (UNIT * count), count
-                if self.unit and _terms(name, args, result) == 1:
+                if self.unit and terms_of(name, args, result) == 1:
                     self.of_one_term(result, import_torch().is_grad_enabled())
             if name in ("mul", "div") and self.sizes:
                 self.carried(result, args, lambda size: abs(size * args[1] if name == "mul" else size / args[1]))
@@ -165,8 +149,8 @@ def mode(guarded: bool) -> type:
 
         def transformed(self, axes: Any, result: Tensor) -> Tensor:
             """Off by a few roundings in each of log2 n steps, at the size of all entries together."""
-            square, count = result.abs().square(), max(2, math.prod(result.shape[axis] for axis in axes))
-            size = square.mean(axes, keepdim=True).sqrt_().mul_(FEW * UNIT * math.log2(count)).expand_as(square)
+            square, count = result.abs().square(), math.prod(result.shape[axis] for axis in axes)
+            size = square.mean(axes, keepdim=True).sqrt_().mul_(_of_transform(count)).expand_as(square)
             parts, sizes = result, size
             if result.is_complex():
                 parts, sizes = import_torch().view_as_real(result), size.unsqueeze(-1).expand(*size.shape, 2)
@@ -179,7 +163,7 @@ def mode(guarded: bool) -> type:
             self.factors, forward = None, import_torch().is_grad_enabled()
             if not all(floats(a) for a in args) or (forward and not any(a.requires_grad for a in args)):
                 return
-            over = [_has(a, result.ndim) for a in args]
+            over = [spans(a, result.ndim) for a in args]
             one, other = (any(x and not y for x, y in zip(*pair)) for pair in (over, over[::-1]))
             if self.vague or (one and other):
                 self.of_one_term(result, forward)
@@ -275,16 +259,40 @@ def mode(guarded: bool) -> type:
             """Backward gets `moved` for what forward made, `off` being how much it was off."""
             if value.data_ptr() in self.doubts:
                 self.doubts[moved.data_ptr()] = moved, off.abs()
+            if id(value) in self.sizes:
+                self.sizes[id(moved)] = moved, *self.sizes[id(value)][1:]
 
         def summed(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
             """u n sum |term| of every result; in-place operations start from zero."""
-            given = [abs(a) if floats(a) else a for a in args]
+            sums = self.sums(func, args, kwargs, self.size)
+            found = [p.mul_(UNIT * counted(terms_of(name, args, p))) if floats(p) and p.numel() else None for p in sums]
+            if self.transforms:
+                for p, level in zip(found, self.sums(func, args, kwargs, self.level)):
+                    if p is not None and (axes := self.transformed_axes(p)):
+                        p.add_(level.amax(axes, keepdim=True) * _of_transform(max(self.transforms)))
+            return found if len(found) > 1 else found[0]
+
+        def sums(self, func: Any, args: Any, kwargs: Any, size: Callable[[Tensor], Tensor]) -> tuple[Any, ...]:
+            """Results of a sum, of sizes of what is summed."""
+            given = [size(a) if floats(a) else a for a in args]
             if func._schema.is_mutable and floats(args[0]):
                 given[0] = import_torch().zeros_like(args[0])
-            sums = func(*given, **{k: abs(v) if floats(v) else v for k, v in kwargs.items()})
-            parts = sums if isinstance(sums, (tuple, list)) else (sums,)
-            found = [p.mul_(UNIT * counted(_terms(name, args, p))) if floats(p) and p.numel() else None for p in parts]
-            return found if isinstance(sums, (tuple, list)) else found[0]
+            sums = func(*given, **{k: size(v) if floats(v) else v for k, v in kwargs.items()})
+            return tuple(sums) if isinstance(sums, (tuple, list)) else (sums,)
+
+        def size(self, value: Tensor) -> Tensor:
+            """Of terms: of a product as large as its own, none of which may cancel in another order of products."""
+            known = self.sizes.get(id(value))
+            return value.abs() if known is None else value.abs().maximum(known[1] / known[2] ** 0.5)
+
+        def level(self, value: Tensor) -> Tensor:
+            """The root mean square along what the kernel transforms: a transform is off by that in every entry."""
+            axes = self.transformed_axes(value)
+            return value.square().mean(axes, keepdim=True).sqrt_().expand_as(value) if axes else value.abs()
+
+        def transformed_axes(self, value: Tensor) -> list[int]:
+            """Axes that are as long as the kernel's transforms, or padded to them: to the next power of 2 of twice."""
+            return [k for k, n in enumerate(value.shape) if any(n <= length <= 4 * n for length in self.transforms)]
 
         def displace(self, result: Tensor, name: str, args: Any, bound: Tensor | None) -> None:
             if bound is not None:
@@ -304,16 +312,30 @@ def mode(guarded: bool) -> type:
             if not torch.equal(flushed, result):
                 result.copy_(torch.where(self.signs(result) > 0, flushed, result))
 
-        def low(self, value: Tensor, dtype: Any, scaled: float = 1.0) -> Tensor:
-            """Displaced by as much as rounding to a type may take; what the type holds exactly stays."""
-            off = self.off(value, dtype, scaled)
-            return (off if dtype == TF32 else off.masked_fill_(rounded(value, dtype) == value, 0.0)).add_(value)
+        def operand(self, value: Tensor) -> Tensor:
+            """As the type of operands holds it; what is a product by as much as one that is multiplied in other order.
 
-        def off(self, value: Tensor, dtype: Any, scaled: float = 1.0) -> Tensor:
+            A kernel that has (a b) c as a (b c) never rounds a b, whose terms may cancel, but what does not.
+            """
+            size = self.size(value) if id(value) in self.sizes else None
+            return self.low(value, self.products, _SCALED, size)
+
+        def low(self, value: Tensor, dtype: Any, scaled: float = 1.0, size: Tensor | None = None) -> Tensor:
+            """Displaced by as much as rounding to a type may take; what the type holds exactly stays.
+
+            Parameters
+            ----------
+            size : of what is rounded, where that may be more than the value, and another one
+            """
+            off = self.off(value, dtype, scaled, size)
+            stays = dtype != TF32 and size is None
+            return (off.masked_fill_(rounded(value, dtype) == value, 0.0) if stays else off).add_(value)
+
+        def off(self, value: Tensor, dtype: Any, scaled: float = 1.0, size: Tensor | None = None) -> Tensor:
             """As much as rounding to a type may take, to either side, of a value that may be that much smaller."""
             least = scaled * 2.0**-25 if dtype == import_torch().float16 else 0.0  # it has no other below
             signs = self.alike(value, _unit(dtype)) if self.seed & 2 else self.signs(value)
-            return value.abs().mul_(_unit(dtype)).add_(least).mul_(signs)
+            return (value.abs() if size is None else size).mul(_unit(dtype)).add_(least).mul_(signs)
 
     return Noise
 
@@ -334,32 +356,11 @@ def noise(
     return mode("torch._dynamo" in sys.modules)(dtype, products, seed, elementwise, kept, vague)
 
 
+def _of_transform(count: int) -> float:
+    """What a Fourier transform loses, as a share of the root mean square: a few roundings in each of log2 n steps."""
+    return FEW * UNIT * math.log2(max(2, count))
+
+
 def _unit(dtype: Any) -> float:
     """Unit roundoff of a type."""
     return 2.0**-11 if dtype == TF32 else float(import_torch().finfo(dtype).eps) / 2
-
-
-def _has(factor: Tensor, axes: int) -> list[bool]:
-    """Along which of so many axes a factor has entries of its own, and not one that is repeated."""
-    own = [size > 1 and step != 0 for size, step in zip(factor.shape, factor.stride())]
-    return [False] * (axes - len(own)) + own
-
-
-def _terms(name: str, args: Any, result: Tensor) -> float:
-    """Number of terms of each sum, at most."""
-    tensors = [a for a in args if isinstance(a, import_torch().Tensor)]
-    if name in ("mm", "bmm", "mv", "dot"):
-        return int(tensors[0].shape[-1])
-    if name in ("addmm", "baddbmm", "addmv"):
-        return int(tensors[1].shape[-1]) + 1
-    if name == "convolution":
-        return int(tensors[1].numel() // max(1, tensors[1].shape[0])) + 1
-    if name == "convolution_backward":
-        return int(tensors[0].numel())
-    if name == "cumsum":
-        return int(tensors[0].shape[args[1]]) if tensors[0].ndim else 1
-    if name in _SCATTERS:
-        index = args[1] if name in ("embedding_dense_backward", "index_put", "_index_put_impl") else args[2]
-        parts = index if isinstance(index, (tuple, list)) else (index,)
-        return max((int(part.numel()) for part in parts if part is not None), default=int(result.numel()))
-    return float(max(1, tensors[0].numel() // max(1, result.numel())))

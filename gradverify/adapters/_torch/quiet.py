@@ -10,7 +10,8 @@ from typing import Any
 
 from gradverify.adapters._engines.closed import LEAST, Closed, Off
 from gradverify.adapters._torch.arrays import Tensor, floats
-from gradverify.adapters._torch.noise import PRODUCTS, mode
+from gradverify.adapters._torch.noise import mode
+from gradverify.adapters._torch.operations import PRODUCTS
 
 
 @functools.lru_cache(maxsize=2)

@@ -6,7 +6,6 @@ The same operations give what a good kernel may lose: see `_torch.noise`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -112,7 +111,7 @@ class Reference(Lossy):
             truth.made.append(made(held, self.eps, truth.tape, quiet(), run))
         rounds = truth.made[0]
         disturbed = noise(self.dtype, self.products, seed, not large, rounds.least is not None, single)
-        disturbed.places = rounds.places
+        disturbed.places, disturbed.transforms = rounds.places, held.transforms
         disturbed.slopes = one_of_each(self._slopes(rounds, truth), seed) if closed else {}
         with disturbed, _packing(Moved(disturbed, truth.saved, rounds, self.dtype, as_much_again(seed))):
             outputs, tape = engine.forward(*arrays, **options)
@@ -147,12 +146,12 @@ class Reference(Lossy):
         return self.kernel.but(kernel=None, grid=None)
 
     def watching(self) -> Any:
-        return products_made(self.dtype) if self.eps > _EXACT_ENOUGH else nullcontext()
+        return products_made(self.dtype if self.eps > _EXACT_ENOUGH else None)
 
     def kept(self, saved: Any, watched: Any, cotangents: tuple[Array, ...]) -> Held:
         if not isinstance(saved, Tape):
             return told(saved)
-        return _kept.held(saved, self.dtype, watched if hasattr(watched, "found") else None)
+        return _kept.held(saved, self.dtype, watched)
 
     def peak(self, *arrays: Array, **options: Any) -> float:
         """The largest argument of an exponential, a softmax or a log-sum-exp; minus infinity where there is none."""

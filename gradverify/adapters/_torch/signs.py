@@ -52,8 +52,10 @@ class Signs:
         """
         torch = import_torch()
         places = round(-math.log2(unit)) + 2  # of the significand, that tell values apart
-        keys = value.to(torch.float64, copy=True).view(torch.int64) >> (52 - places)
-        factor = random.Random(self.seed).getrandbits(63) | 1  # the first bit of a multiple is as good as drawn
+        short = value.dtype == torch.float32 and places < 23  # half the memory to go through
+        wide, whole, digits = (torch.float32, torch.int32, 23) if short else (torch.float64, torch.int64, 52)
+        keys = value.to(wide).view(whole) >> (digits - places)
+        factor = random.Random(self.seed).getrandbits(whole.itemsize * 8 - 1) | 1  # its first bit is as good as drawn
         return (keys.mul_(factor) < 0).to(value.dtype).mul_(2).sub_(1)
 
 

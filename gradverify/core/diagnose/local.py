@@ -161,10 +161,26 @@ _NEARLY = 0.03  # of the largest entry
 
 def _statistics(evidence: Evidence, axes: tuple[int, ...]) -> Iterator[tuple[str, Callable[[Probe], bool]]]:
     """Numbers of the primal, one for each place along some axes, that the factors may be, in words."""
-    for words, statistic in _STATISTICS.items():
-        for power, before in ((1, "{}"), (-1, "1 over {}")):
+    for power, before in ((1, "{}"), (-1, "1 over {}")):
+        for words, statistic in _STATISTICS.items():
             said = before.format(words.format(evidence.primal))
             yield f"nearly {said}", partial(_is_statistic, evidence, axes, statistic, power)
+        for primal in evidence.layer.primals:
+            if primal.domain.name in ("labels", "offsets"):
+                said = before.format(f"how many there are of each by {primal.name}")
+                yield said, partial(_is_count, evidence, axes, primal.name, power)
+
+
+def _is_count(evidence: Evidence, axes: tuple[int, ...], name: str, power: int, probe: Probe) -> bool:
+    """Whether the factors are how often each label is there, or how long each sequence is."""
+    factors, array = _factors(evidence, axes, probe), probe.case.primals[name]
+    labels = evidence.layer.primal(name).domain.name == "labels"
+    counts = np.bincount(array[array >= 0].ravel()) if labels else np.diff(array)
+    if factors is None:
+        return False
+    if labels and factors.shape == array.shape and (array >= 0).all():
+        counts = counts[array]  # one number for each that has a label
+    return counts.shape == factors.shape and bool(counts.all()) and close(factors, counts.astype(float) ** power)
 
 
 def _is_statistic(evidence: Evidence, axes: tuple[int, ...], of: Function, power: int, probe: Probe) -> bool:

@@ -21,6 +21,7 @@ _NUMBERS = (2.0, 0.5, 3.0, 1 / 3, 4.0, 0.25, 10.0, 0.1, 2**0.5, 0.5**0.5, np.pi,
 
 _OTHERS = 6  # plain cases, of other sizes and values, that a factor is tried on before it is offered
 _SMALL = 12  # the largest denominator that is told: of so few numbers, few are hit by chance
+_COUNTED = "number of"
 _OFFSETS = (-1, 1, -2, 2, -3, 3)  # of a size: what is counted between n places, or at them and beside them
 
 
@@ -100,7 +101,8 @@ def factor(evidence: Evidence) -> Diagnosis | None:
         text = f"{d} is the right one times {words}{where}{evidence.given}, in all of {len(found)} cases tried"
         open_ = of_options or alike or not _declarable(evidence, found[0][1])
         hint = "" if open_ else f"; if this is meant, declare factor={words}"
-        return Diagnosis("factor", "FACTOR", text + hint, _fit(evidence, of_options), tried)
+        sure = Fit.EXACT if _COUNTED in words else _fit(evidence, of_options)  # no other law would follow that number
+        return Diagnosis("factor", "FACTOR", text + hint, sure, tried)
     low, high = min(r for _, r in found), max(r for _, r in found)
     if high - low < APART and abs(high - 1) < APART:
         return None  # a small error of any kind is nearly a factor
@@ -147,6 +149,7 @@ def _names(evidence: Evidence, probes: list[Probe]) -> Iterator[tuple[str, list[
     sizes = [_sizes(p) for p in probes]
     names = [n for n in dict.fromkeys(n for s in sizes for n in s) if all(n in s for s in sizes)]
     names = [n for n in names if any(s[n] != 1 for s in sizes)]
+    yield from _counted(sizes, names)
     given = set(evidence.layer.options)
     for n in names:
         values = [s[n] for s in sizes]
@@ -169,6 +172,17 @@ def _names(evidence: Evidence, probes: list[Probe]) -> Iterator[tuple[str, list[
                 yield f"1/sqrt({before}{words})", [abs(scale * v) ** -0.5 for v in values], option
         if count == 1:
             yield from _of_one_axis(sizes, [n for n in names if n not in given])
+
+
+def _counted(sizes: list[dict[str, float]], names: list[str]) -> Iterator[tuple[str, list[float], bool]]:
+    """What is counted for all there is, or the other way round: no size follows it but by chance."""
+    for one in (n for n in names if _COUNTED in n and all(s[n] for s in sizes)):
+        others = [n for n in names if n != one and all(s[n] for s in sizes)]
+        for group in (group for count in (1, 2) for group in combinations(others, count)):
+            all_ = "*".join(group) if len(group) == 1 else f"({'*'.join(group)})"
+            values = [s[one] / prod(s[n] for n in group) for s in sizes]
+            yield f"{one}/{all_}", values, False
+            yield f"{all_}/{one}", [1 / v for v in values], False
 
 
 def _of_one_axis(sizes: list[dict[str, float]], names: list[str]) -> Iterator[tuple[str, list[float], bool]]:
@@ -195,7 +209,7 @@ def _number(value: float) -> str:
 
 
 def _sizes(probe: Probe) -> dict[str, float]:
-    """Sizes by name, numeric options, the parts of tuples, and the axes of outputs."""
+    """Sizes by name, numeric options, parts of tuples, axes of outputs, and how many labels or places count."""
     layer, case = probe.layer, probe.case
     found: dict[str, float] = {}
     for name, value in (layer.named_sizes(case.primals, case.options) or {}).items():
@@ -208,4 +222,12 @@ def _sizes(probe: Probe) -> dict[str, float]:
             found |= {f"{name}[{k}]": float(v) for k, v in enumerate(value)}
     if not layer.returns and len(probe.outputs) == 1:
         found |= {f"output axis {k}": float(v) for k, v in enumerate(probe.outputs[0].shape)}
+    for primal in layer.primals:
+        of, array = primal.domain, case.primals[primal.name]
+        if of.name == "labels" and len(of.arguments) > 1:
+            found[f"({_COUNTED} {primal.name} that are not {of.arguments[1]})"] = float(
+                (array != int(of.arguments[1])).sum()
+            )
+        elif of.name in ("mask", "bool"):
+            found[f"({_COUNTED} {primal.name} that are on)"] = float(array.sum())
     return found

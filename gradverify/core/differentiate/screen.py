@@ -55,13 +55,16 @@ def directions(point: Point, seed: int, count: int) -> Iterator[Array]:
 
 
 def screen(point: Point, analytic: Array, seed: int, count: int = 2) -> Screened:
-    """Compare along `count` joint directions: the first by a ladder, the others at its best step."""
+    """Compare along `count` joint directions: the first by a ladder, the others at its best step, or by one, too."""
     before = point.forwards
     chosen = directions(point, seed, count)
     first = ladder.directional(point, next(chosen), analytic)
     residual, bound = [float(first.value[0])], [float(first.bound[0])]
     for direction in chosen:
         value, width = probe(point, direction, analytic)
+        if abs(residual[0]) <= bound[0] < abs(value):  # what is best for the first may be too long a step here
+            again = ladder.directional(point, direction, analytic)
+            value, width = float(again.value[0]), float(again.bound[0])
         residual.append(value)
         bound.append(max(width, float(first.bound[0])))
     smallest = float(point.scale.min(initial=np.inf))
