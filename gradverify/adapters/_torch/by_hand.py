@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from gradverify.adapters._normal import flat, positional
@@ -58,7 +59,7 @@ def has_backward(module: Any) -> bool:
 def by_hand(called: Called) -> Callable[[dict[str, Tensor], dict[str, Any]], Any]:
     """Calls a module whose backward is its own method, and leaves gradients in `.grad` or beside the parameters.
 
-    Each call runs a copy of the module, whose parameters are those of the case.
+    Each call for gradients runs a copy of the module, whose parameters are those of the case.
     """
     torch = import_torch()
 
@@ -86,7 +87,11 @@ def by_hand(called: Called) -> Callable[[dict[str, Tensor], dict[str, Any]], Any
             values += [None] * (len(called.inputs) - len(values))
             return (None, *values, *(_left(ctx.own, path) for path in called.paths.values()))
 
+    spare = replace(called, module=copy.deepcopy(called.module))  # it keeps what forward leaves, in copies even
+
     def call(tensors: dict[str, Tensor], options: dict[str, Any]) -> Any:
+        if not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors.values())):
+            return spare(tensors, options)  # for differences: a copy of the module takes longer than its forward
         return ByHand.apply(dict(options), *(tensors[n] for n in (*called.inputs, *called.paths)))
 
     return call
