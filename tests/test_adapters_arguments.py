@@ -388,3 +388,27 @@ class Slip(Activation):
 def test_a_function_and_its_derivative_may_be_called_f_and_df():
     assert wrong(Activation, x="N D") == wrong(Activation(), x="N D") == set()
     assert len(wrong(Slip, x="N D")) == 1
+
+
+def squares(p, t):
+    return ((p - t) ** 2).mean(), p - t
+
+
+def to_target(p, y_true):
+    return squares(p, y_true)
+
+
+@pytest.mark.parametrize(
+    ("backward", "found"),
+    [
+        (lambda d: (2 * d / d.size, -2 * d / d.size), set()),
+        (lambda d: (2 * d / d.size, 2 * d / d.size), {"t"}),
+        (lambda d: 2 * d / d.size, set()),  # of the prediction alone
+        (lambda d: 2 * d, {"p"}),
+        (lambda cache, dout=1.0: (dout * 2 * cache / cache.size, -dout * 2 * cache / cache.size), set()),
+        (lambda cache, dout=1.0: (2 * cache / cache.size, -dout * 2 * cache / cache.size), {"p"}),
+    ],
+)
+def test_the_backward_of_a_loss_may_take_what_forward_saved_alone(backward, found):
+    one = {"t": "N D"} if isinstance(backward(np.ones((2, 3))), tuple) else {"y_true": "N D"}
+    assert wrong(squares if "t" in one else to_target, backward, p="N D", **one) == found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import wraps
 from typing import Any
 
@@ -15,6 +16,7 @@ from gradverify.adapters._normal import (
     examples,
     flat,
     parted,
+    positional,
     required,
 )
 from gradverify.core.declare.functions import arguments, taken_by
@@ -32,7 +34,8 @@ def reordered(forward: Any, backward: Any) -> tuple[Any, Any] | None:
     """The pair with a backward that takes (dy, saved), where it takes these in another place or beside arguments of
     forward, ``backward(params, cache, dout)``: told by their names. None where it does not.
     """
-    taken, names = [p.name for p in arguments(forward) or ()], required(backward) or []
+    taken, names = [p.name for p in arguments(forward) or ()], [*(required(backward) or [])]
+    names += [p.name for p in positional(backward) or () if p.default is not p.empty and p.name in _UPSTREAM]
     others = [n for n in names if n not in taken and n.removesuffix(_SHAPE) not in taken]
     upstream = [n for n in others if n in _UPSTREAM]
     kept = [n for n in others if n not in upstream]
@@ -108,6 +111,8 @@ def as_called(layer: Layer) -> Layer | None:
     if isinstance(value, tuple) and len(value) == len(names) > 2:
         return _one_by_one(layer)
     if not isinstance(value, (np.ndarray, np.number, float)):
+        if len(positional(layer.backward) or ()) == 1 and np.shape(flat(value)[0]) == ():
+            return _without_upstream(layer)
         one_by_one = _unpacking(layer, names, value)
         if one_by_one is None:
             _takes_two(layer, names, value)
@@ -185,6 +190,19 @@ def _unpacking(layer: Layer, names: list[str], result: Any) -> Layer | None:
         return layer.backward(*given, **taken_by(layer.backward, options, len(given)))
 
     line = f"backward takes {', '.join(names[count:])}, as forward saved them"
+    return annotated(layer.derive(backward=backward), line)
+
+
+def _without_upstream(layer: Layer) -> Layer:
+    """The layer of a loss whose backward takes what forward saved alone: its upstream gradient is 1."""
+
+    def backward(dy: Any, saved: Any) -> Any:
+        raw = layer.backward(saved)
+        if isinstance(raw, Mapping):
+            return {n: None if g is None else g * dy for n, g in raw.items()}
+        return tuple(None if g is None else g * dy for g in flat(raw))
+
+    line = "backward takes what forward saved alone, as of a loss whose upstream gradient is 1"
     return annotated(layer.derive(backward=backward), line)
 
 

@@ -74,10 +74,12 @@ def from_pair(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
         with time_limit(_TRIAL):
             if is_loss(layer):
                 return loss(*target, **declaration)
-            targets = ungiven(layer)
+            usual = (None if told else as_called(layer)) or layer
+            targets = ungiven(usual)
             if targets:
                 layer = kind(*target, **{**declaration, "constants": constants(settings, *targets)})
-            layer = (None if told else as_called(layer)) or layer
+                usual = (None if told else as_called(layer)) or layer
+            layer = usual
             return _seeded(layer) if mentions(layer.forward) else layer
     except LayerFailure:  # it does not return: the check itself finds that
         return layer
