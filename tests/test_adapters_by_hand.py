@@ -60,6 +60,46 @@ def test_two_functions_of_tensors(back, declared, found):
     assert wrong(forward, back, **SHAPES, **declared) == found
 
 
+def rows(x, index):
+    return x[index], (x.shape, index)
+
+
+def rows_back(dy, saved):
+    shape, index = saved
+    return torch.zeros(shape, dtype=dy.dtype).index_add_(0, index, dy), None
+
+
+def last_row_wins(dy, saved):
+    shape, index = saved
+    dx = torch.zeros(shape, dtype=dy.dtype)
+    dx[index] = dy
+    return dx, None
+
+
+def test_a_backward_may_name_torch_where_forward_does_not():
+    declared = {"x": "V D", "index": "N: indices V"}
+    assert wrong(rows, rows_back, **declared) == set()
+    assert wrong(rows, last_row_wins, **declared) == {"x"}
+
+
+@pytest.mark.parametrize(("sign", "found"), [(1, set()), (-1, {"x", "w"})])
+def test_outputs_may_come_one_by_one(sign, found):
+    def both(x, w):
+        return x @ w, torch.relu(x @ w), (x, w)
+
+    def back(da, db, saved):
+        x, w = saved
+        d = da + sign * db * (x @ w > 0)
+        return d @ w.T, x.T @ d
+
+    assert wrong(both, back, **SHAPES) == found
+
+
+@pytest.mark.parametrize(("slope", "found"), [(torch.cos, set()), (torch.sin, {"x"})])
+def test_a_forward_without_a_cache(slope, found):
+    assert wrong(lambda x: torch.sin(x), lambda dy, x: dy * slope(x), x="N D") == found  # noqa: PLW0108
+
+
 def half(x, w):
     return torch.mul(x.float(), w.float()).to(x.dtype), (x, w)
 

@@ -30,16 +30,22 @@ _OUTPUT, _SHAPE = ("y", "out", "output", "result", "ans", "z", "s", "p", "h"), "
 _DY, _Y = "the upstream gradient", "the output"  # arguments of a backward that name no primal and no option
 
 
-def reordered(forward: Any, backward: Any) -> tuple[Any, Any] | None:
+def reordered(forward: Any, backward: Any, alone: bool = False) -> tuple[Any, Any] | None:
     """The pair with a backward that takes (dy, saved), where it takes these in another place or beside arguments of
     forward, ``backward(params, cache, dout)``: told by their names. None where it does not.
+
+    Parameters
+    ----------
+    alone : whether arguments of forward, and nothing that it saved, will do: ``backward(dy, x, W)``
     """
     taken, names = [p.name for p in arguments(forward) or ()], [*(required(backward) or [])]
     names += [p.name for p in positional(backward) or () if p.default is not p.empty and p.name in _UPSTREAM]
     others = [n for n in names if n not in taken and n.removesuffix(_SHAPE) not in taken]
     upstream = [n for n in others if n in _UPSTREAM]
     kept = [n for n in others if n not in upstream]
-    if len(upstream) != 1 or len(kept) != 1 or names[:2] == [*upstream, *kept]:
+    if len(upstream) != 1 or len(kept) > 1 or not (kept or (alone and len(names) > 1)):
+        return None
+    if kept and names[:2] == [*upstream, *kept]:
         return None
 
     @wraps(forward)
@@ -47,7 +53,7 @@ def reordered(forward: Any, backward: Any) -> tuple[Any, Any] | None:
         made = forward(*primals, **options)
         y, saved = made if isinstance(made, tuple) and len(made) == 2 else (made, made)
         known = {**dict(zip(taken, primals)), **options}
-        return y, {**{n + _SHAPE: np.shape(v) for n, v in known.items()}, **known, kept[0]: saved}
+        return y, {**{n + _SHAPE: np.shape(v) for n, v in known.items()}, **known, **dict.fromkeys(kept, saved)}
 
     @wraps(backward)
     def pull(dy: Any, known: Any, **options: Any) -> Any:
@@ -55,6 +61,12 @@ def reordered(forward: Any, backward: Any) -> tuple[Any, Any] | None:
         return backward(*({**known, upstream[0]: dy}[n] for n in names), **rest)
 
     return run, pull
+
+
+def in_two(made: Any) -> tuple[Any, Any]:
+    """Outputs, and what backward needs, of a forward that may return its outputs one by one before that."""
+    *outputs, saved = made
+    return (outputs[0] if len(outputs) == 1 else tuple(outputs)), saved
 
 
 def is_loss(layer: Layer) -> bool:

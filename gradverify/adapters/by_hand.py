@@ -19,7 +19,7 @@ from gradverify.adapters._engines.references import refers_to
 from gradverify.adapters._nested import is_nested
 from gradverify.adapters._normal import annotated, examples, flat, sketch, split
 from gradverify.adapters._objects.guesses import methods_of
-from gradverify.adapters._pair import reordered
+from gradverify.adapters._pair import in_two, reordered
 from gradverify.adapters.declared import from_pair
 from gradverify.core.declare.functions import arguments, taken_by
 from gradverify.core.declare.layer import Layer
@@ -54,10 +54,12 @@ def by_hand(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
     DeclarationError
         If a declaration cannot be used.
     """
-    if "kernel" not in declaration and _in_numpy(target[0], declaration):
+    package = _package(target)
+    named = refers_to(target[0], str(package))
+    if "kernel" not in declaration and _in_numpy(target[0], declaration, None if named else target[1]):
         return from_pair(target, **declaration)
-    forward, backward = reordered(*target) or target
-    if _package(target) == "torch":
+    forward, backward = reordered(*target, alone=True) or target
+    if package == "torch":
         from gradverify.adapters._torch.by_hand import function_of
         from gradverify.adapters.torch_ import torch_layer
 
@@ -122,8 +124,12 @@ def held_tensors(target: Any, /, *, name: str | None = None, **declaration: Any)
     return annotated(layer.derive(unverified=(*layer.unverified, *missing)), line)
 
 
-def _in_numpy(forward: Callable[..., Any], declaration: dict[str, Any]) -> bool:
-    """Whether forward takes arrays of NumPy and gives such: then it converts them itself, if it does."""
+def _in_numpy(
+    forward: Callable[..., Any], declaration: dict[str, Any], backward: Callable[..., Any] | None = None
+) -> bool:
+    """Whether forward takes arrays of NumPy and gives such, and backward as well, if it is asked: then they convert
+    them themselves, if they do.
+    """
     primals, settings = split(declaration)
     if any(map(is_nested, primals.values())):
         return False
@@ -131,9 +137,11 @@ def _in_numpy(forward: Callable[..., Any], declaration: dict[str, Any]) -> bool:
     for arrays, _ in examples(planned):
         try:
             made = forward(*arrays.values(), **planned.default_options)
+            outputs = flat(made[0] if isinstance(made, tuple) and len(made) == 2 else made)
+            if backward is not None:
+                backward(*map(np.ones_like, outputs), made[-1])
         except Exception:  # noqa: BLE001  whatever tensors' code says of arrays
             return False
-        outputs = flat(made[0] if isinstance(made, tuple) and len(made) == 2 else made)
         return all(isinstance(y, (np.ndarray, np.generic, float)) for y in outputs)
     return True
 
@@ -152,7 +160,7 @@ def _custom(forward: Callable[..., Any], backward: Callable[..., Any], primals: 
         still: list[Any] = []  # what forward saved that is no array: shapes, options
 
         def forwards(*given: Any) -> Any:
-            output, saved = forward(**dict(zip(moving, given)), **options)
+            output, saved = in_two(forward(**dict(zip(moving, given)), **options))
             leaves, tree = jax.tree.flatten(saved)
             numbers = [hasattr(leaf, "dtype") and hasattr(leaf, "shape") for leaf in leaves]
             still[:] = [tree, numbers, [leaf for leaf, is_array in zip(leaves, numbers) if not is_array]]

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from gradverify.adapters._normal import flat, positional
+from gradverify.adapters._pair import in_two
 from gradverify.adapters._torch.arrays import Tensor, import_torch
 from gradverify.adapters._torch.module import MODE, Called
 from gradverify.core.declare.functions import arguments, taken_by
@@ -29,7 +30,7 @@ def function_of(forward: Callable[..., Any], backward: Callable[..., Any]) -> An
         @staticmethod
         def forward(ctx: Any, *given: Any) -> Any:
             ctx.options = {n: v for n, v in zip(names, given) if not isinstance(v, torch.Tensor)}
-            output, ctx.kept = forward(*given)
+            output, ctx.kept = in_two(forward(*given))
             return output
 
         @staticmethod
