@@ -15,8 +15,8 @@ import numpy as np
 from gradverify.adapters import convention
 from gradverify.adapters._engines.references import refers_to
 from gradverify.adapters._nested import is_nested
-from gradverify.adapters._normal import examples, flat, sketch, split
-from gradverify.adapters._pair import reordered
+from gradverify.adapters._normal import constants, examples, flat, parted, sketch, split
+from gradverify.adapters._pair import first_result, in_order, ungiven, usual
 from gradverify.adapters.declared import from_pair
 from gradverify.core.declare.functions import arguments, taken_by
 from gradverify.core.declare.layer import Layer
@@ -49,9 +49,17 @@ def by_hand(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
     DeclarationError
         If a declaration cannot be used.
     """
-    if "kernel" not in declaration and _in_numpy(target[0], declaration):
+    if "kernel" not in declaration and _in_numpy(*target, declaration):
         return from_pair(target, **declaration)
-    forward, backward = reordered(*target) or target
+    layer = _on_tensors(target, **declaration)
+    first_result(layer)  # refuses what cannot be called
+    targets = ungiven(layer)
+    names = constants(declaration, *targets)
+    return _on_tensors(target, **{**declaration, "constants": names}) if targets else layer
+
+
+def _on_tensors(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
+    forward, backward = usual(*target)
     if _package(target) == "torch":
         from gradverify.adapters._torch.by_hand import function_of
         from gradverify.adapters.torch_ import torch_layer
@@ -63,8 +71,8 @@ def by_hand(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
     return jax_layer(_custom(forward, backward, names), **{"forward_mode": False, **declaration})
 
 
-def _in_numpy(forward: Callable[..., Any], declaration: dict[str, Any]) -> bool:
-    """Whether forward takes arrays of NumPy and gives such: then it converts them itself, if it does."""
+def _in_numpy(forward: Callable[..., Any], backward: Callable[..., Any], declaration: dict[str, Any]) -> bool:
+    """Whether both take arrays of NumPy and give such: then they convert them themselves, if they do."""
     primals, settings = split(declaration)
     if any(map(is_nested, primals.values())):
         return False
@@ -74,8 +82,14 @@ def _in_numpy(forward: Callable[..., Any], declaration: dict[str, Any]) -> bool:
             made = forward(*arrays.values(), **planned.default_options)
         except Exception:  # noqa: BLE001  whatever tensors' code says of arrays
             return False
-        outputs = flat(made[0] if isinstance(made, tuple) and len(made) == 2 else made)
-        return all(isinstance(y, (np.ndarray, np.generic, float)) for y in outputs)
+        pair = isinstance(made, tuple) and len(made) == 2
+        outputs = flat(made[0] if pair else made)
+        try:
+            found = parted(backward(made[0], made[1]))[0] if pair and len(outputs) == 1 else []
+        except Exception:  # noqa: BLE001  called in another way, or wrong
+            found = []
+        foreign = any(type(part).__module__.partition(".")[0] in ("torch", "jax", "jaxlib") for part in found)
+        return not foreign and all(isinstance(y, (np.ndarray, np.generic, float)) for y in outputs)
     return True
 
 
@@ -90,6 +104,7 @@ def _custom(forward: Callable[..., Any], backward: Callable[..., Any], primals: 
         known = {**dict(zip(names, arrays)), **named}
         moving = {n: known.pop(n) for n in names if n in primals}
         options = known
+        floating = [n for n, v in moving.items() if _floating(v)]
         still: list[Any] = []  # what forward saved that is no array: shapes, options
 
         def forwards(*given: Any) -> Any:
@@ -104,10 +119,18 @@ def _custom(forward: Callable[..., Any], backward: Callable[..., Any], primals: 
             parts, others = iter(arrays), iter(rest)
             saved = jax.tree.unflatten(tree, [next(parts if is_array else others) for is_array in numbers])
             cotangents = dy if isinstance(dy, tuple) else (dy,)
-            return tuple(flat(backward(*cotangents, saved, **taken_by(backward, options, len(cotangents) + 1))))
+            raw = backward(*cotangents, saved, **taken_by(backward, options, len(cotangents) + 1))
+            return tuple(in_order(raw, moving, floating))
 
         function = jax.custom_vjp(lambda *given: forwards(*given)[0])
         function.defvjp(forwards, backwards)
         return function(*moving.values())
 
     return run
+
+
+def _floating(value: Any) -> bool:
+    """Whether a primal, or one of those in a nesting, has a derivative."""
+    import jax
+
+    return any(jax.numpy.issubdtype(jax.numpy.result_type(leaf), jax.numpy.inexact) for leaf in jax.tree.leaves(value))
