@@ -160,6 +160,7 @@ class Fields(NamedTuple):
 class Kept:
     grad_w: Any
     grad_x: Any
+    grad_b: Any = None
 
 
 @pytest.mark.parametrize(

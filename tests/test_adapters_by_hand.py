@@ -188,6 +188,27 @@ class Adds(torch.nn.Module):
         return dys[0] * self.w + dys[1]
 
 
+class Beforehand(Scaled):
+    """Adds to what it made as it was built, in the type of then."""
+
+    def __init__(self):
+        super().__init__()
+        self.w.grad = torch.ones(3, 2)
+
+    def backward(self, dy):
+        self.w.grad += self.factor * self.x.T @ dy
+        return dy @ self.w.T
+
+
+class Zeroed(Scaled):
+    def zero_grad(self, set_to_none=True):
+        self.dw = 0 * self.w
+
+    def backward(self, dy):
+        self.dw += self.factor * self.x.T @ dy
+        return dy @ self.w.T
+
+
 class Squares(torch.nn.Module):
     factor = 1.0
 
@@ -205,6 +226,8 @@ class Squares(torch.nn.Module):
         (Named, {"x": "N 3"}, "w"),
         (Kept, {"x": "N 3"}, "w"),
         (Adds, {"x": "N 3"}, "w"),
+        (Beforehand, {"x": "N 3"}, "w"),
+        (Zeroed, {"x": "N 3"}, "w"),
         (Squares, {"x": "N D", "target": "N D"}, "x"),
     ],
 )

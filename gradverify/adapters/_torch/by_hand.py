@@ -90,12 +90,7 @@ def by_hand(called: Called) -> Callable[[dict[str, Tensor], dict[str, Any]], Any
         @staticmethod
         @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
         def backward(ctx: Any, *cotangents: Any) -> Any:
-            for parameter in ctx.own.parameters():
-                parameter.grad = None
-            beside = {key for path in called.paths.values() for key in _beside(path)}
-            for path, buffer in ctx.own.named_buffers():
-                if path in beside:
-                    buffer.zero_()  # backward adds to it
+            _cleared(ctx.own, called.module)
             names = required(ctx.own.backward) or []
             more = [ctx.inputs[n] for n in names[1:] if n in ctx.inputs]
             whole = len(names) == 1 + len(more) and len(cotangents) > 1
@@ -112,6 +107,20 @@ def by_hand(called: Called) -> Callable[[dict[str, Tensor], dict[str, Any]], Any
         return ByHand.apply(dict(options), *(tensors[n] for n in (*called.inputs, *called.paths)))
 
     return call
+
+
+def _cleared(module: Any, original: Any) -> None:
+    """Gradients that a module holds already become zero: backward may add to them. A copy has no `.grad`."""
+    torch = import_torch()
+    for path, parameter in module.named_parameters():
+        parameter.grad = None if original.get_parameter(path).grad is None else torch.zeros_like(parameter)
+        owner = module.get_submodule(path.rpartition(".")[0])
+        for key in (k.rpartition(".")[2] for k in _beside(path)):
+            held = getattr(owner, key, None)
+            if isinstance(held, torch.Tensor) and held.shape == parameter.shape:
+                setattr(owner, key, torch.zeros_like(parameter.detach()))
+    if type(module).zero_grad is not torch.nn.Module.zero_grad:
+        module.zero_grad()  # the author's own
 
 
 def _beside(path: str) -> list[str]:

@@ -159,7 +159,8 @@ def keyed(raw: Any, names: tuple[str, ...]) -> dict[Any, Any] | None:
     """What a dict holds by primal, or a record whose fields all name one, as a NamedTuple or a dataclass; else None."""
     record = raw._asdict() if hasattr(raw, "_asdict") else getattr(raw, "__dict__", {})
     told = raw if isinstance(raw, Mapping) else record
-    renamed = {_primal_of(key, names): value for key, value in told.items()}
+    kept = told if told is raw else {key: value for key, value in told.items() if value is not None}  # fields left out
+    renamed = {_primal_of(key, names): value for key, value in kept.items()}
     return renamed if isinstance(raw, Mapping) or (renamed and set(renamed) <= set(names)) else None
 
 
