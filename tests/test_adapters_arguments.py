@@ -160,6 +160,7 @@ class Fields(NamedTuple):
 class Kept:
     grad_w: Any
     grad_x: Any
+    grad_b: Any = None
 
 
 @pytest.mark.parametrize(
@@ -412,3 +413,45 @@ def to_target(p, y_true):
 def test_the_backward_of_a_loss_may_take_what_forward_saved_alone(backward, found):
     one = {"t": "N D"} if isinstance(backward(np.ones((2, 3))), tuple) else {"y_true": "N D"}
     assert wrong(squares if "t" in one else to_target, backward, p="N D", **one) == found
+
+
+def centred(out, mean, x, w):
+    mean[...] = x.mean(-1)
+    out[...] = (x - mean[:, None]) * w
+
+
+def centred_back(dx, dw, dout, x, w, *, mean, factor=1.0):
+    d = dout * w
+    dx += d - d.mean(-1, keepdims=True)
+    dw += factor * (dout * (x - mean[:, None])).sum(0)
+
+
+@pytest.mark.parametrize(("factor", "found"), [(1.0, set()), (2.0, {"w"})])
+def test_what_forward_fills_for_backward_is_no_output(factor, found):
+    def back(dx, dw, dout, x, w, *, mean):
+        centred_back(dx, dw, dout, x, w, mean=mean, factor=factor)
+
+    shapes = {"x": "N D", "w": "D", "returns": {"out": "N D", "mean": "N"}}
+    assert wrong(adapt.filling(centred, back, **shapes)) == found
+
+
+@pytest.mark.parametrize(("factor", "found"), [(1.0, set()), (2.0, {"x"})])
+def test_a_target_has_no_array_to_fill(factor, found):
+    def back(dx, dout, x, target):
+        dx[...] = 2 * factor * dout * (x - target)
+
+    layer = adapt.filling(lambda x, target: ((x - target) ** 2).sum(), back, x="N", target="N")
+    assert wrong(layer) == found
+
+
+@pytest.mark.parametrize(("factor", "found"), [(1.0, set()), (2.0, {"y"})])
+def test_of_a_loss_of_y_and_t_the_prediction_is_y(factor, found):
+    def loss(y, t):
+        return ((y - t) ** 2).sum()
+
+    assert wrong(loss, lambda y, t: 2 * factor * (y - t), y="N", t="N") == found
+
+
+def test_an_array_to_fill_is_not_taken_for_what_forward_saved():
+    with pytest.raises(DeclarationError, match=r"backward takes \(dw, dout, x, w\)"):
+        gv.check(lambda x, w: (x @ w, x), lambda dw, dout, x, w: dout @ w.T, x="N D", w="D H")

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 FEW: dict[str, Any] = {"examples": 10, "properties": ("complete", "gradient"), "quiet": True, "raises": False}
 
 
-def wrong(target, *more, **declaration):
+def wrong(target, /, *more, **declaration):
     """Names of the primals whose gradients are wrong."""
     return {finding.primal for finding in gv.check(target, *more, **FEW, **declaration).findings}
 
@@ -289,3 +289,170 @@ class Raises(Plain):
 def test_an_object_that_does_not_run_is_refused_with_what_it_raised():
     with pytest.raises(gv.DeclarationError, match="does not run on tensors: OutOfMemoryError: no such shape"):
         gv.check(Raises(3, 2), x="N 3")
+
+
+class Named(Scaled):
+    def backward(self, dy):
+        return {"dx": dy @ self.w.T, "grad_w": self.factor * self.x.T @ dy}
+
+
+class Kept(Scaled):
+    """Keeps its result and the gradient of its input; was called once before."""
+
+    def __init__(self):
+        super().__init__()
+        self(torch.ones(1, 3))
+
+    def forward(self, x):
+        self.y = super().forward(x)
+        return self.y
+
+    def backward(self, dy):
+        self.dx = super().backward(dy)
+
+
+class Adds(torch.nn.Module):
+    """Adds to a buffer, and takes the gradients of two outputs as one tuple, and the input again."""
+
+    factor = 1.0
+
+    def __init__(self):
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.randn(3))
+        self.register_buffer("dw", torch.zeros(3))
+
+    def forward(self, x):
+        return x * self.w, x + self.w
+
+    def backward(self, dys, x):
+        self.dw += (self.factor * dys[0] * x + dys[1]).sum(0)
+        return dys[0] * self.w + dys[1]
+
+
+class Beforehand(Scaled):
+    """Adds to what it made as it was built, in the type of then."""
+
+    def __init__(self):
+        super().__init__()
+        self.w.grad = torch.ones(3, 2)
+
+    def backward(self, dy):
+        self.w.grad += self.factor * self.x.T @ dy
+        return dy @ self.w.T
+
+
+class Zeroed(Scaled):
+    def zero_grad(self, set_to_none=True):
+        self.dw = 0 * self.w
+
+    def backward(self, dy):
+        self.dw += self.factor * self.x.T @ dy
+        return dy @ self.w.T
+
+
+class Squares(torch.nn.Module):
+    factor = 1.0
+
+    def forward(self, x, target):
+        self.d = x - target
+        return (self.d**2).sum()
+
+    def backward(self, dy=1.0):
+        return 2 * self.factor * dy * self.d
+
+
+@pytest.mark.parametrize(
+    ("kind", "declared", "slipped"),
+    [
+        (Named, {"x": "N 3"}, "w"),
+        (Kept, {"x": "N 3"}, "w"),
+        (Adds, {"x": "N 3"}, "w"),
+        (Beforehand, {"x": "N 3"}, "w"),
+        (Zeroed, {"x": "N 3"}, "w"),
+        (Squares, {"x": "N D", "target": "N D"}, "x"),
+    ],
+)
+def test_gradients_of_a_module_are_found_wherever_it_leaves_them(kind, declared, slipped):
+    assert wrong(kind(), **declared) == set()
+    module = kind()
+    module.factor = 2.0
+    assert wrong(module, **declared) == {slipped}
+
+
+class Cut(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, dy):
+        return dy
+
+
+@pytest.mark.parametrize(("inside", "found"), [(lambda x: 2 * x, set()), (Cut.apply, {"x"})])
+def test_a_method_that_calls_autograd_is_no_backward_of_a_layer(inside, found):
+    class Trained(torch.nn.Module):
+        def forward(self, x):
+            return inside(x)
+
+        def backward(self, loss):
+            loss.backward()
+
+    report = gv.check(Trained(), x="N 3", **FEW)
+    assert {finding.primal for finding in report.findings} == found
+    assert any("takes no upstream gradient" in line for line in report.declared)
+
+
+@pytest.mark.parametrize(("factor", "found"), [(1.0, set()), (2.0, {"w"})])
+def test_pairs_of_tensors_are_called_as_their_names_say(factor, found):
+    def product(x, w):
+        return torch.mul(x, w)
+
+    def rows(i, w):
+        return torch.index_select(w, 0, i), (i, w)
+
+    def both(x, w):
+        return torch.mul(x, w), x + w, (x, w)
+
+    def rows_back(dy, saved):  # of the one primal that has a gradient
+        return factor * torch.zeros_like(saved[1]).index_add(0, saved[0], dy)
+
+    def both_back(dys, saved):
+        return dys[0] * saved[1] + dys[1], factor * dys[0] * saved[0] + dys[1]
+
+    def distance(w, target):
+        return torch.sum((w - target) ** 2)
+
+    pair = {"x": "N", "w": "N"}
+    assert wrong(product, lambda dy, x, w: (dy * w, factor * dy * x), **pair) == found
+    assert wrong(rows, rows_back, i="N: indices V", w="V D") == found
+    assert wrong(both, both_back, **pair) == found
+    assert wrong(distance, lambda w, target: 2 * factor * (w - target), w="N", target="N") == found
+
+
+def test_a_pair_of_tensors_that_cannot_be_called_is_refused():
+    with pytest.raises(gv.DeclarationError, match=r"returns no \(outputs, saved\)"):
+        gv.check(lambda x: torch.sin(2 * x), lambda dy, saved: dy, x="N")
+
+
+@pytest.mark.parametrize(("factor", "found"), [(1.0, set()), (2.0, {"w"})])
+def test_pairs_of_arrays_of_jax_are_called_as_their_names_say(factor, found):
+    jnp = pytest.importorskip("jax").numpy
+
+    def product(x, w):
+        return jnp.multiply(x, w), (x, w)
+
+    def by_name(dy, saved):
+        x, w = saved
+        return {"dw": factor * dy * x, "dx": dy * w}
+
+    def rows(w, i):  # runs on arrays of NumPy as well, and its backward does not
+        return w[i], (w.shape, i)
+
+    def rows_back(dy, saved):
+        return factor * jnp.zeros(saved[0]).at[saved[1]].add(dy)
+
+    pair = {"x": "N", "w": "N"}
+    assert wrong(product, by_name, **pair) == found
+    assert wrong(lambda x, w: jnp.multiply(x, w) + w, lambda dy, x, w: (dy * w, dy * (factor * x + 1)), **pair) == found
+    assert wrong(rows, rows_back, w="V D", i="N: indices V") == found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any
 
@@ -20,9 +20,11 @@ from gradverify.adapters._normal import (
     required,
 )
 from gradverify.core.declare.functions import arguments, taken_by
+from gradverify.core.declare.gradient_names import names_of_gradients
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure
+from gradverify.core.evaluate.results import keyed
 
 _UPSTREAM_AND_SAVED = re.compile(r"\w+ (saved|cache|ctx|res|residuals?|_)|")
 _UPSTREAM = ("dy", "dout", "g", "grad", "grad_output", "upstream", "cotangent", "ct", "v")
@@ -30,30 +32,26 @@ _OUTPUT, _SHAPE = ("y", "out", "output", "result", "ans", "z", "s", "p", "h"), "
 _DY, _Y = "the upstream gradient", "the output"  # arguments of a backward that name no primal and no option
 
 
-def reordered(forward: Any, backward: Any, alone: bool = False) -> tuple[Any, Any] | None:
+def reordered(forward: Any, backward: Any) -> tuple[Any, Any] | None:
     """The pair with a backward that takes (dy, saved), where it takes these in another place or beside arguments of
     forward, ``backward(params, cache, dout)``: told by their names. None where it does not.
-
-    Parameters
-    ----------
-    alone : whether arguments of forward, and nothing that it saved, will do: ``backward(dy, x, W)``
     """
     taken, names = [p.name for p in arguments(forward) or ()], [*(required(backward) or [])]
     names += [p.name for p in positional(backward) or () if p.default is not p.empty and p.name in _UPSTREAM]
     others = [n for n in names if n not in taken and n.removesuffix(_SHAPE) not in taken]
     upstream = [n for n in others if n in _UPSTREAM]
     kept = [n for n in others if n not in upstream]
-    if len(upstream) != 1 or len(kept) > 1 or not (kept or (alone and len(names) > 1)):
+    if len(upstream) != 1 or len(kept) != 1 or names[:2] == [*upstream, *kept]:
         return None
-    if kept and names[:2] == [*upstream, *kept]:
-        return None
+    if any(kept[0] in names_of_gradients(n) for n in taken):
+        return None  # an array to fill, or the gradient of a state
 
     @wraps(forward)
     def run(*primals: Any, **options: Any) -> Any:
         made = forward(*primals, **options)
         y, saved = made if isinstance(made, tuple) and len(made) == 2 else (made, made)
         known = {**dict(zip(taken, primals)), **options}
-        return y, {**{n + _SHAPE: np.shape(v) for n, v in known.items()}, **known, **dict.fromkeys(kept, saved)}
+        return y, {**{n + _SHAPE: np.shape(v) for n, v in known.items()}, **known, kept[0]: saved}
 
     @wraps(backward)
     def pull(dy: Any, known: Any, **options: Any) -> Any:
@@ -63,10 +61,53 @@ def reordered(forward: Any, backward: Any, alone: bool = False) -> tuple[Any, An
     return run, pull
 
 
-def in_two(made: Any) -> tuple[Any, Any]:
-    """Outputs, and what backward needs, of a forward that may return its outputs one by one before that."""
-    *outputs, saved = made
-    return (outputs[0] if len(outputs) == 1 else tuple(outputs)), saved
+def usual(forward: Callable[..., Any], backward: Callable[..., Any]) -> tuple[Any, Any]:
+    """The pair as forward -> (outputs, saved) and backward(dy, ..., saved), told by names and by what forward returns.
+
+    Raises DeclarationError if the names tell nothing: nothing is tried.
+    """
+    told = reordered(forward, backward)
+    if told:
+        return told
+    taken, names = [p.name for p in arguments(forward) or ()], required(backward) or []
+    others = [n for n in names if n not in taken]
+    bare = set(names) & set(taken) and all(n in _UPSTREAM for n in others) and len(others) < 2  # no place for a cache
+
+    @wraps(forward)
+    def run(*primals: Any, **options: Any) -> Any:
+        made = forward(*primals, **options)
+        if bare:
+            y = made[0] if isinstance(made, tuple) and len(made) == 2 else made
+            return y, {**dict(zip(taken, primals)), **options}
+        if not isinstance(made, tuple) or len(made) < 2:
+            name = getattr(forward, "__name__", "forward")
+            raise DeclarationError(
+                f"{name!r} returns no (outputs, saved), and backward takes ({', '.join(names)}): name what is "
+                f"forward's as forward does ({', '.join(taken)}), and the upstream gradient dy"
+            )
+        *outputs, saved = made
+        return (outputs[0] if len(outputs) == 1 else tuple(outputs)), saved
+
+    @wraps(backward)
+    def pull(*given: Any, **options: Any) -> Any:
+        *cotangents, saved = given
+        if bare:
+            known = {**saved, **dict(zip(others, cotangents))}
+            found = backward(*(known[n] for n in names))
+            return found if others else [None if g is None else g * cotangents[0] for g in flat(found)]
+        whole = len(cotangents) > 1 and len(names) == 2
+        return backward(*((tuple(cotangents),) if whole else cotangents), saved, **options)
+
+    return run, pull
+
+
+def in_order(raw: Any, names: Iterable[str], moving: Iterable[str]) -> list[Any]:
+    """A gradient or None for each name, from what backward returned: by name, for each, or for those that move."""
+    names, moving = tuple(names), tuple(moving)
+    known, values = keyed(raw, names), flat(raw)
+    if known is None or not set(known) <= set(names):
+        known = dict(zip(moving if len(values) == len(moving) else names, values))
+    return [known.get(n) for n in names]
 
 
 def is_loss(layer: Layer) -> bool:
@@ -74,7 +115,7 @@ def is_loss(layer: Layer) -> bool:
     takes = required(layer.forward) or []
     if len(takes) < 2 or set(takes) != set(layer.primal_names) or takes != required(layer.backward):
         return False
-    value, _ = _tried(layer)
+    value, _ = first_result(layer)
     return isinstance(value, (np.ndarray, np.number, float)) and np.size(value) == 1
 
 
@@ -82,7 +123,7 @@ def ungiven(layer: Layer) -> list[str]:
     """Targets of a loss, by their names, of which backward returns no gradient and of the others it does."""
     names = [p.name for p in layer.differentiable if p.name.lower() in TARGETS]
     rest = [p.name for p in layer.differentiable if p.name not in names]
-    result, options = _tried(layer) if names and rest else (None, {})
+    result, options = first_result(layer) if names and rest else (None, {})
     if not isinstance(result, tuple) or len(result) != 2 or np.size(result[0]) != 1:
         return []
     given = np.ones(np.shape(result[0])), result[1]
@@ -91,18 +132,20 @@ def ungiven(layer: Layer) -> list[str]:
         values, named = parted(called("backward", layer.backward, *given, **taken))
     except LayerFailure:
         return []
-    found = {n for n in names for key in named if key in (n, f"d{n}")}
+    found = {n for n in names for key, g in named.items() if g is not None and key in (n, f"d{n}")}
     return [] if found or (not named and len(values) != len(rest)) else names
 
 
-def _tried(layer: Layer) -> tuple[Any, Any]:
+def first_result(layer: Layer) -> tuple[Any, Any]:
     """What forward returns on small arrays, None if it raises; and options."""
     arrays = next((arrays for arrays, _ in examples(layer)), None)
     if arrays is None:
         return None, {}
     try:
         return called("forward", layer.forward, *arrays.values(), **layer.default_options), layer.default_options
-    except LayerFailure:
+    except LayerFailure as failure:
+        if isinstance(failure.__cause__, DeclarationError):  # ours, of how the pair is called
+            raise failure.__cause__ from None
         return None, {}
 
 
@@ -117,7 +160,7 @@ def as_called(layer: Layer) -> Layer | None:
     usual = [n for n in names if n not in _UPSTREAM] == list(layer.primal_names)
     if not usual and _UPSTREAM_AND_SAVED.fullmatch(" ".join(names)):
         return None
-    value, _ = _tried(layer)
+    value, _ = first_result(layer)
     if value is None:
         return None
     if isinstance(value, tuple) and len(value) == len(names) > 2:

@@ -17,9 +17,9 @@ import numpy as np
 from gradverify.adapters import convention
 from gradverify.adapters._engines.references import refers_to
 from gradverify.adapters._nested import is_nested
-from gradverify.adapters._normal import annotated, examples, flat, sketch, split
+from gradverify.adapters._normal import annotated, constants, examples, flat, parted, sketch, split
 from gradverify.adapters._objects.guesses import methods_of
-from gradverify.adapters._pair import in_two, reordered
+from gradverify.adapters._pair import first_result, in_order, ungiven, usual
 from gradverify.adapters.declared import from_pair
 from gradverify.core.declare.functions import arguments, taken_by
 from gradverify.core.declare.layer import Layer
@@ -54,12 +54,18 @@ def by_hand(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
     DeclarationError
         If a declaration cannot be used.
     """
-    package = _package(target)
-    named = refers_to(target[0], str(package))
-    if "kernel" not in declaration and _in_numpy(target[0], declaration, None if named else target[1]):
+    if "kernel" not in declaration and _in_numpy(*target, declaration):
         return from_pair(target, **declaration)
-    forward, backward = reordered(*target, alone=True) or target
-    if package == "torch":
+    layer = _on_tensors(target, **declaration)
+    first_result(layer)  # refuses what cannot be called
+    targets = ungiven(layer)
+    names = constants(declaration, *targets)
+    return _on_tensors(target, **{**declaration, "constants": names}) if targets else layer
+
+
+def _on_tensors(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
+    forward, backward = usual(*target)
+    if _package(target) == "torch":
         from gradverify.adapters._torch.by_hand import function_of
         from gradverify.adapters.torch_ import torch_layer
 
@@ -112,7 +118,7 @@ def held_tensors(target: Any, /, *, name: str | None = None, **declaration: Any)
     if inspect.isclass(target):
         instance, primals, line = built(label, target, declaration.get("init"), primals)
     planned = sketch(primals, settings, name=label)
-    if _in_numpy(getattr(copy.deepcopy(instance), methods[0]), {**primals, **settings}):
+    if _in_numpy(getattr(copy.deepcopy(instance), methods[0]), None, {**primals, **settings}):
         return stateful(target, name=name, methods=methods, **declaration)
     arrays = next((list(arrays.values()) for arrays, _ in examples(planned)), [])
     try:
@@ -124,11 +130,10 @@ def held_tensors(target: Any, /, *, name: str | None = None, **declaration: Any)
     return annotated(layer.derive(unverified=(*layer.unverified, *missing)), line)
 
 
-def _in_numpy(
-    forward: Callable[..., Any], declaration: dict[str, Any], backward: Callable[..., Any] | None = None
-) -> bool:
-    """Whether forward takes arrays of NumPy and gives such, and backward as well, if it is asked: then they convert
-    them themselves, if they do.
+def _in_numpy(forward: Callable[..., Any], backward: Callable[..., Any] | None, declaration: dict[str, Any]) -> bool:
+    """Whether both take arrays of NumPy and give such: then they convert them themselves, if they do.
+
+    A backward that raises is not asked further where forward converts, which its code tells.
     """
     primals, settings = split(declaration)
     if any(map(is_nested, primals.values())):
@@ -137,12 +142,19 @@ def _in_numpy(
     for arrays, _ in examples(planned):
         try:
             made = forward(*arrays.values(), **planned.default_options)
-            outputs = flat(made[0] if isinstance(made, tuple) and len(made) == 2 else made)
-            if backward is not None:
-                backward(*map(np.ones_like, outputs), made[-1])
         except Exception:  # noqa: BLE001  whatever tensors' code says of arrays
             return False
-        return all(isinstance(y, (np.ndarray, np.generic, float)) for y in outputs)
+        pair = isinstance(made, tuple) and len(made) == 2
+        outputs = flat(made[0] if pair else made)
+        found: list[Any] = []
+        if pair and backward is not None:
+            try:
+                found = parted(backward(*map(np.ones_like, outputs), made[1]))[0]
+            except Exception:  # noqa: BLE001  called in another way, or wrong
+                if not _package((forward, forward)):
+                    return False
+        foreign = any(type(part).__module__.partition(".")[0] in ("torch", "jax", "jaxlib") for part in found)
+        return not foreign and all(isinstance(y, (np.ndarray, np.generic, float)) for y in outputs)
     return True
 
 
@@ -157,10 +169,11 @@ def _custom(forward: Callable[..., Any], backward: Callable[..., Any], primals: 
         known = {**dict(zip(names, arrays)), **named}
         moving = {n: known.pop(n) for n in names if n in primals}
         options = known
+        floating = [n for n, v in moving.items() if _floating(v)]
         still: list[Any] = []  # what forward saved that is no array: shapes, options
 
         def forwards(*given: Any) -> Any:
-            output, saved = in_two(forward(**dict(zip(moving, given)), **options))
+            output, saved = forward(**dict(zip(moving, given)), **options)
             leaves, tree = jax.tree.flatten(saved)
             numbers = [hasattr(leaf, "dtype") and hasattr(leaf, "shape") for leaf in leaves]
             still[:] = [tree, numbers, [leaf for leaf, is_array in zip(leaves, numbers) if not is_array]]
@@ -171,10 +184,18 @@ def _custom(forward: Callable[..., Any], backward: Callable[..., Any], primals: 
             parts, others = iter(arrays), iter(rest)
             saved = jax.tree.unflatten(tree, [next(parts if is_array else others) for is_array in numbers])
             cotangents = dy if isinstance(dy, tuple) else (dy,)
-            return tuple(flat(backward(*cotangents, saved, **taken_by(backward, options, len(cotangents) + 1))))
+            raw = backward(*cotangents, saved, **taken_by(backward, options, len(cotangents) + 1))
+            return tuple(in_order(raw, moving, floating))
 
         function = jax.custom_vjp(lambda *given: forwards(*given)[0])
         function.defvjp(forwards, backwards)
         return function(*moving.values())
 
     return run
+
+
+def _floating(value: Any) -> bool:
+    """Whether a primal, or one of those in a nesting, has a derivative."""
+    import jax
+
+    return any(jax.numpy.issubdtype(jax.numpy.result_type(leaf), jax.numpy.inexact) for leaf in jax.tree.leaves(value))

@@ -16,6 +16,7 @@ import numpy as np
 from gradverify.adapters import convention
 from gradverify.adapters._normal import called, finished, flat, required, split
 from gradverify.adapters._objects.instance import SIZE
+from gradverify.adapters._pair import ungiven
 from gradverify.core.declare.dims import Dims, sizes_in
 from gradverify.core.declare.functions import arguments
 from gradverify.core.declare.gradient_names import names_of_gradients
@@ -35,6 +36,7 @@ class Filling:
     outputs : dimensions of what forward fills, by argument; empty where it returns its output
     gradients : arguments of backward that it fills, and the primals whose gradients they are
     upstream : arguments of backward that are gradients of the outputs, in the order of these
+    aside : outputs that backward takes, with no gradient of them: they are what forward saved
     kept : argument of backward for what forward returns: what it saved, or else its output; "" for none
     """
 
@@ -45,16 +47,16 @@ class Filling:
     gradients: dict[str, str]
     upstream: tuple[str, ...]
     kept: str = ""
+    aside: tuple[str, ...] = ()
 
     def forward(self, *arrays: Array, **options: Any) -> tuple[Any, Any]:
         """The outputs, and everything that an argument of backward may name."""
         known = {**options, **self._sizes(arrays, options), **dict(zip(self.primals, arrays))}
         known |= {name: np.zeros(dims.shape(known), np.result_type(*arrays)) for name, dims in self.outputs.items()}
-        names = [n for n in _names(self.forward_function) if n in known]
-        made = called("forward", self.forward_function, *(known[n] for n in names))
+        made = _given("forward", self.forward_function, known)
         output, saved = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
         if self.outputs:
-            filled = [known[name] for name in self.outputs]
+            filled = [known[name] for name in self.outputs if name not in self.aside]
             output = filled[0] if len(filled) == 1 else tuple(filled)
         return output, {**known, self.kept: output if saved is None else saved}
 
@@ -62,8 +64,7 @@ class Filling:
         """What was filled, and what is returned beside it, by primal."""
         room = {name: np.zeros_like(known[primal]) for name, primal in self.gradients.items()}
         given = {**known, **dict(zip(self.upstream, flat(cotangent))), **room}
-        names = _names(self.backward_function)
-        raw = called("backward", self.backward_function, *(given[n] for n in names if n in given))
+        raw = _given("backward", self.backward_function, given)
         found = {primal: room[name] for name, primal in self.gradients.items()}
         rest = [name for name in self.primals if name not in found]
         return found if raw is None else {**found, **(raw if isinstance(raw, Mapping) else dict(zip(rest, flat(raw))))}
@@ -76,12 +77,20 @@ class Filling:
 
 
 def _names(function: Callable[..., Any]) -> list[str]:
-    return [p.name for p in arguments(function) or () if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return [p.name for p in arguments(function) or () if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
-def _filled(backward: Callable[..., Any], primals: Iterable[str]) -> dict[str, str]:
+def _given(stage: str, function: Callable[..., Any], known: Mapping[str, Any]) -> Any:
+    """A call with those of the values that the function takes, by name as far as Python lets."""
+    taken = [p for p in arguments(function) or () if p.name in known]
+    first = [p.name for p in taken if p.kind is p.POSITIONAL_ONLY]
+    named = {p.name: known[p.name] for p in taken if p.name not in first}
+    return called(stage, function, *(known[n] for n in first), **named)
+
+
+def _filled(names: Iterable[str], primals: Iterable[str]) -> dict[str, str]:
     """Arguments of backward that are named as the gradient of a primal, and as no upstream gradient."""
-    free = [n for n in required(backward) or () if n not in _UPSTREAM]
+    free = [n for n in names if n not in _UPSTREAM]
     return {n: p for p in primals for n in free if n in names_of_gradients(p)}
 
 
@@ -93,7 +102,7 @@ def _fills(target: Any) -> bool:
     if not (isinstance(target, tuple) and len(target) == 2 and all(map(callable, target))):
         return False
     taken, given = required(target[0]) or [], required(target[1]) or []
-    filled, upstream = _filled(target[1], taken).values(), [n for n in given if n in _UPSTREAM]
+    filled, upstream = _filled(given, taken).values(), [n for n in given if n in _UPSTREAM]
     others = [p for p in taken if p not in filled and not SIZE.fullmatch(p)]
     return bool(filled and upstream) and all(set(names_of_gradients(p)) & set(upstream) for p in others)
 
@@ -130,13 +139,21 @@ def filling(
     label = str(name or getattr(forward, "__name__", "filling"))
     taken = _names(forward)
     primals = {n: primals[n] for n in sorted(primals, key=lambda n: taken.index(n) if n in taken else len(taken))}
-    inner = Filling(forward, backward, {}, {}, _filled(backward, primals), ())
+    inner = Filling(forward, backward, {}, {}, _filled(_names(backward), primals), ())
     settings.setdefault("doc", inspect.getdoc(forward) or "")
+    given = _names(backward)
     layer = Layer(inner.forward, inner.backward, name=label, primals=primals, **settings)
     inner.primals = {p.name: p.dims for p in layer.primals}
     inner.outputs = {n: spec for n, spec in layer.returns.items() if n in taken}
+    aside = tuple(n for n in inner.outputs if n in given and not set(names_of_gradients(n)) & set(given))
+    if len(aside) < len(inner.outputs):
+        inner.aside = aside
+        layer = layer.derive(returns={n: spec for n, spec in layer.returns.items() if n not in aside})
     inner.upstream = _upstream(inner, layer)
     inner.kept = _told(inner, layer)
+    targets = ungiven(layer) if "constants" not in settings else []
+    if targets:
+        return filling(forward, backward, name=name, **{**declaration, "constants": targets})
     line = ", ".join(f"{n} with the gradient of {p}" for n, p in inner.gradients.items())
     return finished(layer, f"backward fills {line}")
 

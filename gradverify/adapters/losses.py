@@ -213,6 +213,8 @@ def _ungiven(shape: Layer, inner: Valued) -> list[str]:
     names = [p.name for p in shape.primals if p.name.lower() in TARGETS]
     if not names or len(shape.primals) == 1:
         return []
+    if len(names) == len(shape.primals):
+        names.remove("y" if "y" in names else names[0])  # the prediction, as in loss(y, t)
     try:
         arrays = _sample(shape)
         raw = inner.returned(inner.forward(*arrays.values(), **shape.default_options)[1])

@@ -20,8 +20,9 @@ from gradverify.adapters._engines import in_numpy, kernel_type, layer_on, parted
 from gradverify.adapters._engines.references import refers_to
 from gradverify.adapters._normal import annotated, positional
 from gradverify.adapters._objects.instance import made_by
+from gradverify.adapters._pair import ungiven
 from gradverify.adapters._torch.arrays import import_torch, tensor
-from gradverify.adapters._torch.by_hand import by_hand, has_backward
+from gradverify.adapters._torch.by_hand import by_hand, own_backward
 from gradverify.adapters._torch.device import OnDevice
 from gradverify.adapters._torch.engine import Engine
 from gradverify.adapters._torch.module import built, caller, module_parts, names_in
@@ -99,13 +100,16 @@ def torch_layer(target: Any, /, *, name: str | None = None, **declaration: Any) 
     kept: tuple[NotVerified, ...] = ()
     if isinstance(target, torch.nn.Module):
         parts = module_parts(label, target, declared, settings, device, own.get("keep", ()))
-        strict = has_backward(target)
+        own_way = own_backward(target)
+        strict = own_way is True
         call = by_hand(parts.call) if strict else parts.call
         declared, settings, device = parts.primals, parts.settings, parts.device
         updated, kept = parts.updated, parts.kept
         if strict:
             line = "backward: the module's own method, and not autograd"
             own.setdefault("second", False)
+        elif own_way is None:
+            line = "backward: autograd; the module's own method takes no upstream gradient, and is not looked at"
     elif is_function:
         call, declared = _apply(label, target, declared, settings)
     else:
@@ -124,7 +128,9 @@ def torch_layer(target: Any, /, *, name: str | None = None, **declaration: Any) 
     )
     hooks = _hooks(engine, target, own, declared)
     layer = layer_on(engine, target, declared, settings, own, hooks, partial(_on_arrays, engine, declared))
-    return annotated(layer.derive(unverified=kept), line)
+    layer = annotated(layer.derive(unverified=kept), line)
+    targets = ungiven(layer) if strict and not is_function and "constants" not in declaration else []
+    return torch_layer(target, name=name, **{**declaration, "constants": targets}) if targets else layer
 
 
 def _whole(target: Any, functions: type) -> Any:

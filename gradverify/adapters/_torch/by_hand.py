@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from gradverify.adapters._normal import flat, positional
-from gradverify.adapters._pair import in_two
+from gradverify.adapters._normal import positional, required
+from gradverify.adapters._pair import in_order
 from gradverify.adapters._torch.arrays import Tensor, import_torch
 from gradverify.adapters._torch.module import MODE, Called
 from gradverify.core.declare.functions import arguments, taken_by
@@ -30,15 +30,15 @@ def function_of(forward: Callable[..., Any], backward: Callable[..., Any]) -> An
         @staticmethod
         def forward(ctx: Any, *given: Any) -> Any:
             ctx.options = {n: v for n, v in zip(names, given) if not isinstance(v, torch.Tensor)}
-            output, ctx.kept = in_two(forward(*given))
+            ctx.moving = [n for n, v in zip(names, given) if n not in ctx.options and v.dtype.is_floating_point]
+            output, ctx.kept = forward(*given)
             return output
 
         @staticmethod
         @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
         def backward(ctx: Any, *cotangents: Any) -> Any:
             raw = backward(*cotangents, ctx.kept, **taken_by(backward, ctx.options, len(cotangents) + 1))
-            values = _by_name(raw, names) if isinstance(raw, Mapping) else flat(raw)
-            return (*values, *(None for _ in names[len(values) :]))
+            return tuple(in_order(raw, names, ctx.moving))
 
     ctx = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     taken = [p.replace(annotation=p.empty) for p in arguments(forward) or ()]
@@ -47,14 +47,24 @@ def function_of(forward: Callable[..., Any], backward: Callable[..., Any]) -> An
     return ByHand
 
 
-def _by_name(raw: Mapping[str, Any], names: Iterable[str]) -> list[Any]:
-    return [next((raw[key] for key in (n, *names_of_gradients(n)) if key in raw), None) for n in names]
+def own_backward(module: Any) -> bool | None:
+    """Whether the author of a module wrote a backward for it; None of one that takes no upstream gradient.
 
-
-def has_backward(module: Any) -> bool:
-    """Whether the author of a module wrote a backward for it."""
+    Such a one calls autograd, ``backward(loss)``, or is called in a way of its own.
+    """
     owner = next((c for c in type(module).__mro__ if "backward" in vars(c)), None)
-    return owner is not None and owner.__module__.partition(".")[0] not in _FRAMEWORKS
+    if owner is None or owner.__module__.partition(".")[0] in _FRAMEWORKS:
+        return False
+    taken = [p.name for p in arguments(module.backward) or () if p.kind is not p.VAR_KEYWORD]
+    loss = taken and "loss" in taken[0].lower() and taken[0].lower() not in names_of_gradients("loss")
+    return None if not taken or loss else True
+
+
+def _copy(module: Any) -> Any:
+    """A copy of a module; results of an earlier call that it holds lose their graph, which torch copies with none."""
+    held = [v for part in module.modules() for v in vars(part).values()]
+    results = [v for v in held if isinstance(v, import_torch().Tensor) and not v.is_leaf]
+    return copy.deepcopy(module, {id(v): v.detach() for v in results})
 
 
 def by_hand(called: Called) -> Callable[[dict[str, Tensor], dict[str, Any]], Any]:
@@ -67,7 +77,7 @@ def by_hand(called: Called) -> Callable[[dict[str, Tensor], dict[str, Any]], Any
     class ByHand(torch.autograd.Function):  # type: ignore[misc, name-defined]
         @staticmethod
         def forward(ctx: Any, options: dict[str, Any], *tensors: Any) -> Any:
-            ctx.own = own = copy.deepcopy(called.module)
+            ctx.own = own = _copy(called.module)
             given = dict(zip((*called.inputs, *called.paths), tensors))
             if not called.takes_mode and MODE in options:
                 own.train(options[MODE])
@@ -75,20 +85,26 @@ def by_hand(called: Called) -> Callable[[dict[str, Tensor], dict[str, Any]], Any
             for name, path in called.paths.items():
                 state[path].data = given[name].clone()
             rest = {n: v for n, v in options.items() if n != MODE or called.takes_mode}
-            inputs = {n: given[n] for n in called.inputs}
+            ctx.inputs = inputs = {n: given[n] for n in called.inputs}
             return own(**inputs, **rest) if called.by_name else own(*inputs.values(), **rest)
 
         @staticmethod
         @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
         def backward(ctx: Any, *cotangents: Any) -> Any:
-            for parameter in ctx.own.parameters():
-                parameter.grad = None
-            raw = ctx.own.backward(*cotangents)
-            values = _by_name(raw, called.inputs) if isinstance(raw, Mapping) else flat(raw)
-            values += [None] * (len(called.inputs) - len(values))
-            return (None, *values, *(_left(ctx.own, path) for path in called.paths.values()))
+            _cleared(ctx.own, called.module)
+            names = required(ctx.own.backward) or []
+            more = [ctx.inputs[n] for n in names[1:] if n in ctx.inputs]
+            whole = len(names) == 1 + len(more) and len(cotangents) > 1
+            raw = ctx.own.backward(*((cotangents,) if whole else cotangents), *more)
+            moving = [n for n, v in ctx.inputs.items() if v.dtype.is_floating_point]
+            told = in_order(raw, (*called.inputs, *called.paths), moving)
+            left = [_left(ctx.own, n, ctx.inputs[n]) for n in called.inputs]
+            left += [_left(ctx.own, path) for path in called.paths.values()]
+            first = len(called.inputs)  # of parameters, what is left for them goes before what is returned
+            found = [*zip(told[:first], left), *zip(left[first:], told[first:])]
+            return (None, *(b if a is None else a for a, b in found))
 
-    spare = replace(called, module=copy.deepcopy(called.module))  # it keeps what forward leaves, in copies even
+    spare = replace(called, module=_copy(called.module))  # it keeps what forward leaves, in copies even
 
     def call(tensors: dict[str, Tensor], options: dict[str, Any]) -> Any:
         if not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors.values())):
@@ -98,9 +114,29 @@ def by_hand(called: Called) -> Callable[[dict[str, Tensor], dict[str, Any]], Any
     return call
 
 
-def _left(module: Any, path: str) -> Any:
-    """The gradient that backward left for a parameter."""
-    front, _, name = path.rpartition(".")
-    owner = module.get_submodule(front)
-    beside = (getattr(owner, key, None) for key in names_of_gradients(name))
-    return next((g for g in (getattr(owner, name).grad, *beside) if g is not None), None)
+def _cleared(module: Any, original: Any) -> None:
+    """Gradients that a module holds already become zero: backward may add to them. A copy has no `.grad`."""
+    torch = import_torch()
+    for path, parameter in module.named_parameters():
+        parameter.grad = None if original.get_parameter(path).grad is None else torch.zeros_like(parameter)
+        owner = module.get_submodule(path.rpartition(".")[0])
+        for key in (k.rpartition(".")[2] for k in _beside(path)):
+            held = getattr(owner, key, None)
+            if isinstance(held, torch.Tensor) and held.shape == parameter.shape:
+                setattr(owner, key, torch.zeros_like(parameter.detach()))
+    if type(module).zero_grad is not torch.nn.Module.zero_grad:
+        module.zero_grad()  # the author's own
+
+
+def _beside(path: str) -> list[str]:
+    """Paths at which a module may keep the gradient of a parameter."""
+    front, dot, name = path.rpartition(".")
+    return [front + dot + key for key in names_of_gradients(name)]
+
+
+def _left(module: Any, path: str, tensor: Any = None) -> Any:
+    """The gradient that backward left for a parameter, or for a tensor that is an input."""
+    owner = module.get_submodule(path.rpartition(".")[0])
+    of = module.get_parameter(path) if tensor is None and path in dict(module.named_parameters()) else tensor
+    beside = (getattr(owner, key.rpartition(".")[2], None) for key in _beside(path))
+    return next((g for g in (getattr(of, "grad", None), *beside) if isinstance(g, import_torch().Tensor)), None)

@@ -131,9 +131,8 @@ def _read(name: str, value: Any, stage: str = "backward") -> Any:
 
 def _named(layer: Layer, raw: Any) -> dict[str, Any]:
     names, wanted = layer.primal_names, tuple(p.name for p in layer.differentiable)
-    fields = raw if isinstance(raw, Mapping) else _fields(raw, names)
-    if fields is not None:
-        renamed = {_primal_of(key, names): value for key, value in fields.items()}
+    renamed = keyed(raw, names)
+    if renamed is not None:
         surplus = [key for key in renamed if key not in names]
         if surplus:
             raise LayerFailure(
@@ -156,10 +155,13 @@ def _named(layer: Layer, raw: Any) -> dict[str, Any]:
     )
 
 
-def _fields(raw: Any, names: tuple[str, ...]) -> Mapping[str, Any] | None:
-    """A record that keeps gradients by the names of primals, such as a NamedTuple or a dataclass, as a dict."""
-    told = raw._asdict() if hasattr(raw, "_asdict") else getattr(raw, "__dict__", {})
-    return told if told and all(_primal_of(key, names) in names for key in told) else None
+def keyed(raw: Any, names: tuple[str, ...]) -> dict[Any, Any] | None:
+    """What a dict holds by primal, or a record whose fields all name one, as a NamedTuple or a dataclass; else None."""
+    record = raw._asdict() if hasattr(raw, "_asdict") else getattr(raw, "__dict__", {})
+    told = raw if isinstance(raw, Mapping) else record
+    kept = told if told is raw else {key: value for key, value in told.items() if value is not None}  # fields left out
+    renamed = {_primal_of(key, names): value for key, value in kept.items()}
+    return renamed if isinstance(raw, Mapping) or (renamed and set(renamed) <= set(names)) else None
 
 
 def _primal_of(key: Any, names: tuple[str, ...]) -> Any:
