@@ -49,7 +49,7 @@ def module_of(instance: Any, methods: tuple[str, str], inputs: Iterable[Array], 
 
         def forward(self, *given: Any, **options: Any) -> Any:
             for path, name in names.items():
-                store(self.held, path, self.get_parameter(name).detach())
+                store(self.held, path, getattr(self, name).detach())
             return getattr(self.held, forward)(*given, **options)
 
         def backward(self, *cotangents: Any) -> Any:
