@@ -1,11 +1,14 @@
 """A backward written by hand on tensors is what is checked, and not what autograd makes of the forward."""
 
+import time
 from typing import Any
 
 import numpy as np
 import pytest
 
 import gradverify as gv
+from gradverify.adapters import _trial
+from gradverify.core import verify
 
 pytestmark = pytest.mark.usefixtures("as_drawn")
 torch = pytest.importorskip("torch")
@@ -456,3 +459,21 @@ def test_pairs_of_arrays_of_jax_are_called_as_their_names_say(factor, found):
     assert wrong(product, by_name, **pair) == found
     assert wrong(lambda x, w: jnp.multiply(x, w) + w, lambda dy, x, w: (dy * w, dy * (factor * x + 1)), **pair) == found
     assert wrong(rows, rows_back, w="V D", i="N: indices V") == found
+
+
+def never(x):
+    while torch.ones(1) > 0:
+        time.sleep(0.01)
+
+
+class Never(Tanh):
+    def forward(self, x):
+        return never(x)
+
+
+@pytest.mark.parametrize("target", [(never, lambda dy, saved: dy), Never, Never()], ids=["pair", "class", "object"])
+def test_what_never_returns_is_found(target, monkeypatch):
+    monkeypatch.setattr(_trial, "_SECONDS", 0.3)
+    monkeypatch.setattr(verify.examine, "__defaults__", (0.3,))
+    with pytest.raises(gv.GradientMismatch, match="did not return"):
+        gv.check(target, x="N 3", examples=2, properties=("complete", "gradient"))

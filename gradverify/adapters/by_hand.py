@@ -20,10 +20,12 @@ from gradverify.adapters._nested import is_nested
 from gradverify.adapters._normal import annotated, constants, examples, flat, parted, sketch, split
 from gradverify.adapters._objects.guesses import methods_of
 from gradverify.adapters._pair import first_result, in_order, ungiven, usual
+from gradverify.adapters._trial import limited
 from gradverify.adapters.declared import from_pair
 from gradverify.core.declare.functions import arguments, taken_by
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
+from gradverify.core.evaluate import LayerFailure
 from gradverify.core.nouns.ledger import NotVerified
 
 
@@ -116,13 +118,17 @@ def held_tensors(target: Any, /, *, name: str | None = None, **declaration: Any)
     label, line = str(name or getattr(target, "__name__", type(target).__name__)), ""
     instance = target
     if inspect.isclass(target):
-        instance, primals, line = built(label, target, declaration.get("init"), primals)
+        with limited():
+            instance, primals, line = built(label, target, declaration.get("init"), primals)
     planned = sketch(primals, settings, name=label)
     if _in_numpy(getattr(copy.deepcopy(instance), methods[0]), None, {**primals, **settings}):
         return stateful(target, name=name, methods=methods, **declaration)
     arrays = next((list(arrays.values()) for arrays, _ in examples(planned)), [])
     try:
-        module, open_ = module_of(instance, methods, arrays, dict(planned.default_options))
+        with limited():
+            module, open_ = module_of(instance, methods, arrays, dict(planned.default_options))
+    except LayerFailure:  # it does not return
+        raise
     except Exception as error:
         raise DeclarationError(f"{label} does not run on tensors: {type(error).__name__}: {error}") from error
     layer = torch_layer(module, name=label, **primals, **settings)
@@ -141,7 +147,8 @@ def _in_numpy(forward: Callable[..., Any], backward: Callable[..., Any] | None, 
     planned = sketch(primals, settings, name=forward.__name__)
     for arrays, _ in examples(planned):
         try:
-            made = forward(*arrays.values(), **planned.default_options)
+            with limited():
+                made = forward(*arrays.values(), **planned.default_options)
         except Exception:  # noqa: BLE001  whatever tensors' code says of arrays
             return False
         pair = isinstance(made, tuple) and len(made) == 2
@@ -149,7 +156,8 @@ def _in_numpy(forward: Callable[..., Any], backward: Callable[..., Any] | None, 
         found: list[Any] = []
         if pair and backward is not None:
             try:
-                found = parted(backward(*map(np.ones_like, outputs), made[1]))[0]
+                with limited("backward"):
+                    found = parted(backward(*map(np.ones_like, outputs), made[1]))[0]
             except Exception:  # noqa: BLE001  called in another way, or wrong
                 if not _package((forward, forward)):
                     return False

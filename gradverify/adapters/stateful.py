@@ -21,9 +21,11 @@ from gradverify.adapters._objects.building import build
 from gradverify.adapters._objects.guesses import methods_of
 from gradverify.adapters._objects.instance import accepted_by, builds
 from gradverify.adapters._objects.stateful import Stateful
+from gradverify.adapters._trial import limited
 from gradverify.adapters.elementwise import elementwise
 from gradverify.core.declare.held import arrays_of
 from gradverify.core.declare.layer import Layer
+from gradverify.core.evaluate import LayerFailure
 
 FOREIGN = ("torch", "jax", "jaxlib", "flax", "equinox", "tensorflow", "keras", "chainer", "mxnet", "paddle")
 
@@ -52,7 +54,13 @@ def _derivative_of(target: Any, methods: Any) -> tuple[Any, Any] | None:
     made_by_call = builds(target) and (not inspect.isclass(target) or required(target))
     if not isinstance(names, (tuple, list)) or len(names) != 2 or not all(names) or made_by_call:
         return None
-    made = target() if inspect.isclass(target) else copy.deepcopy(target)
+    try:
+        with limited():
+            made = target() if inspect.isclass(target) else copy.deepcopy(target)
+    except LayerFailure:  # it does not return
+        raise
+    except Exception:  # noqa: BLE001  whatever a constructor raises: building it for its sizes says so
+        return None
     function, derivative = (getattr(made, name, None) for name in names)
     if function is None or derivative is None:
         return None
@@ -64,7 +72,7 @@ def _derivative_of(target: Any, methods: Any) -> tuple[Any, Any] | None:
 def _is_derivative(function: Any, derivative: Any) -> bool:
     """Whether it needs no forward before, and is the slope, or not linear as a backward is."""
     try:
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), limited():
             slope, twice, up, down = (
                 np.array(f(np.array(x)), float)
                 for f, x in (
