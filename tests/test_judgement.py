@@ -15,7 +15,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.differentiate.point import Point
 from gradverify.core.judge import says, sweep, table
 from gradverify.core.judge.dispute import Answer, Dispute, answer
-from gradverify.core.judge.rules import cancelling
+from gradverify.core.judge.rules import cancelling, grain
 from gradverify.core.judge.rules.kink import between
 from gradverify.core.judge.rules.plateau import in_a_row
 from gradverify.core.judge.verdicts import PLAIN
@@ -120,6 +120,7 @@ def gain_backward(dk, saved):
 TIED = np.concatenate([np.zeros(23), np.linspace(-2, -1, 6), [1.0, 2.0]])
 # rule: forward, its right backward, primals, cotangent, verdict
 ALONE = {
+    "grain": (offset(1e5), lambda dy, x: 2 * x * dy, {"x": [0.516, 0.5607]}, [1.0, -0.5], UNRESOLVED),
     "plateau": (offset(1e6), lambda dy, x: 2 * x * dy, {"x": [0.0183, 0.019]}, [1.0, -0.5], UNRESOLVED),
     "kink": (mixture, mixture_backward, {"x": [0.0] * 20, "p": [0.05] * 20}, 1.0, KINK),
     "outputs apart": (
@@ -149,7 +150,7 @@ def judged(name, change=lambda g: g):
 
 
 # Stairs finer than any step look alike, whether rounding or a tolerance makes them.
-BESIDE = dict.fromkeys(("plateau", "integral"), ("stopped",))
+BESIDE = dict.fromkeys(("grain", "plateau", "integral"), ("stopped",))
 
 
 @pytest.mark.parametrize("name", ALONE)
@@ -402,6 +403,21 @@ def point(forward, x):
     return Point(layer, Case("layer", {"x": x}, cotangents=(np.ones(x.shape),)))
 
 
+def test_the_grain_is_as_wide_as_the_steps_that_move_nothing():
+    where = point(lambda x: (x + 2.0**20) - 2.0**20, [0.75, 0.5])
+    width = grain.width_of(where, np.arange(2))
+    assert (width >= 2.0**-33).all() and (width <= 8 * 2.0**-33).all()  # half of what 2^20 is rounded to
+    assert grain.width_of(point(np.sin, [0.75, 0.5]), np.arange(2)).tolist() == [0.0, 0.0]
+    still = point(lambda x: 0 * x + 1.0, [0.75])  # nothing ever moves: that is no grain
+    assert grain.width_of(still, np.arange(1)).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("width", [0.0, 2.0**-12])
+def test_a_curvature_is_that_of_the_entry_alone(width):
+    where = point(lambda x: 3 * x * x + np.array([1.0, 2.0]), [0.75, 0.5])
+    assert grain._curvature(where, np.arange(2), np.full(2, width)) == pytest.approx([6.0, 6.0], rel=1e-6)
+
+
 def asked(rule, where, analytic, numerical):
     """What one rule says of a single entry in dispute."""
     dispute = Dispute(where, np.array([0]), np.array([analytic]), np.array([numerical]), np.array([1e-9]))
@@ -451,6 +467,17 @@ def test_what_is_read_from_an_update_is_so_for_its_own_primal_alone():
         dispute = Dispute(where, np.arange(4), np.full(4, 1 + 1e-4), np.ones(4), np.zeros(4))
         answered = table.rules.get("updated").asks(dispute).verdicts
         assert np.flatnonzero(answered == UNRESOLVED).tolist() == excused
+
+
+def test_a_difference_is_no_more_than_the_slope_changes_over_the_grain_or_it_is_one():
+    where = point(lambda x: ((x + 2.0**20) - 2.0**20) ** 2, [0.75, 0.5, 0.25])
+    change = 2.0 * grain.width_of(where, np.arange(3))  # the second derivative is 2
+    for share, verdict in ((0.9, UNRESOLVED), (1.1, DISAGREES)):
+        assert asked("grain", where, 1.5 + share * change[0], 1.5) == verdict
+    dispute = Dispute(where, np.arange(3), 2 * where.values + change * [0.5, 0.9, 3.0], 2 * where.values, change)
+    assert table.rules.get("grain").asks(dispute).verdicts.tolist() == [UNRESOLVED, UNRESOLVED, DISAGREES]
+    dispute = Dispute(where, np.arange(3), 2 * where.values + change * [0.5, 3.0, 0.9], 2 * where.values, change)
+    assert table.rules.get("grain").asks(dispute).verdicts.tolist() == [UNRESOLVED, DISAGREES, UNRESOLVED]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ if DEVICE == "cpu":
 pytest.importorskip("triton")
 
 from gradverify import verify  # noqa: E402
+from gradverify.core import verify as examining  # noqa: E402
 from gradverify.core.nouns import Case  # noqa: E402
 from tests.kernels.triton_ import KERNELS  # noqa: E402
 
@@ -47,7 +48,8 @@ def test_a_wrong_one_is_found(fault, rows, columns, primal):
     assert {f.primal for f in findings(fault, rows, columns, "reference", kernel=kernel)} == {primal}
 
 
-def test_a_stride_that_is_taken_for_granted_is_found():
+def test_a_stride_that_is_taken_for_granted_is_found(monkeypatch):
+    monkeypatch.setattr(examining.examine, "__defaults__", (120.0,))  # seconds; an interpreter on a slow machine
     assert not findings("", 2, 3, "layout")
     found = findings("upstream gradient taken as contiguous", 2, 3, "layout")
     assert found and {f.property for f in found} == {"layout"}
