@@ -171,6 +171,11 @@ def positional(function: Callable[..., Any]) -> list[inspect.Parameter] | None:
     return None if known is None else [p for p in known if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
 
+def nameable(function: Callable[..., Any]) -> list[str]:
+    """Names of the arguments of a function, less those that take any number."""
+    return [p.name for p in arguments(function) or () if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+
+
 def flat(value: Any) -> list[Any]:
     """A result as a list: of a tuple or list its parts, else the one value."""
     return list(value) if isinstance(value, (tuple, list)) else [value]

@@ -85,8 +85,7 @@ def usual(forward: Callable[..., Any], backward: Callable[..., Any]) -> tuple[An
                 f"{name!r} returns no (outputs, saved), and backward takes ({', '.join(names)}): name what is "
                 f"forward's as forward does ({', '.join(taken)}), and the upstream gradient dy"
             )
-        *outputs, saved = made
-        return (outputs[0] if len(outputs) == 1 else tuple(outputs)), saved
+        return _in_two(made)
 
     @wraps(backward)
     def pull(*given: Any, **options: Any) -> Any:
@@ -94,11 +93,22 @@ def usual(forward: Callable[..., Any], backward: Callable[..., Any]) -> tuple[An
         if bare:
             known = {**saved, **dict(zip(others, cotangents))}
             found = backward(*(known[n] for n in names))
-            return found if others else [None if g is None else g * cotangents[0] for g in flat(found)]
+            return found if others else _times(found, cotangents[0])
         whole = len(cotangents) > 1 and len(names) == 2
         return backward(*((tuple(cotangents),) if whole else cotangents), saved, **options)
 
     return run, pull
+
+
+def _in_two(made: Any) -> tuple[Any, Any]:
+    """Outputs, and what backward needs, of a forward that may return its outputs one by one before that."""
+    *outputs, saved = made
+    return (outputs[0] if len(outputs) == 1 else tuple(outputs)), saved
+
+
+def _times(raw: Any, dy: Any) -> list[Any]:
+    """Gradients for an upstream gradient of 1, times the one that there is."""
+    return [None if g is None else g * dy for g in flat(raw)]
 
 
 def in_order(raw: Any, names: Iterable[str], moving: Iterable[str]) -> list[Any]:
@@ -187,8 +197,8 @@ def as_called(layer: Layer) -> Layer | None:
         shapes = {n + _SHAPE: np.shape(a) for n, a in zip(layer.primal_names, primals)}
         given = [(shapes | known)[role] for role in roles]
         taken = taken_by(layer.backward, options, len(given))
-        found = flat(layer.backward(*given, **taken))
-        return tuple(found if whole else [None if g is None else g * dy for g in found])
+        raw = layer.backward(*given, **taken)
+        return tuple(flat(raw) if whole else _times(raw, dy))
 
     said = [role for role in roles if not role.endswith(_SHAPE) and role not in layer.options]
     line = f"backward: a function of {', '.join(said) or 'shapes'}"
@@ -199,8 +209,7 @@ def _one_by_one(layer: Layer) -> Layer:
     """The layer of a forward that returns its outputs one by one, and what backward needs behind them."""
 
     def forward(*primals: Any, **options: Any) -> Any:
-        *outputs, saved = layer.forward(*primals, **options)
-        return tuple(outputs), saved
+        return _in_two(layer.forward(*primals, **options))
 
     return annotated(layer.derive(forward=forward), "forward returns what backward needs behind its outputs")
 
@@ -253,9 +262,7 @@ def _without_upstream(layer: Layer) -> Layer:
 
     def backward(dy: Any, saved: Any) -> Any:
         raw = layer.backward(saved)
-        if isinstance(raw, Mapping):
-            return {n: None if g is None else g * dy for n, g in raw.items()}
-        return tuple(None if g is None else g * dy for g in flat(raw))
+        return dict(zip(raw, _times([*raw.values()], dy))) if isinstance(raw, Mapping) else _times(raw, dy)
 
     line = "backward takes what forward saved alone, as of a loss whose upstream gradient is 1"
     return annotated(layer.derive(backward=backward), line)

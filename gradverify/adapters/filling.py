@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters import convention
-from gradverify.adapters._normal import called, finished, flat, required, split
+from gradverify.adapters._normal import called, finished, flat, nameable, required, split
 from gradverify.adapters._objects.instance import SIZE
 from gradverify.adapters._pair import ungiven
 from gradverify.core.declare.dims import Dims, sizes_in
@@ -76,10 +76,6 @@ class Filling:
         return sizes
 
 
-def _names(function: Callable[..., Any]) -> list[str]:
-    return [p.name for p in arguments(function) or () if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-
-
 def _given(stage: str, function: Callable[..., Any], known: Mapping[str, Any]) -> Any:
     """A call with those of the values that the function takes, by name as far as Python lets."""
     taken = [p for p in arguments(function) or () if p.name in known]
@@ -137,11 +133,11 @@ def filling(
     forward, backward = forward if backward is None else (forward, backward)
     primals, settings = split(declaration)
     label = str(name or getattr(forward, "__name__", "filling"))
-    taken = _names(forward)
+    taken = nameable(forward)
     primals = {n: primals[n] for n in sorted(primals, key=lambda n: taken.index(n) if n in taken else len(taken))}
-    inner = Filling(forward, backward, {}, {}, _filled(_names(backward), primals), ())
+    inner = Filling(forward, backward, {}, {}, _filled(nameable(backward), primals), ())
     settings.setdefault("doc", inspect.getdoc(forward) or "")
-    given = _names(backward)
+    given = nameable(backward)
     layer = Layer(inner.forward, inner.backward, name=label, primals=primals, **settings)
     inner.primals = {p.name: p.dims for p in layer.primals}
     inner.outputs = {n: spec for n, spec in layer.returns.items() if n in taken}
@@ -160,7 +156,7 @@ def filling(
 
 def _upstream(inner: Filling, layer: Layer) -> tuple[str, ...]:
     """Arguments of backward that are gradients of the outputs, in the order of `returns`; else the usual name."""
-    free = [n for n in _names(inner.backward_function) if n not in inner.gradients]
+    free = [n for n in nameable(inner.backward_function) if n not in inner.gradients]
     named = [next((n for n in free if n in names_of_gradients(out)), None) for out in layer.returns]
     if named and None not in named:
         return tuple(n for n in named if n is not None)

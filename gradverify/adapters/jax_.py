@@ -21,6 +21,7 @@ from gradverify.adapters._engines.references import refers_to
 from gradverify.adapters._jax.engine import Engine, import_jax
 from gradverify.adapters._jax.reference import in_type, reference_of
 from gradverify.adapters._nested import flattened
+from gradverify.adapters._normal import nameable
 from gradverify.core.declare.functions import arguments
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.validation import parameters, takes
@@ -70,7 +71,7 @@ def jax_layer(target: Any, /, *, name: str | None = None, **declaration: Any) ->
     nested = _ordered(target, told)
     declared, rebuild = flattened(label, nested)
     takes(label, parameters(target, True), nested, settings.get("options") or (), by_name=True)
-    by_name = set(nested) <= set(_parameters(target))
+    by_name = set(nested) <= set(nameable(target))
 
     def call(arrays: dict[str, Any], options: dict[str, Any]) -> Any:
         built = rebuild(arrays)
@@ -93,7 +94,7 @@ def jax_layer(target: Any, /, *, name: str | None = None, **declaration: Any) ->
 def _reference(engine: Engine, plain: Any, rebuild: Callable[[dict[str, Any]], dict[str, Any]], kind: str) -> Any:
     """The reference in JAX, which is differentiated, or in NumPy, which is screened."""
 
-    by_name = set(rebuild(dict.fromkeys(engine.names))) <= set(_parameters(plain)) and not _positional(plain)
+    by_name = set(rebuild(dict.fromkeys(engine.names))) <= set(nameable(plain)) and not _positional(plain)
 
     def call(arrays: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
         built = rebuild(dict(arrays))
@@ -115,17 +116,13 @@ def _on_arrays(engine: Engine, function: Callable[..., Any]) -> Callable[..., An
     return surrogate
 
 
-def _parameters(target: Callable[..., Any]) -> list[str]:
-    return [p.name for p in arguments(target) or () if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-
-
 def _positional(target: Callable[..., Any]) -> bool:
     """custom_vjp and custom_jvp resolve keywords themselves, but positional-only arguments cannot be named."""
     return any(p.kind is p.POSITIONAL_ONLY for p in arguments(target) or ())
 
 
 def _ordered(target: Callable[..., Any], nested: dict[str, Any]) -> dict[str, Any]:
-    names = _parameters(target)
+    names = nameable(target)
     return {n: nested[n] for n in names if n in nested} if set(nested) <= set(names) else nested
 
 

@@ -119,8 +119,8 @@ def _cleared(module: Any, original: Any) -> None:
     torch = import_torch()
     for path, parameter in module.named_parameters():
         parameter.grad = None if original.get_parameter(path).grad is None else torch.zeros_like(parameter)
-        owner = module.get_submodule(path.rpartition(".")[0])
-        for key in (k.rpartition(".")[2] for k in _beside(path)):
+        owner, keys = _beside(module, path)
+        for key in keys:
             held = getattr(owner, key, None)
             if isinstance(held, torch.Tensor) and held.shape == parameter.shape:
                 setattr(owner, key, torch.zeros_like(parameter.detach()))
@@ -128,15 +128,15 @@ def _cleared(module: Any, original: Any) -> None:
         module.zero_grad()  # the author's own
 
 
-def _beside(path: str) -> list[str]:
-    """Paths at which a module may keep the gradient of a parameter."""
-    front, dot, name = path.rpartition(".")
-    return [front + dot + key for key in names_of_gradients(name)]
+def _beside(module: Any, path: str) -> tuple[Any, tuple[str, ...]]:
+    """The part of a module that holds a parameter, and the names under which it may keep the gradient."""
+    front, _, name = path.rpartition(".")
+    return module.get_submodule(front), names_of_gradients(name)
 
 
 def _left(module: Any, path: str, tensor: Any = None) -> Any:
     """The gradient that backward left for a parameter, or for a tensor that is an input."""
-    owner = module.get_submodule(path.rpartition(".")[0])
+    owner, keys = _beside(module, path)
     of = module.get_parameter(path) if tensor is None and path in dict(module.named_parameters()) else tensor
-    beside = (getattr(owner, key.rpartition(".")[2], None) for key in _beside(path))
+    beside = (getattr(owner, key, None) for key in keys)
     return next((g for g in (getattr(of, "grad", None), *beside) if isinstance(g, import_torch().Tensor)), None)

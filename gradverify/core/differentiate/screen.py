@@ -60,11 +60,10 @@ def screen(point: Point, analytic: Array, seed: int, count: int = 2) -> Screened
     chosen = directions(point, seed, count)
     first = ladder.directional(point, next(chosen), analytic)
     residual, bound = [float(first.value[0])], [float(first.bound[0])]
+    fits = abs(residual[0]) <= bound[0]
     for direction in chosen:
         value, width = probe(point, direction, analytic)
-        if abs(residual[0]) <= bound[0] and abs(value) > max(
-            width, bound[0]
-        ):  # what is best for the first may be too long a step here
+        if fits and abs(value) > max(width, bound[0]):  # what is best for the first may be too long a step here
             again = ladder.directional(point, direction, analytic)
             value, width = float(again.value[0]), float(again.bound[0])
         residual.append(value)

@@ -265,19 +265,20 @@ def allow(sweep: Sweep, wrong: Array, allowance: Callable[[bool], Array]) -> Arr
     if wrong.size == 0:
         return wrong
     point = sweep.point
+    is_coarse = ladder.coarse(point)
     cap = _HIDES * np.maximum(sweep.scale[wrong], point.loudness / point.scale[wrong])
     error = np.abs(sweep.numerical[wrong] - sweep.analytic[wrong])
-    if not (ladder.coarse(point) or (error <= FIRM * (sweep.bound[wrong] + cap)).any()):
+    if not (is_coarse or (error <= FIRM * (sweep.bound[wrong] + cap)).any()):
         return wrong  # whatever backward is rounded by, it settles none of them
     every = allowance(bool((error <= cap).any()))
     extra = every[wrong]
-    apart = (error <= point.tops(np.where(np.isfinite(every), every, 0.0))[wrong]) & ladder.coarse(point)
+    apart = (error <= point.tops(np.where(np.isfinite(every), every, 0.0))[wrong]) & is_coarse
     extra = np.where(np.isfinite(extra) & (extra <= cap), extra, 0.0)
     sweep.bound[wrong] += extra
     pardoned = error <= FIRM * sweep.bound[wrong]
     sweep.settle(wrong[pardoned], UNRESOLVED)
     sweep.settle(wrong[error <= sweep.bound[wrong]], AGREES)
-    if ladder.coarse(point) and not (pardoned | apart).all():
+    if is_coarse and not (pardoned | apart).all():
         apart |= _between_steps(sweep, wrong, error)
     sweep.settle(wrong[apart & ~pardoned], UNRESOLVED, APART)
     return wrong[~pardoned & ~apart]
