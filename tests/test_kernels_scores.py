@@ -177,3 +177,49 @@ def test_any_of_logits_that_are_unsure_may_be_the_largest(fault):
         primals = {"h": scale * rng.standard_normal((2, 16)), "w": scale * rng.standard_normal((6, 16))}
         kinds |= judged(entropy(fault), ENTROPY, primals, seed)[0]
     assert kinds == ({("wrong", "h"), ("wrong", "w")} if fault else set())
+
+
+def sinks(fault=""):
+    """Attention in which a score of its own takes what no key has; outputs are saved in float16."""
+
+    class Sinks(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, q, k, v, sink):
+            s = q.float() @ k.float().mT
+            lse = torch.logaddexp(s.logsumexp(-1), sink.float())
+            o = ((s - lse[..., None]).exp() @ v.float()).to(v.dtype)
+            ctx.save_for_backward(q, k, v, sink, o, lse)
+            return o
+
+        @staticmethod
+        def backward(ctx, g):
+            q, k, v, sink, o, lse = (t.float() for t in ctx.saved_tensors)
+            p, g = (q @ k.mT - lse[..., None]).exp(), g.float()
+            delta = (g * o).sum(-1)
+            ds = p * (g @ v.mT - delta[..., None])
+            share = (sink - lse).exp() * (-1 if fault == "sign" else 1)
+            found = ds @ k, ds.mT @ q, p.mT @ g, -(share * delta).sum()[None]
+            return tuple(a.to(torch.float16) for a in found)
+
+    return Sinks
+
+
+def plain_sinks(q, k, v, sink):
+    s = q @ k.mT
+    s = torch.cat([s, sink.expand(*s.shape[:-1], 1)], -1)
+    return torch.softmax(s, -1)[..., :-1] @ v
+
+
+@pytest.mark.parametrize(("fault", "expected"), [("", set()), ("sign", {"sink"})])
+@pytest.mark.parametrize("size", [4e-4, 1.0])
+def test_outputs_that_a_sink_makes_small(size, fault, expected):
+    shapes = {"q": "N 6 5", "k": "N 6 5", "v": "N 6 5", "sink": "1"}
+    layer = as_layer(sinks(fault), **shapes, kernel="float16", reference=plain_sinks)
+    found = set()
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        q, k, v = (np.float16(size * rng.normal(size=(4, 6, 5))).astype(float) for _ in "qkv")
+        primals, dy = {"q": q, "k": k, "v": v, "sink": np.array([7.0])}, (rng.normal(size=(4, 6, 5)),)
+        outcome = reference.holds(layer, Case("sinks", primals, cotangents=dy, seed=seed))
+        found |= {f.primal for f in outcome.findings}
+    assert found == expected

@@ -79,6 +79,7 @@ def main() -> int:
     parser.add_argument("--examples", type=int, default=25)
     parser.add_argument("--limit", type=float, default=30.0)
     given = parser.parse_args()
+    given.file = str(Path(given.file).resolve())  # each run has a folder of its own
     print(heading())
     rows, short = [], 0
     for name in given.names or names_of(given.file):

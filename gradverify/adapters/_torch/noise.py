@@ -27,7 +27,8 @@ it. The bounds, u = 2^-24 being the unit roundoff of float32:
   few samples would tell which of the scores may be the largest one;
 - the gradient of a softmax, p (g - sum p g): the sum may be taken as the product of upstream gradient and output
   (T. Dao 2023). Its p are those of forward, so that what p is off by does not cancel; and where the kernel saves its
-  outputs in its type, every term is off by a rounding, and their sum by another.
+  outputs in its type, every term is off by a rounding, and their sum by another. In float16 an output is off by half of
+  the smallest number at the least, however small its share of p is, as beside a sink that takes the rest.
 """
 
 from __future__ import annotations
@@ -42,12 +43,13 @@ from typing import Any
 from gradverify.adapters._engines.lossy import FEW, FLOOR, TINY, UNIT, counted
 from gradverify.adapters._torch.apart import decompositions
 from gradverify.adapters._torch.arrays import Tensor, floats, import_torch
-from gradverify.adapters._torch.operations import CUT, EXACT, FOURIER, FUSED, PRODUCTS, SUMS, spans, terms_of
+from gradverify.adapters._torch.operations import CUT, EXACT, FOURIER, FUSED, PRODUCTS, SUMS, Terms, spans, terms_of
 from gradverify.adapters._torch.signs import Signs
 from gradverify.adapters._torch.ties import alone
 from gradverify.adapters._torch.ties import moved as decided
 
 TF32 = "tf32"  # in which a GPU multiplies float32: eleven bits of significand
+_LEAST = 2.0**-25  # what rounding to float16 may take away at the least: half of its smallest number
 _SCALED = 16.0  # by which a kernel may scale an operand down before it multiplies: 1 / sqrt(D) for heads up to 256
 
 
@@ -76,7 +78,7 @@ def mode(guarded: bool) -> type:
             self.unit = 0.0 if products is None else _unit(products)
             self.factors: tuple[Any, tuple[bool, ...]] | None = None  # of the last product: see `contracted`
             self.dtype, self.products, self.elementwise, self.kept = dtype, products, elementwise, kept
-            self.sizes: dict[int, tuple[Tensor, Tensor, float]] = {}  # of products, sum |term| and the count of terms
+            self.sizes: dict[int, Terms] = {}  # of products
             self.doubts: dict[int, tuple[Tensor, Tensor | None]] = {}  # of softmaxes, by how much backward's are off
             self.work = 0  # elements of all results
             self.places: frozenset[int] = frozenset()  # operations whose result the kernel keeps in its type
@@ -105,7 +107,8 @@ def mode(guarded: bool) -> type:
                 result.copy_(self.low(result, self.dtype))
                 known = self.sizes.get(id(result))
                 if known is not None:
-                    self.sizes[id(result)] = result, known[1].maximum(result.abs()), _unit(self.dtype) / UNIT + known[2]
+                    count = _unit(self.dtype) / UNIT + known.number
+                    self.sizes[id(result)] = known._replace(size=known.size.maximum(result.abs()), number=count)
             return result
 
         def done(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
@@ -117,26 +120,28 @@ def mode(guarded: bool) -> type:
                 return self.carried(result, args, lambda size: func(size, *args[1:], **kwargs))
             args = decided(self, name, args)
             spread: Any = None
+            bound: Any = self.summed(func, name, args, kwargs) if name in SUMS else None
             if name in PRODUCTS and self.products is not None:
                 exact, args = args, tuple(self.operand(a) if floats(a) else a for a in args)
                 spread = self.spread(func, exact, args, kwargs)
-            bound: Any = None
-            if name in SUMS:
-                bound = self.summed(func, name, args, kwargs)
-                if name in ("sum", "mean") and self.contracted(args):
-                    bound = bound + self.unit * func(args[0] * args[0], *args[1:], **kwargs).sqrt_()
+            if name in ("sum", "mean") and self.contracted(args):
+                bound = bound + self.unit * func(args[0] * args[0], *args[1:], **kwargs).sqrt_()
             result = alone(self, name, args, func(*args, **kwargs))
             if name in FOURIER:
                 return self.transformed(args[1], result)
+            if name == "div" and self.sizes:
+                self.carried(result, args, lambda size: size / args[1])
+            if name == "mul" and self.sizes:
+                product, by = args[:2] if id(args[0]) in self.sizes else args[1::-1]
+                self.carried(result, (product,), lambda size: size * by)
             if name == "mul" and self.unit:
                 self.multiplied(args, result)
             if name in PRODUCTS and floats(result):
                 count = counted(terms_of(name, args, result))
-                self.sizes[id(result)] = result, bound / (UNIT * count), count
+                least, shift = self.least(func, args, kwargs), functools.partial(self.shift, func, args, kwargs)
+                self.sizes[id(result)] = Terms(result, bound / (UNIT * count), count, least, shift)
                 if self.unit and terms_of(name, args, result) == 1:
                     self.of_one_term(result, import_torch().is_grad_enabled())
-            if name in ("mul", "div") and self.sizes:
-                self.carried(result, args, lambda size: abs(size * args[1] if name == "mul" else size / args[1]))
             if name in ("add", "sub") and self.sizes:
                 self.added(result, args, kwargs)
             if spread is not None:
@@ -175,10 +180,10 @@ def mode(guarded: bool) -> type:
             return self.products != TF32 and bool(import_torch().equal(rounded(value, self.products), value))
 
         def of_one_term(self, result: Tensor, forward: bool) -> None:
-            """Displaces an outer product, if it is one of forward or forward has some."""
+            """Displaces an outer product, if it is one of forward or forward has some; see `operand` for its size."""
             self.outer |= forward
             if self.outer:
-                result.add_(self.off(result, self.products))
+                result.add_(self.off(result, self.products, size=self.size(result)))
 
         def contracted(self, args: Any) -> bool:
             """Whether a sum is over axes that both factors of a product have."""
@@ -210,39 +215,42 @@ def mode(guarded: bool) -> type:
             """The result; the sizes of its terms are those of its first argument, moved or scaled alike."""
             known = self.sizes.get(id(args[0])) if args and self.sizes and floats(result) else None
             if known is not None:
-                self.sizes[id(result)] = result, how(known[1]), known[2]
+                self.sizes[id(result)] = known.made(result, how)
             return result
 
         def added(self, result: Tensor, args: Any, kwargs: Any) -> None:
             """Remembers the sizes of terms of a sum of two, as of scores and a bias."""
             known = [self.sizes.get(id(a)) for a in args[:2]]
-            counts = [k[2] for k in known if k is not None]
+            counts = [k.number for k in known if k is not None]
             if counts:
-                one, other = (abs(a) if k is None else k[1] for a, k in zip(args, known))
+                one, other = (abs(a) if k is None else k.size for a, k in zip(args, known))
                 sizes = import_torch().add(one, other, alpha=abs(kwargs.get("alpha", 1)))
-                self.sizes[id(result)] = result, sizes, max(counts)
+                self.sizes[id(result)] = Terms(result, sizes, max(counts))
 
         def softmax(self, name: str, args: Any, result: Any) -> Any:
             """A softmax or its gradient with the errors that its arguments' sizes bring."""
             if name in ("_softmax", "_log_softmax"):
                 size = args[0].abs().mul_(FEW * UNIT).nan_to_num_(0.0, 0.0, 0.0)  # what is masked is none
-                _, terms, count = self.sizes.get(id(args[0]), (None, None, 0.0))
-                size = size if terms is None else size.add_(terms.nan_to_num(0.0, 0.0, 0.0), alpha=UNIT * count)
+                known = self.sizes.get(id(args[0]))
+                if known is not None:
+                    size.add_(known.size.nan_to_num(0.0, 0.0, 0.0), alpha=UNIT * known.number)
                 signs, logs = self.paired(result), result if name == "_log_softmax" else result.log()
                 # two scores are each off by that, and either may be so here
                 most = (logs + 4 * size).clamp_(max=0.0)
-                known = size.clamp(max=1.0).mul_(signs)
-                known, most = (result + known, most) if name == "_log_softmax" else (result * (known + 1), most.exp_())
-                result.copy_(known.where((size <= 1) | (signs < 0), most))
+                off = size.clamp(max=1.0).mul_(signs)
+                off, most = (result + off, most) if name == "_log_softmax" else (result * (off + 1), most.exp_())
+                result.copy_(off.where((size <= 1) | (signs < 0), most))
                 if name == "_softmax":
                     self.doubts[result.data_ptr()] = result, None
             elif name == "_softmax_backward_data":
                 g, p, dim = args[:3]
                 off = import_torch().zeros_like(p.sum(dim, keepdim=True))
                 if self.kept:
-                    terms = self.sizes.get(id(g), (g, g.abs()))[1]
-                    off += (terms * p).sum(dim, keepdim=True) + (g * p).sum(dim, keepdim=True).abs()
+                    known = self.sizes.get(id(g), Terms(g, g.abs(), 1.0))
+                    off += (known.size * p).sum(dim, keepdim=True) + (g * p).sum(dim, keepdim=True).abs()
                     off *= import_torch().finfo(self.dtype).eps / 2
+                    if known.least is not None:
+                        off += known.least.amax(dim, keepdim=True)
                 doubt = self.doubts.get(p.data_ptr(), (p, None))[1]
                 if doubt is not None:
                     off += (g.abs() * doubt).sum(dim, keepdim=True)
@@ -260,7 +268,7 @@ def mode(guarded: bool) -> type:
             if value.data_ptr() in self.doubts:
                 self.doubts[moved.data_ptr()] = moved, off.abs()
             if id(value) in self.sizes:
-                self.sizes[id(moved)] = moved, *self.sizes[id(value)][1:]
+                self.sizes[id(moved)] = self.sizes[id(value)]._replace(of=moved)
 
         def summed(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
             """u n sum |term| of every result; in-place operations start from zero."""
@@ -283,7 +291,22 @@ def mode(guarded: bool) -> type:
         def size(self, value: Tensor) -> Tensor:
             """Of terms: of a product as large as its own, none of which may cancel in another order of products."""
             known = self.sizes.get(id(value))
-            return value.abs() if known is None else value.abs().maximum(known[1] / known[2] ** 0.5)
+            return value.abs() if known is None else value.abs().maximum(known.size / known.number**0.5)
+
+        def least(self, func: Any, args: Any, kwargs: Any) -> Tensor | None:
+            """What a product of backward is off by where either factor is, by half of the smallest number of float16.
+
+            Which of them is the one that was handed over, nobody can tell.
+            """
+            torch = import_torch()
+            if self.dtype != torch.float16 or not self.kept or torch.is_grad_enabled():
+                return None
+            at = [k for k, a in enumerate(args) if floats(a)]
+            found = []
+            for moved in at:
+                sizes = [torch.full_like(a, _LEAST) if k == moved else a.abs() for k, a in enumerate(args) if k in at]
+                found.append(func(*(sizes[at.index(k)] if k in at else a for k, a in enumerate(args)), **kwargs))
+            return functools.reduce(torch.maximum, found)
 
         def level(self, value: Tensor) -> Tensor:
             """The root mean square along what the kernel transforms: a transform is off by that in every entry."""
@@ -315,10 +338,18 @@ def mode(guarded: bool) -> type:
         def operand(self, value: Tensor) -> Tensor:
             """As the type of operands holds it; what is a product by as much as one that is multiplied in other order.
 
-            A kernel that has (a b) c as a (b c) never rounds a b, whose terms may cancel, but what does not.
+            A kernel that has (a b) c as a (b c) never rounds a b, whose terms may cancel, but b c, which does not: one
+            rounding for all rows of a, as if b were rounded. Every other sample has it so.
             """
-            size = self.size(value) if id(value) in self.sizes else None
-            return self.low(value, self.products, _SCALED, size)
+            known = self.sizes.get(id(value))
+            if known is None or known.shift is None or self.seed % 2:
+                return self.low(value, self.products, _SCALED, None if known is None else self.size(value))
+            return self.low(value, self.products, _SCALED).add_(known.shift().nan_to_num_(0.0, 0.0, 0.0))
+
+        def shift(self, func: Any, args: Any, kwargs: Any) -> Tensor:
+            """By what a product moves where each of its factors is rounded, even one that its type holds."""
+            moved = (a * self.signs(a, self.unit) if floats(a) else a for a in args)
+            return func(*moved, **kwargs) - func(*args, **kwargs)
 
         def low(self, value: Tensor, dtype: Any, scaled: float = 1.0, size: Tensor | None = None) -> Tensor:
             """Displaced by as much as rounding to a type may take; what the type holds exactly stays.
@@ -333,7 +364,7 @@ def mode(guarded: bool) -> type:
 
         def off(self, value: Tensor, dtype: Any, scaled: float = 1.0, size: Tensor | None = None) -> Tensor:
             """As much as rounding to a type may take, to either side, of a value that may be that much smaller."""
-            least = scaled * 2.0**-25 if dtype == import_torch().float16 else 0.0  # it has no other below
+            least = scaled * _LEAST if dtype == import_torch().float16 else 0.0  # it has no other below
             signs = self.alike(value, _unit(dtype)) if self.seed & 2 else self.signs(value)
             return (value.abs() if size is None else size).mul(_unit(dtype)).add_(least).mul_(signs)
 

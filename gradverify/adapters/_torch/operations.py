@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from gradverify.adapters._torch.arrays import Tensor, import_torch
 
@@ -26,6 +27,36 @@ EXACT = {
     "_unsafe_view",
 }  # fmt: skip
 CUT = {"relu", "clamp"}  # what they change has no terms
+
+
+class Terms(NamedTuple):
+    """What a product was summed of, entry by entry.
+
+    Attributes
+    ----------
+    of : the product itself, or what was made of it by moves and factors
+    size, number : sum |term|, of the shape of `of`; and how many terms there are
+    least : what such a product is off by at the least where a factor of it was rounded to float16, which has no other
+        numbers below its smallest; or None
+    shift : by what `of` moves where each factor is rounded by itself; or None
+    """
+
+    of: Tensor
+    size: Tensor
+    number: float
+    least: Tensor | None = None
+    shift: Callable[[], Tensor] | None = None
+
+    def made(self, of: Tensor, how: Callable[[Tensor], Tensor]) -> Terms:
+        """Those of what was made of the product, and of its terms alike."""
+        least, shift = self.least, self.shift
+        return Terms(
+            of,
+            how(self.size).abs(),
+            self.number,
+            None if least is None else how(least).abs(),
+            None if shift is None else lambda: how(shift()),
+        )
 
 
 def spans(factor: Tensor, axes: int) -> list[bool]:
