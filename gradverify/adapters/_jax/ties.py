@@ -1,4 +1,4 @@
-"""Operations of a jaxpr that decide by order or sign, and scores less their largest: see `_torch.ties`."""
+"""Operations of a jaxpr that decide by order or sign, and scores less their largest: see `_torch.signs`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Ties:
         return signs if self.seed % 2 else -signs
 
     def lots(self, size: tuple[int, ...]) -> Array:
-        """See `_torch.ties`."""
+        """See `_torch.signs`."""
         if self.seed % 4 > 1:
             return np.random.default_rng([self.seed, self.count]).uniform(-1, 1, size)
         rising = np.linspace(-1, 1, int(np.prod(size))).reshape(size)

@@ -40,12 +40,20 @@ from collections.abc import Callable
 from typing import Any
 
 from gradverify.adapters._engines.lossy import FEW, FLOOR, TINY, UNIT, counted
-from gradverify.adapters._torch.apart import decompositions
 from gradverify.adapters._torch.arrays import Tensor, floats, import_torch
-from gradverify.adapters._torch.operations import CUT, EXACT, FOURIER, FUSED, PRODUCTS, SUMS, spans, terms_of
-from gradverify.adapters._torch.signs import Signs
-from gradverify.adapters._torch.ties import alone
-from gradverify.adapters._torch.ties import moved as decided
+from gradverify.adapters._torch.operations import (
+    CUT,
+    EXACT,
+    FOURIER,
+    FUSED,
+    PRODUCTS,
+    SUMS,
+    decompositions,
+    spans,
+    terms_of,
+)
+from gradverify.adapters._torch.signs import Signs, alone
+from gradverify.adapters._torch.signs import moved as decided
 
 TF32 = "tf32"  # in which a GPU multiplies float32: eleven bits of significand
 _SCALED = 16.0  # by which a kernel may scale an operand down before it multiplies: 1 / sqrt(D) for heads up to 256
