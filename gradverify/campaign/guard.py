@@ -21,8 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from gradverify.campaign import journal, last_words, parcel
-from gradverify.campaign.process import GRACE, HUNG, ended, has_ended
+from gradverify.campaign import journal, parcel
+from gradverify.campaign.process import GRACE, HUNG, ended, has_ended, place, said
 from gradverify.campaign.unit import Delta, Found, Plan, Unit, digest
 from gradverify.core.errors import GradverifyError, TargetError
 from gradverify.ending import Silence
@@ -152,7 +152,7 @@ class Guard:
     @property
     def said(self) -> Sequence[str]:
         """What the layer has printed last."""
-        return last_words.said(self._log)
+        return said(self._log)
 
     def stop(self) -> None:
         """Ask the child to end its task after the case at hand; from any thread."""
@@ -215,7 +215,7 @@ class Guard:
             return found
         said = "\n".join(f"    {line}" for line in lines)
         message, report = (
-            f"{found.message}{last_words.place(lines)}",
+            f"{found.message}{place(lines)}",
             f"{found.report}\n  the process said last:\n{said}",
         )
         return dataclasses.replace(found, message=message, report=report)

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from gradverify import __version__
+from gradverify.core.summarise.lines_ran import below
+from gradverify.core.texts import many
 from gradverify.corpus import replay_command
-from gradverify.pytest_plugin import lines as ran
 from gradverify.pytest_plugin.left import Left
 from gradverify.pytest_plugin.replays import shown
 from gradverify.pytest_plugin.run import Run, told_of
@@ -40,7 +41,22 @@ def lines(records: Sequence[Record], verbose: bool) -> list[str]:
         said.append(f"{len(skipped)} of {len(rows)} checks were skipped; -rs shows why")
     left_out = [f"{row['label']}: {line}" for row in rows for line in row["not_verified"]]
     shares = ((row["label"], s["kind"], s["entries"], s["unresolved"]) for row in rows for s in row["verified"])
-    return [*said, *why_open(shares), *ran.said(rows), *dict.fromkeys(left_out), *_corpus(records)]
+    return [*said, *why_open(shares), *_coverage(rows), *dict.fromkeys(left_out), *_corpus(records)]
+
+
+def _coverage(records: Sequence[Record]) -> list[str]:
+    """A line for each layer of whose code something never ran; how much of all ran, where all of it did."""
+    ran = united(records)
+    known = [each for each in ran.values() if each.percent is not None]
+    lines = [f"{name}: {line}" for name, each in ran.items() if not each.complete for line in each.said()]
+    if known and not lines:
+        lines.append(f"coverage: every line and branch of {many(len(known), 'layer')} ran")
+    return lines
+
+
+def too_low(records: Sequence[Record], least: float) -> list[str]:
+    """A line for each layer of which less ran than a share that is asked for, in percent."""
+    return below(united(merged(records)), least)
 
 
 def _folded(layer: str, rows: Sequence[Record]) -> list[Record]:

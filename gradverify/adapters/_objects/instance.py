@@ -6,7 +6,7 @@ import copy
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property, partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from gradverify.core.declare import dims
 from gradverify.core.declare.functions import arguments
 from gradverify.core.declare.held import arrays_of, attributes, fetch, own, show, store
 from gradverify.core.errors import DeclarationError
+from gradverify.core.judge import backward_noise
 from gradverify.core.nouns import Array
 
 _DEEP = 6  # attributes of attributes of ..., when an array is replaced wherever the object holds it
@@ -350,3 +351,30 @@ def _views(instance: Any) -> Iterator[tuple[Array, Array]]:
             continue
         if any(a is not array and np.may_share_memory(a, owner) for a in arrays):
             yield array, owner
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A forward that an object has run: what backward may be given besides the cotangents.
+
+    Attributes
+    ----------
+    given : the inputs by name
+    cache : what forward returned behind its outputs
+    """
+
+    instance: Any
+    options: Mapping[str, Any]
+    given: Mapping[str, Array]
+    cache: Any = None
+
+    def nudged(self, rng: np.random.Generator, part: float | None = None) -> Ran:
+        """The same on a copy of the object, all of whose arrays have moved by as much as rounding moves them."""
+        try:
+            instance = Original(self.instance).copy()
+        except (TypeError, ValueError, AttributeError, RuntimeError):  # generators, locks, open files
+            return self
+        for array in arrays_of(instance).values():
+            if isinstance(array, np.ndarray) and array.flags.writeable:
+                array[...] = backward_noise.nudge(array, rng, part)
+        return replace(self, instance=instance, cache=backward_noise.moved(self.cache, rng, part))
