@@ -113,17 +113,14 @@ class Explorer:
                 while turns:
                     for turn in turns:
                         self._batch(turn)
-                self.delta.idle = self._inapplicable()
+                reasons = dict.fromkeys(tally.reason for tally in self.search.tallies.values() if tally.reason)
+                self.delta.idle = f"no property that is asked for applies: {'; '.join(reasons)}"
         except Over:
             pass
         finally:
             watcher.reset(token)
             self.flush()
         self.journal.clear()
-
-    def _inapplicable(self) -> str:
-        reasons = dict.fromkeys(tally.reason for tally in self.search.tallies.values() if tally.reason)
-        return f"no property that is asked for applies: {'; '.join(reasons)}"
 
     def before(self, layer: Layer, case: Case, prop: Property) -> None:
         """Journal the case, and show that the worker lives."""

@@ -136,7 +136,9 @@ class Guard:
                 return
             except Died as died:
                 if self.stopping.is_set():
-                    self._hold(unit, died, heard)
+                    record = self.taken()  # there is no time left to find out why it is gone; the next run may
+                    if record is not None:
+                        self._tell(unit, heard, held=[record])
                     return
                 if not died.loaded and attempt:
                     self._tell(unit, heard, error=f"the process {how(died)} while it imported {unit.target!r}")
@@ -235,16 +237,6 @@ class Guard:
                 why = f"drawing a case ended the process: it {how(again)}"
         return None if self.stopping.is_set() else why
 
-    def _hold(self, unit: Unit, died: Died, listen: Listener) -> None:
-        """There is no time left to find out why the child is gone; the next run may."""
-        record = self.taken()
-        if record is not None:
-            self._tell(unit, listen, held=[record])
-
-    def _at_hand(self) -> bool:
-        """Whether the layer's code is running, and not the author's strategies or gradverify."""
-        return journal.read(self._journal) is not None
-
     def taken(self) -> bytes | None:
         """What the child has left in its journal, which is empty then."""
         record = journal.read(self._journal)
@@ -281,7 +273,9 @@ class Guard:
                     # a process that it has forked may hold the line, so its death is seen by its number
                     if has_ended(process) and not self._connection.poll(0):
                         raise EOFError
-                    if silence.longer_than(limit) and (self._at_hand() or silence.longer_than(_PATIENCE * limit)):
+                    if silence.longer_than(limit) and (
+                        journal.read(self._journal) or silence.longer_than(_PATIENCE * limit)
+                    ):
                         self._kill()
                         raise Died(HUNG, loaded)
                     continue

@@ -217,9 +217,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def _all(reporter: pytest.TerminalReporter) -> list[dict[str, Any]]:
-    return [r for reports in reporter.stats.values() for rep in reports for r in _records(rep)]
-
-
-def _records(report: object) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = getattr(report, shared.ATTRIBUTE, [])
-    return found
+    every = (report for reports in reporter.stats.values() for report in reports)
+    return [record for report in every for record in getattr(report, shared.ATTRIBUTE, [])]

@@ -31,7 +31,7 @@ def why_open(shares: Iterable[tuple[str, str, int, Mapping[str, int]]]) -> list[
 
 def _line(why: str, parts: Mapping[str, float]) -> str:
     ordered = sorted(parts.items(), key=lambda item: (-item[1], item[0]))
-    named = [f"{layer} {_percent(part)}" for layer, part in ordered[:NAMED]]
+    named = [f"{layer} {part:.1%}" if part >= 5e-4 else f"{layer} <0.1%" for layer, part in ordered[:NAMED]]
     more = [f"{len(ordered) - NAMED} more"] if len(ordered) > NAMED else []
     return f"{headed(why)}: {', '.join(named + more)}"
 
@@ -39,7 +39,3 @@ def _line(why: str, parts: Mapping[str, float]) -> str:
 def headed(why: str) -> str:
     """How a line begins that says what is unresolved for a reason, if anybody gave one."""
     return "unresolved" if why == NO_REASON else f"unresolved: {why}"
-
-
-def _percent(part: float) -> str:
-    return f"{part:.1%}" if part >= 5e-4 else "<0.1%"

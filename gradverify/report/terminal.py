@@ -163,12 +163,14 @@ def render_finding(finding: Finding, color: bool = False, width: int = 80, repla
     """One finding: what is wrong and where, the two gradients, what it looks like, how to see it again."""
     from gradverify.report import ladder
 
+    # the case that is saved, where another one shows more of the fault
+    least = [f"smallest case that fails: {shapes(finding.case)}"] if finding.telling else []
     sections = [
         [*_opening(finding, color, width), *_diagnosed(finding, color, width)],
         _compared(finding.shown, color, width),
         ladder.brief(finding, width),
         _pasted(finding.shown, replay),
-        [*_smallest(finding, width), *_worst_seen(finding, width), *_replayed(replay)],
+        [*_wrapped(least, 2, width), *_worst_seen(finding, width), *_replayed(replay)],
     ]
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
 
@@ -307,11 +309,6 @@ def _pasted(finding: Finding, replay: str | None) -> list[str]:
     if case.size > PASTED:
         return [f"  on {shapes(case)}{'; the arrays are in the case file' if replay else ''}"]
     return ["  on this case:", code.python(case), *code.calls(finding.comparison)]
-
-
-def _smallest(finding: Finding, width: int) -> list[str]:
-    """The case that is saved, where another one shows more of the fault."""
-    return _wrapped([f"smallest case that fails: {shapes(finding.case)}"], 2, width) if finding.telling else []
 
 
 def _worst_seen(finding: Finding, width: int) -> list[str]:

@@ -155,7 +155,8 @@ def constant_along(evidence: Evidence) -> Diagnosis | None:
 
     Not where the primal itself is: a softmax, or a variance, of what is constant has lost its own terms.
     """
-    for name in (n for n in _real(evidence) if n != evidence.primal):
+    real = (p.name for p in evidence.layer.primals if p.domain.kind == "real" and not p.domain.discrete)
+    for name in (n for n in real if n != evidence.primal):
         for axis, label in enumerate(evidence.layer.primal(name).dims.labels(np.ndim(evidence.case.primals[name]))):
             cases = [variants.but(evidence.layer, p.case, name, partial(_first, axis)) for p in evidence.probes]
             several = all(np.shape(p.case.primals[name])[axis] > 1 for p in evidence.probes)
@@ -183,10 +184,6 @@ def one_for_another(evidence: Evidence) -> Diagnosis | None:
             )
             return Diagnosis("one_for_another", "INDEX", text, Fit.SOME, {"cases": len(cases)})
     return None
-
-
-def _real(evidence: Evidence) -> list[str]:
-    return [p.name for p in evidence.layer.primals if p.domain.kind == "real" and not p.domain.discrete]
 
 
 def _pairs(evidence: Evidence) -> Iterator[tuple[str, str]]:

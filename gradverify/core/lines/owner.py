@@ -1,4 +1,4 @@
-"""Whose code it is: the author's, a library's, or without source; and its arguments that keep one value in each case."""
+"""Whose code it is: the author's, a library's or without source; its arguments that keep one value in every case."""
 
 from __future__ import annotations
 
