@@ -42,9 +42,8 @@ def show(
     seconds : on the clock, where several layers were checked at once
     ended : the last line, where it is another one
     """
-    from gradverify.report.left_open import why_open
     from gradverify.report.table import labels, summary, table
-    from gradverify.report.terminal import render_findings, side_by_side, undecided
+    from gradverify.report.terminal import render_findings, side_by_side, undecided, why_open
 
     paint = colored(stream, color)
     if reports:

@@ -19,9 +19,8 @@ from gradverify.pytest_plugin.run import Run, told_of
 from gradverify.pytest_plugin.settings import Settings
 from gradverify.pytest_plugin.shared import Record, merged, total, united
 from gradverify.report.jsonreport import plain
-from gradverify.report.left_open import why_open
 from gradverify.report.numbers import columns, short
-from gradverify.report.terminal import render_finding
+from gradverify.report.terminal import render_finding, why_open
 
 _HEADER = ("layer", "property", "cases", "worst/bound", "resolution", "unresolved", "verdict")
 _ROWS = 40  # rows up to which checks that passed have one each, also without -v

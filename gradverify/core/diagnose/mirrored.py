@@ -38,7 +38,7 @@ def order(evidence: Evidence) -> Diagnosis | None:
         equal = [changed(p.case, {two: p.case.primals[one]}) for p in evidence.probes]
         diagonal, even = (
             [changed(p.case, {n: change(p.case.primals[n]) for n in (one, two)}) for p in evidence.probes]
-            for change in (_diagonal, _even)
+            for change in (_diagonal, partial(_with_transpose, _mean))
         )
         if evidence.holds(*equal, *diagonal) and all(map(evidence.fails, even)):
             text = (
@@ -89,19 +89,20 @@ def where_symmetric(evidence: Evidence) -> Iterator[tuple[str, str]]:
     """Square primals that, made symmetric, make the gradient right, and what they are then in words."""
     for name in _square(evidence, also_discrete=True):
         domain = evidence.layer.primal(name).domain
-        ways: Sequence[Change] = (_least, _most) if domain.discrete else (_even,)
+        kinds = (np.minimum, np.maximum) if domain.discrete else (_mean,)
+        ways: Sequence[Change] = [partial(_with_transpose, kind) for kind in kinds]
         if _right(evidence, name, ways):
             yield name, "symmetric"
         elif domain.name in ("mask", "bool") and _right(evidence, name, (_others,)):
             yield name, "symmetric, with as many in each row"
 
 
-def _least(a: Array) -> Array:
-    return np.minimum(a, np.swapaxes(a, -1, -2))
+def _with_transpose(kind: Callable[[Array, Array], Array], a: Array) -> Array:
+    return kind(a, np.swapaxes(a, -1, -2))
 
 
-def _most(a: Array) -> Array:
-    return np.maximum(a, np.swapaxes(a, -1, -2))
+def _mean(a: Array, b: Array) -> Array:
+    return np.asarray((a + b) / 2)
 
 
 def _others(a: Array) -> Array:
@@ -111,10 +112,6 @@ def _others(a: Array) -> Array:
 
 def _diagonal(a: Array) -> Array:
     return np.asarray(a * np.eye(a.shape[-1]))
-
-
-def _even(a: Array) -> Array:
-    return np.asarray((a + np.swapaxes(a, -1, -2)) / 2)
 
 
 @add("flipped", "INDEX", PLAIN)

@@ -99,14 +99,10 @@ def _called(value: Any, deep: int) -> Iterator[tuple[FunctionType, Mapping[str, 
         yield value, {}
         inner = inspect.unwrap(value)
         within = [inner] if inner is not value else [contents(cell) for cell in value.__closure__ or ()]
-        for part in within if deep and _hands_on(value) else ():
+        hands_on = value.__code__.co_flags & inspect.CO_VARKEYWORDS  # arguments of any name, as decorators do
+        for part in within if deep and hands_on else ():
             if isinstance(part, (FunctionType, partial)) or ours(part):
                 yield from _called(part, deep - 1)
-
-
-def _hands_on(function: FunctionType) -> bool:
-    """Whether it takes arguments of any name, as decorators do."""
-    return bool(function.__code__.co_flags & inspect.CO_VARKEYWORDS)
 
 
 def _defaults(function: FunctionType) -> dict[str, Any]:
