@@ -36,13 +36,8 @@ def moves(labels: tuple[str, ...], shape: tuple[int, ...]) -> Iterator[tuple[str
 
 def _twins(evidence: Evidence) -> tuple[Probe, ...]:
     """Cases where two axes of the primal have one size, so that a transposition keeps the shape."""
-    return tuple(p for p in (_square(evidence, draw) for draw in range(2)) if evidence.wrong(p) and p is not None)
-
-
-def _square(evidence: Evidence, draw: int) -> Probe | None:
     names = variants.axis_names(evidence.layer)
-    size = 3 + draw
-    return evidence.probe(evidence.plain(draw, sizes=variants.grouped(dict.fromkeys(names, size))))
+    return evidence.failing_at(variants.grouped(dict.fromkeys(names, 3 + draw)) for draw in range(2))
 
 
 @add("moved", "INDEX", ANYWHERE)
@@ -82,8 +77,7 @@ def _many(evidence: Evidence) -> Sequence[Probe]:
     axes = [n for axis in evidence.layer.primal(evidence.primal).dims.axes for n in axis.names]
     if len(axes) > 1 or evidence.situation.needs == "sizes":
         return evidence.probes
-    made = (evidence.probe(evidence.plain(draw, sizes=dict.fromkeys(axes, _SEVERAL + 1 + draw))) for draw in range(2))
-    return [p for p in made if p is not None and evidence.wrong(p) and evidence.primal in p.analytic] or evidence.probes
+    return evidence.failing_at(dict.fromkeys(axes, _SEVERAL + 1 + draw) for draw in range(2)) or evidence.probes
 
 
 def _same_numbers(evidence: Evidence, probe: Probe) -> bool:

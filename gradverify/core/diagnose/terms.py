@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain, combinations
 
@@ -40,17 +40,12 @@ def span(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-def _wide(evidence: Evidence) -> list[Probe]:
+def _wide(evidence: Evidence) -> Sequence[Probe]:
     """Cases with axes long enough that lying in a span says something; the plain ones where sizes cannot be chosen."""
     tokens = evidence.layer.primal(evidence.primal).dims.axes
     free = [n for axis in tokens for n in axis.names if n not in evidence.layer.options]
-    found = []
-    for draw, lengths in enumerate(((5, 6, 4, 5), (6, 4, 5, 4))):
-        sizes = variants.grouped(dict(zip(free, lengths)))
-        probe = evidence.probe(evidence.plain(draw, sizes=sizes)) if evidence.situation.equal is None else None
-        if probe is not None and evidence.wrong(probe) and probe.analytic.get(evidence.primal) is not None:
-            found.append(probe)
-    return found or list(evidence.probes)
+    lengths = ((5, 6, 4, 5), (6, 4, 5, 4)) if evidence.situation.equal is None else ()
+    return evidence.failing_at(variants.grouped(dict(zip(free, some))) for some in lengths) or evidence.probes
 
 
 def _diagnosis(evidence: Evidence, names: str, words: str, kinds: tuple[str, ...]) -> Diagnosis:
