@@ -426,11 +426,15 @@ def test_pairs_of_tensors_are_called_as_their_names_say(factor, found):
     def distance(w, target):
         return torch.sum((w - target) ** 2)
 
+    def total(w):
+        return torch.sum(w, 0)
+
     pair = {"x": "N", "w": "N"}
     assert wrong(product, lambda dy, x, w: (dy * w, factor * dy * x), **pair) == found
     assert wrong(rows, rows_back, i="N: indices V", w="V D") == found
     assert wrong(both, both_back, **pair) == found
     assert wrong(distance, lambda w, target: 2 * factor * (w - target), w="N", target="N") == found
+    assert wrong(total, lambda dy, w_shape: factor * dy.expand(w_shape).clone(), w="N D") == found
 
 
 def test_a_pair_of_tensors_that_cannot_be_called_is_refused():

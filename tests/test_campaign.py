@@ -19,8 +19,8 @@ from campaigns import QUICK, events, run
 from gradverify import Case, casefile
 from gradverify.campaign import Campaign, Store, StoreError
 from gradverify.campaign import journal as journals
+from gradverify.campaign.explore import features
 from gradverify.campaign.guard import Guard
-from gradverify.campaign.interest import features
 from gradverify.campaign.unit import Delta, Found, Record, Row, Unit, digest, key_of
 from gradverify.core.declare.regime import Regime
 from gradverify.core.draw import Pool

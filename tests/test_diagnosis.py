@@ -340,7 +340,11 @@ WRONG = {
         "W", lambda g, *_: np.concatenate([g[:-1], 0 * g[-1:]]), "dropped", "DROPPED", "last place of D"
     ),
     "last entry lost": of_dense(
-        "W", lambda g, *_: g * (np.arange(g.size) < g.size - 1).reshape(g.shape), "end_lost", "INDEX", "very last entry"
+        "W",
+        lambda g, *_: g * (np.arange(g.size) < g.size - 1).reshape(g.shape),
+        "dropped",
+        "DROPPED",
+        "very last entry",
     ),
     "upstream ignored": of_dense("x", lambda g, dy, x, W: np.ones_like(dy) @ W.T, "upstream", "UPSTREAM", "ignores"),
     "upstream squared": of_dense(
@@ -1427,9 +1431,9 @@ WRONG |= {
     "a transpose that a square matrix lets pass": Wrong(
         layer(bent, not_transposed, x="N D", U="D D"),
         arrays(x=(2, 3), U=(3, 3)),
-        "untransposed",
+        "symmetric",
         "INDEX",
-        r"the gradient of x is d @ U where it must be d @ U.T: a transpose is missing",
+        "x is right where U is symmetric, and wrong elsewhere",
         "x",
     ),
     "a transpose beside another way": Wrong(
@@ -1640,7 +1644,7 @@ def test_a_factor_before_a_square_product_is_no_missing_transpose():
     wrong = layer(bent, larger, x="N D", U="D D")
     case = Case("wrong", arrays(x=(2, 3), U=(3, 3)))
     finding = examine(wrong, checked(wrong, case), properties.get("gradient")).findings[0]
-    assert signatures.get("untransposed").fits(Evidence(wrong, finding)) is None
+    assert signatures.get("symmetric").fits(Evidence(wrong, finding)) is None
 
 
 def test_probes_and_differences_agree():

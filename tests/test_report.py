@@ -27,7 +27,7 @@ from gradverify.core.nouns import Case, Comparison, Diagnosis, Finding, Fit, Out
 from gradverify.core.nouns.ledger import NotVerified, Weighted
 from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import NOTHING_ADDED, Tally
-from gradverify.report import code, jsonreport, left_open, table, terminal
+from gradverify.report import code, jsonreport, table, terminal
 from gradverify.report.numbers import entry, short
 
 
@@ -296,7 +296,7 @@ def test_two_calls_are_called_so_and_both_are_in_the_code() -> None:
 def test_why_entries_are_open_is_told_over_all_layers_the_commonest_reason_first() -> None:
     shares = [("a", "primal", 90, {"grain": 9}), ("a", "primal", 10, {}), ("a", "output", 5, {"silent": 5})]
     shares += [(name, "primal", 10_000, {"noise": count}) for name, count in zip("bcdef", (500, 40, 3, 2, 2))]
-    assert left_open.why_open(shares) == [
+    assert terminal.why_open(shares) == [
         "unresolved: noise: b 5.0%, c 0.4%, d <0.1%, 2 more",
         "unresolved: grain: a 9.0%",
     ]

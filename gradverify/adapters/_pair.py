@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from typing import Any
 
@@ -29,7 +29,8 @@ from gradverify.core.evaluate.results import keyed
 _UPSTREAM_AND_SAVED = re.compile(r"\w+ (saved|cache|ctx|res|residuals?|_)|")
 _UPSTREAM = ("dy", "dout", "g", "grad", "grad_output", "upstream", "cotangent", "ct", "v")
 _OUTPUT, _SHAPE = ("y", "out", "output", "result", "ans", "z", "s", "p", "h"), "_shape"
-_DY, _Y = "the upstream gradient", "the output"  # arguments of a backward that name no primal and no option
+# arguments of a backward that name no primal and no option
+_DY, _Y, _SAVED = "the upstream gradient", "the output", "what forward saved"
 
 
 def reordered(forward: Any, backward: Any) -> tuple[Any, Any] | None:
@@ -45,18 +46,33 @@ def reordered(forward: Any, backward: Any) -> tuple[Any, Any] | None:
         return None
     if any(kept[0] in names_of_gradients(n) for n in taken):
         return None  # an array to fill, or the gradient of a state
+    roles = [_DY if n in upstream else _SAVED if n in kept else n for n in names]
+    return _by_roles(forward, backward, taken, roles)
+
+
+def _by_roles(forward: Any, backward: Any, taken: Iterable[str], roles: list[str]) -> tuple[Any, Any]:
+    """The pair as forward -> (y, known) and backward(dy, known), which hands on what each argument is.
+
+    Parameters
+    ----------
+    taken : arguments of forward
+    roles : of each argument of backward: one of `taken`, the shape of one, _DY, _Y or _SAVED; where none is _DY, it is
+        a derivative, elementwise, or a gradient for an upstream one of 1
+    """
 
     @wraps(forward)
     def run(*primals: Any, **options: Any) -> Any:
         made = forward(*primals, **options)
         y, saved = made if isinstance(made, tuple) and len(made) == 2 else (made, made)
         known = {**dict(zip(taken, primals)), **options}
-        return y, {**{n + _SHAPE: np.shape(v) for n, v in known.items()}, **known, kept[0]: saved}
+        return y, {**{n + _SHAPE: getattr(v, "shape", ()) for n, v in known.items()}, **known, _Y: y, _SAVED: saved}
 
     @wraps(backward)
-    def pull(dy: Any, known: Any, **options: Any) -> Any:
-        rest = taken_by(backward, {n: v for n, v in options.items() if n not in names}, len(names))
-        return backward(*({**known, upstream[0]: dy}[n] for n in names), **rest)
+    def pull(dy: Any, *others: Any, **options: Any) -> Any:
+        known = {**others[-1], _DY: dy}
+        rest = taken_by(backward, {n: v for n, v in options.items() if n not in roles}, len(roles))
+        raw = backward(*(known[role] for role in roles), **rest)
+        return raw if _DY in roles else _times(raw, dy)
 
     return run, pull
 
@@ -70,15 +86,13 @@ def usual(forward: Callable[..., Any], backward: Callable[..., Any]) -> tuple[An
     if told:
         return told
     taken, names = [p.name for p in arguments(forward) or ()], required(backward) or []
-    others = [n for n in names if n not in taken]
-    bare = set(names) & set(taken) and all(n in _UPSTREAM for n in others) and len(others) < 2  # no place for a cache
+    roles = _roles(taken, (), names) if {n.removesuffix(_SHAPE) for n in names} & set(taken) else None
+    if roles is not None:  # there is no place for a cache
+        return _by_roles(forward, backward, taken, roles)
 
     @wraps(forward)
     def run(*primals: Any, **options: Any) -> Any:
         made = forward(*primals, **options)
-        if bare:
-            y = made[0] if isinstance(made, tuple) and len(made) == 2 else made
-            return y, {**dict(zip(taken, primals)), **options}
         if not isinstance(made, tuple) or len(made) < 2:
             name = getattr(forward, "__name__", "forward")
             raise DeclarationError(
@@ -90,10 +104,6 @@ def usual(forward: Callable[..., Any], backward: Callable[..., Any]) -> tuple[An
     @wraps(backward)
     def pull(*given: Any, **options: Any) -> Any:
         *cotangents, saved = given
-        if bare:
-            known = {**saved, **dict(zip(others, cotangents))}
-            found = backward(*(known[n] for n in names))
-            return found if others else _times(found, cotangents[0])
         whole = len(cotangents) > 1 and len(names) == 2
         return backward(*((tuple(cotangents),) if whole else cotangents), saved, **options)
 
@@ -182,24 +192,10 @@ def as_called(layer: Layer) -> Layer | None:
         if one_by_one is None:
             _takes_two(layer, names, value)
         return one_by_one
-    roles = _roles(layer, names)
+    roles = _roles(layer.primal_names, layer.options, names)
     if roles is None:
         raise DeclarationError(_unclear(layer, names))
-    whole = _DY in roles  # else a derivative, elementwise
-
-    def forward(*primals: Any, **options: Any) -> Any:
-        y = layer.forward(*primals, **options)
-        return y, (primals, y, options)
-
-    def backward(dy: Any, saved: Any) -> Any:
-        primals, y, options = saved
-        known = {**options, **dict(zip(layer.primal_names, primals)), _DY: dy, _Y: y}
-        shapes = {n + _SHAPE: np.shape(a) for n, a in zip(layer.primal_names, primals)}
-        given = [(shapes | known)[role] for role in roles]
-        taken = taken_by(layer.backward, options, len(given))
-        raw = layer.backward(*given, **taken)
-        return tuple(flat(raw) if whole else _times(raw, dy))
-
+    forward, backward = _by_roles(layer.forward, layer.backward, layer.primal_names, roles)
     said = [role for role in roles if not role.endswith(_SHAPE) and role not in layer.options]
     line = f"backward: a function of {', '.join(said) or 'shapes'}"
     return annotated(layer.derive(forward=forward, backward=backward), line)
@@ -214,24 +210,21 @@ def _one_by_one(layer: Layer) -> Layer:
     return annotated(layer.derive(forward=forward), "forward returns what backward needs behind its outputs")
 
 
-def _roles(layer: Layer, names: list[str]) -> list[str] | None:
+def _roles(primals: Sequence[str], options: Iterable[str], names: list[str]) -> list[str] | None:
     """What each argument of a gradient is: a primal or an option by its name, a shape, _DY or _Y; None if unclear.
 
     The upstream gradient may have any name beside all primals, and the output one that says so, as `exp_x`.
     """
-    known = {*layer.primal_names, *layer.options, *(n + _SHAPE for n in layer.primal_names)}
+    known = {*primals, *options, *(n + _SHAPE for n in primals)}
     others = [n for n in names if n not in known]
     upstream = [n for n in others if n in _UPSTREAM]
-    if len(others) == 1 and not upstream and set(layer.primal_names) <= set(names):
+    if len(others) == 1 and not upstream and set(primals) <= set(names):
         upstream = others
     rest = [n for n in others if n not in upstream]
-    if len(upstream) > 1 or len(rest) > 1 or (rest and not upstream) or not all(_is_output(layer, n) for n in rest):
+    told = all(n in _OUTPUT or any(n.endswith(f"_{primal}") for primal in primals) for n in rest)
+    if len(upstream) > 1 or len(rest) > 1 or (rest and not upstream) or not told:
         return None
     return [n if n in known else _DY if n in upstream else _Y for n in names]
-
-
-def _is_output(layer: Layer, name: str) -> bool:
-    return name in _OUTPUT or any(name.endswith(f"_{n}") for n in layer.primal_names)
 
 
 def _unpacking(layer: Layer, names: list[str], result: Any) -> Layer | None:

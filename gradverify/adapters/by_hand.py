@@ -108,7 +108,7 @@ def held_tensors(target: Any, /, *, name: str | None = None, **declaration: Any)
     DeclarationError
         If it cannot be built, or its forward takes no tensors.
     """
-    from gradverify.adapters._torch.held import module_of
+    from gradverify.adapters._torch.by_hand import module_of
     from gradverify.adapters._torch.module import built
     from gradverify.adapters.stateful import stateful
     from gradverify.adapters.torch_ import torch_layer

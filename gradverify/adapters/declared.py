@@ -62,7 +62,9 @@ def _dimension_strings(cls: type) -> dict[str, Any]:
 def from_pair(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
     owner = _owner(*target)
     if owner is not None:
-        return _of_object(owner, *target, **declaration)
+        from gradverify.adapters.stateful import stateful
+
+        return stateful(owner, methods=tuple(method.__name__ for method in target), **declaration)
     told = reordered(*target)
     target = told or target
     kind = Loss if declaration.pop("loss", False) else Layer
@@ -91,13 +93,6 @@ def _owner(forward: Any, backward: Any) -> Any:
     if owner is None or owner is not getattr(backward, "__self__", None) or not inspect.ismethod(forward):
         return None
     return owner if any(map(np.ndim, arrays_of(owner).values())) and not inspect.isclass(owner) else None
-
-
-def _of_object(owner: Any, forward: Any, backward: Any, **declaration: Any) -> Layer:
-    """Two methods of an object that return and take a cache, or keep on the object what backward needs."""
-    from gradverify.adapters.stateful import stateful
-
-    return stateful(owner, methods=(forward.__name__, backward.__name__), **declaration)
 
 
 def _seeded(layer: Layer) -> Layer:
@@ -135,11 +130,12 @@ def _from_class(target: type, /, **declaration: Any) -> Layer:
     return build(forward, backward, **{"name": target.__name__, **found, **declaration})
 
 
-def _is_layer(target: Any) -> bool:
-    return isinstance(target, Layer)
-
-
-@convention('gradverify.Layer(forward, backward, x="N D", W="D H")', _is_layer, name="layer", priority=100)
+@convention(
+    'gradverify.Layer(forward, backward, x="N D", W="D H")',
+    lambda target: isinstance(target, Layer),
+    name="layer",
+    priority=100,
+)
 def _derive(layer: Layer, /, *, name: str | None = None, **declaration: Any) -> Layer:
     if declaration:
         raise DeclarationError(

@@ -71,14 +71,16 @@ class Recorder:
         gradients = [v for k, v in named.items() if _numbers(v) and _GRADIENT.search(k)]
         parameters = [v for k, v in named.items() if _numbers(v) and not _GRADIENT.search(k) and k not in RATES]
         parts = [*(parameters or parts[:0]), *parts, *gradients] if gradients else [*parts, *parameters]
-        if len(parts) == 1 and isinstance(parts[0], (list, tuple)) and all(_paired(p) for p in parts[0]):
-            return [self._step(parameter, gradient) for parameter, gradient in parts[0]]
+        pairs: Any = parts[0] if len(parts) == 1 and isinstance(parts[0], (list, tuple)) else [None]
+        if all(isinstance(pair, (list, tuple)) and len(pair) == 2 and _alike(*pair) for pair in pairs):
+            return [self._step(parameter, gradient) for parameter, gradient in pairs]
         if len(parts) >= 2 and _alike(parts[0], parts[1]):
             return self._both(parts[0], parts[1])
         if len(parts) == 1:
             return self._both(None, parts[0])
         if parts:
-            raise Misunderstood(_call_text(given, named))
+            told = [_kind(value) for value in given] + [f"{name}={_kind(value)}" for name, value in named.items()]
+            raise Misunderstood(f"opt({', '.join(told)})")
         return None
 
     def _both(self, parameter: Any, gradient: Any) -> Any:
@@ -122,10 +124,6 @@ def _numbers(value: Any) -> bool:
     return isinstance(value, (np.ndarray, np.floating)) and np.asarray(value).dtype.kind in "fc"
 
 
-def _paired(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == 2 and _alike(*value)
-
-
 def _alike(one: Any, other: Any) -> bool:
     """Whether two values have one structure and one shape, as a parameter and its gradient."""
     if isinstance(one, dict) and isinstance(other, dict):
@@ -134,12 +132,6 @@ def _alike(one: Any, other: Any) -> bool:
         return len(one) == len(other) and all(_alike(a, b) for a, b in zip(one, other))
     lists = isinstance(one, (dict, list, tuple)) or isinstance(other, (dict, list, tuple))
     return not lists and np.shape(one) == np.shape(other)
-
-
-def _call_text(given: tuple[Any, ...], named: dict[str, Any]) -> str:
-    """A call in words."""
-    parts = [_kind(value) for value in given] + [f"{name}={_kind(value)}" for name, value in named.items()]
-    return f"opt({', '.join(parts)})"
 
 
 def _kind(value: Any) -> str:
@@ -217,7 +209,8 @@ class Applied(Stateful):
         step = next((g for g in alone if _is_step(change, g, value)), None)
         if step is not None:
             return step
-        self.rates[pair.name] = rate = self._rate(instance)
+        ours = not RATES.isdisjoint(self.extra) or instance.__dict__[_KEY].rated
+        self.rates[pair.name] = rate = self.rate if self.rate is not None else _RATE if ours else 1.0
         return change / rate
 
     def session(self) -> tuple[Forward, Backward]:
@@ -250,10 +243,6 @@ class Applied(Stateful):
             for n, rate in self.rates.items()
             if n in primals and primals[n].dtype.kind == "f" and rate
         }
-
-    def _rate(self, instance: Any) -> float:
-        ours = not RATES.isdisjoint(self.extra) or instance.__dict__[_KEY].rated
-        return self.rate if self.rate is not None else _RATE if ours else 1.0
 
 
 def _own_arrays(instance: Any) -> dict[Path, Array]:

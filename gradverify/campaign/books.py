@@ -92,7 +92,9 @@ class Books:
         for found in delta.found:
             self._found(layer, found, delta.unit)
         for raw, number in delta.again.items():
-            self._met(layer, raw, number)
+            if raw in layer.known:
+                key = layer.known[raw][0]
+                self.counts[key] = self.counts.get(key, 0) + number
         for name in delta.dropped:
             self._dropped(layer, name)
         for name, why in delta.unfit.items():
@@ -159,11 +161,6 @@ class Books:
             message=found.message,
             case=None if entry.file is None else str(entry.file.relative_to(self.store.folder)),
         )
-
-    def _met(self, layer: Standing, raw: Fingerprint, number: int) -> None:
-        if raw in layer.known:
-            key = layer.known[raw][0]
-            self.counts[key] = self.counts.get(key, 0) + number
 
     def _dropped(self, layer: Standing, name: str) -> None:
         """A pending case was tried again, or made small."""

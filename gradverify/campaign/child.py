@@ -17,7 +17,7 @@ from gradverify import targets
 from gradverify.campaign import parcel
 from gradverify.campaign.explore import Explorer
 from gradverify.campaign.journal import Journal, JournalError, out_of_reach
-from gradverify.campaign.memory import data_size, limit_memory
+from gradverify.campaign.process import data_size, limit_memory
 from gradverify.campaign.state import SWITCH, State
 from gradverify.campaign.trial import confirm
 from gradverify.campaign.unit import Plan, Unit, give_back

@@ -21,8 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from gradverify.campaign import journal, last_words, parcel
-from gradverify.campaign.process import GRACE, HUNG, ended, has_ended
+from gradverify.campaign import journal, parcel
+from gradverify.campaign.process import GRACE, HUNG, ended, has_ended, place, said
 from gradverify.campaign.unit import Delta, Found, Plan, Unit, digest
 from gradverify.core.errors import GradverifyError, TargetError
 from gradverify.ending import Silence
@@ -136,7 +136,9 @@ class Guard:
                 return
             except Died as died:
                 if self.stopping.is_set():
-                    self._hold(unit, died, heard)
+                    record = self.taken()  # there is no time left to find out why it is gone; the next run may
+                    if record is not None:
+                        self._tell(unit, heard, held=[record])
                     return
                 if not died.loaded and attempt:
                     self._tell(unit, heard, error=f"the process {how(died)} while it imported {unit.target!r}")
@@ -152,7 +154,7 @@ class Guard:
     @property
     def said(self) -> Sequence[str]:
         """What the layer has printed last."""
-        return last_words.said(self._log)
+        return said(self._log)
 
     def stop(self) -> None:
         """Ask the child to end its task after the case at hand; from any thread."""
@@ -215,7 +217,7 @@ class Guard:
             return found
         said = "\n".join(f"    {line}" for line in lines)
         message, report = (
-            f"{found.message}{last_words.place(lines)}",
+            f"{found.message}{place(lines)}",
             f"{found.report}\n  the process said last:\n{said}",
         )
         return dataclasses.replace(found, message=message, report=report)
@@ -234,16 +236,6 @@ class Guard:
                 self.taken()
                 why = f"drawing a case ended the process: it {how(again)}"
         return None if self.stopping.is_set() else why
-
-    def _hold(self, unit: Unit, died: Died, listen: Listener) -> None:
-        """There is no time left to find out why the child is gone; the next run may."""
-        record = self.taken()
-        if record is not None:
-            self._tell(unit, listen, held=[record])
-
-    def _at_hand(self) -> bool:
-        """Whether the layer's code is running, and not the author's strategies or gradverify."""
-        return journal.read(self._journal) is not None
 
     def taken(self) -> bytes | None:
         """What the child has left in its journal, which is empty then."""
@@ -281,7 +273,9 @@ class Guard:
                     # a process that it has forked may hold the line, so its death is seen by its number
                     if has_ended(process) and not self._connection.poll(0):
                         raise EOFError
-                    if silence.longer_than(limit) and (self._at_hand() or silence.longer_than(_PATIENCE * limit)):
+                    if silence.longer_than(limit) and (
+                        journal.read(self._journal) or silence.longer_than(_PATIENCE * limit)
+                    ):
                         self._kill()
                         raise Died(HUNG, loaded)
                     continue

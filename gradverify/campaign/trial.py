@@ -36,7 +36,6 @@ def confirm(unit: Unit, layer: Layer, data: bytes, status: int | str) -> Found |
         def body() -> None:
             tried = case if case is not None else case_of(record, layer, unit)
             if tried is not None:
-                watcher.set(None)
                 examine(layer, tried, properties.get(record.asked), unit.plan.case_seconds)
 
         return forked(body, unit.plan.case_seconds + GRACE)
@@ -84,13 +83,14 @@ def cause(status: int | str) -> tuple[str, str]:
     return "crash", f"the process left with status {code}, as by os._exit,"
 
 
-def forked(body: Callable[[], None], seconds: float) -> int | str | None:
+def forked(body: Callable[[], object], seconds: float) -> int | str | None:
     """Run `body` in a fork: None if it returns or raises, else how the process ended, or HUNG."""
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
         try:
             die_with_parent(parent)
+            watcher.set(None)
             body()
         except BaseException:  # noqa: BLE001  an exception ends no process
             pass

@@ -36,8 +36,9 @@ def defaults(profile: str | None = None) -> Defaults:
         given.where["profile"] = "--profile"
     chosen = None if name is None else given.profile(name)
     jobs = given.whole("jobs", 0, 0)
+    modules = [_beside(word, root or Path.cwd()) for word in given.words("modules")]
     return Defaults(
-        targets=_targets(given, root or Path.cwd()),
+        targets=(*modules, *(name for pattern in given.words("layers") for name in _registered(pattern))),
         examples=given.whole("examples", 0, 1) or (chosen.examples if chosen else None),
         seed=_seed(given),
         properties=given.words("properties"),
@@ -49,12 +50,6 @@ def defaults(profile: str | None = None) -> Defaults:
 def told(what: Sequence[str]) -> None:
     """Say on stderr which targets a project names, as none was given."""
     note(f"gradverify: checking what [tool.{project.NAME}] names: {', '.join(what)} ")
-
-
-def _targets(given: project.Given, root: Path) -> tuple[str, ...]:
-    modules = [_beside(word, root) for word in given.words("modules")]
-    patterns = given.words("layers")
-    return (*modules, *(name for pattern in patterns for name in _registered(pattern)))
 
 
 def _beside(word: str, root: Path) -> str:

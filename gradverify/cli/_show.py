@@ -1,4 +1,4 @@
-"""What `check` and `replay` print when they are done, and the exit status that goes with it."""
+"""What `check` and `replay` print and keep when they are done, and the exit status that goes with it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,14 @@ from gradverify.cli._output import colored, note, write
 if TYPE_CHECKING:
     from gradverify.core.declare.layer import Layer
     from gradverify.core.nouns import Case, Comparison, Finding
+    from gradverify.core.summarise.report import Report
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gradverify.core.nouns import Finding
     from gradverify.core.summarise.report import Report
 
 OK, FOUND, NOTHING = 0, 1, 3
@@ -34,9 +42,8 @@ def show(
     seconds : on the clock, where several layers were checked at once
     ended : the last line, where it is another one
     """
-    from gradverify.report.left_open import why_open
     from gradverify.report.table import labels, summary, table
-    from gradverify.report.terminal import render_findings, side_by_side, undecided
+    from gradverify.report.terminal import render_findings, side_by_side, undecided, why_open
 
     paint = colored(stream, color)
     if reports:
@@ -121,3 +128,32 @@ def compared(layer: Layer, case: Case) -> Sequence[Comparison]:
     from gradverify.core.verify import examine
 
     return examine(layer, case, properties.get("gradient")).compared
+
+
+FOLDER = Path(".gradverify") / "cases"
+
+
+def save(reports: Iterable[Report], folder: Path = FOLDER) -> dict[Finding, str]:
+    """Write ``<layer>-<property>-<digest>.npz`` for each finding; gives the paths of those that were written.
+
+    A folder or an option that cannot be written is told once on stderr; the check goes on.
+    """
+    from gradverify.core.errors import CaseFileError
+
+    files: dict[Finding, str] = {}
+    for finding in (finding for report in reports for finding in report.findings):
+        try:
+            files[finding] = _save(finding, folder)
+        except OSError as error:
+            note(f"gradverify: cannot write case files to {str(folder)!r}: {error.strerror or error}")
+            break
+        except CaseFileError as error:
+            note(f"gradverify: the case of {finding.case.layer!r} is not saved: {error}")
+    return files
+
+
+def _save(finding: Finding, folder: Path) -> str:
+    from gradverify import casefile
+
+    stem = "-".join(re.sub(r"[^\w.+]+", "_", part) for part in (finding.case.layer, finding.property))
+    return str(casefile.save(finding.case, folder / f"{stem}-{casefile.digest(finding.case)}.npz"))

@@ -1,4 +1,7 @@
-"""Checks for `gradverify check` and `mutants`: on supervised workers, or in this process for a debugger."""
+"""Checks for `gradverify check` and `mutants`: on supervised workers, or in this process for a debugger.
+
+Of Ctrl-C, and SIGTERM, which job schedulers send before they kill, the first asks and the second insists.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,12 @@ import click
 
 from gradverify.cli import _progress
 from gradverify.cli._output import note
-from gradverify.cli._signals import asked_first
 
 if TYPE_CHECKING:
     from gradverify.campaign.checks import Result
     from gradverify.campaign.unit import Plan
     from gradverify.campaign.watch import Job
+import signal
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -86,3 +89,20 @@ def results(
             checks.end()
             done.update((result.job.number, result) for result in checks.left())
     return [done[number] for number in sorted(done)]
+
+
+@contextmanager
+def asked_first(stop: Callable[[], bool]) -> Iterator[None]:
+    """Inside, a signal calls `stop`; where that gives False, as there is nothing more to ask, it interrupts."""
+
+    def interrupt(signum: int, frame: Any) -> None:
+        if not stop():
+            raise KeyboardInterrupt
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    previous = [signal.signal(number, interrupt) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, previous):
+            signal.signal(number, handler)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradverify.cli import _cases, _progress, _project, _show, _workers
+from gradverify.cli import _progress, _project, _show, _workers
 from gradverify.cli._output import (
     color_option,
     data_stream,
@@ -103,7 +103,7 @@ def command(
             raise KeyboardInterrupt  # before anything was found
         # one that did not come to its end has not verified what it does not find
         reports = [r.report for r in results if (r.whole and r.error is None) or r.report.findings]
-        files = _cases.save(reports)
+        files = _show.save(reports)
         replays = {finding: replay_command(path, finding.case) for finding, path in files.items()}
         text = sys.stderr if json_file == "-" else data
         ended = None if finished else _interrupted(len(done), total, reports)

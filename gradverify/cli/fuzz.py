@@ -14,7 +14,7 @@ import click
 
 from gradverify.cli import _campaign, _project
 from gradverify.cli._output import color_option, data_stream, memory, note, targets_named
-from gradverify.cli._signals import asked_first
+from gradverify.cli._workers import asked_first
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor

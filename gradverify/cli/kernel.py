@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradverify.cli import _cases
+from gradverify.cli import _show
 from gradverify.cli._output import data_stream, writable, write, write_json
 from gradverify.core.errors import DeclarationError, UsageError
 
@@ -170,7 +170,7 @@ def _score(layer: Layer, report: Report, heard: Heard, remote: Any, reference: s
         verdict, status = "undecided", NOTHING
     if cheats:
         verdict, status = "tampered", WRONG
-    files = _cases.save([report])
+    files = _show.save([report])
     return {
         "schema": 1,
         "kernel": layer.name,

@@ -179,7 +179,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, obj
     state = session.config.stash[STATE]
     least = state.settings.least
     if least and reporter is not None and not hasattr(session.config, "workerinput") and not session.exitstatus:
-        from gradverify.pytest_plugin.lines import too_low
+        from gradverify.pytest_plugin.summary import too_low
 
         if too_low(_all(reporter), least):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -198,14 +198,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     from gradverify.core.texts import many
     from gradverify.pytest_plugin import summary
-    from gradverify.pytest_plugin.lines import too_low
 
     run = state.run()  # asks whether an earlier run was killed
     layers = {test.layer.name for test in state.tests} if state.collects and not state.wanted else None
     summary.show(terminalreporter, records, state.lost, summary.orphans(run, layers) if records else [])
     if not state.settings.where:  # with pytest-xdist, nobody could know at the start that the fixture is used
         terminalreporter.line(state.settings.heading)
-    for line in too_low(records, state.settings.least):
+    for line in summary.too_low(records, state.settings.least):
         terminalreporter.line(line)
     if state.settings.json is not None:
         summary.write_json(state.settings.json, summary.as_json(state.settings, records))
@@ -218,9 +217,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def _all(reporter: pytest.TerminalReporter) -> list[dict[str, Any]]:
-    return [r for reports in reporter.stats.values() for rep in reports for r in _records(rep)]
-
-
-def _records(report: object) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = getattr(report, shared.ATTRIBUTE, [])
-    return found
+    every = (report for reports in reporter.stats.values() for report in reports)
+    return [record for report in every for record in getattr(report, shared.ATTRIBUTE, [])]

@@ -1,4 +1,7 @@
-"""Layers as tests: what a project's configuration asks for, as nodes `gradverify::<layer>::<property>`."""
+"""Layers as tests: what a project's configuration asks for, as nodes `gradverify::<layer>::<property>`.
+
+And a check that failed as pytest shows it: the report of the findings, and one line for the summary.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,8 @@ from gradverify.core.properties import Property
 from gradverify.core.texts import meant
 from gradverify.core.verify import selected
 from gradverify.pytest_plugin import settings, shared
-from gradverify.pytest_plugin.failure import Failed, representation
 from gradverify.pytest_plugin.replays import Check
-from gradverify.pytest_plugin.run import Result, Run
+from gradverify.pytest_plugin.run import Result, Run, source_of
 from gradverify.pytest_plugin.shared import ROOT
 from gradverify.report.terminal import raised
 
@@ -202,3 +204,20 @@ class CheckItem(pytest.Item):
 
 
 NOTHING = "nothing could be verified: no case could be drawn, or no entry could be decided"
+
+
+class Failed(Exception):
+    """A check that found something; `line` goes into the short summary."""
+
+    def __init__(self, text: str, line: str) -> None:
+        super().__init__(text)
+        self.line = line
+
+
+def representation(error: Failed, layer: Layer) -> Any:
+    """In the shape of pytest's own, so that it survives pytest-xdist with its summary line and place."""
+    from _pytest._code.code import ReprExceptionInfo, ReprFileLocation, ReprTracebackNative
+
+    file, line = source_of(layer)
+    place = ReprFileLocation(file or layer.name, line or 0, " ".join(error.line.split()))
+    return ReprExceptionInfo(reprtraceback=ReprTracebackNative([f"{error}\n"]), reprcrash=place)

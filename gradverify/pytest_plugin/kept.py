@@ -15,7 +15,7 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 from gradverify.campaign.journal import out_of_reach
-from gradverify.campaign.memory import data_size, limited_memory
+from gradverify.campaign.process import data_size, limited_memory
 from gradverify.campaign.state import SWITCH
 from gradverify.campaign.unit import Plan
 from gradverify.ending import born, since_boot

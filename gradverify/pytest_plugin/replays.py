@@ -19,7 +19,7 @@ from gradverify.core.nouns import Case, Finding
 from gradverify.core.properties import Property
 from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import Tally
-from gradverify.core.verify import SECONDS, checked, examine, ranked, selected, watcher
+from gradverify.core.verify import SECONDS, checked, examine, ranked, selected
 from gradverify.corpus import Entry
 from gradverify.pytest_plugin.left import KILLED
 
@@ -187,13 +187,8 @@ def _ended(layer: Layer, case: Case, prop: Property) -> str | None:
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # threads: those of pytest-xdist only wait
-        status = forked(lambda: _unwatched(layer, case, prop), SECONDS + 5)
+        status = forked(lambda: examine(layer, case, prop), SECONDS + 5)
     return None if status in (None, HUNG) else cause(status)[1]
-
-
-def _unwatched(layer: Layer, case: Case, prop: Property) -> None:
-    watcher.set(None)
-    examine(layer, case, prop)
 
 
 def shown(path: Path) -> str:

@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 from gradverify import __version__
+from gradverify.core.summarise.lines_ran import below
+from gradverify.core.texts import many
 from gradverify.corpus import replay_command
-from gradverify.pytest_plugin import lines as ran
 from gradverify.pytest_plugin.left import Left
 from gradverify.pytest_plugin.replays import shown
 from gradverify.pytest_plugin.run import Run, told_of
 from gradverify.pytest_plugin.settings import Settings
 from gradverify.pytest_plugin.shared import Record, merged, total, united
 from gradverify.report.jsonreport import plain
-from gradverify.report.left_open import why_open
 from gradverify.report.numbers import columns, short
-from gradverify.report.terminal import render_finding
+from gradverify.report.terminal import render_finding, why_open
 
 _HEADER = ("layer", "property", "cases", "worst/bound", "resolution", "unresolved", "verdict")
 _ROWS = 40  # rows up to which checks that passed have one each, also without -v
@@ -40,7 +40,22 @@ def lines(records: Sequence[Record], verbose: bool) -> list[str]:
         said.append(f"{len(skipped)} of {len(rows)} checks were skipped; -rs shows why")
     left_out = [f"{row['label']}: {line}" for row in rows for line in row["not_verified"]]
     shares = ((row["label"], s["kind"], s["entries"], s["unresolved"]) for row in rows for s in row["verified"])
-    return [*said, *why_open(shares), *ran.said(rows), *dict.fromkeys(left_out), *_corpus(records)]
+    return [*said, *why_open(shares), *_coverage(rows), *dict.fromkeys(left_out), *_corpus(records)]
+
+
+def _coverage(records: Sequence[Record]) -> list[str]:
+    """A line for each layer of whose code something never ran; how much of all ran, where all of it did."""
+    ran = united(records)
+    known = [each for each in ran.values() if each.percent is not None]
+    lines = [f"{name}: {line}" for name, each in ran.items() if not each.complete for line in each.said()]
+    if known and not lines:
+        lines.append(f"coverage: every line and branch of {many(len(known), 'layer')} ran")
+    return lines
+
+
+def too_low(records: Sequence[Record], least: float) -> list[str]:
+    """A line for each layer of which less ran than a share that is asked for, in percent."""
+    return below(united(merged(records)), least)
 
 
 def _folded(layer: str, rows: Sequence[Record]) -> list[Record]:

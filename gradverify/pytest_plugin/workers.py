@@ -88,15 +88,12 @@ def workers_of(config: pytest.Config, told: settings.Settings) -> Workers | None
     That is so for a debugger, where it is asked for, and where coverage is measured, which sees one process only.
     """
     debugged = config.getoption("usepdb", False) or config.getoption("trace", False)
-    if os.name != "posix" or told.jobs == 0 or debugged or _measured():
+    coverage = sys.modules.get("coverage")
+    measured = coverage is not None and coverage.Coverage.current() is not None
+    if os.name != "posix" or told.jobs == 0 or debugged or measured:
         return None
     alone = hasattr(config, "workerinput")  # a worker of pytest-xdist is one of several already
     return Workers(1 if alone else told.jobs or cores(), told.modules)
-
-
-def _measured() -> bool:
-    coverage = sys.modules.get("coverage")
-    return coverage is not None and coverage.Coverage.current() is not None
 
 
 def _work(job: Job) -> Result:

@@ -12,7 +12,6 @@ import numpy as np
 
 import gradverify
 from gradverify.core.nouns import Case, Comparison, Finding
-from gradverify.core.nouns.ledger import Ledger
 from gradverify.core.summarise.coverage import Coverage, regions
 from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import RATIOS, Tally
@@ -72,7 +71,10 @@ def _layer(report: Report, label: str, files: Mapping[Finding, str]) -> dict[str
         "seconds": plain(report.seconds),
         "declared": list(report.declared),
         "notes": list(report.remarks),
-        "verified_by": _ledger(report.verified_by),
+        "verified_by": {
+            "verified": [plain(asdict(share)) for share in report.verified_by.verified],
+            "missing": [plain(asdict(item) | {"declare": item.declare}) for item in report.verified_by.missing],
+        },
         "properties": {name: _tally(tally) for name, tally in report.tallies.items()},
         "coverage": None if report.coverage is None else _coverage(report.coverage),
         "lines": None if report.lines is None else report.lines.plain(),
@@ -94,13 +96,6 @@ def _tally(tally: Tally) -> dict[str, Any]:
         "skipped": tally.skipped,
         "reason": tally.reason,
         "seconds": plain(tally.seconds),
-    }
-
-
-def _ledger(ledger: Ledger) -> dict[str, Any]:
-    return {
-        "verified": [plain(asdict(share)) for share in ledger.verified],
-        "missing": [plain(asdict(item) | {"declare": item.declare}) for item in ledger.missing],
     }
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from gradverify.core.nouns import WORST_SEEN, Comparison, Finding
-from gradverify.core.nouns.ledger import NotVerified, Share, constants, declaration
+from gradverify.core.nouns.ledger import NO_REASON, NotVerified, Share, constants, declaration
 from gradverify.core.properties import properties
 from gradverify.core.summarise.report import DIFFERENTIATING, Report
 from gradverify.core.summarise.tally import Tally
 from gradverify.core.texts import many
 from gradverify.report import code
-from gradverify.report.left_open import headed
 from gradverify.report.numbers import (
     Paint,
     apart,
@@ -163,12 +163,14 @@ def render_finding(finding: Finding, color: bool = False, width: int = 80, repla
     """One finding: what is wrong and where, the two gradients, what it looks like, how to see it again."""
     from gradverify.report import ladder
 
+    # the case that is saved, where another one shows more of the fault
+    least = [f"smallest case that fails: {shapes(finding.case)}"] if finding.telling else []
     sections = [
         [*_opening(finding, color, width), *_diagnosed(finding, color, width)],
         _compared(finding.shown, color, width),
         ladder.brief(finding, width),
         _pasted(finding.shown, replay),
-        [*_smallest(finding, width), *_worst_seen(finding, width), *_replayed(replay)],
+        [*_wrapped(least, 2, width), *_worst_seen(finding, width), *_replayed(replay)],
     ]
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
 
@@ -309,11 +311,6 @@ def _pasted(finding: Finding, replay: str | None) -> list[str]:
     return ["  on this case:", code.python(case), *code.calls(finding.comparison)]
 
 
-def _smallest(finding: Finding, width: int) -> list[str]:
-    """The case that is saved, where another one shows more of the fault."""
-    return _wrapped([f"smallest case that fails: {shapes(finding.case)}"], 2, width) if finding.telling else []
-
-
 def _worst_seen(finding: Finding, width: int) -> list[str]:
     if finding.worst is None:
         return []
@@ -337,3 +334,37 @@ def _wrapped(lines: list[str], indent: int, width: int | None) -> list[str]:
         for line in lines
         for piece in textwrap.wrap(line, width, initial_indent=" " * indent, subsequent_indent=hang)
     ]
+
+
+NAMED = 3  # layers of one reason that are named; how many more there are is said
+
+
+def why_open(shares: Iterable[tuple[str, str, int, Mapping[str, int]]]) -> list[str]:
+    """ "unresolved: the forward rounds its input: offset 34.2%, and 3 more layers", the commonest reason first.
+
+    Parameters
+    ----------
+    shares : of every primal: the layer, "primal" or "output", entries compared, and those left open by the reason;
+        outputs are left out, since what they add is told of the same entries
+    """
+    total: Counter[str] = Counter()
+    found: dict[str, Counter[str]] = {}
+    for layer, kind, entries, unresolved in shares:
+        if kind == "primal":
+            total[layer] += entries
+            for why, count in unresolved.items():
+                found.setdefault(why, Counter())[layer] += count
+    by_size = sorted(found.items(), key=lambda item: (-item[1].total(), item[0]))
+    return [_line(why, {layer: n / total[layer] for layer, n in layers.items()}) for why, layers in by_size]
+
+
+def _line(why: str, parts: Mapping[str, float]) -> str:
+    ordered = sorted(parts.items(), key=lambda item: (-item[1], item[0]))
+    named = [f"{layer} {part:.1%}" if part >= 5e-4 else f"{layer} <0.1%" for layer, part in ordered[:NAMED]]
+    more = [f"{len(ordered) - NAMED} more"] if len(ordered) > NAMED else []
+    return f"{headed(why)}: {', '.join(named + more)}"
+
+
+def headed(why: str) -> str:
+    """How a line begins that says what is unresolved for a reason, if anybody gave one."""
+    return "unresolved" if why == NO_REASON else f"unresolved: {why}"

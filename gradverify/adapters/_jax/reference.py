@@ -17,9 +17,8 @@ from gradverify.adapters._engines.lossy import FEW, UNIT, Held, Lossy, Sought, l
 from gradverify.adapters._jax.closed import Steep
 from gradverify.adapters._jax.engine import Engine, Tape, _precision, import_jax
 from gradverify.adapters._jax.heard import PRODUCTS, Made, Peak, Quiet, Sizes
-from gradverify.adapters._jax.noise import Noise, floats
+from gradverify.adapters._jax.noise import Noise, Ties, floats
 from gradverify.adapters._jax.run import Halves, Run
-from gradverify.adapters._jax.ties import Ties
 
 Array = Any  # numpy.ndarray or jax.Array
 _COPIES = 64  # up to which a loop takes less time than to compile

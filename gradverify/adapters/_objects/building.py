@@ -55,7 +55,8 @@ def build(
     primals, settings = split(declaration)
     label = str(name or getattr(target, "__name__", type(target).__name__))
     primals, lists = listed(label, primals)
-    settings["constants"], fixed = _constants(settings, primals)
+    fixed = tuple(n for n in constants(settings) if n not in primals)  # attributes of the object
+    settings["constants"] = tuple(n for n in constants(settings) if n in primals)
     cls = target if inspect.isclass(target) else None if builds(target) else type(target)
     told = {n: declared_pair(n, spec) for n, spec in (pairs or {}).items()}
     named = frozenset((*primals, *(settings.get("options") or ())))
@@ -150,12 +151,6 @@ def _told(inner: Stateful, label: str, made: Any) -> None:
             f"{label}: backward needs {', '.join(needs)}: if it applies updates, gradverify.adapt.optimiser({label}, "
             f"...) reads gradients from them, with the same declaration; else say what to give it: extra={{{given}}}"
         )
-
-
-def _constants(settings: Mapping[str, Any], primals: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What is declared constant: primals, and attributes of the object."""
-    given = constants(settings)
-    return tuple(n for n in given if n in primals), tuple(n for n in given if n not in primals)
 
 
 def _updated(inner: Stateful, layer: Layer, label: str) -> None:

@@ -6,8 +6,8 @@ import copy
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache, cached_property, partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from gradverify.core.declare import dims
 from gradverify.core.declare.functions import arguments
 from gradverify.core.declare.held import arrays_of, attributes, fetch, own, show, store
 from gradverify.core.errors import DeclarationError
+from gradverify.core.judge import backward_noise
 from gradverify.core.nouns import Array
 
 _DEEP = 6  # attributes of attributes of ..., when an array is replaced wherever the object holds it
@@ -300,45 +301,7 @@ class Original:
             whole = memo.setdefault(id(owner), owner.copy())
             offset = array.__array_interface__["data"][0] - owner.__array_interface__["data"][0]
             memo[id(array)] = np.ndarray(array.shape, array.dtype, whole, offset, array.strides)
-        return _deep(self.instance, memo)
-
-
-_ATOMS = frozenset({int, float, str, bool, type(None)})
-_HEAP = 1 << 9  # of `__flags__`: a class that Python code made
-
-
-@cache
-def _plain(cls: Any) -> bool:
-    """Whether objects of a class are all that their `__dict__` holds: then copying takes a third of the time."""
-    ways = ("__new__", "__reduce__", "__reduce_ex__", "__getstate__")
-    same = all(getattr(cls, way, None) is getattr(object, way, None) for way in ways)
-    own = any(hasattr(cls, way) for way in ("__deepcopy__", "__setstate__", "__slots__"))
-    return same and not own and cls.__dictoffset__ != 0 and bool(cls.__flags__ & _HEAP)
-
-
-def _deep(value: Any, memo: dict[int, Any]) -> Any:
-    """As `copy.deepcopy`, with short ways for arrays, lists, dicts and plain objects."""
-    kind: Any = type(value)
-    made: Any = None
-    if kind in _ATOMS:
-        return value
-    if id(value) in memo:
-        return memo[id(value)]
-    if kind is np.ndarray and not value.dtype.hasobject:
-        made = memo[id(value)] = value.copy("K")
-    elif kind is list:
-        made = memo[id(value)] = []
-        made.extend(_deep(part, memo) for part in value)
-    elif kind is dict and _ATOMS.issuperset(map(type, value)):
-        made = memo[id(value)] = {}
-        made.update((key, _deep(part, memo)) for key, part in value.items())
-    elif kind is tuple:
-        made = tuple(_deep(part, memo) for part in value)
-        made = memo.setdefault(id(value), made)  # it may hold itself, by way of a list
-    elif _plain(kind):
-        made = memo[id(value)] = object.__new__(kind)
-        vars(made).update((name, _deep(part, memo)) for name, part in vars(value).items())
-    return copy.deepcopy(value, memo) if made is None else made
+        return copy.deepcopy(self.instance, memo)
 
 
 def _views(instance: Any) -> Iterator[tuple[Array, Array]]:
@@ -350,3 +313,30 @@ def _views(instance: Any) -> Iterator[tuple[Array, Array]]:
             continue
         if any(a is not array and np.may_share_memory(a, owner) for a in arrays):
             yield array, owner
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A forward that an object has run: what backward may be given besides the cotangents.
+
+    Attributes
+    ----------
+    given : the inputs by name
+    cache : what forward returned behind its outputs
+    """
+
+    instance: Any
+    options: Mapping[str, Any]
+    given: Mapping[str, Array]
+    cache: Any = None
+
+    def nudged(self, rng: np.random.Generator, part: float | None = None) -> Ran:
+        """The same on a copy of the object, all of whose arrays have moved by as much as rounding moves them."""
+        try:
+            instance = Original(self.instance).copy()
+        except (TypeError, ValueError, AttributeError, RuntimeError):  # generators, locks, open files
+            return self
+        for array in arrays_of(instance).values():
+            if isinstance(array, np.ndarray) and array.flags.writeable:
+                array[...] = backward_noise.nudge(array, rng, part)
+        return replace(self, instance=instance, cache=backward_noise.moved(self.cache, rng, part))

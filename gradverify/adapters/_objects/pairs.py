@@ -166,12 +166,8 @@ def _attributes(instance: Any) -> dict[str, Pair]:
         else:
             a, b = ((("attr", name), ("attr", part)) for part in holder)
             found[_identifier(name)] = Pair(_identifier(name), (a,), (b,))
-    return {n: p for n, p in found.items() if not _is_gradient_of_another(p, found)}
-
-
-def _is_gradient_of_another(pair: Pair, found: Mapping[str, Pair]) -> bool:
-    """Whether a value is itself the gradient of another one: dW/ddW beside W/dW."""
-    return any(pair.values[0] in other.gradient for other in found.values() if not callable(other.gradient))
+    gradients = {path for p in found.values() if not callable(p.gradient) for path in p.gradient}
+    return {n: p for n, p in found.items() if p.values[0] not in gradients}  # dW/ddW beside W/dW
 
 
 def _identifier(name: str) -> str:

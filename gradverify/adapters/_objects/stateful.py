@@ -12,9 +12,8 @@ import numpy as np
 
 from gradverify.adapters._chance import forget, generators_of, moved, restore
 from gradverify.adapters._normal import called, parted, required
-from gradverify.adapters._objects.instance import Maker, accepted_by, assign, summed
+from gradverify.adapters._objects.instance import Maker, Ran, accepted_by, assign, summed
 from gradverify.adapters._objects.pairs import Pair, declared_pair, discover
-from gradverify.adapters._objects.ran import Ran
 from gradverify.core.declare import dims
 from gradverify.core.declare.declaration import Backward, Forward
 from gradverify.core.declare.held import fetch

@@ -125,7 +125,8 @@ def undeclared(
     if found.order is not None and set(taken) >= {k for k in found.order if isinstance(k, tuple)}:
         inner.gives = tuple(k if isinstance(k, str) else taken[k] for k in found.order)
     held = inner.maker.target if made is None and inner.maker.is_object else made
-    untried = {} if found.shapes or held is None else _untried(inner, held)
+    arrays = {} if found.shapes or held is None else arrays_of(held)  # what forward took of no example, nobody knows
+    untried = [p for p, a in arrays.items() if isinstance(a, np.ndarray) and not covered(inner, held, p)]
     missing = [
         *(NotVerified(named(p, inner.names), _UNTRIED, blocks=True) for p in untried if not _among(p, constants)),
         *(_missing(found.names[p], w) for p, w in found.weights.items()),
@@ -135,12 +136,6 @@ def undeclared(
     ]
     line = ", ".join(f'{name} "{primals[name]}"' for name in taken.values())
     return ((f"dimensions: {line} (from the object's arrays)",) if line else ()), tuple(missing)
-
-
-def _untried(inner: Stateful, made: Any) -> dict[Path, Any]:
-    """Float arrays of an object whose forward took none of the examples, so that nobody knows what they do."""
-    arrays = {p: a for p, a in arrays_of(made).items() if isinstance(a, np.ndarray)}
-    return {p: a for p, a in arrays.items() if not covered(inner, made, p)}
 
 
 def named(path: Path, taken: Iterable[str]) -> str:

@@ -1,16 +1,19 @@
 """NumPy arrays as torch tensors and back: one memory where that is possible, the same strides in any case.
 
-A backward that mutates its cotangent is found because the tensor shares the array's memory; one that
-takes its cotangent to be row-major is found because the tensor has the array's strides, 0 included.
+A backward that mutates its cotangent is found because the tensor shares the array's memory, or is watched where it is
+a copy; one that takes its cotangent to be row-major is found because the tensor has the array's strides, 0 included.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from gradverify.core.errors import DeclarationError
+from gradverify.core.evaluate.failures import authors_line, error_line
 
 Array = Any  # numpy.ndarray
 Tensor = Any  # torch.Tensor
@@ -104,3 +107,58 @@ def tensors_in(value: Any) -> tuple[Tensor, ...]:
     if hasattr(value, "__dataclass_fields__"):
         return tuple(t for name in value.__dataclass_fields__ for t in tensors_in(getattr(value, name)))
     return ()
+
+
+_GUARDED = 1 << 24  # elements up to which a copy is watched
+
+
+class Watch:
+    """Arrays, and their copies on a device or in another type, whose overwriting the arrays would not show.
+
+    Parameters
+    ----------
+    pairs : arrays and tensors; a tensor that shares its array's memory need not be among them
+    """
+
+    def __init__(self, pairs: Iterable[tuple[Array, Tensor]]) -> None:
+        kinds: dict[object, list[tuple[Array, Tensor]]] = {}
+        for a, t in pairs:
+            if 0 < t.numel() <= _GUARDED:
+                kinds.setdefault(t.dtype, []).append((a, t))
+        # as one tensor of each type: to compare them costs a device one wait
+        self._watched = [(pairs, _joined(pairs)) for pairs in kinds.values()]
+
+    def write_back(self) -> None:
+        """Do to the arrays what was done to the tensors since."""
+        for pairs, before in self._watched:
+            if same(_joined(pairs), before):
+                continue
+            parts = before.split([t.numel() for _, t in pairs])
+            for (a, t), part in zip(pairs, parts):
+                if a.flags.writeable and not same(t.detach().reshape(-1), part):
+                    np.copyto(a, array(t))
+
+
+def _joined(pairs: list[tuple[Array, Tensor]]) -> Tensor:
+    return import_torch().cat([t.detach().reshape(-1) for _, t in pairs])
+
+
+_TRITON = re.compile(r"active drivers|cannot be accessed from Triton", re.IGNORECASE)
+_GPU = re.compile(r"\bcuda|is_cuda|\bGPUs?\b|\bNVIDIA\b", re.IGNORECASE)
+
+
+def elsewhere(error: BaseException, device: Any) -> str | None:
+    """What to do about an error that says that the code needs a GPU; None for any other error.
+
+    Parameters
+    ----------
+    device : where the code's tensors are
+    """
+    if getattr(device, "type", "cpu") != "cpu":
+        return None
+    text = f"{error_line(error)}{authors_line(error)}"  # the line too: assert x.is_cuda
+    if _TRITON.search(text):
+        return 'give device="cuda" where there is a GPU, or set TRITON_INTERPRET=1 before triton is imported'
+    if _GPU.search(text) and not import_torch().cuda.is_available():
+        return "the code asks for a GPU, and torch sees none here"
+    return None

@@ -11,7 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.adapters._torch.arrays import Array, Tensor, array, import_torch, moved, place, tensor, tensors_in
+from gradverify.adapters._torch.arrays import (
+    Array,
+    Tensor,
+    Watch,
+    array,
+    elsewhere,
+    import_torch,
+    moved,
+    place,
+    tensor,
+    tensors_in,
+)
 from gradverify.adapters._torch.direct import (
     fixed,
     laid_out_alike,
@@ -23,8 +34,6 @@ from gradverify.adapters._torch.direct import (
     with_saved_moved,
     without_tape,
 )
-from gradverify.adapters._torch.elsewhere import elsewhere
-from gradverify.adapters._torch.watch import Watch
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.evaluate.failures import ELSEWHERE, error_line
 

@@ -49,7 +49,7 @@ def held(tape: Tape, dtype: Any, watched: Any) -> Held:
 
     Parameters
     ----------
-    watched : see `_torch.heard.Products`; of no type, what is kept is off by more than its rounding already
+    watched : see `_torch.quiet.Products`; of no type, what is kept is off by more than its rounding already
     """
     products, as_large, transforms = tuple(map(_values, watched.found)), watched.sizes, frozenset(watched.transforms)
     known = [t for t in (*tape.leaves.values(), *tape.outputs) if t.is_floating_point()]

@@ -66,7 +66,8 @@ def module_parts(
         module, tuple(inputs), {alias[p]: p for p in drawn}, _takes(module, inputs), _takes(module, (MODE,))
     )
     home = device or next((t.device for t in state.values()), None)
-    if _normalises(module) and settings.get("assume") is None:
+    normalising = import_torch().nn.modules.batchnorm._NormBase
+    if any(isinstance(part, normalising) for part in module.modules()) and settings.get("assume") is None:
         settings["assume"] = _more_than_one_value(called, tuple(primals), home)
     buffers = dict(module.named_buffers())
     floating = [p for p, t in state.items() if p not in drawn and (t.is_floating_point() or t.is_complex())]
@@ -128,11 +129,6 @@ def _has_mode(module: Any) -> bool:
         if ours and code is not None and MODE in code.co_names:
             return True
     return False
-
-
-def _normalises(module: Any) -> bool:
-    kind = import_torch().nn.modules.batchnorm._NormBase
-    return any(isinstance(part, kind) for part in module.modules())
 
 
 def _more_than_one_value(called: Called, names: tuple[str, ...], device: Any) -> Callable[..., bool]:

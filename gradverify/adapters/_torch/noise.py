@@ -41,12 +41,22 @@ from collections.abc import Callable
 from typing import Any
 
 from gradverify.adapters._engines.lossy import FEW, FLOOR, TINY, UNIT, counted
-from gradverify.adapters._torch.apart import decompositions
 from gradverify.adapters._torch.arrays import Tensor, floats, import_torch
-from gradverify.adapters._torch.operations import CUT, EXACT, FOURIER, FUSED, PRODUCTS, SUMS, Terms, spans, terms_of
-from gradverify.adapters._torch.signs import Signs
-from gradverify.adapters._torch.ties import alone
-from gradverify.adapters._torch.ties import moved as decided
+from gradverify.adapters._torch.operations import (
+    CUT,
+    EXACT,
+    FOURIER,
+    FUSED,
+    PRODUCTS,
+    SUMS,
+    Terms,
+    decompositions,
+    of_transform,
+    spans,
+    terms_of,
+)
+from gradverify.adapters._torch.signs import Signs, alone
+from gradverify.adapters._torch.signs import moved as decided
 
 TF32 = "tf32"  # in which a GPU multiplies float32: eleven bits of significand
 _LEAST = 2.0**-25  # what rounding to float16 may take away at the least: half of its smallest number
@@ -155,7 +165,7 @@ def mode(guarded: bool) -> type:
         def transformed(self, axes: Any, result: Tensor) -> Tensor:
             """Off by a few roundings in each of log2 n steps, at the size of all entries together."""
             square, count = result.abs().square(), math.prod(result.shape[axis] for axis in axes)
-            size = square.mean(axes, keepdim=True).sqrt_().mul_(_of_transform(count)).expand_as(square)
+            size = square.mean(axes, keepdim=True).sqrt_().mul_(of_transform(count)).expand_as(square)
             parts, sizes = result, size
             if result.is_complex():
                 parts, sizes = import_torch().view_as_real(result), size.unsqueeze(-1).expand(*size.shape, 2)
@@ -277,7 +287,7 @@ def mode(guarded: bool) -> type:
             if self.transforms:
                 for p, level in zip(found, self.sums(func, args, kwargs, self.level)):
                     if p is not None and (axes := self.transformed_axes(p)):
-                        p.add_(level.amax(axes, keepdim=True) * _of_transform(max(self.transforms)))
+                        p.add_(level.amax(axes, keepdim=True) * of_transform(max(self.transforms)))
             return found if len(found) > 1 else found[0]
 
         def sums(self, func: Any, args: Any, kwargs: Any, size: Callable[[Tensor], Tensor]) -> tuple[Any, ...]:
@@ -385,11 +395,6 @@ def noise(
     vague : whether axes have one entry, so that an elementwise product may stand for a matrix product
     """
     return mode("torch._dynamo" in sys.modules)(dtype, products, seed, elementwise, kept, vague)
-
-
-def _of_transform(count: int) -> float:
-    """What a Fourier transform loses, as a share of the root mean square: a few roundings in each of log2 n steps."""
-    return FEW * UNIT * math.log2(max(2, count))
 
 
 def _unit(dtype: Any) -> float:

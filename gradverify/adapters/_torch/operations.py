@@ -1,10 +1,13 @@
-"""Operations of torch by what they lose, and how many terms each sum has."""
+"""Operations of torch by what they lose, how many terms each sum has, and what fused ones consist of."""
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from gradverify.adapters._engines.lossy import FEW, UNIT
 from gradverify.adapters._torch.arrays import Tensor, import_torch
 
 FUSED = {
@@ -83,3 +86,41 @@ def terms_of(name: str, args: Any, result: Tensor) -> float:
         parts = index if isinstance(index, (tuple, list)) else (index,)
         return max((int(part.numel()) for part in parts if part is not None), default=int(result.numel()))
     return float(max(1, tensors[0].numel() // max(1, result.numel())))
+
+
+@functools.lru_cache(maxsize=1)
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """By overload; for a softmax, torch's own would import sympy, which takes two seconds."""
+    import torch._decomp
+
+    table: dict[Any, Callable[..., Any]] = dict(torch._decomp.decomposition_table)
+    aten: Any = import_torch().ops.aten
+    table[aten._softmax.default] = _softmax
+    table[aten._softmax_backward_data.default] = _softmax_backward
+    table[aten._log_softmax.default] = _log_softmax
+    table[aten._log_softmax_backward_data.default] = _log_softmax_backward
+    return table
+
+
+def _softmax(x: Tensor, dim: int, _: bool) -> Tensor:
+    e = (x - x.amax(dim, keepdim=True)).exp() if x.numel() else x
+    return e / e.sum(dim, keepdim=True)
+
+
+def _softmax_backward(g: Tensor, p: Tensor, dim: int, _: Any) -> Tensor:
+    terms = g * p
+    return terms - p * terms.sum(dim, keepdim=True)
+
+
+def _log_softmax(x: Tensor, dim: int, _: bool) -> Tensor:
+    shifted = x - x.amax(dim, keepdim=True) if x.numel() else x
+    return shifted - shifted.exp().sum(dim, keepdim=True).log()
+
+
+def _log_softmax_backward(g: Tensor, y: Tensor, dim: int, _: Any) -> Tensor:
+    return g - y.exp() * g.sum(dim, keepdim=True)
+
+
+def of_transform(count: int) -> float:
+    """What a Fourier transform loses, as a share of the root mean square: a few roundings in each of log2 n steps."""
+    return FEW * UNIT * math.log2(max(2, count))

@@ -16,11 +16,10 @@ from gradverify.adapters._engines.lossy import FEW, UNIT, Held, Lossy, as_much_a
 from gradverify.adapters._torch import kept as _kept
 from gradverify.adapters._torch.arrays import Array, array, import_torch, tensor
 from gradverify.adapters._torch.engine import Engine, Tape
-from gradverify.adapters._torch.heard import peaks, products_made
 from gradverify.adapters._torch.kept import Kept, Made, Moved, made
 from gradverify.adapters._torch.module import caller
 from gradverify.adapters._torch.noise import noise
-from gradverify.adapters._torch.quiet import quiet, sizes, slopes
+from gradverify.adapters._torch.quiet import peaks, products_made, quiet, sizes, slopes
 from gradverify.core.errors import DeclarationError
 
 _EXACT_ENOUGH = 1e-5  # eps of types in which statistics may be kept

@@ -104,16 +104,13 @@ def mapping(label: str, argument: str, given: Any) -> dict[str, Any]:
 def refusal(layer: Declaration) -> str:
     """Why no case could be drawn, as far as the declaration tells."""
     strategies = [primal.name for primal in layer.primals if primal.domain.strategy is not None]
+    zero = any(axis.kind == "fixed" and not axis.size({}) for primal in layer.primals for axis in primal.dims.axes)
     why = [
         *(["assume refused all that was drawn"] if layer.assume is not None else []),
         *([f"the strategy of {' or '.join(strategies)} gave no element"] if strategies else []),
-        *(["an axis has size 0, which empty=True allows"] if not layer.empty and _fixed_zero(layer) else []),
+        *(["an axis has size 0, which empty=True allows"] if not layer.empty and zero else []),
     ]
     return f"no case could be drawn: {', or '.join(why) or 'no sizes and values fit the dimensions and domains'}"
-
-
-def _fixed_zero(layer: Declaration) -> bool:
-    return any(axis.kind == "fixed" and not axis.size({}) for primal in layer.primals for axis in primal.dims.axes)
 
 
 def _mentioned(layer: Declaration, constants: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from gradverify.core.diagnose import add, variants
-from gradverify.core.diagnose.evidence import ANYWHERE, Evidence
+from gradverify.core.diagnose.evidence import Evidence
 from gradverify.core.diagnose.probe import NOTHING, Probe
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
@@ -39,7 +39,8 @@ def dropped(evidence: Evidence) -> Diagnosis | None:
     if place is None:
         text = f"{d} is exactly zero in every entry that is wrong{evidence.given}, and right in the others"
         return Diagnosis("dropped", "DROPPED", text, Fit.PART, cases)
-    text = f"{d} is exactly zero at {place}{evidence.given}, and right elsewhere"
+    why = ", as where a loop, a block or an index ends one too early" if "last" in place else ""
+    text = f"{d} is exactly zero at {place}{evidence.given}, and right elsewhere{why}"
     return Diagnosis("dropped", "DROPPED", text, Fit.FORM, {**cases, "place": place})
 
 
@@ -53,28 +54,8 @@ def _wrong_are_zero(evidence: Evidence, probe: Probe) -> bool:
     return bool(wrong.any()) and not np.any(a[wrong]) and not wrong.all()
 
 
-@add("end_lost", "SHAPE", ANYWHERE)
-def end_lost(evidence: Evidence) -> Diagnosis | None:
-    """Only the last entry, or the last place of an axis, is exactly zero: something ends one too early."""
-    if not evidence.everywhere(partial(_wrong_are_zero, evidence)):
-        return None
-    d = f"the gradient of {evidence.primal}"
-    if evidence.everywhere(partial(_last_entry, evidence)) and evidence.probes[0].wrong(evidence.primal).ndim > 1:
-        text = f"{d} is exactly zero in its very last entry only{evidence.given}, as when an index ends one too early"
-        return Diagnosis("end_lost", "INDEX", text, Fit.SOME)
-    place = _place(evidence)
-    if place is None or not place.startswith("the last"):
-        return None
-    text = f"{d} is exactly zero at {place} only{evidence.given}, as when a loop or a block ends one too early"
-    return Diagnosis("end_lost", "SHAPE", text, Fit.FORM)
-
-
-def _last_entry(evidence: Evidence, probe: Probe) -> bool:
-    return bool(np.array_equal(np.flatnonzero(probe.wrong(evidence.primal)), [probe.wrong(evidence.primal).size - 1]))
-
-
 def _place(evidence: Evidence) -> str | None:
-    """Where all zeros are, whatever the values: the last, the first or other places of an axis, in full."""
+    """Where all zeros are, whatever the values: the last, the first or other places of an axis, or the last entry."""
     if evidence.situation.needs == "values":
         return None
     labels = evidence.probes[0].labels(evidence.primal)
@@ -89,7 +70,8 @@ def _place(evidence: Evidence) -> str | None:
             return f"the first place of {label}"
         if all(0 < len(h) < n for h, n in hits):
             return f"some places of {label} ({', '.join(map(str, hits[0][0][:8]))} of {hits[0][1]})"
-    return None
+    wrong = [probe.wrong(evidence.primal).ravel() for probe in evidence.probes]
+    return "its very last entry" if all(w.sum() == 1 and w[-1] for w in wrong) else None
 
 
 def _of_other_values(evidence: Evidence, axis: int, probe: Probe) -> list[int] | None:

@@ -8,7 +8,7 @@ its cases are what a signature must explain, every one of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, islice, permutations
@@ -143,6 +143,11 @@ class Evidence:
                 return probe.fails(self.finding.primal)
         except LayerFailure:
             return False
+
+    def failing_at(self, sizes: Iterable[Mapping[str, Any]]) -> tuple[Probe, ...]:
+        """Plain cases of such sizes, one draw for each, on which backward gives a gradient and it is wrong."""
+        made = (self.probe(self.plain(draw, sizes=chosen)) for draw, chosen in enumerate(sizes))
+        return tuple(p for p in made if p is not None and self.wrong(p) and self.primal in p.analytic)
 
     def fails(self, case: Case | None) -> bool:
         """Whether the gradient of the finding's primal is wrong on a case; False where there is none."""

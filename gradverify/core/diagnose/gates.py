@@ -53,8 +53,7 @@ def _one_step(evidence: Evidence) -> tuple[Probe, ...]:
     time = time_axis(evidence)
     if time is None:
         return evidence.probes
-    found = [evidence.probe(evidence.plain(draw, sizes={time: 1})) for draw in range(2)]
-    return tuple(p for p in found if p is not None and evidence.wrong(p)) or evidence.probes
+    return evidence.failing_at([{time: 1}, {time: 1}]) or evidence.probes
 
 
 def _in_blocks(evidence: Evidence, probes: tuple[Probe, ...], name: str, axis: int, count: int) -> Diagnosis | None:

@@ -11,6 +11,7 @@ import numpy as np
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import ANYWHERE, Evidence
 from gradverify.core.diagnose.probe import CLOSE, NOTHING, Probe, close
+from gradverify.core.diagnose.scaled import ratio_of
 from gradverify.core.judge.facts import best_ratio
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
@@ -35,13 +36,8 @@ def moves(labels: tuple[str, ...], shape: tuple[int, ...]) -> Iterator[tuple[str
 
 def _twins(evidence: Evidence) -> tuple[Probe, ...]:
     """Cases where two axes of the primal have one size, so that a transposition keeps the shape."""
-    return tuple(p for p in (_square(evidence, draw) for draw in range(2)) if evidence.wrong(p) and p is not None)
-
-
-def _square(evidence: Evidence, draw: int) -> Probe | None:
     names = variants.axis_names(evidence.layer)
-    size = 3 + draw
-    return evidence.probe(evidence.plain(draw, sizes=variants.grouped(dict.fromkeys(names, size))))
+    return evidence.failing_at(variants.grouped(dict.fromkeys(names, 3 + draw)) for draw in range(2))
 
 
 @add("moved", "INDEX", ANYWHERE)
@@ -81,8 +77,7 @@ def _many(evidence: Evidence) -> Sequence[Probe]:
     axes = [n for axis in evidence.layer.primal(evidence.primal).dims.axes for n in axis.names]
     if len(axes) > 1 or evidence.situation.needs == "sizes":
         return evidence.probes
-    made = (evidence.probe(evidence.plain(draw, sizes=dict.fromkeys(axes, _SEVERAL + 1 + draw))) for draw in range(2))
-    return [p for p in made if p is not None and evidence.wrong(p) and evidence.primal in p.analytic] or evidence.probes
+    return evidence.failing_at(dict.fromkeys(axes, _SEVERAL + 1 + draw) for draw in range(2)) or evidence.probes
 
 
 def _same_numbers(evidence: Evidence, probe: Probe) -> bool:
@@ -129,8 +124,8 @@ def swapped(evidence: Evidence) -> Diagnosis | None:
             if other == evidence.primal or not probes:
                 continue
             mine = _times(probes, evidence.primal, other)
-            if mine is None or evidence.everywhere(partial(_has_factor, evidence), probes):
-                continue
+            if mine is None or evidence.everywhere(lambda p: ratio_of(evidence, p) is not None, probes):
+                continue  # it is its own right gradient times a number, which is simpler
             theirs = _times(probes, other, evidence.primal)
             d = f"the gradient of {evidence.primal}"
             most = all(p.wrong(evidence.primal).mean() > 0.5 for p in probes)
@@ -155,13 +150,6 @@ def _times(probes: tuple[Probe, ...], name: str, other: str) -> float | None:
     several = len(found) > 1 and all(np.count_nonzero(p.numerical(other)) > 2 for p in probes)
     same = max(found) - min(found) <= CLOSE * abs(found[0])
     return found[0] if set(found) == {1.0} or (several and same) else None
-
-
-def _has_factor(evidence: Evidence, probe: Probe) -> bool:
-    """Whether it is its own right gradient times a number, which is simpler."""
-    a, n = evidence.pair(probe)
-    ratio, _ = best_ratio(a.ravel(), n.ravel())
-    return bool(np.isfinite(ratio)) and close(a, ratio * n)
 
 
 def _besides(name: str, mine: float, other: str, theirs: float | None) -> str:

@@ -64,9 +64,7 @@ def _small_enough(evidence: Evidence) -> Sequence[Probe]:
     """Cases on which it fails, of smaller sizes where one has too many outputs."""
     if all(_outputs(probe) <= _MOST for probe in evidence.probes) or evidence.situation.needs == "sizes":
         return evidence.probes
-    made = (evidence.probe(evidence.plain(k, sizes=variants.small(evidence.layer, k))) for k in range(DRAWS))
-    found = [p for p in made if p is not None and evidence.wrong(p) and evidence.primal in p.analytic]
-    return found or evidence.probes
+    return evidence.failing_at(variants.small(evidence.layer, k) for k in range(DRAWS)) or evidence.probes
 
 
 def _jacobians(evidence: Evidence, probe: Probe) -> Jacobians | None:

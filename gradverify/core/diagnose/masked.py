@@ -88,7 +88,8 @@ def repeats(evidence: Evidence) -> Diagnosis | None:
                 continue  # an option, such as an index that is left out, then tells more
             cases = [change(evidence, p.case, primal.name) for p in evidence.situation.failing]
             if evidence.holds(*cases):
-                last = "; it holds the last contribution alone" if change is _distinct and _assigned(evidence) else ""
+                assigned = change is _distinct and evidence.everywhere(partial(by_entry, evidence, -1))
+                last = "; it holds the last contribution alone" if assigned else ""
                 counted = not mixed and _all_there(evidence)
                 text = (
                     f"the gradient of {evidence.primal} is right where in {primal.name} {words}, and wrong where "
@@ -105,10 +106,6 @@ def _all_there(evidence: Evidence) -> bool:
     pairs = jacobians(evidence)
     told = bool(pairs) and all(len(j.numerical) > 1 for j in pairs)  # of one output, all is there
     return told and not any((j.gone("analytic") & j.there("numerical")).any() for j in pairs)
-
-
-def _assigned(evidence: Evidence) -> bool:
-    return evidence.everywhere(partial(by_entry, evidence, -1))
 
 
 def _alike(evidence: Evidence, case: Case, name: str) -> Case | None:

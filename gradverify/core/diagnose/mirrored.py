@@ -1,4 +1,4 @@
-"""Signatures of a primal that stands transposed, or flipped: right where it is its own mirror image."""
+"""Signatures of a primal that stands transposed, flipped or for another: right where both are the same."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def order(evidence: Evidence) -> Diagnosis | None:
         equal = [changed(p.case, {two: p.case.primals[one]}) for p in evidence.probes]
         diagonal, even = (
             [changed(p.case, {n: change(p.case.primals[n]) for n in (one, two)}) for p in evidence.probes]
-            for change in (_diagonal, _even)
+            for change in (_diagonal, partial(_with_transpose, _mean))
         )
         if evidence.holds(*equal, *diagonal) and all(map(evidence.fails, even)):
             text = (
@@ -89,19 +89,20 @@ def where_symmetric(evidence: Evidence) -> Iterator[tuple[str, str]]:
     """Square primals that, made symmetric, make the gradient right, and what they are then in words."""
     for name in _square(evidence, also_discrete=True):
         domain = evidence.layer.primal(name).domain
-        ways: Sequence[Change] = (_least, _most) if domain.discrete else (_even,)
+        kinds = (np.minimum, np.maximum) if domain.discrete else (_mean,)
+        ways: Sequence[Change] = [partial(_with_transpose, kind) for kind in kinds]
         if _right(evidence, name, ways):
             yield name, "symmetric"
         elif domain.name in ("mask", "bool") and _right(evidence, name, (_others,)):
             yield name, "symmetric, with as many in each row"
 
 
-def _least(a: Array) -> Array:
-    return np.minimum(a, np.swapaxes(a, -1, -2))
+def _with_transpose(kind: Callable[[Array, Array], Array], a: Array) -> Array:
+    return kind(a, np.swapaxes(a, -1, -2))
 
 
-def _most(a: Array) -> Array:
-    return np.maximum(a, np.swapaxes(a, -1, -2))
+def _mean(a: Array, b: Array) -> Array:
+    return np.asarray((a + b) / 2)
 
 
 def _others(a: Array) -> Array:
@@ -111,10 +112,6 @@ def _others(a: Array) -> Array:
 
 def _diagonal(a: Array) -> Array:
     return np.asarray(a * np.eye(a.shape[-1]))
-
-
-def _even(a: Array) -> Array:
-    return np.asarray((a + np.swapaxes(a, -1, -2)) / 2)
 
 
 @add("flipped", "INDEX", PLAIN)
@@ -147,3 +144,52 @@ def _right(evidence: Evidence, name: str, ways: Sequence[Change]) -> bool:
     failing = evidence.situation.failing
     made = (variants.but(evidence.layer, probe.case, name, way) for probe in failing for way in ways)
     return bool(failing) and evidence.holds(*made)
+
+
+@add("constant_along", "INDEX", PLAIN, probes=True)
+def constant_along(evidence: Evidence) -> Diagnosis | None:
+    """Right where another primal is the same at all places of one axis: the place whose value is taken is another.
+
+    Not where the primal itself is: a softmax, or a variance, of what is constant has lost its own terms.
+    """
+    real = (p.name for p in evidence.layer.primals if p.domain.kind == "real" and not p.domain.discrete)
+    for name in (n for n in real if n != evidence.primal):
+        for axis, label in enumerate(evidence.layer.primal(name).dims.labels(np.ndim(evidence.case.primals[name]))):
+            cases = [variants.but(evidence.layer, p.case, name, partial(_first, axis)) for p in evidence.probes]
+            several = all(np.shape(p.case.primals[name])[axis] > 1 for p in evidence.probes)
+            if several and evidence.holds(*cases):
+                along = f"axis {axis}" if label.isdigit() else label
+                text = (
+                    f"the gradient of {evidence.primal} is right where {name} is the same at all places along {along}"
+                    f"{evidence.given}, and wrong elsewhere: the value of one place is taken for that of another, or "
+                    "what comes of their difference is wrong"
+                )
+                return Diagnosis("constant_along", "INDEX", text, Fit.FORM, {"cases": len(cases)})
+    return None
+
+
+@add("one_for_another", "INDEX", PLAIN, probes=True)
+def one_for_another(evidence: Evidence) -> Diagnosis | None:
+    """Right where two primals of one shape are equal: one is taken for the other."""
+    for one, other in _pairs(evidence):
+        cases = [variants.with_arrays(evidence.layer, p.case, {other: p.case.primals[one]}) for p in evidence.probes]
+        if evidence.holds(*cases):
+            text = (
+                f"the gradient of {evidence.primal} is right where {one} and {other} are the same{evidence.given}, and "
+                "wrong elsewhere: one of them, or what is made of it, is taken for the other, or a term that vanishes "
+                "there is wrong"
+            )
+            return Diagnosis("one_for_another", "INDEX", text, Fit.SOME, {"cases": len(cases)})
+    return None
+
+
+def _pairs(evidence: Evidence) -> Iterator[tuple[str, str]]:
+    kinds = {
+        p.name: ([axis.text for axis in p.dims.axes], p.domain.kind, p.domain.discrete and p.domain)
+        for p in evidence.layer.primals
+    }
+    return ((one, other) for one, other in combinations(kinds, 2) if kinds[one] == kinds[other])
+
+
+def _first(axis: int, array: Array) -> Array:
+    return np.broadcast_to(np.take(array, [0], axis), array.shape)

@@ -1,4 +1,4 @@
-"""Signatures of products x @ W: one wrong gradient of it behind those of both, or a transpose that is missing."""
+"""Signatures of products x @ W: one wrong gradient of it behind those of both, or a transpose inside that is wrong."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.core.diagnose import add, variants
-from gradverify.core.diagnose.evidence import ANYWHERE, PLAIN, Evidence
+from gradverify.core.diagnose.evidence import PLAIN, Evidence
 from gradverify.core.diagnose.probe import Probe, close
 from gradverify.core.nouns import Case, Diagnosis, Fit
 
@@ -24,21 +24,6 @@ def product(evidence: Evidence) -> Diagnosis | None:
             text = f"the gradients of {x} and {W} are both what one wrong gradient of {said} makes of them"
             text += f"{evidence.given}: the mistake lies between {said} and the output"
             return Diagnosis("product", "TERM", text, Fit.PART, {"cases": len(evidence.probes)})
-    return None
-
-
-@add("untransposed", "INDEX", ANYWHERE, probes=True)
-def untransposed(evidence: Evidence) -> Diagnosis | None:
-    """The gradient of x is d @ W, where d @ W.T is right; a square W lets it pass."""
-    for x, W, turned in _pairs(evidence):
-        square = len({axis.text for axis in evidence.layer.primal(W).dims.axes}) == 1
-        if evidence.primal == x and square and evidence.everywhere(partial(_other_side, x, W, turned)):
-            wrong, right = (f"{W}.T", W) if turned else (W, f"{W}.T")
-            text = (
-                f"the gradient of {x} is d @ {wrong} where it must be d @ {right}{evidence.given}: a transpose is "
-                f"{'too much' if turned else 'missing'}, which a square {W} lets pass"
-            )
-            return Diagnosis("untransposed", "INDEX", text, Fit.LAW, {"cases": len(evidence.probes)})
     return None
 
 
@@ -120,16 +105,3 @@ def _one_gradient(x: str, W: str, turned: bool, probe: Probe) -> bool:
     rest = wanted - rows.T @ d
     reached = rows.T @ np.linalg.pinv(rows.T) @ rest @ (np.eye(right.shape[1]) - right.T @ back)
     return close(d @ right.T, behind) and close(rows.T @ d + reached, wanted)
-
-
-def _other_side(x: str, W: str, turned: bool, probe: Probe) -> bool:
-    """Whether the d of the right gradient d W^T, shape (N, D), makes d W of the one that came, W being square."""
-    if any(np.iscomplexobj(probe.case.primals[name]) for name in (x, W)):
-        return False
-    right = np.asarray(probe.case.primals[W], float)
-    right = right.T if turned else right
-    wrong, true = probe.analytic[x], probe.numerical(x)
-    if np.array_equal(right, right.T) or wrong.shape[-1:] != right.shape[:1]:
-        return False
-    d = np.linalg.lstsq(right, true.reshape(-1, len(right)).T, rcond=None)[0].T
-    return close(d @ right, wrong.reshape(-1, len(right))) and close(d @ right.T, true.reshape(-1, len(right)))

@@ -8,7 +8,7 @@ import numpy as np
 
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import PLAIN, Evidence
-from gradverify.core.nouns import Case, Diagnosis, Fit
+from gradverify.core.nouns import Diagnosis, Fit
 
 _LENGTHS = range(1, 9)  # sizes that are tried: a law of parity or of a block of 4 shows among them
 
@@ -32,21 +32,19 @@ def sizes(evidence: Evidence) -> Diagnosis | None:
             f"{evidence.sound} for {name} = {_list(right)}"
         )
         if max(right) == 2 < min(wrong):
-            bug_class, cause = _of_two(name, _goes_on(evidence, name))
+            bug_class, cause = _of_two(evidence, name)
             text, fit = f"{text}, as where {cause}", Fit.FORM
         return Diagnosis("sizes", bug_class, text, fit, {"wrong": wrong, "right": right})
     return None
 
 
-def _goes_on(evidence: Evidence, name: str) -> bool:
-    """Whether a primal that lies along the axis is wrong: then it is not what is added up over it alone."""
+def _of_two(evidence: Evidence, name: str) -> tuple[str, str]:
+    """What two places hide and three do not: the class, and the cause in words.
+
+    Where a primal that lies along the axis is wrong, it is not what is added up over it alone.
+    """
     along = [p.name for p in evidence.layer.differentiable if name in p.dims.names]
-    return evidence.primal in along or any(probe.wrong(n).any() for probe in evidence.probes for n in along)
-
-
-def _of_two(name: str, along: bool) -> tuple[str, str]:
-    """What two places hide and three do not: the class, and the cause in words."""
-    if along:
+    if evidence.primal in along or any(probe.wrong(n).any() for probe in evidence.probes for n in along):
         return "INDEX", "an order, a direction or what goes on from place to place is wrong, which two places hide"
     return "OVERWRITE", f"what several places along {name} contribute is lost, or added up wrongly"
 
@@ -57,15 +55,11 @@ def _scan(evidence: Evidence, name: str, draw: int) -> tuple[list[int], list[int
     for n in _LENGTHS:
         case = evidence.plain(draw, sizes={name: n})
         probe = evidence.probe(case)
-        if probe is None or not _has(evidence, probe.case, name, n):
+        sizes = {} if probe is None else evidence.layer.named_sizes(probe.case.primals, probe.case.options) or {}
+        if probe is None or sizes.get(name) != n:
             continue
         (wrong if evidence.wrong(probe) else right).append(n)
     return wrong, right
-
-
-def _has(evidence: Evidence, case: Case, name: str, n: int) -> bool:
-    sizes = evidence.layer.named_sizes(case.primals, case.options) or {}
-    return bool(sizes.get(name) == n)
 
 
 def _pattern(wrong: Sequence[int], right: Sequence[int]) -> tuple[str, str, Fit] | None:

@@ -171,19 +171,13 @@ def stretched(evidence: Evidence) -> Diagnosis | None:
     primal = evidence.layer.primal(evidence.primal)
     if not any(axis.optional for axis in primal.dims.axes):
         return None
-    words = _stretched_places(evidence)
+    held = (which for which, k in (("first", 0), ("last", -1)) if evidence.everywhere(partial(_one_place, evidence, k)))
+    words = next((f"; it holds the {which} place of those to be summed" for which in held), "")
     text = (
         f"the gradient of {evidence.primal} is right where no axis is broadcast, and wrong where {evidence.primal} is "
         f"stretched: it is not summed over the axes along which it was broadcast{words}"
     )
     return Diagnosis("stretched", "UNBROADCAST", text, Fit.PLACES, {"cases": len(evidence.probes)})
-
-
-def _stretched_places(evidence: Evidence) -> str:
-    for which, k in (("first", 0), ("last", -1)):
-        if evidence.everywhere(partial(_one_place, evidence, k)):
-            return f"; it holds the {which} place of those to be summed"
-    return ""
 
 
 def _one_place(evidence: Evidence, place: int, probe: Probe) -> bool:

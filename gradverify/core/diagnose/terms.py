@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain, combinations
 
 import numpy as np
 
+from gradverify.core import evaluate
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import ANYWHERE, PLAIN, Evidence
 from gradverify.core.diagnose.probe import CLOSE, NOTHING, Probe, close
 from gradverify.core.diagnose.scaled import ratios
 from gradverify.core.diagnose.valued import changed
-from gradverify.core.nouns import Array, Diagnosis, Fit
+from gradverify.core.nouns import Array, Case, Diagnosis, Fit, Stream
 
 _SEVERAL = 5  # entries on either side of a bound
 _CLEAR = 1e-3  # of an entry, that it may be off by to be right
@@ -39,17 +40,12 @@ def span(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-def _wide(evidence: Evidence) -> list[Probe]:
+def _wide(evidence: Evidence) -> Sequence[Probe]:
     """Cases with axes long enough that lying in a span says something; the plain ones where sizes cannot be chosen."""
     tokens = evidence.layer.primal(evidence.primal).dims.axes
     free = [n for axis in tokens for n in axis.names if n not in evidence.layer.options]
-    found = []
-    for draw, lengths in enumerate(((5, 6, 4, 5), (6, 4, 5, 4))):
-        sizes = variants.grouped(dict(zip(free, lengths)))
-        probe = evidence.probe(evidence.plain(draw, sizes=sizes)) if evidence.situation.equal is None else None
-        if probe is not None and evidence.wrong(probe) and probe.analytic.get(evidence.primal) is not None:
-            found.append(probe)
-    return found or list(evidence.probes)
+    lengths = ((5, 6, 4, 5), (6, 4, 5, 4)) if evidence.situation.equal is None else ()
+    return evidence.failing_at(variants.grouped(dict(zip(free, some))) for some in lengths) or evidence.probes
 
 
 def _diagnosis(evidence: Evidence, names: str, words: str, kinds: tuple[str, ...]) -> Diagnosis:
@@ -242,3 +238,56 @@ def _of_upstream(evidence: Evidence, probe: Probe) -> float | None:
             if abs(c) > CLOSE and close(a, n + c * dy):
                 return c
     return None
+
+
+_SAME = 1e-9  # relative change of outputs that counts as none
+
+
+@add("invariant", "TERM", PLAIN, probes=True)
+def invariant(evidence: Evidence) -> Diagnosis | None:
+    """Adding one number along an axis changes no output, and yet the gradient tells of it.
+
+    A softmax does not see a number that is added to all of its scores, nor a norm one that is added to all it norms. So
+    the right gradient adds up to zero there, and gradients of other primals stay what they are; both hold because one
+    term takes away what another gives, and are lost with either of them.
+    """
+    for name in (evidence.primal, *(n for n in evidence.differentiable if n != evidence.primal)):
+        for axis, label in enumerate(evidence.probes[0].labels(name)):
+            if not evidence.everywhere(partial(_broken, evidence, name, axis)):
+                continue
+            own = name == evidence.primal
+            right = f"adds up to 0 along {label}" if own else f"of {evidence.primal} stays the same"
+            text = (
+                f"adding one number to {name} at all places along {label} changes no output, so the right gradient "
+                f"{right}; that of backward does not: a term is missing or wrong{evidence.given}"
+            )
+            return Diagnosis("invariant", "TERM", text, Fit.VAGUE, {"of": name, "along": label})
+    return None
+
+
+def _broken(evidence: Evidence, name: str, axis: int, probe: Probe) -> bool:
+    """Whether outputs stay what they are when numbers are added along an axis, and the analytic gradient does not."""
+    array = np.asarray(probe.case.primals[name])
+    if array.dtype.kind != "f" or array.ndim <= axis or array.shape[axis] < 2:
+        return False
+    rng = probe.case.rng(Stream.LIFTED)
+    shape = tuple(1 if k == axis else n for k, n in enumerate(array.shape))
+    lifted = variants.but(probe.layer, probe.case, name, lambda a: a + rng.uniform(0.5, 1.0, shape))
+    uneven = variants.but(probe.layer, probe.case, name, lambda a: a + rng.uniform(0.5, 1.0, a.shape))
+    if lifted is None or uneven is None or not _same_outputs(probe, lifted) or _same_outputs(probe, uneven):
+        return False
+    analytic = probe.analytic[evidence.primal]
+    if name == evidence.primal:
+        sums, sizes = np.abs(analytic.sum(axis)), np.abs(analytic).sum(axis)
+        return bool(np.max(sums) > 1e-3 * np.max(sizes)) and _adds_up(probe.numerical(name), axis)
+    there = evidence.probe(lifted)
+    return there is not None and not close(there.analytic[evidence.primal], analytic, 1e-3)
+
+
+def _adds_up(gradient: Array, axis: int) -> bool:
+    return bool(np.max(np.abs(gradient.sum(axis))) <= CLOSE * np.max(np.abs(gradient).sum(axis)))
+
+
+def _same_outputs(probe: Probe, case: Case) -> bool:
+    outputs = evaluate.run(probe.layer, evaluate.copies(case.primals), case.options).outputs
+    return all(close(a, b, _SAME) for a, b in zip(outputs, probe.outputs))

@@ -161,7 +161,9 @@ class Drawing:
         alone = sum(not p.domain.discrete for p in self.layer.primals) == 1
         far = values.ABSORBING if alone and self.dtype == np.float64 else ()
         manner = values.draw_manner(knobs, self.constants, low=self.regime.dtype is not None)
-        borders = (0.0, 1.0, -1.0, *(s * c for c in (*self.constants, *_lasts(sizes)) for s in (1.0, -1.0)))
+        # the last place of each axis is a border for layers that look things up at coordinates
+        lasts = {float(n - 1) for n in sizes.values() if isinstance(n, int) and n > 2}
+        borders = (0.0, 1.0, -1.0, *(s * c for c in (*self.constants, *lasts) for s in (1.0, -1.0)))
         raw: dict[str, Any] = {}
         for k, primal in self._primals(found):
             shape, domain = found[primal.name], primal.domain
@@ -242,8 +244,3 @@ def _elements(draw: Draw, strategy: st.SearchStrategy[Any], seed: int, stream: i
         )
     order = np.arange(count) if count <= _FEW else values.order(seed, stream, count, _FEW)
     return drawn[order].reshape(shape)
-
-
-def _lasts(sizes: Mapping[str, Any]) -> set[float]:
-    """The last place of each axis, a border for layers that look things up at coordinates."""
-    return {float(n - 1) for n in sizes.values() if isinstance(n, int) and n > 2}

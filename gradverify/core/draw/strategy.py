@@ -54,7 +54,8 @@ def drawing_of(
     tables : of the sizes that `assume` allows, which are the same in each regime: found once for all who share them
     """
     kind = Production if regime.production else Drawing
-    return kind(layer, regime, _lower(regime.dtype, dtype), eps, target, tables)
+    lower = min((np.dtype(name) for name in (regime.dtype, dtype) if name), key=lambda t: t.itemsize)
+    return kind(layer, regime, lower, eps, target, tables)
 
 
 def decoding(
@@ -67,8 +68,3 @@ def decoding(
     """
     drawing = drawing_of(layer, regime, **how)
     return (drawing.lengths, drawing.alone) if drawing.closed else None
-
-
-def _lower(wanted: str | None, checked: str) -> np.dtype[Any]:
-    """The type that a property wants, or that of the check where that is lower still."""
-    return min((np.dtype(name) for name in (wanted, checked) if name), key=lambda t: t.itemsize)

@@ -7,7 +7,7 @@ primal follows it or has its own; then a few single entries are replaced ("plant
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -263,7 +263,8 @@ def special_reals(
     ties = np.floor(3.0 * chance) - 1.0
     pools = {"borders": borders, "saturation": (0.0, *_SATURATION), "mixed": (0.0, *borders, *_SATURATION)}
     if regime in pools:
-        return _from(pools[regime], chance)
+        pool = np.asarray(pools[regime])
+        return pool[np.minimum((chance * pool.size).astype(int), pool.size - 1)]
     if regime == "absorbing" and far:
         return far[rows % len(far)] + ties
     if regime == "zeros":
@@ -282,10 +283,6 @@ def special_reals(
     if regime == "identity" and len(shape) > 1:
         return np.broadcast_to(np.eye(shape[-2], shape[-1]), shape).copy()
     return ties
-
-
-def _from(pool: Sequence[float], chance: Array) -> Array:
-    return np.asarray(pool)[np.minimum((chance * len(pool)).astype(int), len(pool) - 1)]
 
 
 def fits(primal: Primal, array: Array, sizes: Mapping[str, Any]) -> bool:

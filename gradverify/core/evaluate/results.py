@@ -28,20 +28,16 @@ def forwarded(layer: Layer, result: Any) -> tuple[tuple[Array, ...], Any]:
 
 def _two(layer: Layer, result: Any) -> tuple[Any, Any]:
     if not (isinstance(result, tuple) and len(result) == 2):
+        several = isinstance(result, tuple) and len(result) > 2  # as in `return h, c, cache`
         raise LayerFailure(
             "outputs",
             "forward",
             f"forward of {layer.name!r} must return (outputs, saved), a tuple of two; it returned {described(result)}"
-            + _cached(result),
+            + (
+                "; where the last is what backward needs, write adapt.cached(forward, backward, ...)" if several else ""
+            ),
         )
     return tuple(result)
-
-
-def _cached(result: Any) -> str:
-    """What to do where the cache is the last of several, as in `return h, c, cache`."""
-    if not isinstance(result, tuple) or len(result) < 3:
-        return ""
-    return "; where the last is what backward needs, write adapt.cached(forward, backward, ...)"
 
 
 def outputs_of(layer: Layer, raw: Any) -> tuple[Array, ...]:

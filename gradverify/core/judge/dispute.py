@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gradverify.core.differentiate.kinks import crowded, has_corner, has_kink, ties
 from gradverify.core.differentiate.point import Point
+from gradverify.core.differentiate.sides import crowded, has_corner, has_kink, ties
 from gradverify.core.nouns import DISAGREES, UNRESOLVED, Array, Case
 
 

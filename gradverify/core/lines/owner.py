@@ -1,15 +1,22 @@
-"""Whose code it is: the author's, a library's, or code that has no source."""
+"""Whose code it is: the author's, a library's or without source; its arguments that keep one value in every case."""
 
 from __future__ import annotations
 
+import ast
+import inspect
 import linecache
 import os
 import sysconfig
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FunctionType
+from typing import Any
 
-from gradverify.core.declare.authored import roots
+from gradverify.core.declare.authored import behind, contents, foreign, ours, roots
 from gradverify.core.declare.layer import Layer
+from gradverify.core.lines.places import source_of
+from gradverify.core.summarise.lines_ran import Fixed
 
 _HERE = str(Path(__file__).absolute().parents[2])  # gradverify itself
 _PATHS = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
@@ -58,3 +65,54 @@ def _never(name: str) -> bool:
 
 def _source(name: str) -> bool:
     return not name.startswith("<frozen") and bool(linecache.getlines(name))
+
+
+_DEEP = 4  # steps through what stands between a layer and the author's code
+
+
+def fixed(layer: Layer) -> tuple[Fixed, ...]:
+    """Arguments of forward and backward that are neither primals nor options, and have a value nevertheless.
+
+    Nothing is known of other values, and no line tells it: what is multiplied by 0 runs all the same.
+    """
+    given = {*layer.primal_names, *layer.options}
+    found: dict[Fixed, None] = {}
+    for role in ("forward", "backward"):
+        for function, bound in _called(getattr(layer, role), _DEEP):
+            for name, value in {**_defaults(function), **bound}.items():
+                lines = _uses(function, name)
+                if name not in given and lines and isinstance(value, (bool, int, float, str, type(None))):
+                    found[Fixed(role, function.__code__.co_filename, lines, name, repr(value))] = None
+    return tuple(found)
+
+
+def _called(value: Any, deep: int) -> Iterator[tuple[FunctionType, Mapping[str, Any]]]:
+    """The author's functions that are called with the arrays, and what `partial` gives them besides."""
+    if isinstance(value, partial):
+        for function, bound in _called(value.func, deep):
+            yield function, {**bound, **value.keywords}  # those that it does not read have no lines
+    elif deep and ours(value):
+        for part in behind(value):
+            if isinstance(part, (FunctionType, partial)) or ours(part):
+                yield from _called(part, deep - 1)
+    elif isinstance(value, FunctionType) and not foreign(value):
+        yield value, {}
+        inner = inspect.unwrap(value)
+        within = [inner] if inner is not value else [contents(cell) for cell in value.__closure__ or ()]
+        hands_on = value.__code__.co_flags & inspect.CO_VARKEYWORDS  # arguments of any name, as decorators do
+        for part in within if deep and hands_on else ():
+            if isinstance(part, (FunctionType, partial)) or ours(part):
+                yield from _called(part, deep - 1)
+
+
+def _defaults(function: FunctionType) -> dict[str, Any]:
+    parameters = inspect.signature(function, follow_wrapped=False).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def _uses(function: FunctionType, name: str) -> tuple[int, ...]:
+    """The lines of a function that read an argument."""
+    source = source_of(function.__code__.co_filename)
+    first, last = function.__code__.co_firstlineno, max((n for *_, n in function.__code__.co_lines() if n), default=0)
+    names = (n for n in source.names if first <= n.lineno <= last and n.id == name)
+    return tuple(sorted({source.starts.get(n.lineno, n.lineno) for n in names if isinstance(n.ctx, ast.Load)}))

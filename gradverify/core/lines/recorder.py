@@ -16,8 +16,7 @@ from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.evaluate.limits import TRIAL, time_limit
 from gradverify.core.lines import places
-from gradverify.core.lines.fixed import fixed
-from gradverify.core.lines.owner import Home
+from gradverify.core.lines.owner import Home, fixed
 from gradverify.core.lines.watch import Engine, Seen, engine
 from gradverify.core.nouns import UNRESOLVED, Case, Outcome
 from gradverify.core.properties import Property

@@ -53,12 +53,8 @@ def constants(items: Iterable[NotVerified]) -> str | None:
     names = [item.constant or item.name for item in items if item.constant or item.pair]
     if not names:
         return None
-    said = ", ".join(map(_quoted, names))
+    said = ", ".join(f'"{name}"' if '"' not in name else repr(name) for name in names)
     return f"constants={said}" if len(names) == 1 else f"constants=({said})"
-
-
-def _quoted(name: str) -> str:
-    return f'"{name}"' if '"' not in name else repr(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +159,6 @@ def weighted(
     return found
 
 
-def _blind(resolution: float) -> str:
-    return f"differences leave so much open that in each case an error of {resolution:.2g} times the gradient passes"
-
-
 def ledger(tallies: Iterable[Any], missing: Iterable[NotVerified]) -> Ledger:
     """Of the tallies of properties that compare with numerical derivatives, and of what no property looks at."""
     counts: dict[str, Counts] = {}
@@ -181,8 +173,9 @@ def ledger(tallies: Iterable[Any], missing: Iterable[NotVerified]) -> Ledger:
         for share in shares
         if share.entries and not share.decided
     ]
+    blind = "differences leave so much open that in each case an error of {:.2g} times the gradient passes"
     left += [
-        NotVerified(name, _blind(min(part.resolutions)), blocks=True)
+        NotVerified(name, blind.format(min(part.resolutions)), blocks=True)
         for name, part in counts.items()
         if min(part.resolutions, default=0.0) >= _BLIND
     ]

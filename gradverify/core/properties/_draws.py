@@ -1,4 +1,7 @@
-"""Samples of what rounding does to a reference at one case, and the verdicts of a kernel's values by them."""
+"""Samples of what rounding does to a reference at one case, and the verdicts of a kernel's values by them.
+
+And upstream gradients as a kernel meets them: those of a real loss beside those that are easy to read.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import numpy as np
 
 from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
-from gradverify.core.nouns import Array, Case, Comparison
+from gradverify.core.nouns import Array, Case, Comparison, Stream
 from gradverify.core.properties._allowance import FACTOR, allowed, compared
 
 COUNTS = (2, 4, 12, 28)  # samples of what rounding does: more where an entry seems wrong
@@ -75,3 +78,33 @@ class Draws:
                 break
             comparison = compared(name, judged, truth, self.bound(name, truth, of, count), largest, labels)
         return comparison
+
+
+_MANNERS = ("tenths", "tenths", "mean", "normal", "spread", "ones")
+
+
+def upstream(case: Case, drawn: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Cotangents for a case that has none.
+
+    Signed tenths (`drawn`); those of a mean over all outputs, 1/N of either sign; normal ones; rows whose scales
+    spread over five decades, as losses of easy and hard samples do; and all alike, as of a sum.
+    """
+    rng = case.rng(Stream.UPSTREAM)
+    manner = _MANNERS[int(rng.integers(len(_MANNERS)))]
+    if manner == "tenths":
+        return drawn
+    found = []
+    for v in drawn:
+        if v.dtype.kind != "f" or v.size == 0:
+            found.append(v)
+            continue
+        if manner == "mean":
+            made = np.sign(v) / v.size
+        elif manner == "ones":
+            made = np.full(v.shape, 1.0)
+        else:
+            made = rng.standard_normal(v.shape)
+            if manner == "spread" and v.ndim:
+                made = made * 10.0 ** rng.uniform(-4, 1, (*v.shape[:-1], 1))
+        found.append(made.astype(v.dtype))
+    return tuple(found)

@@ -96,7 +96,8 @@ def holds(layer: Layer, case: Case, writable: bool = False) -> Outcome:
         cotangents: tuple[Array, ...] = plain,
     ) -> Outcome:
         if isinstance(got, LayerFailure):
-            return Outcome(NAME, (_crash(case, what, got),))
+            crash = Finding(NAME, "crash", got.primal, f"{what}: {got}", case, facts={"what": what})
+            return Outcome(NAME, (crash,))
         outcome = exact.outcome(layer, case, NAME, [(what, got, wanted)])
         if outcome.findings and reference.good(layer, case.but(cotangents=cotangents), got):
             return replace(outcome, findings=())  # at a tie of rounded scores a layout may decide what is largest
@@ -191,10 +192,6 @@ def _expanded(
     given = tuple(map(_own, expanded)) if writable else expanded
     got = _pull(layer, case, evaluate.copies(case.primals), given)
     return got, exact.gradients(layer, case, tuple(np.array(v, order="C") for v in expanded))
-
-
-def _crash(case: Case, what: str, failure: LayerFailure) -> Finding:
-    return Finding(NAME, "crash", failure.primal, f"{what}: {failure}", case, facts={"what": what})
 
 
 add(Property(NAME, "memory layout makes no difference", holds, share=0.3))

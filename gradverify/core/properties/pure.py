@@ -29,7 +29,7 @@ def holds(layer: Layer, case: Case) -> Outcome:
     kept = {name: array.copy() for name, array in saved.items()}
     outputs = [y.copy() for y in evaluation.outputs]
     upstream = exact.copied(cotangents)
-    held = layer.hooks.stored_parameters or _nothing_held
+    held = layer.hooks.stored_parameters or (lambda saved: {})
     parameters = held(evaluation.saved)
     gradients = evaluation.pull(cotangents)
     now = held(evaluation.saved)
@@ -64,10 +64,6 @@ def _moot(layer: Layer, case: Case, outcome: Outcome) -> Outcome | None:
     if outcome.property != layout.NAME or not any(f.kind == "mutates" for f in holds(layer, case).findings):
         return None
     return layout.holds(layer, case, writable=True)
-
-
-def _nothing_held(saved: Any) -> dict[str, Array]:
-    return {}
 
 
 def _changed(now: dict[str, Array], before: Any) -> Iterator[tuple[str, Array]]:

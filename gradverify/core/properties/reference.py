@@ -26,8 +26,7 @@ from gradverify.core.judge import exact
 from gradverify.core.nouns import Array, Case, Comparison, Finding, Outcome, Stream
 from gradverify.core.properties import Property, _runs, _screened, add, gradient
 from gradverify.core.properties._allowance import FACTOR
-from gradverify.core.properties._draws import SOME, Draws
-from gradverify.core.properties._upstream import upstream
+from gradverify.core.properties._draws import SOME, Draws, upstream
 
 NAME = "reference"
 _AGAIN = 0.25  # of the cases without a finding on which the kernel is run again: see `_runs`

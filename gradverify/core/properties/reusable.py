@@ -72,7 +72,9 @@ def _calls(layer: Layer, case: Case, other: Case) -> Outcome:
         second_late = backward(other, two)
         kept = kept or ("" if _same([raw[n] for n in held], held.values()) else "backward")
         if kept:
-            return Outcome(NAME, (_overwritten(case, kept),), entries=sum(y.size for y in given))
+            says = f"what one {kept} returned is changed by the next: {kept} keeps the array, and writes into it again"
+            overwritten = Finding(NAME, "overwrites", None, says, case, facts={"what": kept})
+            return Outcome(NAME, (overwritten,), entries=sum(y.size for y in given))
         outcome_other = exact.outcome(
             layer, other, NAME, [("after the other backward ran", second_late, expected_other)]
         )
@@ -111,11 +113,6 @@ _WRITES = (
 def _same(arrays: Iterable[Any], before: Iterable[Array]) -> bool:
     """Whether arrays are still what they were, all that are plain ones."""
     return all(exact.alike(now, then) for now, then in zip(arrays, before) if isinstance(now, np.ndarray))
-
-
-def _overwritten(case: Case, stage: str) -> Finding:
-    message = f"what one {stage} returned is changed by the next: {stage} keeps the array, and writes into it again"
-    return Finding(NAME, "overwrites", None, message, case, facts={"what": stage})
 
 
 def _other(layer: Layer, case: Case, shorten: bool = True) -> Case:

@@ -35,15 +35,12 @@ def holds(layer: Layer, case: Case) -> Outcome:
         if got is None:
             return Outcome(NAME, skipped="backward is not told which gradients are wanted")
         if lacking is not None:
-            told = f"when only {', '.join(wanted)} want gradients: {lacking}{_several(layer)}"
+            # what an author of the hook may have missed
+            hint = "; wants= gets a tuple of cotangents, also where there is one" if layer.hooks.wants else ""
+            told = f"when only {', '.join(wanted)} want gradients: {lacking}{hint}"
             return Outcome(NAME, findings=(Finding(NAME, lacking.kind, lacking.primal, told, case),))
         pairs.append((f"when only {', '.join(wanted)} want gradients", got, {n: expected[n] for n in got}))
     return exact.outcome(layer, case, NAME, pairs, sides=("asked for some", "asked for all"))
-
-
-def _several(layer: Layer) -> str:
-    """What an author of the hook may have missed."""
-    return "; wants= gets a tuple of cotangents, also where there is one" if layer.hooks.wants is not None else ""
 
 
 def _pull(

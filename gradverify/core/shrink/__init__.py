@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from gradverify.core.declare.layer import Layer
 from gradverify.core.nouns import Case
 from gradverify.core.shrink import axes, entries, options
-from gradverify.core.shrink.refill import refilled
+from gradverify.core.shrink.entries import refilled
 from gradverify.core.shrink.search import Shrinker, TimeUp
 
 __all__ = ["shrink"]

@@ -1,4 +1,7 @@
-"""Rounder entries: zeros, ones, small integers and single decimals, for whole arrays, blocks and single places."""
+"""Rounder entries: zeros, ones, small integers and single decimals, for whole arrays, blocks and single places.
+
+And other values in a case of the same sizes: what is wrong at one primal is most often wrong at another one there.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from typing import Any, Union
 
 import numpy as np
 
-from gradverify.core.nouns import Array, Case
+from gradverify.core.declare.layer import Layer
+from gradverify.core.nouns import Array, Case, Stream
 from gradverify.core.shrink.search import Shrinker
 
 Slot = Union[str, int]  # a primal by name, or a cotangent by position
@@ -138,3 +142,20 @@ def _digits(values: Array) -> float:
         cost = np.where(values == 1, 1.0, cost)
         cost += np.where(values == np.rint(values), 0.0, np.where(tenths, 5.0, 20.0))
     return float(np.where(np.isfinite(values), cost, 100.0).sum())
+
+
+TIMES = 2  # draws: one may hide the finding by chance
+
+
+def refilled(layer: Layer, case: Case) -> Iterator[Case]:
+    """Cases of the same sizes and options with real values in tenths, and cotangents drawn from the case's seed."""
+    sizes = layer.named_sizes(case.primals, case.options) or {}
+    for k in range(TIMES):
+        rng = case.rng(Stream.REFILLED, k)
+        primals = dict(case.primals)
+        for primal in layer.differentiable:
+            array = np.asarray(case.primals[primal.name])
+            if array.dtype.kind == "f" and primal.domain.strategy is None:
+                raw = np.round(rng.standard_normal(array.shape), 1)
+                primals[primal.name] = np.asarray(primal.domain.project(raw, sizes)).astype(array.dtype)
+        yield case.but(primals=primals, cotangents=None, seed=k)

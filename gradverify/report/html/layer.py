@@ -1,20 +1,24 @@
-"""The section of one layer: its findings, each property in figures, and what was drawn."""
+"""The section of one layer: its findings, each property in figures, what was drawn, and which lines ran.
+
+Bar charts of counts are lists, so that their text alternative is the chart itself.
+"""
 
 from __future__ import annotations
 
+import linecache
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
+from typing import NamedTuple
 
 from gradverify.core.nouns import Finding
 from gradverify.core.summarise.coverage import Coverage, regions
+from gradverify.core.summarise.lines_ran import ROLES, Function, Ran
 from gradverify.core.summarise.report import Report
 from gradverify.core.summarise.tally import RATIOS, Tally
-from gradverify.report.html.bars import Bar, named, ordered
 from gradverify.report.html.finding import article
 from gradverify.report.html.markup import Markup, breakable, details, el, frame, join
 from gradverify.report.html.overview import SAID, SIGNS, figures, reason, row_id
-from gradverify.report.html.source import marked
 from gradverify.report.numbers import short
 from gradverify.report.table import verdict
 from gradverify.report.terminal import explained, not_verified, state
@@ -151,3 +155,72 @@ def _values(counts: list[int]) -> list[Bar]:
     middle = len(names) // 2
     marks = {0: "−10⁴", middle - 6: "−1", middle: "0", middle + 6: "1", len(names) - 1: "10⁴"}
     return [Bar(name, count, marks.get(k, ""), "plain") for k, (name, count) in enumerate(zip(names, counts))]
+
+
+_SIGNS = {"good": "✓", "bad": "✗", "doubt": "◐", "": " "}
+_SAID = {"good": "ran", "bad": "never ran", "doubt": "one side never ran", "": ""}
+
+
+def marked(ran: Ran) -> Markup:
+    """Every function, those first of which something never ran; open where that is so."""
+    said = [el("p", line, cls="dim") for line in ran.said()]
+    order = sorted(ran.functions, key=lambda f: (not (f.never or f.missed), ROLES.index(f.role), f.file, f.line))
+    return details("Lines that ran", *said, *map(_function, order), open=not ran.complete)
+
+
+def _function(function: Function) -> Markup:
+    done, every = len(function.ran), len(function.lines)
+    title = el("p", el("b", function.name), f" ({function.role}): {done} of {every} lines ran")
+    return el("div", title, el("pre", *_rows(function), cls="source"))
+
+
+def _rows(function: Function) -> Iterator[Markup]:
+    """A row for each line of the source, from the first line of the function to its last."""
+    last = max([function.line, *function.lines.values()])
+    sides = {side.line: side for side in function.missed}
+    starts = {line: start for start, end in function.lines.items() for line in range(start, end + 1)}
+    for number in range(function.line, last + 1):
+        text = linecache.getline(function.file, number).rstrip("\n")
+        start = starts.get(number)
+        mark = "" if start is None or not text.strip() else "good" if start in function.ran else "bad"
+        mark = "doubt" if number in sides and mark == "good" else mark
+        note = f"  ← {sides[number]}" if mark == "doubt" else ""
+        yield el(
+            "span", f"{_SIGNS[mark]} {number:4d}  {text}{note}\n", cls=mark or None, aria_label=_SAID[mark] or None
+        )
+
+
+class Bar(NamedTuple):
+    """One bin."""
+
+    name: str  # of the bin, in full
+    number: int  # how many
+    mark: str  # what stands below it on the axis, "" for nothing
+    tone: str  # "good", "doubt", "bad" or "plain"
+
+
+def ordered(title: str, bars: list[Bar], borders: bool = False) -> Markup:
+    """Bins of one axis, in one row at any width; `borders` puts the marks at the bins' lower borders."""
+    return _chart(title, bars, f"bars ordered{' borders' if borders else ''}")
+
+
+def named(title: str, counts: list[tuple[str, int]]) -> Markup | None:
+    """Bins with names of their own, which wrap; None if there are none."""
+    return _chart(title, [Bar(name, count, name, "plain") for name, count in counts], "bars") if counts else None
+
+
+def _chart(title: str, bars: list[Bar], kind: str) -> Markup:
+    top = math.log1p(max(bar.number for bar in bars))
+    items = [_item(bar, math.log1p(bar.number) / top if top else 0.0) for bar in bars]
+    return el("figure", el("figcaption", title), el("ol", *items, cls=kind))
+
+
+def _item(bar: Bar, share: float) -> Markup:
+    return el(
+        "li",
+        el("span", f"{bar.name}: ", cls="hidden"),
+        el("span", bar.number or "", cls="count"),
+        el("span", cls=f"bar {bar.tone}", style=f"--h:{share:.3f}"),
+        el("span", bar.mark, cls="mark", aria_hidden="true"),
+        title=f"{bar.name}: {bar.number}",
+    )

@@ -14,8 +14,8 @@ from collections.abc import Callable
 import numpy as np
 
 from gradverify.core.differentiate import ladder
-from gradverify.core.differentiate.kinks import has_kink
 from gradverify.core.differentiate.point import Point
+from gradverify.core.differentiate.sides import has_kink
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge.dispute import Answer, Dispute, answer
 from gradverify.core.judge.rules.kink import between

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import numpy as np
 
 from gradverify.core.differentiate.central import NOISE_FACTOR, central
-from gradverify.core.differentiate.kinks import BESIDE, crowded, reach, ties
 from gradverify.core.differentiate.point import Point
+from gradverify.core.differentiate.sides import BESIDE, crowded, reach, ties
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.judge.dispute import Answer, Dispute
 from gradverify.core.judge.table import add

@@ -14,15 +14,11 @@ from gradverify.core.judge.table import add
 _ROUNDINGS = 4.0  # of the weight before and after, of the difference, and of the quotient
 
 
-def _applies(dispute: Dispute) -> bool:
-    return dispute.point.layer.hooks.gradient_rounding is not None
-
-
 @add(
     "updated",
     "the gradient is read from an update, and rounded by the weight that it was taken from",
     cost=0,
-    applies=_applies,
+    applies=lambda dispute: dispute.point.layer.hooks.gradient_rounding is not None,
 )
 def updated(dispute: Dispute) -> Answer:
     """Which gaps are no larger than eps |w| / rate."""
