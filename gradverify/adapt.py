@@ -12,11 +12,10 @@ from gradverify.adapters.kernel import kernel
 from gradverify.adapters.losses import loss
 from gradverify.adapters.objective import hessian, objective
 from gradverify.adapters.optimiser import optimiser
-from gradverify.adapters.pullback import pullback
 from gradverify.adapters.stateful import stateful
 from gradverify.adapters.stepwise import stepwise
 from gradverify.adapters.tape import tape
-from gradverify.adapters.vjp_maker import vjp_maker
+from gradverify.adapters.vjp_maker import pullback, vjp_maker
 
 __all__ = [
     "boosting",

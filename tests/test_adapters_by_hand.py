@@ -353,6 +353,18 @@ class Zeroed(Scaled):
         return dy @ self.w.T
 
 
+class Together(Scaled):
+    """Adds to what it holds of all gradients, which is not zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.grads = {"w": torch.ones(3, 2)}
+
+    def backward(self, dy):
+        self.grads["w"] = self.grads["w"] + self.factor * self.x.T @ dy
+        return dy @ self.w.T
+
+
 class Squares(torch.nn.Module):
     factor = 1.0
 
@@ -372,6 +384,7 @@ class Squares(torch.nn.Module):
         (Adds, {"x": "N 3"}, "w"),
         (Beforehand, {"x": "N 3"}, "w"),
         (Zeroed, {"x": "N 3"}, "w"),
+        (Together, {"x": "N 3"}, "w"),
         (Squares, {"x": "N D", "target": "N D"}, "x"),
     ],
 )

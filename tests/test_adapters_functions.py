@@ -109,14 +109,14 @@ class Scale:
     @classmethod
     def forward(cls, ctx, x, w, power=2):
         ctx.save_for_backward(x, w)
-        ctx.power = power
+        ctx.power, ctx.values = power, w
         ctx["sign"] = 1.0
         return x * w**power, w.sum()
 
     @classmethod
     def backward(cls, ctx, dy, dw):
         x, w = ctx.saved_tensors
-        inner = cls.slip * (x * dy).sum(0) * ctx.power * w ** (ctx.power - 1)
+        inner = cls.slip * (x * dy).sum(0) * ctx.power * ctx.values ** (ctx.power - 1)
         return ctx["sign"] * dy * w**ctx.power, inner + dw, None
 
 

@@ -21,27 +21,37 @@ from gradverify.core.declare.layer import Layer
 _CONTEXTS = ("ctx", "context")
 
 
-class Context(dict[str, Any]):
+class Context:
     """What forward keeps for backward: attributes, items, and what is saved.
 
     Attributes
     ----------
     saved_tensors, saved_arrays, saved_values, saved : what `save_for_backward` was given last, in its order
-    needs_input_grad : true for each argument of forward
+    needs_input_grad : for each argument of forward, whether it gets a gradient
     """
+
+    def __init__(self, needs_input_grad: tuple[bool, ...]) -> None:
+        self.needs_input_grad = needs_input_grad
 
     def save_for_backward(self, *values: Any) -> None:
         """Keep values."""
-        self.update(dict.fromkeys(("saved_tensors", "saved_arrays", "saved_values", "saved"), values))
+        vars(self).update(dict.fromkeys(("saved_tensors", "saved_arrays", "saved_values", "saved"), values))
+
+    save_for_forward = save_for_backward
+
+    def mark_dirty(self, *values: Any) -> None:
+        """As torch has it; nothing is made of it, nor of what follows."""
+
+    mark_non_differentiable = set_materialize_grads = mark_dirty
 
     def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"forward has kept no {name!r} in its context") from None
+        raise AttributeError(f"forward has kept no {name!r} in its context")
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        self[name] = value
+    def __getitem__(self, key: str) -> Any:
+        return vars(self)[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        vars(self)[key] = value
 
 
 def _recognises(target: Any) -> bool:
@@ -71,7 +81,7 @@ def context(target: Any, /, *, name: str | None = None, **declaration: Any) -> L
     takes = accepted_by(target.forward)[1:]
 
     def forward(*arrays: Any, **options: Any) -> tuple[Any, Context]:
-        ctx = Context(needs_input_grad=(True,) * len(takes))
+        ctx = Context((True,) * len(takes))
         return target.forward(ctx, *arrays, **options), ctx
 
     def backward(dy: Any, ctx: Context) -> Any:

@@ -45,10 +45,10 @@ def _is_static_class(target: Any) -> bool:
     if not inspect.isclass(target):
         return False
     functions = [inspect.getattr_static(target, role, None) for role in ("forward", "backward")]
-    return all(f is not None for f in functions) and bool(_dimension_strings(target))
+    return all(f is not None for f in functions) and bool(dimension_strings(target))
 
 
-def _dimension_strings(cls: type) -> dict[str, Any]:
+def dimension_strings(cls: type) -> dict[str, Any]:
     """Class attributes that are arguments of forward and hold dimension strings."""
     forward = inspect.getattr_static(cls, "forward")
     forward = getattr(forward, "__func__", forward)
@@ -121,7 +121,7 @@ def _seeded(layer: Layer) -> Layer:
 )
 def _from_class(target: type, /, **declaration: Any) -> Layer:
     found = {k: v for k, v in vars(target).items() if k in KEYWORDS and not k.startswith("__")}
-    found |= {"primals": _dimension_strings(target), "doc": inspect.getdoc(target) or ""}
+    found |= {"primals": dimension_strings(target), "doc": inspect.getdoc(target) or ""}
     found = {k: getattr(v, "__func__", v) for k, v in found.items()}
     forward, backward = (
         getattr(f, "__func__", f) for f in (inspect.getattr_static(target, r) for r in ("forward", "backward"))

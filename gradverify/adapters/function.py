@@ -11,8 +11,8 @@ from gradverify.adapters import convention, unrecognised
 from gradverify.adapters._normal import examples, sketch, split
 from gradverify.adapters._objects.instance import made_by
 from gradverify.adapters.losses import loss
-from gradverify.adapters.pullback import pullback
 from gradverify.adapters.stateful import stateful
+from gradverify.adapters.vjp_maker import pullback
 from gradverify.core.declare.layer import Layer
 
 

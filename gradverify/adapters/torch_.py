@@ -27,6 +27,7 @@ from gradverify.adapters._torch.device import OnDevice
 from gradverify.adapters._torch.engine import Engine
 from gradverify.adapters._torch.module import built, caller, module_parts, names_in
 from gradverify.adapters._torch.reference import reference_of
+from gradverify.adapters.declared import dimension_strings
 from gradverify.core.declare.functions import arguments
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.validation import parameters, takes
@@ -92,7 +93,7 @@ def torch_layer(target: Any, /, *, name: str | None = None, **declaration: Any) 
         target, declared, line = built(label, target, declaration.get("init"), primals)
     is_function = inspect.isclass(target) and issubclass(target, torch.autograd.Function)
     if is_function:
-        declared = declared or _held(target)
+        declared = declared or dimension_strings(target)
     device = _device(label, own.get("device"))
     strict = is_function
     call: Callable[..., Any]
@@ -192,21 +193,10 @@ def _on_arrays(engine: Engine, declared: dict[str, Any], function: Callable[...,
     return surrogate
 
 
-def _held(function: Any) -> dict[str, Any]:
-    """Primals of a Function that holds their dimension strings as class attributes."""
-    held = {n: getattr(function, n, None) for n in _parameters(function.forward)}
-    return {n: spec for n, spec in held.items() if isinstance(spec, (str, tuple))}
-
-
 def _kernel(label: str, own: Mapping[str, Any]) -> Any:
     """The type of the tensors of a kernel; None for code that takes any."""
     kind = kernel_type(label, own, _KERNELS, "tensors")
     return kind and getattr(import_torch(), "bfloat16" if kind in _EIGHT else _ROUGH.get(kind, kind))
-
-
-def _parameters(function: Callable[..., Any]) -> list[str]:
-    """Names of positional parameters; empty where there is no telling."""
-    return [p.name for p in positional(function) or ()]
 
 
 def _apply(
@@ -214,7 +204,7 @@ def _apply(
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Call by `apply`, which takes primals and options in the order of forward's own arguments."""
     torch = import_torch()
-    names = _parameters(function.forward)
+    names = [p.name for p in positional(function.forward) or ()]
     if function.setup_context is torch.autograd.Function.setup_context:
         names = names[1:]  # ctx
     options = set(settings.get("options") or ())

@@ -1,4 +1,6 @@
-"""Makers of pullbacks: `lambda ans, x, ...: lambda g: ...`, one for each argument, as in autograd's `defvjp`."""
+"""Pullbacks: returned beside the outputs, or made by `lambda ans, x, ...: lambda g: ...`, one for each argument, as in
+autograd's `defvjp`.
+"""
 
 from __future__ import annotations
 
@@ -73,3 +75,30 @@ def vjp_maker(
     inner = Makers(function, makers, tuple(primals), Chance(function, *makers))
     layer = Layer(inner.forward, inner.backward, name=label, primals=primals, **settings)
     return finished(layer, chance=inner.chance)
+
+
+# looks like any function until it is called, as `adapters/function.py` does
+@convention('gradverify.check(f, x="N D", w="D")  # returns (output, pullback)')
+def pullback(target: Callable[..., Any], /, *, name: str | None = None, **declaration: Any) -> Layer:
+    """A Layer from a function that returns its outputs and a function from upstream gradients to gradients.
+
+    Parameters
+    ----------
+    target : ``(*arrays, **options) -> (outputs..., pull)``; ``pull`` takes one upstream gradient, or a tuple of them
+        where there are several outputs, and returns a gradient for each primal, in order or by name
+    **declaration : primals and settings, as for `gradverify.Layer`
+
+    Raises
+    ------
+    DeclarationError
+        As `gradverify.Layer`.
+    """
+
+    def forward(*arrays: Any, **options: Any) -> tuple[Any, Any]:
+        *outputs, pull = target(*arrays, **options)
+        return (outputs[0] if len(outputs) == 1 else tuple(outputs)), pull
+
+    def backward(dy: Any, pull: Callable[[Any], Any]) -> Any:
+        return pull(dy)
+
+    return Layer(forward, backward, name=name or getattr(target, "__name__", "layer"), **declaration)

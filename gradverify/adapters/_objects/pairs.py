@@ -22,7 +22,7 @@ from gradverify.core.nouns import Array
 Gradient = tuple[Path, ...] | Callable[[Any], Any]  # summed over several places, or told as a function
 
 _DICTS = ("parameters", "params", "weights", "_parameters", "_params")
-_GRADIENTS = ("gradients", "grads", "d_params", "dparams", "_gradients", "_grads", "derivatives")
+GRADIENTS = ("gradients", "grads", "d_params", "dparams", "_gradients", "_grads", "derivatives")
 _HOLDERS = (("data", "grad"), ("value", "grad"), ("data", "gradient"), ("value", "gradient"), ("val", "grad"))
 _STEP = re.compile(r"\.?([A-Za-z_]\w*)|\[(?:'([^']*)'|\"([^\"]*)\"|(-?\d+))\]")
 
@@ -100,7 +100,7 @@ def discover(instance: Any, aliases: Mapping[str, Array] | None = None) -> dict[
 def _dicts(instance: Any) -> dict[str, Pair]:
     for left in _DICTS:
         values = _mapping(instance, left)
-        for right in _GRADIENTS if values else ():
+        for right in GRADIENTS if values else ():
             gradients = _mapping(instance, right)
             if gradients is None:
                 continue
@@ -126,7 +126,7 @@ def _lists(instance: Any, aliases: Mapping[str, Array]) -> dict[str, Pair]:
     """Parallel lists; entries that are one object are one primal, named after the array it was built from."""
     for left in _DICTS:
         values = getattr(instance, left, None)
-        for right in _GRADIENTS if isinstance(values, (list, tuple)) and values else ():
+        for right in GRADIENTS if isinstance(values, (list, tuple)) and values else ():
             gradients = getattr(instance, right, None)
             if not isinstance(gradients, (list, tuple)) or len(gradients) not in (0, len(values)):  # type: ignore[arg-type]
                 continue

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from gradverify.adapters._normal import flat, positional, required
+from gradverify.adapters._objects.pairs import GRADIENTS
 from gradverify.adapters._pair import in_order
 from gradverify.adapters._torch.arrays import Tensor, import_torch, tensor
 from gradverify.adapters._torch.module import MODE, Called
@@ -101,8 +102,8 @@ def by_hand(called: Called) -> Callable[[dict[str, Tensor], dict[str, Any]], Any
             raw = ctx.own.backward(*((cotangents,) if whole else cotangents), *more)
             moving = [n for n, v in ctx.inputs.items() if v.dtype.is_floating_point]
             told = in_order(raw, (*called.inputs, *called.paths), moving)
-            left = [_left(ctx.own, n, ctx.inputs[n]) for n in called.inputs]
-            left += [_left(ctx.own, path) for path in called.paths.values()]
+            left = [gradient_at(ctx.own, _attributes(n), ctx.inputs[n]) for n in called.inputs]
+            left += [gradient_at(ctx.own, _attributes(path)) for path in called.paths.values()]
             first = len(called.inputs)  # of parameters, what is left for them goes before what is returned
             found = [*zip(told[:first], left), *zip(left[first:], told[first:])]
             return (None, *(b if a is None else a for a, b in found))
@@ -122,30 +123,16 @@ def _cleared(module: Any, original: Any) -> None:
     torch = import_torch()
     for path, parameter in module.named_parameters():
         parameter.grad = None if original.get_parameter(path).grad is None else torch.zeros_like(parameter)
-        owner, keys = _beside(module, path)
-        for key in keys:
-            held = getattr(owner, key, None)
+        for place in _places(_attributes(path)):
+            held = fetch(module, place)
             if isinstance(held, torch.Tensor) and held.shape == parameter.shape:
-                setattr(owner, key, torch.zeros_like(parameter.detach()))
+                store(module, place, torch.zeros_like(parameter.detach()))
     if type(module).zero_grad is not torch.nn.Module.zero_grad:
         module.zero_grad()  # the author's own
 
 
-def _beside(module: Any, path: str) -> tuple[Any, tuple[str, ...]]:
-    """The part of a module that holds a parameter, and the names under which it may keep the gradient."""
-    front, _, name = path.rpartition(".")
-    return module.get_submodule(front), names_of_gradients(name)
-
-
-def _left(module: Any, path: str, tensor: Any = None) -> Any:
-    """The gradient that backward left for a parameter, or for a tensor that is an input."""
-    owner, keys = _beside(module, path)
-    of = module.get_parameter(path) if tensor is None and path in dict(module.named_parameters()) else tensor
-    beside = (getattr(owner, key, None) for key in keys)
-    return next((g for g in (getattr(of, "grad", None), *beside) if isinstance(g, import_torch().Tensor)), None)
-
-
-_TOGETHER = ("grads", "gradients", "dparams", "d_params")  # what holds the gradients of all parameters
+def _attributes(path: str) -> Path:
+    return tuple(("attr", name) for name in path.split("."))
 
 
 def module_of(instance: Any, methods: tuple[str, str], inputs: Iterable[Array], options: dict[str, Any]) -> Any:
@@ -206,17 +193,20 @@ def _is_gradient(path: Path, among: Iterable[Path]) -> bool:
     """Whether a tensor is named as the gradient of another one."""
     *front, (_, key) = path
     others = {p[-1][1] for p in among if list(p[:-1]) == front and p != path}
-    return any(key in names_of_gradients(str(other)) for other in others) or any(k in _TOGETHER for _, k in front)
+    return any(key in names_of_gradients(str(other)) for other in others) or any(k in GRADIENTS for _, k in front)
 
 
-def gradient_at(instance: Any, path: Path) -> Tensor | None:
-    """The gradient that backward left for the tensor at a path."""
+def gradient_at(instance: Any, path: Path, tensor: Any = None) -> Tensor | None:
+    """The gradient that backward left for the tensor at a path, or for another one that is called so."""
+    own = getattr(fetch(instance, path) if tensor is None else tensor, "grad", None)
+    beside = (fetch(instance, place) for place in _places(path))
+    return next((g for g in (own, *beside) if isinstance(g, import_torch().Tensor)), None)
+
+
+def _places(path: Path) -> list[Path]:
+    """Where the gradient of the tensor at a path may stand, beside its own `.grad`."""
     *front, (kind, key) = path
     keys = (key, *names_of_gradients(key)) if isinstance(key, str) else (key,)
     places = [(*front, (kind, k)) for k in keys[1:]]
-    places += [(*front[:-1], ("attr", name), (kind, k)) for name in _TOGETHER if front for k in keys]
-    places += [(*front, ("attr", name), ("item", k)) for name in _TOGETHER for k in keys]
-    beside = (fetch(instance, place) for place in places)
-    own: Callable[..., Any] | None = getattr(fetch(instance, path), "grad", None)
-    found = [g for g in (own, *beside) if isinstance(g, import_torch().Tensor)]
-    return found[0] if found else None
+    places += [(*front[:-1], ("attr", name), (kind, k)) for name in GRADIENTS if front for k in keys]
+    return places + [(*front, ("attr", name), ("item", k)) for name in GRADIENTS for k in keys]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters._torch.arrays import import_torch
+from gradverify.adapters.context import Context
 from gradverify.core.evaluate import LayerFailure
 
 SEED = 20240229
@@ -220,25 +221,6 @@ def _poison(allocate: Callable[..., Any], value: float) -> Callable[..., Any]:
     return allocated
 
 
-class Context:
-    """Stands in for `ctx` where nobody is going to call backward."""
-
-    def __init__(self, count: int) -> None:
-        self.needs_input_grad = (False,) * count
-        self.saved_tensors: tuple[Any, ...] = ()
-
-    def save_for_backward(self, *tensors: Any) -> None:
-        self.saved_tensors = tensors
-
-    save_for_forward = save_for_backward
-
-    def mark_dirty(self, *tensors: Any) -> None: ...
-
-    def mark_non_differentiable(self, *tensors: Any) -> None: ...
-
-    def set_materialize_grads(self, value: bool) -> None: ...
-
-
 @contextmanager
 def without_tape() -> Iterator[None]:
     """Inside, `Function.apply` calls forward alone, so that `torch.func.vmap` sees through it.
@@ -253,7 +235,7 @@ def without_tape() -> Iterator[None]:
             return original.__get__(None, cls)(*arguments, **keywords)
         if cls.setup_context is not function.setup_context:
             return cls.forward(*arguments, **keywords)
-        return cls.forward(Context(len(arguments)), *arguments, **keywords)
+        return cls.forward(Context((False,) * len(arguments)), *arguments, **keywords)
 
     function.apply = classmethod(apply)
     try:
