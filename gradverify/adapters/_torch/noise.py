@@ -49,23 +49,20 @@ from gradverify.adapters._torch.operations import (
     FUSED,
     PRODUCTS,
     SUMS,
+    TF32,
     Terms,
     decompositions,
     of_transform,
+    rounded,
     spans,
     terms_of,
+    unit_of,
 )
 from gradverify.adapters._torch.signs import Signs, alone
 from gradverify.adapters._torch.signs import moved as decided
 
-TF32 = "tf32"  # in which a GPU multiplies float32: eleven bits of significand
 _LEAST = 2.0**-25  # what rounding to float16 may take away at the least: half of its smallest number
 _SCALED = 16.0  # by which a kernel may scale an operand down before it multiplies: 1 / sqrt(D) for heads up to 256
-
-
-def rounded(value: Tensor, dtype: Any) -> Tensor:
-    """As it comes back from another type."""
-    return value.to(dtype).to(value.dtype)
 
 
 @functools.lru_cache(maxsize=2)
@@ -85,7 +82,7 @@ def mode(guarded: bool) -> type:
             TorchDispatchMode.__init__(self)
             Signs.__init__(self, seed)
             self.vague, self.outer = vague, False  # whether forward has outer products
-            self.unit = 0.0 if products is None else _unit(products)
+            self.unit = 0.0 if products is None else unit_of(products)
             self.factors: tuple[Any, tuple[bool, ...]] | None = None  # of the last product: see `contracted`
             self.dtype, self.products, self.elementwise, self.kept = dtype, products, elementwise, kept
             self.sizes: dict[int, Terms] = {}  # of products
@@ -117,7 +114,7 @@ def mode(guarded: bool) -> type:
                 result.copy_(self.low(result, self.dtype))
                 known = self.sizes.get(id(result))
                 if known is not None:
-                    count = _unit(self.dtype) / UNIT + known.number
+                    count = unit_of(self.dtype) / UNIT + known.number
                     self.sizes[id(result)] = known._replace(size=known.size.maximum(result.abs()), number=count)
             return result
 
@@ -375,8 +372,8 @@ def mode(guarded: bool) -> type:
         def off(self, value: Tensor, dtype: Any, scaled: float = 1.0, size: Tensor | None = None) -> Tensor:
             """As much as rounding to a type may take, to either side, of a value that may be that much smaller."""
             least = scaled * _LEAST if dtype == import_torch().float16 else 0.0  # it has no other below
-            signs = self.alike(value, _unit(dtype)) if self.seed & 2 else self.signs(value)
-            return (value.abs() if size is None else size).mul(_unit(dtype)).add_(least).mul_(signs)
+            signs = self.alike(value, unit_of(dtype)) if self.seed & 2 else self.signs(value)
+            return (value.abs() if size is None else size).mul(unit_of(dtype)).add_(least).mul_(signs)
 
     return Noise
 
@@ -395,8 +392,3 @@ def noise(
     vague : whether axes have one entry, so that an elementwise product may stand for a matrix product
     """
     return mode("torch._dynamo" in sys.modules)(dtype, products, seed, elementwise, kept, vague)
-
-
-def _unit(dtype: Any) -> float:
-    """Unit roundoff of a type."""
-    return 2.0**-11 if dtype == TF32 else float(import_torch().finfo(dtype).eps) / 2

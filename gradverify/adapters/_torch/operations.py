@@ -30,6 +30,17 @@ EXACT = {
     "_unsafe_view",
 }  # fmt: skip
 CUT = {"relu", "clamp"}  # what they change has no terms
+TF32 = "tf32"  # in which a GPU multiplies float32: eleven bits of significand
+
+
+def rounded(value: Tensor, dtype: Any) -> Tensor:
+    """As it comes back from another type."""
+    return value.to(dtype).to(value.dtype)
+
+
+def unit_of(dtype: Any) -> float:
+    """Unit roundoff of a type."""
+    return 2.0**-11 if dtype == TF32 else float(import_torch().finfo(dtype).eps) / 2
 
 
 class Terms(NamedTuple):
