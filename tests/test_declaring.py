@@ -60,9 +60,12 @@ def test_several_arguments_and_their_gradients_are_a_pair():
     assert not check(f, lambda a, b: (b**2, a * b), a="N", b="N").ok
 
 
-def test_a_cache_behind_several_outputs_is_told_with_the_way_to_declare_it():
-    report = check(lambda x, h: (h, x, (x, h)), lambda dy, saved: dy[::-1], x="N", h="N")
-    assert any("adapt.cached" in f.message for f in report)
+def test_cotangents_of_outputs_before_a_cache_may_come_as_one():
+    def outputs(x, h):
+        return h, x, (x, h)
+
+    assert check(outputs, lambda dy, saved: dy[::-1], x="N", h="N").ok
+    assert not check(outputs, lambda dy, saved: dy, x="N", h="N").ok
 
 
 @pytest.mark.parametrize(

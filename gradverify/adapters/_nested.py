@@ -5,11 +5,14 @@ gradverify.check(forward, backward, params={"W1": "D H", "b1": "H"}, x="N D")
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
-from gradverify.adapters._normal import flat
+from gradverify.adapters._normal import annotated, flat
+from gradverify.adapters._pair import normal
 from gradverify.core.declare.domains import words
 from gradverify.core.declare.functions import arguments, taken_by
 from gradverify.core.declare.gradient_names import names_of_gradients
@@ -51,6 +54,54 @@ def listed(label: str, primals: Mapping[str, Any]) -> tuple[dict[str, Any], dict
     return found, {n: list(names[n]) for n in lists}
 
 
+@dataclass(frozen=True, slots=True)
+class Nesting:
+    """Arguments of forward that hold several primals, and those that are one.
+
+    Attributes
+    ----------
+    names : paths of primals, in their places
+    primals : declarations by path
+    """
+
+    names: dict[str, Any]
+    primals: dict[str, Any]
+
+    def rebuild(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of forward, of arrays by path."""
+        return {arg: _filled(place, arrays) for arg, place in self.names.items()}
+
+    def read(self, raw: Any) -> dict[str, Any]:
+        """Gradients by path: in the nesting of the arguments, or in dicts whose keys name a primal, in any place."""
+        return _by_path(self.names, raw)
+
+    def flat(self, forward: Callable[..., Any], backward: Callable[..., Any]) -> tuple[Any, Any]:
+        """The pair with an argument for each path, and gradients by path."""
+
+        def forward_nested(*arrays: Any, **named: Any) -> Any:
+            known = {**dict(zip(self.primals, arrays)), **named}
+            options = {n: v for n, v in named.items() if n not in self.primals}
+            return forward(*self.rebuild(known).values(), **options)
+
+        @wraps(backward)
+        def backward_nested(*given: Any, **options: Any) -> dict[str, Any]:
+            return self.read(backward(*given, **taken_by(backward, options, len(given))))
+
+        moving = [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in self.primals]
+        rest = [p.replace(kind=p.KEYWORD_ONLY) for p in arguments(forward) or () if p.name not in self.names]
+        vars(forward_nested)["__signature__"] = inspect.Signature([*moving, *rest])
+        forward_nested.__name__ = getattr(forward, "__name__", "layer")
+        return forward_nested, backward_nested
+
+
+def nesting(label: str, forward: Callable[..., Any], nested: Mapping[str, Any]) -> Nesting:
+    """How the arguments of forward hold primals; raises DeclarationError if two primals get the same name."""
+    order = [p.name for p in arguments(forward) or () if p.name in nested]
+    nested = {n: nested[n] for n in order} if len(order) == len(nested) else nested
+    primals, rebuild = flattened(label, nested)
+    return Nesting(rebuild({path: path for path in primals}), primals)
+
+
 def nested_pair(
     kind: type[Layer],
     forward: Callable[..., Any],
@@ -60,9 +111,6 @@ def nested_pair(
 ) -> Layer:
     """A Layer of two functions of which an argument holds several primals.
 
-    Backward returns gradients in the nesting of forward's arguments, or dicts whose keys name a primal, in any place:
-    ``{"dW1": ..., "db1": ...}``.
-
     Parameters
     ----------
     kind : `Layer` or `Loss`
@@ -70,19 +118,13 @@ def nested_pair(
     """
     label = str(settings.pop("name", None) or getattr(forward, "__name__", "layer"))
     takes(label, parameters(forward, True), nested, settings.get("options") or (), by_name=False)
-    order = [p.name for p in arguments(forward) or () if p.name in nested]
-    nested = {n: nested[n] for n in order} if len(order) == len(nested) else nested
-    primals, rebuild = flattened(label, nested)
-    names = rebuild({path: path for path in primals})
-
-    def forward_nested(*arrays: Any, **options: Any) -> Any:
-        return forward(*rebuild(dict(zip(primals, arrays))).values(), **options)
-
-    @wraps(backward)
-    def backward_nested(dy: Any, saved: Any, **options: Any) -> dict[str, Any]:
-        return _by_path(names, backward(dy, saved, **taken_by(backward, options, 2)))
-
-    return kind(forward_nested, backward_nested, name=label, primals=primals, **settings)
+    held = nesting(label, forward, nested)
+    layer = kind(*held.flat(forward, backward), name=label, primals=held.primals, **settings)
+    forward, backward, line = normal((forward, backward), layer, rebuild=held.rebuild, read=held.read)
+    if not line:
+        return layer
+    forward, backward = held.flat(forward, backward)
+    return annotated(layer.derive(forward=forward, backward=backward), line)
 
 
 def _named(nested: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,17 +16,19 @@ import numpy as np
 
 from gradverify.adapters import convention
 from gradverify.adapters._engines.references import refers_to
-from gradverify.adapters._nested import is_nested
+from gradverify.adapters._nested import is_nested, nesting
 from gradverify.adapters._normal import annotated, constants, examples, flat, parted, sketch, split
 from gradverify.adapters._objects.guesses import methods_of
-from gradverify.adapters._pair import first_result, in_order, ungiven, usual
+from gradverify.adapters._pair import in_order, normal, ungiven
 from gradverify.adapters._trial import limited
 from gradverify.adapters.declared import from_pair
 from gradverify.core.declare.functions import arguments, taken_by
 from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
-from gradverify.core.evaluate import LayerFailure
+from gradverify.core.evaluate import LayerFailure, handed
 from gradverify.core.nouns.ledger import NotVerified
+
+_OF_TENSORS = ("kernel", "reference", "second", "forward_mode")  # settings that other layers do not have
 
 
 def _package(target: Any) -> str | None:
@@ -59,23 +61,46 @@ def by_hand(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
     if "kernel" not in declaration and _in_numpy(*target, declaration):
         return from_pair(target, **declaration)
     layer = _on_tensors(target, **declaration)
-    first_result(layer)  # refuses what cannot be called
     targets = ungiven(layer)
     names = constants(declaration, *targets)
     return _on_tensors(target, **{**declaration, "constants": names}) if targets else layer
 
 
 def _on_tensors(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
-    forward, backward = usual(*target)
-    if _package(target) == "torch":
+    primals, settings = split({n: v for n, v in declaration.items() if n not in _OF_TENSORS})
+    label = str(settings.get("name") or target[0].__name__)
+    held = nesting(label, target[0], primals)
+    planned = sketch(held.primals, settings, name=label)
+    torch = _package(target) == "torch"
+    convert, ones = _tensors() if torch else _arrays()
+    forward, backward, line = normal(target, planned, rebuild=held.rebuild, read=held.read, convert=convert, ones=ones)
+    if any(map(is_nested, primals.values())):
+        forward, backward = held.flat(forward, backward)
+    given = {**{n: v for n, v in declaration.items() if n not in primals and n != "primals"}, **held.primals}
+    if torch:
         from gradverify.adapters._torch.by_hand import function_of
         from gradverify.adapters.torch_ import torch_layer
 
-        return torch_layer(function_of(forward, backward), **{"second": False, **declaration})
-    from gradverify.adapters.jax_ import jax_layer
+        layer = torch_layer(function_of(forward, backward), **{"second": False, **given})
+    else:
+        from gradverify.adapters.jax_ import jax_layer
 
-    names = split(declaration)[0]
-    return jax_layer(_custom(forward, backward, names), **{"forward_mode": False, **declaration})
+        layer = jax_layer(_custom(forward, backward, held.primals), **{"forward_mode": False, **given})
+    return annotated(layer, line)
+
+
+def _tensors() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """From arrays to tensors, and to upstream gradients."""
+    from gradverify.adapters._torch.arrays import import_torch, tensor
+
+    return tensor, import_torch().ones_like
+
+
+def _arrays() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    from gradverify.adapters._jax.engine import import_jax
+
+    numbers = import_jax().numpy
+    return numbers.asarray, numbers.ones_like
 
 
 def _holds(target: Any) -> bool:
@@ -191,8 +216,8 @@ def _custom(forward: Callable[..., Any], backward: Callable[..., Any], primals: 
             tree, numbers, rest = still
             parts, others = iter(arrays), iter(rest)
             saved = jax.tree.unflatten(tree, [next(parts if is_array else others) for is_array in numbers])
-            cotangents = dy if isinstance(dy, tuple) else (dy,)
-            raw = backward(*cotangents, saved, **taken_by(backward, options, len(cotangents) + 1))
+            taken = handed(backward, dy if isinstance(dy, tuple) else (dy,), saved)
+            raw = backward(*taken, **taken_by(backward, options, len(taken)))
             return tuple(in_order(raw, moving, floating))
 
         function = jax.custom_vjp(lambda *given: forwards(*given)[0])

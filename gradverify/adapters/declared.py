@@ -20,12 +20,8 @@ import numpy as np
 from gradverify.adapters import convention
 from gradverify.adapters._chance import Chance, mentions
 from gradverify.adapters._nested import is_nested, nested_pair
-from gradverify.adapters._normal import (
-    constants,
-    finished,
-    split,
-)
-from gradverify.adapters._pair import as_called, is_loss, reordered, ungiven
+from gradverify.adapters._normal import annotated, constants, finished, split
+from gradverify.adapters._pair import is_loss, normal, ungiven
 from gradverify.adapters.losses import loss
 from gradverify.core.declare.functions import arguments
 from gradverify.core.declare.held import arrays_of
@@ -65,8 +61,6 @@ def from_pair(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
         from gradverify.adapters.stateful import stateful
 
         return stateful(owner, methods=tuple(method.__name__ for method in target), **declaration)
-    told = reordered(*target)
-    target = told or target
     kind = Loss if declaration.pop("loss", False) else Layer
     primals, settings = split(declaration)
     if any(is_nested(primals.get(p.name)) for p in arguments(target[0]) or ()):
@@ -76,15 +70,20 @@ def from_pair(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
         with time_limit(_TRIAL):
             if is_loss(layer):
                 return loss(*target, **declaration)
-            usual = (None if told else as_called(layer)) or layer
+            usual = _as_called(layer)
             targets = ungiven(usual)
             if targets:
-                layer = kind(*target, **{**declaration, "constants": constants(settings, *targets)})
-                usual = (None if told else as_called(layer)) or layer
+                usual = _as_called(kind(*target, **{**declaration, "constants": constants(settings, *targets)}))
             layer = usual
             return _seeded(layer) if mentions(layer.forward) else layer
     except LayerFailure:  # it does not return: the check itself finds that
         return layer
+
+
+def _as_called(layer: Layer) -> Layer:
+    """The layer with its functions called as their arguments tell."""
+    forward, backward, line = normal((layer.forward, layer.backward), layer)
+    return annotated(layer.derive(forward=forward, backward=backward), line) if line else layer
 
 
 def _owner(forward: Any, backward: Any) -> Any:

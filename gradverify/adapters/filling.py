@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from gradverify.adapters import convention
-from gradverify.adapters._normal import called, finished, flat, nameable, required, split
+from gradverify.adapters._normal import called, finished, flat, nameable, required, sketch, split
 from gradverify.adapters._objects.instance import SIZE
-from gradverify.adapters._pair import ungiven
+from gradverify.adapters._pair import ran, ungiven
+from gradverify.adapters.declared import from_pair
 from gradverify.core.declare.dims import Dims, sizes_in
 from gradverify.core.declare.functions import arguments
 from gradverify.core.declare.gradient_names import names_of_gradients
@@ -106,7 +107,7 @@ def _fills(target: Any) -> bool:
 @convention(
     'gradverify.adapt.filling(forward, backward, returns={"out": "N H"}, x="N D", W="D H")',
     _fills,
-    priority=95,
+    priority=91,
 )
 def filling(
     forward: Any,
@@ -130,9 +131,12 @@ def filling(
     DeclarationError
         If an argument cannot be told by its name.
     """
-    forward, backward = forward if backward is None else (forward, backward)
+    target, told = (forward, False) if backward is None else ((forward, backward), True)
+    forward, backward = target
     primals, settings = split(declaration)
     label = str(name or getattr(forward, "__name__", "filling"))
+    if not told and _returns_several(forward, sketch(primals, settings, name=label)):
+        return from_pair(target, **({"name": name} if name else {}), **declaration)
     taken = nameable(forward)
     primals = {n: primals[n] for n in sorted(primals, key=lambda n: taken.index(n) if n in taken else len(taken))}
     inner = Filling(forward, backward, {}, {}, _filled(nameable(backward), primals), ())
@@ -152,6 +156,12 @@ def filling(
         return filling(forward, backward, name=name, **{**declaration, "constants": targets})
     line = ", ".join(f"{n} with the gradient of {p}" for n, p in inner.gradients.items())
     return finished(layer, f"backward fills {line}")
+
+
+def _returns_several(forward: Any, planned: Layer) -> bool:
+    """Whether it has more than one output, as a cell `h -> h, c, cache`: then `dh` is the upstream gradient of one."""
+    made = ran(forward, planned)[2]
+    return isinstance(made, tuple) and (len(made) > 2 or isinstance(made[0], tuple))
 
 
 def _upstream(inner: Filling, layer: Layer) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from gradverify.adapters._torch.module import MODE, Called
 from gradverify.core.declare.functions import arguments, taken_by
 from gradverify.core.declare.gradient_names import names_of_gradients
 from gradverify.core.declare.held import Path, arrays_of, fetch, show, store
+from gradverify.core.evaluate import handed
 from gradverify.core.nouns import Array
 
 _FRAMEWORKS = ("torch", "lightning", "pytorch_lightning")  # whose modules have a `backward` that takes the loss
@@ -41,7 +42,8 @@ def function_of(forward: Callable[..., Any], backward: Callable[..., Any]) -> An
         @staticmethod
         @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
         def backward(ctx: Any, *cotangents: Any) -> Any:
-            raw = backward(*cotangents, ctx.kept, **taken_by(backward, ctx.options, len(cotangents) + 1))
+            given = handed(backward, cotangents, ctx.kept)
+            raw = backward(*given, **taken_by(backward, ctx.options, len(given)))
             return tuple(in_order(raw, names, ctx.moving))
 
     ctx = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -60,13 +60,18 @@ def run(
     outputs, saved = forwarded(layer, result)
 
     def pull(cotangents: tuple[Array, ...]) -> Gradients:
-        arguments = (*cotangents, saved) if len(cotangents) > 1 and spreads(backward, len(cotangents)) else None
-        if arguments is None:
-            arguments = (cotangents if len(outputs) > 1 else cotangents[0], saved)
+        arguments = handed(backward, cotangents, saved)
         raw = guarded("backward", backward, *arguments, **taken_by(backward, options, len(arguments)))
         return by_name(layer, raw)
 
     return Evaluation(outputs, saved, pull)
+
+
+def handed(backward: Backward, cotangents: tuple[Any, ...], saved: Any) -> tuple[Any, ...]:
+    """Arguments for backward: cotangents, several one by one or as a tuple, as it takes them; and what was saved."""
+    if len(cotangents) == 1 or spreads(backward, len(cotangents)):
+        return (*cotangents, saved)
+    return cotangents, saved
 
 
 def spreads(backward: Backward, count: int) -> bool:

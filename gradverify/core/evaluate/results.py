@@ -152,12 +152,24 @@ def _named(layer: Layer, raw: Any) -> dict[str, Any]:
 
 
 def keyed(raw: Any, names: tuple[str, ...]) -> dict[Any, Any] | None:
-    """What a dict holds by primal, or a record whose fields all name one, as a NamedTuple or a dataclass; else None."""
-    record = raw._asdict() if hasattr(raw, "_asdict") else getattr(raw, "__dict__", {})
-    told = raw if isinstance(raw, Mapping) else record
-    kept = told if told is raw else {key: value for key, value in told.items() if value is not None}  # fields left out
-    renamed = {_primal_of(key, names): value for key, value in kept.items()}
-    return renamed if isinstance(raw, Mapping) or (renamed and set(renamed) <= set(names)) else None
+    """What a dict holds by primal, or a record whose fields name primals, as a NamedTuple or a dataclass; else None.
+
+    Other fields of a record are none of ours, but where a NamedTuple may as well be read in order.
+    """
+    if isinstance(raw, Mapping):
+        return {_primal_of(key, names): value for key, value in raw.items()}
+    renamed = {_primal_of(key, names): value for key, value in _fields(raw).items() if value is not None}  # left out
+    found = {name: value for name, value in renamed.items() if name in names}
+    ordered = isinstance(raw, tuple) and len(raw) <= len(names)
+    return found if found and (len(found) == len(renamed) or not ordered) else None
+
+
+def _fields(raw: Any) -> Mapping[str, Any]:
+    if hasattr(raw, "_asdict"):
+        fields: Mapping[str, Any] = raw._asdict()
+        return fields
+    slots = (name for cls in type(raw).__mro__ for name in vars(cls).get("__slots__", ()))
+    return {**{n: getattr(raw, n) for n in slots if hasattr(raw, n)}, **getattr(raw, "__dict__", {})}
 
 
 def _primal_of(key: Any, names: tuple[str, ...]) -> Any:
