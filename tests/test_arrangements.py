@@ -178,3 +178,56 @@ def test_a_record_may_hold_more_than_gradients():
     for made in (record, slots):
         assert found((forward, made(1.0)), x=x, w=w) == set()
         assert found((forward, made(3.0)), x=x, w=w) == {("gradient", "w")}
+
+
+class Recurrent:
+    """tanh(x W) and its argument squared; `form` and the two subclasses say how they are handed on."""
+
+    factor, form = 1.0, "outputs, saved"
+
+    def __init__(self, D, K):
+        self.W, self.dW = np.zeros((D, K)), None
+
+    def forward(self, x):
+        z = x @ self.W
+        return FORMS[self.form]((np.tanh(z), z * z), (x, z))
+
+    def _pulled(self, dys, saved):
+        x, z = saved
+        d = dys[0] * (1 - np.tanh(z) ** 2) + 2 * z * dys[1]
+        self.dW = self.factor * x.T @ d
+        return d @ self.W.T
+
+
+class SavedFirst(Recurrent):
+    def backward(self, cache, dh, dc):
+        return self._pulled((dh, dc), cache)
+
+
+class Together(Recurrent):
+    def backward(self, douts, cache):
+        return self._pulled(douts, cache)
+
+
+class Usual(Recurrent):
+    def backward(self, dh, dc, cache):
+        return self._pulled((dh, dc), cache)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", [SavedFirst, Together, Usual])
+def test_methods_hand_on_in_any_order_as_functions_do(kind, form):
+    right, wrong = (type(kind.__name__, (kind,), {"form": form, "factor": f}) for f in (1.0, 3.0))
+    declared = {"x": "N D", "init": ("D", "K")}
+    assert found((right,), **declared) == set()
+    assert found((wrong,), **declared) == {("gradient", "W")}
+    assert found((right(3, 2),), x="N 3") == set()
+
+
+def test_an_object_that_breaks_down_however_it_is_called_is_called_as_usual():
+    class Broken(Usual):
+        def backward(self, dh, dc, cache):
+            raise RuntimeError("no gradient today")
+
+    report = gv.check(Broken(3, 2), x="N 3", W="3 2", examples=4, quiet=True, raises=False)
+    assert any(f.kind == "crash" and "no gradient today" in f.message for f in report.findings)

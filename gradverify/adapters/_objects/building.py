@@ -23,6 +23,7 @@ from gradverify.adapters._normal import (
     sketch,
     split,
 )
+from gradverify.adapters._objects.arranging import arrange
 from gradverify.adapters._objects.guesses import PREDICTIONS, dimensions, methods_of, with_sizes
 from gradverify.adapters._objects.instance import SIZE, Maker, accepted_by, builds, float_arrays
 from gradverify.adapters._objects.pairs import Pair, declared_pair, discover
@@ -76,6 +77,7 @@ def build(
         inner.inputs = _inputs(cls, inner.methods[0], primals, told, lists)
     if not inner.inputs:
         raise DeclarationError(_no_inputs(label, cls, inner.methods[0]))
+    arranged = arrange(inner, _layer(inner, primals, looking, label)) if first is not None else ""
     if first is not None and (inner.implicit(first) or inner.methods[0] in PREDICTIONS):
         settings["constants"] = (*settings["constants"], *_data(inner, _layer(inner, primals, looking, label)))
         looking["constants"] = settings["constants"]
@@ -97,7 +99,7 @@ def build(
     _updated(inner, layer, label)
     _sized(inner, layer, label, first)
     paired = ", ".join(str(inner.pairs[n]) for n in inner.parameters if n in inner.pairs)
-    return finished(layer, f"pairs: {paired}" if paired else "", *lines, chance=maker.chance)
+    return finished(layer, f"pairs: {paired}" if paired else "", arranged, *lines, chance=maker.chance)
 
 
 def _named_methods(label: str, given: Any) -> tuple[str, str] | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gradverify.adapters._arranged import Way
 from gradverify.adapters._chance import forget, generators_of, moved, restore
 from gradverify.adapters._normal import called, parted, required
 from gradverify.adapters._objects.instance import Maker, Ran, accepted_by, assign, summed
@@ -68,6 +69,7 @@ class Stateful:
     bound: dict[Any, Mapping[str, Any]] = field(default_factory=dict)  # sizes at the shapes that were seen last
     keys: dict[Any, str] = field(default_factory=dict)  # of a dict that backward returns, and primals they are of
     lists: Mapping[str, list[str]] = field(default_factory=dict)  # arguments of forward that hold several inputs
+    way: Way | None = None  # how it is called, where it is not the usual way
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -138,11 +140,11 @@ class Stateful:
 
     def call(self, instance: Any, given: list[Array], options: Mapping[str, Any]) -> tuple[Any, Ran]:
         """Forward on some inputs: its outputs, and what backward needs."""
-        method = getattr(instance, self.methods[0])
-        taken = {n: options[n] for n in self._forward_options(instance) if n in options}
-        raw = called("forward", method, *self._arguments(given), **taken)
-        raw = tuple(raw) if isinstance(raw, list) else raw
+        raw = self.forwarded(instance, given, options)
         known = dict(zip(self.inputs, given))
+        if self.way is not None:
+            outputs, saved = self.way.parted(raw)
+            return outputs, Ran(instance, options, known, saved if self.way.kept else outputs)
         if not self.methods[1]:
             if not isinstance(raw, tuple) or len(raw) < 2:
                 raise LayerFailure("outputs", "forward", f"{self.methods[0]} must return (value, gradients)")
@@ -156,6 +158,13 @@ class Stateful:
             *outputs, cache = raw
             return (outputs[0] if upstream == 1 else tuple(outputs)), Ran(instance, options, known, cache)
         return raw, Ran(instance, options, known)
+
+    def forwarded(self, instance: Any, given: list[Array], options: Mapping[str, Any]) -> Any:
+        """What forward returns, a list as a tuple."""
+        method = getattr(instance, self.methods[0])
+        taken = {n: options[n] for n in self._forward_options(instance) if n in options}
+        raw = called("forward", method, *self._arguments(given), **taken)
+        return tuple(raw) if isinstance(raw, list) else raw
 
     def _arguments(self, given: list[Array]) -> list[Any]:
         """The inputs as forward takes them: those of a list together."""
@@ -253,6 +262,10 @@ class Stateful:
             return called("backward", ran.cache, cotangent) if self.pulls else ran.cache
         method, takes = getattr(instance, self.methods[1]), self._signature(instance, self.methods[1])[0]
         extra = {**{n: options[n] for n in takes if n in options}, **self.extra}
+        if self.way is not None:
+            dys = cotangent if isinstance(cotangent, tuple) else (cotangent,)
+            values = self.way.given(ran.cache, ran.cache, dys, {**ran.given, **options, **extra})
+            return called("backward", method, *values, **{n: v for n, v in extra.items() if n not in self.way.roles})
         roles = self._roles(instance)
         upstream = roles.count("")
         spread = isinstance(cotangent, tuple) and upstream == len(cotangent)
@@ -284,6 +297,8 @@ class Stateful:
         """Whether backward takes no cotangent, as those of losses do."""
         if not self.methods[1]:
             return not self.pulls
+        if self.way is not None:
+            return not self.way.upstream
         takes = self._signature(instance, self.methods[1])[0]
         return not set(takes) - set(self.extra) - set(self._roles(instance)) - {""}
 
