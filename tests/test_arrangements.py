@@ -224,6 +224,15 @@ def test_methods_hand_on_in_any_order_as_functions_do(kind, form):
     assert found((right(3, 2),), x="N 3") == set()
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("factor", "wrong"), [(1.0, set()), (3.0, {("gradient", "w")})])
+def test_static_functions_of_a_class_do_as_well(form, factor, wrong):
+    first = form.startswith("saved")
+    functions = pair(2, form, "tuple", "saved, dys" if first else "dys, saved", factor)
+    dims = {"x": "N D", "w": "D K", "forward": functions[0], "backward": functions[1]}
+    assert found((type("Static", (), dims),)) == wrong
+
+
 def test_an_object_that_breaks_down_however_it_is_called_is_called_as_usual():
     class Broken(Usual):
         def backward(self, dh, dc, cache):
