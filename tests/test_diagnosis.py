@@ -1479,6 +1479,20 @@ WRONG |= {
         r"both what one wrong gradient of x @ W makes of them: the mistake lies between x @ W and the output",
         "x",
     ),
+    "what two have in common": Wrong(
+        layer(
+            lambda a, b, c: ((a - b) ** 2 + (a - c) ** 4, (a, b, c)),
+            lambda dy, s: (2 * dy * (s[0] - s[1]), -2 * dy * (s[0] - s[1]), -4 * dy * (s[0] - s[2]) ** 3),
+            a="N D",
+            b="N D",
+            c="N D",
+        ),
+        arrays(a=(2, 3), b=(2, 3), c=(2, 3)),
+        "in_common",
+        "TERM",
+        "the error of the gradient of a is the right gradient of c",
+        "a",
+    ),
     "mask drawn again": Wrong(
         layer(Redrawing().forward, Redrawing().backward, x="N D"),
         arrays(x=(3, 4)),

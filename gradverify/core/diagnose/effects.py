@@ -240,8 +240,12 @@ def race(evidence: Evidence) -> Diagnosis | None:
         return Diagnosis("race", "RACE", text, Fit.SEEN)
     if finding.kind in ("nondeterministic", "random") or _varies(evidence):
         d = f"the gradient of {evidence.primal} differs from run to run on one case"
-        if drawn_again(evidence):
-            text = f"{d}, by zeros in other places than forward has: the mask of forward is drawn again in backward"
+        masked = drawn_again(evidence)
+        if masked:
+            which = "" if masked == evidence.primal else f"that of {masked} "
+            text = (
+                f"{d}, {which}by zeros in other places than forward has: the mask of forward is drawn again in backward"
+            )
             return Diagnosis("race", "RNG", text, Fit.SEEN)
         return Diagnosis("race", "RACE", f"{d}: a race, or random numbers in backward", Fit.SEEN)
     return None

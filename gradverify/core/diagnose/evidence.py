@@ -138,6 +138,9 @@ class Evidence:
             return False
         if self.finding.kind == "crash":
             return probe.failure is not None
+        if self.finding.kind == "nan" and probe.failure is None:  # numbers that are wrong besides are another finding
+            got = probe.analytic.get(self.primal)
+            return got is not None and not bool(np.isfinite(got).all())
         try:
             with np.errstate(all="ignore"):
                 return probe.fails(self.finding.primal)
@@ -226,10 +229,11 @@ class Evidence:
         if self.finding.property != "gradient" or self.finding.kind != "wrong":
             return None
         plain = [p for p in (self.probe(self.plain(draw, self.case.options)) for draw in range(DRAWS)) if p is not None]
-        wrong = tuple(p for p in plain if self._usable(p) and self._told_by_check(p.case))
+        wrong = tuple(p for p in plain if self._usable(p) and self.told_by_check(p.case))
         return Situation("nothing", {}, wrong) if wrong and len(wrong) == len(plain) else None
 
-    def _told_by_check(self, case: Case) -> bool:
+    def told_by_check(self, case: Case) -> bool:
+        """Whether the check itself, which sees more than a probe, finds the gradient wrong on a case."""
         outcome = examine(self.layer, case, properties.get("gradient"))
         return any(f.primal == self.finding.primal and f.kind == "wrong" for f in outcome.findings)
 
@@ -302,12 +306,14 @@ class Evidence:
     @property
     def fault(self) -> str:
         """What is wrong, in words: the gradient, or code that breaks down."""
-        return "backward fails" if self.finding.kind == "crash" else f"the gradient of {self.primal} is wrong"
+        if self.finding.kind == "crash":
+            return "backward fails"
+        return f"the gradient of {self.primal} is {'NaN' if self.finding.kind == 'nan' else 'wrong'}"
 
     @property
     def sound(self) -> str:
         """What it is elsewhere, as far as was tried: values that are wrong besides are another finding."""
-        return "runs" if self.finding.kind == "crash" else "right"
+        return {"crash": "runs", "nan": "finite"}.get(self.finding.kind, "right")
 
     @property
     def with_options(self) -> str:

@@ -9,7 +9,7 @@ from itertools import islice, permutations
 import numpy as np
 
 from gradverify.core.diagnose import add, variants
-from gradverify.core.diagnose.evidence import ANYWHERE, Evidence
+from gradverify.core.diagnose.evidence import ANYWHERE, PLAIN, Evidence
 from gradverify.core.diagnose.probe import CLOSE, NOTHING, Probe, close
 from gradverify.core.diagnose.scaled import ratio_of
 from gradverify.core.judge.facts import best_ratio
@@ -131,9 +131,35 @@ def swapped(evidence: Evidence) -> Diagnosis | None:
             most = all(p.wrong(evidence.primal).mean() > 0.5 for p in probes)
             square = "" if probes is evidence.probes else " where all sizes are equal"
             text = f"{d} is that of {other}" if theirs is None else f"{d} and that of {other} are swapped"
+            lacking = mine != 1 and in_common.fits(evidence) is not None  # which leaves a multiple by itself
+            fit = Fit.LAW if most and not lacking else Fit.FORM
             text += (square or evidence.given) + _besides(evidence.primal, mine, other, theirs)
-            return Diagnosis("swapped", "INDEX", text, Fit.LAW if most else Fit.FORM, {"cases": len(probes)})
+            return Diagnosis("swapped", "INDEX", text, fit, {"cases": len(probes)})
     return None
+
+
+@add("in_common", "TERM", PLAIN, probes=True)
+def in_common(evidence: Evidence) -> Diagnosis | None:
+    """The error is the right gradient of another primal, or minus it: that of a - b in a loss of a - b and a - c."""
+    for other in evidence.differentiable:
+        for sign, words in ((1, ""), (-1, "minus ")):
+            if other != evidence.primal and evidence.everywhere(partial(_off_by, evidence, other, sign)):
+                text = (
+                    f"the error of the gradient of {evidence.primal} is {words}the right gradient of {other}"
+                    f"{evidence.given}: what comes of {evidence.primal} together with {other}, as of their difference, "
+                    "is missing, or counted twice"
+                )
+                return Diagnosis("in_common", "TERM", text, Fit.LAW, {"cases": len(evidence.probes)})
+    return None
+
+
+def _off_by(evidence: Evidence, other: str, sign: int, probe: Probe) -> bool:
+    """Not where one right gradient is a multiple of the other: then it is off by its own."""
+    (a, n), theirs = evidence.pair(probe), probe.numerical(other)
+    if theirs.shape != n.shape or n.size < 3 or not np.any(theirs) or not close(a - n, sign * theirs):
+        return False
+    ratio, _ = best_ratio(n.ravel(), theirs.ravel())
+    return not (np.isfinite(ratio) and close(n, ratio * theirs))
 
 
 def _times(probes: tuple[Probe, ...], name: str, other: str) -> float | None:

@@ -13,7 +13,7 @@ from gradverify.core.diagnose.gates import drops
 from gradverify.core.diagnose.jacobian import jacobians
 from gradverify.core.diagnose.mirrored import where_symmetric
 from gradverify.core.diagnose.overwritten import by_entry
-from gradverify.core.diagnose.probe import Probe, close
+from gradverify.core.diagnose.probe import CLOSE, Probe, close
 from gradverify.core.nouns import Array, Case, Diagnosis, Fit, Stream
 
 
@@ -143,9 +143,11 @@ def _distinct(evidence: Evidence, case: Case, name: str) -> Case | None:
     domain = layer.primal(name).domain
     array = np.asarray(case.primals[name])
     counted = domain.arguments[-1]
+    lowest = int(domain.arguments[0]) if domain.name == "integers" else 0
     sizes: dict[str, Any] = layer.named_sizes(case.primals, case.options) or {}
     free = variants.axis_names(layer)
     count = sizes[counted] if isinstance(sizes.get(counted), int) else int(counted) if str(counted).isdigit() else 0
+    count += 1 - lowest if domain.name == "integers" else 0
     own = [n for n in layer.primal(name).dims.labels(array.ndim) if n in free]
     if array.size > count > 1 and counted not in free and own:  # a fixed number of values: fewer places then
         few = max(1, count // 2 ** (len(own) - 1))
@@ -163,7 +165,7 @@ def _distinct(evidence: Evidence, case: Case, name: str) -> Case | None:
             return None  # then it is the size and not the repetition
     if array.size > count:
         return None
-    flat = case.rng(Stream.REPEATED).permutation(count)[: array.size]
+    flat = lowest + case.rng(Stream.REPEATED).permutation(count)[: array.size]
     return variants.but(layer, case, name, partial(_spread, flat.reshape(array.shape)))
 
 
@@ -208,11 +210,22 @@ def _other_places(evidence: Evidence, probe: Probe) -> bool:
     return clean and top > 0 and bool(np.any(np.abs(ours) > 0)) and not close(ours, theirs)
 
 
-def drawn_again(evidence: Evidence) -> bool:
-    """Whether backward, which answers by chance, multiplies by 0 or one number, and forward in other places."""
+def drawn_again(evidence: Evidence) -> str:
+    """The primal whose gradient, by chance, is zero in other places than the right one, and right where neither is."""
     found = [evidence.probe(evidence.plain(draw)) for draw in range(_DRAWN)]
-    probes = [p for p in found if p is not None and p.failure is None and evidence.primal in p.analytic]
-    return sum(_other_places(evidence, p) for p in probes) > _DRAWN // 2
+    probes = [p for p in found if p is not None and p.failure is None]
+    for name in (evidence.primal, *(n for n in evidence.differentiable if n != evidence.primal)):
+        pairs = [(p.analytic[name], p.numerical(name)) for p in probes if name in p.analytic]
+        if sum(_zeros_elsewhere(*pair) for pair in pairs) > 1:
+            return name
+    return ""
+
+
+def _zeros_elsewhere(a: Array, n: Array) -> bool:
+    """Whether each of two is zero somewhere where the other is not: of what is lost by a race, none is too much."""
+    ours, right = (np.abs(g) > CLOSE * float(np.abs(g).max(initial=0.0)) for g in (a, n))
+    both = ours & right
+    return bool((ours & ~right).any() and (right & ~ours).any() and both.any()) and close(a[both], n[both])
 
 
 def _whatever_the_values(evidence: Evidence, probe: Probe) -> bool:

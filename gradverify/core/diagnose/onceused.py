@@ -66,6 +66,8 @@ def _uses(evidence: Evidence) -> Iterator[tuple[str, str, str, tuple[int, int] |
         tokens = [axis.text for axis in other.dims.axes]
         if other.name == primal.name or len(tokens) < 2 or any(a.kind == "many" for a in other.dims.axes):
             continue
+        if "complex" in (primal.domain.kind, other.domain.kind):
+            continue  # a gradient of these is two real ones, which no real span holds
         for shared in (t for t in dict.fromkeys(own) if t in tokens):
             for k, token in enumerate(tokens):
                 if token != shared and token not in own:

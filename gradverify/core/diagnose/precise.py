@@ -6,10 +6,12 @@ from functools import partial
 
 import numpy as np
 
-from gradverify.core.diagnose import add
-from gradverify.core.diagnose.evidence import ANYWHERE, Evidence
+from gradverify.core.diagnose import add, variants
+from gradverify.core.diagnose.evidence import ANYWHERE, PLAIN, Evidence
 from gradverify.core.diagnose.indexed import as_if
 from gradverify.core.diagnose.probe import Probe, close
+from gradverify.core.diagnose.terms import SMALL, relative
+from gradverify.core.diagnose.valued import changed
 from gradverify.core.nouns import Array, Diagnosis, Fit
 
 # How far a number that was summed in a type may be from the right one: some tens of its roundings.
@@ -33,13 +35,55 @@ def precision(evidence: Evidence) -> Diagnosis | None:
                 f"or kept in {name}"
             )
             return Diagnosis("precision", "PRECISION", text, Fit.LAW, {"dtype": name})
+    largest = max(relative(evidence, probe) for probe in evidence.probes)
+    if 0 < largest < _FLOAT32 and evidence.situation.needs in PLAIN and _short_is_right(evidence):
+        text = (
+            f"the gradient of {evidence.primal} is right to {largest:.1g} of its largest entry{evidence.given}, and to "
+            "all digits where primals and upstream gradient have few: something in backward is kept or summed in "
+            "float32"
+        )
+        return Diagnosis("precision", "PRECISION", text, Fit.LAW, {"largest": largest})
     return None
+
+
+_TOLERANCE = 1e-4  # share of a gradient that an iteration may leave undone
+_FLOAT32 = 1e-6  # of a gradient: some roundings of float32
+
+
+def _short_is_right(evidence: Evidence) -> bool:
+    """Whether cases that fail are right once all numbers in them are quarters, which a sum in float32 keeps."""
+    cases = []
+    for probe in evidence.probes:
+        case = changed(evidence, probe.case, _quarters)
+        if case is None or probe.case.cotangents is None:
+            return False
+        cases.append(case.but(cotangents=tuple(_quarters(v) for v in probe.case.cotangents)))
+    return all(evidence.told_by_check(p.case) for p in evidence.probes) and not any(map(evidence.told_by_check, cases))
+
+
+def _quarters(array: Array) -> Array:
+    return np.where(np.abs(array) < 0.25, 0.25, np.round(4 * array) / 4)
 
 
 def _narrow(evidence: Evidence, kind: type, tolerance: float, probe: Probe) -> bool:
     """Whether the analytic gradient is exact in a narrow type, and the numerical one is not."""
     a, n = evidence.pair(probe)
     return bool(np.array_equal(a, a.astype(kind)) and not np.array_equal(n, n.astype(kind)) and close(a, n, tolerance))
+
+
+@add("small_error", "TERM", ANYWHERE, probes=True)
+def small_error(evidence: Evidence) -> Diagnosis | None:
+    """Nearly right everywhere: an approximation of the derivative."""
+    sizes = [relative(evidence, p) for p in evidence.probes]
+    if not all(0 < size < SMALL for size in sizes) or precision.fits(evidence) is not None:
+        return None
+    text = (
+        f"the gradient of {evidence.primal} is nearly right, to {max(sizes):.1g} of its largest entry, and the error "
+        f"is the same when asked again: the derivative of an approximation, or a small term that is missing"
+    )
+    if max(sizes) < _TOLERANCE:
+        text += f"; where backward or forward iterates to a tolerance, declare accuracy={10 * max(sizes):.0e}"
+    return Diagnosis("small_error", "TERM", text, Fit.PART, {"largest": max(sizes)})
 
 
 @add("conjugate", "COMPLEX", ANYWHERE, probes=True)
@@ -55,6 +99,14 @@ def conjugate(evidence: Evidence) -> Diagnosis | None:
         if other.domain.kind == "complex" and evidence.everywhere(partial(as_if, evidence, other.name, np.conj)):
             text = f"the gradient of {evidence.primal} is the one that would be right if {other.name} were conjugated"
             return Diagnosis("conjugate", "COMPLEX", text + evidence.given, Fit.LAW)
+    for other in evidence.layer.primals:
+        if other.domain.kind == "complex" and other.name != evidence.primal and _right_where_real(evidence, other.name):
+            text = (
+                f"the gradient of {evidence.primal} is right where {other.name} is real{evidence.given}, and wrong "
+                f"elsewhere: {other.name}, or what is made of it, stands somewhere in backward where its conjugate "
+                "belongs, or the other way round"
+            )
+            return Diagnosis("conjugate", "COMPLEX", text, Fit.PLACES, {"cases": len(evidence.probes)})
     if evidence.everywhere(partial(_right_for_real, evidence)):
         text = (
             f"the gradient of {evidence.primal} is right for a real upstream gradient, and wrong for a complex one"
@@ -62,6 +114,11 @@ def conjugate(evidence: Evidence) -> Diagnosis | None:
         )
         return Diagnosis("conjugate", "COMPLEX", text, Fit.LAW)
     return None
+
+
+def _right_where_real(evidence: Evidence, name: str) -> bool:
+    """Whether each case that fails is right once the imaginary parts of another primal are dropped."""
+    return evidence.holds(*(variants.but(evidence.layer, p.case, name, np.real) for p in evidence.probes))
 
 
 def _right_for_real(evidence: Evidence, probe: Probe) -> bool:

@@ -57,7 +57,7 @@ def _long_within(evidence: Evidence, x: str, W: str, turned: bool) -> Iterator[C
 
 
 def _takes_transposed(x: str, W: str, turned: bool, own: str, probe: Probe) -> bool:
-    left, right = (np.asarray(probe.case.primals[name], float) for name in (x, W))
+    left, right = (np.asarray(probe.case.primals[name]) for name in (x, W))
     dx, dW, a = probe.numerical(x), probe.numerical(W), probe.analytic[own]
     real = (left.shape, right.shape) == (dx.shape, dW.shape)
     if not real or left.ndim != right.ndim or left.shape[:-2] != right.shape[:-2]:

@@ -20,7 +20,6 @@ _SEVERAL = 5  # entries on either side of a bound
 _CLEAR = 1e-3  # of an entry, that it may be off by to be right
 _CLEARLY = 8.0  # times what two gradients may differ by, that an entry next to it is off by
 SMALL = 2e-2  # error below which a gradient is nearly right
-_TOLERANCE = 1e-4  # share of a gradient that an iteration may leave undone
 _LEFT = 1e-5  # share of the error that a span may leave
 
 
@@ -37,7 +36,26 @@ def span(evidence: Evidence) -> Diagnosis | None:
             if evidence.everywhere(partial(_in_span, evidence, axes, kinds), probes):
                 names = " and ".join(labels[k] for k in axes)
                 return _diagnosis(evidence, names, words, kinds)
+        picked = any(p.domain.kind == "int" for p in evidence.layer.primals)  # of which others tell more
+        if not picked and evidence.everywhere(partial(_one_number_or_none, axes, evidence), probes):
+            names = " and ".join(labels[k] for k in axes)
+            text = (
+                f"the error of the gradient of {evidence.primal} is along {names} one number at some places and 0 at "
+                f"the others{evidence.given}: a sum or a mean over some of these places is missing or wrong, as where "
+                "it is divided by the number of all"
+            )
+            return Diagnosis("span", "TERM", text, Fit.SOME, {"axes": names})
     return None
+
+
+def _one_number_or_none(axes: tuple[int, ...], evidence: Evidence, probe: Probe) -> bool:
+    """Whether each row of the error holds 0 and one other number, at several places of some rows."""
+    a, n = evidence.pair(probe)
+    error = _rows(a - n, axes)
+    off = np.abs(error) > CLOSE * max(float(np.abs(error).max()), float(np.abs(n).max()))
+    alike = np.where(off, (error * off).sum(1, keepdims=True) / np.maximum(off.sum(1, keepdims=True), 1), 0)
+    known = int((off.sum(1) - off.any(1)).sum())  # places whose error another place of their row tells
+    return known > 1 and not off.all(1).any() and close(error, alike, _LEFT)
 
 
 def _wide(evidence: Evidence) -> Sequence[Probe]:
@@ -101,21 +119,6 @@ def _normaliser(evidence: Evidence, span: list[str]) -> str:
             if evidence.holds(*cases):
                 return "*".join(group)
     return ""
-
-
-@add("small_error", "TERM", ANYWHERE, probes=True)
-def small_error(evidence: Evidence) -> Diagnosis | None:
-    """Nearly right everywhere: an approximation of the derivative."""
-    sizes = [relative(evidence, p) for p in evidence.probes]
-    if not all(0 < size < SMALL for size in sizes):
-        return None
-    text = (
-        f"the gradient of {evidence.primal} is nearly right, to {max(sizes):.1g} of its largest entry, and the error "
-        f"is the same when asked again: the derivative of an approximation, or a small term that is missing"
-    )
-    if max(sizes) < _TOLERANCE:
-        text += f"; where backward or forward iterates to a tolerance, declare accuracy={10 * max(sizes):.0e}"
-    return Diagnosis("small_error", "TERM", text, Fit.PART, {"largest": max(sizes)})
 
 
 def relative(evidence: Evidence, probe: Probe) -> float:
