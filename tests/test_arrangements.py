@@ -20,7 +20,6 @@ FORMS = {  # what forward returns, of its outputs and of what it saves
 }
 SAVED = {
     "tuple": lambda x, w: (x, w),
-    "list": lambda x, w: [x, w],
     "dict": lambda x, w: {0: x, 1: w},
 }
 ONE = {  # of backward, as `call(upstream gradients, saved)` takes them
@@ -144,6 +143,18 @@ def test_a_name_that_says_otherwise_is_never_overruled():
     assert str(first) == "backward: a function of what forward saved, the upstream gradient"
     assert not any(way.usual for way in others)
     assert ways((x, (x,)), lambda dout, cache: None, {"x": x}, ())[0].usual
+
+
+@pytest.mark.parametrize("names", ["dy, v", "g, v", "g, ct", "grad, g"])
+@pytest.mark.parametrize(("factor", "wrong"), [(1.0, set()), (2.0, {("gradient", "x")})])
+def test_what_was_saved_may_be_called_as_an_upstream_gradient_is(names, factor, wrong):
+    back = eval(f"lambda {names}: factor * {names.split(',')[0]} * (1 -{names.split(',')[1]} ** 2)", {"factor": factor})
+
+    def forward(x):
+        y = np.tanh(x)
+        return y, y
+
+    assert found((forward, back), x="N D") == wrong
 
 
 def test_a_backward_that_breaks_down_is_still_called_as_documented():

@@ -24,6 +24,7 @@ _UPSTREAM = re.compile(
     + r"|(d|grad|g)_?(out|output|y|z|h|c|l|loss|hidden|cell)(s|\d|_\w+)*|dL_?d\w+|(d|dout|grad)s|[dg]\d",
     re.IGNORECASE,
 )
+_WEAK = ("g", "v", "ct")  # which say so beside no other such name: what a Householder forward saves is called v, too
 _SAVED = re.compile(r"_|saved|\w*caches?|ctx|context|residuals?|res|tape|memory|intermediates?")
 _OUTPUT, SHAPE = ("y", "out", "output", "result", "ans", "z", "s", "p", "h"), "_shape"
 # What an argument of backward is, where it is not what an argument of forward is called; of several outputs, the
@@ -180,6 +181,12 @@ class _Call:
         if self.kept and isinstance(self.saved, (tuple, list)):
             yield from self._two_orders(dys, names, EACH, len(self.saved))
 
+    def told(self, name: str) -> str:
+        """As `told`, beside the other arguments; "" of what forward calls so."""
+        others = [n for n in self.names if n != name and told(n) == DY]
+        weak = name in _WEAK and any(n not in _WEAK or self.names.index(n) < self.names.index(name) for n in others)
+        return "" if name in self.known or (weak and told(name) == DY) else told(name)
+
     def _two_orders(self, dys: list[list[Role]], names: Sequence[str], role: str, number: int) -> Iterator[list[Role]]:
         """What was saved behind the upstream gradients and before them, where there are as many arguments."""
         for d in dys:
@@ -208,8 +215,8 @@ class _Call:
     def _role_of(self, name: str) -> str:
         if name in self.known or (name.endswith(SHAPE) and name.removesuffix(SHAPE) in self.known):
             return name
-        if told(name) and (self.kept or told(name) == DY):
-            return told(name)
+        if self.told(name) and (self.kept or self.told(name) == DY):
+            return self.told(name)
         output = name in _OUTPUT or any(name.endswith(f"_{primal}") for primal in self.known)
         return Y if output and not self.kept else ""
 
@@ -219,7 +226,7 @@ class _Call:
         single = [part for role in roles for part in ([(EACH, v) for v in self.saved] if role == EACH else [role])]
         found = 0
         for name, role in zip(self.names, single):
-            kind, of = role[0] if isinstance(role, tuple) else role, "" if name in self.known else told(name)
+            kind, of = role[0] if isinstance(role, tuple) else role, self.told(name)
             if kind == DY:
                 found += name in self.known or of == KEPT
             elif kind in (KEPT, EACH):
