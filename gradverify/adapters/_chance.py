@@ -37,6 +37,7 @@ class Chance:
         self._private = {name: (g, _state(g)) for f in functions for name, g in _reached(f)}
         self.drawn: set[str] = set()
         self._calls = 0
+        self._steady = False
         self._known: dict[Any, tuple[int, frozenset[str]]] = {}  # evaluations by configuration, and what they used
 
     def reach(self, *functions: Callable[..., Any] | None) -> None:
@@ -95,7 +96,9 @@ class Chance:
             yield
             return
         before = {name: read() for name, (read, _) in _SHARED.items()}
-        self._calls += 1
+        self._calls += not self._steady
+        if self._steady:
+            restore(self._private)
         np.random.seed(_SEED + self._calls)
         random.seed(_SEED + self._calls)
         began = {name: read() for name, (read, _) in _SHARED.items()}
@@ -106,6 +109,15 @@ class Chance:
             self._known[key] = count + 1, used | now
             for name, (_, write) in _SHARED.items():
                 write(before[name])
+
+    @contextmanager
+    def steady(self) -> Iterator[None]:
+        """Inside, each backward starts from the same state, private generators too: what it draws changes nothing."""
+        self._steady = True
+        try:
+            yield
+        finally:
+            self._steady = False
 
     def line(self) -> str:
         """What a report should say of it; empty if nothing was drawn."""

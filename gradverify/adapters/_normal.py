@@ -155,7 +155,7 @@ def finished(layer: Layer, *lines: str, chance: Chance | None = None) -> Layer:
             attempt(layer, {name: value})
     if chance is not None and chance.drawn:
         # A stack of copies would draw other numbers for each copy than one forward does.
-        layer = layer.derive(hooks=dataclasses.replace(layer.hooks, batched=_one_by_one))
+        layer = layer.derive(hooks=dataclasses.replace(layer.hooks, batched=_one_by_one, steady=chance.steady))
     return annotated(layer, *lines, *shown, chance.line() if chance is not None else "")
 
 

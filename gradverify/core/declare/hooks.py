@@ -97,6 +97,7 @@ class Hooks:
         primals, and (array) -> (derivative, bound on the second one); see `gradverify.core.properties.bound`
     uncompiled : () -> a context in which forward runs as it is written, with what it takes from outside as that is now
     stored_parameters : (saved) -> copies of the parameters that a stateful layer keeps on itself, by primal name
+    steady : () -> a context in which each backward starts its random numbers from one state
     """
 
     session: Callable[[], tuple[Callable[..., tuple[Any, Any]], Callable[..., Any]]] | None = None
@@ -116,3 +117,4 @@ class Hooks:
     bounded: Callable[..., Any] | None = None
     uncompiled: Callable[[], AbstractContextManager[Any]] | None = None
     stored_parameters: Callable[[Any], Mapping[str, Any]] | None = None
+    steady: Callable[[], AbstractContextManager[Any]] | None = None

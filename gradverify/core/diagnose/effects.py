@@ -12,7 +12,7 @@ from gradverify.core import evaluate
 from gradverify.core.declare.layer import Layer
 from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import ABOUT_GRADIENTS, Evidence
-from gradverify.core.diagnose.masked import drawn_again
+from gradverify.core.diagnose.masked import drawn_again, draws
 from gradverify.core.diagnose.probe import CLOSE
 from gradverify.core.diagnose.untouched import explains
 from gradverify.core.evaluate import LayerFailure
@@ -242,6 +242,12 @@ def race(evidence: Evidence) -> Diagnosis | None:
         d = f"the gradient of {evidence.primal} differs from run to run on one case"
         if drawn_again(evidence):
             text = f"{d}, by zeros in other places than forward has: the mask of forward is drawn again in backward"
+            return Diagnosis("race", "RNG", text, Fit.SEEN)
+        if draws(evidence):
+            text = (
+                f"{d}, and not where random numbers start from one state: they are drawn in backward, as a mask or "
+                "noise that must be that of forward"
+            )
             return Diagnosis("race", "RNG", text, Fit.SEEN)
         return Diagnosis("race", "RACE", f"{d}: a race, or random numbers in backward", Fit.SEEN)
     return None

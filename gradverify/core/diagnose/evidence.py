@@ -138,6 +138,9 @@ class Evidence:
             return False
         if self.finding.kind == "crash":
             return probe.failure is not None
+        if self.finding.kind == "nan" and probe.failure is None:  # numbers that are wrong besides are another finding
+            got = probe.analytic.get(self.primal)
+            return got is not None and not bool(np.isfinite(got).all())
         try:
             with np.errstate(all="ignore"):
                 return probe.fails(self.finding.primal)
@@ -302,12 +305,14 @@ class Evidence:
     @property
     def fault(self) -> str:
         """What is wrong, in words: the gradient, or code that breaks down."""
-        return "backward fails" if self.finding.kind == "crash" else f"the gradient of {self.primal} is wrong"
+        if self.finding.kind == "crash":
+            return "backward fails"
+        return f"the gradient of {self.primal} is {'NaN' if self.finding.kind == 'nan' else 'wrong'}"
 
     @property
     def sound(self) -> str:
         """What it is elsewhere, as far as was tried: values that are wrong besides are another finding."""
-        return "runs" if self.finding.kind == "crash" else "right"
+        return {"crash": "runs", "nan": "finite"}.get(self.finding.kind, "right")
 
     @property
     def with_options(self) -> str:

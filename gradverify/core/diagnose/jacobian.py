@@ -53,7 +53,8 @@ def jacobians(evidence: Evidence) -> list[Jacobians]:
     if not evidence.about_gradient or evidence.situation.needs == "values" or not evidence.probes:
         return []
     found = [_jacobians(evidence, probe) for probe in _small_enough(evidence)]
-    return [j for j in found if j is not None] if all(j is not None and j.analytic.any() for j in found) else []
+    known = [j for j in found if j is not None]
+    return known if len(known) == len(found) and any(j.analytic.any() for j in known) else []
 
 
 def _outputs(probe: Probe) -> int:
@@ -253,7 +254,7 @@ def _weights(evidence: Evidence, pairs: Sequence[Jacobians]) -> Description | No
         )
     if not one and all((j.there("numerical") & j.gone("analytic")).any() for j in pairs):
         return "TERM", Fit.VAGUE, f"{d} lacks what some of the outputs contribute to it, and the rest is wrong, too"
-    if not one and not all(_same_places(j) for j in pairs):
+    if not one and not all(_in_its_places(j) for j in pairs):
         return None
     alone = all((~j.gone("numerical")).sum(0).max(initial=0) <= 1 for j in pairs)
     right = [(j, j.there("numerical")) for j in pairs]
@@ -274,6 +275,6 @@ def _weights(evidence: Evidence, pairs: Sequence[Jacobians]) -> Description | No
     )
 
 
-def _same_places(j: Jacobians) -> bool:
-    lost, surplus = j.there("numerical") & j.gone("analytic"), j.there("analytic") & j.gone("numerical")
-    return not lost.any() and not surplus.any() and bool(j.there("numerical").any())
+def _in_its_places(j: Jacobians) -> bool:
+    """Whether nothing is joined that forward does not join; where all is, a weight may be 0 in some cases."""
+    return bool(j.there("numerical").any()) and not (j.there("analytic") & j.gone("numerical")).any()

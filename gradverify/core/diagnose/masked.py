@@ -170,6 +170,7 @@ def _distinct(evidence: Evidence, case: Case, name: str) -> Case | None:
 _CHANGES = (-1.0, 2.0**-6, 2.0**6)  # of all values: beside a clamp, forward keeps other places then
 
 
+_CALLS = 12  # of which a race changes some
 _DRAWN = 6  # cases, on few of which two draws are the same by chance
 
 
@@ -213,6 +214,22 @@ def drawn_again(evidence: Evidence) -> bool:
     found = [evidence.probe(evidence.plain(draw)) for draw in range(_DRAWN)]
     probes = [p for p in found if p is not None and p.failure is None and evidence.primal in p.analytic]
     return sum(_other_places(evidence, p) for p in probes) > _DRAWN // 2
+
+
+def draws(evidence: Evidence) -> bool:
+    """Whether what changes from call to call stays once backward starts its random numbers from one state."""
+    steady = evidence.layer.hooks.steady
+    probes = [p for p in (evidence.own, evidence.probe(evidence.plain(0))) if p is not None]
+
+    def changes(probe: Probe) -> bool:
+        first, *others = [probe.pulled(probe.case.cotangents or ()).get(evidence.primal) for _ in range(_CALLS)]
+        return not all(first is not None and g is not None and np.array_equal(first, g) for g in others)
+
+    changing = [p for p in probes if steady is not None and changes(p)]
+    if steady is None or not changing:
+        return False
+    with steady():
+        return not any(changes(p) for p in changing)
 
 
 def _whatever_the_values(evidence: Evidence, probe: Probe) -> bool:

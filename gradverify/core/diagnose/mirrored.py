@@ -93,7 +93,7 @@ def where_symmetric(evidence: Evidence) -> Iterator[tuple[str, str]]:
         ways: Sequence[Change] = [partial(_with_transpose, kind) for kind in kinds]
         if _right(evidence, name, ways):
             yield name, "symmetric"
-        elif domain.name in ("mask", "bool") and _right(evidence, name, (_others,)):
+        elif domain.name in ("mask", "bool") and _right(evidence, name, (_ring,), _rings(evidence, name)):
             yield name, "symmetric, with as many in each row"
 
 
@@ -105,9 +105,16 @@ def _mean(a: Array, b: Array) -> Array:
     return np.asarray((a + b) / 2)
 
 
-def _others(a: Array) -> Array:
-    """All but the diagonal: its own transpose, whatever its rows or its columns are divided by."""
-    return np.broadcast_to(1 - np.eye(a.shape[-1]), a.shape)
+def _ring(a: Array) -> Array:
+    """Each place beside its two neighbours: its own transpose, whatever its rows or its columns are divided by."""
+    one = np.eye(a.shape[-1])
+    return np.broadcast_to(np.roll(one, 1, 0) + np.roll(one, -1, 0), a.shape)
+
+
+def _rings(evidence: Evidence, name: str) -> Sequence[Probe]:
+    """Cases that fail where a ring is not all there is: one that is leaves nothing out, as a mask that is forgotten."""
+    axis = evidence.layer.primal(name).dims.axes[-1].text
+    return evidence.failing_at(variants.grouped({axis: n}) for n in (5, 6))
 
 
 def _diagonal(a: Array) -> Array:
@@ -139,9 +146,9 @@ def _folded(a: Array, axes: tuple[int, ...]) -> Array:
     return np.asarray((a + np.flip(a, axes)) / 2)
 
 
-def _right(evidence: Evidence, name: str, ways: Sequence[Change]) -> bool:
+def _right(evidence: Evidence, name: str, ways: Sequence[Change], among: Sequence[Probe] | None = None) -> bool:
     """Whether every case that fails is right, and not nothing, once a primal is changed in any of some ways."""
-    failing = evidence.situation.failing
+    failing = evidence.situation.failing if among is None else among
     made = (variants.but(evidence.layer, probe.case, name, way) for probe in failing for way in ways)
     return bool(failing) and evidence.holds(*made)
 

@@ -13,6 +13,7 @@ from gradverify.core.diagnose.evidence import ANYWHERE, PLAIN, Evidence
 from gradverify.core.diagnose.indexed import Move, moves
 from gradverify.core.diagnose.probe import APART, CLOSE, Probe, close
 from gradverify.core.diagnose.terms import SMALL, relative
+from gradverify.core.diagnose.valued import by_size
 from gradverify.core.judge.facts import best_ratio
 from gradverify.core.nouns import Array, Case, Diagnosis, Fit
 
@@ -28,7 +29,7 @@ _MASKS = ("ignore", "mask", "padding_idx", "pad_id", "pad_token")
 def options(evidence: Evidence) -> Diagnosis | None:
     """Right at the defaults, wrong with some options changed."""
     needed = evidence.situation.options
-    if not needed:
+    if not needed or by_size(evidence):
         return None
     tried = len(evidence.situation.failing)
     d = f"{evidence.fault}{evidence.with_options}, and {evidence.sound}"

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from gradverify.core.diagnose import add
+from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import ANYWHERE, Evidence
 from gradverify.core.diagnose.indexed import as_if
 from gradverify.core.diagnose.probe import Probe, close
@@ -55,6 +55,14 @@ def conjugate(evidence: Evidence) -> Diagnosis | None:
         if other.domain.kind == "complex" and evidence.everywhere(partial(as_if, evidence, other.name, np.conj)):
             text = f"the gradient of {evidence.primal} is the one that would be right if {other.name} were conjugated"
             return Diagnosis("conjugate", "COMPLEX", text + evidence.given, Fit.LAW)
+    for other in evidence.layer.primals:
+        if other.domain.kind == "complex" and other.name != evidence.primal and _right_where_real(evidence, other.name):
+            text = (
+                f"the gradient of {evidence.primal} is right where {other.name} is real{evidence.given}, and wrong "
+                f"elsewhere: {other.name}, or what is made of it, stands somewhere in backward where its conjugate "
+                "belongs, or the other way round"
+            )
+            return Diagnosis("conjugate", "COMPLEX", text, Fit.PLACES, {"cases": len(evidence.probes)})
     if evidence.everywhere(partial(_right_for_real, evidence)):
         text = (
             f"the gradient of {evidence.primal} is right for a real upstream gradient, and wrong for a complex one"
@@ -62,6 +70,11 @@ def conjugate(evidence: Evidence) -> Diagnosis | None:
         )
         return Diagnosis("conjugate", "COMPLEX", text, Fit.LAW)
     return None
+
+
+def _right_where_real(evidence: Evidence, name: str) -> bool:
+    """Whether each case that fails is right once the imaginary parts of another primal are dropped."""
+    return evidence.holds(*(variants.but(evidence.layer, p.case, name, np.real) for p in evidence.probes))
 
 
 def _right_for_real(evidence: Evidence, probe: Probe) -> bool:

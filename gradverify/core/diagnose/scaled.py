@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gradverify.core.diagnose import add, variants
-from gradverify.core.diagnose.evidence import ANYWHERE, Evidence
+from gradverify.core.diagnose.evidence import ANYWHERE, DRAWS, Evidence
 from gradverify.core.diagnose.probe import APART, CLOSE, NOTHING, Probe, close
 from gradverify.core.judge.facts import best_ratio
 from gradverify.core.nouns import Array, Diagnosis, Fit
@@ -20,6 +20,7 @@ from gradverify.core.nouns import Array, Diagnosis, Fit
 _NUMBERS = (2.0, 0.5, 3.0, 1 / 3, 4.0, 0.25, 10.0, 0.1, 2**0.5, 0.5**0.5, np.pi, 1 / np.pi, 2 * np.pi, 0.5 / np.pi)
 
 _OTHERS = 6  # plain cases, of other sizes and values, that a factor is tried on before it is offered
+_FURTHER = 5  # plain cases, of which the last are of sizes that no other has looked at
 _SMALL = 12  # the largest denominator that is told: of so few numbers, few are hit by chance
 _COUNTED = "number of"
 _OFFSETS = (-1, 1, -2, 2, -3, 3)  # of a size: what is counted between n places, or at them and beside them
@@ -83,13 +84,13 @@ def factor(evidence: Evidence) -> Diagnosis | None:
     if not found or all(abs(r + 1) < CLOSE for _, r in found):
         return None
     d = f"the gradient of {evidence.primal}"
-    tried = _tried(found)
     negated = all(r < 0 for _, r in found)
-    fitting = [
-        (words, of_options)
-        for words, values, of_options in _names(evidence, [p for p, _ in found])
-        if all(abs(abs(r) - v) <= CLOSE * abs(v) and (r < 0) == negated for (_, r), v in zip(found, values))
-    ]
+    fitting = _fitting(evidence, found)
+    if fitting and max(r for _, r in found) - min(r for _, r in found) > APART:
+        more = _at_other_sizes(evidence)
+        kept = [name for name in _fitting(evidence, [*found, *more]) if name in fitting]
+        found, fitting = found if kept else [*found, *more], kept
+    tried = _tried(found)
     if fitting:
         words, of_options = fitting[0]
         alike = next((w for w, option in fitting if option and w.strip("1/").isidentifier()), "")
@@ -112,6 +113,23 @@ def factor(evidence: Evidence) -> Diagnosis | None:
     value = _fraction(found[0][1]) if same else f"a number from {low:.4g} to {high:.4g}, one for each case"
     text = f"{d} is the right one times {value}{evidence.given}"
     return Diagnosis("factor", "FACTOR", text, Fit.PART if same else Fit.VAGUE, tried)
+
+
+def _fitting(evidence: Evidence, found: list[tuple[Probe, float]]) -> list[tuple[str, bool]]:
+    """Names of numbers that are the factor in every case but for the sign, and whether an option is in each."""
+    negated = found[0][1] < 0
+    return [
+        (words, of_options)
+        for words, values, of_options in _names(evidence, [p for p, _ in found])
+        if all(abs(abs(r) - v) <= CLOSE * abs(v) and (r < 0) == negated for (_, r), v in zip(found, values))
+    ]
+
+
+def _at_other_sizes(evidence: Evidence) -> list[tuple[Probe, float]]:
+    """The factor at sizes that were not looked at: one size may be another, or one less, on few cases by chance."""
+    made = (evidence.probe(evidence.plain(draw)) for draw in range(DRAWS, _FURTHER))
+    probes = [p for p in made if p is not None and evidence.wrong(p) and evidence.primal in p.analytic]
+    return [(p, r) for p in probes if (r := ratio_of(evidence, p)) is not None]
 
 
 def _fraction(value: float) -> str:

@@ -13,14 +13,21 @@ from gradverify.core.diagnose import add, variants
 from gradverify.core.diagnose.evidence import ANYWHERE, PLAIN, Evidence
 from gradverify.core.diagnose.probe import CLOSE, NOTHING, Probe, close
 from gradverify.core.diagnose.scaled import ratios
-from gradverify.core.diagnose.valued import changed
+from gradverify.core.diagnose.valued import changed, jittered
 from gradverify.core.nouns import Array, Case, Diagnosis, Fit, Stream
+from gradverify.core.properties import properties
+from gradverify.core.verify import examine
 
 _SEVERAL = 5  # entries on either side of a bound
 _CLEAR = 1e-3  # of an entry, that it may be off by to be right
 _CLEARLY = 8.0  # times what two gradients may differ by, that an entry next to it is off by
 SMALL = 2e-2  # error below which a gradient is nearly right
 _TOLERANCE = 1e-4  # share of a gradient that an iteration may leave undone
+_OF_FLOAT32 = 1e-5  # some tens of its roundings
+_LOUDER = 1e-3  # as much as values are moved by
+_DRAWN = 9  # cases beside, of which some may leave a domain
+_BESIDE = 3  # of them that are looked at
+_MOVED = 0.2  # share of an error that moves if it is of rounding; of a smooth one, a few thousandths do
 _LEFT = 1e-5  # share of the error that a span may leave
 
 
@@ -37,7 +44,40 @@ def span(evidence: Evidence) -> Diagnosis | None:
             if evidence.everywhere(partial(_in_span, evidence, axes, kinds), probes):
                 names = " and ".join(labels[k] for k in axes)
                 return _diagnosis(evidence, names, words, kinds)
+        if evidence.everywhere(partial(_one_number_or_none, evidence, axes), probes):
+            names = " and ".join(labels[k] for k in axes)
+            text = (
+                f"the error of the gradient of {evidence.primal} is along {names} one number at some places and 0 at "
+                f"the others{evidence.given}: a sum or a mean over some of these places is missing or wrong, as where "
+                "it is divided by the number of all"
+            )
+            return Diagnosis("span", "TERM", text, Fit.PART, {"axes": names})
     return None
+
+
+def _one_number_or_none(evidence: Evidence, axes: tuple[int, ...], probe: Probe) -> bool:
+    """Whether each row of the error holds 0 and one other number, at several places of some rows.
+
+    Each output by itself must reach several of these places: where all go into one number, or each into its own, the
+    error may be alike and nothing be summed.
+    """
+    a, n = evidence.pair(probe)
+    error = _rows(a - n, axes)
+    off = np.abs(error) > CLOSE * max(float(np.abs(error).max()), float(np.abs(n).max()))
+    alike = np.where(off, (error * off).sum(1, keepdims=True) / np.maximum(off.sum(1, keepdims=True), 1), 0)
+    known = int((off.sum(1) - off.any(1)).sum())  # places whose error another place of their row tells
+    if known < 2 or off.all(1).any() or not close(error, alike, _LEFT):
+        return False
+    matrix = probe.jacobian(evidence.primal)
+
+    def reached(k: int) -> int:
+        got = probe.pulled(evaluate.unit_cotangents(probe.case.cotangents or (), k)).get(evidence.primal)
+        if got is None:
+            return 0
+        far = np.abs(got - matrix[k].reshape(n.shape)) > CLOSE * float(np.abs(matrix).max())
+        return int(_rows(far, axes).sum(1).max())
+
+    return len(matrix) > 1 and max(map(reached, {0, len(matrix) // 2, len(matrix) - 1})) > 1
 
 
 def _wide(evidence: Evidence) -> Sequence[Probe]:
@@ -109,6 +149,13 @@ def small_error(evidence: Evidence) -> Diagnosis | None:
     sizes = [relative(evidence, p) for p in evidence.probes]
     if not all(0 < size < SMALL for size in sizes):
         return None
+    if max(sizes) < _OF_FLOAT32 and _jumps(evidence):
+        text = (
+            f"the gradient of {evidence.primal} is nearly right, to {max(sizes):.1g} of its largest entry, and the "
+            "error is another one where values move by a thousandth, as that of rounding is and that of a formula is "
+            "not: something is computed or kept in float32"
+        )
+        return Diagnosis("small_error", "PRECISION", text, Fit.PART, {"largest": max(sizes)})
     text = (
         f"the gradient of {evidence.primal} is nearly right, to {max(sizes):.1g} of its largest entry, and the error "
         f"is the same when asked again: the derivative of an approximation, or a small term that is missing"
@@ -116,6 +163,28 @@ def small_error(evidence: Evidence) -> Diagnosis | None:
     if max(sizes) < _TOLERANCE:
         text += f"; where backward or forward iterates to a tolerance, declare accuracy={10 * max(sizes):.0e}"
     return Diagnosis("small_error", "TERM", text, Fit.PART, {"largest": max(sizes)})
+
+
+def _jumps(evidence: Evidence) -> bool:
+    """Whether the error of each case a thousandth beside is as large, and another one."""
+    first = evidence.finding.comparison
+    if evidence.finding.property != "gradient" or first is None:
+        return False
+    error = first.analytic - first.numerical
+    size = float(np.linalg.norm(error))
+    cotangents = evidence.case.cotangents or ()
+    louder = (tuple(v * (1 + _LOUDER * (draw + 1)) for v in cotangents) for draw in range(_DRAWN))
+    made = [jittered(evidence, evidence.case.but(cotangents=v or None), draw) for draw, v in enumerate(louder)]
+    cases = [case for case in made if case is not None][:_BESIDE]
+    for case in cases:
+        found = examine(evidence.layer, case, properties.get("gradient")).findings
+        beside = next((f.comparison for f in found if f.primal == evidence.primal and f.comparison is not None), None)
+        if beside is None or beside.analytic.shape != error.shape:
+            return False
+        moved = float(np.linalg.norm(beside.analytic - beside.numerical - error))
+        if not _MOVED * size < moved < size / _MOVED:
+            return False
+    return len(cases) == _BESIDE
 
 
 def relative(evidence: Evidence, probe: Probe) -> float:

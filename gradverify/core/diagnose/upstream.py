@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -39,8 +39,13 @@ def upstream(evidence: Evidence) -> Diagnosis | None:
             said = "ignores the upstream gradient" if ignored else f"takes {words} for the upstream gradient"
             text = f"{d} {said}: it is the right one for dy = {words}" if ignored else f"{d} {said}"
             zero = not any(np.any(p.analytic[evidence.primal]) for p in evidence.probes)
+            if zero:
+                text = f"{d} is zero, as is right for dy = {words}: the upstream gradient may be ignored"
             fit = Fit.SOME if zero else Fit.EXACT  # zero may be right for such a cotangent, and is simpler
             return Diagnosis("upstream", "UPSTREAM", text + evidence.given, fit, {"cases": len(evidence.probes)})
+    alone = _ignored_alone(evidence, evidence.probes)
+    if alone:
+        return Diagnosis("upstream", "UPSTREAM", alone + evidence.given, Fit.EXACT, {"cases": len(evidence.probes)})
     along = _along_an_axis(evidence)
     if along:
         text = f"{d} takes the {along} for the upstream gradient of each{evidence.given}"
@@ -105,6 +110,30 @@ def _is_used(evidence: Evidence, use: Callable[[Array], Array], probe: Probe) ->
     if np.any(a):
         return close(a, right)
     return float(np.abs(right).max(initial=0.0)) < 1e-8 * float(np.abs(n).max(initial=0.0))
+
+
+def _several_outputs(probes: Sequence[Probe]) -> list[str]:
+    """A name for each output, where there is more than one."""
+    count = len(probes[0].outputs) if probes else 0
+    return list(probes[0].layer.returns) or [f"output {k}" for k in range(count)] if count > 1 else []
+
+
+def _ignored_alone(evidence: Evidence, probes: Sequence[Probe]) -> str:
+    """What is said where the upstream gradient of one output, of several, is taken for 1; empty where none is."""
+    for output, name in enumerate(_several_outputs(probes)):
+        if evidence.everywhere(partial(_taken_for_1, evidence, output), probes):
+            said = f"ignores the upstream gradient of {name}: it is the one that is right where that is 1"
+            return f"the gradient of {evidence.primal} {said}"
+    return ""
+
+
+def _taken_for_1(evidence: Evidence, output: int, probe: Probe) -> bool:
+    """Whether the analytic gradient is right for an upstream gradient of one output that is 1, the others as given."""
+    a, n = evidence.pair(probe)
+    weights = np.array(probe.point.weights)
+    weights[probe.spans[output]] = 1.0
+    real = probe.outputs[output].dtype.kind == "f"
+    return real and not close(a, n) and bool(np.any(a)) and close(a, probe.under(evidence.primal, weights))
 
 
 # What other sizes of the cotangent show: class, and the rest of the sentence.
@@ -183,6 +212,9 @@ def nonlinear(evidence: Evidence) -> Diagnosis | None:
     if evidence.own is None or not evidence.own.analytic:
         return None
     d, plain = f"the gradient of {evidence.primal}", [evidence.probe(evidence.plain(draw)) for draw in range(2)]
+    alone = _ignored_alone(evidence, [p for p in plain if p is not None])
+    if alone:
+        return Diagnosis("nonlinear", "UPSTREAM", alone, Fit.PLACES)
     answers = [answer(p, evidence.primal) for p in (evidence.own, *plain) if p is not None]
     for said in ("nan", "clipped", "added", "signed", "squared", "updated"):
         if said in answers:
@@ -220,7 +252,7 @@ def one_output(evidence: Evidence) -> Diagnosis | None:
     cases = [_shares(evidence, probe) for probe in evidence.probes]
     if not all(cases):
         return None
-    names = list(evidence.layer.returns) or [f"output {k}" for k in range(len(cases[0]))]
+    names = _several_outputs(evidence.probes)
     of_output = [[shares[k].factor for shares in cases] for k in range(len(names))]
     wrong = [k for k, factors in enumerate(of_output) if any(f is None or abs(f - 1) > CLOSE for f in factors)]
     ignored = [k for k in wrong if all(not np.any(shares[k].analytic) for shares in cases)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -28,24 +29,28 @@ def changed(evidence: Evidence, case: Case, change: Callable[[Array], Array]) ->
     return made if variants.legal(evidence.layer, made) else None
 
 
-def jittered(evidence: Evidence, case: Case, draw: int = 0) -> Case | None:
-    """All real entries moved by about a thousandth, so that nothing is equal or exact."""
+def jittered(evidence: Evidence, case: Case, draw: int = 0, away: int = 0) -> Case | None:
+    """All real entries moved by about a thousandth, so that nothing is equal or exact.
+
+    Parameters
+    ----------
+    away : 1 if all entries grow, -1 if all shrink, 0 for either by chance
+    """
     rng = case.rng(Stream.JITTERED, draw)
 
     def move(array: Array) -> Array:
         scale = np.maximum(np.abs(array), 0.1 * (float(np.abs(array).max(initial=0.0)) or 1.0))
-        return np.asarray(
-            array + _JITTER * scale * rng.uniform(0.5, 1.5, array.shape) * rng.choice([-1, 1], array.shape)
-        )
+        signs = away * np.where(array < 0, -1, 1) if away else rng.choice([-1, 1], array.shape)
+        return np.asarray(array + _JITTER * scale * rng.uniform(0.5, 1.5, array.shape) * signs)
 
     return changed(evidence, case, move)
 
 
 def exact(evidence: Evidence) -> bool:
-    """Whether the failure goes when values are moved a little: they must be equal, or exact."""
+    """Whether the failure goes when values are moved a little to either side: they must be equal, or exact."""
     if evidence.situation.needs != "values" or not evidence.situation.failing or _faint(evidence):
         return False
-    cases = [jittered(evidence, evidence.case, k) for k in range(3)]
+    cases = [jittered(evidence, evidence.case, k, away) for k, away in enumerate((0, 0, 0, 1, -1))]
     usable = [c for c in cases if c is not None]
     return bool(usable) and all(_right(evidence, case) for case in usable)
 
@@ -124,7 +129,9 @@ def singular(evidence: Evidence) -> Diagnosis | None:
     if point is None and not infinite:
         return None
     where = point or "exactly these values"
-    text = f"the gradient of {evidence.primal} is {what} at {where}, and right a thousandth beside it"
+    beside = [evidence.probe(jittered(evidence, evidence.case, k)) for k in range(3)]
+    sound = "finite" if any(p is not None and p.fails(evidence.primal) for p in beside) else "right"
+    text = f"the gradient of {evidence.primal} is {what} at {where}, and {sound} a thousandth beside it"
     return Diagnosis("singular", "SINGULAR", text, Fit.PLACES if infinite else Fit.PART, {"at": where})
 
 
@@ -180,8 +187,21 @@ def tail(evidence: Evidence) -> Diagnosis | None:
         f"the gradient of {evidence.primal} is {what} for large values only: from about {bound:.3g} on"
         f"{evidence.with_options}, found by scaling the case down; {cause}"
     )
-    fit = Fit.PART if evidence.situation.options else Fit.PLACES  # an option that it needs is nearer to the cause
+    nearer = evidence.situation.options and not by_size(evidence)  # an option that it needs is nearer to the cause
+    fit = Fit.PART if nearer else Fit.PLACES
     return Diagnosis("tail", "TAIL", text, fit, {"bound": bound})
+
+
+_LARGER = (4.0, 32.0, 256.0)  # times the values, at which an option that scales them has no part any more
+
+
+def by_size(evidence: Evidence) -> bool:
+    """Whether it fails without the options that it needs, too, once values are larger: these only scale them."""
+    needed = evidence.situation.options
+    if evidence.situation.needs != "values" or not needed:
+        return False
+    case = evidence.case.but(options={**evidence.case.options, **{n: evidence.defaults[n] for n in needed}})
+    return any(evidence.fails(changed(evidence, case, partial(np.multiply, by))) for by in _LARGER)
 
 
 def _right_at(evidence: Evidence, scale: float) -> bool:
@@ -189,6 +209,8 @@ def _right_at(evidence: Evidence, scale: float) -> bool:
     case = changed(evidence, evidence.case, lambda a: a * scale)
     if case is None:
         return False
+    if evidence.finding.kind == "nan":
+        return not evidence.fails(case)
     name = evidence.finding.property
     outcome = examine(evidence.layer, case, properties.get(name if name != "complete" else "gradient"))
     wrong = any(f.primal == evidence.finding.primal for f in outcome.findings)
