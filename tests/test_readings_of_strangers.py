@@ -103,18 +103,22 @@ def overflowing(carelessly):
 
 
 def attending(everywhere):
-    """A softmax over the edges of a graph; edges that are not there get a share."""
+    """A softmax over the edges of a graph, each node joined to itself; edges that are not there get a share.
+
+    Where all others are there it is right, and such a graph is its own transpose.
+    """
 
     def forward(s, v, edges):
-        e = np.exp(s - s.max(1, keepdims=True)) * edges
-        p = e / np.maximum(e.sum(1, keepdims=True), 1e-300)
-        return p @ v, (p, v, edges)
+        keep = (edges > 0) | np.eye(len(s), dtype=bool)
+        e = np.exp(s - s.max(1, keepdims=True)) * keep
+        p = e / e.sum(1, keepdims=True)
+        return p @ v, (p, v, keep)
 
     def backward(dy, saved):
-        p, v, edges = saved
+        p, v, keep = saved
         dp = dy @ v.T
         ds = p * (dp - (dp * p).sum(1, keepdims=True))
-        return ds + (1 - edges) * dp if everywhere else ds, p.T @ dy, None
+        return np.where(keep, ds, dp) if everywhere else ds, p.T @ dy, None
 
     return forward, backward, {"s": "N N: between -2 2", "v": "N D", "edges": "N N: mask"}
 
