@@ -215,7 +215,9 @@ def _sources(evidence: Evidence) -> Iterator[tuple[str, str]]:
     probe = evidence.probes[0]
     shape = probe.shape(evidence.primal)
     for name in evidence.layer.primal_names:
-        if not evidence.layer.primal(name).domain.discrete and _fits(np.shape(probe.case.primals[name]), shape):
+        domain = evidence.layer.primal(name).domain
+        fits = _fits(np.shape(probe.case.primals[name]), shape)
+        if not domain.discrete and domain.kind != "complex" and fits:
             yield "primal", name
     for k, y in enumerate(probe.outputs):
         if y.dtype.kind == "f" and _fits(y.shape, shape):

@@ -37,7 +37,7 @@ def span(evidence: Evidence) -> Diagnosis | None:
                 names = " and ".join(labels[k] for k in axes)
                 return _diagnosis(evidence, names, words, kinds)
         picked = any(p.domain.kind == "int" for p in evidence.layer.primals)  # of which others tell more
-        if not picked and evidence.everywhere(partial(_one_number_or_none, axes, evidence), probes):
+        if not picked and evidence.everywhere(partial(_one_number_or_none, evidence, axes), probes):
             names = " and ".join(labels[k] for k in axes)
             text = (
                 f"the error of the gradient of {evidence.primal} is along {names} one number at some places and 0 at "
@@ -48,14 +48,29 @@ def span(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
-def _one_number_or_none(axes: tuple[int, ...], evidence: Evidence, probe: Probe) -> bool:
-    """Whether each row of the error holds 0 and one other number, at several places of some rows."""
+def _one_number_or_none(evidence: Evidence, axes: tuple[int, ...], probe: Probe) -> bool:
+    """Whether each row of the error holds 0 and one other number, at several places of some rows.
+
+    Each output by itself must reach several of these places: where all go into one number, or each into its own, the
+    error may be alike and nothing be summed.
+    """
     a, n = evidence.pair(probe)
     error = _rows(a - n, axes)
     off = np.abs(error) > CLOSE * max(float(np.abs(error).max()), float(np.abs(n).max()))
     alike = np.where(off, (error * off).sum(1, keepdims=True) / np.maximum(off.sum(1, keepdims=True), 1), 0)
     known = int((off.sum(1) - off.any(1)).sum())  # places whose error another place of their row tells
-    return known > 1 and not off.all(1).any() and close(error, alike, _LEFT)
+    if known < 2 or off.all(1).any() or not close(error, alike, _LEFT):
+        return False
+    matrix = probe.jacobian(evidence.primal)
+
+    def reached(k: int) -> int:
+        got = probe.pulled(evaluate.unit_cotangents(probe.case.cotangents or (), k)).get(evidence.primal)
+        if got is None:
+            return 0
+        far = np.abs(got - matrix[k].reshape(n.shape)) > CLOSE * float(np.abs(matrix).max())
+        return int(_rows(far, axes).sum(1).max())
+
+    return len(matrix) > 1 and max(map(reached, {0, len(matrix) // 2, len(matrix) - 1})) > 1
 
 
 def _wide(evidence: Evidence) -> Sequence[Probe]:

@@ -29,24 +29,28 @@ def changed(evidence: Evidence, case: Case, change: Callable[[Array], Array]) ->
     return made if variants.legal(evidence.layer, made) else None
 
 
-def jittered(evidence: Evidence, case: Case, draw: int = 0) -> Case | None:
-    """All real entries moved by about a thousandth, so that nothing is equal or exact."""
+def jittered(evidence: Evidence, case: Case, draw: int = 0, away: int = 0) -> Case | None:
+    """All real entries moved by about a thousandth, so that nothing is equal or exact.
+
+    Parameters
+    ----------
+    away : 1 if all entries grow, -1 if all shrink, 0 for either by chance
+    """
     rng = case.rng(Stream.JITTERED, draw)
 
     def move(array: Array) -> Array:
         scale = np.maximum(np.abs(array), 0.1 * (float(np.abs(array).max(initial=0.0)) or 1.0))
-        return np.asarray(
-            array + _JITTER * scale * rng.uniform(0.5, 1.5, array.shape) * rng.choice([-1, 1], array.shape)
-        )
+        signs = away * np.where(array < 0, -1, 1) if away else rng.choice([-1, 1], array.shape)
+        return np.asarray(array + _JITTER * scale * rng.uniform(0.5, 1.5, array.shape) * signs)
 
     return changed(evidence, case, move)
 
 
 def exact(evidence: Evidence) -> bool:
-    """Whether the failure goes when values are moved a little: they must be equal, or exact."""
+    """Whether the failure goes when values are moved a little to either side: they must be equal, or exact."""
     if evidence.situation.needs != "values" or not evidence.situation.failing or _faint(evidence):
         return False
-    cases = [jittered(evidence, evidence.case, k) for k in range(3)]
+    cases = [jittered(evidence, evidence.case, k, away) for k, away in enumerate((0, 0, 0, 1, -1))]
     usable = [c for c in cases if c is not None]
     return bool(usable) and all(_right(evidence, case) for case in usable)
 
