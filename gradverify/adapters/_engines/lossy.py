@@ -115,7 +115,38 @@ class Sought:
         ordered = np.sort(np.ravel(value)) if alike else value
         if any(_norm(ordered - kept) <= self.eps * of for _, kept, of in alike):
             return True
-        return any(self._among(part, value) for part in parts)
+        return any(self._among(part, value) for part in parts) or self._in_pieces(made, tuple(shape))
+
+    def _in_pieces(self, made: Callable[[], Array], shape: tuple[int, ...]) -> bool:
+        """Whether pieces along an axis, or of rows of all axes before the last, are the whole, one after another."""
+        size = math.prod(shape)
+        for axis in range(len(shape)):
+            if axis == 0:  # rows of several heads are rows
+                pieces = [
+                    k.reshape(-1, k.shape[-1]) for k, _, _ in self.kept if k.ndim > 1 and k.shape[-1] == shape[-1]
+                ]
+            else:
+                rest = shape[:axis] + shape[axis + 1 :]
+                known = (k for k, _, _ in self.kept if k.ndim == len(shape) and k.size < size)
+                pieces = [np.moveaxis(k, axis, 0) for k in known if k.shape[:axis] + k.shape[axis + 1 :] == rest]
+            pieces = [piece for piece in pieces if piece.size < size]
+            if size and sum(piece.size for piece in pieces) >= size:
+                value = made()
+                whole = np.moveaxis(value, axis, 0) if axis else value.reshape(-1, shape[-1])
+                if self._covered(whole, pieces):
+                    return True
+        return False
+
+    def _covered(self, whole: Array, pieces: list[Array]) -> bool:
+        """From the first on or from the last on, as the loop of a kernel goes; others may lie between."""
+        first, last = 0, len(whole)
+        for piece in pieces:
+            count, most = len(piece), self.eps * _norm(piece)
+            if count <= last - first and _norm(whole[first : first + count] - piece) <= most:
+                first += count
+            elif count <= last - first and _norm(whole[last - count : last] - piece) <= most:
+                last -= count
+        return first == last
 
     def _among(self, part: Array, value: Array) -> bool:
         """Row by row, as the first tells nearly always."""

@@ -83,6 +83,8 @@ class Noise(Run):
         summed = (v for other in jaxpr.eqns if other.primitive.name == "reduce_sum" for v in other.invars)
         if name == "mul" and all(v is not eqn.outvars[0] for v in summed):
             results = [self.softmax(given, results[0])]
+        if name == "div" and (known := self.exponentials.get(id(given[0]))) is not None and known.axes:
+            results[0] = results[0] * (1 + known.doubt * self.signs(results[0]))  # nothing is normalised after it
         self.count += 1
         if self.count in self.places:
             rounded = self.low(results[0])
