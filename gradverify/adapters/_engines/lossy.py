@@ -159,6 +159,36 @@ def _norm(value: Array) -> float:
     return float(np.sqrt(np.sum(np.square(value))))
 
 
+class Terms(NamedTuple):
+    """What a product was summed of, entry by entry.
+
+    Attributes
+    ----------
+    of : the product itself, or what was made of it by moves and factors
+    size, number : sum |term|, of the shape of `of`; and how many terms there are
+    least : what such a product is off by at the least where a factor of it was rounded to float16, which has no other
+        numbers below its smallest; or None
+    shift : by what `of` moves where each factor is rounded by itself; or None
+    """
+
+    of: Array
+    size: Array
+    number: float
+    least: Array | None = None
+    shift: Callable[[], Array] | None = None
+
+    def made(self, of: Array, how: Callable[[Array], Array]) -> Terms:
+        """Those of what was made of the product, and of its terms alike."""
+        least, shift = self.least, self.shift
+        return Terms(
+            of,
+            abs(how(self.size)),
+            self.number,
+            None if least is None else abs(how(least)),
+            None if shift is None else lambda: how(shift()),
+        )
+
+
 class Format(NamedTuple):
     """A floating type: distance from 1 to the next number, largest number, and what may become zero.
 
