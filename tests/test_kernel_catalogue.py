@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
 
 from gradverify.core.check.search import check_layer
 from gradverify.core.check.settings import Settings
+from gradverify.core.nouns import Case
+from gradverify.core.properties import reference
 from tests.kernels import catalogue
 
 KERNELS = {kernel.name: kernel for kernel in catalogue()}
 TWINS = [(kernel.name, fault) for kernel in KERNELS.values() for fault in kernel.faults]
 QUICK = ("swiglu", "rotary", "pooling", "packed", "product_e4m3", "product_e5m2")
-# a known miss: after 30 cases no finding; in bfloat16 the lost digits of the variance hardly reach the result
-MISSED = {("layer_norm", "two moments")}
+# Known misses. In bfloat16 the lost digits of the variance hardly reach the result; and roundings of a state are as
+# large as those of the factors of a product, until chunks are many.
+MISSED = {("layer_norm", "two moments"), ("linear_attention", "state in the low type")}
 
 
 def found(name, fault="", examples=12, kernel=None, properties=("complete", "reference")):
@@ -57,3 +61,12 @@ def test_every_right_kernel_gets_no_finding(name, kernel):
 @pytest.mark.parametrize(("name", "fault"), [twin for twin in TWINS if twin not in MISSED])
 def test_every_wrong_twin_is_found(name, fault):
     assert found(name, fault, 60, properties=("complete", "reference", "layout", "fresh", "repeatable", "reusable"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fault", "wrong"), [("", False), ("state in the low type", True)])
+def test_a_state_in_the_low_type_is_found_over_many_chunks(fault, wrong):
+    rng, layer = np.random.default_rng(0), KERNELS["linear_attention"].layer(fault)
+    primals = {n: rng.normal(size=(2048, 4)) for n in ("q", "k", "v")}
+    case = Case("linear_attention", primals, cotangents=(rng.normal(size=(2048, 4)),), seed=0)
+    assert bool(reference.holds(layer, case).findings) is wrong

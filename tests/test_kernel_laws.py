@@ -150,3 +150,35 @@ def test_an_overflow_that_leaves_zeros_and_a_fault_elsewhere_are_told_apart(faul
     layer = as_layer(softmax(fault), x="N D", **plain)
     findings = check_layer(layer, Settings(examples=60, properties=("complete", "reference"))).findings
     assert findings and {d.name for f in findings for d in f.diagnoses if d.name in LAWS} == told
+
+
+def columns(fault=""):
+    """y = x sum w: the gradient of x is a sum over columns, none of which the upstream gradient has."""
+
+    class Columns(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, w):
+            ctx.save_for_backward(x, w)
+            return (x.float() * w.float().sum(1)).to(x.dtype)
+
+        @staticmethod
+        def backward(ctx, g):
+            x, w = (t.float() for t in ctx.saved_tensors)
+            dx = torch.zeros(len(x))
+            for column in w.T:
+                dx = dx + g.float() * (column + (0.01 * column.abs() if fault == "term" else 0))
+                dx = dx.to(g.dtype).float() if fault == "sum" else dx
+            return dx.to(g.dtype), (g.float() * x)[:, None].expand(w.shape).to(g.dtype)
+
+    return Columns
+
+
+def plain_columns(x, w):
+    return x * w.sum(1)
+
+
+@pytest.mark.parametrize(("fault", "told"), [("sum", True), ("term", False)])
+def test_an_error_that_is_linear_in_the_upstream_gradient_is_none_of_a_sum(fault, told):
+    layer = as_layer(columns(fault), x="N", w="N D", kernel="bfloat16", reference=plain_columns)
+    found = check_layer(layer, Settings(examples=24, properties=("reference",))).findings
+    assert any(d.name == "accumulated" for f in found for d in f.diagnoses) is told and found

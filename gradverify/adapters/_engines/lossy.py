@@ -115,7 +115,38 @@ class Sought:
         ordered = np.sort(np.ravel(value)) if alike else value
         if any(_norm(ordered - kept) <= self.eps * of for _, kept, of in alike):
             return True
-        return any(self._among(part, value) for part in parts)
+        return any(self._among(part, value) for part in parts) or self._in_pieces(made, tuple(shape))
+
+    def _in_pieces(self, made: Callable[[], Array], shape: tuple[int, ...]) -> bool:
+        """Whether pieces along an axis, or of rows of all axes before the last, are the whole, one after another."""
+        size = math.prod(shape)
+        for axis in range(len(shape)):
+            if axis == 0:  # rows of several heads are rows
+                pieces = [
+                    k.reshape(-1, k.shape[-1]) for k, _, _ in self.kept if k.ndim > 1 and k.shape[-1] == shape[-1]
+                ]
+            else:
+                rest = shape[:axis] + shape[axis + 1 :]
+                known = (k for k, _, _ in self.kept if k.ndim == len(shape) and k.size < size)
+                pieces = [np.moveaxis(k, axis, 0) for k in known if k.shape[:axis] + k.shape[axis + 1 :] == rest]
+            pieces = [piece for piece in pieces if piece.size < size]
+            if size and sum(piece.size for piece in pieces) >= size:
+                value = made()
+                whole = np.moveaxis(value, axis, 0) if axis else value.reshape(-1, shape[-1])
+                if self._covered(whole, pieces):
+                    return True
+        return False
+
+    def _covered(self, whole: Array, pieces: list[Array]) -> bool:
+        """From the first on or from the last on, as the loop of a kernel goes; others may lie between."""
+        first, last = 0, len(whole)
+        for piece in pieces:
+            count, most = len(piece), self.eps * _norm(piece)
+            if count <= last - first and _norm(whole[first : first + count] - piece) <= most:
+                first += count
+            elif count <= last - first and _norm(whole[last - count : last] - piece) <= most:
+                last -= count
+        return first == last
 
     def _among(self, part: Array, value: Array) -> bool:
         """Row by row, as the first tells nearly always."""
@@ -126,6 +157,36 @@ class Sought:
 def _norm(value: Array) -> float:
     """Without BLAS, whose threads wait for each other on a busy machine."""
     return float(np.sqrt(np.sum(np.square(value))))
+
+
+class Terms(NamedTuple):
+    """What a product was summed of, entry by entry.
+
+    Attributes
+    ----------
+    of : the product itself, or what was made of it by moves and factors
+    size, number : sum |term|, of the shape of `of`; and how many terms there are
+    least : what such a product is off by at the least where a factor of it was rounded to float16, which has no other
+        numbers below its smallest; or None
+    shift : by what `of` moves where each factor is rounded by itself; or None
+    """
+
+    of: Array
+    size: Array
+    number: float
+    least: Array | None = None
+    shift: Callable[[], Array] | None = None
+
+    def made(self, of: Array, how: Callable[[Array], Array]) -> Terms:
+        """Those of what was made of the product, and of its terms alike."""
+        least, shift = self.least, self.shift
+        return Terms(
+            of,
+            abs(how(self.size)),
+            self.number,
+            None if least is None else abs(how(least)),
+            None if shift is None else lambda: how(shift()),
+        )
 
 
 class Format(NamedTuple):

@@ -6,11 +6,12 @@ What decides by order or sign may decide the other way at a tie, as may the larg
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from gradverify.adapters._engines.lossy import FEW, FLOOR, FORMATS, TIED, TINY, UNIT, as_much_again, counted
+from gradverify.adapters._engines.lossy import FEW, FLOOR, FORMATS, TIED, TINY, UNIT, Terms, as_much_again, counted
 from gradverify.adapters._jax.heard import PRODUCTS
 from gradverify.adapters._jax.run import Run, done
 
@@ -45,10 +46,10 @@ class Noise(Run):
     def __init__(self, dtype: Any, seed: int, kept: int | None, places: frozenset[int], ties: Ties) -> None:
         self.places, self.count, self.ties = places, 0, ties
         self.unrounded: dict[int, tuple[Any, Any]] = {}  # results that are kept, and what they are before
-        self.dtype, self.rng, self.kept, self.work = dtype, np.random.default_rng(seed), kept, 0
+        self.dtype, self.rng, self.kept, self.work, self.seed = dtype, np.random.default_rng(seed), kept, 0, seed
         self.share = as_much_again(seed)
         self.format = FORMATS[str(dtype)]
-        self.sizes: dict[int, tuple[Any, Any, float]] = {}  # of products and differences, sum |term| and count of terms
+        self.sizes: dict[int, Terms] = {}  # of products and differences
         self.exponentials: dict[int, _Exponential] = {}
 
     def again(self, value: Any, exact: Any, lost: bool) -> Any:
@@ -71,6 +72,8 @@ class Noise(Run):
         if known is not None and known.axes:
             moved = moved * (1 + known.doubt * self.signs(moved))
             self.exponentials[id(moved)] = replace(known, value=moved)
+        if id(value) in self.sizes:
+            self.sizes[id(moved)] = self.sizes[id(value)]._replace(of=moved)
         return moved
 
     def step(self, jaxpr: Any, eqn: Any, given: list[Any]) -> list[Any]:
@@ -78,11 +81,13 @@ class Noise(Run):
         results = self.displaced(eqn, name, self.ties.before(name, given))
         results[0] = self.ties.after(name, given, results[0])
         if name == "sub":
-            _, terms, count = self.sizes.get(id(given[0]), (None, None, 0.0))
-            results[0] = self.ties.shifted(given, results[0], terms, count)
+            known = self.sizes.get(id(given[0]))
+            results[0] = self.ties.shifted(given, results[0], *((None, 0.0) if known is None else known[1:3]))
         summed = (v for other in jaxpr.eqns if other.primitive.name == "reduce_sum" for v in other.invars)
         if name == "mul" and all(v is not eqn.outvars[0] for v in summed):
             results = [self.softmax(given, results[0])]
+        if name == "div" and (over := self.exponentials.get(id(given[0]))) is not None and over.axes:
+            results[0] = results[0] * (1 + over.doubt * self.signs(results[0]))  # nothing is normalised after it
         self.count += 1
         if self.count in self.places:
             rounded = self.low(results[0])
@@ -100,7 +105,7 @@ class Noise(Run):
             given = [self.low(a) for a in given]  # a mask that backward may take from what is kept
         spread: list[Any] = [0.0] * len(eqn.outvars)
         if name in PRODUCTS:
-            exact, given = given, [self.low(a) for a in given]
+            exact, given = given, list(map(self.operand, given))
             spread = self.spread(eqn, exact, given)
         sizes: list[Any] = [None] * len(eqn.outvars)
         if name in _SUMS:
@@ -133,7 +138,7 @@ class Noise(Run):
     def carried(self, eqn: Any, name: str, given: list[Any], result: Any) -> None:
         """Remember of what sizes the terms of a result are, and which exponentials are those of a softmax."""
         if name in ("exp", "exp2"):
-            _, terms, count = self.sizes.get(id(given[0]), (None, _size(given[0]), 1.0))
+            _, terms, count = self.known(given[0])[:3]
             doubt = np.minimum(UNIT * (FEW + count) * np.nan_to_num(terms), 1.0)
             self.exponentials[id(result)] = _Exponential(result, doubt)
         elif name == "reduce_sum" and id(given[0]) in self.exponentials:
@@ -143,11 +148,46 @@ class Noise(Run):
             self.exponentials[id(result)] = replace(self.exponentials[id(given[0])], value=result, divided=True)
         if name in PRODUCTS:
             terms = done(eqn, [_size(a) for a in given])[0]
-            self.sizes[id(result)] = result, terms, counted(_terms(eqn, given, result))
+            count = counted(_terms(eqn, given, result))
+            self.sizes[id(result)] = Terms(result, terms, count, shift=partial(self.shift, eqn, given))
         elif name == "sub" or (name in _CARRIED and any(id(a) in self.sizes for a in given)):
-            _, sizes, counts = zip(*(self.sizes.get(id(a), (a, _size(a), 1.0)) for a in given))
-            terms = sizes[0] + sizes[1] if name in _ADDED else _size(done(eqn, list(sizes))[0])
-            self.sizes[id(result)] = result, terms, max(counts)
+            parts = [self.known(a) for a in given]
+            if name in _ADDED:
+                self.sizes[id(result)] = Terms(result, parts[0].size + parts[1].size, max(p.number for p in parts))
+            else:
+                self.sizes[id(result)] = self.moved(eqn, given, result, parts)
+
+    def known(self, value: Any) -> Terms:
+        """Of what sizes the terms of a value are: of what is no product, its own."""
+        return self.sizes.get(id(value)) or Terms(value, _size(value), 1.0)
+
+    def moved(self, eqn: Any, given: list[Any], result: Any, known: list[Terms]) -> Terms:
+        """Those of what is made of a product by moves and factors; of several, none tells how it is shifted."""
+        sizes = _size(done(eqn, [k.size for k in known])[0])
+        products = [at for at, k in enumerate(known) if k.shift is not None]
+        found = Terms(result, sizes, max(k.number for k in known))
+        if len(products) != 1 or not floats(result):
+            return found
+        (at,), of = products, known[products[0]]
+
+        def shift() -> Any:
+            return done(eqn, [a if k != at else of.shift() for k, a in enumerate(given)])[0]  # type: ignore[misc]
+
+        return found._replace(shift=shift)
+
+    def shift(self, eqn: Any, given: list[Any]) -> Any:
+        """By what a product moves where each of its factors is rounded, even one that its type holds."""
+        moved = [a * (1 + self.format.eps / 2 * self.signs(a)) if floats(a) else a for a in given]
+        return np.asarray(done(eqn, moved)[0]) - np.asarray(done(eqn, given)[0])
+
+    def operand(self, value: Any) -> Any:
+        """What is multiplied, off by a rounding; of a product, by as much as one in other order: see `_torch.noise`."""
+        known = self.sizes.get(id(value))
+        if known is None or known.shift is None:
+            return self.low(value)
+        if self.seed % 2:
+            return self.low(value, np.maximum(_size(value), known.size / known.number**0.5))
+        return self.low(value) + np.nan_to_num(known.shift(), nan=0.0, posinf=0.0, neginf=0.0)
 
     def softmax(self, given: list[Any], result: Any) -> Any:
         """The gradient of a softmax, p (g - sum p g), with the sum as the product of upstream gradient and output.
@@ -160,20 +200,25 @@ class Noise(Run):
         if p is None or self.kept is None:
             return result
         other = given[1] if given[0] is p.value else given[0]
-        terms = self.sizes.get(id(other), (other, _size(other), 1.0))[1]
+        terms = self.known(other).size
         weights = np.asarray(p.value)
         rows = (weights * terms).sum(p.axes, keepdims=True) / np.maximum(weights.sum(p.axes, keepdims=True), TINY)
         return result + weights * rows * (self.format.eps / 2) * self.signs(rows)
 
-    def low(self, array: Any) -> Any:
-        """Displaced by as much as rounding to the kernel's type takes; what it holds exactly stays."""
+    def low(self, array: Any, size: Any = None) -> Any:
+        """Displaced by as much as rounding to the kernel's type takes; what it holds exactly stays.
+
+        Parameters
+        ----------
+        size : of what is rounded, where that may be more than the value, and another one
+        """
         if not floats(array):
             return array
         wide = np.asarray(array)
         exact = wide.astype(self.dtype).astype(wide.dtype) == wide
         least = self.format.smallest / 2 if str(self.dtype) == "float16" else 0.0  # it has no other below
-        off = np.where(np.isfinite(wide), np.abs(wide), 0.0) * (self.format.eps / 2) + least
-        return np.where(exact, wide, wide + off * self.signs(wide))
+        off = (_size(wide) if size is None else size) * (self.format.eps / 2) + least
+        return np.where(exact & (size is None), wide, wide + off * self.signs(wide))
 
     def signs(self, like: Any) -> Array:
         return self.rng.choice((-1.0, 1.0), np.shape(like))

@@ -40,7 +40,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from gradverify.adapters._engines.lossy import FEW, FLOOR, TINY, UNIT, counted
+from gradverify.adapters._engines.lossy import FEW, FLOOR, TINY, UNIT, Terms, counted
 from gradverify.adapters._torch.arrays import Tensor, floats, import_torch
 from gradverify.adapters._torch.operations import (
     CUT,
@@ -50,7 +50,6 @@ from gradverify.adapters._torch.operations import (
     PRODUCTS,
     SUMS,
     TF32,
-    Terms,
     decompositions,
     of_transform,
     rounded,

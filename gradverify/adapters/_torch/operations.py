@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from gradverify.adapters._engines.lossy import FEW, UNIT
 from gradverify.adapters._torch.arrays import Tensor, import_torch
@@ -41,36 +41,6 @@ def rounded(value: Tensor, dtype: Any) -> Tensor:
 def unit_of(dtype: Any) -> float:
     """Unit roundoff of a type."""
     return 2.0**-11 if dtype == TF32 else float(import_torch().finfo(dtype).eps) / 2
-
-
-class Terms(NamedTuple):
-    """What a product was summed of, entry by entry.
-
-    Attributes
-    ----------
-    of : the product itself, or what was made of it by moves and factors
-    size, number : sum |term|, of the shape of `of`; and how many terms there are
-    least : what such a product is off by at the least where a factor of it was rounded to float16, which has no other
-        numbers below its smallest; or None
-    shift : by what `of` moves where each factor is rounded by itself; or None
-    """
-
-    of: Tensor
-    size: Tensor
-    number: float
-    least: Tensor | None = None
-    shift: Callable[[], Tensor] | None = None
-
-    def made(self, of: Tensor, how: Callable[[Tensor], Tensor]) -> Terms:
-        """Those of what was made of the product, and of its terms alike."""
-        least, shift = self.least, self.shift
-        return Terms(
-            of,
-            how(self.size).abs(),
-            self.number,
-            None if least is None else how(least).abs(),
-            None if shift is None else lambda: how(shift()),
-        )
 
 
 def spans(factor: Tensor, axes: int) -> list[bool]:

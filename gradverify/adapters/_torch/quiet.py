@@ -100,6 +100,7 @@ def sizes(upstream: tuple[Tensor, ...]) -> Any:
     return found
 
 
+_MOVES = {"copy", "clone", "cat", "stack", "detach", "index_put", "_index_put_impl"}
 _EXPONENTIALS = {"exp", "exp2", "_softmax", "_log_softmax", "logsumexp"}
 
 
@@ -128,12 +129,20 @@ def _modes() -> tuple[type, type]:
     class Products(TorchDispatchMode):  # type: ignore[misc, unused-ignore]
         """Keeps copies of the results of matrix products in a type, `found`, the sizes of all, and what is transformed.
 
-        Of no type it hears of Fourier transforms alone: how long they are.
+        A result that is made wider, rounded to the type and used so is one of them; one that is rounded and given is
+        not. Of no type it hears of Fourier transforms alone: how long they are.
         """
 
         def __init__(self, dtype: Any) -> None:
             super().__init__()
             self.dtype, self.found, self.sizes, self.transforms = dtype, list[Tensor](), set[int](), set[int]()
+            self.wide, self.narrow = set[int](), dict[int, Tensor]()  # where products are, and what they are rounded to
+
+        def __enter__(self) -> Any:
+            """Before forward, and before backward: what forward rounds for backward is kept, and told by that."""
+            self.wide.clear()
+            self.narrow.clear()
+            return super().__enter__()
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result, name = func(*args, **(kwargs or {})), _named(func)
@@ -143,7 +152,18 @@ def _modes() -> tuple[type, type]:
                 made = _floats((result,))
                 self.sizes.update(t.numel() for t in made)
                 self.found += [t.detach().clone() for t in made if t.dtype == self.dtype]  # it may be written into
+                self.wide.update(t.data_ptr() for t in made if t.dtype != self.dtype)
+            elif self.wide and not func.is_view:
+                self.used(name, args, result)
             return result
+
+        def used(self, name: str, args: Any, result: Any) -> None:
+            """Hears that a product was rounded, once what it was rounded to is more than moved."""
+            given = [t for t in _floats(args) if t.numel()]
+            if name not in _MOVES:
+                self.found += [self.narrow.pop(t.data_ptr()) for t in given if t.data_ptr() in self.narrow]
+            if name == "_to_copy" and result.dtype == self.dtype and given and given[0].data_ptr() in self.wide:
+                self.narrow[result.data_ptr()] = result
 
     return Peaks, Products
 

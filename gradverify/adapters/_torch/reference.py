@@ -20,6 +20,7 @@ from gradverify.adapters._torch.kept import Kept, Made, Moved, made
 from gradverify.adapters._torch.module import caller
 from gradverify.adapters._torch.noise import noise
 from gradverify.adapters._torch.quiet import peaks, products_made, quiet, sizes, slopes
+from gradverify.adapters._torch.softmaxes import fused
 from gradverify.core.errors import DeclarationError
 
 _EXACT_ENOUGH = 1e-5  # eps of types in which statistics may be kept
@@ -195,6 +196,6 @@ def reference_of(engine: Engine, target: Any, declared: dict[str, Any], products
             "arguments of the kernel"
         )
     call, _ = caller(target, declared)
-    high = engine.but(name=f"the reference of {engine.name}", call=call, kernel=None, grid=None, strict=False)
+    high = engine.but(name=f"the reference of {engine.name}", call=fused(call), kernel=None, grid=None, strict=False)
     kind = str(engine.kernel).removeprefix("torch.")
     return Reference(high, kind, products or engine.kernel, target, engine)

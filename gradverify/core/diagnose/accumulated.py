@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ _PARTS = 64  # of the terms, which are pulled one after the other
 _LESS = 0.7  # of the error that is left then: 64 parts of four terms leave 8 * 4^p / 256^p, 0.5 where p = 0.7
 _END = 16  # of so many parts the last is pulled alone
 _LOST = 0.4  # of the error that it has: 16^-p of a sum, 0.14 where p = 0.7, and all where terms at the end are lost
+_ALIKE = 0.5  # of an error: that of a formula is linear but for three roundings of the result, others are not at all
 _ROUGH = 0.3  # relative errors above this are no rounding: ten times what bfloat16 loses in 256 terms, 2^-9 sqrt(256)
 _OTHERS = 8  # length of other axes
 _DRAWS, _PLENTY = 3, 1 << 20  # cases at each N, and elements from which on one is enough
@@ -41,13 +42,9 @@ def accumulated(evidence: Evidence) -> Diagnosis | None:
         return None
     if not hasattr(layer.hooks.reference, "sample"):
         return None
-    told = [_over_named(evidence, axis) for axis in _summed(layer, finding.primal)]
-    if not any(told):
-        told = [_over_fixed(evidence, axis, size) for axis, size in _fixed(evidence)]
-    laws = [law for law in told if law is not None and _of_their_sum(evidence, law)]
-    if not laws:
+    law = next((law for law in _laws(evidence, finding.primal) if _of_their_sum(evidence, law)), None)
+    if law is None:
         return None
-    law = max(laws, key=lambda law: law["lost"])
     kind, n = layer.hooks.reference.type, law["symbol"]  # type: ignore[union-attr]
     where = f" in the number {n} of rows of the upstream gradient that are not zero" if law["fixed"] else ""
     text = (
@@ -57,6 +54,18 @@ def accumulated(evidence: Evidence) -> Diagnosis | None:
     )
     sure = Fit.EXACT if finding.kind == "wrong" else Fit.SEEN  # where runs differ, it is why: told before that they do
     return Diagnosis("accumulated", "PRECISION", text, sure, law)
+
+
+def _laws(evidence: Evidence, primal: str) -> Iterator[dict[str, Any]]:
+    """Of axes by name, or where those tell none, of long ones; each takes a dozen runs at the longest."""
+    told = False
+    for axis in _summed(evidence.layer, primal):
+        if (law := _over_named(evidence, axis)) is not None:
+            told = True
+            yield law
+    for at, size in () if told else _fixed(evidence):
+        if (law := _over_fixed(evidence, at, size)) is not None:
+            yield law
 
 
 def _summed(layer: Layer, primal: str) -> list[str]:
@@ -129,7 +138,7 @@ def _of_their_sum(evidence: Evidence, law: Mapping[str, Any]) -> bool:
         return False
     short, v, truth = _posed(layer, short, primal, 0, lambda values: values)
     if not any(size in part.shape for part in v):
-        return True  # one number is what there is to pull
+        return sum(part.size for part in v) == 1 or not _linear(layer, short, primal, v)
 
     def pulled(first: int, last: int) -> Array:
         parts = tuple(_between(part, size, first, last) for part in v)
@@ -145,6 +154,23 @@ def _of_their_sum(evidence: Evidence, law: Mapping[str, Any]) -> bool:
         layer, long, primal, 0, lambda part: _between(part, many, many - many // _END, many)
     )
     return at_end < _LOST * whole and at_end <= _ROUGH * all_of_it
+
+
+def _linear(layer: Layer, case: Case, primal: str, shaped: tuple[Array, ...]) -> bool:
+    """Whether two upstream gradients together have the sum of their errors, as by a wrong formula; roundings do not."""
+    reference: Any = layer.hooks.reference
+    _, tape = reference.forward(*(case.primals[p.name] for p in layer.primals), **case.options)
+    rng = case.rng(Stream.LAW_OF_A_SUM, 0, 1)
+    one, other = (
+        tuple(rng.integers(-4, 5, part.shape) * 1.0 for part in shaped) for _ in range(2)
+    )  # exact in any type
+
+    def error(v: tuple[Array, ...]) -> Array:
+        truth = reference.backward(v if len(v) > 1 else v[0], tape)[primal]
+        return np.asarray(exact.gradients(layer, case, v)[primal], float) - truth
+
+    both = error(tuple(a + b for a, b in zip(one, other)))
+    return _rms(both - error(one) - error(other)) < _ALIKE * _rms(both)
 
 
 def _between(part: Array, size: int, first: int, last: int) -> Array:

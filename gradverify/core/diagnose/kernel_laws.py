@@ -49,8 +49,10 @@ def moments(evidence: Evidence) -> Diagnosis | None:
             if error > _SEEN * must > 0:
                 rows = layer.hooks.reference.at(case.primals)[primal]  # type: ignore[union-attr]
                 rows = rows.reshape(len(rows), -1)
-                ratios.append(float(np.mean(rows.mean(1) / rows.std(1))))
-                sizes.append(error / size)
+                ratio = float(np.mean(rows.mean(1) / rows.std(1)))
+                if 0 < ratio < math.inf:  # the domain of the primal may make rows constant
+                    ratios.append(ratio)
+                    sizes.append(error / size)
         if len(ratios) < 3:
             continue
         exponent = float(np.polyfit(np.log(ratios), np.log(sizes), 1)[0])
