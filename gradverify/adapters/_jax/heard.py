@@ -11,6 +11,7 @@ from gradverify.adapters._jax.run import Run, done, in_numpy
 
 Array = Any  # numpy.ndarray or jax.Array
 PRODUCTS = {"dot_general", "conv_general_dilated"}
+_MOVES = {"transpose", "reshape", "squeeze", "broadcast_in_dim", "convert_element_type", "copy"}
 
 
 class Quiet(Run):
@@ -49,9 +50,15 @@ class Made(Run):
 
 
 class Peak(Run):
-    """Runs a jaxpr as it is; hears how large results are, and operands and results of matrix products (`factor`)."""
+    """Runs a jaxpr as it is; hears how large results are, and operands and results of matrix products (`factor`).
+
+    Of a product a (b c), a kernel may make (a b) c: a b and a c count, too, by what they come to at most.
+    """
 
     factor = result = 0.0
+
+    def __init__(self) -> None:
+        self.factors: dict[int, tuple[Array, list[float]]] = {}  # of products: how large each of theirs is
 
     def step(self, jaxpr: Any, eqn: Any, given: list[Any]) -> list[Any]:
         results = done(eqn, given)
@@ -60,8 +67,20 @@ class Peak(Run):
             within = known < np.inf if eqn.primitive.name not in ("exp", "exp2") else ~np.isnan(known)
             self.result = max(self.result, float(np.max(np.abs(known), initial=0.0, where=within & (known > -np.inf))))
         if eqn.primitive.name in PRODUCTS:
-            self.factor = max(self.factor, *(float(np.max(np.abs(a), initial=0.0)) for a in (*given, *results)))
+            sizes = [float(np.max(np.abs(a), initial=0.0)) for a in (*given, *results)]
+            self.factor = max(self.factor, *sizes, *self.other_orders(eqn, given, sizes))
+            self.factors[id(results[0])] = results[0], sizes[:2]
+        elif eqn.primitive.name in _MOVES and id(given[0]) in self.factors:
+            self.factors[id(results[0])] = results[0], self.factors[id(given[0])][1]
         return results
+
+    def other_orders(self, eqn: Any, given: list[Any], sizes: list[float]) -> list[float]:
+        """The most that products of one operand and the factors of the other may be."""
+        if eqn.primitive.name != "dot_general":
+            return []
+        terms = float(np.prod([np.shape(given[0])[axis] for axis in eqn.params["dimension_numbers"][0][0]]))
+        others = [(sizes[1 - k], self.factors[id(a)][1]) for k, a in enumerate(given) if id(a) in self.factors]
+        return [terms * size * factor for size, factors in others for factor in factors]
 
 
 class Sizes(Run):

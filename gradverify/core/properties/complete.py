@@ -55,7 +55,8 @@ def _beyond(layer: Layer, case: Case) -> bool:
     stored = reference.at(case.primals)
     arrays = tuple(stored[p.name] for p in layer.primals)
     try:
-        return bool(evaluate.guarded("reference", reference.beyond, arrays, case.cotangents or (), case.options))
+        _, truth = evaluate.guarded("reference", reference.forward, *arrays, **case.options)
+        return bool(evaluate.guarded("reference", reference.beyond, case.cotangents or (), truth))
     except evaluate.LayerFailure:
         return False
 
