@@ -168,7 +168,7 @@ def approximated(slightly):
         (penalised, "UPSTREAM", "ignores the upstream gradient of output 1", "weight decay"),
         (overflowing, "TAIL", "for large values only", "does not follow forward"),
         (attending, "MASK", "right where edges is 1 everywhere", "transpose"),
-        (smoothed, "PRECISION", "summed in float32", "a small term that is missing"),
+        (smoothed, "PRECISION", "summed in float32", ""),
         (approximated, "TERM", "a small term that is missing", "float32"),
     ],
 )
