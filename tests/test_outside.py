@@ -294,3 +294,20 @@ def test_where_backward_leaves_what_may_be_its_gradient_it_is_named():
 def test_constants_that_nobody_knows_are_refused():
     with pytest.raises(DeclarationError, match=r"no primal 'V'.*take W"):
         gv.check(lambda x: (x @ W, None), lambda dy, saved: dy @ W.T, x="N 2", constants="V")
+
+
+@pytest.mark.parametrize("constant", [np.sqrt(2 / np.pi), 0.5, np.float32(0.25)])
+def test_a_number_is_a_setting_whatever_made_it(constant):
+    def forward(x):
+        return np.tanh(constant * x), x
+
+    def backward(dy, x):
+        return dy * constant * (1 - np.tanh(constant * x) ** 2)
+
+    assert not check_layer(Layer(forward, backward, x="N D"), Settings(examples=10)).unverified
+
+
+def test_an_array_of_one_number_is_asked_for():
+    scale = np.array(0.5)
+    report = check_layer(Layer(lambda x: (scale * x, x), lambda dy, x: scale * dy, x="N D"), Settings(examples=10))
+    assert [item.name for item in report.unverified] == ["scale"]

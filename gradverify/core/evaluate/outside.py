@@ -99,12 +99,14 @@ class Outside:
 
 
 def _arrays(held: Mapping[str, Any]) -> dict[Path, Any]:
-    """Arrays, and numbers in lists: single numbers with a name are settings."""
-    return {
-        path: a
-        for path, a in arrays_of(held, tensors=True).items()
-        if (hasattr(a, "shape") and math.prod(a.shape) <= _LARGE) or (len(path) > 1 and isinstance(path[-1][1], int))
-    }
+    """Arrays, and numbers in lists: single numbers with a name, as ``np.sqrt(2)``, are settings."""
+
+    def counts(path: Path, value: Any) -> bool:
+        if hasattr(value, "shape") and not isinstance(value, np.generic):
+            return bool(math.prod(value.shape) <= _LARGE)
+        return len(path) > 1 and isinstance(path[-1][1], int)
+
+    return {path: a for path, a in arrays_of(held, tensors=True).items() if counts(path, a)}
 
 
 class _Trial:
