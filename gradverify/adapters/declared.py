@@ -128,7 +128,7 @@ def _from_class(target: type, /, **declaration: Any) -> Layer:
     )
     build = Loss if declaration.pop("loss", False) or getattr(target, "loss", False) else Layer
     layer = build(forward, backward, **{"name": target.__name__, **found, **declaration})
-    names = required(backward) or []
+    names = [n for n in required(backward) or () if n not in layer.options]
     if len(names) <= 2 and told(names[0] if names else "") != KEPT:  # as documented: nothing runs where it is imported
         return layer
     try:
