@@ -122,6 +122,19 @@ def test_tensors_are_handed_on_as_arrays_are(package, order):
     assert found(made(3.0), x="N D", w="D K") == {("gradient", "w")}
 
 
+def test_settings_of_tensors_are_no_primals():
+    torch = pytest.importorskip("torch")
+
+    def forward(x):
+        return (x,), torch.tanh(x)
+
+    def backward(cache, dout):
+        return dout * (1 - torch.tanh(cache[0]) ** 2)
+
+    assert found((forward, backward), x="N D", device="cpu") == set()
+    assert found((forward, lambda cache, dout: -backward(cache, dout)), x="N D", device="cpu") == {("gradient", "x")}
+
+
 @pytest.mark.parametrize(("factor", "wrong"), [(1, set()), (3, {("gradient", "p_w")})])
 def test_tensors_may_come_in_a_dict(factor, wrong):
     torch = pytest.importorskip("torch")

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gradverify.adapters import convention
+from gradverify.adapters import _engines, convention
 from gradverify.adapters._engines.references import refers_to
 from gradverify.adapters._nested import is_nested, nesting
 from gradverify.adapters._normal import annotated, constants, examples, flat, parted, sketch, split
@@ -27,8 +27,6 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.errors import DeclarationError
 from gradverify.core.evaluate import LayerFailure, handed
 from gradverify.core.nouns.ledger import NotVerified
-
-_OF_TENSORS = ("kernel", "reference", "second", "forward_mode")  # settings that other layers do not have
 
 
 def _package(target: Any) -> str | None:
@@ -67,25 +65,24 @@ def by_hand(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
 
 
 def _on_tensors(target: tuple[Any, Any], /, **declaration: Any) -> Layer:
-    primals, settings = split({n: v for n, v in declaration.items() if n not in _OF_TENSORS})
+    from gradverify.adapters import jax_, torch_
+
+    torch = _package(target) == "torch"
+    own, settings, primals = _engines.parted(declaration, (torch_ if torch else jax_).OWN)
     label = str(settings.get("name") or target[0].__name__)
     held = nesting(label, target[0], primals)
     planned = sketch(held.primals, settings, name=label)
-    torch = _package(target) == "torch"
     convert, ones = _tensors() if torch else _arrays()
     forward, backward, line = normal(target, planned, rebuild=held.rebuild, read=held.read, convert=convert, ones=ones)
     if any(map(is_nested, primals.values())):
         forward, backward = held.flat(forward, backward)
-    given = {**{n: v for n, v in declaration.items() if n not in primals and n != "primals"}, **held.primals}
+    given = {**own, **settings, **held.primals}
     if torch:
         from gradverify.adapters._torch.by_hand import function_of
-        from gradverify.adapters.torch_ import torch_layer
 
-        layer = torch_layer(function_of(forward, backward), **{"second": False, **given})
+        layer = torch_.torch_layer(function_of(forward, backward), **{"second": False, **given})
     else:
-        from gradverify.adapters.jax_ import jax_layer
-
-        layer = jax_layer(_custom(forward, backward, held.primals), **{"forward_mode": False, **given})
+        layer = jax_.jax_layer(_custom(forward, backward, held.primals), **{"forward_mode": False, **given})
     return annotated(layer, line)
 
 

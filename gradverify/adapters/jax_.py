@@ -26,7 +26,7 @@ from gradverify.core.declare.functions import arguments
 from gradverify.core.declare.layer import Layer
 from gradverify.core.declare.validation import parameters, takes
 
-_OWN = ("second", "forward_mode", "loss", "kernel", "reference")
+OWN = ("second", "forward_mode", "loss", "kernel", "reference")
 _KERNELS = ("bfloat16", "float16", "float32")
 
 
@@ -67,7 +67,7 @@ def jax_layer(target: Any, /, *, name: str | None = None, **declaration: Any) ->
     """
     import_jax()
     label = name or getattr(target, "__name__", None) or type(target).__name__
-    own, settings, told = parted(declaration, _OWN)
+    own, settings, told = parted(declaration, OWN)
     nested = _ordered(target, told)
     declared, rebuild = flattened(label, nested)
     takes(label, parameters(target, True), nested, settings.get("options") or (), by_name=True)

@@ -34,7 +34,7 @@ from gradverify.core.declare.validation import parameters, takes
 from gradverify.core.errors import DeclarationError
 from gradverify.core.nouns.ledger import NotVerified
 
-_OWN = ("device", "kernel", "second", "keep", "reference", "loss")
+OWN = ("device", "kernel", "second", "keep", "reference", "loss")
 _EIGHT = ("float8_e4m3fn", "float8_e5m2")  # of stored primals; the rest is in bfloat16
 _KERNELS = ("bfloat16", "float16", "float32", "tf32", *_EIGHT)
 _ROUGH = {"tf32": "float32"}  # types of products alone, by the type that tensors have
@@ -86,7 +86,7 @@ def torch_layer(target: Any, /, *, name: str | None = None, **declaration: Any) 
     torch = import_torch()
     target = _whole(target, torch.autograd.Function)
     label = name or getattr(target, "__name__", None) or type(target).__name__
-    own, settings, declared = parted(declaration, _OWN)
+    own, settings, declared = parted(declaration, OWN)
     line, primals = "", {n: spec for n, spec in declared.items() if n != "init"}
     is_module = inspect.isclass(target) and issubclass(target, torch.nn.Module)
     if is_module or (inspect.isfunction(target) and made_by(target, primals, names_in(primals))):
