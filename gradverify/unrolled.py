@@ -16,7 +16,7 @@ import numpy as np
 from gradverify.core.declare.declaration import Primal
 from gradverify.core.declare.functions import taken_by
 from gradverify.core.declare.layer import Layer
-from gradverify.core.evaluate import LayerFailure, by_name, forwarded, spreads
+from gradverify.core.evaluate import LayerFailure, by_name, forwarded, handed
 from gradverify.core.nouns import Array
 
 Arrays = dict[str, Array]
@@ -64,10 +64,8 @@ class Cell(Layer):
 
         Raises LayerFailure if backward raises, or gives no gradient for a primal.
         """
-        spread = len(cotangents) == 1 or spreads(self.backward, len(cotangents))
-        arguments = cotangents if spread else (cotangents,)
-        known = taken_by(self.backward, options, len(arguments) + 1)
-        raw = self.backward(*arguments, saved, **known)  # the sequence is called inside a guard
+        given = handed(self.backward, cotangents, saved)
+        raw = self.backward(*given, **taken_by(self.backward, options, len(given)))  # the sequence is in a guard
         found = by_name(self, raw)
         for value in found.values():
             if isinstance(value, LayerFailure):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, cast
+from typing import Any
 
 from gradverify.adapters._normal import called, positional
 from gradverify.core.declare.functions import arguments, taken_by
@@ -18,15 +18,14 @@ from gradverify.core.declare.gradient_names import names_of_gradients
 from gradverify.core.evaluate import LayerFailure
 from gradverify.core.evaluate.limits import SLOW
 
-UPSTREAM = ("dy", "dout", "g", "grad", "grad_output", "upstream", "cotangent", "ct", "v")
 _UPSTREAM = re.compile(
-    "|".join(UPSTREAM)
-    + r"|(d|grad|g)_?(out|output|y|z|h|c|l|loss|hidden|cell)(s|\d|_\w+)*|dL_?d\w+|(d|dout|grad)s|[dg]\d",
+    r"dy|dout|g|grad|upstream|cotangent|ct|v|(d|grad|g)_?(out|output|y|z|h|c|l|loss|hidden|cell)(s|\d|_\w+)*"
+    r"|dL_?d\w+|(d|dout|grad)s|[dg]\d",
     re.IGNORECASE,
 )
 _WEAK = ("g", "v", "ct")  # which say so beside no other such name: what a Householder forward saves is called v, too
 _SAVED = re.compile(r"_|saved|\w*caches?|ctx|context|residuals?|res|tape|memory|intermediates?")
-_OUTPUT, SHAPE = ("y", "out", "output", "result", "ans", "z", "s", "p", "h"), "_shape"
+_OUTPUT, _SHAPE = ("y", "out", "output", "result", "ans", "z", "s", "p", "h"), "_shape"
 # What an argument of backward is, where it is not what an argument of forward is called; of several outputs, the
 # gradient of one is (DY, k).
 DY, KEPT, EACH, Y = "the upstream gradient", "what forward saved", "what forward saved, one by one", "the output"
@@ -68,7 +67,7 @@ class Way:
             elif role in (KEPT, Y):
                 found.append(saved if role == KEPT else outputs)
             else:
-                found.append(known[role] if role in known else getattr(known[role.removesuffix(SHAPE)], "shape", ()))
+                found.append(known[role] if role in known else getattr(known[role.removesuffix(_SHAPE)], "shape", ()))
         return found
 
     @property
@@ -85,7 +84,7 @@ class Way:
     def __str__(self) -> str:
         """The line of a report that says it."""
         told = {(role[0] if isinstance(role, tuple) else role): None for role in self.roles}
-        line = f"backward: a function of {', '.join(r for r in told if not r.endswith(SHAPE)) or 'shapes'}"
+        line = f"backward: a function of {', '.join(r for r in told if not r.endswith(_SHAPE)) or 'shapes'}"
         return line + ("; forward returns what it saved first" if self.kept == "first" else "")
 
 
@@ -167,7 +166,8 @@ class _Call:
 
     def arrangements(self) -> Iterator[list[Role]]:
         """Roles for the arguments, by place and by name; the documented ones come first."""
-        names, one = self.names, cast("list[Role]", [DY])
+        names = self.names
+        one: list[Role] = [DY]
         split: list[Role] = [(DY, k) for k in range(self.count)]
         dys = [one] if self.count == 1 else [split, one]
         if self.kept:
@@ -213,7 +213,7 @@ class _Call:
             yield [(DY, next(order)) if role == DY and upstream > 1 else role for role in roles]
 
     def _role_of(self, name: str) -> str:
-        if name in self.known or (name.endswith(SHAPE) and name.removesuffix(SHAPE) in self.known):
+        if name in self.known or (name.endswith(_SHAPE) and name.removesuffix(_SHAPE) in self.known):
             return name
         if self.told(name) and (self.kept or self.told(name) == DY):
             return self.told(name)

@@ -56,9 +56,10 @@ def normal(
     else:
         known = {**dict(zip(taken, values)), **dict(zip(named, values)), **options}
         shapes = {p.name: np.shape(arrays[p.name]) for p in layer.differentiable}
+        moving = tuple(shapes)
 
         def fits(raw: Any) -> bool:
-            found = _in_order(raw, layer) if read is None else read(raw)
+            found = by_primal(raw, layer.primal_names, moving) if read is None else read(raw)
             return found is not None and all(
                 found.get(n) is None or tuple(getattr(found[n], "shape", ())) == shape for n, shape in shapes.items()
             )
@@ -86,20 +87,19 @@ def ran(
     return {}, None, None
 
 
-def _in_order(raw: Any, layer: Layer) -> dict[str, Any] | None:
-    """Gradients by primal, or None if there are too few or too many."""
-    names, moving = layer.primal_names, tuple(p.name for p in layer.differentiable)
-    known = keyed(raw, names)
+def by_primal(raw: Any, names: tuple[str, ...], moving: tuple[str, ...]) -> dict[str, Any] | None:
+    """Gradients by name, from what backward returned: by name, for those that move, or for each; None of others."""
+    known, values = keyed(raw, names), flat(raw)
     if known is not None:
         return known if set(known) <= set(names) else None
-    return next((dict(zip(order, flat(raw))) for order in (moving, names) if len(flat(raw)) == len(order)), None)
+    return next((dict(zip(order, values)) for order in (moving, names) if len(values) == len(order)), None)
 
 
 def in_order(raw: Any, names: Iterable[str], moving: Iterable[str]) -> list[Any]:
-    """A gradient or None for each name, from what backward returned: by name, for each, or for those that move."""
+    """A gradient or None for each name, of whatever backward returned."""
     names, moving = tuple(names), tuple(moving)
-    known, values = keyed(raw, names), flat(raw)
-    if known is None or not set(known) <= set(names):
+    known, values = by_primal(raw, names, moving), flat(raw)
+    if known is None:
         known = dict(zip(moving if len(values) == len(moving) else names, values))
     return [known.get(n) for n in names]
 
@@ -109,7 +109,7 @@ def is_loss(layer: Layer) -> bool:
     takes = required(layer.forward) or []
     if len(takes) < 2 or set(takes) != set(layer.primal_names) or takes != required(layer.backward):
         return False
-    value, _ = first_result(layer)
+    value = ran(layer.forward, layer)[2]
     return isinstance(value, (np.ndarray, np.number, float)) and np.size(value) == 1
 
 
@@ -117,28 +117,17 @@ def ungiven(layer: Layer) -> list[str]:
     """Targets of a loss, by their names, of which backward returns no gradient and of the others it does."""
     names = [p.name for p in layer.differentiable if p.name.lower() in TARGETS]
     rest = [p.name for p in layer.differentiable if p.name not in names]
-    result, options = first_result(layer) if names and rest else (None, {})
+    result = ran(layer.forward, layer)[2] if names and rest else None
     if not isinstance(result, tuple) or len(result) != 2 or np.size(result[0]) != 1:
         return []
     given = np.ones(np.shape(result[0])), result[1]
     try:
-        taken = taken_by(layer.backward, options, len(given))
+        taken = taken_by(layer.backward, layer.default_options, len(given))
         values, named = parted(called("backward", layer.backward, *given, **taken))
     except LayerFailure:
         return []
     found = {n for n in names for key, g in named.items() if g is not None and key in (n, f"d{n}")}
     return [] if found or (not named and len(values) != len(rest)) else names
-
-
-def first_result(layer: Layer) -> tuple[Any, Any]:
-    """What forward returns on small arrays, None if it raises; and options."""
-    arrays = next((arrays for arrays, _ in examples(layer)), None)
-    if arrays is None:
-        return None, {}
-    try:
-        return called("forward", layer.forward, *arrays.values(), **layer.default_options), layer.default_options
-    except LayerFailure:
-        return None, {}
 
 
 def _unclear(layer: Layer, names: list[str], made: Any) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from gradverify.core.declare.declaration import Primal
 from gradverify.core.declare.functions import taken_by
 from gradverify.core.declare.layer import Layer
-from gradverify.core.evaluate import by_name, spreads
+from gradverify.core.evaluate import by_name, handed
 from gradverify.core.nouns import Array
 from gradverify.mutants import Mutant, baseline
 
@@ -169,9 +169,8 @@ def _with(layer: Layer, change: Callable[[dict[str, Any], Any, Any], dict[str, A
 
 def _pull(layer: Layer, cotangents: Any, saved: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """The right gradients by name; backward may take its cotangents one by one."""
-    spread = isinstance(cotangents, tuple) and spreads(layer.backward, len(cotangents))
-    taken = taken_by(layer.backward, options)
-    return by_name(layer, layer.backward(*(cotangents if spread else (cotangents,)), saved, **taken))
+    given = handed(layer.backward, cotangents if isinstance(cotangents, tuple) else (cotangents,), saved)
+    return by_name(layer, layer.backward(*given, **taken_by(layer.backward, options, len(given))))
 
 
 def _without_rules(layer: Layer) -> Any:

@@ -27,6 +27,8 @@ def arrange(inner: Stateful, layer: Layer) -> str:
         return ""
     options = layer.default_options
     for arrays, sizes in examples(layer, inner.maker.sizes()):
+        if _fits(inner, None, arrays, sizes, options):
+            return ""
         inner.assumed = sizes
         try:
             made, _ = inner.fresh({n: np.array(a) for n, a in arrays.items()}, options)
@@ -39,7 +41,7 @@ def arrange(inner: Stateful, layer: Layer) -> str:
             inner.assumed = {}
         known = {**dict(zip(inner.inputs, given)), **options, **inner.extra}
         candidates = ways(raw, getattr(made, inner.methods[1]), known, (*options, *inner.extra))
-        inner.way = next((way for way in (None, *candidates) if _fits(inner, way, arrays, sizes, options)), None)
+        inner.way = next((way for way in candidates if _fits(inner, way, arrays, sizes, options)), None)
         return str(inner.way) if inner.way is not None else ""
     return ""
 

@@ -90,7 +90,13 @@ def add(name: str, bug_class: str, needs: Sequence[str] = (), probes: bool = Fal
     """
 
     def added(fits: Fits) -> Signature:
-        asked = (lambda e: fits(e) if e.concerns(needs, probes) else None) if needs else fits
+        def asked(evidence: Evidence) -> Diagnosis | None:
+            if needs and not evidence.concerns(needs, probes):
+                return None
+            if name not in evidence.answers:  # others ask it, too
+                evidence.answers[name] = fits(evidence)
+            return evidence.answers[name]
+
         return signatures.add(name, Signature(name, bug_class, asked))
 
     return added

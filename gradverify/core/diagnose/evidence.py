@@ -21,7 +21,7 @@ from gradverify.core.declare.layer import Layer
 from gradverify.core.diagnose import variants
 from gradverify.core.diagnose.probe import Probe
 from gradverify.core.evaluate import LayerFailure
-from gradverify.core.nouns import Array, Case, Finding
+from gradverify.core.nouns import Array, Case, Diagnosis, Finding
 from gradverify.core.properties import properties
 from gradverify.core.verify import examine
 
@@ -68,6 +68,7 @@ class Evidence:
         self.case = finding.case.but(options={**layer.default_options, **finding.case.options})
         self._plain: dict[str, Case | None] = {}
         self._probes: dict[int, Probe | None] = {}  # of plain cases, which several signatures ask for
+        self.answers: dict[str, Diagnosis | None] = {}  # of signatures that were asked, by name
 
     @cached_property
     def primal(self) -> str:
